@@ -1,0 +1,104 @@
+"""Where arrays live: on the host (NumPy) or on a GPU (CuPy).
+
+Know before reading: NumPy's protocols NEP 13 and NEP 18. A function such as `numpy.exp` looks at the type of what it
+is given and hands the work to that type, so nearly all of this project runs on a GPU without a word about it.
+
+Know after: the few things that no protocol covers. Moving an array, asking where it is, and drawing noise where it is
+needed. This is the only module that imports CuPy.
+"""
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse, special
+
+DEVICES = ("numpy", "cupy")
+
+
+def device_of(x) -> str:
+    """The name of the library whose array `x` is: "numpy", "cupy", or the module of another array type.
+
+    x: an array, a sparse matrix or a scalar; Python and NumPy scalars belong to no device and count as "numpy".
+    """
+    if isinstance(x, (np.ndarray, np.generic, int, float)) or sparse.issparse(x):
+        return "numpy"
+    library = type(x).__module__.split(".")[0]
+    return {"cupyx": "cupy", "builtins": "numpy"}.get(library, library)
+
+
+def _cupy():
+    """The cupy package, or an error that says what is missing."""
+    try:
+        import cupy
+        n_devices = cupy.cuda.runtime.getDeviceCount()
+    except ImportError as error:
+        raise ImportError('device "cupy" needs CuPy: pip install "minigrad[gpu]" on a machine with an NVIDIA GPU') from error
+    except Exception as error:
+        raise RuntimeError(f'device "cupy": CuPy is installed but found no usable GPU ({error})') from error
+    if not n_devices:
+        raise RuntimeError('device "cupy": CuPy is installed but found no GPU')
+    return cupy
+
+
+def to_device(x, device: str):
+    """The same array on a device; `x` itself where it is there already.
+
+    x: a dense array or a CSR matrix, any shape and dtype; device: "numpy" or "cupy".
+    Raises ValueError for another name, ImportError or RuntimeError where CuPy or a GPU is missing.
+    """
+    if device not in DEVICES:
+        raise ValueError(f"device must be one of {DEVICES}, not {device!r}")
+    if device_of(x) == device:
+        return x
+    if device == "numpy":
+        return to_host(x)
+    cupy = _cupy()
+    if sparse.issparse(x):
+        from cupyx.scipy.sparse import csr_matrix
+        return csr_matrix(x.tocsr())
+    return cupy.asarray(x)
+
+
+def to_host(x):
+    """The same array as NumPy's; `x` itself where it is that already. Shape and dtype stay."""
+    return x if device_of(x) == "numpy" else x.get()
+
+
+def special_of(x):
+    """The module of special functions for an array: `scipy.special`, or `cupyx.scipy.special` for one on the GPU.
+
+    Needed for the functions of `scipy.special` that are no ufuncs and so do not follow the array by themselves.
+    """
+    if device_of(x) != "cupy":
+        return special
+    from cupyx.scipy import special as cupy_special
+    return cupy_special
+
+
+def on_host(arrays) -> bool:
+    """Whether all of these are what a kernel written for NumPy takes: arrays, numbers, SciPy's matrices, or None."""
+    return all(isinstance(x, (np.ndarray, np.generic, float, int)) or x is None or sparse.issparse(x) for x in arrays)
+
+
+def explained(error: Exception, name: str, arrays) -> Exception:
+    """The same kind of error, saying which operation failed on what: dtypes, shapes, and devices where they differ."""
+    def describe(x):
+        where = "" if device_of(x) == "numpy" else f" on {device_of(x)}"
+        return f"{x.dtype}{list(x.shape)}{where}" if hasattr(x, "shape") else repr(x)
+    kind = next(k for k in (np.linalg.LinAlgError, IndexError, ValueError, TypeError) if isinstance(error, k))
+    devices = sorted({device_of(x) for x in arrays if hasattr(x, "shape")})
+    advice = f"; operands on {' and '.join(devices)}: use backend.to_device first" if len(devices) > 1 else ""
+    return kind(f"{name}({', '.join(map(describe, arrays))}): {error}{advice}")
+
+
+def settled(x, dtype: np.dtype, name: str):
+    """An operand beside a Tensor, made to follow its dtype: scalars and integer arrays are cast, floating arrays kept.
+
+    So float32 stays float32 in `t * np.log(2)`, and in SciPy's functions, which know no weak Python scalars.
+    """
+    if type(x) is float or isinstance(x, (float, int, np.generic)):
+        return dtype.type(x)
+    if x is None or sparse.issparse(x):
+        return x
+    if not hasattr(x, "dtype"):
+        raise TypeError(f"{name}: an operand is a {type(x).__name__}; pass an array, a number or a Tensor")
+    return x.astype(dtype) if x.dtype.kind in "iub" else x

@@ -1,0 +1,443 @@
+"""NumPy functions that need no rule of their own: each is a plain line over functions of the table.
+
+Know before reading: ops.py, the table. `implements(np.var)` says that what follows is what `numpy.var` does when it is
+given a Tensor; since it is made of functions with known derivatives, its derivatives of every order follow.
+
+Know after: why a table of some fifty rules is enough for NumPy, and what Tensor's methods (`t.mean(axis=0)`) are.
+"""
+from __future__ import annotations
+
+import inspect
+from functools import reduce
+from math import log
+
+import numpy as np
+
+from minigrad import ops
+from minigrad.ops import concatenate, einsum, logabsdet, reshape
+from minigrad.tensor import IMPLEMENTATIONS, Tensor
+
+
+def implements(*functions):
+    """Decorator: this is what NumPy's `functions` do when given Tensors."""
+    def register(implementation):
+        implementation.keywords = tuple(inspect.signature(implementation).parameters)
+        IMPLEMENTATIONS.update({function: implementation for function in functions})
+        return implementation
+    return register
+
+
+def _axes(axis, ndim) -> list[int]:
+    """An axis argument (None, number or tuple) as a list of axes counted from the front."""
+    axes = range(ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    for a in axes:
+        if not -ndim <= a < ndim:
+            raise np.exceptions.AxisError(a, ndim)
+    return [a % ndim for a in axes]
+
+
+def _count(x, axis) -> int:
+    """How many entries a reduction over `axis` puts into one."""
+    return reduce(lambda n, a: n * x.shape[a], _axes(axis, x.ndim), 1)
+
+
+def _divided(a, n):
+    """a / n, and NaN instead of an error where n is 0, as NumPy has it."""
+    return a / n if n > 0 else a * float("nan")
+
+
+# -------------------------------------------------------------------------------------------------------- statistics
+@implements(np.mean)
+def mean(x, axis=None, keepdims=False):
+    return _divided(np.sum(x, axis=axis, keepdims=keepdims), _count(x, axis))
+
+
+@implements(np.var)
+def var(x, axis=None, ddof=0, keepdims=False):
+    centred = x - mean(x, axis, keepdims=True)
+    return _divided(np.sum(np.square(centred), axis=axis, keepdims=keepdims), _count(x, axis) - ddof)
+
+
+@implements(np.std)
+def std(x, axis=None, ddof=0, keepdims=False):
+    return np.sqrt(var(x, axis, ddof, keepdims))
+
+
+@implements(np.prod)
+def prod(x, axis=None, keepdims=False):
+    """Multiplied in pairs, then pairs of pairs: unlike y / x as a rule, right where entries are 0, to every order."""
+    for a in _axes(axis, x.ndim):
+        x = swapaxes(x, 0, a)
+        while len(x) > 1:
+            half = len(x) // 2
+            rest = [x[2 * half:]] if len(x) % 2 else []
+            x = concatenate(x[:half] * x[half:2 * half], *rest, axis=0)
+        x = swapaxes(x if len(x) else np.ones_like(x.data, shape=(1, *x.shape[1:])) + _zero(x), 0, a)
+    return x if keepdims else squeeze(x, tuple(_axes(axis, x.ndim)))
+
+
+def _zero(x):
+    """A 0 that depends on x, so that what has no entries stays a Tensor of the graph."""
+    return np.sum(x) * 0.0
+
+
+@implements(np.linalg.norm)
+def norm(x, ord=None, axis=None, keepdims=False):
+    """Euclidean length of all entries or along axis (a number); other norms are not offered. Its slope at 0 is 0."""
+    if ord not in (None, 2, "fro") or ord == 2 and x.ndim > 1 and not isinstance(axis, int):
+        raise TypeError(f"numpy.linalg.norm of a Tensor: only the Euclidean norm is offered, not ord={ord!r}")
+    total = np.sum(np.square(x), axis=axis, keepdims=keepdims)
+    zero = total == 0
+    return np.where(zero, 0.0, np.sqrt(total + zero))
+
+
+# ------------------------------------------------------------------------------------------------------- elementwise
+@implements(np.clip)
+def clip(x, a_min=None, a_max=None):
+    """As PyTorch's clamp: entries that lie on a bound let the gradient pass."""
+    x = x if a_min is None else np.where(x < a_min, a_min, x)
+    return x if a_max is None else np.where(x > a_max, a_max, x)
+
+
+@implements(np.exp2)
+def exp2(x):
+    return np.exp(x * log(2.0))
+
+
+@implements(np.log2)
+def log2(x):
+    return np.log(x) * (1.0 / log(2.0))
+
+
+@implements(np.log10)
+def log10(x):
+    return np.log(x) * (1.0 / log(10.0))
+
+
+@implements(np.tan)
+def tan(x):
+    return np.sin(x) / np.cos(x)
+
+
+@implements(np.positive, np.copy)
+def positive(x):
+    return x
+
+
+# ------------------------------------------------------------------------------------------------------------ shapes
+@implements(np.ravel)
+def ravel(x):
+    return reshape(x, (x.size,))
+
+
+@implements(np.moveaxis)
+def moveaxis(x, source, destination):
+    start, end = [_axes(a if isinstance(a, int) else tuple(a), x.ndim) for a in (source, destination)]
+    order = [a for a in range(x.ndim) if a not in start]
+    for to, a in sorted(zip(end, start)):
+        order.insert(to, a)
+    return np.transpose(x, tuple(order))
+
+
+@implements(np.swapaxes)
+def swapaxes(x, axis1, axis2):
+    order = list(range(x.ndim))
+    (a, b) = _axes((axis1, axis2), x.ndim)
+    order[a], order[b] = b, a
+    return np.transpose(x, tuple(order))
+
+
+@implements(np.matrix_transpose)
+def matrix_transpose(x):
+    return swapaxes(x, -1, -2)
+
+
+@implements(np.expand_dims)
+def expand_dims(x, axis):
+    new = _axes(axis, x.ndim + (len(axis) if isinstance(axis, tuple) else 1))
+    old = iter(x.shape)
+    return reshape(x, tuple(1 if a in new else next(old) for a in range(x.ndim + len(new))))
+
+
+@implements(np.squeeze)
+def squeeze(x, axis=None):
+    gone = [a for a in range(x.ndim) if x.shape[a] == 1] if axis is None else _axes(axis, x.ndim)
+    for a in gone:
+        if x.shape[a] != 1:
+            raise ValueError(f"squeeze: axis {a} of shape {x.shape} is not of length 1")
+    return reshape(x, tuple(n for a, n in enumerate(x.shape) if a not in gone))
+
+
+@implements(np.flip)
+def flip(x, axis=None):
+    axes = _axes(axis, x.ndim)
+    return x[tuple(slice(None, None, -1 if a in axes else 1) for a in range(x.ndim))]
+
+
+@implements(np.roll)
+def roll(x, shift, axis=None):
+    if axis is None:
+        return reshape(roll(ravel(x), shift, 0), x.shape)
+    cut = -shift % x.shape[axis] if x.shape[axis] else 0
+    before = (slice(None),) * (axis % x.ndim)
+    return concatenate(x[(*before, slice(cut, None))], x[(*before, slice(None, cut))], axis=axis)
+
+
+@implements(np.concatenate)
+def _concatenate(arrays, axis=0):
+    if axis is None:
+        return concatenate(*[ravel(x) for x in arrays], axis=0)
+    return concatenate(*arrays, axis=axis)
+
+
+@implements(np.stack)
+def stack(arrays, axis=0):
+    return concatenate(*[np.expand_dims(x, axis) for x in arrays], axis=axis)
+
+
+@implements(np.vstack)
+def vstack(tup):
+    return concatenate(*[x if x.ndim > 1 else np.reshape(x, (1, -1)) for x in tup], axis=0)
+
+
+@implements(np.hstack)
+def hstack(tup):
+    tup = [x if x.ndim else np.reshape(x, (1,)) for x in tup]
+    return concatenate(*tup, axis=0 if tup[0].ndim == 1 else 1)
+
+
+@implements(np.split)
+def split(x, indices_or_sections, axis=0):
+    """A list of Tensors: in equal sections, or cut before each index."""
+    ends, n = indices_or_sections, x.shape[axis]
+    if isinstance(ends, int):
+        if n % ends:
+            raise ValueError(f"split: {n} entries along axis {axis} do not make {ends} equal sections")
+        ends = [n // ends * (i + 1) for i in range(ends - 1)]
+    before = (slice(None),) * (axis % x.ndim)
+    return [x[(*before, slice(a, b))] for a, b in zip([0, *ends], [*ends, n])]
+
+
+# ----------------------------------------------------------------------------------------------------------- reading
+@implements(np.take)
+def take(x, indices, axis=None):
+    if axis is None:
+        return ravel(x)[indices]
+    return x[(slice(None),) * (axis % x.ndim) + (indices,)]
+
+
+@implements(np.take_along_axis)
+def take_along_axis(x, indices, axis):
+    axis = axis % x.ndim
+    grid = [np.arange(n, like=x.data).reshape([-1 if a == b else 1 for b in range(x.ndim)]) for a, n in enumerate(x.shape)]
+    return x[tuple(indices if a == axis else i for a, i in enumerate(grid))]
+
+
+@implements(np.sort)
+def sort(x, axis=-1):
+    """Each sorted entry passes its gradient to where it came from; among equal ones, to the earlier first."""
+    if axis is None:
+        return sort(ravel(x))
+    return take_along_axis(x, np.argsort(x.data, axis=axis, kind="stable"), axis)
+
+
+@implements(np.diagonal)
+def diagonal(x, offset=0, axis1=0, axis2=1):
+    x = moveaxis(x, (axis1, axis2), (-2, -1))
+    n = min(x.shape[-2] + min(offset, 0), x.shape[-1] - max(offset, 0))
+    i = np.arange(max(n, 0), like=x.data)
+    return x[..., i - min(offset, 0), i + max(offset, 0)]
+
+
+@implements(np.trace)
+def trace(x, offset=0, axis1=0, axis2=1):
+    return np.sum(diagonal(x, offset, axis1, axis2), axis=-1)
+
+
+@implements(np.tril)
+def tril(x, k=0):
+    return np.where(np.tril(np.ones_like(x.data, dtype=bool), k), x, 0.0)
+
+
+@implements(np.triu)
+def triu(x, k=0):
+    return np.where(np.triu(np.ones_like(x.data, dtype=bool), k), x, 0.0)
+
+
+@implements(np.diff)
+def diff(x, n=1, axis=-1):
+    before = (slice(None),) * (axis % x.ndim)
+    for _ in range(n):
+        x = x[(*before, slice(1, None))] - x[(*before, slice(None, -1))]
+    return x
+
+
+# ---------------------------------------------------------------------------------------------------- linear algebra
+@implements(np.matmul)
+def matmul(a, b):
+    """The table's matmul knows matrices; a vector is a row on the left and a column on the right, as in NumPy."""
+    if a.ndim > 1 and b.ndim > 1 or a.ndim == 0 or b.ndim == 0:
+        return ops.matmul(a, b)
+    left = np.expand_dims(a, 0) if a.ndim == 1 else a
+    y = ops.matmul(left, np.expand_dims(b, 1) if b.ndim == 1 else b)
+    lost = (-2,) * (a.ndim == 1) + (-1,) * (b.ndim == 1)
+    return np.squeeze(y, lost)
+
+
+@implements(np.linalg.solve)
+def solve(a, b):
+    return np.squeeze(ops.solve(a, np.expand_dims(b, 1)), -1) if b.ndim == 1 else ops.solve(a, b)
+
+
+@implements(np.dot)
+def dot(a, b):
+    if a.ndim == 0 or b.ndim == 0:
+        return a * b
+    return matmul(a, b) if b.ndim <= 2 else tensordot(a, b, ((-1,), (-2,)))
+
+
+@implements(np.inner)
+def inner(a, b):
+    return a * b if a.ndim == 0 or b.ndim == 0 else tensordot(a, b, ((-1,), (-1,)))
+
+
+@implements(np.vdot)
+def vdot(a, b):
+    return matmul(np.ravel(a), np.ravel(b))
+
+
+@implements(np.outer)
+def outer(a, b):
+    return np.reshape(a, (-1, 1)) * np.reshape(b, (1, -1))
+
+
+@implements(np.tensordot)
+def tensordot(a, b, axes=2):
+    if isinstance(axes, int):
+        axes = (range(a.ndim - axes, a.ndim), range(axes))
+    lost_a, lost_b = [_axes(tuple(np.atleast_1d(lost).tolist()), x.ndim) for lost, x in zip(axes, (a, b))]
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    of_a = list(letters[:a.ndim])
+    of_b = list(letters[a.ndim:a.ndim + b.ndim])
+    for i, j in zip(lost_a, lost_b):
+        if a.shape[i] != b.shape[j]:
+            raise ValueError(f"tensordot: axis {i} of shape {a.shape} and axis {j} of shape {b.shape} differ in length")
+        of_b[j] = of_a[i]
+    kept = [c for i, c in enumerate(of_a) if i not in lost_a] + [c for j, c in enumerate(of_b) if j not in lost_b]
+    return einsum(a, b, f"{''.join(of_a)},{''.join(of_b)}->{''.join(kept)}")
+
+
+@implements(np.linalg.slogdet)
+def slogdet(x):
+    """(sign, log of the absolute determinant); the sign is a plain array, its derivative being 0."""
+    return np.linalg.slogdet(x.data)[0], logabsdet(x)
+
+
+@implements(np.linalg.multi_dot)
+def multi_dot(arrays):
+    return reduce(matmul, arrays)
+
+
+@implements(np.einsum)
+def _einsum(subscripts, *operands, optimize=False):
+    """Any einsum in steps of one or two operands: labels that only one operand has are summed first."""
+    terms, out = _einsum_labels(subscripts, operands)
+    operands = list(operands)
+    while True:
+        for k, labels in enumerate(terms):
+            others = set("".join(terms[:k] + terms[k + 1:]) + out)
+            terms[k], operands[k] = _own_labels_summed(labels, operands[k], others)
+        if len(operands) == 1:
+            return np.transpose(operands[0], tuple(terms[0].index(c) for c in out))
+        (left, right), rest = terms[:2], terms[2:]
+        both = "".join(dict.fromkeys(c for c in left + right if c in "".join(rest) + out))
+        operands[:2] = [_einsum_of_two(left, operands[0], right, operands[1], both)]
+        terms[:2] = [both]
+
+
+def _einsum_of_two(left, a, right, b, out):
+    """The primitive, kept from stretching an axis of length 1 against a longer one (its rule knows labels only)."""
+    size = dict(zip(left, a.shape))
+    for c, n in zip(right, b.shape):
+        if size.setdefault(c, n) != n:
+            raise ValueError(f"einsum: label {c!r} is {size[c]} long in one operand and {n} in another")
+    return einsum(a, b, f"{left},{right}->{out}")
+
+
+def _einsum_labels(subscripts, operands):
+    """("ij,jk", ...) as a list of labels an operand and those of the output; `...` becomes capital letters."""
+    subscripts = subscripts.replace(" ", "")
+    terms, arrow, out = subscripts.partition("->")
+    terms = terms.split(",")
+    if len(terms) != len(operands):
+        raise ValueError(f"einsum: {subscripts!r} names {len(terms)} operands, {len(operands)} were given")
+    free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in subscripts]
+    n_free = [x.ndim - len(labels.replace("...", "")) for labels, x in zip(terms, operands)]
+    longest = "".join(free[:max(n for n, labels in zip([0, *n_free], ["...", *terms]) if "..." in labels)])
+    terms = [t.replace("...", longest[len(longest) - n:]) for t, n in zip(terms, n_free)]
+    for labels, x in zip(terms, operands):
+        if len(labels) != x.ndim:
+            raise ValueError(f"einsum: {subscripts!r} names {len(labels)} axes of an operand of shape {x.shape}")
+    if not arrow:
+        joined = "".join(terms)
+        out = longest + "".join(sorted(c for c in set(joined) - set(longest) if joined.count(c) == 1))
+    return terms, out.replace("...", longest)
+
+
+def _own_labels_summed(labels, x, others):
+    """One operand with repeated labels read along the diagonal, and labels found nowhere else summed."""
+    for c in dict.fromkeys(labels):
+        while labels.count(c) > 1:
+            i, j = labels.index(c), labels.rindex(c)
+            if x.shape[i] != x.shape[j]:
+                raise ValueError(f"einsum: label {c!r} is {x.shape[i]} long in one place and {x.shape[j]} in another")
+            x = np.diagonal(x, axis1=i, axis2=j)
+            labels = labels[:i] + labels[i + 1:j] + labels[j + 1:] + c
+    lost = tuple(i for i, c in enumerate(labels) if c not in others)
+    return "".join(c for c in labels if c in others), np.sum(x, axis=lost) if lost else x
+
+
+# -------------------------------------------------------------- functions without a derivative give plain NumPy arrays
+PLAIN = [np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal, np.logical_and, np.logical_or,
+         np.logical_not, np.logical_xor, np.isnan, np.isinf, np.isfinite, np.signbit, np.floor, np.ceil, np.rint, np.trunc,
+         np.round, np.argmax, np.argmin, np.argsort, np.any, np.all, np.count_nonzero, np.nonzero, np.shape, np.ndim, np.size,
+         np.isclose, np.allclose, np.array_equal, np.searchsorted, np.floor_divide, np.zeros_like, np.ones_like,
+         np.full_like, np.empty_like]
+
+
+def _plain(function):
+    def call(*inputs, **keywords):
+        return function(*[x.data if isinstance(x, Tensor) else x for x in inputs], **keywords)
+    call.keywords = None
+    return call
+
+
+IMPLEMENTATIONS.update({function: _plain(function) for function in PLAIN})
+
+
+# ---------------------------------------------------------------------------------------------------- Tensor's methods
+def _many(function):
+    """t.reshape(2, 3) is t.reshape((2, 3)); so too transpose."""
+    def method(t, *sizes):
+        return function(t, sizes[0] if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes or None)
+    return method
+
+
+for _name in ("sum", "mean", "var", "std", "prod", "max", "min", "cumsum", "ravel", "swapaxes", "squeeze", "dot", "clip",
+              "take", "diagonal", "trace", "argmax", "argmin", "argsort", "any", "all", "round", "nonzero"):
+    setattr(Tensor, _name, IMPLEMENTATIONS[getattr(np, _name)])
+for _name in ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"):
+    _dunder = {"equal": "eq", "not_equal": "ne"}.get(_name, _name[0] + ("e" if _name.endswith("equal") else "t"))
+    setattr(Tensor, f"__{_dunder}__", IMPLEMENTATIONS[getattr(np, _name)])
+def _represent(t):
+    how = f", from {t.origin[0].__name__}" if t.origin else ", requires_grad=True" * t.requires_grad
+    return f"Tensor({np.array2string(t.numpy(), separator=', ', prefix='Tensor(')}{how})"
+
+
+Tensor.__repr__, Tensor.__iter__ = _represent, lambda t: (t[i] for i in range(len(t)))
+Tensor.__len__, Tensor.__bool__, Tensor.__float__ = lambda t: len(t.data), lambda t: bool(t.data), lambda t: float(t.data)
+Tensor.__format__ = lambda t, spec: format(t.item(), spec) if spec else str(t)
+Tensor.__matmul__, Tensor.__rmatmul__ = matmul, lambda a, b: matmul(b, a)
+Tensor.astype, Tensor.flatten = ops.astype, ravel
+Tensor.reshape, Tensor.transpose = _many(reshape), _many(IMPLEMENTATIONS[np.transpose])
+Tensor.T = property(np.transpose)

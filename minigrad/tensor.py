@@ -1,0 +1,293 @@
+"""Reverse-mode differentiation: a Tensor, how operations are recorded on it, and the sweep backwards.
+
+Know before reading: NumPy, and the chain rule. If y = f(a, b), and a number L further on depends on y, then
+dL/da = (dL/dy)(dy/da), summed over the entries of y. The product is taken from the left, so that it has the shape of `a`:
+a *vector-Jacobian product*, one small function ("rule") per input of f. The table of rules is in ops.py.
+
+1. `numpy.exp(t)` arrives in `Tensor.__array_ufunc__` (NEP 13) or `__array_function__` (NEP 18), which look the function
+   up in the table and call its *primitive*.
+2. The primitive computes on the arrays inside and wraps the result in a new Tensor, whose `origin` says how it came to
+   be. Origins are the graph. They point only from outputs to inputs: no cycles, and dropping the output frees it all.
+3. Tensors are numbered as they are made, so inputs have smaller numbers than outputs. Visiting by descending number
+   meets a Tensor only after everything that used it: its gradient is complete by then.
+4. At each visit the rules turn the gradient of the output into gradients of the inputs, and gradients that reach the
+   same Tensor by several ways add up. Rules are plain NumPy: given arrays they compute; given Tensors (`create_graph`)
+   they record, and the gradient can be differentiated again.
+
+Know after: everything that happens between `numpy.exp(t)` and `t.grad`.
+"""
+import inspect
+import threading
+from contextlib import contextmanager
+from heapq import heappop, heappush
+from itertools import count, repeat
+
+import numpy as np
+
+from minigrad import backend
+
+PRIMITIVES = {}       # name -> primitive: all of calculus that the engine knows
+IMPLEMENTATIONS = {}  # NumPy or SciPy function -> what runs when it is given a Tensor
+_numbers = count()
+
+
+_recording = type("Recording", (threading.local,), {"enabled": True})()  # a flag of each thread, on at first
+
+
+@contextmanager
+def no_grad():
+    """Within `with no_grad():` nothing is recorded, in this thread only: less memory and time where no gradient is due."""
+    before, _recording.enabled = _recording.enabled, False
+    try:
+        yield
+    finally:
+        _recording.enabled = before
+
+
+class Tensor:
+    """An array that remembers how it was computed, and can be differentiated.
+
+    data: any floating array (kept as it is, not copied), or numbers, lists and integer arrays, which become float64.
+    requires_grad: whether `backward` shall fill `.grad` (same shape and dtype as `.data`). dtype: convert to this first.
+    NumPy's functions and operators take Tensors; comparisons give plain boolean arrays. TypeError for complex or text.
+    """
+
+    __slots__ = ("data", "requires_grad", "grad", "origin", "number", "home", "__weakref__")
+    __array_priority__ = 1000  # CuPy and scipy.sparse let a higher one answer
+
+    def __init__(self, data, requires_grad=False, dtype=None):
+        if isinstance(data, Tensor):
+            raise TypeError("Tensor(data): data is a Tensor already; use it as it is, or .detach()")
+        data = data if hasattr(data, "__array_function__") else np.asarray(data)
+        dtype = np.dtype(dtype or (data.dtype if data.dtype.kind == "f" else np.float64))
+        if data.dtype.kind not in "fiub" or dtype.kind != "f":
+            raise TypeError(f"Tensor({data.dtype}, dtype={dtype}): data must be real numbers, and dtype a floating one")
+        self.data = data if data.dtype == dtype else data.astype(dtype)
+        self.requires_grad = requires_grad
+        self.grad = self.origin = self.home = None  # home: where an optimiser wants the gradient written
+        self.number = next(_numbers)
+
+    shape, ndim = property(lambda self: self.data.shape), property(lambda self: self.data.ndim)
+    size, dtype = property(lambda self: self.data.size), property(lambda self: self.data.dtype)
+
+    def detach(self) -> "Tensor":
+        """The same data (shared, not copied) as a Tensor without history."""
+        return Tensor(self.data)
+
+    def item(self) -> float:
+        """The only entry, as a Python number."""
+        return self.data.item()
+
+    def numpy(self) -> np.ndarray:
+        """The data as a host array: shared where it is NumPy's, copied from a GPU."""
+        return backend.to_host(self.data)
+
+    def backward(self, gradient=None) -> None:
+        """Add to `.grad` of every leaf that this depends on: d(sum of self * gradient)/d(leaf). Uses the graph up.
+
+        gradient: array of this shape; may be left out where this has a single entry (then it is 1).
+        """
+        if not self.requires_grad:
+            raise RuntimeError("backward(): nothing to differentiate; no input of this Tensor had requires_grad=True")
+        for t, g in _sweep(self, _initial(self, gradient, "backward"), release=True):
+            if t.origin is None and t.grad is not None:
+                np.add(t.grad, g, out=t.grad)
+            elif t.origin is None:  # rules may return views or their own input: a leaf gets a copy of its own
+                t.grad = np.empty_like(g) if t.home is None else t.home
+                np.copyto(t.grad, g)
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **keywords):
+        if method != "__call__":
+            raise TypeError(f"numpy.{ufunc.__name__}.{method} does not take Tensors; numpy.sum, cumsum, prod ... do")
+        return _dispatch(ufunc, inputs, keywords)
+
+    def __array_function__(self, function, types, inputs, keywords):
+        return _dispatch(function, inputs, keywords)
+
+    def __array__(self, *_, **__):
+        raise TypeError("a Tensor does not turn into an array silently: take .data (no derivative flows), or use a NumPy "
+                        "function of the table; sparse @ Tensor is minigrad.functional.linear(sparse, weight, bias)")
+
+    def __setitem__(self, index, value):
+        raise TypeError("a Tensor cannot be assigned into: what was recorded would be wrong. Use numpy.where, or .data")
+
+def _dispatch(function, inputs, keywords):
+    """What a NumPy function does when one of its arguments is a Tensor."""
+    implementation = IMPLEMENTATIONS.get(function)
+    name = f"{getattr(function, '__module__', None) or 'numpy'}.{function.__name__}"
+    if implementation is None:
+        raise TypeError(f"{name} is not in minigrad's table of differentiable functions. Use functions that are "
+                        "(minigrad.PRIMITIVES, minigrad/derived.py), add a rule with minigrad.primitive, or pass .data")
+    for key, value in keywords.items():
+        if key == "out":
+            raise TypeError(f"{name}: out= does not take Tensors, nor does array += Tensor; write a = a + t")
+        if isinstance(value, Tensor):
+            raise TypeError(f"{name}: Tensor given as keyword {key}=; pass Tensors by position")
+        if implementation.keywords is not None and key not in implementation.keywords:
+            raise TypeError(f"{name}: {key}= is not supported for Tensors; supported: {list(implementation.keywords)}")
+    return implementation(*inputs, **keywords)
+
+
+def primitive(function, *rules, name=None):
+    """Put a function into the table: what it returns takes Tensors as well as arrays, and records.
+
+    function: of as many arrays as there are rules, then keywords. rules: one per array, `rule(g, y, *inputs, **keywords)`
+    gives the gradient of that input from the gradient `g` of the output `y`, in plain NumPy; None for an input that has
+    none. It may have the shape that broadcasting made: the sweep sums it back. The keywords that a user may pass are
+    those that the rules name.
+    """
+    names = list(inspect.signature(next(filter(None, rules))).parameters)
+    return recorded(function, name or function.__name__, len(rules), names[2 + len(rules):], rules=rules)
+
+
+def recorded(function, name, n_inputs, allowed, rules=repeat(None), joint=None, twin=None):
+    """A version of `function` that also takes Tensors. Every operation passes here: long, so that it is fast."""
+    new = Tensor.__new__
+    extras = [] if isinstance(function, np.ufunc) else list(inspect.signature(function).parameters)[n_inputs or 0:]
+
+    def call(*inputs, **keywords):
+        if joint is None and len(inputs) > n_inputs:  # np.sum(t, 1): what follows the arrays are keywords
+            if len(inputs) > n_inputs + len(extras):
+                raise TypeError(f"{name}: {len(inputs)} arguments; it takes {n_inputs} arrays and then {extras}")
+            inputs, keywords = inputs[:n_inputs], dict(zip(extras, inputs[n_inputs:]), **keywords)
+        arrays, tensor, mixed, record = [], None, False, False
+        for x in inputs:
+            if type(x) is Tensor:
+                arrays.append(x.data)
+                tensor = x
+                record = record or x.requires_grad
+            else:
+                arrays.append(x)
+                mixed = True
+        if mixed and tensor is not None:
+            dtype = tensor.data.dtype
+            arrays = [backend.settled(x, dtype, name) if joint or rule else x for x, rule in zip(arrays, rules)]
+        if twin is not None and not backend.on_host(arrays):
+            return twin(*[x if type(x) is Tensor else a for x, a in zip(inputs, arrays)], **keywords)
+        record, saved = record and _recording.enabled, None
+        try:
+            if joint is None:
+                y = function(*arrays, **keywords)
+            else:
+                y, saved = function([record and _needs(x) for x in inputs], *arrays, **keywords)
+        except (TypeError, ValueError, IndexError) as error:
+            raise backend.explained(error, name, arrays) from error
+        if tensor is None:
+            return y
+        out = new(Tensor)
+        out.data = np.asarray(y) if isinstance(y, np.generic) else y
+        out.requires_grad = record
+        out.origin = (call, inputs, arrays, keywords, saved) if record else None
+        out.grad = out.home = None
+        out.number = next(_numbers)
+        return out
+
+    call.__name__, call.keywords, call.rules, call.joint, call.twin = name, tuple(allowed), rules, joint, twin
+    PRIMITIVES[name] = IMPLEMENTATIONS[function] = call
+    return call
+
+
+def _needs(x):
+    return type(x) is Tensor and x.requires_grad
+
+
+def grad(output, inputs, gradient=None, create_graph=False) -> list:
+    """d(sum of output * gradient)/d(each input), without touching `.grad` and without using the graph up.
+
+    output: Tensor; inputs: a list of Tensors (or one) with requires_grad, leaves or not; gradient: array or Tensor of
+    output's shape, may be left out where output has a single entry. Returns a list, one per input, of its shape and dtype:
+    arrays, or with create_graph=True Tensors that can be differentiated again. Zeros for an input without influence.
+    """
+    inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    for i, x in enumerate(inputs):
+        if not isinstance(x, Tensor) or not x.requires_grad:
+            raise TypeError(f"grad(): input {i} is not a Tensor with requires_grad=True")
+    gradient = _initial(output, gradient, "grad")
+    if create_graph != isinstance(gradient, Tensor):
+        gradient = Tensor(gradient) if create_graph else gradient.data
+    wanted, found = {x.number for x in inputs}, {}
+    if output.requires_grad and inputs:
+        for t, g in _sweep(output, gradient, record=create_graph, oldest=min(wanted)):
+            if t.number in wanted:
+                found[t.number] = g
+    if create_graph:
+        return [found[x.number] if x.number in found else Tensor(np.zeros_like(x.data)) for x in inputs]
+    return [np.copy(found[x.number]) if x.number in found else np.zeros_like(x.data) for x in inputs]
+
+
+def _initial(output, gradient, caller):
+    """The gradient that the sweep starts from, checked."""
+    if gradient is None:
+        if output.size != 1:
+            raise ValueError(f"{caller}(): an output of shape {output.shape} needs gradient= of that shape, or sum it first")
+        return np.ones_like(output.data)
+    gradient = gradient if hasattr(gradient, "dtype") else np.asarray(gradient, output.dtype, like=output.data)
+    if gradient.shape != output.shape:
+        raise ValueError(f"{caller}(): gradient has shape {gradient.shape}, the output {output.shape}")
+    return gradient if gradient.dtype == output.dtype else gradient.astype(output.dtype)
+
+
+def _sweep(output, gradient, record=False, release=False, oldest=0):
+    """Yield (Tensor, gradient), from the output backwards, each Tensor once and with its gradient complete.
+
+    record: rules are given Tensors, so that gradients are recorded. release: drop the graph on the way.
+    oldest: Tensors with a smaller number are of no interest; nothing asked for can lie beyond them.
+    """
+    pending, queue = {output.number: gradient}, [(-output.number, output)]
+    while queue:
+        t = heappop(queue)[1]
+        g = pending.pop(t.number)
+        yield t, g
+        if not t.origin:
+            if t.origin is not None:
+                raise RuntimeError("this graph was used up by an earlier backward(): run the forward computation again, "
+                                   "or use minigrad.grad, which leaves it whole")
+            continue
+        inputs, gradients = t.origin[1], _pull(t, g, record)
+        if release:
+            t.origin = ()
+        for x, dx in zip(inputs, gradients):
+            if dx is None or x.number < oldest:
+                continue
+            if dx.shape != x.data.shape:
+                dx = _unbroadcast(dx, x.data.shape)
+            if dx.dtype != x.data.dtype:
+                dx = dx.astype(x.data.dtype)
+            if x.number in pending:
+                pending[x.number] = pending[x.number] + dx
+            else:
+                pending[x.number] = dx
+                heappush(queue, (-x.number, x))
+
+
+def _pull(t, g, record):
+    """The gradients of the inputs of the operation that made t, from the gradient of t; None where not needed."""
+    call, inputs, arrays, keywords, saved = t.origin
+    if record:
+        if call.twin is not None:
+            return _through_twin(call.twin, g, inputs, arrays, keywords)
+        y, arrays = t, [x if type(x) is Tensor else a for x, a in zip(inputs, arrays)]
+    else:
+        y = t.data
+    if call.joint is not None:
+        return call.joint(g, y, saved, [_needs(x) for x in inputs], *arrays, **keywords)
+    return [rule(g, y, *arrays, **keywords) if rule and type(x) is Tensor and x.requires_grad else None
+            for rule, x in zip(call.rules, inputs)]
+
+
+def _through_twin(twin, g, inputs, arrays, keywords):
+    """The gradients of a kernel as a graph: those of its twin, between aliases of the inputs and a new output."""
+    aliases = [_alias(x) if type(x) is Tensor else a for x, a in zip(inputs, arrays)]
+    wanted = [x for x in aliases if _needs(x)]
+    found = iter(grad(twin(*aliases, **keywords), wanted, g, create_graph=True))
+    return [next(found) if _needs(x) else None for x in aliases]
+
+
+def _unbroadcast(g, shape):
+    """Undo broadcasting: sum a gradient over the axes along which its input was stretched."""
+    lead = g.ndim - len(shape)
+    axes = (*range(lead), *[lead + i for i, n in enumerate(shape) if n == 1 and g.shape[lead + i] != 1])
+    return np.reshape(np.sum(g, axis=axes), shape)
+
+
+_alias = primitive(lambda x: x, lambda g, y, x: g, name="alias")
