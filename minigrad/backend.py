@@ -63,6 +63,17 @@ def to_host(x):
     return x if device_of(x) == "numpy" else x.get()
 
 
+def generator(key, device: str = "numpy"):
+    """A generator of random numbers on a device, its stream a function of `key` (a sequence of non-negative integers).
+
+    A fresh one a step, `generator([seed, purpose, epoch, step])`, leaves no state to save: a run that resumes, or is
+    split over machines, draws what it would have drawn.
+    """
+    if device == "numpy":
+        return np.random.default_rng(key)
+    return _cupy().random.default_rng(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+
+
 def special_of(x):
     """The module of special functions for an array: `scipy.special`, or `cupyx.scipy.special` for one on the GPU.
 
@@ -90,15 +101,45 @@ def explained(error: Exception, name: str, arrays) -> Exception:
     return kind(f"{name}({', '.join(map(describe, arrays))}): {error}{advice}")
 
 
-def settled(x, dtype: np.dtype, name: str):
+def is_sparse(x) -> bool:
+    """Whether x is a sparse matrix or array, SciPy's or CuPy's."""
+    return hasattr(x, "tocsr")
+
+
+def as_array(x):
+    """What a Tensor may hold: plain arrays as they are, NumPy's subclasses and what NumPy can read as plain arrays."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError("a masked array: its mask would be lost; fill it first, or select with numpy.where")
+    return np.asarray(x) if isinstance(x, np.ndarray) or not hasattr(x, "__array_function__") else x
+
+
+def settled(x, dtype: np.dtype, name: str, sparse_too=False):
     """An operand beside a Tensor, made to follow its dtype: scalars and integer arrays are cast, floating arrays kept.
 
     So float32 stays float32 in `t * np.log(2)`, and in SciPy's functions, which know no weak Python scalars.
+    sparse_too: whether the operation takes sparse matrices and None, as kernels do. TypeError for any other operand.
     """
-    if type(x) is float or isinstance(x, (float, int, np.generic)):
+    if isinstance(x, (float, int)) or isinstance(x, np.generic) and x.dtype.kind in "fiub":
         return dtype.type(x)
-    if x is None or sparse.issparse(x):
+    if type(x) is np.ndarray and x.dtype.kind == "f":
         return x
-    if not hasattr(x, "dtype"):
+    if is_sparse(x) or x is None:
+        if sparse_too:
+            return x
+        raise TypeError(f"{name}: an operand is {'None' if x is None else 'a sparse matrix'}; "
+                        "minigrad.functional.linear(sparse, weight, bias) is sparse @ Tensor, other operations take arrays")
+    if not hasattr(x, "__array_function__"):
         raise TypeError(f"{name}: an operand is a {type(x).__name__}; pass an array, a number or a Tensor")
-    return x.astype(dtype) if x.dtype.kind in "iub" else x
+    x = as_array(x)
+    if x.dtype.kind not in "fiub":
+        raise TypeError(f"{name}: an operand is an array of {x.dtype}; Tensors are of real numbers")
+    return x if x.dtype.kind == "f" else x.astype(dtype)
+
+
+def not_an_array() -> Exception:
+    """The error that says why NumPy or SciPy may not turn a Tensor into an array behind the user's back."""
+    if not isinstance(special.gammaln, np.ufunc):  # no TypeError: SciPy would catch it, and say less
+        return RuntimeError("scipy.special does not take Tensors while SCIPY_ARRAY_API is set: it wraps its functions, and "
+                            "they no longer ask their argument. Unset that environment variable before Python starts")
+    return TypeError("a Tensor does not turn into an array silently: take .data (no derivative flows), or use a NumPy "
+                     "function of the table; sparse @ Tensor is minigrad.functional.linear(sparse, weight, bias)")

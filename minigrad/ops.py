@@ -44,8 +44,8 @@ maximum = primitive(np.maximum, lambda g, y, a, b: np.where(a == b, 0.5 * g, np.
 minimum = primitive(np.minimum, lambda g, y, a, b: np.where(a == b, 0.5 * g, np.where(a < b, g, 0.0)),
                     lambda g, y, a, b: np.where(a == b, 0.5 * g, np.where(b < a, g, 0.0)))
 where = primitive(np.where, None, lambda g, y, c, a, b: np.where(c, g, 0.0), lambda g, y, c, a, b: np.where(c, 0.0, g))
-# The limits at a = 0 and b = 0 are those of PyTorch: 0, not 0 * infinity.
-power = primitive(np.power, lambda g, y, a, b: g * b * np.power(a, b - 1.0 + (b == 0)),
+# The limits at a = b = 0, and at a = 0, are those of PyTorch: 0, not 0 * infinity.
+power = primitive(np.power, lambda g, y, a, b: g * b * np.power(a, b - 1.0 + ((a == 0) & (b == 0))),
                   lambda g, y, a, b: g * y * np.log(a + (a == 0)))
 astype = primitive(lambda x, dtype: x.astype(dtype), lambda g, y, x, dtype: g, name="astype")
 

@@ -29,8 +29,6 @@ from minigrad import backend
 PRIMITIVES = {}       # name -> primitive: all of calculus that the engine knows
 IMPLEMENTATIONS = {}  # NumPy or SciPy function -> what runs when it is given a Tensor
 _numbers = count()
-
-
 _recording = type("Recording", (threading.local,), {"enabled": True})()  # a flag of each thread, on at first
 
 
@@ -58,7 +56,7 @@ class Tensor:
     def __init__(self, data, requires_grad=False, dtype=None):
         if isinstance(data, Tensor):
             raise TypeError("Tensor(data): data is a Tensor already; use it as it is, or .detach()")
-        data = data if hasattr(data, "__array_function__") else np.asarray(data)
+        data = backend.as_array(data)
         dtype = np.dtype(dtype or (data.dtype if data.dtype.kind == "f" else np.float64))
         if data.dtype.kind not in "fiub" or dtype.kind != "f":
             raise TypeError(f"Tensor({data.dtype}, dtype={dtype}): data must be real numbers, and dtype a floating one")
@@ -69,6 +67,7 @@ class Tensor:
 
     shape, ndim = property(lambda self: self.data.shape), property(lambda self: self.data.ndim)
     size, dtype = property(lambda self: self.data.size), property(lambda self: self.data.dtype)
+    __reduce__ = lambda self: (Tensor, (self.data, self.requires_grad and self.origin is None))  # copies: their own number
 
     def detach(self) -> "Tensor":
         """The same data (shared, not copied) as a Tensor without history."""
@@ -89,6 +88,7 @@ class Tensor:
         """
         if not self.requires_grad:
             raise RuntimeError("backward(): nothing to differentiate; no input of this Tensor had requires_grad=True")
+        gradient = gradient.data if isinstance(gradient, Tensor) else gradient
         for t, g in _sweep(self, _initial(self, gradient, "backward"), release=True):
             if t.origin is None and t.grad is not None:
                 np.add(t.grad, g, out=t.grad)
@@ -105,11 +105,11 @@ class Tensor:
         return _dispatch(function, inputs, keywords)
 
     def __array__(self, *_, **__):
-        raise TypeError("a Tensor does not turn into an array silently: take .data (no derivative flows), or use a NumPy "
-                        "function of the table; sparse @ Tensor is minigrad.functional.linear(sparse, weight, bias)")
+        raise backend.not_an_array()
 
     def __setitem__(self, index, value):
         raise TypeError("a Tensor cannot be assigned into: what was recorded would be wrong. Use numpy.where, or .data")
+
 
 def _dispatch(function, inputs, keywords):
     """What a NumPy function does when one of its arguments is a Tensor."""
@@ -118,14 +118,18 @@ def _dispatch(function, inputs, keywords):
     if implementation is None:
         raise TypeError(f"{name} is not in minigrad's table of differentiable functions. Use functions that are "
                         "(minigrad.PRIMITIVES, minigrad/derived.py), add a rule with minigrad.primitive, or pass .data")
+    return implementation(*inputs, **_checked(keywords, name, implementation.keywords))
+
+
+def _checked(keywords, name, allowed):
     for key, value in keywords.items():
         if key == "out":
             raise TypeError(f"{name}: out= does not take Tensors, nor does array += Tensor; write a = a + t")
         if isinstance(value, Tensor):
-            raise TypeError(f"{name}: Tensor given as keyword {key}=; pass Tensors by position")
-        if implementation.keywords is not None and key not in implementation.keywords:
-            raise TypeError(f"{name}: {key}= is not supported for Tensors; supported: {list(implementation.keywords)}")
-    return implementation(*inputs, **keywords)
+            raise TypeError(f"{name}: {key}= is a Tensor; Tensors go by position, in the places of arrays; or pass .data")
+        if allowed is not None and key not in allowed:
+            raise TypeError(f"{name}: {key}= is not supported for Tensors; supported: {list(allowed)}")
+    return keywords
 
 
 def primitive(function, *rules, name=None):
@@ -146,22 +150,22 @@ def recorded(function, name, n_inputs, allowed, rules=repeat(None), joint=None, 
     extras = [] if isinstance(function, np.ufunc) else list(inspect.signature(function).parameters)[n_inputs or 0:]
 
     def call(*inputs, **keywords):
-        if joint is None and len(inputs) > n_inputs:  # np.sum(t, 1): what follows the arrays are keywords
-            if len(inputs) > n_inputs + len(extras):
+        if joint is None and len(inputs) != n_inputs:  # np.sum(t, 1): what follows the arrays are keywords
+            if not n_inputs < len(inputs) <= n_inputs + len(extras):
                 raise TypeError(f"{name}: {len(inputs)} arguments; it takes {n_inputs} arrays and then {extras}")
             inputs, keywords = inputs[:n_inputs], dict(zip(extras, inputs[n_inputs:]), **keywords)
+        keywords = keywords and _checked(keywords, name, allowed)
         arrays, tensor, mixed, record = [], None, False, False
         for x in inputs:
             if type(x) is Tensor:
                 arrays.append(x.data)
-                tensor = x
-                record = record or x.requires_grad
+                tensor, record = x, record or x.requires_grad
             else:
                 arrays.append(x)
                 mixed = True
         if mixed and tensor is not None:
             dtype = tensor.data.dtype
-            arrays = [backend.settled(x, dtype, name) if joint or rule else x for x, rule in zip(arrays, rules)]
+            arrays = [backend.settled(x, dtype, name, joint) if joint or rule else x for x, rule in zip(arrays, rules)]
         if twin is not None and not backend.on_host(arrays):
             return twin(*[x if type(x) is Tensor else a for x, a in zip(inputs, arrays)], **keywords)
         record, saved = record and _recording.enabled, None
@@ -205,22 +209,21 @@ def grad(output, inputs, gradient=None, create_graph=False) -> list:
     gradient = _initial(output, gradient, "grad")
     if create_graph != isinstance(gradient, Tensor):
         gradient = Tensor(gradient) if create_graph else gradient.data
-    wanted, found = {x.number for x in inputs}, {}
+    found = {x.number: Tensor(np.zeros_like(x.data)) if create_graph else np.zeros_like(x.data) for x in inputs}
     if output.requires_grad and inputs:
-        for t, g in _sweep(output, gradient, record=create_graph, oldest=min(wanted)):
-            if t.number in wanted:
+        for t, g in _sweep(output, gradient, record=create_graph, oldest=min(found)):
+            if t.number in found:
                 found[t.number] = g
-    if create_graph:
-        return [found[x.number] if x.number in found else Tensor(np.zeros_like(x.data)) for x in inputs]
-    return [np.copy(found[x.number]) if x.number in found else np.zeros_like(x.data) for x in inputs]
+    return [found[x.number] if create_graph else np.copy(found[x.number]) for x in inputs]
 
 
 def _initial(output, gradient, caller):
     """The gradient that the sweep starts from, checked."""
-    if gradient is None:
-        if output.size != 1:
-            raise ValueError(f"{caller}(): an output of shape {output.shape} needs gradient= of that shape, or sum it first")
-        return np.ones_like(output.data)
+    if not isinstance(output, Tensor):
+        raise TypeError(f"{caller}(): the output is a {type(output).__name__}, not a Tensor: no Tensor went into it")
+    if gradient is None and output.size != 1:
+        raise ValueError(f"{caller}(): an output of shape {output.shape} needs gradient= of that shape, or sum it first")
+    gradient = np.ones_like(output.data) if gradient is None else gradient
     gradient = gradient if hasattr(gradient, "dtype") else np.asarray(gradient, output.dtype, like=output.data)
     if gradient.shape != output.shape:
         raise ValueError(f"{caller}(): gradient has shape {gradient.shape}, the output {output.shape}")
@@ -238,11 +241,11 @@ def _sweep(output, gradient, record=False, release=False, oldest=0):
         t = heappop(queue)[1]
         g = pending.pop(t.number)
         yield t, g
-        if not t.origin:
-            if t.origin is not None:
-                raise RuntimeError("this graph was used up by an earlier backward(): run the forward computation again, "
-                                   "or use minigrad.grad, which leaves it whole")
+        if t.origin is None or t.number == oldest:
             continue
+        if not t.origin:
+            raise RuntimeError("this graph was used up by an earlier backward(): run the forward computation again, "
+                               "or use minigrad.grad, which leaves it whole")
         inputs, gradients = t.origin[1], _pull(t, g, record)
         if release:
             t.origin = ()
@@ -263,14 +266,12 @@ def _sweep(output, gradient, record=False, release=False, oldest=0):
 def _pull(t, g, record):
     """The gradients of the inputs of the operation that made t, from the gradient of t; None where not needed."""
     call, inputs, arrays, keywords, saved = t.origin
-    if record:
-        if call.twin is not None:
-            return _through_twin(call.twin, g, inputs, arrays, keywords)
-        y, arrays = t, [x if type(x) is Tensor else a for x, a in zip(inputs, arrays)]
-    else:
-        y = t.data
+    if record and call.twin is not None:
+        return _through_twin(call.twin, g, inputs, arrays, keywords)
+    y, arrays = (t, [x if type(x) is Tensor else a for x, a in zip(inputs, arrays)]) if record else (t.data, arrays)
     if call.joint is not None:
-        return call.joint(g, y, saved, [_needs(x) for x in inputs], *arrays, **keywords)
+        needs = [_needs(x) for x in inputs]
+        return [dx if need else None for dx, need in zip(call.joint(g, y, saved, needs, *arrays, **keywords), needs)]
     return [rule(g, y, *arrays, **keywords) if rule and type(x) is Tensor and x.requires_grad else None
             for rule, x in zip(call.rules, inputs)]
 

@@ -1,0 +1,186 @@
+"""Probability distributions: log-densities in nats, samples, means, and Kullback-Leibler divergences.
+
+Know before reading: functional.py, and what a density is. Parameters and arguments may be arrays or Tensors of any
+shapes that broadcast; `log_prob` and `kl_divergence` are differentiable, elementwise, and stay in the dtype of the
+parameters. `sample(rng)` gives plain arrays; `Normal.rsample` is the reparameterised draw that gradients pass.
+The count distributions are parametrised by logarithms, which is what networks put out: see count_likelihoods.py.
+
+Know after: the terms of every objective in models/.
+"""
+from __future__ import annotations
+
+from math import log, pi
+
+import numpy as np
+from scipy import special
+
+from minigrad import functional
+from minigrad.count_likelihoods import nb_log_prob, poisson_log_prob, zinb_log_prob
+from minigrad.tensor import Tensor
+
+
+def _plain(x):
+    return x.data if isinstance(x, Tensor) else x
+
+
+def _joint_shape(*parameters):
+    return np.broadcast_shapes(*[np.shape(_plain(p)) for p in parameters])
+
+
+class Normal:
+    """The normal distribution. loc: mean; scale: standard deviation > 0, any shapes that broadcast."""
+
+    def __init__(self, loc, scale):
+        self.loc, self.scale = loc, scale
+
+    mean = property(lambda self: self.loc + 0.0 * self.scale)
+    variance = property(lambda self: np.square(self.scale) + 0.0 * self.loc)
+
+    def log_prob(self, x):
+        """-(x - loc)^2 / (2 scale^2) - log scale - log(2 pi) / 2, elementwise, in nats."""
+        return -0.5 * np.square((x - self.loc) / self.scale) - np.log(self.scale) - 0.5 * log(2.0 * pi)
+
+    def rsample(self, eps=None, rng=None):
+        """loc + scale * eps: a draw that gradients pass (Kingma & Welling 2014, section 2.4).
+
+        eps: standard normal noise of the joint shape; or rng, a generator to draw it from. Returns what loc is.
+        """
+        if (eps is None) == (rng is None):
+            raise TypeError("Normal.rsample: give either eps= (standard normal noise) or rng= (a generator)")
+        if eps is None:
+            dtype = next((p.dtype for p in (self.loc, self.scale) if hasattr(p, "dtype")), np.float64)
+            eps = rng.standard_normal(_joint_shape(self.loc, self.scale), dtype=dtype)
+        return self.loc + self.scale * eps
+
+    def sample(self, rng):
+        """One draw for each entry, a plain array."""
+        return _plain(Normal(_plain(self.loc), _plain(self.scale)).rsample(rng=rng))
+
+
+class Bernoulli:
+    """0 or 1. logits: log odds of 1, any shape. `log_prob` takes any x in [0, 1] (then a cross-entropy)."""
+
+    def __init__(self, logits):
+        self.logits = logits
+
+    mean = property(lambda self: special.expit(self.logits))
+    variance = property(lambda self: special.expit(self.logits) * special.expit(-self.logits))
+
+    def log_prob(self, x):
+        """x log p + (1 - x) log(1 - p) = x * logits - log(1 + exp(logits)), elementwise, in nats."""
+        return x * self.logits - functional.softplus(self.logits)
+
+    def sample(self, rng):
+        """One draw for each entry, a plain array of 0 and 1."""
+        p = _plain(self.mean)
+        return (rng.random(p.shape, dtype=p.dtype) < p).astype(p.dtype)
+
+
+class Categorical:
+    """One of k classes. logits: (..., k), unnormalised log-probabilities along the last axis.
+
+    x is a one-hot array (..., k), or any non-negative weights of the classes (counts, fractions): then log_prob is
+    sum_k x_k log p_k, without the multinomial coefficient.
+    """
+
+    def __init__(self, logits):
+        self.logits = logits
+
+    mean = property(lambda self: functional.softmax(self.logits))
+    variance = property(lambda self: self.mean * (1.0 - self.mean))
+
+    def log_prob(self, x):
+        """sum_k x_k log softmax(logits)_k over the last axis: shape (...), in nats."""
+        return np.sum(x * functional.log_softmax(self.logits), axis=-1)
+
+    def sample(self, rng):
+        """One draw for each row, one-hot, a plain array (..., k)."""
+        p = _plain(self.mean)
+        chosen = np.sum(rng.random((*p.shape[:-1], 1), dtype=p.dtype) > np.cumsum(p, axis=-1)[..., :-1], axis=-1)
+        return (chosen[..., None] == np.arange(p.shape[-1], like=p)).astype(p.dtype)
+
+
+class Poisson:
+    """Counts with equal mean and variance. log_rate: log of the mean, any shape."""
+
+    def __init__(self, log_rate):
+        self.log_rate = log_rate
+
+    mean = property(lambda self: np.exp(self.log_rate))
+    variance = mean
+
+    def log_prob(self, x):
+        """x log_rate - rate - log x!, elementwise, in nats. x: whole numbers >= 0."""
+        return poisson_log_prob(x, self.log_rate)
+
+    def sample(self, rng):
+        """One count for each entry, a plain array of the parameters' dtype."""
+        rate = np.exp(_plain(self.log_rate))
+        return rng.poisson(rate).astype(rate.dtype)
+
+
+class NegativeBinomial:
+    """Counts with variance mu + mu^2 / theta: a Poisson whose rate is Gamma with mean mu and shape theta.
+
+    log_mu: log of the mean; log_theta: log of the inverse dispersion; shapes broadcast (Lopez et al. 2018, eq. 2-4).
+    """
+
+    def __init__(self, log_mu, log_theta):
+        self.log_mu, self.log_theta = log_mu, log_theta
+
+    mean = property(lambda self: np.exp(self.log_mu + 0.0 * self.log_theta))
+    variance = property(lambda self: np.exp(self.log_mu) + np.exp(2.0 * self.log_mu - self.log_theta))
+
+    def log_prob(self, x):
+        """Elementwise, in nats (DESIGN: count_likelihoods.py has the formula). x: whole numbers >= 0."""
+        return nb_log_prob(x, self.log_mu, self.log_theta)
+
+    def sample(self, rng):
+        """One count for each entry, a plain array of the parameters' dtype."""
+        shape = _joint_shape(self.log_mu, self.log_theta)
+        log_mu, log_theta = np.broadcast_to(_plain(self.log_mu), shape), np.broadcast_to(_plain(self.log_theta), shape)
+        rate = rng.standard_gamma(np.exp(log_theta)) * np.exp(log_mu - log_theta)
+        return rng.poisson(rate).astype(np.result_type(log_mu, log_theta))
+
+
+class ZeroInflatedNegativeBinomial:
+    """A negative binomial that is replaced by 0 with probability pi = expit(zi_logits) (Lopez et al. 2018, eq. 5)."""
+
+    def __init__(self, log_mu, log_theta, zi_logits):
+        self.log_mu, self.log_theta, self.zi_logits = log_mu, log_theta, zi_logits
+
+    mean = property(lambda self: np.exp(self.log_mu + 0.0 * self.log_theta) * special.expit(-self.zi_logits))
+
+    @property
+    def variance(self):
+        """(1 - pi) (NB variance + pi mu^2)."""
+        nb, pi_zero = NegativeBinomial(self.log_mu, self.log_theta), special.expit(self.zi_logits)
+        return special.expit(-self.zi_logits) * (nb.variance + pi_zero * np.exp(2.0 * self.log_mu))
+
+    def log_prob(self, x):
+        """log(pi [x = 0] + (1 - pi) NB(x)), elementwise, in nats. x: whole numbers >= 0."""
+        return zinb_log_prob(x, self.log_mu, self.log_theta, self.zi_logits)
+
+    def sample(self, rng):
+        """One count for each entry, a plain array of the parameters' dtype."""
+        shape = _joint_shape(self.log_mu, self.log_theta, self.zi_logits)
+        x = NegativeBinomial(np.broadcast_to(_plain(self.log_mu), shape), self.log_theta).sample(rng)
+        return np.where(rng.random(shape) < special.expit(_plain(self.zi_logits)), np.zeros_like(x), x)
+
+
+def kl_divergence(q, p):
+    """KL(q || p) = E_q[log q - log p], in closed form, in nats; differentiable in the parameters of both.
+
+    Elementwise for two Normal (shape of the broadcast parameters) or two Bernoulli, over the last axis for two
+    Categorical. TypeError for other pairs.
+    """
+    if isinstance(q, Normal) and isinstance(p, Normal):
+        return (np.log(p.scale) - np.log(q.scale) - 0.5
+                + 0.5 * (np.square(q.scale) + np.square(q.loc - p.loc)) / np.square(p.scale))
+    if isinstance(q, Categorical) and isinstance(p, Categorical):
+        log_q, log_p = functional.log_softmax(q.logits), functional.log_softmax(p.logits)
+        return np.sum(np.exp(log_q) * (log_q - log_p), axis=-1)
+    if isinstance(q, Bernoulli) and isinstance(p, Bernoulli):
+        return (q.mean * (q.logits - p.logits)
+                + functional.softplus(p.logits) - functional.softplus(q.logits))
+    raise TypeError(f"kl_divergence: no closed form for {type(q).__name__} against {type(p).__name__}")

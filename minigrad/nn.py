@@ -1,0 +1,204 @@
+"""Layers: modules that own parameters, and compute with functional.py.
+
+Know before reading: functional.py. A Module is an object whose attributes are parameters (leaf Tensors), other modules,
+lists of modules, or plain arrays that it lists as `buffers` (state that is saved but not trained). There is no
+registration: `named_parameters` walks the attributes. Calling a module runs it: `module(x, rng)`; only layers that draw
+noise look at `rng`.
+
+Know after: what PyTorch's torch.nn does when a layer is made, moved, saved, or switched to evaluation.
+"""
+from __future__ import annotations
+
+import numpy as np
+from scipy import special
+
+from minigrad import backend, functional
+from minigrad.tensor import Tensor
+
+
+def Parameter(data, dtype=None) -> Tensor:
+    """A leaf Tensor that is trained: a copy of `data` (any shape), float32 unless data or dtype say otherwise."""
+    data = np.array(data, dtype=dtype)
+    return Tensor(data if data.dtype.kind == "f" else data.astype(np.float32), requires_grad=True)
+
+
+class Module:
+    """What has parameters: assign Tensors, modules, or lists of modules to attributes, and write `__call__`."""
+
+    buffers = ()  # names of attributes that are saved and moved with the parameters, but not trained
+    training = True
+
+    def children(self):
+        """Yield (name, module) of the modules directly inside."""
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+            elif isinstance(value, (list, tuple)):
+                yield from ((f"{name}.{i}", m) for i, m in enumerate(value) if isinstance(m, Module))
+
+    def named_modules(self, prefix=""):
+        """Yield (dotted name, module) of this and of all modules inside, in the order of definition."""
+        yield prefix, self
+        for name, child in self.children():
+            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def named_parameters(self):
+        """Yield (dotted name, Tensor) of all parameters, in the order of definition."""
+        for prefix, module in self.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Tensor) and value.requires_grad:
+                    yield f"{prefix}.{name}" if prefix else name, value
+
+    def named_buffers(self):
+        """Yield (dotted name, owner, attribute) of all buffers."""
+        for prefix, module in self.named_modules():
+            yield from ((f"{prefix}.{name}" if prefix else name, module, name) for name in module.buffers)
+
+    def parameters(self) -> list[Tensor]:
+        """All parameters, as a list."""
+        return [p for _, p in self.named_parameters()]
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Names to host copies of all parameters and buffers."""
+        state = {name: np.array(p.numpy()) for name, p in self.named_parameters()}
+        state.update({name: np.array(backend.to_host(getattr(m, a))) for name, m, a in self.named_buffers()})
+        return state
+
+    def load_state_dict(self, state) -> None:
+        """Write arrays into parameters and buffers, in place. ValueError for missing or unknown names and wrong shapes."""
+        targets = {name: p.data for name, p in self.named_parameters()}
+        targets.update({name: getattr(m, a) for name, m, a in self.named_buffers()})
+        missing, unknown = sorted(targets.keys() - state.keys()), sorted(state.keys() - targets.keys())
+        if missing or unknown:
+            raise ValueError(f"load_state_dict: missing names {missing}, unknown names {unknown}")
+        for name, target in targets.items():
+            if np.shape(state[name]) != target.shape:
+                raise ValueError(f"load_state_dict: {name} has shape {np.shape(state[name])}, not {target.shape}")
+        for name, target in targets.items():
+            value = np.asarray(state[name], dtype=target.dtype)
+            target[...] = backend.to_device(value, backend.device_of(target))
+
+    def train(self, mode=True):
+        """Switch to training (dropout drops, batch norm uses the minibatch), or with False to evaluation. Returns self."""
+        for _, module in self.named_modules():
+            module.training = mode
+        return self
+
+    def eval(self):
+        """Switch to evaluation: deterministic. Returns self."""
+        return self.train(False)
+
+    def to(self, device: str):
+        """Move parameters and buffers to "numpy" or "cupy". Returns self. Optimisers made before see moved parameters."""
+        for p in self.parameters():
+            p.data, p.grad, p.home = backend.to_device(p.data, device), None, None
+        for _, module, name in self.named_buffers():
+            setattr(module, name, backend.to_device(getattr(module, name), device))
+        return self
+
+
+class Linear(Module):
+    """x @ weight.T + bias. weight (n_out, n_in) and bias (n_out,) start uniform within 1/sqrt(n_in), as PyTorch's."""
+
+    def __init__(self, n_in: int, n_out: int, *, dtype=np.float32, rng=None):
+        rng = rng if rng is not None else np.random.default_rng(0)
+        bound = 1.0 / np.sqrt(max(n_in, 1))
+        self.weight = Parameter(rng.uniform(-bound, bound, (n_out, n_in)), dtype)
+        self.bias = Parameter(rng.uniform(-bound, bound, n_out), dtype)
+
+    def __call__(self, x, rng=None):
+        return functional.linear(x, self.weight, self.bias)
+
+
+class BatchNorm1d(Module):
+    """Batch normalisation, functional.batch_norm, with running statistics for evaluation. x: (n, n_features).
+
+    momentum is PyTorch's: running = (1 - momentum) * running + momentum * minibatch's; the running variance takes the
+    unbiased one (n - 1). In training a minibatch needs two rows (ValueError otherwise).
+    """
+
+    buffers = ("running_mean", "running_var")
+
+    def __init__(self, n_features: int, *, momentum=0.1, eps=1e-5, dtype=np.float32):
+        self.weight, self.bias = Parameter(np.ones(n_features), dtype), Parameter(np.zeros(n_features), dtype)
+        self.running_mean, self.running_var = np.zeros(n_features, dtype), np.ones(n_features, dtype)
+        self.momentum, self.eps = momentum, eps
+
+    def __call__(self, x, rng=None):
+        if not self.training:
+            scale = self.weight / np.sqrt(self.running_var + self.eps)
+            return x * scale + (self.bias - self.running_mean * scale)
+        if len(x) < 2:
+            raise ValueError(f"BatchNorm1d in training needs at least 2 rows, not {len(x)}: call .eval() to predict")
+        y, mean, var = functional.batch_norm(x, self.weight, self.bias, self.eps)
+        for running, new in ((self.running_mean, mean), (self.running_var, var * (len(x) / (len(x) - 1)))):
+            running *= 1.0 - self.momentum
+            running += self.momentum * new
+        return y
+
+
+class LayerNorm(Module):
+    """Each row to mean 0 and variance 1, then scaled and shifted by learned weight and bias. x: (..., n_features)."""
+
+    def __init__(self, n_features: int, *, eps=1e-5, dtype=np.float32):
+        self.weight, self.bias = Parameter(np.ones(n_features), dtype), Parameter(np.zeros(n_features), dtype)
+        self.eps = eps
+
+    def __call__(self, x, rng=None):
+        return functional.layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class Dropout(Module):
+    """In training, each entry is 0 with probability p and divided by 1 - p otherwise; in evaluation nothing happens.
+
+    The mask comes from the generator that the call is given, or from one of its own.
+    """
+
+    def __init__(self, p=0.5, seed=0):
+        if not 0 <= p < 1:
+            raise ValueError(f"Dropout: p must be in [0, 1), not {p}")
+        self.p, self.rng = p, np.random.default_rng(seed)
+
+    def __call__(self, x, rng=None):
+        if not self.training or self.p == 0:
+            return x
+        rng = rng if rng is not None else self.rng
+        mask = (rng.random(x.shape, dtype=np.float32) >= self.p).astype(x.dtype)
+        mask /= 1.0 - self.p
+        return functional.dropout(x, mask)
+
+
+class ReLU(Module):
+    """max(x, 0)."""
+
+    def __call__(self, x, rng=None):
+        return functional.relu(x)
+
+
+class Sigmoid(Module):
+    """1 / (1 + exp(-x))."""
+
+    def __call__(self, x, rng=None):
+        return special.expit(x)
+
+
+class Softmax(Module):
+    """exp(x) / sum of exp(x), along the last axis."""
+
+    def __call__(self, x, rng=None):
+        return functional.softmax(x)
+
+
+class Sequential(Module):
+    """Layers one after the other: Sequential(Linear(8, 4), ReLU(), ...)."""
+
+    def __init__(self, *layers: Module):
+        self.layers = list(layers)
+
+    def __call__(self, x, rng=None):
+        for layer in self.layers:
+            x = layer(x, rng)
+        return x
+
+    def __getitem__(self, i):
+        return self.layers[i]

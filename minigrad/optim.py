@@ -1,0 +1,194 @@
+"""Optimisers: what changes the weights, from their gradients.
+
+Know before reading: nn.py. An optimiser owns an *arena*: one flat array for all weights and one for all gradients.
+`p.data` and `p.grad` become views into them (`p.home` tells `backward` where to write), so that one update is a few
+NumPy calls over one array however many parameters there are, done in blocks that stay in the processor's cache.
+
+Know after: SGD, Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019), and the usual schedules.
+"""
+from __future__ import annotations
+
+import numpy as np
+
+
+BLOCK = 16384  # weights updated at a time: Adam's five arrays of them fit the second-level cache (64 KiB each)
+
+
+
+class Optimizer:
+    """The arena, and what all optimisers share. `n_moments`: how many arrays of its own it keeps per weight."""
+
+    n_moments = 0
+
+    def __init__(self, parameters, learning_rate: float):
+        self.parameters = list(parameters)
+        if not self.parameters:
+            raise ValueError(f"{type(self).__name__}: no parameters to train")
+        kinds = {p.dtype for p in self.parameters}
+        if len(kinds) > 1:
+            raise ValueError(f"{type(self).__name__}: parameters of several dtypes {sorted(map(str, kinds))}; use one")
+        if len({id(p) for p in self.parameters}) < len(self.parameters):
+            raise ValueError(f"{type(self).__name__}: a parameter is listed twice")
+        self.learning_rate, self.n_steps = learning_rate, 0
+        like, size = self.parameters[0].data, sum(p.size for p in self.parameters)
+        self.weights, self.gradients = [np.zeros_like(like, shape=(size,)) for _ in range(2)]
+        self.moments = [np.zeros_like(self.weights) for _ in range(self.n_moments)]
+        self.scratch = [np.empty_like(self.weights[:BLOCK]) for _ in range(2)]
+        self.ends = np.cumsum([p.size for p in self.parameters]).tolist()
+        self.views = []
+        for p, end in zip(self.parameters, self.ends):
+            span = slice(end - p.size, end)
+            self.views.append(self.weights[span].reshape(p.shape))
+            p.home = self.gradients[span].reshape(p.shape)
+            p.grad = None
+        self._adopt()
+
+    def _adopt(self) -> None:
+        """Make every p.data a view of the arena again, should somebody have replaced it."""
+        for p, view in zip(self.parameters, self.views):
+            if p.data is not view:
+                view[...] = p.data
+                p.data = view
+
+    def zero_grad(self) -> None:
+        """Forget all gradients, so that the next backward() starts afresh."""
+        for p in self.parameters:
+            p.grad = None
+
+    def step(self) -> None:
+        """Change every parameter that has a gradient."""
+        self._adopt()
+        self.n_steps += 1
+        for start, stop in self._spans():
+            for a in range(start, stop, BLOCK):
+                b = min(a + BLOCK, stop)
+                self._update(slice(a, b), *[s[:b - a] for s in self.scratch])
+
+    def _spans(self):
+        """(start, stop) of the stretches of the arena whose parameters have gradients."""
+        spans = []
+        for p, end in zip(self.parameters, self.ends):
+            if p.grad is None:
+                continue
+            if p.grad is not p.home:
+                p.home[...] = p.grad
+            if spans and spans[-1][1] == end - p.size:
+                spans[-1][1] = end
+            else:
+                spans.append([end - p.size, end])
+        return spans
+
+    def _update(self, block, s, t) -> None:
+        """Change the weights of one block (a slice of the arena); s and t are scratch of its size."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict:
+        """What resuming exactly needs besides the weights: the step count and the moments (flat, as the arena)."""
+        return {"n_steps": self.n_steps, **{f"moment{i}": np.array(m) for i, m in enumerate(self.moments)}}
+
+    def load_state_dict(self, state) -> None:
+        """The reverse of state_dict, in place."""
+        self.n_steps = int(state["n_steps"])
+        for i, m in enumerate(self.moments):
+            m[...] = state[f"moment{i}"]
+
+
+class SGD(Optimizer):
+    """w -= learning_rate * v with v = momentum * v + gradient (PyTorch's convention; v starts at the first gradient)."""
+
+    n_moments = 1
+
+    def __init__(self, parameters, learning_rate: float = 1e-2, momentum: float = 0.0):
+        super().__init__(parameters, learning_rate)
+        self.momentum = momentum
+
+    def _update(self, block, s, t):
+        v = self.moments[0][block]
+        v *= self.momentum
+        v += self.gradients[block]
+        self.weights[block] -= np.multiply(v, self.learning_rate, out=s)
+
+
+class Adam(Optimizer):
+    """w -= learning_rate * m' / (sqrt(v') + eps), m' and v' the bias-corrected running means of g and g^2.
+
+    parameters: list of Tensors of one dtype; betas: decay of the two means a step (Kingma & Ba 2015, algorithm 1).
+    """
+
+    n_moments = 2
+
+    def __init__(self, parameters, learning_rate: float = 1e-3, betas=(0.9, 0.999), eps: float = 1e-8):
+        super().__init__(parameters, learning_rate)
+        self.betas, self.eps = betas, eps
+
+    def _update(self, block, s, t):
+        """m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; the corrections are folded into the step size and eps."""
+        (b1, b2), g, m, v = self.betas, self.gradients[block], self.moments[0][block], self.moments[1][block]
+        correction = np.sqrt(1.0 - b2 ** self.n_steps).item()
+        m *= b1
+        m += np.multiply(g, 1.0 - b1, out=s)
+        v *= b2
+        np.multiply(g, g, out=s)
+        s *= 1.0 - b2
+        v += s
+        np.sqrt(v, out=s)
+        s += self.eps * correction
+        np.divide(m, s, out=s)
+        s *= self.learning_rate * correction / (1.0 - b1 ** self.n_steps)
+        self.weights[block] -= s
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: w -= learning_rate * weight_decay * w beside Adam's step.
+
+    undecayed: those of the parameters that are left out of the decay (biases, normalisation).
+    """
+
+    def __init__(self, parameters, learning_rate: float = 1e-3, betas=(0.9, 0.999), eps: float = 1e-8,
+                 weight_decay: float = 1e-2, undecayed=()):
+        super().__init__(parameters, learning_rate, betas, eps)
+        self.weight_decay = weight_decay
+        left_out = {id(p) for p in undecayed}
+        self.decay = np.zeros_like(self.weights)
+        for p, end in zip(self.parameters, self.ends):
+            self.decay[end - p.size:end] = 0.0 if id(p) in left_out else weight_decay
+
+    def _update(self, block, s, t):
+        np.multiply(self.decay[block], self.weights[block], out=t)
+        t *= self.learning_rate
+        super()._update(block, s, t)
+        self.weights[block] -= t
+
+
+def clip_grad_norm(parameters, max_norm: float) -> float:
+    """Scale all gradients by one factor so that their joint Euclidean norm is at most max_norm. Returns the norm before."""
+    parameters = [p for p in parameters if p.grad is not None]
+    norm = float(sum(float(np.sum(np.square(p.grad))) for p in parameters)) ** 0.5
+    if norm > max_norm:
+        for p in parameters:
+            p.grad *= max_norm / norm
+    return norm
+
+
+class CosineSchedule:
+    """The learning rate falls from its start to 0 over n_steps calls of step(), on half a cosine (Loshchilov & Hutter 2017)."""
+
+    def __init__(self, optimizer: Optimizer, n_steps: int):
+        self.optimizer, self.start, self.n_steps, self.n = optimizer, optimizer.learning_rate, n_steps, 0
+
+    def step(self) -> None:
+        """Call once after every optimiser step."""
+        self.n += 1
+        self.optimizer.learning_rate = self.start * 0.5 * (1.0 + np.cos(np.pi * min(self.n / self.n_steps, 1.0)).item())
+
+
+class StepSchedule:
+    """The learning rate is multiplied by `factor` after every `every` calls of step()."""
+
+    def __init__(self, optimizer: Optimizer, every: int, factor: float = 0.1):
+        self.optimizer, self.start, self.every, self.factor, self.n = optimizer, optimizer.learning_rate, every, factor, 0
+
+    def step(self) -> None:
+        """Call once after every optimiser step (or epoch)."""
+        self.n += 1
+        self.optimizer.learning_rate = self.start * self.factor ** (self.n // self.every)

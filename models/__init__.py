@@ -1,0 +1,4 @@
+"""Autoencoders, variational autoencoders and scVI on minigrad."""
+from models.scvi import SCVI
+
+__all__ = ["SCVI"]

@@ -1,0 +1,370 @@
+"""scVI: a variational autoencoder whose decoder speaks the language of counts (Lopez et al. 2018; chapter, Figure 12).
+
+Know before reading: minigrad/nn.py and distributions.py, and the idea of a VAE. A cell n in batch s_n has a latent state
+z_n and a library size l_n; gene g is then counted with a (zero-inflated) negative binomial:
+
+    z_n ~ Normal(0, 1)                  l_n ~ LogNormal(mean and variance of its batch), or simply its observed total
+    rho_n = softmax(network(z_n, s_n))  the expected fractions of expression, summing to 1 over genes
+    x_ng ~ NB(mean l_n rho_ng, inverse dispersion theta_g), or zero with probability expit(zi_logits_ng) besides
+
+The encoder turns log(1 + x_n) into q(z_n | x_n) = Normal(mean, variance); all is trained together to raise the evidence
+lower bound  ELBO = E_q[log p(x | z, l)] - KL(q(z) || p(z)) - KL(q(l) || p(l)).
+
+Know after: every network of the chapter's figure (NN1 to NN6) and what it is for.
+"""
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+
+from minigrad import checkpoint as files, functional, optim
+from minigrad.count_likelihoods import nb_cell_log_prob, poisson_cell_log_prob, zinb_cell_log_prob
+from minigrad.data import Minibatches
+from minigrad.distributions import Normal, kl_divergence
+from minigrad.fit import History, evaluating, fit
+from minigrad.nn import BatchNorm1d, Dropout, Linear, Module, Parameter
+from models import posterior
+from models.counts import as_matrix, batch_codes, library_size
+
+VARIANCE_FLOOR = 1e-4   # added to the variance of q, as the reference does: keeps KL finite when a dimension is very sure
+LIBRARY_FLOOR = 1e-4    # least variance of log library sizes in a batch: one cell alone has none
+CHUNK = 512             # cells at a time when predicting
+
+
+class Layers(Module):
+    """Linear, batch norm, ReLU and dropout, n_layers times; the one-hot batch joins the input of every Linear.
+
+    n_in, n_hidden, n_layers: sizes; n_batches: width of the one-hot code (0: none is taken).
+    """
+
+    def __init__(self, n_in, n_hidden, n_layers, n_batches=0, dropout=0.0, *, dtype, rng):
+        widths = [n_in] + [n_hidden] * (n_layers - 1)
+        self.linears = [Linear(n + n_batches, n_hidden, dtype=dtype, rng=rng) for n in widths]
+        self.norms = [BatchNorm1d(n_hidden, momentum=0.01, eps=1e-3, dtype=dtype) for _ in widths]
+        self.dropout = Dropout(dropout)
+
+    def __call__(self, x, rng=None, one_hot=None):
+        for linear, norm in zip(self.linears, self.norms):
+            x = linear(x if one_hot is None else np.concatenate([x, one_hot], axis=1))
+            x = self.dropout(functional.relu(norm(x)), rng)
+        return x
+
+
+class Encoder(Module):
+    """From log(1 + counts) to a Normal distribution: NN1 (of z) and NN2 (of the log library size) of the chapter."""
+
+    def __init__(self, n_genes, n_out, n_hidden, n_layers, dropout, *, dtype, rng):
+        self.layers = Layers(n_genes, n_hidden, n_layers, dropout=dropout, dtype=dtype, rng=rng)
+        self.mean = Linear(n_hidden, n_out, dtype=dtype, rng=rng)
+        self.log_var = Linear(n_hidden, n_out, dtype=dtype, rng=rng)
+
+    def __call__(self, log1p_counts, rng=None) -> Normal:
+        h = self.layers(log1p_counts, rng)
+        return Normal(self.mean(h), np.sqrt(np.exp(self.log_var(h)) + VARIANCE_FLOOR))
+
+
+class Decoder(Module):
+    """From z and the batch to the parameters of the counts: NN3 to NN6 of the chapter.
+
+    Heads: rho (softmax of its output), zi (log odds of a structural zero; ZINB only), theta (dispersion "gene-cell" only).
+    """
+
+    def __init__(self, n_genes, n_latent, n_hidden, n_layers, n_batches, likelihood, dispersion, *, dtype, rng):
+        self.layers = Layers(n_latent, n_hidden, n_layers, n_batches if n_batches > 1 else 0, dtype=dtype, rng=rng)
+        self.rho = Linear(n_hidden, n_genes, dtype=dtype, rng=rng)
+        if likelihood == "zinb":
+            self.zi = Linear(n_hidden, n_genes, dtype=dtype, rng=rng)
+        if dispersion == "gene-cell":
+            self.theta = Linear(n_hidden, n_genes, dtype=dtype, rng=rng)
+
+
+class SCVI(Module):
+    """scVI for count matrices of n_genes genes, from n_batches batches.
+
+    n_latent, n_hidden, n_layers, dropout: sizes of z and of the networks, and dropout in the encoder; likelihood: "zinb",
+    "nb" or "poisson"; dispersion: inverse dispersion theta per "gene", "gene-batch" or "gene-cell"; library: "observed"
+    (the cell's total) or "latent" (its own encoder, log-normal prior with library_log_mean and library_log_var per batch,
+    by default those of the training cells); dtype: of weights and arithmetic; seed: of the initial weights.
+
+    Architecture and objective are scvi-tools'. The defaults of training differ, by measurement on held-out cells (`fit`).
+    """
+
+    buffers = ("library_log_mean", "library_log_var", "batch_fraction")
+
+    def __init__(self, n_genes, n_batches=1, *, n_latent=30, n_hidden=128, n_layers=1, dropout=0.1, likelihood="zinb",
+                 dispersion="gene", library="observed", library_log_mean=None, library_log_var=None, dtype=np.float32, seed=0):
+        _one_of("likelihood", likelihood, ("zinb", "nb", "poisson"))
+        _one_of("dispersion", dispersion, ("gene", "gene-batch", "gene-cell"))
+        _one_of("library", library, ("observed", "latent"))
+        for name, n in dict(n_genes=n_genes, n_batches=n_batches, n_latent=n_latent, n_hidden=n_hidden,
+                            n_layers=n_layers).items():
+            if int(n) != n or n < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, not {n!r}")
+        self.config = dict(n_genes=int(n_genes), n_batches=int(n_batches), n_latent=int(n_latent), n_hidden=int(n_hidden),
+                           n_layers=int(n_layers), dropout=float(dropout), likelihood=likelihood, dispersion=dispersion,
+                           library=library, dtype=np.dtype(dtype).name, seed=int(seed))
+        self.likelihood, self.dispersion, self.library = likelihood, dispersion, library
+        self.n_genes, self.n_batches, self.n_latent, self.dtype = n_genes, n_batches, n_latent, np.dtype(dtype)
+        rng, kind = np.random.default_rng(seed), dict(dtype=dtype)
+        self.z_encoder = Encoder(n_genes, n_latent, n_hidden, n_layers, dropout, rng=rng, **kind)
+        if library == "latent":
+            self.l_encoder = Encoder(n_genes, 1, n_hidden, 1, dropout, rng=rng, **kind)
+        self.decoder = Decoder(n_genes, n_latent, n_hidden, n_layers, n_batches, likelihood, dispersion, rng=rng, **kind)
+        if likelihood != "poisson" and dispersion != "gene-cell":
+            shape = (n_genes,) if dispersion == "gene" else (n_genes, n_batches)
+            self.log_theta = Parameter(rng.standard_normal(shape), dtype)
+        self.library_given = library_log_mean is not None
+        self.library_log_mean = _per_batch(library_log_mean, 0.0, n_batches, dtype)
+        self.library_log_var = _per_batch(library_log_var, 1.0, n_batches, dtype)
+        self.batch_fraction = np.full(n_batches, 1.0 / n_batches, dtype)
+        self.batches, self.genes, self.trained = list(range(n_batches)), None, False
+
+    # ------------------------------------------------------------------------------------------------ the model itself
+    def inference(self, counts, rng=None):
+        """q(z | x) and q(log l | x) of a minibatch; the latter None where the library is observed. counts: (n, n_genes)."""
+        x = counts.log1p() if hasattr(counts, "log1p") else np.log1p(counts)
+        return self.z_encoder(x, rng), self.l_encoder(x, rng) if self.library == "latent" else None
+
+    def generative(self, z, log_library, batch, rng=None) -> dict:
+        """Parameters of the counts given z (n, n_latent), log_library (n, 1) and batch codes (n,).
+
+        Returns log_rho, log_mu, log_theta and zi_logits, each (n, n_genes); log_theta may be (n_genes,); None where the
+        likelihood has no such parameter.
+        """
+        one_hot = self.one_hot(batch)
+        h = self.decoder.layers(z, rng, one_hot if self.n_batches > 1 else None)
+        log_rho = functional.log_softmax(self.decoder.rho(h))
+        log_theta = None
+        if self.likelihood != "poisson":
+            log_theta = (self.decoder.theta(h) if self.dispersion == "gene-cell" else self.log_theta
+                         if self.dispersion == "gene" else one_hot @ np.transpose(self.log_theta))
+        zi_logits = self.decoder.zi(h) if self.likelihood == "zinb" else None
+        return dict(log_rho=log_rho, log_mu=log_rho + log_library, log_theta=log_theta, zi_logits=zi_logits)
+
+    def log_prob(self, counts, parameters: dict):
+        """log p(x | z, l), summed over genes: (n,), in nats."""
+        if self.likelihood == "poisson":
+            return poisson_cell_log_prob(counts, parameters["log_mu"])
+        if self.likelihood == "nb":
+            return nb_cell_log_prob(counts, parameters["log_mu"], parameters["log_theta"])
+        return zinb_cell_log_prob(counts, parameters["log_mu"], parameters["log_theta"], parameters["zi_logits"])
+
+    def terms(self, counts, batch, rng=None, eps_z=None, eps_l=None):
+        """(E_q[log p(x | z, l)], KL(q(z) || p(z)), KL(q(l) || p(l))) of each cell, (n,) each, by one draw from q.
+
+        The noise is eps_z (n, n_latent) and eps_l (n, 1), or drawn from rng.
+        """
+        q_z, q_l = self.inference(counts, rng)
+        z = q_z.rsample(eps_z, None if eps_z is not None else rng)
+        kl_z = np.sum(kl_divergence(q_z, Normal(0.0, 1.0)), axis=1)
+        if q_l is None:
+            log_library, kl_l = self.observed_log_library(counts), np.zeros_like(kl_z.data)
+        else:
+            log_library = q_l.rsample(eps_l, None if eps_l is not None else rng)
+            kl_l = np.sum(kl_divergence(q_l, self.library_prior(batch)), axis=1)
+        return self.log_prob(counts, self.generative(z, log_library, batch, rng)), kl_z, kl_l
+
+    def loss(self, counts, batch, *, progress=1.0, rng=None):
+        """Minus the ELBO, averaged over the minibatch: a scalar. The KL of z is weighted by its warm-up."""
+        log_p, kl_z, kl_l = self.terms(counts, batch, rng)
+        weight = min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0
+        return -np.mean(log_p - weight * kl_z - kl_l)
+
+    def validation(self, counts, batch, *, rng=None) -> dict:
+        """The ELBO of each cell (KL weight 1) and its two parts, as plain arrays."""
+        log_p, kl_z, kl_l = self.terms(counts, batch, rng)
+        kl = (kl_z + kl_l).data
+        return {"elbo": log_p.data - kl, "reconstruction": log_p.data, "kl": kl}
+
+    def one_hot(self, batch):
+        """Batch codes (n,) as (n, n_batches) zeros and ones."""
+        codes = np.arange(self.n_batches, like=batch)
+        return (batch[:, None] == codes).astype(self.dtype)
+
+    def observed_log_library(self, counts):
+        """log of each cell's total, (n, 1); 0 for a cell without counts, whose likelihood does not depend on it."""
+        total = np.asarray(counts.sum(axis=1), like=self.library_log_mean).reshape(-1, 1)
+        return np.log(np.maximum(total, 1.0)).astype(self.dtype)
+
+    def library_prior(self, batch) -> Normal:
+        """p(log l) of each cell's batch, parameters (n, 1)."""
+        return Normal(self.library_log_mean[batch][:, None], np.sqrt(self.library_log_var[batch])[:, None])
+
+    # -------------------------------------------------------------------------------------------------------- training
+    def fit(self, counts, batch=None, *, epochs=None, batch_size=128, validation=0.1, learning_rate=4e-3, seed=None,
+            kl_warmup=0.25, weight_decay=None, early_stopping=False, checkpoint=None, resume=False, progress=True,
+            device=None, layer=None) -> History:
+        """Train on counts (n_cells, n_genes): array, SciPy sparse, AnnData (its .X or `layer`), or counts.read's result.
+
+        batch: an int or string label per cell, or the name of an obs column; cells without counts are left out.
+        kl_warmup: fraction of the training, at most 0.5, over which the KL weight rises from 0 to 1. Other arguments are
+        those of minigrad.fit. ValueError names what is wrong with the counts.
+
+        The defaults differ from scvi-tools' (constant rate 1e-3, Adam, KL warm-up over 400 epochs) because held-out
+        likelihood says so: a rate that starts at 4e-3 and falls to 0 on a cosine reaches better weights in half the
+        epochs; decoupled weight decay on the Linear weights only, of a strength that the sum of rate * decay over all
+        steps is clip(20000 / n_cells, 0.5, 20), keeps small data sets from being learnt by heart; biases and dispersions
+        start at the moments of the data. epochs=None: 200, fewer above 20,000 cells (the number of steps counts).
+        """
+        if not 0 <= kl_warmup <= 0.5:
+            raise ValueError(f"kl_warmup must be in [0, 0.5] (a fraction of the training), not {kl_warmup}")
+        x, genes = as_matrix(counts, layer=layer), getattr(counts, "genes", getattr(counts, "var_names", None))
+        self._check_width(x)
+        codes, self.batches = batch_codes(batch, x.shape[0], obs=getattr(counts, "obs", None))
+        if len(self.batches) > self.n_batches:
+            raise ValueError(f"batch has {len(self.batches)} different labels, but the model was made for "
+                             f"n_batches={self.n_batches}")
+        full = np.flatnonzero(library_size(x) > 0)
+        if len(full) < 2:
+            raise ValueError(f"counts: {len(full)} cells with counts of {x.shape[0]}; training needs at least 2")
+        if len(full) < x.shape[0]:
+            x, codes = x[full], codes[full]
+        self.genes = None if genes is None else [str(g) for g in genes]
+        n = x.shape[0]
+        epochs = epochs if epochs is not None else max(10, min(200, round(200 * 20000 / n)))
+        x = x.astype(self.dtype) if x.dtype != self.dtype else x
+        if not self.trained:
+            self._start_from_moments(x, codes)
+        self.kl_warmup, seed = kl_warmup, self.config["seed"] if seed is None else seed
+        n_steps = epochs * max(1, round(n * (1 - validation) / batch_size))
+        if weight_decay is None:
+            weight_decay = np.clip(20000 / n, 0.5, 20).item() / (learning_rate * n_steps / 2)
+        matrices = {id(p) for m in (module for _, module in self.named_modules()) if isinstance(m, Linear)
+                    for p in (m.weight,)}
+
+        def optimizer(parameters):
+            return optim.AdamW(parameters, learning_rate, weight_decay=weight_decay,
+                               undecayed=[p for p in parameters if id(p) not in matrices])
+        history = fit(self, (x, codes), epochs=epochs, optimizer=optimizer, batch_size=batch_size, validation=validation,
+                      seed=seed, early_stopping=early_stopping, checkpoint=checkpoint, resume=resume, progress=progress,
+                      device=device, describe=self._description)
+        self.trained = True
+        return history
+
+    kl_warmup = 0.25
+
+    def _start_from_moments(self, x, codes) -> None:
+        """Biases and dispersions from the data: rho head at log mean expression, theta from moments, zi at -2."""
+        totals = library_size(x)
+        of_gene = np.asarray(x.sum(axis=0), dtype=np.float64).ravel()
+        rho = (of_gene + 0.5) / (of_gene.sum() + 0.5 * self.n_genes)
+        self.decoder.rho.bias.data[...] = np.log(rho) - np.log(rho).mean()
+        if self.likelihood == "zinb":
+            self.decoder.zi.bias.data[...] = -2.0
+        if self.likelihood != "poisson":
+            squares = np.asarray(x.multiply(x).sum(axis=0)).ravel() if sparse.issparse(x) else np.einsum("ij,ij->j", x, x)
+            spread = squares - 2 * rho * (x.T @ totals) + rho ** 2 * np.sum(totals ** 2)
+            log_theta = np.log(np.clip(rho ** 2 * np.sum(totals ** 2) / np.maximum(spread - of_gene, 1e-8), 0.05, 100))
+            if self.dispersion == "gene-cell":
+                self.decoder.theta.bias.data[...] = log_theta
+            else:
+                self.log_theta.data[...] = log_theta if self.dispersion == "gene" else log_theta[:, None]
+        for b in range(self.n_batches):
+            of_batch = np.log(totals[codes == b]) if np.any(codes == b) else np.log(totals)
+            if not self.library_given:
+                self.library_log_mean[b] = of_batch.mean()
+                self.library_log_var[b] = max(of_batch.var(), LIBRARY_FLOOR)
+            self.batch_fraction[b] = np.mean(codes == b)
+
+    # ------------------------------------------------------------------------------------- what a trained model is asked
+    def minibatches(self, counts, batch=None, layer=None, size=CHUNK) -> Minibatches:
+        """Checked counts and batch codes, `size` cells at a time in their order. ValueError for an unknown batch."""
+        x = as_matrix(counts, layer=layer)
+        self._check_width(x)
+        codes, _ = batch_codes(batch, x.shape[0], known=self.batches, obs=getattr(counts, "obs", None))
+        return Minibatches((x.astype(self.dtype) if x.dtype != self.dtype else x, codes), size)
+
+    def latent(self, counts, batch=None, *, return_std=False, layer=None):
+        """Mean of q(z | x): (n_cells, n_latent), deterministic. With return_std: (means, standard deviations)."""
+        means, stds = [], []
+        with evaluating(self):
+            for x, _ in self.minibatches(counts, batch, layer):
+                q_z, _ = self.inference(x)
+                means.append(q_z.loc.numpy())
+                stds.append(q_z.scale.numpy())
+        return (np.concatenate(means), np.concatenate(stds)) if return_std else np.concatenate(means)
+
+    elbo = posterior.elbo
+    log_likelihood = posterior.log_likelihood
+    generate = posterior.generate
+    expression_fraction = posterior.expression_fraction
+    denoise = posterior.denoise
+    sample_posterior = posterior.sample_posterior
+    differential_expression = posterior.differential_expression
+
+    # ------------------------------------------------------------------------------------------------------------ files
+    def save(self, path) -> None:
+        """Write weights, configuration, batches and genes to an npz file, atomically; see minigrad/checkpoint.py."""
+        files.save(path, {f"weights/{name}": a for name, a in self.state_dict().items()}, self._description())
+
+    @classmethod
+    def load(cls, path) -> SCVI:
+        """The model that `save` (or a checkpoint of `fit`) wrote. ValueError, in a sentence, for any other file."""
+        arrays, meta = files.load(path)
+        if meta.get("model") != cls.__name__:
+            raise ValueError(f"{path}: holds a {meta.get('model')}, not a {cls.__name__}")
+        try:
+            model = cls(**meta["config"])
+            model.load_state_dict({k[8:]: a for k, a in arrays.items() if k.startswith("weights/")})
+            model.batches, model.genes, model.trained = meta["batches"], meta["genes"], meta["trained"]
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{path}: cannot be loaded: its description does not fit ({error})") from error
+        return model.eval()
+
+    @classmethod
+    def from_scvi_tools(cls, state, **config) -> SCVI:
+        """A model with weights trained with scvi-tools (1.x): `state` maps its state-dict names to arrays.
+
+        config: the arguments of SCVI that the training used (n_batches, n_layers, likelihood, dispersion, library ...);
+        n_genes, n_latent and n_hidden are read from the shapes. Heads that the configuration does not use are left out
+        and listed in `.ignored`.
+        """
+        first = np.asarray(state["z_encoder.encoder.fc_layers.Layer 0.0.weight"])
+        sizes = dict(n_genes=first.shape[1], n_hidden=first.shape[0], dtype=first.dtype,
+                     n_latent=np.asarray(state["z_encoder.mean_encoder.weight"]).shape[0])
+        model = cls(**{**sizes, **config})
+        new, model.ignored = {}, []
+        targets = model.state_dict()
+        for name, array in state.items():
+            ours = _our_name(name)
+            if ours in targets:
+                new[ours] = np.asarray(array).reshape(targets[ours].shape)
+            else:
+                model.ignored.append(name)
+        model.load_state_dict({**{k: targets[k] for k in cls.buffers}, **new})
+        model.trained = True
+        return model.eval()
+
+    def _description(self) -> dict:
+        return dict(model=type(self).__name__, config=self.config, genes=self.genes, trained=True,
+                    batches=[b.item() if isinstance(b, np.generic) else b for b in self.batches])
+
+    def _check_width(self, x) -> None:
+        if x.shape[1] != self.n_genes:
+            raise ValueError(f"counts have {x.shape[1]} genes, the model was made for n_genes={self.n_genes}")
+
+
+def _one_of(name, value, allowed) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {allowed}, not {value!r}")
+
+
+def _per_batch(values, default, n_batches, dtype):
+    """Prior parameters of the library, one a batch."""
+    return np.array(np.broadcast_to(default if values is None else np.ravel(values), n_batches), dtype)
+
+
+def _our_name(name: str) -> str:
+    """The name here of a weight in scvi-tools' state dict."""
+    if name == "px_r":
+        return "log_theta"
+    for theirs, ours in (("encoder.fc_layers.Layer ", "layers."), ("px_decoder.fc_layers.Layer ", "layers."),
+                         ("mean_encoder", "mean"), ("var_encoder", "log_var"), ("px_scale_decoder.0", "rho"),
+                         ("px_r_decoder", "theta"), ("px_dropout_decoder", "zi"), ("library_log_vars", "library_log_var"),
+                         ("library_log_means", "library_log_mean")):
+        name = name.replace(theirs, ours)
+    owner, _, rest = name.partition("layers.")
+    if not rest:
+        return name
+    i, kind, attribute = rest.split(".", 2)
+    return f"{owner}layers.{'linears' if kind == '0' else 'norms'}.{i}.{attribute}"
