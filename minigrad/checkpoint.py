@@ -3,8 +3,8 @@
 Know before reading: an npz file is a zip archive of .npy files, each a short header (dtype, shape) and raw numbers.
 Writing goes to a temporary file beside the target, which is flushed to the disk and then renamed over it: whenever the
 power fails, the target is either the old file or the new one. Reading trusts nothing: files from strangers are data,
-never code. Pickled objects, compressed members (which could unpack to any size) and headers that promise another size
-than is there are refused before memory is taken.
+never code. Pickled objects, compressed or overlapping members (which could unpack to any size) and headers that promise
+another size than is there are refused before memory is taken.
 
 Know after: why a killed run loses no more than what came after its last checkpoint.
 """
@@ -13,33 +13,57 @@ from __future__ import annotations
 import io
 import json
 import os
-import tempfile
 import zipfile
+from contextlib import suppress
 
 import numpy as np
 
 FORMAT = "minigrad checkpoint"
 VERSION = 1
 _META = "meta"
+_MOST = 10_000  # arrays in a file
+
+
+class _Refused(ValueError):
+    """What is wrong with a file, in words for the user."""
+
+
+def check_target(path) -> None:
+    """OSError, in a sentence, where `save` could not write: better before hours of training than after them."""
+    path = os.path.abspath(os.fspath(path))
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"{path} cannot be written: there is no folder {folder}; make it first")
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{path} cannot be written: it is a folder; give the path of a file in it")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{path} cannot be written: no permission to write into the folder {folder}")
 
 
 def save(path, arrays: dict[str, np.ndarray], meta: dict) -> None:
-    """Write arrays (numbers of any dtype and shape) and `meta` (what JSON can hold) to `path`, atomically.
+    """Write arrays (real numbers or booleans, any shape) and `meta` (what JSON can hold) to `path`, atomically.
 
-    OSError (a full disk, a missing folder) leaves the old file as it was and no temporary one behind.
+    OSError (a full disk, a missing folder) leaves the old file as it was and no temporary one behind. ValueError for
+    arrays that `load` would refuse.
     """
     path = os.path.abspath(os.fspath(path))
+    arrays = {name: np.asarray(a) for name, a in arrays.items()}
+    for name, a in arrays.items():
+        if a.dtype.kind not in "fiub" or name == _META:
+            raise ValueError(f"{path}: the array {name!r} of {a.dtype} cannot be saved: only numbers, and none called meta")
     text = json.dumps({"format": FORMAT, "version": VERSION, **meta})
-    members = {**arrays, _META: np.frombuffer(text.encode(), np.uint8)}
-    handle, temporary = tempfile.mkstemp(prefix=os.path.basename(path) + ".", suffix=".part", dir=os.path.dirname(path))
+    arrays[_META] = np.frombuffer(text.encode(), np.uint8)
+    check_target(path)
+    temporary = f"{path}.{os.urandom(4).hex()}.part"
     try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, allow_pickle=False, **members)
+        with open(temporary, "xb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
     _flush_folder(os.path.dirname(path))
 
@@ -60,46 +84,93 @@ def load(path) -> tuple[dict[str, np.ndarray], dict]:
     """(arrays, meta) as `save` wrote them. ValueError in one sentence for anything else; FileNotFoundError if none."""
     try:
         with zipfile.ZipFile(path) as archive:
-            arrays = {_name(m): _read(archive, m) for m in archive.infolist()}
-        meta = json.loads(arrays.pop(_META).tobytes().decode())
-        if meta["format"] != FORMAT:
-            raise ValueError("it is not a minigrad checkpoint")
-        if meta["version"] != VERSION:
-            raise ValueError(f"its format is version {meta['version']}, this program reads version {VERSION}")
+            members = archive.infolist()
+            names = [_name(m) for m in members]
+            if len(members) > _MOST or len(set(names)) < len(names):
+                raise _Refused("it holds too many arrays, or one twice")
+            if sum(m.file_size for m in members) > os.fstat(archive.fp.fileno()).st_size:
+                raise _Refused("its arrays claim to be larger than the file")
+            arrays = {name: _read(archive, m) for name, m in zip(names, members)}
+        return arrays, _meta(arrays)
     except FileNotFoundError:
         raise
-    except KeyError as error:
-        raise ValueError(f"{path}: cannot be loaded: {error} is missing; it is not a minigrad checkpoint") from error
-    except (ValueError, TypeError, AttributeError, zipfile.BadZipFile, NotImplementedError, EOFError, RecursionError,
-            RuntimeError, OSError, OverflowError) as error:
-        raise ValueError(f"{path}: cannot be loaded: {error}") from error
-    return arrays, meta
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be loaded: {error.strerror or error}") from error
+    except _Refused as error:
+        raise ValueError(f"{path}: cannot be loaded: {error}") from None
+    except Exception as error:  # a dozen kinds, from BadZipFile to TokenError and MemoryError
+        said = " ".join(str(error).split())[:100]
+        raise ValueError(f"{path}: cannot be loaded: it is damaged, or no minigrad checkpoint "
+                         f"({type(error).__name__}{': ' * bool(said)}{said})") from error
+
+
+def _meta(arrays) -> dict:
+    """Take the JSON text out of the arrays, read and checked."""
+    if _META not in arrays:
+        raise _Refused(f"{_META!r} is missing: it is no minigrad checkpoint")
+    meta = json.loads(arrays.pop(_META).tobytes().decode())
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise _Refused("it is no minigrad checkpoint")
+    if meta.get("version") != VERSION:
+        raise _Refused(f"its format is version {str(meta.get('version'))[:20]}, this program reads version {VERSION}")
+    return meta
 
 
 def _name(member: zipfile.ZipInfo) -> str:
     """The name of the array in a member; refuses what np.savez does not write."""
     name = member.filename
     if not name.endswith(".npy") or name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
-        raise ValueError(f"it holds {name!r}, which is no array")
+        raise _Refused(f"it holds {name[:100]!r}, which is no array")
     if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
-        raise ValueError(f"{name} is compressed, which this program never writes")
+        raise _Refused(f"{name[:100]!r} is compressed, which this program never writes")
     return name[:-4]
 
 
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """One array, after checking that its header promises exactly the numbers that are there (zipfile checks the CRC)."""
-    if member.file_size > os.fstat(archive.fp.fileno()).st_size:
-        raise ValueError(f"{member.filename} claims to be larger than the file")
+    """One array, after checking that its header promises exactly the numbers that are there (zipfile checks its CRC)."""
+    name = repr(member.filename[:100])
     content = io.BytesIO(archive.read(member))
     version = np.lib.format.read_magic(content)
     header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in header:
-        raise ValueError(f"{member.filename} has the unknown npy version {version}")
+        raise _Refused(f"{name} has the unknown npy version {version}")
     shape, fortran, dtype = header[version](content)
     if dtype.kind not in "fiub":
-        raise ValueError(f"{member.filename} holds {dtype}, not numbers")
+        raise _Refused(f"{name} holds {str(dtype)[:50]}, not numbers")
     raw = content.getbuffer()[content.tell():]
     count = int(np.prod(shape, dtype=object)) if shape else 1
     if count * dtype.itemsize != len(raw) or any(n < 0 for n in shape):
-        raise ValueError(f"{member.filename} promises shape {shape} of {dtype}, but holds {len(raw)} bytes")
+        raise _Refused(f"{name} promises shape {str(shape)[:50]} of {dtype}, but holds {len(raw)} bytes")
     return np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran else "C").copy()
+
+
+class Saved:
+    """`save` and `load` for an nn.Module whose `config` is a dict of the arguments it was made with, as JSON can hold them.
+
+    described: names of further attributes, as JSON can hold them, that belong to a trained model.
+    """
+
+    described = ("trained",)
+
+    def save(self, path) -> None:
+        """Write weights, configuration and what else belongs to the model to an npz file, atomically."""
+        save(path, {f"weights/{name}": a for name, a in self.state_dict().items()}, self.description())
+
+    def description(self) -> dict:
+        """What is in a file beside the weights."""
+        return dict(model=type(self).__name__, config=self.config, **{name: getattr(self, name) for name in self.described})
+
+    @classmethod
+    def load(cls, path):
+        """The model that `save` (or a checkpoint of `fit`) wrote, in evaluation mode. ValueError, in a sentence, for others."""
+        arrays, meta = load(path)
+        if meta.get("model") != cls.__name__:
+            raise ValueError(f"{path}: holds a {str(meta.get('model'))[:50]}, not a {cls.__name__}")
+        try:
+            model = cls(**meta["config"])
+            model.load_state_dict({k[8:]: a for k, a in arrays.items() if k.startswith("weights/")})
+            for name in cls.described:
+                setattr(model, name, meta[name])
+        except (TypeError, KeyError, ValueError, AttributeError, OverflowError, MemoryError) as error:
+            raise ValueError(f"{path}: cannot be loaded: its description does not fit ({error})") from error
+        return model.eval()

@@ -46,19 +46,21 @@ class Minibatches:
     """The rows of parallel columns, in minibatches.
 
     columns: sequence of arrays or CSR matrices of the same length; rows: those to use (None: all); batch_size: rows a
-    minibatch. A last minibatch of one or two rows joins its neighbour: batch norm could not use it.
+    minibatch. One or two rows left over for a last minibatch join its neighbour: batch norm could not use them.
     """
 
     def __init__(self, columns, batch_size: int, rows: np.ndarray | None = None):
         lengths = {column.shape[0] for column in columns}
         if len(lengths) != 1:
             raise ValueError(f"columns must have the same number of rows, not {sorted(lengths)}")
+        if any(sparse.issparse(column) and column.format != "csr" for column in columns):
+            raise ValueError("sparse columns must be in CSR format, whose rows are together: use .tocsr()")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         self.columns, self.rows = list(columns), np.arange(lengths.pop()) if rows is None else rows
         n = len(self.rows)
         starts = list(range(0, n, batch_size))
-        if len(starts) > 1 and n - starts[-1] <= 2:
+        if len(starts) > 1 and n - starts[-1] <= min(2, batch_size - 1):
             starts.pop()
         self.bounds = list(zip(starts, [*starts[1:], n]))
 

@@ -8,12 +8,13 @@ Know after: why a table of some fifty rules is enough for NumPy, and what Tensor
 from __future__ import annotations
 
 import inspect
-from functools import reduce
+from functools import reduce, wraps
 from math import log
 
 import numpy as np
+from scipy import special
 
-from minigrad import ops
+from minigrad import backend, ops
 from minigrad.ops import concatenate, einsum, logabsdet, reshape
 from minigrad.tensor import IMPLEMENTATIONS, Tensor
 
@@ -21,10 +22,22 @@ from minigrad.tensor import IMPLEMENTATIONS, Tensor
 def implements(*functions):
     """Decorator: this is what NumPy's `functions` do when given Tensors."""
     def register(implementation):
-        implementation.keywords = tuple(inspect.signature(implementation).parameters)
-        IMPLEMENTATIONS.update({function: implementation for function in functions})
+        @wraps(implementation)
+        def call(*inputs, **keywords):
+            try:
+                return implementation(*inputs, **keywords)
+            except np.exceptions.AxisError as error:
+                raise np.exceptions.AxisError(f"{functions[0].__name__}: {error}") from error
+        call.keywords = tuple(inspect.signature(implementation).parameters)
+        IMPLEMENTATIONS.update({function: call for function in functions})
         return implementation
     return register
+
+
+def _settled(name, *operands) -> list:
+    """Operands beside a Tensor as the table takes them: numbers, integer arrays in its dtype. TypeError for lists."""
+    dtype = next(x.dtype for x in operands if isinstance(x, Tensor))
+    return [x if isinstance(x, Tensor) else backend.settled(x, dtype, name) for x in operands]
 
 
 def _axes(axis, ndim) -> list[int]:
@@ -46,25 +59,31 @@ def _divided(a, n):
     return a / n if n > 0 else a * float("nan")
 
 
+def _root(total):
+    """The square root of a sum of squares, with slope 0 rather than infinity at 0, as PyTorch's norm and std."""
+    zero = total == 0
+    return np.where(zero, 0.0, np.sqrt(total + zero))
+
+
 # -------------------------------------------------------------------------------------------------------- statistics
 @implements(np.mean)
-def mean(x, axis=None, keepdims=False):
+def mean(x, axis=None, *, keepdims=False):
     return _divided(np.sum(x, axis=axis, keepdims=keepdims), _count(x, axis))
 
 
 @implements(np.var)
-def var(x, axis=None, ddof=0, keepdims=False):
+def var(x, axis=None, *, ddof=0, keepdims=False):
     centred = x - mean(x, axis, keepdims=True)
     return _divided(np.sum(np.square(centred), axis=axis, keepdims=keepdims), _count(x, axis) - ddof)
 
 
 @implements(np.std)
-def std(x, axis=None, ddof=0, keepdims=False):
-    return np.sqrt(var(x, axis, ddof, keepdims))
+def std(x, axis=None, *, ddof=0, keepdims=False):
+    return _root(var(x, axis, ddof=ddof, keepdims=keepdims))
 
 
 @implements(np.prod)
-def prod(x, axis=None, keepdims=False):
+def prod(x, axis=None, *, keepdims=False):
     """Multiplied in pairs, then pairs of pairs: unlike y / x as a rule, right where entries are 0, to every order."""
     for a in _axes(axis, x.ndim):
         x = swapaxes(x, 0, a)
@@ -86,15 +105,14 @@ def norm(x, ord=None, axis=None, keepdims=False):
     """Euclidean length of all entries or along axis (a number); other norms are not offered. Its slope at 0 is 0."""
     if ord not in (None, 2, "fro") or ord == 2 and x.ndim > 1 and not isinstance(axis, int):
         raise TypeError(f"numpy.linalg.norm of a Tensor: only the Euclidean norm is offered, not ord={ord!r}")
-    total = np.sum(np.square(x), axis=axis, keepdims=keepdims)
-    zero = total == 0
-    return np.where(zero, 0.0, np.sqrt(total + zero))
+    return _root(np.sum(np.square(x), axis=axis, keepdims=keepdims))
 
 
 # ------------------------------------------------------------------------------------------------------- elementwise
 @implements(np.clip)
-def clip(x, a_min=None, a_max=None):
+def clip(x, a_min=None, a_max=None, *, min=None, max=None):
     """As PyTorch's clamp: entries that lie on a bound let the gradient pass."""
+    a_min, a_max = a_min if min is None else min, a_max if max is None else max
     x = x if a_min is None else np.where(x < a_min, a_min, x)
     return x if a_max is None else np.where(x > a_max, a_max, x)
 
@@ -132,7 +150,9 @@ def ravel(x):
 
 @implements(np.moveaxis)
 def moveaxis(x, source, destination):
-    start, end = [_axes(a if isinstance(a, int) else tuple(a), x.ndim) for a in (source, destination)]
+    start, end = [_axes(tuple(a) if hasattr(a, "__len__") else a, x.ndim) for a in (source, destination)]
+    if len(start) != len(end):
+        raise ValueError(f"moveaxis: {len(start)} axes to move, {len(end)} places to move them to")
     order = [a for a in range(x.ndim) if a not in start]
     for to, a in sorted(zip(end, start)):
         order.insert(to, a)
@@ -154,7 +174,10 @@ def matrix_transpose(x):
 
 @implements(np.expand_dims)
 def expand_dims(x, axis):
-    new = _axes(axis, x.ndim + (len(axis) if isinstance(axis, tuple) else 1))
+    axis = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
+    new = _axes(axis, x.ndim + len(axis))
+    if len(set(new)) < len(new):
+        raise ValueError(f"expand_dims: an axis is repeated in {axis}")
     old = iter(x.shape)
     return reshape(x, tuple(1 if a in new else next(old) for a in range(x.ndim + len(new))))
 
@@ -168,6 +191,11 @@ def squeeze(x, axis=None):
     return reshape(x, tuple(n for a, n in enumerate(x.shape) if a not in gone))
 
 
+def _before(x, axis) -> tuple:
+    """The part of an index that stands before that of `axis`."""
+    return (slice(None),) * _axes(int(axis), x.ndim)[0]
+
+
 @implements(np.flip)
 def flip(x, axis=None):
     axes = _axes(axis, x.ndim)
@@ -178,13 +206,17 @@ def flip(x, axis=None):
 def roll(x, shift, axis=None):
     if axis is None:
         return reshape(roll(ravel(x), shift, 0), x.shape)
-    cut = -shift % x.shape[axis] if x.shape[axis] else 0
-    before = (slice(None),) * (axis % x.ndim)
-    return concatenate(x[(*before, slice(cut, None))], x[(*before, slice(None, cut))], axis=axis)
+    for by, a in np.broadcast(shift, axis):
+        before = _before(x, a)
+        n = x.shape[len(before)]
+        cut = -int(by) % n if n else 0
+        x = concatenate(x[(*before, slice(cut, None))], x[(*before, slice(None, cut))], axis=len(before))
+    return x
 
 
 @implements(np.concatenate)
 def _concatenate(arrays, axis=0):
+    arrays = _settled("concatenate", *arrays)
     if axis is None:
         return concatenate(*[ravel(x) for x in arrays], axis=0)
     return concatenate(*arrays, axis=axis)
@@ -192,44 +224,46 @@ def _concatenate(arrays, axis=0):
 
 @implements(np.stack)
 def stack(arrays, axis=0):
-    return concatenate(*[np.expand_dims(x, axis) for x in arrays], axis=axis)
+    return concatenate(*[np.expand_dims(x, axis) for x in _settled("stack", *arrays)], axis=axis)
 
 
 @implements(np.vstack)
 def vstack(tup):
-    return concatenate(*[x if x.ndim > 1 else np.reshape(x, (1, -1)) for x in tup], axis=0)
+    return concatenate(*[x if x.ndim > 1 else np.reshape(x, (1, -1)) for x in _settled("vstack", *tup)], axis=0)
 
 
 @implements(np.hstack)
 def hstack(tup):
-    tup = [x if x.ndim else np.reshape(x, (1,)) for x in tup]
+    tup = [x if x.ndim else np.reshape(x, (1,)) for x in _settled("hstack", *tup)]
     return concatenate(*tup, axis=0 if tup[0].ndim == 1 else 1)
 
 
 @implements(np.split)
 def split(x, indices_or_sections, axis=0):
     """A list of Tensors: in equal sections, or cut before each index."""
-    ends, n = indices_or_sections, x.shape[axis]
-    if isinstance(ends, int):
+    ends, before = indices_or_sections, _before(x, axis)
+    n = x.shape[len(before)]
+    if isinstance(ends, (int, np.integer)):
         if n % ends:
             raise ValueError(f"split: {n} entries along axis {axis} do not make {ends} equal sections")
         ends = [n // ends * (i + 1) for i in range(ends - 1)]
-    before = (slice(None),) * (axis % x.ndim)
     return [x[(*before, slice(a, b))] for a, b in zip([0, *ends], [*ends, n])]
 
 
 # ----------------------------------------------------------------------------------------------------------- reading
 @implements(np.take)
 def take(x, indices, axis=None):
-    if axis is None:
-        return ravel(x)[indices]
-    return x[(slice(None),) * (axis % x.ndim) + (indices,)]
+    indices = list(indices) if isinstance(indices, tuple) else indices
+    return ravel(x)[indices] if axis is None else x[(*_before(x, axis), indices)]
 
 
 @implements(np.take_along_axis)
-def take_along_axis(x, indices, axis):
-    axis = axis % x.ndim
-    grid = [np.arange(n, like=x.data).reshape([-1 if a == b else 1 for b in range(x.ndim)]) for a, n in enumerate(x.shape)]
+def take_along_axis(x, indices, axis=-1):
+    if axis is None:
+        return ravel(x)[indices]
+    axis = len(_before(x, axis))
+    grid = [np.arange(n, like=x.data).reshape([-1 if a == b else 1 for b in range(x.ndim)])
+            for a, n in enumerate(x.shape)]
     return x[tuple(indices if a == axis else i for a, i in enumerate(grid))]
 
 
@@ -266,7 +300,7 @@ def triu(x, k=0):
 
 @implements(np.diff)
 def diff(x, n=1, axis=-1):
-    before = (slice(None),) * (axis % x.ndim)
+    before = _before(x, axis)
     for _ in range(n):
         x = x[(*before, slice(1, None))] - x[(*before, slice(None, -1))]
     return x
@@ -276,6 +310,7 @@ def diff(x, n=1, axis=-1):
 @implements(np.matmul)
 def matmul(a, b):
     """The table's matmul knows matrices; a vector is a row on the left and a column on the right, as in NumPy."""
+    a, b = _settled("matmul", a, b)
     if a.ndim > 1 and b.ndim > 1 or a.ndim == 0 or b.ndim == 0:
         return ops.matmul(a, b)
     left = np.expand_dims(a, 0) if a.ndim == 1 else a
@@ -286,11 +321,13 @@ def matmul(a, b):
 
 @implements(np.linalg.solve)
 def solve(a, b):
+    a, b = _settled("solve", a, b)
     return np.squeeze(ops.solve(a, np.expand_dims(b, 1)), -1) if b.ndim == 1 else ops.solve(a, b)
 
 
 @implements(np.dot)
 def dot(a, b):
+    a, b = _settled("dot", a, b)
     if a.ndim == 0 or b.ndim == 0:
         return a * b
     return matmul(a, b) if b.ndim <= 2 else tensordot(a, b, ((-1,), (-2,)))
@@ -298,24 +335,30 @@ def dot(a, b):
 
 @implements(np.inner)
 def inner(a, b):
+    a, b = _settled("inner", a, b)
     return a * b if a.ndim == 0 or b.ndim == 0 else tensordot(a, b, ((-1,), (-1,)))
 
 
 @implements(np.vdot)
 def vdot(a, b):
-    return matmul(np.ravel(a), np.ravel(b))
+    a, b = [np.ravel(x) for x in _settled("vdot", a, b)]
+    return matmul(a, b)
 
 
 @implements(np.outer)
 def outer(a, b):
+    a, b = _settled("outer", a, b)
     return np.reshape(a, (-1, 1)) * np.reshape(b, (1, -1))
 
 
 @implements(np.tensordot)
 def tensordot(a, b, axes=2):
-    if isinstance(axes, int):
+    a, b = _settled("tensordot", a, b)
+    if isinstance(axes, (int, np.integer)):
         axes = (range(a.ndim - axes, a.ndim), range(axes))
     lost_a, lost_b = [_axes(tuple(np.atleast_1d(lost).tolist()), x.ndim) for lost, x in zip(axes, (a, b))]
+    if len(lost_a) != len(lost_b):
+        raise ValueError(f"tensordot: {len(lost_a)} axes of the one operand against {len(lost_b)} of the other")
     letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
     of_a = list(letters[:a.ndim])
     of_b = list(letters[a.ndim:a.ndim + b.ndim])
@@ -330,7 +373,8 @@ def tensordot(a, b, axes=2):
 @implements(np.linalg.slogdet)
 def slogdet(x):
     """(sign, log of the absolute determinant); the sign is a plain array, its derivative being 0."""
-    return np.linalg.slogdet(x.data)[0], logabsdet(x)
+    plain = np.linalg.slogdet(x.data)
+    return type(plain)(plain[0], logabsdet(x))
 
 
 @implements(np.linalg.multi_dot)
@@ -341,8 +385,11 @@ def multi_dot(arrays):
 @implements(np.einsum)
 def _einsum(subscripts, *operands, optimize=False):
     """Any einsum in steps of one or two operands: labels that only one operand has are summed first."""
+    if not isinstance(subscripts, str):
+        raise TypeError("einsum of Tensors: write the subscripts as a string, as in einsum('ij,j->i', a, b)")
+    operands = _settled("einsum", *operands)
     terms, out = _einsum_labels(subscripts, operands)
-    operands = list(operands)
+    terms, operands = _einsum_stretched(terms, operands)
     while True:
         for k, labels in enumerate(terms):
             others = set("".join(terms[:k] + terms[k + 1:]) + out)
@@ -351,17 +398,21 @@ def _einsum(subscripts, *operands, optimize=False):
             return np.transpose(operands[0], tuple(terms[0].index(c) for c in out))
         (left, right), rest = terms[:2], terms[2:]
         both = "".join(dict.fromkeys(c for c in left + right if c in "".join(rest) + out))
-        operands[:2] = [_einsum_of_two(left, operands[0], right, operands[1], both)]
+        operands[:2] = [einsum(operands[0], operands[1], f"{left},{right}->{both}")]
         terms[:2] = [both]
 
 
-def _einsum_of_two(left, a, right, b, out):
-    """The primitive, kept from stretching an axis of length 1 against a longer one (its rule knows labels only)."""
-    size = dict(zip(left, a.shape))
-    for c, n in zip(right, b.shape):
-        if size.setdefault(c, n) != n:
+def _einsum_stretched(terms, operands):
+    """Axes of length 1 that would be stretched against longer ones are dropped: the table's rule knows labels only."""
+    size = {}
+    for c, n in [pair for labels, x in zip(terms, operands) for pair in zip(labels, x.shape)]:
+        if size.setdefault(c, n) != n and 1 not in (n, size[c]):
             raise ValueError(f"einsum: label {c!r} is {size[c]} long in one operand and {n} in another")
-    return einsum(a, b, f"{left},{right}->{out}")
+        size[c] = n if size[c] == 1 else size[c]
+    keep = [[n == size[c] or labels.count(c) > 1 and set(x.shape[i] for i, d in enumerate(labels) if d == c) != {1}
+             for c, n in zip(labels, x.shape)] for labels, x in zip(terms, operands)]
+    return (["".join(c for c, kept in zip(labels, k) if kept) for labels, k in zip(terms, keep)],
+            [np.squeeze(x, tuple(i for i, kept in enumerate(k) if not kept)) for x, k in zip(operands, keep)])
 
 
 def _einsum_labels(subscripts, operands):
@@ -380,8 +431,12 @@ def _einsum_labels(subscripts, operands):
             raise ValueError(f"einsum: {subscripts!r} names {len(labels)} axes of an operand of shape {x.shape}")
     if not arrow:
         joined = "".join(terms)
-        out = longest + "".join(sorted(c for c in set(joined) - set(longest) if joined.count(c) == 1))
-    return terms, out.replace("...", longest)
+        out = "..." + "".join(sorted(c for c in set(joined) - set(longest) if joined.count(c) == 1))
+    out = out.replace("...", longest)
+    if len(set(out)) < len(out) or set(out) - set("".join(terms)) or set(longest) - set(out):
+        raise ValueError(f"einsum: the output of {subscripts!r} must have labels of its operands, each once, and ... "
+                         "where they have it")
+    return terms, out
 
 
 def _own_labels_summed(labels, x, others):
@@ -438,6 +493,8 @@ Tensor.__repr__, Tensor.__iter__ = _represent, lambda t: (t[i] for i in range(le
 Tensor.__len__, Tensor.__bool__, Tensor.__float__ = lambda t: len(t.data), lambda t: bool(t.data), lambda t: float(t.data)
 Tensor.__format__ = lambda t, spec: format(t.item(), spec) if spec else str(t)
 Tensor.__matmul__, Tensor.__rmatmul__ = matmul, lambda a, b: matmul(b, a)
-Tensor.astype, Tensor.flatten = ops.astype, ravel
+Tensor.astype, Tensor.flatten, Tensor.__pos__ = ops.astype, ravel, positive
+# Other names of the same.
+IMPLEMENTATIONS.update({np.amax: ops.max, np.amin: ops.min, special.expm1: ops.expm1, special.log1p: ops.log1p})
 Tensor.reshape, Tensor.transpose = _many(reshape), _many(IMPLEMENTATIONS[np.transpose])
 Tensor.T = property(np.transpose)

@@ -23,6 +23,16 @@ def _plain(x):
     return x.data if isinstance(x, Tensor) else x
 
 
+def _log(x):
+    """log x; of a Python number again one, so that it takes on the dtype of what it meets."""
+    return log(x) if isinstance(x, (int, float)) else np.log(x)
+
+
+def _dtype(*parameters):
+    """The floating dtype that the parameters have together: float32 and a Python number make float32."""
+    return np.result_type(*[_plain(p) for p in parameters], 0.0)
+
+
 def _joint_shape(*parameters):
     return np.broadcast_shapes(*[np.shape(_plain(p)) for p in parameters])
 
@@ -34,11 +44,11 @@ class Normal:
         self.loc, self.scale = loc, scale
 
     mean = property(lambda self: self.loc + 0.0 * self.scale)
-    variance = property(lambda self: np.square(self.scale) + 0.0 * self.loc)
+    variance = property(lambda self: self.scale ** 2 + 0.0 * self.loc)
 
     def log_prob(self, x):
         """-(x - loc)^2 / (2 scale^2) - log scale - log(2 pi) / 2, elementwise, in nats."""
-        return -0.5 * np.square((x - self.loc) / self.scale) - np.log(self.scale) - 0.5 * log(2.0 * pi)
+        return -0.5 * np.square((x - self.loc) / self.scale) - _log(self.scale) - 0.5 * log(2.0 * pi)
 
     def rsample(self, eps=None, rng=None):
         """loc + scale * eps: a draw that gradients pass (Kingma & Welling 2014, section 2.4).
@@ -48,8 +58,7 @@ class Normal:
         if (eps is None) == (rng is None):
             raise TypeError("Normal.rsample: give either eps= (standard normal noise) or rng= (a generator)")
         if eps is None:
-            dtype = next((p.dtype for p in (self.loc, self.scale) if hasattr(p, "dtype")), np.float64)
-            eps = rng.standard_normal(_joint_shape(self.loc, self.scale), dtype=dtype)
+            eps = rng.standard_normal(_joint_shape(self.loc, self.scale), dtype=_dtype(self.loc, self.scale))
         return self.loc + self.scale * eps
 
     def sample(self, rng):
@@ -96,7 +105,8 @@ class Categorical:
     def sample(self, rng):
         """One draw for each row, one-hot, a plain array (..., k)."""
         p = _plain(self.mean)
-        chosen = np.sum(rng.random((*p.shape[:-1], 1), dtype=p.dtype) > np.cumsum(p, axis=-1)[..., :-1], axis=-1)
+        ends = np.cumsum(p, axis=-1)  # the last is 1 but for rounding
+        chosen = np.sum(rng.random((*p.shape[:-1], 1), dtype=p.dtype) * ends[..., -1:] >= ends[..., :-1], axis=-1)
         return (chosen[..., None] == np.arange(p.shape[-1], like=p)).astype(p.dtype)
 
 
@@ -116,7 +126,7 @@ class Poisson:
     def sample(self, rng):
         """One count for each entry, a plain array of the parameters' dtype."""
         rate = np.exp(_plain(self.log_rate))
-        return rng.poisson(rate).astype(rate.dtype)
+        return rng.poisson(rate, size=rate.shape).astype(rate.dtype)
 
 
 class NegativeBinomial:
@@ -139,8 +149,8 @@ class NegativeBinomial:
         """One count for each entry, a plain array of the parameters' dtype."""
         shape = _joint_shape(self.log_mu, self.log_theta)
         log_mu, log_theta = np.broadcast_to(_plain(self.log_mu), shape), np.broadcast_to(_plain(self.log_theta), shape)
-        rate = rng.standard_gamma(np.exp(log_theta)) * np.exp(log_mu - log_theta)
-        return rng.poisson(rate).astype(np.result_type(log_mu, log_theta))
+        rate = rng.standard_gamma(np.exp(log_theta), size=shape) * np.exp(log_mu - log_theta)
+        return rng.poisson(rate, size=shape).astype(_dtype(self.log_mu, self.log_theta))
 
 
 class ZeroInflatedNegativeBinomial:
@@ -165,6 +175,7 @@ class ZeroInflatedNegativeBinomial:
         """One count for each entry, a plain array of the parameters' dtype."""
         shape = _joint_shape(self.log_mu, self.log_theta, self.zi_logits)
         x = NegativeBinomial(np.broadcast_to(_plain(self.log_mu), shape), self.log_theta).sample(rng)
+        x = x.astype(_dtype(self.log_mu, self.log_theta, self.zi_logits))
         return np.where(rng.random(shape) < special.expit(_plain(self.zi_logits)), np.zeros_like(x), x)
 
 
@@ -175,8 +186,8 @@ def kl_divergence(q, p):
     Categorical. TypeError for other pairs.
     """
     if isinstance(q, Normal) and isinstance(p, Normal):
-        return (np.log(p.scale) - np.log(q.scale) - 0.5
-                + 0.5 * (np.square(q.scale) + np.square(q.loc - p.loc)) / np.square(p.scale))
+        return (_log(p.scale) - _log(q.scale) - 0.5
+                + 0.5 * (q.scale ** 2 + (q.loc - p.loc) ** 2) / p.scale ** 2)
     if isinstance(q, Categorical) and isinstance(p, Categorical):
         log_q, log_p = functional.log_softmax(q.logits), functional.log_softmax(p.logits)
         return np.sum(np.exp(log_q) * (log_q - log_p), axis=-1)

@@ -14,6 +14,9 @@ from __future__ import annotations
 
 import math
 import os
+import signal
+import sys
+import threading
 import time
 from contextlib import contextmanager
 
@@ -25,6 +28,7 @@ from minigrad.data import NOISE, VALIDATION, Minibatches, split
 from minigrad.tensor import no_grad
 
 SAVE_EVERY = 60.0  # seconds between checkpoints within an epoch that takes longer than that
+POSITION = ("epoch", "batch", "loss_sum", "n_seen", "seconds", "best_epoch")  # of a run, as a checkpoint has it
 PATIENCE = 20      # epochs without a better validation score after which early stopping stops
 
 
@@ -82,8 +86,12 @@ def fit(model, columns, *, epochs: int, optimizer, batch_size: int = 128, valida
     are restored. checkpoint: a path, written after every epoch and once a minute; resume: go on from it if it is there.
     progress: a bar, if standard error is a terminal. device: "numpy" or "cupy" (default: MINIGRAD_DEVICE, else "numpy").
     describe: called for what shall be in the checkpoint beside the weights (configuration, names of genes).
-    Ctrl-C returns what is there. FloatingPointError for a number that is not finite, the last good weights restored.
+    Ctrl-C returns, after the step that it falls into, what is there; a second one does not wait for the step.
+    FloatingPointError for a number that is not finite, the last good weights restored. Before anything is trained:
+    OSError where the checkpoint cannot be written, ValueError where it is of another run.
     """
+    if checkpoint is not None:
+        files.check_target(checkpoint)
     device = device or os.environ.get("MINIGRAD_DEVICE", "numpy")
     train_rows, held_out = split(columns[0].shape[0], validation, seed)
     if early_stopping and not len(held_out):
@@ -93,17 +101,21 @@ def fit(model, columns, *, epochs: int, optimizer, batch_size: int = 128, valida
     model.to(device)
     run = _Run(model, optimizer(model.parameters()), Minibatches(columns, batch_size, train_rows),
                Minibatches(columns, max(batch_size, 512), held_out), epochs, seed, schedule, early_stopping, device)
-    settings = {"epochs": epochs, "batch_size": batch_size, "n_rows": int(columns[0].shape[0]),
-                "validation": validation, "seed": seed}
+    settings = {"epochs": int(epochs), "batch_size": int(batch_size), "n_rows": int(columns[0].shape[0]),
+                "validation": float(validation), "seed": int(seed), "early_stopping": run.patience,
+                "optimizer": type(run.optimizer).__name__, "learning_rate": float(run.optimizer.learning_rate)}
     if resume:
         run.resume(checkpoint, settings)
     run.save = (lambda: run.write(checkpoint, settings, describe())) if checkpoint else (lambda: None)
     with tqdm(total=epochs * len(run.train), initial=run.n_done, unit="batch", disable=None if progress else True) as bar:
         try:
-            run.to_the_end(bar)
+            with run.patient():
+                run.to_the_end(bar)
         except KeyboardInterrupt:
-            run.save()
-            bar.write("interrupted: the weights are those of the last step, the history ends with the last whole epoch")
+            if run.is_whole:
+                run.save()
+            bar.write(f"interrupted: the weights are those of the {'last step' if run.best is None else 'best epoch'}, "
+                      "the history ends with the last whole epoch", file=sys.stderr)
     run.finish()
     return run.history
 
@@ -121,7 +133,34 @@ class _Run:
         self.loss_sum, self.n_seen, self.seconds = 0.0, 0, 0.0
         self.best, self.best_score, self.best_epoch = None, -math.inf, 0
         self.good = model.state_dict()
+        self.is_whole, self.is_interrupted = True, False  # no step is half done; Ctrl-C was pressed
         self.last_save = time.monotonic()
+
+    @contextmanager
+    def patient(self):
+        """Within: Ctrl-C waits for `rest`, where weights and position fit together; a second one does not wait."""
+        ours = (threading.current_thread() is threading.main_thread()
+                and signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+
+        def wait(*_):
+            self.is_interrupted = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            if ours:
+                signal.signal(signal.SIGINT, wait)
+            yield
+        finally:
+            if ours:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def rest(self) -> None:
+        """Between two steps, where all that a checkpoint holds is of one moment: stop on Ctrl-C; write one if it is time."""
+        self.is_whole = True
+        if self.is_interrupted:
+            raise KeyboardInterrupt
+        if time.monotonic() - self.last_save > SAVE_EVERY:
+            self.save()
+            self.last_save = time.monotonic()
 
     n_done = property(lambda self: self.epoch * len(self.train) + self.batch)
 
@@ -130,13 +169,19 @@ class _Run:
         while self.epoch < self.epochs and not self.is_over():
             bar.set_description(f"epoch {self.epoch + 1}/{self.epochs}")
             self.train_epoch(bar)
+            state = self.model.state_dict()
+            bad = [name for name, a in state.items() if not np.all(np.isfinite(a))]
+            if bad:
+                self.give_up("the last step made a weight infinite or NaN", bad)
             scores = self.validate()
+            self.is_whole = False
             self.history.append(epoch=self.epoch + 1, train_loss=self.loss_sum / self.n_seen, **scores,
                                 seconds=self.seconds, learning_rate=float(self.optimizer.learning_rate))
             self.epoch, self.batch = self.epoch + 1, 0
             self.loss_sum, self.n_seen, self.seconds = 0.0, 0, 0.0
-            self.good = self.model.state_dict()
+            self.good = state
             self.remember_best(scores)
+            self.is_whole = True
             bar.set_postfix({name: f"{values[-1]:.5g}" for name, values in self.history.columns.items()
                              if name.startswith(("train", "validation"))}, refresh=False)
             self.save()
@@ -147,6 +192,7 @@ class _Run:
         self.model.train()
         for minibatch in self.train.shuffled(self.seed, self.epoch, self.batch):
             started = time.perf_counter()
+            self.is_whole = False
             minibatch = [backend.to_device(column, self.device) for column in minibatch]
             value = self.step(minibatch)
             self.batch += 1
@@ -154,21 +200,19 @@ class _Run:
             self.n_seen += minibatch[0].shape[0]
             self.seconds += time.perf_counter() - started
             bar.update()
-            if time.monotonic() - self.last_save > SAVE_EVERY:
-                self.save()
-                self.last_save = time.monotonic()
+            self.rest()
 
     def step(self, minibatch) -> float:
         """One minibatch forward, backward, and one change of the weights. Returns the loss."""
         loss = self.loss(minibatch)
         value = loss.item()
         if not math.isfinite(value):
-            self.stop_at_nonfinite(loss, minibatch)
+            self.stop_at_nonfinite(loss)
         self.optimizer.zero_grad()
         loss.backward()
         gradients = self.optimizer.gradients
-        if not math.isfinite(gradients @ gradients):
-            self.stop_at_nonfinite(self.loss(minibatch), minibatch)
+        if not math.isfinite(gradients @ gradients) and not np.all(np.isfinite(gradients)):  # the square may overflow
+            self.stop_at_nonfinite(self.loss(minibatch))
         self.optimizer.step()
         if self.schedule:
             self.schedule.step()
@@ -178,20 +222,25 @@ class _Run:
         rng = backend.generator([self.seed, NOISE, self.epoch, self.batch], self.device)
         return self.model.loss(*minibatch, progress=self.n_done / (self.epochs * len(self.train)), rng=rng)
 
-    def stop_at_nonfinite(self, loss, minibatch):
-        """Restore the weights of the last whole epoch, and say where the first non-finite number came from."""
+    def stop_at_nonfinite(self, loss):
+        """Find the first non-finite number on the tape of this minibatch's loss, or in its gradients, and give up."""
         parameters = dict(self.model.named_parameters())
         bad = [name for name, p in parameters.items() if not np.all(np.isfinite(p.data))]
-        where = trace.first_nonfinite(loss)
-        if where is None:
+        where = trace.first_nonfinite(loss, names=self.model, gradients=True)
+        if not bad and math.isfinite(loss.item()):
+            self.optimizer.zero_grad()
             loss.backward()
-            bad = bad or [n for n, p in parameters.items() if p.grad is not None and not np.all(np.isfinite(p.grad))]
-            where = "the gradients"
+            bad = [name for name, p in parameters.items() if p.grad is not None and not np.all(np.isfinite(p.grad))]
+        self.give_up(where or "the gradients", bad)
+
+    def give_up(self, where, bad):
+        """Restore the weights of the last whole epoch, and say what was not finite."""
         self.model.load_state_dict(self.good)
+        self.model.eval()
         raise FloatingPointError(
-            f"not finite in epoch {self.epoch + 1}, batch {self.batch + 1}: {where}; parameters that are not finite (or their "
-            f"gradients): {bad or 'none'}. The weights of the last good epoch were restored. A smaller learning_rate "
-            "often helps; check the input for extreme values")
+            f"not finite in epoch {self.epoch + 1}, batch {min(self.batch + 1, len(self.train))}: {where}; "
+            f"parameters that are not finite, or their gradients: {bad or 'none'}. The weights of the last good epoch "
+            "were restored. A smaller learning_rate often helps; check the input for extreme values")
 
     def validate(self) -> dict[str, float]:
         """The mean over held-out rows of what the model reports of them."""
@@ -204,6 +253,7 @@ class _Run:
                 for name, values in self.model.validation(*minibatch, rng=rng).items():
                     totals[name] = totals.get(name, 0.0) + float(backend.to_host(np.sum(values)))
                 n_rows += minibatch[0].shape[0]
+                self.rest()
         return {f"validation_{name}": total / n_rows for name, total in totals.items()}
 
     def remember_best(self, scores) -> None:
@@ -230,8 +280,8 @@ class _Run:
         state = {"weights": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "best": self.best or {},
                  "good": self.good}
         arrays = {f"{group}/{name}": np.asarray(backend.to_host(a)) for group, d in state.items() for name, a in d.items()}
-        position = {name: getattr(self, name) for name in ("epoch", "batch", "loss_sum", "n_seen", "seconds", "best_epoch")}
-        files.save(path, arrays, {**description, "settings": settings, "position": position, "history": self.history.columns,
+        files.save(path, arrays, {**description, "settings": settings, "history": self.history.columns,
+                                  "position": {name: getattr(self, name) for name in POSITION},
                                   "best_score": None if self.best is None else self.best_score})
 
     def resume(self, path, settings) -> None:
@@ -243,16 +293,19 @@ class _Run:
         arrays, meta = files.load(path)
         if meta.get("settings") != settings:
             raise ValueError(f"{path} is a checkpoint of a run with {meta.get('settings')}, this one has {settings}")
-        groups = {}
+        groups = {"best": {}}
         for key, array in arrays.items():
             group, _, name = key.partition("/")
             groups.setdefault(group, {})[name] = array
-        self.model.load_state_dict(groups["weights"])
-        self.optimizer.load_state_dict(groups["optimizer"])
-        self.good, self.best = groups["good"], groups.get("best")
-        self.best_score = -math.inf if meta["best_score"] is None else meta["best_score"]
-        self.history = History(meta["history"])
-        vars(self).update(meta["position"])
+        try:
+            self.model.load_state_dict(groups["weights"])
+            self.optimizer.load_state_dict(groups["optimizer"])
+            self.good, self.best = groups["good"], groups["best"] or None
+            self.best_score = -math.inf if meta["best_score"] is None else meta["best_score"]
+            self.history = History(meta["history"])
+            vars(self).update({name: meta["position"][name] for name in POSITION})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path}: cannot be resumed from: it is incomplete ({error})") from error
         if self.schedule and self.n_done:
             self.schedule.n = self.n_done - 1
             self.schedule.step()

@@ -36,8 +36,8 @@ def fused(twin, forward, backward, name):
 def _linear(x, weight, bias):
     """x @ weight.T + bias, the layer of every network here.
 
-    x: (n, n_in) array, Tensor, or CSR matrix (of which at most this minibatch becomes dense); weight: (n_out, n_in);
-    bias: (n_out,). Returns (n, n_out). A sparse x is data: it gets no gradient.
+    x: (..., n_in) array or Tensor, or (n, n_in) CSR matrix (of which at most this minibatch becomes dense); weight:
+    (n_out, n_in); bias: (n_out,). Returns (..., n_out). A sparse x is data: it gets no gradient.
     """
     x = x.toarray() if hasattr(x, "toarray") else x
     return x @ np.transpose(weight) + bias
@@ -45,15 +45,17 @@ def _linear(x, weight, bias):
 
 def _linear_forward(needs, x, weight, bias):
     x = x.toarray() if sparse.issparse(x) else x
+    x = x if x.dtype.kind == "f" else x.astype(weight.dtype)
     y = np.matmul(x, weight.T)
     y += bias
     return y, x
 
 
 def _linear_backward(g, y, x, needs, _, weight, bias):
+    rows = g.reshape(-1, g.shape[-1])
     return (g @ weight if needs[0] else None,
-            g.T @ x if needs[1] else None,
-            np.sum(g, axis=0) if needs[2] else None)
+            rows.T @ x.reshape(-1, x.shape[-1]) if needs[1] else None,
+            np.sum(rows, axis=0) if needs[2] else None)
 
 
 linear = fused(_linear, _linear_forward, _linear_backward, "linear")
@@ -62,10 +64,10 @@ linear = fused(_linear, _linear_forward, _linear_backward, "linear")
 # ------------------------------------------------------------------------------------------------------- activations
 def _relu(x):
     """max(x, 0), elementwise, with slope 0 at 0 (as PyTorch). Any shape; the dtype stays."""
-    return np.where(x > 0, x, 0.0)
+    return np.where(x <= 0, 0.0, x)  # NaN stays NaN
 
 
-relu = fused(_relu, lambda needs, x: (np.maximum(x, 0), None), lambda g, y, saved, needs, x: [g * (y > 0)], "relu")
+relu = fused(_relu, lambda needs, x: (np.maximum(x, 0), None), lambda g, y, saved, needs, x: [g * (y != 0)], "relu")
 
 
 def softplus(x):
@@ -75,7 +77,11 @@ def softplus(x):
 
 def polygamma(n: int, x):
     """The n-th derivative of digamma, elementwise (n >= 1; scipy.special.polygamma, which does not dispatch)."""
-    return ops.polygamma(x, n)
+    return ops.polygamma(x if _is_floating(x) else np.asarray(x, np.float64), n)
+
+
+def _is_floating(x):
+    return hasattr(x, "dtype") and x.dtype.kind == "f"
 
 
 def dropout(x, mask):
@@ -98,7 +104,8 @@ def _highest(x, axis):
 def logsumexp(x, axis=None, keepdims=False):
     """log of the sum of exp(x) over `axis` (None: all), without overflow. Its gradient is softmax(x)."""
     highest = _highest(x, axis)
-    total = np.log(np.sum(np.exp(x - highest), axis=axis, keepdims=True)) + highest
+    with np.errstate(divide="ignore"):  # the sum over nothing but -inf is 0, and its logarithm rightly -inf
+        total = np.log(np.sum(np.exp(x - highest), axis=axis, keepdims=True)) + highest
     return total if keepdims else np.squeeze(total, axis)
 
 
@@ -153,6 +160,8 @@ def batch_norm(x, weight, bias, eps=1e-5):
     and the minibatch's mean and (biased) variance as plain arrays (n_features,), for the caller's running statistics.
     """
     data = x.data if isinstance(x, Tensor) else x
+    if data.ndim != 2 or data.shape[1:] != weight.shape:
+        raise ValueError(f"batch_norm: x has shape {data.shape}, not (n, n_features) with weight's {weight.shape}")
     mean = np.mean(data, axis=0)
     centred = data - mean
     var = np.mean(centred * centred, axis=0)
@@ -190,6 +199,8 @@ _standardize = fused(_standardize_twin, _standardize_forward, _standardize_backw
 
 def layer_norm(x, weight, bias, eps=1e-5):
     """Each row to mean 0 and variance 1, then scaled and shifted (Ba et al. 2016). x: (..., n_features)."""
+    if x.shape[-1:] != weight.shape:
+        raise ValueError(f"layer_norm: x has shape {x.shape}, not (..., n_features) with weight's {weight.shape}")
     centred = x - np.mean(x, axis=-1, keepdims=True)
     return weight * centred / np.sqrt(np.mean(np.square(centred), axis=-1, keepdims=True) + eps) + bias
 
@@ -197,6 +208,8 @@ def layer_norm(x, weight, bias, eps=1e-5):
 # ------------------------------------------------------------------------------------------------------------ losses
 def mse(prediction, target):
     """Mean squared error, a scalar: the mean over all entries of (prediction - target)^2. Same shapes."""
+    if prediction.shape != target.shape:
+        raise ValueError(f"mse: prediction has shape {prediction.shape}, target {target.shape}; they must be the same")
     return np.mean(np.square(prediction - target))
 
 
@@ -205,7 +218,12 @@ def cross_entropy(logits, target):
 
     logits: (n, k); target: (n,) integer classes, or (n, k) weights of any sum (probabilities, expression profiles).
     """
+    if target.shape not in (logits.shape, logits.shape[:1]):
+        raise ValueError(f"cross_entropy: logits {logits.shape} need a target of {logits.shape[:1]} or the same shape, "
+                         f"not {target.shape}")
     log_p = log_softmax(logits)
     if target.ndim == 1:
+        if np.any(target < 0):
+            raise IndexError(f"cross_entropy: class {np.min(target)} is negative, and would count from the last")
         return -np.mean(log_p[np.arange(len(target), like=target), target])
     return -np.sum(log_p * target) / len(target)

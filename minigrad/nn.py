@@ -18,7 +18,7 @@ from minigrad.tensor import Tensor
 
 def Parameter(data, dtype=None) -> Tensor:
     """A leaf Tensor that is trained: a copy of `data` (any shape), float32 unless data or dtype say otherwise."""
-    data = np.array(data, dtype=dtype)
+    data = np.array(data, dtype=dtype if dtype is not None or hasattr(data, "dtype") else np.float32)
     return Tensor(data if data.dtype.kind == "f" else data.astype(np.float32), requires_grad=True)
 
 
@@ -46,7 +46,7 @@ class Module:
         """Yield (dotted name, Tensor) of all parameters, in the order of definition."""
         for prefix, module in self.named_modules():
             for name, value in vars(module).items():
-                if isinstance(value, Tensor) and value.requires_grad:
+                if isinstance(value, Tensor) and value.requires_grad and value.origin is None:
                     yield f"{prefix}.{name}" if prefix else name, value
 
     def named_buffers(self):
@@ -89,9 +89,11 @@ class Module:
         return self.train(False)
 
     def to(self, device: str):
-        """Move parameters and buffers to "numpy" or "cupy". Returns self. Optimisers made before see moved parameters."""
+        """Move parameters and buffers to "numpy" or "cupy". Returns self. An optimiser is to be made after this."""
         for p in self.parameters():
-            p.data, p.grad, p.home = backend.to_device(p.data, device), None, None
+            moved = backend.to_device(p.data, device)
+            if moved is not p.data:
+                p.data, p.grad, p.home = moved, None, None
         for _, module, name in self.named_buffers():
             setattr(module, name, backend.to_device(getattr(module, name), device))
         return self

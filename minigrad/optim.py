@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from minigrad import backend
 
 BLOCK = 16384  # weights updated at a time: Adam's five arrays of them fit the second-level cache (64 KiB each)
-
 
 
 class Optimizer:
@@ -35,20 +35,24 @@ class Optimizer:
         self.moments = [np.zeros_like(self.weights) for _ in range(self.n_moments)]
         self.scratch = [np.empty_like(self.weights[:BLOCK]) for _ in range(2)]
         self.ends = np.cumsum([p.size for p in self.parameters]).tolist()
-        self.views = []
+        self.views, self.homes = [], []
         for p, end in zip(self.parameters, self.ends):
             span = slice(end - p.size, end)
             self.views.append(self.weights[span].reshape(p.shape))
-            p.home = self.gradients[span].reshape(p.shape)
+            self.homes.append(self.gradients[span].reshape(p.shape))
             p.grad = None
         self._adopt()
 
     def _adopt(self) -> None:
-        """Make every p.data a view of the arena again, should somebody have replaced it."""
-        for p, view in zip(self.parameters, self.views):
+        """Make every p.data a view of the arena again, and its gradient's home, should somebody have replaced them."""
+        for p, view, home in zip(self.parameters, self.views, self.homes):
             if p.data is not view:
+                if p.data.shape != view.shape or backend.device_of(p.data) != backend.device_of(view):
+                    raise ValueError(f"{type(self).__name__}: a parameter of shape {view.shape} has become "
+                                     f"{p.data.shape} on {backend.device_of(p.data)}; make a new optimiser after that")
                 view[...] = p.data
                 p.data = view
+            p.home = home
 
     def zero_grad(self) -> None:
         """Forget all gradients, so that the next backward() starts afresh."""
@@ -67,11 +71,11 @@ class Optimizer:
     def _spans(self):
         """(start, stop) of the stretches of the arena whose parameters have gradients."""
         spans = []
-        for p, end in zip(self.parameters, self.ends):
+        for p, end, home in zip(self.parameters, self.ends, self.homes):
             if p.grad is None:
                 continue
-            if p.grad is not p.home:
-                p.home[...] = p.grad
+            if p.grad is not home:
+                home[...] = p.grad
             if spans and spans[-1][1] == end - p.size:
                 spans[-1][1] = end
             else:
@@ -87,10 +91,14 @@ class Optimizer:
         return {"n_steps": self.n_steps, **{f"moment{i}": np.array(m) for i, m in enumerate(self.moments)}}
 
     def load_state_dict(self, state) -> None:
-        """The reverse of state_dict, in place."""
+        """The reverse of state_dict, in place. ValueError for the state of another kind or size of optimiser."""
+        expected = {"n_steps": (), **{f"moment{i}": m.shape for i, m in enumerate(self.moments)}}
+        found = {name: np.shape(a) for name, a in state.items()}
+        if found != expected:
+            raise ValueError(f"{type(self).__name__}: a state of {expected} is needed, this one has {found}")
         self.n_steps = int(state["n_steps"])
         for i, m in enumerate(self.moments):
-            m[...] = state[f"moment{i}"]
+            m[...] = backend.to_device(np.asarray(state[f"moment{i}"], m.dtype), backend.device_of(m))
 
 
 class SGD(Optimizer):

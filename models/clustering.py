@@ -87,7 +87,7 @@ def _spread_out(z, k, rng):
     """k rows of z to start from, far apart; fewer, where fewer are distinct.
 
     The first is any row. Each later one is drawn with probability proportional to D², the squared distance to the
-    nearest row chosen so far. As in the authors' own code, a few are drawn and the one that lowers sum(D²) most is kept.
+    nearest row chosen so far. As in the authors' own code, of a few so drawn the one that lowers sum(D²) most is kept.
     """
     n_tries = 2 + int(np.log(k))
     chosen = [rng.integers(len(z))]
@@ -268,7 +268,7 @@ def silhouette(z, labels):
 
 
 def _silhouettes(to_groups, own, sizes):
-    """s_i for a block of cells: (rows,). to_groups: (rows, groups) summed distances to each group's cells; own: codes."""
+    """s_i of a block of cells. to_groups: (rows, groups) summed distances to each group's cells; own: (rows,) codes."""
     cell = np.arange(len(own))
     others = sizes[own] - 1
     a = to_groups[cell, own] / np.maximum(others, 1)

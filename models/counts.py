@@ -17,6 +17,8 @@ from __future__ import annotations
 import csv
 import gzip
 import importlib
+import io
+import itertools
 import math
 import os
 import shutil
@@ -27,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.lib import format as npy
-from scipy import io, sparse
+from scipy import sparse
 
 LARGEST_COUNT = 2**24  # float32 holds every whole number up to here, and not 2**24 + 1
 _BLOCK = 2**20         # entries looked at in one go, so that checks and conversions need little memory of their own
@@ -117,7 +119,7 @@ def read(path, layer: str | None = None) -> Counts:
         raise
     except Exception as error:  # a damaged file can make its library raise anything
         raise ValueError(f"{path}: damaged, truncated, or not of the format that its name says; write or fetch it "
-                         f"again ({type(error).__name__}: {error})") from error
+                         f"again ({type(error).__name__}: {' '.join(str(error).split())})") from error
     counts.X = as_matrix(X, name=str(path))
     return counts
 
@@ -131,7 +133,7 @@ def _reader(path: Path):
     name = path.name.lower()
     reader = binary.get(Path(name).suffix) or text.get(Path(name.removesuffix(".gz")).suffix)
     if reader is None:
-        raise _Refused(f"unknown format; known: a 10x folder, {', '.join([*binary, *text])}, the last three or with .gz")
+        raise _Refused(f"unknown format; known: a 10x folder, {', '.join([*binary, *text])}, the last three or .gz")
     return reader
 
 
@@ -144,7 +146,7 @@ def _need(package: str):
 
 def _allow(declared: int, stored: int, what: str, ratio: int = 200):
     """Refuse what declares far more bytes than it stores, before memory is given to it."""
-    if declared > ratio * stored + 2**25:
+    if declared > ratio * stored + 2**24:
         raise _Refused(f"{what} declares {declared:,} bytes but stores {stored:,}; damaged, or made to fill the memory")
 
 
@@ -166,9 +168,13 @@ def _compressed(form: str, data, indices, indptr, shape):
         raise _Refused(f"indices run from {indices.min()} to {indices.max()}, outside 0 to {n_columns - 1}; "
                        "the file is damaged, write it again")
     index = np.int32 if max(len(data), n_columns) < 2**31 else np.int64
-    data = data.astype(np.float32) if data.dtype == np.float16 else data  # which SciPy's matrices do not take
-    matrix = sparse.csr_array((data, indices.astype(index), indptr.astype(index)), shape=(n_rows, n_columns))
+    matrix = sparse.csr_array((_plain(data), indices.astype(index), indptr.astype(index)), shape=(n_rows, n_columns))
     return matrix if form == "csr" else matrix.T
+
+
+def _plain(values):
+    """In a dtype that SciPy's matrices take: this machine's byte order, and no half floats."""
+    return values.astype(np.float32 if values.dtype == np.float16 else values.dtype.newbyteorder("="), copy=False)
 
 
 def _check_extent(n_rows: int, n_columns: int, n_entries: int):
@@ -182,7 +188,7 @@ def _read_npz(path):
     missing = [key for key in ("data", "indices", "indptr", "shape") if key not in arrays]
     if missing:
         raise _Refused(f"holds no {', '.join(missing)}; write sparse rows as scipy.sparse.save_npz does")
-    form = np.ravel(arrays.pop("format", "csr")).astype(str)[0]
+    form = str(np.ravel(arrays.pop("format", "csr")).astype(str)[0])
     X = _compressed(form, *(arrays.pop(key) for key in ("data", "indices", "indptr", "shape")))
     genes, cells = arrays.pop("genes", None), arrays.pop("cells", None)
     per_gene = [key for key, values in arrays.items() if values.shape == X.shape[1:] != X.shape[:1]]
@@ -216,6 +222,7 @@ def _read_hdf5(path, layer=None):
     """An HDF5 file of any of the kinds known, told apart by what is inside."""
     h5py = _need("h5py")
     with h5py.File(path, "r") as file:
+        _check_declared(file, os.path.getsize(path))
         if "obs" in file and "var" in file:
             return _h5ad(file, layer)
         if isinstance(file.get("matrix"), h5py.Dataset):
@@ -228,28 +235,38 @@ def _read_hdf5(path, layer=None):
         return _tenx(file[groups[0]])
 
 
+def _check_declared(file, size: int):
+    """Refuse arrays that declare far more than the file holds, or lie in other files. Matrices are read in blocks."""
+    h5py, found, declared = _need("h5py"), [], 0
+    file.visititems(lambda name, item: found.append((name, item)))
+    file.visititems_links(lambda name, link: found.append((name, link)))
+    for name, item in found:
+        dataset = isinstance(item, h5py.Dataset)
+        if isinstance(item, h5py.ExternalLink) or dataset and (item.external or item.is_virtual):
+            raise _Refused(f"keeps {name} in another file; write all into one")
+        if dataset:
+            _allow(item.nbytes, item.id.get_storage_size(), name, ratio=1100)  # deflate's limit
+            declared += item.nbytes if item.ndim < 2 else 0
+    _allow(declared, size, "the file")
+
+
 def _load(dataset) -> np.ndarray:
     """A whole HDF5 array, strings as str."""
-    h5py = _need("h5py")
-    if dataset.external or dataset.is_virtual:
-        raise _Refused(f"{dataset.name} keeps its values in another file; write them into this one")
-    _allow(dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size(), dataset.name)
-    if h5py.check_string_dtype(dataset.dtype) is None:
+    if _need("h5py").check_string_dtype(dataset.dtype) is None:
         return np.asarray(dataset[()])
     strings = np.ravel(dataset.asstr()[()]).tolist()
     longest = max(map(len, strings), default=0)  # NumPy gives each string the room of the longest
-    _allow(4 * longest * len(strings), sum(map(len, strings)), dataset.name)
+    _allow(4 * longest * len(strings), sum(map(len, strings)), dataset.name, ratio=50)
     return np.array(strings, dtype=str).reshape(dataset.shape)
 
 
 def _dense(dataset, genes_first: bool = False):
     """A dense HDF5 matrix as CSR with cells as rows, a block of cells at a time."""
-    _allow(dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size(), dataset.name, ratio=1100)  # deflate's
     n_cells, n_genes = dataset.shape[::-1] if genes_first else dataset.shape
     blocks, step = [], max(64, 4 * _BLOCK // max(n_genes, 1))
     for a in range(0, n_cells, step):
         block = dataset[:, a:a + step].T if genes_first else dataset[a:a + step]
-        blocks.append(sparse.csr_array(block.astype(np.float32) if block.dtype == np.float16 else block))
+        blocks.append(sparse.csr_array(_plain(block)))
     return sparse.vstack(blocks, format="csr") if blocks else sparse.csr_array((n_cells, n_genes))
 
 
@@ -305,7 +322,7 @@ def _coded(codes, categories):
 
 
 def _loom(file, layer):
-    """loom, https://linnarssonlab.org/loompy/format: dense, genes as rows; attributes that are no vector are skipped."""
+    """loom, https://linnarssonlab.org/loompy/format: dense, genes as rows. Of its attributes, only vectors are kept."""
     X = _dense(file["matrix"] if layer is None else _pick(file, layer), genes_first=True)
     columns = {key: _load(values) for key, values in file["col_attrs"].items() if values.ndim == 1}
     cells = next((columns.pop(key) for key in ("CellID", "obs_names") if key in columns), None)
@@ -328,16 +345,28 @@ def _expression_only(X, genes, kinds):
     return (X[:, keep], np.asarray(genes)[keep]) if keep.any() else (X, genes)
 
 
-def _lines(path):
-    """The lines of a text file, gzipped or not, no more than so small a file can honestly hold."""
-    stored, total = os.path.getsize(path), 0
-    with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as file:
-        while line := file.readline(2**24):
-            total += len(line)
-            _allow(total, stored, "the text")
-            if len(line) == 2**24:
+def _pieces(path):
+    """The text of a file, gzipped or not, in pieces of whole lines; no more of it than so small a file can hold."""
+    total, rest, encoding, zipped = 0, b"", "utf-8-sig", path.name.lower().endswith(".gz")
+    if zipped:  # the last four bytes say how long the text is: honest bombs are known here, others below
+        with open(path, "rb") as file:
+            file.seek(-4, os.SEEK_END)
+            _allow(int.from_bytes(file.read(), "little"), os.path.getsize(path), "the text")
+    with (gzip.open if zipped else open)(path, "rb") as file:
+        while piece := file.read(4 * _BLOCK):
+            total += len(piece)
+            _allow(total, os.path.getsize(path), "the text")
+            lines, newline, rest = (rest + piece).rpartition(b"\n")
+            if newline:
+                yield (lines + newline).decode(encoding)
+                encoding = "utf-8"
+            elif len(rest) > 16 * _BLOCK:
                 raise _Refused("a line of more than 16 MB; write a line for each cell")
-            yield line.decode("utf-8-sig" if total == len(line) else "utf-8")
+    yield rest.decode(encoding)
+
+
+def _lines(path):
+    return (line for piece in _pieces(path) for line in io.StringIO(piece))
 
 
 def _read_folder(path):
@@ -348,14 +377,8 @@ def _read_folder(path):
 
 
 def _read_mtx(path):
-    """Matrix Market. The header is held against the size of the file first: SciPy gives memory to what it declares."""
-    lines = (line for line in _lines(path) if line.strip())
-    sparse_entries = "coordinate" in next(lines).lower()
-    sizes = [int(n) for n in next(line for line in lines if line[0] != "%").split()]
-    n_entries = sizes[2] if sparse_entries else sizes[0] * sizes[1]
-    _check_extent(*sizes[:2], n_entries)
-    _allow(2 * n_entries, os.path.getsize(path), "the header")
-    X = io.mmread(path)
+    """A Matrix Market file, and the label files beside it if it is one of 10x Genomics."""
+    X = _matrix_market(path)
     before, matrix, _ = path.name.partition("matrix.mtx")
     features = _labels_beside(path, [before + "features.tsv", before + "genes.tsv"]) if matrix else None
     barcodes = _labels_beside(path, [before + "barcodes.tsv"]) if matrix else None
@@ -368,6 +391,35 @@ def _read_mtx(path):
         raise _Refused(f"has shape {X.shape}, but beside it are names of {len(genes)} genes and {len(cells)} cells")
     kinds = [row[2] if len(row) > 2 else "" for row in features]
     return *_expression_only(sparse.csr_array(X), genes, kinds), cells, {}
+
+
+def _matrix_market(path):
+    """A Matrix Market file. Not by scipy.io.mmread (SciPy 1.17), which a damaged file can make crash Python."""
+    pieces = _pieces(path)
+    lines = io.StringIO(next(pieces))
+    banner = next(lines, "").lower().split()
+    width = {"coordinate integer": 3, "coordinate real": 3, "coordinate pattern": 2,
+             "array integer": 1, "array real": 1}.get(" ".join(banner[2:4]))
+    if width is None or banner[4:] != ["general"]:
+        raise _Refused(f"starts with {' '.join(banner)[:80]!r}; write it as 'coordinate integer general'")
+    sizes = next(line for line in lines if line.strip() and line[0] != "%")
+    n_rows, n_columns, *n = map(int, sizes.split())
+    n_entries = n[0] if width > 1 else n_rows * n_columns
+    _check_extent(n_rows, n_columns, n_entries)
+    dtype = np.float64 if banner[3] == "real" else np.int64
+    parts = [np.fromstring(piece, dtype, sep=" ") for piece in itertools.chain([lines.read()], pieces) if piece.strip()]
+    values = np.concatenate(parts or [np.empty(0, dtype)])
+    if len(values) != n_entries * width:
+        raise _Refused(f"holds {len(values)} numbers where {n_entries} entries need {n_entries * width}; the file is "
+                       "truncated or damaged, write it again")
+    if width == 1:
+        return sparse.csr_array(values.reshape(n_columns, n_rows).T)
+    values = values.reshape(n_entries, width)
+    rows, columns = values[:, 0] - 1, values[:, 1] - 1
+    if not all((i >= 0).all() and (i < n).all() for i, n in ((rows, n_rows), (columns, n_columns))):
+        raise _Refused("row or column numbers lie outside the shape; the file is damaged, write it again")
+    data = values[:, 2] if width == 3 else np.ones(n_entries)
+    return sparse.coo_array((data, (rows.astype(np.int64), columns.astype(np.int64))), shape=(n_rows, n_columns))
 
 
 def _labels_beside(path, names):
@@ -445,7 +497,7 @@ def _unwrap(counts, layer, name):
         x = counts.layers[layer]
     else:
         x = counts.raw.X if layer == "raw" and counts.raw is not None else None
-    if x is None:
+    if x is None and annotated:
         raise ValueError(f"{name}: no {'X' if layer is None else f'layer {layer!r}'}; there are the layers "
                          f"{list(counts.layers) if annotated else []}")
     return x.to_memory() if hasattr(x, "to_memory") else x  # of an AnnData object opened with backed="r"
@@ -507,7 +559,7 @@ def _complaint(name, row, column, value) -> str:
     if not np.isfinite(value):
         return f"{found}; counts are finite: fill in or drop missing values first"
     if value > LARGEST_COUNT:
-        return f"{found}, above {LARGEST_COUNT:,}, up to which float32 is exact; is the column a total or identifier?"
+        return f"{found}, above {LARGEST_COUNT:,}, up to which float32 is exact; is it a total, or an identifier?"
     return (f"{found}; counts are whole numbers from 0 up, and this matrix looks normalised or scaled. Raw counts are "
             'usually in adata.layers["counts"] (layer="counts") or in adata.raw (layer="raw")')
 

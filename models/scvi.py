@@ -17,13 +17,15 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from minigrad import checkpoint as files, functional, optim
+from minigrad import functional, optim
+from minigrad.checkpoint import Saved
 from minigrad.count_likelihoods import nb_cell_log_prob, poisson_cell_log_prob, zinb_cell_log_prob
 from minigrad.data import Minibatches
 from minigrad.distributions import Normal, kl_divergence
 from minigrad.fit import History, evaluating, fit
 from minigrad.nn import BatchNorm1d, Dropout, Linear, Module, Parameter
 from models import posterior
+from models.autoencoder import one_of, sizes
 from models.counts import as_matrix, batch_codes, library_size
 
 VARIANCE_FLOOR = 1e-4   # added to the variance of q, as the reference does: keeps KL finite when a dimension is very sure
@@ -78,7 +80,7 @@ class Decoder(Module):
             self.theta = Linear(n_hidden, n_genes, dtype=dtype, rng=rng)
 
 
-class SCVI(Module):
+class SCVI(Saved, Module):
     """scVI for count matrices of n_genes genes, from n_batches batches.
 
     n_latent, n_hidden, n_layers, dropout: sizes of z and of the networks, and dropout in the encoder; likelihood: "zinb",
@@ -90,19 +92,18 @@ class SCVI(Module):
     """
 
     buffers = ("library_log_mean", "library_log_var", "batch_fraction")
+    described = ("batches", "genes", "trained")
 
     def __init__(self, n_genes, n_batches=1, *, n_latent=30, n_hidden=128, n_layers=1, dropout=0.1, likelihood="zinb",
                  dispersion="gene", library="observed", library_log_mean=None, library_log_var=None, dtype=np.float32, seed=0):
-        _one_of("likelihood", likelihood, ("zinb", "nb", "poisson"))
-        _one_of("dispersion", dispersion, ("gene", "gene-batch", "gene-cell"))
-        _one_of("library", library, ("observed", "latent"))
-        for name, n in dict(n_genes=n_genes, n_batches=n_batches, n_latent=n_latent, n_hidden=n_hidden,
-                            n_layers=n_layers).items():
-            if int(n) != n or n < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, not {n!r}")
-        self.config = dict(n_genes=int(n_genes), n_batches=int(n_batches), n_latent=int(n_latent), n_hidden=int(n_hidden),
-                           n_layers=int(n_layers), dropout=float(dropout), likelihood=likelihood, dispersion=dispersion,
-                           library=library, dtype=np.dtype(dtype).name, seed=int(seed))
+        one_of("likelihood", likelihood, ("zinb", "nb", "poisson"))
+        one_of("dispersion", dispersion, ("gene", "gene-batch", "gene-cell"))
+        one_of("library", library, ("observed", "latent"))
+        n_genes, n_batches, n_latent, n_hidden, n_layers = sizes(
+            n_genes=n_genes, n_batches=n_batches, n_latent=n_latent, n_hidden=n_hidden, n_layers=n_layers)
+        self.config = dict(n_genes=n_genes, n_batches=n_batches, n_latent=n_latent, n_hidden=n_hidden, n_layers=n_layers,
+                           dropout=float(dropout), likelihood=likelihood, dispersion=dispersion, library=library,
+                           dtype=np.dtype(dtype).name, seed=int(seed))
         self.likelihood, self.dispersion, self.library = likelihood, dispersion, library
         self.n_genes, self.n_batches, self.n_latent, self.dtype = n_genes, n_batches, n_latent, np.dtype(dtype)
         rng, kind = np.random.default_rng(seed), dict(dtype=dtype)
@@ -235,11 +236,10 @@ class SCVI(Module):
         def optimizer(parameters):
             return optim.AdamW(parameters, learning_rate, weight_decay=weight_decay,
                                undecayed=[p for p in parameters if id(p) not in matrices])
-        history = fit(self, (x, codes), epochs=epochs, optimizer=optimizer, batch_size=batch_size, validation=validation,
-                      seed=seed, early_stopping=early_stopping, checkpoint=checkpoint, resume=resume, progress=progress,
-                      device=device, describe=self._description)
         self.trained = True
-        return history
+        return fit(self, (x, codes), epochs=epochs, optimizer=optimizer, batch_size=batch_size, validation=validation,
+                   seed=seed, early_stopping=early_stopping, checkpoint=checkpoint, resume=resume, progress=progress,
+                   device=device, describe=self.description)
 
     kl_warmup = 0.25
 
@@ -293,24 +293,6 @@ class SCVI(Module):
     differential_expression = posterior.differential_expression
 
     # ------------------------------------------------------------------------------------------------------------ files
-    def save(self, path) -> None:
-        """Write weights, configuration, batches and genes to an npz file, atomically; see minigrad/checkpoint.py."""
-        files.save(path, {f"weights/{name}": a for name, a in self.state_dict().items()}, self._description())
-
-    @classmethod
-    def load(cls, path) -> SCVI:
-        """The model that `save` (or a checkpoint of `fit`) wrote. ValueError, in a sentence, for any other file."""
-        arrays, meta = files.load(path)
-        if meta.get("model") != cls.__name__:
-            raise ValueError(f"{path}: holds a {meta.get('model')}, not a {cls.__name__}")
-        try:
-            model = cls(**meta["config"])
-            model.load_state_dict({k[8:]: a for k, a in arrays.items() if k.startswith("weights/")})
-            model.batches, model.genes, model.trained = meta["batches"], meta["genes"], meta["trained"]
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"{path}: cannot be loaded: its description does not fit ({error})") from error
-        return model.eval()
-
     @classmethod
     def from_scvi_tools(cls, state, **config) -> SCVI:
         """A model with weights trained with scvi-tools (1.x): `state` maps its state-dict names to arrays.
@@ -335,18 +317,9 @@ class SCVI(Module):
         model.trained = True
         return model.eval()
 
-    def _description(self) -> dict:
-        return dict(model=type(self).__name__, config=self.config, genes=self.genes, trained=True,
-                    batches=[b.item() if isinstance(b, np.generic) else b for b in self.batches])
-
     def _check_width(self, x) -> None:
         if x.shape[1] != self.n_genes:
             raise ValueError(f"counts have {x.shape[1]} genes, the model was made for n_genes={self.n_genes}")
-
-
-def _one_of(name, value, allowed) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {allowed}, not {value!r}")
 
 
 def _per_batch(values, default, n_batches, dtype):

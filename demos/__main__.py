@@ -1,0 +1,76 @@
+"""`python -m demos` lists the demos, `python -m demos NAME [--quick] [--out DIR]` runs one, `python -m demos all` all.
+
+A demo is a module with a docstring (the lesson; its first line is the list's) and `run(options)`, which prints numbers
+and saves pictures through demos/show.py. `add_options(parser)` is for those that take more than --quick and --out.
+"""
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import time
+from pathlib import Path
+
+from demos import page
+
+DEMOS = ("autodiff", "bottleneck", "gene_expression", "pca", "denoising", "elbo", "reparameterization", "vae", "ae_vs_vae",
+         "counts", "scvi", "batches", "differential_expression", "tsne", "geneex")
+
+
+def load(name):
+    """The module of a demo."""
+    return importlib.import_module(f"demos.{name}")
+
+
+def available() -> list[str]:
+    """The demos that are there, in the order of the lessons."""
+    return [name for name in DEMOS if (Path(__file__).parent / f"{name}.py").exists()]
+
+
+def list_demos() -> None:
+    """Print one line a demo."""
+    print(__doc__.splitlines()[0], end="\n\n")
+    for name in available():
+        print(f"  {name:<24}{load(name).__doc__.splitlines()[0]}")
+
+
+def run_demo(name: str, arguments: list[str]) -> None:
+    """Run one demo with its command-line options."""
+    module = load(name)
+    parser = argparse.ArgumentParser(prog=f"python -m demos {name}", description=module.__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a small version, in seconds")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for what the demo writes (default: out)")
+    if hasattr(module, "add_options"):
+        module.add_options(parser)
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with page.recorded(options.out, name):
+        started = time.perf_counter()
+        module.run(options)
+        print(f"\n{name}: {time.perf_counter() - started:.1f} s; files in {options.out}/")
+
+
+def main(arguments: list[str]) -> int:
+    """The command line. Returns the exit code."""
+    if not arguments:
+        list_demos()
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name == "all":
+        for demo in available():
+            print(f"\n--- {demo}")
+            run_demo(demo, rest)
+        options = argparse.ArgumentParser()
+        options.add_argument("--out", type=Path, default=Path("out"))
+        page.write(options.parse_known_args(rest)[0].out, available())
+        return 0
+    if name not in available():
+        print(f"there is no demo {name!r}; there are: {', '.join(available())}, all", file=sys.stderr)
+        return 2
+    run_demo(name, rest)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,63 @@
+"""What demos printed and drew, as one page: `out/index.html`, viewable without a network."""
+from __future__ import annotations
+
+import base64
+import html
+import importlib
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+img { max-width: 100%; border: 1px solid #ddd } pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 13px }
+figcaption { color: #555; margin-bottom: 1.5rem } code { background: #f6f6f6 } nav a { margin-right: .8rem }"""
+
+
+class _Tee:
+    """Writes to several streams at once."""
+
+    def __init__(self, *streams):
+        self.streams = streams
+
+    def write(self, text):
+        for stream in self.streams:
+            stream.write(text)
+        return len(text)
+
+    def flush(self):
+        for stream in self.streams:
+            stream.flush()
+
+    def isatty(self):
+        return False
+
+
+@contextmanager
+def recorded(out: Path, name: str):
+    """What is printed within also goes to `out/NAME.txt`."""
+    with open(out / f"{name}.txt", "w", encoding="utf-8") as file:
+        before, sys.stdout = sys.stdout, _Tee(sys.stdout, file)
+        try:
+            yield
+        finally:
+            sys.stdout = before
+
+
+def write(out: Path, names: list[str]) -> Path:
+    """Make `out/index.html` from the texts, pictures and captions that the demos left in `out`."""
+    parts = [f"<nav>{''.join(f'<a href=#{n}>{n}</a>' for n in names)}</nav>"]
+    for name in names:
+        doc = html.escape(importlib.import_module(f"demos.{name}").__doc__.strip())
+        parts.append(f"<h2 id={name}>{name}</h2><p><code>python -m demos {name}</code></p><pre>{doc}</pre>")
+        for picture in sorted(out.glob(f"{name}*.png")):
+            caption = picture.with_suffix(".caption")
+            if not caption.exists():
+                continue
+            data = base64.b64encode(picture.read_bytes()).decode()
+            text = html.escape(caption.read_text(encoding="utf-8"))
+            parts.append(f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>')
+        parts.append(f"<pre>{html.escape((out / f'{name}.txt').read_text(encoding='utf-8'))}</pre>")
+    page = out / "index.html"
+    page.write_text(f"<!doctype html><html lang=en><meta charset=utf-8><title>minigrad demos</title><style>{STYLE}</style>"
+                    f"<h1>minigrad: every demo</h1>{''.join(parts)}</html>\n", encoding="utf-8")
+    return page

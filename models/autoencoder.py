@@ -1,0 +1,398 @@
+"""Autoencoders: networks that learn to give back what they are given, through a narrow place (chapter, "Autoencoder
+definition"; Hinton & Salakhutdinov 2006).
+
+Know before reading: minigrad/nn.py and fit.py. An encoder turns a row x of D features into a code z of d numbers, a
+decoder turns z into x', and both are trained together so that x' is close to x:
+
+    z = encode(x)        Linear, ReLU, dropout for each hidden layer, then one Linear: the bottleneck
+    x' = decode(z)       the same in reverse, then the output: linear, sigmoid or softmax, as the data ask for
+    loss(x, x')          what is lost on the way, averaged over features and rows
+
+With d < D only what the rows have in common gets through. With d >= D (overcomplete) the identity would do; noise added
+to the input takes that way out: the network must learn what rows look like to tell the noise from them. Without hidden
+layers and with one matrix for both ways the code is that of principal component analysis: `TiedLinearAutoencoder`.
+
+Know after: everything of a VAE (vae.py) but the probabilities.
+"""
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse, special
+
+from minigrad import backend, functional, optim
+from minigrad.checkpoint import Saved
+from minigrad.data import Minibatches, split, take_rows
+from minigrad.distributions import Bernoulli, Categorical
+from minigrad.fit import History, evaluating, fit
+from minigrad.nn import Dropout, Linear, Module, Parameter, ReLU, Sequential
+
+CHUNK = 512      # rows at a time when predicting
+BLOCK = 2 ** 20  # entries checked at a time, so that checks need little memory of their own
+LOSSES = {"linear": ("mse",), "sigmoid": ("mse", "bce"), "softmax": ("cross_entropy", "mse")}  # of each output; default first
+
+
+# ------------------------------------------------------------------------------------------- what users pass, checked
+def one_of(name, value, allowed) -> None:
+    """ValueError unless `value` is one of `allowed`."""
+    if not any(value is a or isinstance(value, str) and value == a for a in allowed):
+        raise ValueError(f"{name} must be one of {tuple(allowed)}, not {value!r}")
+
+
+def sizes(**named) -> list[int]:
+    """The values as ints; ValueError with the name of one that is not a whole number of at least 1."""
+    for name, n in named.items():
+        if isinstance(n, (bool, str)) or not np.isscalar(n) or int(n) != n or n < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, not {n!r}")
+    return [int(n) for n in named.values()]
+
+
+def as_features(x, n_features: int, dtype, low=-np.inf, high=np.inf, advice=""):
+    """The rows of x as a C-contiguous array or canonical CSR matrix (n, n_features) of `dtype`, every entry checked.
+
+    x: array or nested list of numbers of any real dtype, SciPy sparse matrix, frame, AnnData (its .X) or Counts; entries
+    finite and in [low, high]. It is never changed; the result shares its memory where nothing had to be converted.
+    ValueError says what was found where, and what to do; `advice` is added for an entry out of range.
+    """
+    x = x.X if hasattr(x, "X") and hasattr(x, "obs") else x
+    x = x.to_memory() if hasattr(x, "to_memory") else x  # of an AnnData object opened with backed="r"
+    if isinstance(x, np.ma.MaskedArray):
+        raise ValueError("x: a masked array; fill the masked entries first, with x.filled(value)")
+    if not sparse.issparse(x):
+        try:
+            x = np.asarray(x)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"x: no matrix of numbers ({error})") from error
+    if x.ndim != 2:
+        raise ValueError(f"x: has shape {x.shape}, must be (n, {n_features}); for a single row pass x[None, :]")
+    if x.shape[1] != n_features:
+        raise ValueError(f"x: has {x.shape[1]} columns, the model was made for n_features={n_features}; select the same "
+                         "features, in the same order")
+    if x.shape[0] == 0:
+        raise ValueError(f"x: has shape {x.shape}, no rows; pass at least one")
+    if x.dtype.kind not in "buif":
+        raise ValueError(f"x: has dtype {x.dtype}, must be real numbers; convert it, or drop the columns that are text")
+    limit = float(np.finfo(dtype).max)  # comparing with finite bounds finds NaN and infinity in one go
+    bounds = max(low, -limit), min(high, limit)
+    return _csr(x, dtype, bounds, advice) if sparse.issparse(x) else _dense(x, np.dtype(dtype), bounds, advice)
+
+
+def _csr(x, dtype, bounds, advice):
+    """A canonical CSR matrix of dtype with the entries of a sparse x."""
+    try:  # as a new matrix: what the caller's caches of itself (sorted? canonical?) may be outdated
+        x = x.tocsr()
+        x = sparse.csr_array((x.data, x.indices, x.indptr), shape=x.shape)
+        x.check_format(full_check=True)
+    except ValueError as error:
+        raise ValueError(f"x: a broken sparse matrix ({error}); build it again") from error
+    if not x.has_canonical_format:
+        x = sparse.csr_array((x.data.astype(np.float64), x.indices.copy(), x.indptr.copy()), shape=x.shape)
+        x.sum_duplicates()
+    with np.errstate(over="ignore"):
+        result = x.astype(dtype, copy=False)
+    for a in range(0, result.nnz, BLOCK):
+        bad = _first_bad(result.data[a:a + BLOCK], bounds)
+        if bad is not None:
+            row = np.searchsorted(x.indptr, a + bad, side="right") - 1
+            raise ValueError(_complaint(row, x.indices[a + bad], x.data[a + bad], result.dtype, advice))
+    return result
+
+
+def _dense(x, dtype, bounds, advice):
+    """A C-contiguous array of dtype with the entries of x, converted and looked at block by block."""
+    right = x.dtype == dtype and x.flags.c_contiguous and x.flags.aligned
+    result = x if right else np.empty(x.shape, dtype)
+    step = max(1, BLOCK // x.shape[1])
+    for a in range(0, len(x), step):
+        if not right:
+            with np.errstate(over="ignore"):
+                result[a:a + step] = x[a:a + step]
+        bad = _first_bad(result[a:a + step].ravel(), bounds)
+        if bad is not None:
+            row, column = divmod(bad, x.shape[1])
+            raise ValueError(_complaint(a + row, column, x[a + row, column], dtype, advice))
+    return result
+
+
+def _first_bad(values, bounds):
+    """Position of the first entry out of bounds (NaN is), or None."""
+    good = (values >= bounds[0]) & (values <= bounds[1])
+    return None if good.all() else int(np.argmin(good))
+
+
+def _complaint(row, column, value, dtype, advice) -> str:
+    found = f"x: row {row}, column {column} (from 0) is {value!s}"
+    if not np.isfinite(value):
+        return f"{found}; values must be finite: fill in or drop missing ones first"
+    if abs(value) > np.finfo(dtype).max:
+        return f"{found}, beyond the range of {dtype}; scale x, or make the model with dtype=np.float64"
+    return f"{found}; {advice}"
+
+
+def dense(x):
+    """A minibatch as a dense array: CSR is made dense, an array stays as it is."""
+    return x.toarray() if backend.is_sparse(x) else x
+
+
+# ----------------------------------------------------------------------------------- what AE and VAE share with each other
+class FeatureModel(Saved, Module):
+    """A model of rows of real-valued features: reading them, training on them, and predicting piece by piece.
+
+    A model needs `n_features`, `dtype`, `config` (the arguments it was made with, seed among them), `loss` and
+    `validation` as minigrad.fit wants them.
+    """
+
+    described = ("trained", "batch_size")
+    trained = False
+    batch_size = 128               # of `fit`, where it is not told another; None: all rows at once
+    learning_rate = 1e-3
+    low, high = -np.inf, np.inf    # the entries of x that the loss is made for
+    advice = ""                    # what to do about others
+
+    def fit(self, x, *, epochs=None, batch_size=None, validation=0.1, learning_rate=None, seed=None, early_stopping=False,
+            checkpoint=None, resume=False, progress=True, device=None) -> History:
+        """Train on x (n, n_features) with Adam, the learning rate falling to 0 on half a cosine. Returns the History.
+
+        x: array or list, SciPy sparse matrix (never dense as a whole), or AnnData (its .X); real numbers, converted to the
+        model's dtype. epochs: None for some 5000 steps, from 10 to 200 epochs. batch_size: None for 128 (unless the class
+        or preset says otherwise). validation: fraction of rows held out. learning_rate: None for 1e-3, unless the class
+        says otherwise. seed: of order, split and noise; None for the model's. early_stopping, checkpoint, resume,
+        progress and device: see minigrad.fit. ValueError names what is wrong with x; FloatingPointError if training
+        leaves the finite numbers.
+        """
+        x = self._rows(x, in_range=True)
+        n, seed = x.shape[0], self.config["seed"] if seed is None else seed
+        batch_size = batch_size or self.batch_size or n
+        learning_rate = self.learning_rate if learning_rate is None else learning_rate
+        if epochs is None:
+            epochs = self._default_epochs(n, batch_size)
+        rows, _ = split(n, validation, seed)
+        self._start_from(x if len(rows) == n else take_rows(x, rows))
+        self.trained = True
+        return fit(self, (x,), epochs=epochs, optimizer=lambda p: self._optimizer(p, learning_rate), batch_size=batch_size,
+                   validation=validation, seed=seed, early_stopping=early_stopping, checkpoint=checkpoint, resume=resume,
+                   progress=progress, device=device, describe=self.description)
+
+    def _default_epochs(self, n, batch_size) -> int:
+        return max(10, min(200, round(5000 * batch_size / n)))
+
+    def _start_from(self, x) -> None:
+        """Take from the training rows x what shall not be learnt by steps. Here: nothing."""
+
+    def _optimizer(self, parameters, learning_rate):
+        return optim.Adam(parameters, learning_rate)
+
+    def _rows(self, x, in_range=False):
+        """x, checked: see as_features. in_range: whether the loss is going to be taken of it."""
+        bounds = (self.low, self.high) if in_range else (-np.inf, np.inf)
+        return as_features(x, self.n_features, self.dtype, *bounds, advice=self.advice)
+
+    def minibatches(self, x, size=CHUNK, in_range=False):
+        """Yield dense pieces of `size` checked rows, in their order, where the weights are."""
+        device = backend.device_of(self.parameters()[0].data)
+        for piece, in Minibatches((self._rows(x, in_range),), size):
+            yield dense(backend.to_device(piece, device))
+
+    def predict(self, x, function) -> np.ndarray:
+        """function(minibatch) of all rows of x, evaluated in pieces and put together: a host array."""
+        with evaluating(self):
+            return np.concatenate([function(piece).numpy() for piece in self.minibatches(x)])
+
+
+def hidden_layers(widths, dropout, *, dtype, rng) -> list[Module]:
+    """Linear, ReLU and dropout from each width to the next: [] for a single width."""
+    layers = []
+    for n_in, n_out in zip(widths, widths[1:]):
+        layers += [Linear(n_in, n_out, dtype=dtype, rng=rng), ReLU(), Dropout(dropout)]
+    return layers
+
+
+# ----------------------------------------------------------------------------------------------------------- autoencoder
+class Autoencoder(FeatureModel):
+    """A symmetric autoencoder (chapter, Figure 5): n_features - hidden - n_latent - reversed hidden - n_features.
+
+    hidden: widths of the encoder's hidden layers, from the input on; () for none. n_latent: width of the bottleneck, which
+    may exceed n_features. ReLU and dropout follow every hidden layer.
+    output: "linear" for unbounded features, "sigmoid" for features in [0, 1], "softmax" for rows that are fractions or
+    counts. loss: None for the first that the output has, with D features and the mean over rows taken of
+        linear   "mse"            1/D sum_i (x_i - x'_i)^2
+        sigmoid  "mse", or "bce"  -1/D sum_i [x_i log x'_i + (1 - x_i) log(1 - x'_i)], computed from the logits
+        softmax  "cross_entropy"  -1/D sum_i x_i log x'_i, computed from log_softmax; or "mse"
+    (chapter, "The AE loss"). "bce" does not stall where a sigmoid is at the wrong end; "cross_entropy" is least at
+    x' = x / sum(x). dropout: probability in [0, 1). noise: standard deviation, in units of x, of the Gaussian noise that is
+    added to inputs in training while the clean x stays the target (denoising; Vincent et al. 2008). dtype: of weights and
+    arithmetic. seed: of the initial weights. latent_activation: of the bottleneck, "linear" or "relu". initialization:
+    "uniform" within 1/sqrt(n_in), as PyTorch's, or "glorot" (uniform within sqrt(6 / (n_in + n_out)), biases 0; Glorot &
+    Bengio 2010, eq. 16). ValueError names an argument that is out of range.
+    """
+
+    def __init__(self, n_features, hidden=(512, 256), n_latent=32, output="linear", loss=None, dropout=0.0, noise=0.0,
+                 dtype=np.float32, seed=0, *, latent_activation="linear", initialization="uniform"):
+        one_of("output", output, LOSSES)
+        one_of(f"loss (of output={output!r})", loss, (None, *LOSSES[output]))
+        one_of("latent_activation", latent_activation, ("linear", "relu"))
+        one_of("initialization", initialization, ("uniform", "glorot"))
+        if not 0 <= noise < np.inf:
+            raise ValueError(f"noise must be a standard deviation of at least 0, not {noise!r}")
+        n_features, n_latent = sizes(n_features=n_features, n_latent=n_latent)
+        hidden = sizes(**{f"hidden[{i}]": n for i, n in enumerate(hidden)})
+        self.config = dict(n_features=n_features, hidden=hidden, n_latent=n_latent, output=output, loss=loss,
+                           dropout=float(dropout), noise=float(noise), dtype=np.dtype(dtype).name, seed=int(seed),
+                           latent_activation=latent_activation, initialization=initialization)
+        self.n_features, self.n_latent, self.dtype = n_features, n_latent, np.dtype(dtype)
+        self.output, self.objective, self.noise = output, loss or LOSSES[output][0], noise
+        self.latent_activation = latent_activation
+        if output != "linear":
+            self.low, self.high = 0.0, 1.0 if output == "sigmoid" else np.inf
+            self.advice = ('output="sigmoid" is for features in [0, 1]: scale each, for example by (x - min) / (max - min)'
+                           if output == "sigmoid" else 'output="softmax" is for fractions or counts, which are not negative')
+        rng, kind = np.random.default_rng(seed), dict(dtype=dtype)
+        widths = [n_features, *hidden]
+        self.encoder = Sequential(*hidden_layers(widths, dropout, rng=rng, **kind),
+                                  Linear(widths[-1], n_latent, rng=rng, **kind))
+        widths = [n_latent, *reversed(hidden)]
+        self.decoder = Sequential(*hidden_layers(widths, dropout, rng=rng, **kind),
+                                  Linear(widths[-1], n_features, rng=rng, **kind))
+        if initialization == "glorot":
+            _glorot(self, rng)
+
+    @classmethod
+    def geneex(cls, n_genes, preset="course", **changes) -> Autoencoder:
+        """The GENEEX autoencoder of the National Cancer Institute, for expression profiles of n_genes genes.
+
+        preset "course", as the chapter has it ("GENEEX autoencoder architecture"): hidden 2048 and 1024, latent 128, linear
+        output, MSE, for log1p of normalised counts (60,484 genes: 252 million weights). The chapter says that all layers
+        but the last use ReLU and dropout. Read to the letter, that includes the bottleneck; here "all layers" are the
+        hidden layers, and the bottleneck stays linear and whole, as in the chapter's Figure 5: with two latent dimensions
+        (Figure 7b) ReLU would leave a quarter of the plane, and dropout half of each code. latent_activation="relu" gives
+        the other reading. The chapter names no rate of dropout: 0.1.
+        preset "p1b1", as the NCI's code has it (CANDLE, Pilot 1, benchmark P1B1; 60,483 genes: 244 million weights):
+        hidden 2000 and 600, latent 2, ReLU at the bottleneck too, sigmoid output and MSE for log expression that is
+        min-max scaled to [0, 1] gene by gene, Glorot uniform weights, zero biases, no dropout, minibatches of 100.
+        changes: any arguments of Autoencoder to set otherwise, such as n_latent=2.
+        """
+        one_of("preset", preset, ("course", "p1b1"))
+        arguments = dict(hidden=(2048, 1024), n_latent=128, dropout=0.1)
+        if preset == "p1b1":
+            arguments = dict(hidden=(2000, 600), n_latent=2, output="sigmoid", loss="mse", latent_activation="relu",
+                             initialization="glorot")
+        model = cls(n_genes, **{**arguments, **changes})
+        model.batch_size = 100 if preset == "p1b1" else cls.batch_size
+        return model
+
+    # ------------------------------------------------------------------------------------------------ the model itself
+    def encode(self, x, rng=None):
+        """The code z of a minibatch: (n, n_latent). x: array, CSR or Tensor (n, n_features); rng: for dropout."""
+        z = self.encoder(x, rng)
+        return functional.relu(z) if self.latent_activation == "relu" else z
+
+    def decode(self, z, rng=None):
+        """The reconstruction x' of codes z (n, n_latent): (n, n_features), in the range of the output."""
+        return self._activated(self.decoder(z, rng))
+
+    def _activated(self, raw):
+        return {"linear": lambda y: y, "sigmoid": special.expit, "softmax": functional.softmax}[self.output](raw)
+
+    def row_loss(self, x, rng=None):
+        """The loss of each row, (n,): of x against the reconstruction of x plus noise. x: dense (n, n_features)."""
+        noisy = x + self.noise * rng.standard_normal(x.shape, dtype=x.dtype) if self.noise else x
+        raw = self.decoder(self.encode(noisy, rng), rng)
+        if self.objective == "bce":
+            return -np.mean(Bernoulli(raw).log_prob(x), axis=1)
+        if self.objective == "cross_entropy":
+            return -Categorical(raw).log_prob(x) / self.n_features
+        return np.mean(np.square(self._activated(raw) - x), axis=1)
+
+    def loss(self, x, *, progress=1.0, rng=None):
+        """The loss of a minibatch (n, n_features), dense or CSR: a scalar, the mean over rows."""
+        return np.mean(self.row_loss(dense(x), rng))
+
+    def validation(self, x, *, rng=None) -> dict:
+        """The loss of each held-out row, with noise on the input where training has it: the identity must not win."""
+        return {"loss": self.row_loss(dense(x), rng).data}
+
+    # ------------------------------------------------------------------------------------- what a trained model is asked
+    def latent(self, x) -> np.ndarray:
+        """The codes of x (n, n_features; as for `fit`): (n, n_latent), deterministic, without noise and dropout."""
+        return self.predict(x, self.encode)
+
+    def reconstruct(self, x) -> np.ndarray:
+        """What comes out for x (n, n_features; as for `fit`): the same shape, in the range of the output."""
+        return self.predict(x, lambda piece: self.decode(self.encode(piece)))
+
+
+def _glorot(model, rng) -> None:
+    """Weights of all Linear layers uniform within sqrt(6 / (n_in + n_out)), biases 0 (Keras' default)."""
+    for layer in (m for _, m in model.named_modules() if isinstance(m, Linear)):
+        bound = np.sqrt(6.0 / sum(layer.weight.shape))
+        layer.weight.data[...] = rng.uniform(-bound, bound, layer.weight.shape)
+        layer.bias.data[...] = 0.0
+
+
+# ------------------------------------------------------------------------------------------------------------------- PCA
+class TiedLinearAutoencoder(FeatureModel):
+    """One matrix W for both ways, no hidden layer, no activation: this autoencoder becomes PCA as it trains.
+
+        z = (x - mean) W,   x' = z W^T + mean,   loss = mean over rows of 1/D ||x' - x||^2   (chapter, Figure 6)
+
+    W: (n_features, n_latent); mean: that of the training rows, a buffer. The loss has no minimum but where the columns of
+    W are an orthonormal basis of the space of the first n_latent principal components (Baldi & Hornik 1989): the same
+    subspace as the SVD's, in which W is free to be rotated. dtype, seed: as for Autoencoder.
+    """
+
+    buffers = ("mean",)
+    batch_size = None  # the noise of minibatches would keep W from coming to rest
+
+    def __init__(self, n_features, n_latent, dtype=np.float32, seed=0):
+        n_features, n_latent = sizes(n_features=n_features, n_latent=n_latent)
+        if n_latent > n_features:
+            raise ValueError(f"n_latent={n_latent} exceeds n_features={n_features}: there are no more components than features")
+        self.config = dict(n_features=n_features, n_latent=n_latent, dtype=np.dtype(dtype).name, seed=int(seed))
+        self.n_features, self.n_latent, self.dtype = n_features, n_latent, np.dtype(dtype)
+        self.weight = Parameter(np.random.default_rng(seed).standard_normal((n_features, n_latent)) / n_features ** 0.5, dtype)
+        self.mean, self.variance = np.zeros(n_features, dtype), 1.0
+        self.learning_rate = 0.3 / n_features ** 0.5  # the entries of an orthonormal W are of size 1/sqrt(n_features)
+
+    def fit(self, x, *, validation=0.0, **training) -> History:
+        """Train on x, all rows in every step (memory: some ten times x) and none held out: PCA leaves nothing out either.
+
+        Other arguments are those of Autoencoder.fit. The defaults (600 steps of Adam, its rate from 0.3 / sqrt(n_features)
+        to 0) bring W within principal angles of 1e-3 of the SVD where the variances of the last component inside and the
+        first outside differ by 5 % or more.
+        """
+        return super().fit(x, validation=validation, **training)
+
+    def _default_epochs(self, n, batch_size) -> int:
+        return 600
+
+    def _start_from(self, x) -> None:
+        """The mean of the training rows; and their mean variance, which tells Adam what a small gradient is."""
+        mean = np.asarray(x.mean(axis=0, dtype=np.float64)).ravel()
+        squares = x.multiply(x).sum() if sparse.issparse(x) else np.einsum("ij,ij->", x, x, dtype=np.float64)
+        self.mean[...] = backend.to_device(mean.astype(self.dtype), backend.device_of(self.mean))
+        self.variance = max(float(squares / (x.shape[0] * self.n_features) - np.mean(mean ** 2)), 1e-30)
+
+    def _optimizer(self, parameters, learning_rate):
+        return optim.Adam(parameters, learning_rate, eps=1e-8 * self.variance)
+
+    def encode(self, x):
+        """The code z of a dense minibatch (n, n_features): (n, n_latent)."""
+        return (x - self.mean) @ self.weight
+
+    def decode(self, z):
+        """The reconstruction x' of codes z (n, n_latent): (n, n_features)."""
+        return z @ self.weight.T + self.mean
+
+    def row_loss(self, x):
+        """The mean squared error of each row of a dense minibatch: (n,)."""
+        return np.mean(np.square(self.decode(self.encode(x)) - x), axis=1)
+
+    def loss(self, x, *, progress=1.0, rng=None):
+        """The mean squared error of a minibatch, dense or CSR: a scalar."""
+        return np.mean(self.row_loss(dense(x)))
+
+    def validation(self, x, *, rng=None) -> dict:
+        """The mean squared error of each held-out row."""
+        return {"loss": self.row_loss(dense(x)).data}
+
+    latent = Autoencoder.latent
+    reconstruct = Autoencoder.reconstruct

@@ -1,0 +1,392 @@
+"""The count likelihoods: against 60-digit truth, SciPy, their own twins, and at the edges."""
+import concurrent.futures
+import functools
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from scipy import sparse, stats
+
+from minigrad import Tensor, count_likelihoods as cl, grad, no_grad
+
+TOLERANCE = {np.float32: 1e-5, np.float64: 1e-9}
+PRECISIONS = pytest.mark.parametrize("dtype", TOLERANCE)
+NAMES = {"nb": ["nb", "dnb_dlog_mu", "dnb_dlog_theta"],
+         "zinb": ["zinb", "dzinb_dlog_mu", "dzinb_dlog_theta", "dzinb_dzi_logits"]}
+PARAMETERS = ["log_mu", "log_theta", "zi_logits"]
+LOG_P_OF_1 = {"nb": np.log(0.25), "zinb": np.log(0.125)}  # of the count 1, where all parameters are 0
+N_PARAMETERS = {"poisson": 1, "nb": 2, "zinb": 3}
+EVERY = pytest.mark.parametrize("family", N_PARAMETERS)
+TWINS = {"poisson": cl.poisson_twin, "nb": cl.nb_twin, "zinb": cl.zinb_twin}
+
+
+@functools.cache
+def truth():
+    with np.load(Path(__file__).parent / "data" / "nb_zinb_truth.npz") as file:
+        return {name: file[name] for name in file}
+
+
+def log_prob(family, cell=False):
+    return getattr(cl, family + ("_cell_log_prob" if cell else "_log_prob"))
+
+
+def value_and_gradients(function, x, parameters, cotangent=None):
+    tensors = [Tensor(p, requires_grad=True) for p in parameters]
+    y = function(x, *tensors)
+    y.backward(np.ones(y.shape, y.dtype) if cotangent is None else cotangent)
+    return [y.data, *(t.grad for t in tensors)]
+
+
+def assert_close(found, expected, tolerance, name=""):
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    error = np.abs(found - expected) / np.maximum(1.0, np.abs(expected))
+    assert error.size == 0 or error.max() <= tolerance, f"{name}: off by {error.max():.2e} at {np.argmax(error)}"
+
+
+def random_cells(family, n=9, n_genes=23, density=0.4, dtype=np.float64, seed=0, per_gene=True, spread=1.0):
+    rng = np.random.default_rng(seed)
+    counts = sparse.random(n, n_genes, density, "csr", dtype, rng, lambda k: 1.0 + rng.poisson(rng.gamma(0.5, 12, k)))
+    shapes = [(n, n_genes), (n_genes,) if per_gene else (n, n_genes), (n, n_genes)][:N_PARAMETERS[family]]
+    return counts, [(spread * rng.normal(size=shape)).astype(dtype) for shape in shapes]
+
+
+# --------------------------------------------------------------------------------------------------- values and truth
+@PRECISIONS
+@pytest.mark.parametrize("family", NAMES)
+def test_truth_elementwise(family, dtype):
+    t = truth()
+    parameters = [t[k].astype(dtype) for k in PARAMETERS[:N_PARAMETERS[family]]]
+    for name, found in zip(NAMES[family], value_and_gradients(log_prob(family), t["x"], parameters)):
+        assert found.dtype == dtype
+        assert_close(found, t[name], TOLERANCE[dtype], name)
+
+
+@PRECISIONS
+@pytest.mark.parametrize("layout", [sparse.csr_matrix, sparse.csr_array, sparse.coo_matrix, np.asarray])
+@pytest.mark.parametrize("family", NAMES)
+def test_truth_cells(family, layout, dtype):
+    """Each point is a cell, beside a gene with count 1, so that no cell is empty."""
+    t, k = truth(), N_PARAMETERS[family]
+    counts = layout(np.stack([t["x"], np.ones_like(t["x"])], axis=1))
+    parameters = [np.stack([t[name], np.zeros(4000)], axis=1).astype(dtype) for name in PARAMETERS[:k]]
+    y, *gradients = value_and_gradients(log_prob(family, cell=True), counts, parameters)
+    assert y.dtype == dtype
+    assert_close(y - LOG_P_OF_1[family], t[family], TOLERANCE[dtype], family)
+    for name, found in zip(NAMES[family][1:], gradients):
+        assert found.dtype == dtype
+        assert_close(found[:, 0], t[name], TOLERANCE[dtype], name)
+
+
+@PRECISIONS
+@pytest.mark.parametrize("family", NAMES)
+def test_truth_one_cell_at_a_time(family, dtype):
+    """Alone, a point meets the quickest path that takes it; log_theta per gene."""
+    t, k, f = truth(), N_PARAMETERS[family], log_prob(family, cell=True)
+    for i in range(0, 4000, 10):
+        parameters = [np.array([[t[name][i], 0.0]], dtype) for name in PARAMETERS[:k]]
+        parameters[1] = parameters[1][0]
+        y, *gradients = value_and_gradients(f, np.array([[t["x"][i], 1.0]]), parameters)
+        assert_close(y - LOG_P_OF_1[family], t[family][i], TOLERANCE[dtype], family)
+        for name, found in zip(NAMES[family][1:], gradients):
+            assert_close(found.reshape(-1)[0], t[name][i], TOLERANCE[dtype], name)
+
+
+@pytest.mark.parametrize("per_gene", [False, True])
+@pytest.mark.parametrize("family", NAMES)
+def test_quick_paths_in_float32(family, per_gene):
+    """On a dense random grid, around all the bounds between quick and exact formulas, each entry is exact enough."""
+    rng, shape = np.random.default_rng(2), (400, 500)
+    log_mu = np.where(rng.random(shape) < 0.5, rng.uniform(-20, 13, shape), rng.uniform(1, 5, shape))
+    log_theta = np.where(rng.random(shape[1]) < 0.5, rng.uniform(-13, 15, shape[1]), rng.uniform(4, 9, shape[1]))
+    log_theta = log_theta if per_gene else np.resize(rng.permuted(log_theta), shape) + rng.normal(size=shape)
+    near_mean = rng.poisson(np.exp(log_mu))
+    x = np.choose(rng.integers(0, 3, shape), [np.zeros(shape), rng.integers(1, 12, shape), near_mean])
+    parameters = [p.astype(np.float32) for p in (log_mu, log_theta, rng.uniform(-41, 41, shape))][:N_PARAMETERS[family]]
+    columns = [np.broadcast_to(p, shape).ravel().astype(np.float64) for p in (x, *parameters)]
+    with np.errstate(all="ignore"):
+        expected = getattr(cl, f"_exact_{family}")(*columns)
+    _, (slopes, theta) = getattr(cl, f"_{family}_cells")([False] + [True] * len(parameters), x, *parameters)
+    for name, slope, wanted in zip(PARAMETERS, slopes, expected[1:]):
+        slope = slope * np.float64(theta) if per_gene and name == "log_theta" else slope
+        assert_close(slope.ravel(), wanted, 1e-5, name)
+    pairs = [np.stack([c, np.full_like(c, i == 0)], axis=1) for i, c in enumerate(columns)]
+    y = log_prob(family, cell=True)(pairs[0], *(p.astype(np.float32) for p in pairs[1:]))
+    assert_close(y - LOG_P_OF_1[family], expected[0], 1e-5)
+
+
+def test_poisson_is_scipys():
+    x, log_rate = np.meshgrid([0, 1, 2, 7, 30, 1000], np.linspace(-20, 8, 50))
+    assert_close(cl.poisson_log_prob(x, log_rate), stats.poisson.logpmf(x, np.exp(log_rate)), 1e-10)
+
+
+@PRECISIONS
+def test_poisson_at_large_counts(dtype):
+    """At its mean, log p is -log(2 pi x)/2 - 1/(12x) + ..., while the terms of the sum are of the order 10^7."""
+    x = np.array([1e3, 1e5, 1e6])
+    log_rate = np.log(x).astype(dtype)
+    off = x - np.exp(log_rate.astype(np.float64))
+    expected = -0.5 * np.log(2 * np.pi * x) - 1 / (12 * x) - off**2 / (2 * x)
+    for cell, parameters, counts in ((False, [log_rate], x), (True, [log_rate[:, None]], x[:, None])):
+        y, slope = value_and_gradients(log_prob("poisson", cell), counts, parameters)
+        assert_close(y, expected, TOLERANCE[dtype])
+        assert_close(slope.ravel(), off, TOLERANCE[dtype] * 100)
+
+
+def test_nb_is_scipys():
+    x, mu, theta = np.meshgrid([0, 1, 2, 9, 100], [1e-3, 0.5, 3.0, 80.0], [0.01, 0.7, 5.0, 100.0])
+    expected = stats.nbinom.logpmf(x, theta, theta / (theta + mu))
+    assert_close(cl.nb_log_prob(x, np.log(mu), np.log(theta)), expected, 1e-10)
+
+
+@EVERY
+def test_sums_to_one(family):
+    x = np.arange(6000)
+    for parameters in ([1.2, -0.3, 0.4], [3.0, 2.0, -3.0], [-4.0, -2.0, 9.0]):
+        p = np.exp(log_prob(family)(x, *map(np.float64, parameters[:N_PARAMETERS[family]])))
+        assert p.sum() == pytest.approx(1, abs=1e-9)
+
+
+# -------------------------------------------------------------------------------------------------- twin and kernel
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(sorted(N_PARAMETERS)), st.integers(0, 2**32 - 1), st.sampled_from([np.float32, np.float64]),
+       st.sampled_from([0.5, 3.0]))
+def test_elementwise_kernel_is_its_twin(family, seed, dtype, spread):
+    rng = np.random.default_rng(seed)
+    x = rng.poisson(rng.gamma(0.3, 20, (5, 1, 4))).astype(dtype)
+    shapes = [(5, 3, 4), (4,), (3, 1)][:N_PARAMETERS[family]]
+    parameters = [(spread * rng.normal(size=shape)).astype(dtype) for shape in shapes]
+    g = rng.normal(size=(5, 3, 4)).astype(dtype)
+    expected = value_and_gradients(TWINS[family], x.astype(np.float64), [p.astype(np.float64) for p in parameters], g)
+    for found, wanted in zip(value_and_gradients(log_prob(family), x, parameters, g), expected):
+        assert found.shape == wanted.shape and found.dtype == dtype
+        assert_close(found, wanted, 30 * TOLERANCE[dtype])
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.sampled_from(sorted(N_PARAMETERS)), st.integers(0, 2**32 - 1), st.sampled_from([np.float32, np.float64]),
+       st.sampled_from([0.5, 3.0]), st.booleans(), st.integers(0, 6), st.integers(1, 9))
+def test_cell_kernel_is_its_twin(family, seed, dtype, spread, per_gene, n, n_genes):
+    counts, parameters = random_cells(family, n, n_genes, 0.5, dtype, seed, per_gene, spread)
+    g = np.random.default_rng(seed).normal(size=n).astype(dtype)
+    double = [counts.toarray().astype(np.float64), [p.astype(np.float64) for p in parameters]]
+    expected = value_and_gradients(log_prob(family, True).twin, *double, g)
+    for layout in (counts, counts.toarray()):
+        for found, wanted in zip(value_and_gradients(log_prob(family, True), layout, parameters, g), expected):
+            assert found.shape == wanted.shape and found.dtype == dtype
+            assert_close(found, wanted, 30 * TOLERANCE[dtype])
+
+
+@EVERY
+def test_second_derivatives_run_the_twin(family):
+    """The gradient as a graph agrees with the kernel's, its derivative with differences of the kernel's gradient."""
+    counts, parameters = random_cells(family, n=4, n_genes=5)
+    rng, f = np.random.default_rng(1), log_prob(family, cell=True)
+    directions, h = [rng.normal(size=p.shape) for p in parameters], 1e-6
+
+    def along(step):
+        return value_and_gradients(f, counts, [p + step * v for p, v in zip(parameters, directions)])[1:]
+
+    tensors = [Tensor(p, requires_grad=True) for p in parameters]
+    first = grad(np.sum(f(counts, *tensors)), tensors, create_graph=True)
+    for found, wanted in zip(first, along(0.0)):
+        assert_close(found.data, wanted, 1e-10)
+    slope = sum(np.sum(a * v) for a, v in zip(first, directions))
+    for found, plus, minus in zip(grad(slope, tensors), along(h), along(-h)):
+        assert_close(found, (plus - minus) / (2 * h), 1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------- the edges
+@PRECISIONS
+@EVERY
+def test_finite_at_extremes(family, dtype):
+    """No NaN, no infinity anywhere where the answer fits the dtype; no warning either."""
+    edge = np.array([-1e4, -700, -80, -20, 0, 20, 60], dtype)
+    x, *parameters = np.meshgrid([0, 1, 5, 1e6], *[edge] * N_PARAMETERS[family])
+    parameters = [p.astype(dtype).ravel() for p in parameters]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for found in value_and_gradients(log_prob(family), x.ravel(), parameters):
+            assert np.isfinite(found).all()
+        columns = [np.stack([p, 0 * p], axis=1) for p in parameters]
+        counts = np.stack([x.ravel(), 1 + 0 * x.ravel()], axis=1)
+        for found in value_and_gradients(log_prob(family, True), counts, columns):
+            assert np.isfinite(found).all()
+
+
+@EVERY
+def test_finite_where_exp_overflows(family):
+    x, *parameters = np.meshgrid([0.0, 3.0], *[[-1e6, -1e3, 1e3, 1e6]] * N_PARAMETERS[family])
+    for found in value_and_gradients(log_prob(family), x, parameters):
+        assert not np.isnan(found).any()
+
+
+@PRECISIONS
+@EVERY
+def test_what_is_no_count(family, dtype):
+    """-inf and gradient 0 outside the support; NaN for NaN; the same of kernel, twin and cell."""
+    x = np.array([0.5, -1.0, -2.5, np.inf, np.nan, 3.0])
+    parameters = [np.full(6, p, dtype) for p in (0.2, -0.3, 0.1)][:N_PARAMETERS[family]]
+    y, *slopes = value_and_gradients(log_prob(family), x, parameters)
+    assert np.isneginf(y[:4]).all() and np.isnan(y[4]) and np.isfinite(y[5])
+    np.testing.assert_array_equal(y[:5], TWINS[family](x, *parameters)[:5])
+    for slope in slopes:
+        assert (slope[:4] == 0).all() and np.isnan(slope[4]) and np.isfinite(slope[5])
+    for layout in (np.asarray, sparse.csr_matrix):
+        cells = value_and_gradients(log_prob(family, True), layout(x[:, None]), [p[:, None] for p in parameters])
+        np.testing.assert_array_equal(np.isneginf(cells[0]), np.isneginf(y))
+        for found, wanted in zip(cells, (y, *slopes)):
+            assert_close(found.ravel()[5:], wanted[5:], 10 * TOLERANCE[dtype])
+            np.testing.assert_array_equal(np.isnan(found.ravel()), np.isnan(wanted))
+
+
+def test_parameters_that_are_nan_show():
+    counts, (log_mu, log_theta) = random_cells("nb", dtype=np.float32)
+    for i, log_p in enumerate((log_mu, log_theta)):
+        broken = log_p.copy()
+        broken.reshape(-1)[0] = np.nan
+        y = cl.nb_cell_log_prob(counts, *(broken if j == i else p for j, p in enumerate((log_mu, log_theta))))
+        assert np.isnan(y[0]) and np.isnan(y[1:]).all() == (i == 1)
+
+
+@EVERY
+def test_empty_cells(family):
+    counts, parameters = random_cells(family, dtype=np.float32)
+    counts = counts.toarray()
+    counts[[0, 4, 8]] = 0.0
+    for layout in (counts, sparse.csr_matrix(counts)):
+        y, *gradients = value_and_gradients(log_prob(family, True), layout, parameters)
+        twin = value_and_gradients(log_prob(family, True).twin, layout, parameters)
+        for found in (y, twin[0]):
+            assert (found[[0, 4, 8]] == 0).all() and (found[[1, 2, 3]] < 0).all()
+        kept = np.setdiff1d(np.arange(9), [0, 4, 8])
+        parts = [p[kept] if p.ndim == 2 else p for p in parameters]
+        alone = value_and_gradients(log_prob(family, True), counts[kept], parts)
+        for found, wanted, p in zip((y, *gradients), alone, (y, *parameters)):
+            if len(p) == 9:
+                assert (found[[0, 4, 8]] == 0).all()
+                found = found[kept]
+            assert_close(found, wanted, 1e-6)
+
+
+@EVERY
+def test_non_canonical_csr(family):
+    """Unsorted, with duplicates and stored zeros; a row of stored zeros only is an empty cell. Nothing is changed."""
+    data, indices, indptr = np.array([2.0, 1, 3, 0, 4, 0, 0, 5]), [3, 0, 3, 1, 2, 1, 3, 0], [0, 4, 5, 7, 8]
+    counts = sparse.csr_matrix((data, indices, indptr), shape=(4, 4))
+    before = [a.copy() for a in (counts.data, counts.indices, counts.indptr)]
+    _, parameters = random_cells(family, 4, 4)
+    expected = value_and_gradients(log_prob(family, True), counts.toarray(), parameters)
+    for found, wanted in zip(value_and_gradients(log_prob(family, True), counts, parameters), expected):
+        assert_close(found, wanted, 1e-12)
+    assert expected[0][2] == 0
+    for now, then in zip((counts.data, counts.indices, counts.indptr), before):
+        np.testing.assert_array_equal(now, then)
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [np.uint16, np.int64, np.float32, np.float64])
+def test_dtype_of_counts_does_not_matter(family, dtype):
+    counts, parameters = random_cells(family, dtype=np.float32)
+    expected = value_and_gradients(log_prob(family, True), counts, parameters)
+    for layout in (counts.astype(dtype), counts.toarray().astype(dtype), counts.astype(dtype).tocsc()):
+        for found, wanted in zip(value_and_gradients(log_prob(family, True), layout, parameters), expected):
+            assert found.dtype == np.float32
+            assert_close(found, wanted, 1e-6)
+
+
+@EVERY
+@pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0, 0)])
+def test_nothing_at_all(family, shape):
+    parameters = [np.zeros(shape, np.float32) for _ in range(N_PARAMETERS[family])]
+    for counts in (np.zeros(shape), sparse.csr_matrix(shape)):
+        y, *gradients = value_and_gradients(log_prob(family, True), counts, parameters)
+        assert y.shape == shape[:1] and (y == 0).all() and [g.shape for g in gradients] == [shape] * len(parameters)
+    assert log_prob(family)(np.zeros(shape), *parameters).shape == shape
+
+
+def test_shapes_that_differ():
+    with pytest.raises(ValueError, match="counts have shape"):
+        cl.nb_cell_log_prob(np.zeros((3, 4)), np.zeros((3, 5)), np.zeros(5))
+
+
+@pytest.mark.parametrize("shape", [(23,), (1, 23), (9, 23), (9, 1), (1,), ()])
+def test_shapes_of_log_theta(shape):
+    counts, (log_mu, _) = random_cells("nb")
+    log_theta = np.random.default_rng(5).normal(size=shape)
+    whole = np.broadcast_to(log_theta, (9, 23)).copy()
+    g = np.random.default_rng(6).normal(size=9)
+    expected = value_and_gradients(cl.nb_cell_log_prob, counts, [log_mu, whole], g)
+    found = value_and_gradients(cl.nb_cell_log_prob, counts, [log_mu, log_theta], g)
+    assert found[2].shape == shape
+    stretched = Tensor(log_theta, requires_grad=True)
+    (stretched + np.zeros((9, 23))).backward(expected[2])
+    for a, b in zip(found, (*expected[:2], stretched.grad)):
+        assert_close(a, b, 1e-11)
+
+
+# ------------------------------------------------------------------------------------------------ how a kernel behaves
+@EVERY
+@pytest.mark.parametrize("cell", [False, True])
+def test_inputs_and_results_are_left_alone(family, cell):
+    """Nothing that goes in is written to, and a later call does not change what an earlier one gave."""
+    counts, parameters = random_cells(family, dtype=np.float32)
+    x = counts.toarray()
+    inputs = [x, *parameters]
+    before = [a.copy() for a in inputs]
+    for a in inputs:
+        a.flags.writeable = False
+    tensors = [Tensor(p, requires_grad=True) for p in parameters]
+    y = log_prob(family, cell)(x, *tensors)
+    kept = y.data.copy()
+    first = grad(np.sum(y), tensors)
+    log_prob(family, cell)(x, *[Tensor(p + 1, requires_grad=True) for p in parameters])
+    np.testing.assert_array_equal(y.data, kept)
+    for a, b in zip(grad(np.sum(y), tensors), first):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(inputs, before):
+        np.testing.assert_array_equal(a, b)
+        assert not np.shares_memory(a, y.data)
+
+
+@EVERY
+@pytest.mark.parametrize("cell", [False, True])
+def test_only_what_is_needed(family, cell):
+    counts, parameters = random_cells(family)
+    x, k = counts.toarray(), len(parameters)
+    whole = value_and_gradients(log_prob(family, cell), x, parameters)
+    kernel = getattr(cl, f"_{family}_cells" if cell else f"_{family}")
+    y, saved = kernel([False] * (k + 1), x, *parameters)
+    np.testing.assert_array_equal(y, whole[0])
+    assert not [a for a in (saved[0] if cell else saved) if a is not None]
+    with no_grad():
+        np.testing.assert_array_equal(log_prob(family, cell)(x, *map(Tensor, parameters)).data, whole[0])
+    for i in range(k):
+        tensors = [Tensor(p, requires_grad=i == j) for j, p in enumerate(parameters)]
+        y = log_prob(family, cell)(x, *tensors)
+        y.backward(np.ones(y.shape))
+        assert [t.grad is None for t in tensors] == [i != j for j in range(k)]
+        np.testing.assert_array_equal(tensors[i].grad, whole[1 + i])
+
+
+@EVERY
+def test_runs_are_bit_equal(family):
+    """Over several blocks and threads, and from several threads at once."""
+    counts, parameters = random_cells(family, 300, 700, 0.1, np.float32)
+    assert counts.shape[0] * counts.shape[1] > 4 * cl.BLOCK
+    first = value_and_gradients(log_prob(family, True), counts, parameters)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        runs = list(pool.map(lambda _: value_and_gradients(log_prob(family, True), counts, parameters), range(6)))
+    for run in runs:
+        for a, b in zip(run, first):
+            np.testing.assert_array_equal(a, b)
+    for i in range(0, 300, 50):
+        parts = [p[i:i + 50] if p.ndim == 2 else p for p in parameters]
+        assert_close(log_prob(family, True)(counts[i:i + 50], *parts), first[0][i:i + 50], 1e-6)
+
+
+def test_documented():
+    for family in N_PARAMETERS:
+        for cell in (False, True):
+            assert "Differentiable in" in log_prob(family, cell).__doc__

@@ -1,0 +1,859 @@
+"""minigrad/tensor.py: what DESIGN section 5 promises of the graph, of precision and of errors, a test a promise.
+
+The derivatives of single functions are not tested here (test_ops.py walks the table) but what is done with them.
+"""
+import copy
+import gc
+import math
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import weakref
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from scipy import sparse, special
+
+from minigrad import backend, derived, ops, tensor
+from minigrad.tensor import IMPLEMENTATIONS, PRIMITIVES, Tensor, grad, no_grad, primitive, recorded
+
+
+@contextmanager
+def without_collector():
+    """Reference counting alone: what lies in a cycle stays."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@contextmanager
+def table_as_it_was():
+    """Primitives that are made within are taken out of the table afterwards."""
+    primitives, implementations = dict(PRIMITIVES), dict(IMPLEMENTATIONS)
+    try:
+        yield
+    finally:
+        for now, before in ((PRIMITIVES, primitives), (IMPLEMENTATIONS, implementations)):
+            now.clear()
+            now.update(before)
+
+
+def leaf(*shape, dtype=np.float64, seed=0):
+    """A leaf with entries in (0.5, 1.5)."""
+    return Tensor((0.5 + np.random.default_rng(seed).random(shape)).astype(dtype), requires_grad=True)
+
+
+def raises(kind, *words):
+    """pytest.raises, the message holding all of these words in this order."""
+    return pytest.raises(kind, match="(?s)" + ".*".join(words))
+
+
+# ------------------------------------------------------------------------------------------------------------- graph
+def test_a_graph_20000_deep_is_swept_and_freed():
+    x = leaf(4)
+    with without_collector():
+        y = x
+        for _ in range(20_000):
+            y = y * 0.9999
+        bottom = weakref.ref(y.origin[1][0])
+        assert np.allclose(grad(y.sum(), [x])[0], 0.9999 ** 20_000, rtol=1e-9)
+        y.sum().backward()
+        assert np.allclose(x.grad, 0.9999 ** 20_000, rtol=1e-9)
+        del y
+        assert bottom() is None
+
+
+def test_a_graph_20000_deep_that_was_never_swept_is_freed():
+    with without_collector():
+        y = leaf(2)
+        refs = []
+        for i in range(20_000):
+            y = y + 1.0
+            if i % 1000 == 0:
+                refs.append(weakref.ref(y))
+        del y
+        assert [r() for r in refs] == [None] * 20
+
+
+def test_8000_wide():
+    leaves = [Tensor(float(i), requires_grad=True) for i in range(8000)]
+    y = np.sum(np.stack(leaves) * np.arange(8000.0))
+    assert y.item() == sum(i * i for i in range(8000))
+    found = grad(y, leaves)
+    assert [g.item() for g in found] == list(range(8000))
+    y.backward()
+    assert [t.grad.item() for t in leaves] == list(range(8000))
+
+
+def test_one_leaf_used_8000_times():
+    x = leaf(3)
+    total = 0.0
+    for i in range(8000):
+        total = total + x * float(i)
+    total.sum().backward()
+    assert np.array_equal(x.grad, np.full(3, 7999 * 8000 / 2.0))
+
+
+def test_a_diamond_of_2_to_the_60_paths_is_visited_once_a_node():
+    x = Tensor(1.0, requires_grad=True)
+    y = x
+    for _ in range(60):
+        y = y + y
+    assert grad(y, x)[0] == 2.0 ** 60
+
+
+def test_gradients_are_complete_before_they_are_handed_on():
+    x = Tensor(2.0, requires_grad=True)
+    a = x * 3.0
+    late = a * a  # a is used by an old and by a young operation
+    y = np.exp(a * 0.0) * late + a
+    calls = []
+    with table_as_it_was():
+        once = primitive(lambda v: v * 1.0, lambda g, y, v: calls.append(1) or g * 1.0, name="once")
+        b = once(a)
+        y = y + b * b + b
+        assert grad(y, x)[0] == pytest.approx(3 * (2 * 6 + 1 + 2 * 6 + 1))
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("after", ["forward", "grad", "create_graph", "backward"])
+def test_graphs_are_freed_without_the_collector(after):
+    x = leaf(3, 3)
+    with without_collector():
+        a = np.exp(x)
+        b = (a @ a.T + x[0, [1, 1, 2]]).sum(axis=0)
+        y = np.log(b).sum() + np.concatenate([a, x]).mean()
+        refs = [weakref.ref(t) for t in (a, b, y)]
+        arrays = [weakref.ref(t.data) for t in (a, b)]
+        if after == "grad":
+            grad(y, [x, a])
+        if after == "create_graph":
+            g = grad(y, [x], create_graph=True)[0]
+            refs.append(weakref.ref(g))
+            grad(g.sum(), [x])
+            del g
+        if after == "backward":
+            y.backward()
+        del a, b, y
+        assert [r() for r in refs + arrays] == [None] * len(refs + arrays)
+
+
+def test_backward_frees_the_graph_while_the_output_lives():
+    x = leaf(5)
+    with without_collector():
+        a = np.exp(x)
+        y = a.sum()
+        inside = weakref.ref(a)
+        del a
+        y.backward()
+        assert inside() is None and y.data.shape == ()
+
+
+def test_an_error_keeps_no_graph_alive():
+    with without_collector():
+        a = np.exp(leaf(3))
+        inside = weakref.ref(a)
+        try:
+            a.reshape(7)
+        except ValueError:
+            pass
+        del a
+        assert inside() is None
+
+
+def test_backward_fills_leaves_only_and_adds_up():
+    x, w, data = leaf(3), leaf(3, seed=1), Tensor(np.ones(3))
+    hidden = x * w * data
+    hidden.sum().backward()
+    assert np.array_equal(x.grad, w.data) and np.array_equal(w.grad, x.data)
+    assert hidden.grad is None and data.grad is None
+    before = x.grad
+    (x * 2.0).sum().backward()
+    assert x.grad is before and np.array_equal(x.grad, w.data + 2.0)
+
+
+def test_backward_of_a_leaf_itself():
+    x = leaf(2)
+    x.backward(np.array([3.0, 4.0]))
+    assert np.array_equal(x.grad, [3.0, 4.0])
+
+
+def test_backward_writes_where_an_optimiser_wants_it():
+    x, arena = leaf(3), np.full(5, 7.0)
+    x.home = arena[1:4]
+    (x * 2.0).sum().backward()
+    assert x.grad is x.home and np.array_equal(arena, [7.0, 2.0, 2.0, 2.0, 7.0])
+
+
+def test_backward_uses_the_graph_up():
+    x = leaf(3)
+    y = np.exp(x).sum()
+    y.backward()
+    with raises(RuntimeError, "used up by an earlier backward", "forward", "minigrad.grad"):
+        y.backward()
+    with raises(RuntimeError, "used up"):
+        grad(y, [x])
+
+
+def test_a_used_up_part_inside_a_new_graph_says_so_too():
+    x = leaf(3)
+    a = np.exp(x)
+    a.sum().backward()
+    with raises(RuntimeError, "used up"):
+        (a * 2.0).sum().backward()
+    assert np.array_equal(grad((a * 2.0).sum(), a)[0], np.full(3, 2.0))  # as far as a, nothing is missing
+
+
+def test_grad_leaves_graph_and_grad_alone():
+    x = leaf(3)
+    y = np.exp(x).sum()
+    first, again = grad(y, [x])[0], grad(y, [x])[0]
+    assert np.array_equal(first, np.exp(x.data)) and np.array_equal(first, again) and x.grad is None
+    y.backward()
+    assert np.array_equal(x.grad, first)
+
+
+def test_grad_takes_one_tensor_or_a_list_and_repeats():
+    x = leaf(3)
+    y = (x * x).sum()
+    one, = grad(y, x)
+    a, b = grad(y, (x, x))
+    assert np.array_equal(one, a) and np.array_equal(a, b) and not np.shares_memory(a, b)
+    assert grad(y, []) == []
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_zeros_for_an_input_without_influence(create_graph):
+    x, other = leaf(3), leaf(2, 4, dtype=np.float32)
+    gx, zeros = grad(x.sum(), [x, other], create_graph=create_graph)
+    assert zeros.shape == (2, 4) and zeros.dtype == np.float32 and not np.any(zeros)
+    assert isinstance(zeros, Tensor) == create_graph
+    assert not np.any(grad(Tensor(1.0), [other], create_graph=create_graph)[0])
+
+
+def test_jacobian_rows_by_repeated_grad():
+    x, m = leaf(3), np.random.default_rng(1).random((4, 3))
+    y = np.tanh(m @ x)
+    jacobian = np.array([grad(y, x, gradient=row)[0] for row in np.eye(4)])
+    assert np.allclose(jacobian, (1.0 - y.data[:, None] ** 2) * m, rtol=1e-12)
+
+
+def test_grad_with_respect_to_an_intermediate():
+    x = leaf(3)
+    a = np.exp(x)
+    b = a * a
+    of_x, of_a, of_b = grad(b.sum(), [x, a, b])
+    assert np.allclose(of_b, 1.0) and np.allclose(of_a, 2.0 * a.data) and np.allclose(of_x, 2.0 * a.data ** 2)
+
+
+# -------------------------------------------------------------------------------------------------- broadcasting
+def test_broadcasting_is_undone_once_and_for_all_rules():
+    """Rules return the shape that broadcasting made; the sweep sums it back, for every input and shape."""
+    shapes = [(), (1,), (3,), (1, 3), (2, 1), (2, 3), (4, 1, 1), (4, 2, 3), (0, 1, 3)]
+    for left in shapes:
+        for right in shapes:
+            if 4 in left and 0 in right or 0 in left and 4 in right:
+                continue
+            a, b = Tensor(np.full(left, 2.0), requires_grad=True), Tensor(np.full(right, 3.0), requires_grad=True)
+            y = a * b
+            ga, gb = grad(y, [a, b], gradient=np.ones(y.shape))
+            assert ga.shape == left and gb.shape == right
+            assert np.allclose(ga, 3.0 * (y.size / max(a.size, 1)))
+            assert np.allclose(gb, 2.0 * (y.size / max(b.size, 1)))
+
+
+def test_unbroadcast_is_called_once_for_each_stretched_input(monkeypatch):
+    calls, undo = [], tensor._unbroadcast
+    monkeypatch.setattr(tensor, "_unbroadcast", lambda g, shape: calls.append(shape) or undo(g, shape))
+    a, b = leaf(2, 1), leaf(2, 3)
+    grad((a + b).sum(), [a, b])
+    assert calls == [(2, 1)]
+
+
+# -------------------------------------------------------------------------------------- rules that are not called
+def counted():
+    """A primitive a * b, and the list of which rules were called."""
+    called = []
+    product = primitive(lambda a, b: a * b, lambda g, y, a, b: called.append("a") or g * b,
+                        lambda g, y, a, b: called.append("b") or g * a, name="counted_product")
+    return product, called
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_rules_of_inputs_that_need_no_gradient_are_never_called(create_graph):
+    with table_as_it_was():
+        product, called = counted()
+        x, constant = leaf(3), Tensor(np.ones(3))
+        for other in (constant, np.ones(3), 2.0, np.float32(2.0)):
+            called.clear()
+            grad(product(x, other).sum(), x, create_graph=create_graph)
+            assert called == ["a"]
+            called.clear()
+            grad(product(other, x).sum(), x, create_graph=create_graph)
+            assert called == ["b"]
+        called.clear()
+        product(constant, constant)
+        product(x, x)
+        assert called == []
+    assert "counted_product" not in PRIMITIVES
+
+
+def test_nothing_is_computed_beyond_what_grad_is_asked_for():
+    with table_as_it_was():
+        product, called = counted()
+        x = leaf(3)
+        a = product(x, 2.0)
+        b = np.exp(a)
+        grad(b.sum(), [a])
+        assert called == []
+        grad(b.sum(), [x])
+        assert called == ["a"]
+
+
+def test_joint_rules_are_told_what_is_needed():
+    told = []
+
+    def forward(needs, a, b):
+        told.append(tuple(needs))
+        return a * b, None
+
+    def backward(g, y, saved, needs, a, b):
+        told.append(tuple(needs))
+        return g * b if needs[0] else None, g * a if needs[1] else None
+
+    with table_as_it_was():
+        kernel = recorded(forward, "kernel", None, [], joint=backward, twin=lambda a, b: a * b)
+        x = leaf(2)
+        kernel(x, np.ones(2)).sum().backward()
+        assert told == [(True, False), (True, False)]
+        with no_grad():
+            kernel(x, x)
+        assert told[-1] == (False, False)
+
+
+# ------------------------------------------------------------------------------------------------ own gradients
+def test_gradients_are_owned_writable_and_not_shared():
+    for make in (lambda a, b: a + b, lambda a, b: a - b, lambda a, b: np.concatenate([a, b]),
+                 lambda a, b: np.stack([a, b]), lambda a, b: np.broadcast_to(a, (5, 2, 3)) + b,
+                 lambda a, b: a.reshape(3, 2) + b.reshape(3, 2),
+                 lambda a, b: a[:] + b[::-1], lambda a, b: a.T + b.T, lambda a, b: np.sum(a + b)):
+        a, b = leaf(2, 3), leaf(2, 3, seed=1)
+        y = make(a, b)
+        seed = np.ones(y.shape)
+        for ga, gb in (grad(y, [a, b], gradient=seed), (y.backward(seed), (a.grad, b.grad))[1]):
+            for g in (ga, gb):
+                assert g.flags.writeable and g.flags.owndata and g.shape == (2, 3)
+                g += 1.0
+            assert not np.shares_memory(ga, gb)
+            assert not any(np.shares_memory(g, other) for g in (ga, gb) for other in (seed, y.data, a.data, b.data))
+        assert np.array_equal(seed, np.ones(y.shape))
+
+
+def test_the_same_leaf_twice():
+    a = leaf(3)
+    (a + a).sum().backward()
+    assert np.array_equal(a.grad, [2.0, 2.0, 2.0])
+    a.grad = None
+    (a - a + a * a).sum().backward()
+    assert np.allclose(a.grad, 2.0 * a.data)
+
+
+def test_gradients_of_numbers_are_arrays():
+    x = Tensor(2.0, requires_grad=True)
+    (x * x).backward()
+    assert type(x.grad) is np.ndarray and x.grad.shape == () and x.grad == 4.0
+    assert type(grad(x * x, x)[0]) is np.ndarray
+
+
+# ------------------------------------------------------------------------------------------------------- no_grad
+def test_no_grad_nested_and_after_exceptions():
+    x = leaf(2)
+    with no_grad():
+        assert not (x * 2.0).requires_grad
+        with no_grad():
+            pass
+        assert not (x * 2.0).requires_grad and (x * 2.0).origin is None
+    assert (x * 2.0).requires_grad
+    with pytest.raises(ZeroDivisionError), no_grad():
+        1 / 0
+    assert (x * 2.0).requires_grad
+
+
+def test_no_grad_is_of_one_thread():
+    x, seen = leaf(2), {}
+
+    def other(name):
+        seen[name] = (x * 2.0).requires_grad
+
+    def inside():
+        with no_grad():
+            seen["mine"] = (x * 2.0).requires_grad
+            entered.set()
+            leave.wait(10)
+    with no_grad():
+        thread = threading.Thread(target=other, args=("begun within",))
+        thread.start()
+        thread.join()
+    entered, leave = threading.Event(), threading.Event()
+    thread = threading.Thread(target=inside)
+    thread.start()
+    assert entered.wait(10)
+    other("while another is within")
+    leave.set()
+    thread.join()
+    assert seen == {"begun within": True, "mine": False, "while another is within": True}
+
+
+def test_no_grad_as_a_decorator_and_backward_within():
+    x = leaf(2)
+    assert not no_grad()(lambda: x * 2.0)().requires_grad
+    y = (x * x).sum()
+    with no_grad():
+        y.backward()
+        with raises(RuntimeError, "nothing to differentiate"):
+            (x * 2.0).sum().backward()
+    assert np.allclose(x.grad, 2.0 * x.data)
+
+
+# ------------------------------------------------------------------------------------------------------- precision
+def float32_operations():
+    t, a64 = leaf(2, 3, dtype=np.float32), np.arange(1, 4)
+    yield from {
+        "t * np.log(2)": t * np.log(2), "np.log(2) * t": np.log(2) * t, "t / np.prod(shape)": t / np.prod(t.shape),
+        "t * 2": t * 2, "2.5 - t": 2.5 - t, "t ** 2": t ** 2, "t ** 2.5": t ** 2.5, "2 ** t": 2 ** t,
+        "t * True": t * True, "t + ints": t + a64, "ints * t": a64 * t, "ints @ t": np.arange(2) @ t,
+        "t @ ints": t @ a64, "t + booleans": t + (a64 > 2), "np.float64 / t": np.float64(3.0) / t,
+        "np.int32": t * np.int32(3), "uint8": t * np.uint8(200), "longdouble": t * np.longdouble(2),
+        "maximum": np.maximum(t, 1), "clip": np.clip(t, 0, 1), "where": np.where(a64 > 2, t, 0.0),
+        "where, NumPy scalar": np.where(a64 > 2, np.float64(1.0), t),
+        "xlogy of int": special.xlogy(2, t), "xlogy of float": special.xlogy(t, 2.5),
+        "xlogy of NumPy scalar": special.xlogy(np.float64(2), t), "xlogy of ints": special.xlogy(a64, t),
+        "betaln of int": special.betaln(t, 2), "betaln of float": special.betaln(2.5, t),
+        "betaln of NumPy scalar": special.betaln(t, np.float64(2.5)), "betaln of ints": special.betaln(a64, t),
+        "mean": t.mean(axis=0), "var": t.var(), "std": np.std(t), "sum": t.sum(), "norm": np.linalg.norm(t),
+        "logaddexp": np.logaddexp(t, 1.0), "power of ints": np.power(t, a64),
+        "concatenate": np.concatenate([t, a64[None]]),
+        "gammaln": special.gammaln(t), "expit": special.expit(t)}.items()
+
+
+@pytest.mark.parametrize("name", [name for name, _ in float32_operations()])
+def test_float32_stays_float32(name):
+    y = dict(float32_operations())[name]
+    assert y.dtype == np.float32, name
+    x = next(t for t in tensor_inputs(y) if t.requires_grad)
+    assert grad(y.sum(), x)[0].dtype == np.float32
+    assert grad(y.sum(), x, create_graph=True)[0].dtype == np.float32
+    y.sum().backward()
+    assert x.grad.dtype == np.float32
+
+
+def tensor_inputs(y):
+    """The leaves below y."""
+    if y.origin is None:
+        return [y]
+    return [leaf for x in y.origin[1] if isinstance(x, Tensor) for leaf in tensor_inputs(x)]
+
+
+def test_values_with_scalars_are_those_of_numpy():
+    x = leaf(4, dtype=np.float32)
+    assert np.array_equal((x * np.log(2)).data, x.data * np.float32(np.log(2)))
+    assert np.array_equal((x / np.prod((2, 3))).data, x.data / np.float32(6))
+    assert np.array_equal(special.xlogy(2, x).data, special.xlogy(np.float32(2), x.data))
+
+
+def test_mixed_precision_promotes_as_numpy_and_each_leaf_keeps_its_own():
+    a, b = leaf(3, dtype=np.float32), leaf(3, dtype=np.float64)
+    y = a * b
+    assert y.dtype == np.float64
+    ga, gb = grad(y.sum(), [a, b])
+    assert ga.dtype == np.float32 and gb.dtype == np.float64
+    assert (a * np.ones(3)).dtype == np.float64  # a floating array keeps its dtype
+
+
+def test_tensor_keeps_floating_data_and_makes_numbers_float64():
+    for dtype in (np.float16, np.float32, np.float64):
+        data = np.ones(3, dtype)
+        assert Tensor(data).data is data
+    assert Tensor(np.float32(1)).dtype == np.float32
+    assert [Tensor(x).dtype.name for x in (1, 2.0, [1, 2], np.arange(3), True)] == ["float64"] * 5
+    assert Tensor([1, 2], dtype="float32").dtype == np.float32
+    assert type(Tensor(np.ones(3).view(np.recarray)).data) is np.ndarray
+
+
+def test_gradient_of_another_dtype_is_cast():
+    x = leaf(3, dtype=np.float32)
+    (x * 1.0).backward(np.ones(3))
+    assert x.grad.dtype == np.float32
+    assert grad(x * 1.0, x, gradient=[1, 2, 3])[0].tolist() == [1.0, 2.0, 3.0]
+    y = leaf(3, dtype=np.float32)
+    y.backward(np.ones(3))
+    assert y.grad.dtype == np.float32
+
+
+def test_a_gradient_may_be_a_tensor():
+    x, v = leaf(3), Tensor(np.arange(3.0))
+    (x * 2.0).backward(v)
+    assert np.array_equal(x.grad, [0.0, 2.0, 4.0]) and type(x.grad) is np.ndarray
+    assert type(grad(x * 2.0, x, gradient=v)[0]) is np.ndarray
+
+
+# ------------------------------------------------------------------------------------------------------------ errors
+def test_no_silent_conversion_to_an_array():
+    x = leaf(2, 3)
+    for convert in (np.asarray, np.array, lambda t: np.asarray([t, t]), lambda t: np.asarray(t, dtype=float),
+                    lambda t: np.random.default_rng(0).normal(t), special.logsumexp):
+        with raises(TypeError, "silently", r"\.data", "numpy|NumPy"):
+            convert(x)
+    target = np.zeros((2, 3))
+    with raises(TypeError, "silently"):
+        target[0] = x[0]
+    with raises(TypeError, "silently"):
+        Tensor([x, x])
+    with raises(TypeError, "Tensor already", "detach"):
+        Tensor(x)
+
+
+def test_out():
+    x, target = leaf(3), np.zeros(3)
+    for call in (lambda: np.exp(x, out=target), lambda: np.add(target, target, out=x), lambda: np.sum(x, out=target),
+                 lambda: x.sum(out=target), lambda: np.sum(target, out=x), lambda: ops.sum(x, out=target)):
+        with raises(TypeError, "(exp|add|sum): out="):
+            call()
+    assert not target.any()
+
+
+def test_array_plus_equals_tensor():
+    x, target = leaf(3), np.zeros(3)
+    for operator in ("+=", "-=", "*=", "/=", "**="):
+        with raises(TypeError, "array \\+= Tensor", "a = a \\+ t"):
+            exec(f"target {operator} x")
+    assert not target.any()
+    x += target  # but a Tensor on the left is a new Tensor
+    assert isinstance(x, Tensor) and x.origin[0].__name__ == "add"
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda x: np.exp(x, where=np.ones(3, bool)), ("numpy.exp: where= is not supported",)),
+    (lambda x: np.sum(x, where=np.ones(3, bool)), ("numpy.sum: where= is not supported", "axis")),
+    (lambda x: np.sum(x, dtype=np.float32), ("numpy.sum: dtype= is not supported",)),
+    (lambda x: np.sum(x, 0, np.float32), ("sum: dtype= is not supported",)),
+    (lambda x: x.sum(dtype=np.float32), ("sum: dtype= is not supported",)),
+    (lambda x: np.mean(x, dtype=np.float32), ("numpy.mean: dtype= is not supported",)),
+    (lambda x: np.clip(x, a_min=x, a_max=2), ("numpy.clip: a_min= is a Tensor", "by position")),
+    (lambda x: x[x], ("getitem", "Tensor")),
+    (lambda x: np.where(x), ("where: 1 arguments", "3 arrays")),
+    (lambda x: x.sum(0, None, None, True, 0, True, 5), ("sum: 8 arguments", "axis")),
+    (lambda x: ops.add(x), ("add: 1 arguments", "2 arrays")),
+    (lambda x: np.add.reduce(x), ("numpy.add.reduce", "numpy.sum")),
+    (lambda x: np.multiply.outer(x, x), ("numpy.multiply.outer",)),
+    (lambda x: x + "a", ("add: an operand is a str",)),
+    (lambda x: x + [1, 2, 3], ("add: an operand is a list", "array")),
+    (lambda x: x + None, ("add: an operand is None",)),
+    (lambda x: x * 1j, ("multiply: an operand is a complex",)),
+    (lambda x: x * np.complex64(1j), ("multiply: an operand is a complex64",)),
+    (lambda x: x * np.array([1j, 0, 0]), ("multiply: an operand is an array of complex128", "real")),
+    (lambda x: x * np.datetime64("2020"), ("multiply: an operand is a datetime64",)),
+    (lambda x: x * np.array(["a", "b", "c"]), ("multiply: an operand is an array of <U1",)),
+    (lambda x: x * np.ma.array(np.ones(3)), ("masked",)),
+    (lambda x: Tensor(1j), ("complex128", "real")),
+    (lambda x: Tensor("text"), ("<U4", "real")),
+    (lambda x: Tensor([1.0], dtype=int), ("dtype=int", "floating")),
+])
+def test_what_is_not_supported_says_so_at_the_call(call, words):
+    with raises(TypeError, *words):
+        call(leaf(3))
+
+
+def test_errors_of_numpy_name_the_operation_and_the_shapes():
+    x = leaf(2, 3)
+    with raises(ValueError, r"add\(float64\[2, 3\], float32\[4\]\): operands could not be broadcast"):
+        x + np.ones(4, np.float32)
+    with raises(ValueError, r"matmul\(float64\[2, 3\], float64\[2, 3\]\)"):
+        x @ x
+    with raises(IndexError, r"getitem\(float64\[2, 3\]\): index 5 is out of bounds"):
+        x[5]
+    with raises(ValueError, r"reshape\(float64\[2, 3\]\)"):
+        x.reshape(7)
+    with raises(np.linalg.LinAlgError, r"inv\(float64\[2, 3\]\)"):
+        np.linalg.inv(x)
+
+
+def test_truth_of_several_entries():
+    with pytest.raises(ValueError, match="more than one element"):
+        bool(leaf(2))
+    with pytest.raises(ValueError, match="more than one element"):
+        assert leaf(2) > 0.0
+    assert bool(Tensor(1.0)) and not Tensor([0.0])
+
+
+@pytest.mark.parametrize("make", [sparse.csr_matrix, sparse.csr_array, sparse.csc_matrix, sparse.coo_array])
+def test_sparse_at_tensor_points_to_linear(make):
+    a, x = make(np.eye(2)), leaf(2, 2)
+    for call in (lambda: a @ x, lambda: x @ a, lambda: a * x, lambda: x * a, lambda: x + a, lambda: a + x,
+                 lambda: a.dot(x)):
+        with raises(TypeError, r"minigrad\.functional\.linear\(sparse, weight, bias\)"):
+            call()
+
+
+def test_backward_needs_one_entry_or_a_gradient():
+    x = leaf(2, 3)
+    with raises(ValueError, r"backward\(\): an output of shape \(2, 3\) needs gradient="):
+        (x * 2.0).backward()
+    with raises(ValueError, r"grad\(\): an output of shape \(2, 3\) needs gradient="):
+        grad(x * 2.0, x)
+    with raises(ValueError, r"backward\(\): gradient has shape \(3,\), the output \(2, 3\)"):
+        (x * 2.0).backward(np.ones(3))
+    (x[:1, :1] * 2.0).backward()
+    assert x.grad.sum() == 2.0
+
+
+def test_backward_and_grad_of_what_is_not_recorded():
+    with raises(RuntimeError, "nothing to differentiate", "requires_grad=True"):
+        (Tensor(1.0) * 2.0).backward()
+    with raises(TypeError, r"grad\(\): the output is a float, not a Tensor"):
+        grad(5.0, [leaf(2)])
+    for wrong in (np.ones(2), Tensor(np.ones(2))):
+        with raises(TypeError, r"grad\(\): input 1 is not a Tensor with requires_grad=True"):
+            grad(leaf(2).sum(), [leaf(2), wrong])
+
+
+def test_a_function_outside_the_table_is_named():
+    for function, name in ((np.fft.fft, "numpy.fft.fft"), (np.real, "numpy.real"), (np.nan_to_num, "numpy.nan_to_num"),
+                           (special.erfinv, "scipy.special.*erfinv|numpy.erfinv"), (np.mod, "numpy.remainder")):
+        with raises(TypeError, name, "is not in minigrad's table", r"minigrad\.primitive", r"\.data"):
+            function(leaf(3), *[2.0] * (function is np.mod))
+
+
+def test_assignment():
+    x = leaf(3)
+    for index in (0, slice(None), x.data > 1.0):
+        with raises(TypeError, "cannot be assigned into", "numpy.where"):
+            x[index] = 1.0
+    with raises(TypeError, "cannot be assigned into"):
+        x[0] += 1.0
+
+
+class Elsewhere:
+    """An array of another library: its functions refuse NumPy's arrays, as CuPy's do."""
+    dtype, shape, ndim, size = np.dtype(np.float64), (3,), 1, 3
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **keywords):
+        raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+
+    def __array_function__(self, *_):
+        raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+
+
+def test_mixed_devices_are_named():
+    Elsewhere.__module__ = "cupy"
+    assert backend.device_of(Elsewhere()) == "cupy"
+    with raises(TypeError, r"add\(float64\[3\], float64\[3\] on cupy\)", "cupy and numpy", r"backend\.to_device"):
+        leaf(3) + Tensor(Elsewhere())
+
+
+def test_scipy_array_api_is_named():
+    """With that variable SciPy wraps its ufuncs, and they no longer dispatch on Tensors."""
+    code = """
+import numpy as np
+from scipy import special
+from minigrad import Tensor
+t = Tensor(np.ones(3), requires_grad=True)
+print(np.exp(t).sum().item())
+for call in (lambda: special.gammaln(t), lambda: special.xlogy(2.0, t)):
+    try:
+        call()
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+    path = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=path,
+                          env={**os.environ, "SCIPY_ARRAY_API": "1", "PYTHONPATH": path})
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3 and lines[0].startswith("8.15"), done.stdout + done.stderr
+    assert all("SCIPY_ARRAY_API" in line and "scipy.special" in line and "Unset" in line for line in lines[1:])
+
+
+# --------------------------------------------------------------------------------------------- being a Tensor
+def test_comparisons_are_plain_boolean_arrays():
+    x = Tensor([1.0, 2.0, 3.0], requires_grad=True)
+    for mask, expected in ((x > 2, [0, 0, 1]), (x >= 2, [0, 1, 1]), (x < 2, [1, 0, 0]), (x <= 2, [1, 1, 0]),
+                           (x == 2, [0, 1, 0]), (x != 2, [1, 0, 1]), (2 < x, [0, 0, 1]), (x == x, [1, 1, 1]),
+                           (np.float64(2) >= x, [1, 1, 0]), (np.ones(3) == x, [1, 0, 0])):
+        assert type(mask) is np.ndarray and mask.dtype == bool and mask.tolist() == [bool(e) for e in expected]
+
+
+def test_hash_is_identity():
+    a, b = Tensor([1.0, 2.0]), Tensor([1.0, 2.0])
+    assert hash(a) != hash(b) and {a: "a", b: "b"}[a] == "a" and len({a, b, a}) == 2
+
+
+def test_reading_by_index_and_repeats():
+    x = leaf(4, 3)
+    for index in (0, -1, slice(1, 3), (slice(None), 1), (..., 0), None, [0, 0, 2], (np.array([1, 1]), np.array([2, 2])),
+                  x.data > 1.0, (slice(None, None, -1), [2, 0]), np.array([[0, 1], [1, 0]]), (1, 2)):
+        y = x[index]
+        assert np.array_equal(y.data, x.data[index])
+        v = np.random.default_rng(0).random(y.shape)
+        expected = np.zeros((4, 3))
+        np.add.at(expected, index, v)
+        assert np.allclose(grad(y, x, gradient=v)[0], expected)
+    assert grad(x[[0, 0, 0], [1, 1, 1]].sum(), x)[0][0, 1] == 3.0
+
+
+def test_square_by_operator_and_function():
+    x = Tensor([-2.0, 0.0, 3.0], requires_grad=True)
+    for y in (x ** 2, x ** 2.0, np.square(x), x ** np.int64(2), x * x):
+        assert y.data.tolist() == [4.0, 0.0, 9.0]
+        assert grad(y.sum(), x)[0].tolist() == [-4.0, 0.0, 6.0]
+    assert (x ** 2).origin[0].__name__ == "square"
+
+
+def test_repr_format_iteration_length():
+    x = Tensor(np.array([1.0, 2.5]), requires_grad=True)
+    assert repr(x) == "Tensor([1. , 2.5], requires_grad=True)" and repr(Tensor(2.0)) == "Tensor(2.)"
+    assert "from multiply" in repr(x * 2.0)
+    assert f"{x[1]:.3f}" == "2.500" and f"{x}" == str(x) == repr(x)
+    with pytest.raises(ValueError, match="size 1|size-1"):
+        f"{x:.3f}"
+    first, second = x
+    assert first.item() == 1.0 and second.requires_grad and len(x) == 2
+    assert grad(sum(x), x)[0].tolist() == [1.0, 1.0]
+    with pytest.raises(TypeError):
+        len(Tensor(1.0))
+
+
+def test_numpy_detach_item():
+    x = leaf(2, 3)
+    assert x.numpy() is x.data
+    d = x.detach()
+    assert d.data is x.data and not d.requires_grad and d.origin is None
+    assert type(x.sum().item()) is float and x.sum().item() == pytest.approx(x.data.sum())
+    with pytest.raises(ValueError):
+        x.item()
+    assert (x.shape, x.ndim, x.size, x.dtype) == ((2, 3), 2, 6, np.float64)
+    assert x.T.shape == (3, 2)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))])
+def test_copies_are_leaves_of_their_own(duplicate):
+    """A copy with its original's number would have its gradient added to the original's."""
+    a = Tensor([2.0, 3.0], requires_grad=True)
+    b = duplicate(a)
+    assert b.requires_grad and b.number != a.number and np.array_equal(a.data, b.data)
+    (a * b * b).sum().backward()
+    assert a.grad.tolist() == [4.0, 9.0] and b.grad.tolist() == [8.0, 18.0]
+    c = duplicate(a * 2.0)
+    assert not c.requires_grad and c.origin is None
+
+
+def test_operators_reach_the_table():
+    x, a = leaf(2, 2), np.random.default_rng(1).random((2, 2))
+    for y, expected in ((x + a, x.data + a), (a + x, a + x.data), (x - a, x.data - a), (a - x, a - x.data),
+                        (x * a, x.data * a), (a * x, a * x.data), (x / a, x.data / a), (a / x, a / x.data),
+                        (x @ a, x.data @ a), (a @ x, a @ x.data), (x ** a, x.data ** a), (a ** x, a ** x.data),
+                        (-x, -x.data), (abs(-x), x.data), (2 - x, 2 - x.data), (2 / x, 2 / x.data)):
+        assert isinstance(y, Tensor) and y.requires_grad and np.array_equal(y.data, expected)
+
+
+def test_arrays_stay_arrays():
+    """The table's primitives and derived functions on plain arrays give plain arrays."""
+    a = np.arange(1.0, 4.0)
+    assert type(ops.exp(a)) is np.ndarray and type(derived.var(a)) in (np.ndarray, np.float64)
+    assert type(ops.sum(a)) is np.float64
+
+
+# ------------------------------------------------------------------------------------------------- create_graph
+def test_third_derivatives():
+    x = Tensor(np.array([0.3, 0.7, 1.1]), requires_grad=True)
+    y = np.sin(x) * np.exp(2.0 * x)
+    for order in range(1, 5):
+        y, = grad(y.sum(), x, create_graph=True)
+        exact = ((2 + 1j) ** order * np.exp((2 + 1j) * x.data)).imag
+        assert np.allclose(y.data, exact, rtol=1e-12), order
+
+
+def test_hessian_of_log_sum_exp():
+    x = Tensor(np.array([0.1, 1.2, -0.4]), requires_grad=True)
+    g, = grad(np.log(np.sum(np.exp(x))), x, create_graph=True)
+    hessian = np.array([grad(g[i], x)[0] for i in range(3)])
+    p = special.softmax(x.data)
+    assert np.allclose(g.data, p, rtol=1e-14)
+    assert np.allclose(hessian, np.diag(p) - np.outer(p, p), rtol=1e-12, atol=1e-15)
+
+
+def test_gradient_of_a_gradient_with_respect_to_an_intermediate():
+    x = Tensor(np.array([0.5, 1.5]), requires_grad=True)
+    a = x * x
+    g, = grad((a ** 3).sum(), a, create_graph=True)  # 3 a^2
+    of_a, of_x = grad(g.sum(), [a, x])               # 6 a, and 6 a * 2 x
+    assert np.allclose(of_a, 6.0 * a.data) and np.allclose(of_x, 12.0 * a.data * x.data)
+
+
+def test_the_gradient_given_is_differentiated_too():
+    x, v = leaf(3), leaf(3, seed=1)
+    product, = grad(np.exp(x), x, gradient=v, create_graph=True)  # v exp(x)
+    of_x, of_v = grad(product.sum(), [x, v])
+    assert np.allclose(of_x, v.data * np.exp(x.data)) and np.allclose(of_v, np.exp(x.data))
+
+
+def test_without_create_graph_gradients_are_arrays_and_nothing_is_recorded():
+    x = leaf(3)
+    g, = grad(np.exp(x).sum(), x)
+    assert type(g) is np.ndarray
+    h, = grad(np.exp(x).sum(), x, create_graph=True)
+    assert isinstance(h, Tensor) and h.requires_grad
+    with no_grad():
+        assert not grad(h.sum(), x, create_graph=True)[0].requires_grad
+
+
+def test_gradient_penalty_trains():
+    """backward() through a gradient: d/dw of |d(w x^2)/dx|^2 = 8 w x^2."""
+    w, x = Tensor(1.5, requires_grad=True), Tensor(0.7, requires_grad=True)
+    g, = grad(w * x * x, x, create_graph=True)
+    (g * g).backward()
+    assert w.grad == pytest.approx(8 * 1.5 * 0.49) and x.grad == pytest.approx(8 * 1.5 ** 2 * 0.7)
+
+
+# ------------------------------------------------------------------------------------------ primitives of a user
+def test_a_primitive_of_a_user():
+    with table_as_it_was():
+        arcsinh = primitive(np.arcsinh, lambda g, y, x: g / np.sqrt(1.0 + x * x))
+        x = leaf(3)
+        assert PRIMITIVES["arcsinh"] is arcsinh
+        y = np.arcsinh(x)
+        g, = grad(y.sum(), x, create_graph=True)
+        assert np.allclose(g.data, 1.0 / np.sqrt(1.0 + x.data ** 2))
+        assert np.allclose(grad(g.sum(), x)[0], -x.data / (1.0 + x.data ** 2) ** 1.5)
+        assert type(arcsinh(x.data)) is np.ndarray
+    with raises(TypeError, "numpy.arcsinh is not in minigrad's table"):
+        np.arcsinh(x)
+
+
+def test_a_primitive_with_keywords_and_an_input_without_a_rule():
+    with table_as_it_was():
+        def scaled(x, mask, factor=2.0):
+            return np.where(mask, x * factor, 0.0)
+        scaled = primitive(scaled, lambda g, y, x, mask, factor=2.0: np.where(mask, g * factor, 0.0), None)
+        x, mask = leaf(3), np.array([True, False, True])
+        for y, factor in ((scaled(x, mask), 2.0), (scaled(x, mask, factor=3.0), 3.0), (scaled(x, mask, 4.0), 4.0)):
+            assert np.array_equal(y.data, np.where(mask, x.data * factor, 0.0))
+            assert np.array_equal(grad(y.sum(), x)[0], mask * factor)
+        with raises(TypeError, "scaled: colour= is not supported", "factor"):
+            scaled(x, mask, colour=1)
+
+
+def test_a_twin_is_what_is_differentiated_twice():
+    with table_as_it_was():
+        kernel = recorded(lambda needs, x: (x ** 3, None), "cube", None, [], twin=lambda x: x * x * x,
+                          joint=lambda g, y, saved, needs, x: [g * 3.0 * x ** 2])
+        x = leaf(3)
+        g, = grad(kernel(x).sum(), x, create_graph=True)
+        assert np.allclose(g.data, 3.0 * x.data ** 2)
+        assert np.allclose(grad(g.sum(), x)[0], 6.0 * x.data)
+        assert math.isclose(grad(kernel(x * 2.0).sum(), x)[0][0], 24.0 * x.data[0] ** 2)

@@ -1,0 +1,364 @@
+"""minigrad/trace.py: the tape as a table and as a picture, and the first number that is not finite."""
+import itertools
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy import sparse, special
+
+from minigrad import functional, nn, trace
+from minigrad.tensor import Tensor, grad, no_grad
+
+
+def expression():
+    a, b, c = (Tensor(v, requires_grad=True) for v in (2.0, -3.0, 10.0))
+    return np.tanh(a * b + c) * np.exp(-a), {a: "a", b: "b", c: "c"}
+
+
+def network(n_layers=4):
+    """A network on a CSR matrix, its Module, and a loss of some 40 steps."""
+    rng = np.random.default_rng(0)
+    model = nn.Sequential(*itertools.chain(*((nn.Linear(5, 5, rng=rng), nn.BatchNorm1d(5), nn.ReLU())
+                                             for _ in range(n_layers))))
+    x = sparse.random(8, 5, 0.5, format="csr", dtype=np.float32, rng=rng)
+    h = model(x)
+    p = functional.log_softmax(h, axis=1)
+    return -np.mean(np.sum(p * rng.random((8, 5), dtype=np.float32), axis=1)) + 0.1 * np.mean(h[:, :2] ** 2), model
+
+
+# --------------------------------------------------------------------------------------------------------- table
+def test_table_of_a_small_expression():
+    y, names = expression()
+    assert str(trace.table(y, names=names)) == """\
+step  name  operation  from    shape  dtype    |value|  |gradient|
+------------------------------------------------------------------
+  #0  a     leaf               ()     float64        2      0.1358
+  #1  b     leaf               ()     float64        3    0.000363
+  #2  c     leaf               ()     float64       10   0.0001815
+  #3        multiply   #0, #1  ()     float64        6   0.0001815
+  #4        add        #3, #2  ()     float64        4   0.0001815
+  #5        tanh       #4      ()     float64   0.9993      0.1353
+  #6        negative   #0      ()     float64        2      0.1352
+  #7        exp        #6      ()     float64   0.1353      0.9993
+  #8        multiply   #5, #7  ()     float64   0.1352           1"""
+
+
+def test_table_rows_are_the_numbers_of_the_tape():
+    x, w, data = (Tensor(np.random.default_rng(i).random((3, 3)), requires_grad=i < 2) for i in range(3))
+    y = np.sum(np.exp(x @ w) * data[:, 1:2] * 2.0 + np.arange(3.0), axis=1)
+    weights = np.array([1.0, 2.0, 3.0])
+    rows = trace.table(y, weights)
+    assert [r.step for r in rows] == list(range(len(rows)))
+    assert [r.operation for r in rows] == ["leaf", "leaf", "matmul", "exp", "data", "multiply", "multiply", "add",
+                                           "sum(axis=1)"]
+    assert [r.inputs for r in rows] == ["", "", "#0, #1", "#2", "", "#3, #4", "#5, 2", "#6, array(3,)", "#7"]
+    assert rows[-1].value == np.linalg.norm(y.data) and rows[-1].shape == (3,) and rows[-1].dtype == "float64"
+    gx, gw = grad(y, [x, w], gradient=weights)
+    assert rows[0].gradient == np.linalg.norm(gx) and rows[1].gradient == np.linalg.norm(gw)
+    assert rows[4].gradient is None
+    assert repr(rows) == str(rows)
+
+
+def test_table_uses_nothing_up():
+    y, names = expression()
+    trace.table(y)
+    trace.draw(y, "/dev/null") if False else trace.layout(y)
+    assert all(t.grad is None for t in names)
+    y.backward()
+    assert all(t.grad is not None for t in names)
+    for look in (trace.table, trace.first_nonfinite, trace.layout):
+        with pytest.raises(RuntimeError, match="used up by an earlier backward"):
+            look(y)
+
+
+def test_table_without_gradient_of_several_entries_leaves_it_open():
+    x = Tensor(np.ones(3), requires_grad=True)
+    rows = trace.table(np.exp(x))
+    assert [r.gradient for r in rows] == [None, None]
+    assert str(rows).splitlines()[-1].endswith("-")
+
+
+def test_table_of_what_is_not_recorded():
+    with no_grad():
+        assert len(trace.table(Tensor(np.ones(3)) * 2.0)) == 1
+    with pytest.raises(TypeError, match="a Tensor is needed, not a float"):
+        trace.table(2.0)
+
+
+def test_names_from_a_module_its_pairs_and_a_dict():
+    loss, model = network(1)
+    tables = [str(trace.table(loss, names=names)) for names in
+              (model, list(model.named_parameters()), dict(model.named_parameters()),
+               {p: name for name, p in model.named_parameters()})]
+    assert len(set(tables)) == 1 and "layers.0.weight" in tables[0]
+
+
+def test_table_writes_operands_briefly():
+    x = Tensor(np.ones((4, 3), np.float32), requires_grad=True)
+    w, b = (Tensor(np.ones(s, np.float32), requires_grad=True) for s in ((2, 4), 2))
+    y = functional.linear(sparse.csr_array(np.eye(5, 4, dtype=np.float32)), w, b)
+    text = str(trace.table(y.sum() + x[:, 1:].sum() + x[np.array([0, 1]), [1, 1]].sum() + x[0].sum() * np.float64(0.5)))
+    for part in ("csr(5,4), ", "getitem(index=(:,1:))", "getitem(index=(array(2,),[1, 1]))", "getitem(index=0)",
+                 ", 0.5"):
+        assert part in text, part
+    assert max(map(len, text.splitlines())) < 140
+
+
+def test_table_of_20000_steps():
+    y = Tensor(np.ones(2), requires_grad=True)
+    for _ in range(20_000):
+        y = y * 1.0
+    assert len(trace.table(y.sum())) == 20_002
+
+
+# ---------------------------------------------------------------------------------------------- not finite: found
+def test_first_nonfinite_value():
+    x = Tensor(np.array([0.0, 1.0, 2.0]), requires_grad=True)
+    with np.errstate(all="ignore"):
+        y = (np.log(x * 3.0) * 0.0).sum()
+    found = trace.first_nonfinite(y, names={x: "x"})
+    assert found == ("step #2 log is float64(3,) from 1.09861 to 1.79176, 1 of 3 not finite (the first is -inf); "
+                     "input #1 multiply: float64(3,) from 0 to 6")
+    assert trace.first_nonfinite((x * 2.0).sum()) is None
+
+
+def test_first_nonfinite_leaf_is_named():
+    x = Tensor(np.array([1.0, np.nan]), requires_grad=True)
+    assert trace.first_nonfinite(np.exp(x).sum(), names={x: "weight"}).startswith("step #0 weight leaf is float64(2,)")
+
+
+def test_first_nonfinite_constant_shows_among_the_inputs():
+    x = Tensor(np.ones(2), requires_grad=True)
+    found = trace.first_nonfinite((x + np.array([1.0, np.inf])).sum())
+    assert "step #1 add" in found and "input 1: float64(2,) from 1 to 1, 1 of 2 not finite (the first is inf)" in found
+
+
+def test_first_nonfinite_gradient():
+    x = Tensor(np.array([0.0, 4.0]), requires_grad=True)
+    y = np.sum(np.sqrt(x) * 3.0)
+    assert trace.first_nonfinite(y) is None
+    with np.errstate(all="ignore"):
+        found = trace.first_nonfinite(y, {x: "x"}, gradients=True)
+    assert found.startswith("the gradient of step #0 x leaf is float64(2,) from 0.75 to 0.75, 1 of 2 not finite")
+    assert found.endswith("it comes through step #1 sqrt, whose gradient is float64(2,) from 3 to 3; "
+                          "input #0 x leaf: float64(2,) from 0 to 4")
+    assert trace.first_nonfinite(np.sum(np.exp(x)), gradients=True) is None
+
+
+def test_first_nonfinite_gradient_of_a_sum_that_overflows():
+    x = Tensor(np.float32(0.001), requires_grad=True)
+    with np.errstate(all="ignore"):
+        found = trace.first_nonfinite(x * 3e38 + x * 3e38, gradients=True)
+    assert "sum of several gradients overflows" in found
+
+
+# ------------------------------------------------------------------------------------------- not finite: watched
+@pytest.mark.parametrize("what, message", [
+    (lambda x: np.log(x), r"^log: the result is float64\(3,\) .*-inf.* finite: input 0: float64\(3,\) from 0 to 2$"),
+    (lambda x: np.exp(x * 1000.0), r"^exp: the result .* 2 of 3 .*input 0: float64\(3,\) from 0 to 2000$"),
+    (lambda x: special.gammaln(x), r"^gammaln: the result"),
+    (lambda x: 1.0 / x, r"^divide: the result .*input 0: 1.0; input 1: float64\(3,\) from 0 to 2$"),
+    (lambda x: np.sum(np.sqrt(x)).backward(), r"^the rule of sqrt: the gradient of input 0 is .*inf.* finite: input 0: "
+     r"float64\(3,\) from 0 to 2; gradient of the output: float64\(3,\) from 1 to 1$"),
+    (lambda x: grad(np.sum(np.sqrt(x)), x), r"^the rule of sqrt: the gradient of input 0"),
+    (lambda x: grad(np.sum(np.sqrt(x)), x, create_graph=True), r"^divide: the result"),
+    (lambda x: functional.linear(x.reshape(1, 3), x.reshape(1, 3) * 1e200, x[:1]) * 1e200, r"^multiply: the result"),
+])
+def test_watch_names_the_operation(what, message):
+    x = Tensor(np.array([0.0, 1.0, 2.0]), requires_grad=True)
+    with np.errstate(all="ignore"):
+        what(x)
+        x.grad = None
+        with pytest.raises(FloatingPointError, match="(?s)" + message), trace.watch():
+            what(x)
+    assert sys.getprofile() is None
+
+
+def test_watch_lets_pass_what_is_finite_and_what_was_not_finite_before():
+    x = Tensor(np.array([0.0, 1.0, 2.0]), requires_grad=True)
+    with trace.watch():
+        loss, _ = network(2)
+        loss.backward()
+        np.where(x.data > 0.0, x, -np.inf).sum()
+        (x + np.array([1.0, np.nan, 0.0])).sum().backward()
+        special.xlogy(2.0, x + 1.0).sum().backward()
+    assert np.isfinite(x.grad).all() and sys.getprofile() is None
+
+
+def test_watch_nests_restores_and_is_of_one_thread():
+    seen = []
+
+    def mine(*_):
+        seen.append(1)
+    sys.setprofile(mine)
+    try:
+        with trace.watch():
+            with trace.watch():
+                pass
+            assert sys.getprofile() is not mine
+            with np.errstate(all="ignore"), pytest.raises(FloatingPointError):
+                np.log(Tensor([0.0]))
+        assert sys.getprofile() is mine
+    finally:
+        sys.setprofile(None)
+    with np.errstate(all="ignore"):
+        np.log(Tensor([0.0]))
+
+
+def test_an_error_within_watch_is_the_users():
+    with pytest.raises(ValueError, match="add.*broadcast"), trace.watch():
+        Tensor(np.ones(2)) + np.ones(3)
+    assert sys.getprofile() is None
+
+
+# ------------------------------------------------------------------------------------------------------- picture
+def overlap(a, b, margin=0.0):
+    return (abs(a.x - b.x) < (a.width + b.width) / 2 + margin and abs(a.y - b.y) < (a.height + b.height) / 2 + margin)
+
+
+def curve(points):
+    """Points along an arrow: straight pieces and cubic Bezier curves, as `draw` reads them."""
+    s = np.linspace(0.0, 1.0, 20)[:, None]
+    lines = [points[0] + (points[1] - points[0]) * s]
+    for i in range(1, len(points) - 1, 4):
+        a, b, c, d = points[i:i + 4]
+        lines.append((1 - s) ** 3 * a + 3 * s * (1 - s) ** 2 * b + 3 * s ** 2 * (1 - s) * c + s ** 3 * d)
+        lines.append(d + (points[i + 4] - d) * s)
+    return np.concatenate(lines)
+
+
+def graphs():
+    y, names = expression()
+    yield "small", y, names
+    loss, model = network()
+    yield "network", loss, model
+    wide = [Tensor(np.arange(3.0) + i, requires_grad=True) for i in range(9)]
+    yield "wide", sum(np.sum(np.exp(x) * x) for x in wide), None
+    yield "joined", np.concatenate([x * 2.0 for x in wide]).sum(), None
+    deep = wide[0]
+    for _ in range(12):
+        deep = np.sin(deep) * wide[1]
+    yield "deep", deep.sum(), {wide[1]: "a name that is rather long, longer than a box may be"}
+    yield "one", wide[0], None
+
+
+@pytest.mark.parametrize("name", [name for name, _, _ in graphs()])
+def test_layout_has_no_overlaps(name):
+    y, names = next((y, names) for n, y, names in graphs() if n == name)
+    boxes, arrows, (width, height) = trace.layout(y, names)
+    steps = trace.tape(y)
+    assert len(boxes) == len(steps)
+    for a, b in itertools.combinations(boxes, 2):
+        assert not overlap(a, b, 0.1), (a.text, b.text)
+    for box in boxes:
+        assert box.width / 2 <= box.x <= width - box.width / 2
+        assert box.height / 2 <= box.y <= height - box.height / 2 - 0.3
+    step = {t.number: i for i, t in enumerate(steps)}
+    uses = sorted({(step[x.number], step[t.number]) for t in steps if t.origin for x in t.origin[1]
+                   if isinstance(x, Tensor)})
+    assert len(arrows) == len(uses)
+    for points, (start, end) in zip(arrows, uses):
+        line = curve(points)
+        assert touches(boxes[start], line[0]) and touches(boxes[end], line[-1])
+        assert (line >= 0).all() and (line <= (width, height)).all()
+        for i, box in enumerate(boxes):
+            inside = np.abs(line - (box.x, box.y)) < (box.width / 2 - 1e-9, box.height / 2 - 1e-9)
+            assert not inside.all(axis=1).any(), (box.text, steps[start], steps[end])
+
+
+def touches(box, point):
+    return bool(np.all(np.abs(point - (box.x, box.y)) <= (box.width / 2 + 1e-9, box.height / 2 + 1e-9)))
+
+
+def test_long_arrows_of_a_chain_are_straight():
+    """The bends of the arrow from a leaf to the end of a chain lie on one line."""
+    y, names = next((y, names) for n, y, names in graphs() if n == "deep")
+    _, arrows, _ = trace.layout(y, names)
+    longest = max(arrows, key=len)
+    assert len(longest) > 60
+    across = int(np.ptp(longest[:, 0]) > np.ptp(longest[:, 1]))
+    assert np.ptp(longest[8:-8, across]) < 0.15
+
+
+def test_boxes_say_values_when_small_and_shapes_otherwise():
+    x = Tensor(np.array([1.0, 0.0]), requires_grad=True)
+    with np.errstate(all="ignore"):
+        boxes, _, _ = trace.layout(np.sum(np.log(x) * np.ones((5, 2), np.float32)), {x: "x"})
+    assert [box.text.split("\n") for box in boxes] == [
+        ["#0 x", "value [1 0]", "grad  [5 inf]"], ["#1 log #0", "value [0 -inf]", "grad  [5 5]"],
+        ["#2 multiply #1, array(5,2)", "float64 (5,2)"], ["#3 sum #2", "value -inf", "grad  1"]]
+    assert [box.kind for box in boxes] == ["not finite"] * 4
+    boxes, _, _ = trace.layout((x * Tensor([2.0, 3.0])).sum())
+    assert [box.kind for box in boxes] == ["leaf", "data", "operation", "output"]
+
+
+def test_text_fits_its_box():
+    """The width of a letter that the layout counts with is that of the font."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(10, 10), dpi=100)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for name, y, names in graphs():
+        for box in trace.layout(y, names)[0]:
+            text = figure.text(0, 0, box.text, family="monospace", size=9, linespacing=1.22, parse_math=False)
+            extent = text.get_window_extent(renderer)
+            assert extent.width < 100 * box.width - 10 and extent.height < 100 * box.height, (name, box)
+            text.remove()
+
+
+@pytest.mark.parametrize("ending, magic", [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_draw_writes_a_picture(tmp_path, ending, magic):
+    y, names = expression()
+    trace.draw(y, tmp_path / f"graph.{ending}", names)
+    assert (tmp_path / f"graph.{ending}").read_bytes().startswith(magic)
+    y.backward()
+
+
+def test_draw_a_network(tmp_path):
+    loss, model = network()
+    assert 35 <= len(trace.tape(loss)) <= 50
+    trace.draw(loss, tmp_path / "graph.png", model)
+    from matplotlib.image import imread
+    pixels = imread(tmp_path / "graph.png")
+    assert pixels.shape[0] > 500 and 0.02 < np.mean(pixels[..., :3].min(axis=2) < 0.97) < 0.6
+
+
+def test_draw_refuses_what_makes_no_picture(tmp_path):
+    y = Tensor(1.0, requires_grad=True)
+    for _ in range(401):
+        y = y * 1.0
+    with pytest.raises(ValueError, match="402 steps are too many.*trace.table"):
+        trace.draw(y, tmp_path / "graph.png")
+
+
+def test_draw_leaves_pyplot_alone(tmp_path):
+    code = ("import sys, numpy as np; from minigrad import Tensor, trace\n"
+            "assert 'matplotlib' not in sys.modules and 'scipy.optimize' not in sys.modules, 'imported too early'\n"
+            f"trace.draw(np.exp(Tensor(1.0, requires_grad=True)), {str(tmp_path / 'a.png')!r})\n"
+            "assert 'matplotlib.pyplot' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def contrast(a, b):
+    """The ratio of the luminances of two colours (WCAG 2)."""
+    def luminance(colour):
+        rgb = np.array([int(colour[i:i + 2], 16) for i in (1, 3, 5)]) / 255.0
+        return np.where(rgb <= 0.03928, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def deuteranope(colour):
+    """A colour as seen without M cones (Vienot, Brettel and Mollon 1999), in linear RGB."""
+    rgb = (np.array([int(colour[i:i + 2], 16) for i in (1, 3, 5)]) / 255.0) ** 2.2
+    return np.array([[0.29275, 0.70725, 0.0], [0.29275, 0.70725, 0.0], [-0.02234, 0.02234, 1.0]]) @ rgb
+
+
+def test_colours_can_be_told_apart_and_read():
+    assert re.fullmatch("(#[0-9A-F]{6})+", "".join(itertools.chain(*trace.COLOURS.values())))
+    for light, dark in trace.COLOURS.values():
+        assert contrast(light, "#000000") > 12 and contrast(dark, "#FFFFFF") > 3
+    dark = [deuteranope(dark) for _, dark in trace.COLOURS.values()]
+    assert min(np.abs(a - b).max() for a, b in itertools.combinations(dark, 2)) > 0.02
