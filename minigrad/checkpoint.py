@@ -145,9 +145,9 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
 
 
 class Saved:
-    """`save` and `load` for an nn.Module whose `config` is a dict of the arguments it was made with, as JSON can hold them.
+    """`save` and `load` for an nn.Module whose `config` is a dict of the arguments it was made with.
 
-    described: names of further attributes, as JSON can hold them, that belong to a trained model.
+    described: names of further attributes that belong to a trained model; these and the configuration as JSON can hold.
     """
 
     described = ("trained",)
@@ -158,11 +158,11 @@ class Saved:
 
     def description(self) -> dict:
         """What is in a file beside the weights."""
-        return dict(model=type(self).__name__, config=self.config, **{name: getattr(self, name) for name in self.described})
+        return {"model": type(self).__name__, "config": self.config, **{n: getattr(self, n) for n in self.described}}
 
     @classmethod
     def load(cls, path):
-        """The model that `save` (or a checkpoint of `fit`) wrote, in evaluation mode. ValueError, in a sentence, for others."""
+        """The model that `save` (or a checkpoint of `fit`) wrote, in evaluation mode. ValueError for any other file."""
         arrays, meta = load(path)
         if meta.get("model") != cls.__name__:
             raise ValueError(f"{path}: holds a {str(meta.get('model'))[:50]}, not a {cls.__name__}")

@@ -307,7 +307,7 @@ def _texts(steps, index, names, gradients):
     for t in steps:
         x, g = t.numpy(), gradients.get(t.number)
         title = f"{_operation(t)} {_operands(t, index)}" if t.origin else "" if t.number in names else _operation(t)
-        lines = textwrap.wrap(" ".join(filter(None, [f"#{index[t.number]}", names.get(t.number), title])), 30)
+        lines = textwrap.wrap(" ".join(filter(None, [f"#{index[t.number]}", names.get(t.number), title])), 34)
         if x.size <= SMALL:
             lines += [f"{what:5} {_written(a)}" for what, a in (("value", x), ("grad", g)) if a is not None]
         else:
@@ -374,22 +374,24 @@ def _across(layers, paths, near, widths, gap) -> dict[int, float]:
     """The coordinate of each node within its layer: as near as possible to the mean of its neighbours, without overlap.
 
     With the order given, that is a least-squares problem whose answer is an isotonic regression. In the second half of
-    the sweeps all bends of a trunk are drawn, strongly, to one line: long arrows become straight.
+    the sweeps all bends of a trunk are drawn, strongly, to one line: long arrows become straight. Leaves count little
+    and give way, so that a chain of operations becomes straight too.
     """
     from scipy.optimize import isotonic_regression  # not above: it would double the time that importing minigrad takes
     trunk_of = {v: path[0] for path in paths for v in path[1:-1]}
     trunks = {a: [v for v in trunk_of if trunk_of[v] == a] for a in set(trunk_of.values())}
     trunks = {a: trunk + [u for v in trunk for u in near[v][0] + near[v][1]] for a, trunk in trunks.items()}
+    made = {v: [u for u in near[v][0] + near[v][1] if near[u][0]] for v in near}
     half = {v: widths[v] / 2 if v < len(widths) else 0.0 for layer in layers for v in layer}
     apart = [np.cumsum([0.0] + [half[u] + half[v] + gap for u, v in zip(layer, layer[1:])]) for layer in layers]
     x = {v: place - places[-1] / 2 for layer, places in zip(layers, apart) for v, place in zip(layer, places)}
     for sweep in range(40):
         line = {a: sum(x[v] for v in trunk) / len(trunk) for a, trunk in trunks.items()} if sweep > 20 else {}
         for k in range(len(layers)) if sweep % 2 == 0 else reversed(range(len(layers))):
-            towards = [near[v][0] + near[v][1] or [v] for v in layers[k]]
+            towards = [made[v] or near[v][0] + near[v][1] or [v] for v in layers[k]]
             wanted = [line[trunk_of[v]] if trunk_of.get(v) in line else sum(x[u] for u in us) / len(us)
                       for v, us in zip(layers[k], towards)] - apart[k]
-            weights = [50.0 if v in trunk_of else 1.0 for v in layers[k]]
+            weights = [50.0 if v in trunk_of else 1.0 if near[v][0] else 0.02 for v in layers[k]]
             x.update(zip(layers[k], isotonic_regression(wanted, weights=weights).x + apart[k]))
     left = min(x[v] - half[v] for v in x)
     return {v: float(x[v] - left) for v in x}

@@ -16,6 +16,8 @@ Know after: everything of a VAE (vae.py) but the probabilities.
 """
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 from scipy import sparse, special
 
@@ -25,13 +27,16 @@ from minigrad.data import Minibatches, split, take_rows
 from minigrad.distributions import Bernoulli, Categorical
 from minigrad.fit import History, evaluating, fit
 from minigrad.nn import Dropout, Linear, Module, Parameter, ReLU, Sequential
+from models.counts import Counts
 
 CHUNK = 512      # rows at a time when predicting
 BLOCK = 2 ** 20  # entries checked at a time, so that checks need little memory of their own
-LOSSES = {"linear": ("mse",), "sigmoid": ("mse", "bce"), "softmax": ("cross_entropy", "mse")}  # of each output; default first
+LOSSES = {"linear": ("mse",), "sigmoid": ("mse", "bce"), "softmax": ("cross_entropy", "mse")}  # the default first
+UNIT_ADVICE = '{} is for features in [0, 1]: scale each, for example by (x - min) / (max - min)'
+FRACTION_ADVICE = "{} is for counts or fractions, which are not negative"
 
 
-# ------------------------------------------------------------------------------------------- what users pass, checked
+# ------------------------------------------------------------------------------------------ what users pass, checked
 def one_of(name, value, allowed) -> None:
     """ValueError unless `value` is one of `allowed`."""
     if not any(value is a or isinstance(value, str) and value == a for a in allowed):
@@ -41,19 +46,34 @@ def one_of(name, value, allowed) -> None:
 def sizes(**named) -> list[int]:
     """The values as ints; ValueError with the name of one that is not a whole number of at least 1."""
     for name, n in named.items():
-        if isinstance(n, (bool, str)) or not np.isscalar(n) or int(n) != n or n < 1:
+        if not isinstance(n, Real) or isinstance(n, bool) or n != n // 1 or n < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, not {n!r}")
     return [int(n) for n in named.values()]
+
+
+def widths(hidden) -> list[int]:
+    """The widths of hidden layers as ints; ValueError for what is no sequence of whole numbers of at least 1."""
+    if isinstance(hidden, str) or not hasattr(hidden, "__len__"):
+        raise ValueError(f"hidden must be a sequence of widths such as (512, 256), or () for none, not {hidden!r}")
+    return sizes(**{f"hidden[{i}]": n for i, n in enumerate(hidden)})
+
+
+def floating(dtype) -> np.dtype:
+    """float32 or float64 as a NumPy dtype; ValueError for another."""
+    if dtype is None or np.dtype(dtype) not in (np.float32, np.float64):
+        raise ValueError(f"dtype must be numpy.float32 or numpy.float64, not {dtype!r}")
+    return np.dtype(dtype)
 
 
 def as_features(x, n_features: int, dtype, low=-np.inf, high=np.inf, advice=""):
     """The rows of x as a C-contiguous array or canonical CSR matrix (n, n_features) of `dtype`, every entry checked.
 
-    x: array or nested list of numbers of any real dtype, SciPy sparse matrix, frame, AnnData (its .X) or Counts; entries
-    finite and in [low, high]. It is never changed; the result shares its memory where nothing had to be converted.
-    ValueError says what was found where, and what to do; `advice` is added for an entry out of range.
+    x: array or nested list of numbers of any real dtype, SciPy sparse matrix, frame, AnnData (its .X) or Counts;
+    entries finite and in [low, high]. It is never changed; the result shares its memory where nothing had to be
+    converted. ValueError says what was found where, and what to do; `advice` is added for an entry out of range.
     """
-    x = x.X if hasattr(x, "X") and hasattr(x, "obs") else x
+    annotated = all(hasattr(x, attribute) for attribute in ("X", "layers", "obs_names"))
+    x = x.X if annotated or isinstance(x, Counts) else x
     x = x.to_memory() if hasattr(x, "to_memory") else x  # of an AnnData object opened with backed="r"
     if isinstance(x, np.ma.MaskedArray):
         raise ValueError("x: a masked array; fill the masked entries first, with x.filled(value)")
@@ -65,8 +85,8 @@ def as_features(x, n_features: int, dtype, low=-np.inf, high=np.inf, advice=""):
     if x.ndim != 2:
         raise ValueError(f"x: has shape {x.shape}, must be (n, {n_features}); for a single row pass x[None, :]")
     if x.shape[1] != n_features:
-        raise ValueError(f"x: has {x.shape[1]} columns, the model was made for n_features={n_features}; select the same "
-                         "features, in the same order")
+        raise ValueError(f"x: has {x.shape[1]} columns, the model was made for n_features={n_features}; select the "
+                         "same features, in the same order")
     if x.shape[0] == 0:
         raise ValueError(f"x: has shape {x.shape}, no rows; pass at least one")
     if x.dtype.kind not in "buif":
@@ -128,12 +148,19 @@ def _complaint(row, column, value, dtype, advice) -> str:
     return f"{found}; {advice}"
 
 
+def mean_variance(x, mean) -> float:
+    """The variance of a feature, averaged over features, of x (dense or CSR) whose means are `mean`; in float64."""
+    values = x.data if sparse.issparse(x) else x.ravel()
+    squares = sum(float(np.sum(np.square(values[a:a + BLOCK], dtype=np.float64))) for a in range(0, len(values), BLOCK))
+    return squares / (x.shape[0] * x.shape[1]) - float(np.mean(mean ** 2))
+
+
 def dense(x):
     """A minibatch as a dense array: CSR is made dense, an array stays as it is."""
     return x.toarray() if backend.is_sparse(x) else x
 
 
-# ----------------------------------------------------------------------------------- what AE and VAE share with each other
+# ------------------------------------------------------------------------------------------- what AE and VAE share
 class FeatureModel(Saved, Module):
     """A model of rows of real-valued features: reading them, training on them, and predicting piece by piece.
 
@@ -148,29 +175,29 @@ class FeatureModel(Saved, Module):
     low, high = -np.inf, np.inf    # the entries of x that the loss is made for
     advice = ""                    # what to do about others
 
-    def fit(self, x, *, epochs=None, batch_size=None, validation=0.1, learning_rate=None, seed=None, early_stopping=False,
-            checkpoint=None, resume=False, progress=True, device=None) -> History:
+    def fit(self, x, *, epochs=None, batch_size=None, validation=0.1, learning_rate=None, seed=None,
+            early_stopping=False, checkpoint=None, resume=False, progress=True, device=None) -> History:
         """Train on x (n, n_features) with Adam, the learning rate falling to 0 on half a cosine. Returns the History.
 
-        x: array or list, SciPy sparse matrix (never dense as a whole), or AnnData (its .X); real numbers, converted to the
-        model's dtype. epochs: None for some 5000 steps, from 10 to 200 epochs. batch_size: None for 128 (unless the class
-        or preset says otherwise). validation: fraction of rows held out. learning_rate: None for 1e-3, unless the class
-        says otherwise. seed: of order, split and noise; None for the model's. early_stopping, checkpoint, resume,
-        progress and device: see minigrad.fit. ValueError names what is wrong with x; FloatingPointError if training
-        leaves the finite numbers.
+        x: array or list, SciPy sparse matrix (never dense as a whole), or AnnData (its .X); real numbers, converted to
+        the model's dtype. epochs: None for some 5000 steps, from 10 to 200 epochs. batch_size: None for 128, unless the
+        class or preset says otherwise; so too learning_rate, None for 1e-3. validation: fraction of rows held out.
+        seed: of order, split and noise; None for the model's. early_stopping, checkpoint, resume, progress and device:
+        see minigrad.fit. ValueError names what is wrong with x; FloatingPointError if training leaves the finite
+        numbers, which features far from order 1 make likely.
         """
         x = self._rows(x, in_range=True)
         n, seed = x.shape[0], self.config["seed"] if seed is None else seed
-        batch_size = batch_size or self.batch_size or n
+        batch_size = sizes(batch_size=batch_size or self.batch_size or n)[0]
+        epochs = self._default_epochs(n, batch_size) if epochs is None else sizes(epochs=epochs)[0]
         learning_rate = self.learning_rate if learning_rate is None else learning_rate
-        if epochs is None:
-            epochs = self._default_epochs(n, batch_size)
         rows, _ = split(n, validation, seed)
-        self._start_from(x if len(rows) == n else take_rows(x, rows))
+        if len(rows):
+            self._start_from(x if len(rows) == n else take_rows(x, rows))
         self.trained = True
-        return fit(self, (x,), epochs=epochs, optimizer=lambda p: self._optimizer(p, learning_rate), batch_size=batch_size,
-                   validation=validation, seed=seed, early_stopping=early_stopping, checkpoint=checkpoint, resume=resume,
-                   progress=progress, device=device, describe=self.description)
+        return fit(self, (x,), epochs=epochs, optimizer=lambda p: self._optimizer(p, learning_rate),
+                   batch_size=batch_size, validation=validation, seed=seed, early_stopping=early_stopping,
+                   checkpoint=checkpoint, resume=resume, progress=progress, device=device, describe=self.description)
 
     def _default_epochs(self, n, batch_size) -> int:
         return max(10, min(200, round(5000 * batch_size / n)))
@@ -198,31 +225,31 @@ class FeatureModel(Saved, Module):
             return np.concatenate([function(piece).numpy() for piece in self.minibatches(x)])
 
 
-def hidden_layers(widths, dropout, *, dtype, rng) -> list[Module]:
-    """Linear, ReLU and dropout from each width to the next: [] for a single width."""
-    layers = []
-    for n_in, n_out in zip(widths, widths[1:]):
-        layers += [Linear(n_in, n_out, dtype=dtype, rng=rng), ReLU(), Dropout(dropout)]
-    return layers
+def layers(units, dropout=0.0, *, dtype, rng) -> Sequential:
+    """Linear layers from each number of units to the next, with ReLU and dropout in between. Of one: the identity."""
+    found = []
+    for n_in, n_out in zip(units, units[1:]):
+        found += [Linear(n_in, n_out, dtype=dtype, rng=rng), ReLU(), Dropout(dropout)]
+    return Sequential(*found[:-2])
 
 
-# ----------------------------------------------------------------------------------------------------------- autoencoder
+# ---------------------------------------------------------------------------------------------------------- autoencoder
 class Autoencoder(FeatureModel):
     """A symmetric autoencoder (chapter, Figure 5): n_features - hidden - n_latent - reversed hidden - n_features.
 
-    hidden: widths of the encoder's hidden layers, from the input on; () for none. n_latent: width of the bottleneck, which
-    may exceed n_features. ReLU and dropout follow every hidden layer.
+    hidden: widths of the encoder's hidden layers, from the input on; () for none. n_latent: width of the bottleneck,
+    which may exceed n_features. ReLU and dropout follow every hidden layer; the bottleneck is linear.
     output: "linear" for unbounded features, "sigmoid" for features in [0, 1], "softmax" for rows that are fractions or
-    counts. loss: None for the first that the output has, with D features and the mean over rows taken of
+    counts. loss: None for the first that the output has; with D features, averaged over rows,
         linear   "mse"            1/D sum_i (x_i - x'_i)^2
         sigmoid  "mse", or "bce"  -1/D sum_i [x_i log x'_i + (1 - x_i) log(1 - x'_i)], computed from the logits
         softmax  "cross_entropy"  -1/D sum_i x_i log x'_i, computed from log_softmax; or "mse"
     (chapter, "The AE loss"). "bce" does not stall where a sigmoid is at the wrong end; "cross_entropy" is least at
-    x' = x / sum(x). dropout: probability in [0, 1). noise: standard deviation, in units of x, of the Gaussian noise that is
-    added to inputs in training while the clean x stays the target (denoising; Vincent et al. 2008). dtype: of weights and
-    arithmetic. seed: of the initial weights. latent_activation: of the bottleneck, "linear" or "relu". initialization:
-    "uniform" within 1/sqrt(n_in), as PyTorch's, or "glorot" (uniform within sqrt(6 / (n_in + n_out)), biases 0; Glorot &
-    Bengio 2010, eq. 16). ValueError names an argument that is out of range.
+    x' = x / sum(x). dropout: probability in [0, 1). noise: standard deviation, in units of x, of the Gaussian noise
+    that is added to inputs in training while the clean x stays the target (denoising; Vincent et al. 2008). dtype: of
+    weights and arithmetic, float32 or float64. seed: of the initial weights. latent_activation: of the bottleneck,
+    "linear" or "relu". initialization: "uniform" within 1/sqrt(n_in), as PyTorch's, or "glorot" (uniform within
+    sqrt(6 / (n_in + n_out)), biases 0; Glorot & Bengio 2010, eq. 16). ValueError names an argument out of range.
     """
 
     def __init__(self, n_features, hidden=(512, 256), n_latent=32, output="linear", loss=None, dropout=0.0, noise=0.0,
@@ -231,27 +258,23 @@ class Autoencoder(FeatureModel):
         one_of(f"loss (of output={output!r})", loss, (None, *LOSSES[output]))
         one_of("latent_activation", latent_activation, ("linear", "relu"))
         one_of("initialization", initialization, ("uniform", "glorot"))
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be a probability in [0, 1), not {dropout!r}")
         if not 0 <= noise < np.inf:
             raise ValueError(f"noise must be a standard deviation of at least 0, not {noise!r}")
-        n_features, n_latent = sizes(n_features=n_features, n_latent=n_latent)
-        hidden = sizes(**{f"hidden[{i}]": n for i, n in enumerate(hidden)})
-        self.config = dict(n_features=n_features, hidden=hidden, n_latent=n_latent, output=output, loss=loss,
-                           dropout=float(dropout), noise=float(noise), dtype=np.dtype(dtype).name, seed=int(seed),
+        self.n_features, self.n_latent = sizes(n_features=n_features, n_latent=n_latent)
+        self.dtype, self.output, self.noise = floating(dtype), output, float(noise)
+        self.objective, self.latent_activation = loss or LOSSES[output][0], latent_activation
+        self.config = dict(n_features=self.n_features, hidden=widths(hidden), n_latent=self.n_latent, output=output,
+                           loss=loss, dropout=float(dropout), noise=self.noise, dtype=self.dtype.name, seed=int(seed),
                            latent_activation=latent_activation, initialization=initialization)
-        self.n_features, self.n_latent, self.dtype = n_features, n_latent, np.dtype(dtype)
-        self.output, self.objective, self.noise = output, loss or LOSSES[output][0], noise
-        self.latent_activation = latent_activation
         if output != "linear":
             self.low, self.high = 0.0, 1.0 if output == "sigmoid" else np.inf
-            self.advice = ('output="sigmoid" is for features in [0, 1]: scale each, for example by (x - min) / (max - min)'
-                           if output == "sigmoid" else 'output="softmax" is for fractions or counts, which are not negative')
-        rng, kind = np.random.default_rng(seed), dict(dtype=dtype)
-        widths = [n_features, *hidden]
-        self.encoder = Sequential(*hidden_layers(widths, dropout, rng=rng, **kind),
-                                  Linear(widths[-1], n_latent, rng=rng, **kind))
-        widths = [n_latent, *reversed(hidden)]
-        self.decoder = Sequential(*hidden_layers(widths, dropout, rng=rng, **kind),
-                                  Linear(widths[-1], n_features, rng=rng, **kind))
+            self.advice = (UNIT_ADVICE if output == "sigmoid" else FRACTION_ADVICE).format(f"output={output!r}")
+        rng = np.random.default_rng(seed)
+        down = [self.n_features, *self.config["hidden"], self.n_latent]
+        self.encoder = layers(down, dropout, dtype=dtype, rng=rng)
+        self.decoder = layers(down[::-1], dropout, dtype=dtype, rng=rng)
         if initialization == "glorot":
             _glorot(self, rng)
 
@@ -259,12 +282,12 @@ class Autoencoder(FeatureModel):
     def geneex(cls, n_genes, preset="course", **changes) -> Autoencoder:
         """The GENEEX autoencoder of the National Cancer Institute, for expression profiles of n_genes genes.
 
-        preset "course", as the chapter has it ("GENEEX autoencoder architecture"): hidden 2048 and 1024, latent 128, linear
-        output, MSE, for log1p of normalised counts (60,484 genes: 252 million weights). The chapter says that all layers
-        but the last use ReLU and dropout. Read to the letter, that includes the bottleneck; here "all layers" are the
-        hidden layers, and the bottleneck stays linear and whole, as in the chapter's Figure 5: with two latent dimensions
-        (Figure 7b) ReLU would leave a quarter of the plane, and dropout half of each code. latent_activation="relu" gives
-        the other reading. The chapter names no rate of dropout: 0.1.
+        preset "course", as the chapter has it ("GENEEX autoencoder architecture"): hidden 2048 and 1024, latent 128,
+        linear output, MSE, for log1p of normalised counts (60,484 genes: 252 million weights). The chapter says that
+        all layers but the last use ReLU and dropout. Read to the letter, that includes the bottleneck; here it means the
+        hidden layers, and the bottleneck stays linear and whole, as in the chapter's Figure 5: of two latent dimensions
+        (Figure 7b) ReLU would leave a quarter of the plane, and dropout would take one of two numbers away.
+        latent_activation="relu" comes closer to the letter. The chapter names no rate of dropout: 0.1.
         preset "p1b1", as the NCI's code has it (CANDLE, Pilot 1, benchmark P1B1; 60,483 genes: 244 million weights):
         hidden 2000 and 600, latent 2, ReLU at the bottleneck too, sigmoid output and MSE for log expression that is
         min-max scaled to [0, 1] gene by gene, Glorot uniform weights, zero biases, no dropout, minibatches of 100.
@@ -293,8 +316,8 @@ class Autoencoder(FeatureModel):
         return {"linear": lambda y: y, "sigmoid": special.expit, "softmax": functional.softmax}[self.output](raw)
 
     def row_loss(self, x, rng=None):
-        """The loss of each row, (n,): of x against the reconstruction of x plus noise. x: dense (n, n_features)."""
-        noisy = x + self.noise * rng.standard_normal(x.shape, dtype=x.dtype) if self.noise else x
+        """The loss of each row, (n,): of x against what is made of x plus noise (none without rng). x: dense."""
+        noisy = x + self.noise * rng.standard_normal(x.shape, dtype=x.dtype) if self.noise and rng is not None else x
         raw = self.decoder(self.encode(noisy, rng), rng)
         if self.objective == "bce":
             return -np.mean(Bernoulli(raw).log_prob(x), axis=1)
@@ -310,7 +333,7 @@ class Autoencoder(FeatureModel):
         """The loss of each held-out row, with noise on the input where training has it: the identity must not win."""
         return {"loss": self.row_loss(dense(x), rng).data}
 
-    # ------------------------------------------------------------------------------------- what a trained model is asked
+    # ------------------------------------------------------------------------------------ what a trained model is asked
     def latent(self, x) -> np.ndarray:
         """The codes of x (n, n_features; as for `fit`): (n, n_latent), deterministic, without noise and dropout."""
         return self.predict(x, self.encode)
@@ -328,36 +351,37 @@ def _glorot(model, rng) -> None:
         layer.bias.data[...] = 0.0
 
 
-# ------------------------------------------------------------------------------------------------------------------- PCA
+# ------------------------------------------------------------------------------------------------------------------ PCA
 class TiedLinearAutoencoder(FeatureModel):
     """One matrix W for both ways, no hidden layer, no activation: this autoencoder becomes PCA as it trains.
 
         z = (x - mean) W,   x' = z W^T + mean,   loss = mean over rows of 1/D ||x' - x||^2   (chapter, Figure 6)
 
-    W: (n_features, n_latent); mean: that of the training rows, a buffer. The loss has no minimum but where the columns of
-    W are an orthonormal basis of the space of the first n_latent principal components (Baldi & Hornik 1989): the same
-    subspace as the SVD's, in which W is free to be rotated. dtype, seed: as for Autoencoder.
+    W: (n_features, n_latent); mean: that of the training rows, a buffer. The loss has no minimum but where the columns
+    of W are an orthonormal basis of the space of the first n_latent principal components (Baldi & Hornik 1989): the
+    same subspace as the SVD's, in which W is free to be rotated. dtype, seed: as for Autoencoder.
     """
 
     buffers = ("mean",)
     batch_size = None  # the noise of minibatches would keep W from coming to rest
 
     def __init__(self, n_features, n_latent, dtype=np.float32, seed=0):
-        n_features, n_latent = sizes(n_features=n_features, n_latent=n_latent)
+        self.n_features, self.n_latent = sizes(n_features=n_features, n_latent=n_latent)
         if n_latent > n_features:
-            raise ValueError(f"n_latent={n_latent} exceeds n_features={n_features}: there are no more components than features")
-        self.config = dict(n_features=n_features, n_latent=n_latent, dtype=np.dtype(dtype).name, seed=int(seed))
-        self.n_features, self.n_latent, self.dtype = n_features, n_latent, np.dtype(dtype)
-        self.weight = Parameter(np.random.default_rng(seed).standard_normal((n_features, n_latent)) / n_features ** 0.5, dtype)
-        self.mean, self.variance = np.zeros(n_features, dtype), 1.0
+            raise ValueError(f"n_latent={n_latent} exceeds n_features={n_features}: there are no more components")
+        self.dtype = floating(dtype)
+        self.config = dict(n_features=self.n_features, n_latent=self.n_latent, dtype=self.dtype.name, seed=int(seed))
+        start = np.random.default_rng(seed).standard_normal((self.n_features, self.n_latent))
+        self.weight, self.mean = Parameter(start / n_features ** 0.5, dtype), np.zeros(n_features, dtype)
         self.learning_rate = 0.3 / n_features ** 0.5  # the entries of an orthonormal W are of size 1/sqrt(n_features)
+        self.variance = 1.0  # of a feature, the mean over features
 
     def fit(self, x, *, validation=0.0, **training) -> History:
-        """Train on x, all rows in every step (memory: some ten times x) and none held out: PCA leaves nothing out either.
+        """Train on x, all rows in every step (memory: some ten times x) and none held out: PCA leaves nothing out.
 
-        Other arguments are those of Autoencoder.fit. The defaults (600 steps of Adam, its rate from 0.3 / sqrt(n_features)
-        to 0) bring W within principal angles of 1e-3 of the SVD where the variances of the last component inside and the
-        first outside differ by 5 % or more.
+        Other arguments are those of Autoencoder.fit. The defaults (600 steps of Adam, its rate falling to 0 from
+        0.3/sqrt(n_features)) bring W within principal angles of 1e-3 of the SVD where the variances of the last
+        component inside and the first outside differ by 5 % or more.
         """
         return super().fit(x, validation=validation, **training)
 
@@ -365,11 +389,10 @@ class TiedLinearAutoencoder(FeatureModel):
         return 600
 
     def _start_from(self, x) -> None:
-        """The mean of the training rows; and their mean variance, which tells Adam what a small gradient is."""
+        """The mean of the training rows; and their variance, which tells Adam what a small gradient is."""
         mean = np.asarray(x.mean(axis=0, dtype=np.float64)).ravel()
-        squares = x.multiply(x).sum() if sparse.issparse(x) else np.einsum("ij,ij->", x, x, dtype=np.float64)
         self.mean[...] = backend.to_device(mean.astype(self.dtype), backend.device_of(self.mean))
-        self.variance = max(float(squares / (x.shape[0] * self.n_features) - np.mean(mean ** 2)), 1e-30)
+        self.variance = max(mean_variance(x, mean), 1e-30)
 
     def _optimizer(self, parameters, learning_rate):
         return optim.Adam(parameters, learning_rate, eps=1e-8 * self.variance)

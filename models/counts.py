@@ -10,7 +10,8 @@ and brought to one form; what "normalised" means; and two rules by which genes a
 
 Files are not trusted. Nothing is unpickled. What a file declares is held against what it stores before memory is given
 to it: deflate can make a gigabyte of a megabyte of zeros, real counts shrink some 50-fold at most. Whatever a damaged
-file makes a library raise arrives as a ValueError of one sentence that names the file.
+file makes a library raise arrives as a ValueError of one sentence that names the file. Out of reach: on flipped bits
+libhdf5 itself can take gigabytes or never return (1 in some 2,000 flips did), which its caller cannot stop.
 """
 from __future__ import annotations
 
@@ -184,6 +185,7 @@ def _check_extent(n_rows: int, n_columns: int, n_entries: int):
 
 
 def _read_npz(path):
+    """Sparse rows as scipy.sparse.save_npz writes them, csr or csc, with names and what else is known of each cell."""
     arrays = _npz_arrays(path)
     missing = [key for key in ("data", "indices", "indptr", "shape") if key not in arrays]
     if missing:
@@ -241,7 +243,7 @@ def _check_declared(file, size: int):
     file.visititems(lambda name, item: found.append((name, item)))
     file.visititems_links(lambda name, link: found.append((name, link)))
     for name, item in found:
-        dataset = isinstance(item, h5py.Dataset)
+        dataset = isinstance(item, h5py.Dataset) and item.shape is not None  # no shape: anndata's None
         if isinstance(item, h5py.ExternalLink) or dataset and (item.external or item.is_virtual):
             raise _Refused(f"keeps {name} in another file; write all into one")
         if dataset:
@@ -366,10 +368,12 @@ def _pieces(path):
 
 
 def _lines(path):
+    """The same, line by line."""
     return (line for piece in _pieces(path) for line in io.StringIO(piece))
 
 
 def _read_folder(path):
+    """The one matrix.mtx of a folder, which may have something before its name."""
     found = sorted(p for p in path.iterdir() if p.name.lower().removesuffix(".gz").endswith("matrix.mtx"))
     if len(found) != 1:
         raise _Refused(f"a 10x folder holds one matrix.mtx or matrix.mtx.gz, this {len(found)}; pass the file itself")
@@ -431,6 +435,7 @@ def _labels_beside(path, names):
 
 
 def _read_table(path):
+    """A table with a line for each cell, after one of gene names."""
     rows = csv.reader(_lines(path), delimiter="\t" if ".tsv" in path.name.lower() else ",")
     header, genes, cells, data, indices, lengths = next(rows, []), None, [], [], [], [0]
     for row in filter(None, rows):
@@ -578,8 +583,9 @@ def batch_codes(batch, n_cells: int, known=None, obs=None) -> tuple:
             raise ValueError(f"batch: say which batch each cell is from; the model knows {', '.join(known)}")
         return np.zeros(n_cells, dtype=np.int64), known or ["0"]
     if isinstance(batch, str):
-        if obs is None or batch not in obs:
-            raise ValueError(f"batch: no obs column {batch!r}; there are: {', '.join(map(str, obs or ())) or 'none'}")
+        columns = [] if obs is None else [str(column) for column in obs]
+        if batch not in columns:
+            raise ValueError(f"batch: no obs column {batch!r}; there are: {', '.join(columns) or 'none'}")
         batch = obs[batch]
     labels = np.asarray(batch)
     if labels.shape != (n_cells,):
@@ -713,13 +719,15 @@ def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None):
     """
     h5py, write_elem = _need("h5py"), _need("anndata").io.write_elem
     if not h5py.is_hdf5(path_in):
-        raise ValueError(f"{path_in}: not there, or no .h5ad file; results are added to a copy of one")
+        raise ValueError(f"{path_in}: not there, or no .h5ad file; pass the one that results are to be added to")
     path_out = Path(path_out)
     handle, temporary = tempfile.mkstemp(dir=path_out.parent, prefix=path_out.name, suffix=".part")
     os.close(handle)
     try:
-        shutil.copy(path_in, temporary)
+        shutil.copyfile(path_in, temporary)
         with h5py.File(temporary, "r+") as file:
+            if "obs" not in file or "var" not in file:
+                raise ValueError(f"{path_in}: no .h5ad file, it has no obs and var")
             shape = tuple(len(_frame(file[axis], columns=False)[0]) for axis in ("obs", "var"))
             for place, added, wanted in (("obsm", obsm, shape[:1]), ("obs", obs, shape[:1]), ("layers", layers, shape)):
                 for key, values in (added or {}).items():
@@ -731,6 +739,7 @@ def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None):
             columns = [str(key) for key in file["obs"].attrs["column-order"]]
             columns += [key for key in obs or {} if key not in columns]
             file["obs"].attrs["column-order"] = np.array(columns, dtype=h5py.string_dtype())
+        shutil.copymode(path_in, temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path_out)

