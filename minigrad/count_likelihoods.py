@@ -236,7 +236,7 @@ def _zinb(needs, x, log_mu, log_theta, zi_logits):
 # ------------------------------------------------------------------------------------------- sums over genes, per cell
 SMALL = 8           # counts up to here come from a table per gene: 96 % of the non-zeros of brain10k, 61 % of cortex
 BLOCK = 48 * 1024   # entries of a block of rows: smaller ones lose more to calls than they gain from cache
-LOG_FACTORIAL = special.gammaln(np.arange(SMALL + 1) + 1.0).astype(np.float32)
+LOG_FACTORIAL = special.gammaln(np.arange(1024) + 1.0)
 _scratch, _pool = threading.local(), None
 
 
@@ -322,11 +322,13 @@ def _by_row(values, starts, filled, n_rows):
     return sums
 
 
-def _lookup(theta):
+def _lookup(log_theta):
     """For a gene and a small count x: log[(1+1/theta)...(1+(x-1)/theta)/x!], and minus the sum of k/(theta+k), k < x.
 
-    theta: (n_genes,). Returns two arrays (SMALL + 1, n_genes). Neither cancels; both are 0 for x = 1, the usual count.
+    log_theta: (n_genes,). Returns two arrays (SMALL + 1, n_genes). Neither cancels; both are 0 for x = 1, the usual count.
+    Then, for the other counts, lgamma(theta) and digamma(theta), float64.
     """
+    theta = np.exp(log_theta)
     k = np.arange(1, SMALL, dtype=theta.dtype)[:, None]
     ways, slope = np.zeros((2, SMALL + 1, len(theta)), theta.dtype)
     np.multiply(k / (k + 1), 1 / theta, out=ways[2:])
@@ -336,20 +338,48 @@ def _lookup(theta):
     for x in range(3, SMALL + 1):  # cumsum(axis=0) takes three times as long
         ways[x] += ways[x - 1]
         slope[x] += slope[x - 1]
-    return ways, slope
+    return ways, slope, *_gamma_shifted(np.exp(log_theta.astype(np.float64)))
 
 
-def _textbook_nb(x, log_mu, log_theta, gradients):
-    """log NB and, if asked, its derivatives, as one writes them: in float64 good to 1e-6 where nothing is extreme."""
-    mu, theta = np.exp(log_mu), np.exp(log_theta)
-    log_total = np.log(theta + mu)
-    ways = special.gammaln(x + theta) - special.gammaln(theta) - special.gammaln(x + 1.0)
-    yield ways + theta * (log_theta - log_total) + x * (log_mu - log_total)
+def _gamma_shifted(theta):
+    """lgamma(theta) and digamma(theta) for any theta > 0, float64: Stirling's series at theta + 8, then eight steps back.
+
+    Good to 1e-10, with one logarithm for all steps: a fifth of the time of SciPy's two functions.
+    """
+    steps = theta + np.arange(8.0).reshape(-1, *[1] * theta.ndim)
+    log_gamma, slope = _gamma_large(theta + 8.0)
+    return log_gamma - np.log(np.prod(steps, axis=0)), slope - np.sum(1.0 / steps, axis=0)
+
+
+def _gamma_large(z):
+    """lgamma(z) and digamma(z) for z >= 8, float64, by Stirling's series, good to 1e-10."""
+    log_z, r = np.log(z), 1.0 / z
+    square = r * r
+    log_gamma = (z - 0.5) * log_z - z + HALF_LOG_2PI + r * (1 / 12 - square * (1 / 360 - square * (1 / 1260 - square / 1680)))
+    return log_gamma, log_z - 0.5 * r - square * (1 / 12 - square * (1 / 120 - square * (1 / 252 - square / 240)))
+
+
+def _log_factorial(x):
+    """log x! of whole numbers, float64: from a table; the few beyond it by gammaln."""
+    found = LOG_FACTORIAL.take(x.astype(np.intp), mode="clip")
+    beyond = (x >= len(LOG_FACTORIAL)).nonzero()[0]
+    found[beyond] = special.gammaln(x[beyond] + 1.0)
+    return found
+
+
+def _textbook_nb(x, log_mu, log_theta, theta_terms, gradients, large):
+    """log NB and, if asked, its derivatives, as one writes them: in float64 good to 1e-6 where nothing is extreme.
+
+    theta_terms: lgamma(theta), digamma(theta); large: whether all x are at least 8. All (k,) float64.
+    """
+    mu, theta, (gamma_theta, slope_theta) = np.exp(log_mu), np.exp(log_theta), theta_terms
+    total, (gamma_sum, slope_sum) = theta + mu, (_gamma_large if large else _gamma_shifted)(x + theta)
+    log_total = np.log(total)
+    yield gamma_sum - gamma_theta - _log_factorial(x) + theta * (log_theta - log_total) + x * (log_mu - log_total)
     if gradients:
-        difference = (x - mu) / (theta + mu)
-        slope = special.digamma(x + theta) - special.digamma(theta)
+        difference = (x - mu) / total
         yield theta * difference
-        yield theta * (slope + log_theta - log_total - difference)
+        yield theta * (slope_sum - slope_theta + log_theta - log_total - difference)
 
 
 def _extreme(entries, log_mu, log_theta, zi_logits=None):
@@ -407,7 +437,7 @@ def _nonzero_nb(entries, log_mu, log_theta, theta, lookup, gradients, *known):
     """log NB and its derivatives for the non-zeros of a block, each by the quickest way that is accurate; (k,) each.
 
     log_theta, theta: (n_genes,), then with a lookup, or as log_mu (n, n_genes); known: what `_zero_nb` found. Measured:
-    counts up to SMALL, 10 ns an entry; larger ones, 130 ns; in float64, 300 ns.
+    counts up to SMALL, 10 ns an entry; larger ones, 40 ns; in float64, 300 ns.
     """
     index, gene, x, *_ = entries
     at = gene if theta.ndim == 1 else index
@@ -421,7 +451,9 @@ def _nonzero_nb(entries, log_mu, log_theta, theta, lookup, gradients, *known):
     results = _easy_nb(x.astype(np.float32), index, at, log_mu, theta, lookup, *known)
     large = (x > (SMALL if lookup else 1)).nonzero()[0]
     if len(large):
-        for result, part in zip(results, _textbook_nb(*columns(large), gradients)):
+        x, log_mu, log_theta = columns(large)
+        terms = [a.take(gene[large]) for a in lookup[2:]] if lookup else _gamma_shifted(np.exp(log_theta))
+        for result, part in zip(results, _textbook_nb(x, log_mu, log_theta, terms, gradients, bool(lookup))):
             result[large] = part
     return results
 
@@ -536,7 +568,7 @@ def _cells(block, needs, counts, parameters):
     shape, dtype = parameters[0].shape, np.result_type(*parameters, np.float32)
     (n_cells, n_genes), counts = shape, _canonical(counts, shape)
     columns = [_prepared(p, shape, dtype, i == 1) for i, p in enumerate(parameters)]
-    lookup = _lookup(np.exp(columns[1])) if len(columns) > 1 and columns[1].ndim == 1 else None
+    lookup = _lookup(columns[1]) if len(columns) > 1 and columns[1].ndim == 1 else None
     y = np.zeros(n_cells, dtype)
     outputs = [np.empty(shape, dtype) for _ in parameters] if any(needs) else []
 

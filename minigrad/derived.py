@@ -454,10 +454,10 @@ def _own_labels_summed(labels, x, others):
 
 # -------------------------------------------------------------- functions without a derivative give plain NumPy arrays
 PLAIN = [np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal, np.logical_and, np.logical_or,
-         np.logical_not, np.logical_xor, np.isnan, np.isinf, np.isfinite, np.signbit, np.floor, np.ceil, np.rint, np.trunc,
-         np.round, np.argmax, np.argmin, np.argsort, np.any, np.all, np.count_nonzero, np.nonzero, np.shape, np.ndim, np.size,
-         np.isclose, np.allclose, np.array_equal, np.searchsorted, np.floor_divide, np.zeros_like, np.ones_like,
-         np.full_like, np.empty_like]
+         np.logical_not, np.logical_xor, np.isnan, np.isinf, np.isfinite, np.signbit, np.floor, np.ceil, np.rint,
+         np.trunc, np.round, np.argmax, np.argmin, np.argsort, np.any, np.all, np.count_nonzero, np.nonzero, np.shape,
+         np.ndim, np.size, np.isclose, np.allclose, np.array_equal, np.searchsorted, np.floor_divide, np.zeros_like,
+         np.ones_like, np.full_like, np.empty_like]
 
 
 def _plain(function):
@@ -478,19 +478,22 @@ def _many(function):
     return method
 
 
-for _name in ("sum", "mean", "var", "std", "prod", "max", "min", "cumsum", "ravel", "swapaxes", "squeeze", "dot", "clip",
-              "take", "diagonal", "trace", "argmax", "argmin", "argsort", "any", "all", "round", "nonzero"):
+for _name in ("sum", "mean", "var", "std", "prod", "max", "min", "cumsum", "ravel", "swapaxes", "squeeze", "dot",
+              "clip", "take", "diagonal", "trace", "argmax", "argmin", "argsort", "any", "all", "round", "nonzero"):
     setattr(Tensor, _name, IMPLEMENTATIONS[getattr(np, _name)])
 for _name in ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"):
     _dunder = {"equal": "eq", "not_equal": "ne"}.get(_name, _name[0] + ("e" if _name.endswith("equal") else "t"))
     setattr(Tensor, f"__{_dunder}__", IMPLEMENTATIONS[getattr(np, _name)])
+
+
 def _represent(t):
     how = f", from {t.origin[0].__name__}" if t.origin else ", requires_grad=True" * t.requires_grad
     return f"Tensor({np.array2string(t.numpy(), separator=', ', prefix='Tensor(')}{how})"
 
 
 Tensor.__repr__, Tensor.__iter__ = _represent, lambda t: (t[i] for i in range(len(t)))
-Tensor.__len__, Tensor.__bool__, Tensor.__float__ = lambda t: len(t.data), lambda t: bool(t.data), lambda t: float(t.data)
+Tensor.__len__, Tensor.__bool__ = lambda t: len(t.data), lambda t: bool(t.data)
+Tensor.__float__ = lambda t: float(t.data)
 Tensor.__format__ = lambda t, spec: format(t.item(), spec) if spec else str(t)
 Tensor.__matmul__, Tensor.__rmatmul__ = matmul, lambda a, b: matmul(b, a)
 Tensor.astype, Tensor.flatten, Tensor.__pos__ = ops.astype, ravel, positive

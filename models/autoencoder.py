@@ -284,8 +284,8 @@ class Autoencoder(FeatureModel):
 
         preset "course", as the chapter has it ("GENEEX autoencoder architecture"): hidden 2048 and 1024, latent 128,
         linear output, MSE, for log1p of normalised counts (60,484 genes: 252 million weights). The chapter says that
-        all layers but the last use ReLU and dropout. Read to the letter, that includes the bottleneck; here it means the
-        hidden layers, and the bottleneck stays linear and whole, as in the chapter's Figure 5: of two latent dimensions
+        all layers but the last use ReLU and dropout. Read to the letter, that includes the bottleneck; here it means
+        the hidden layers, and the bottleneck stays linear and whole, as Figure 5's does: of two latent dimensions
         (Figure 7b) ReLU would leave a quarter of the plane, and dropout would take one of two numbers away.
         latent_activation="relu" comes closer to the letter. The chapter names no rate of dropout: 0.1.
         preset "p1b1", as the NCI's code has it (CANDLE, Pilot 1, benchmark P1B1; 60,483 genes: 244 million weights):

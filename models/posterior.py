@@ -1,7 +1,7 @@
 """What a trained latent-variable model is asked: bounds and likelihoods, denoised expression, samples, and differences.
 
-Know before reading: scvi.py's docstring. The functions take the model as `self`: SCVI lists them as its methods (and VAE
-those that make sense for it). They ask of a model what SCVI documents: `minibatches`, `inference`, `generative`,
+Know before reading: scvi.py's docstring. The functions take the model as `self`: SCVI lists them as its methods (and
+VAE those that make sense for it). They ask of a model what SCVI documents: `minibatches`, `inference`, `generative`,
 `log_prob`, and the two sources of a library size.
 
 All are Monte Carlo estimates from draws of q(z | x). A cell's noise is a function of the seed and the cell's position:
@@ -31,9 +31,9 @@ BUDGET = 1 << 19      # entries (draws of cells x genes) decoded at a time: 2 MB
 CACHED = 1 << 16      # entries of them whose likelihood is computed at a time: temporaries that stay in the cache
 
 
-# ----------------------------------------------------------------------------------------------------------------- draws
+# -------------------------------------------------------------------------------------------------------------- draws
 def _noise(seed):
-    """Sources of random numbers, a generator each, so that every one is used in the order of cells and of their draws."""
+    """Sources of random numbers, a generator each, so that each is used in the order of cells and of their draws."""
     names = ("standard_normal", "standard_normal", "standard_gamma", "poisson", "random")
     z, library, gamma, poisson, uniform = (getattr(backend.generator([seed, POSTERIOR, i]), name)
                                            for i, name in enumerate(names))
@@ -52,10 +52,11 @@ def _posteriors(self, data, n_samples: int, noise):
     """Cells in groups of c, in their order, with n_samples draws of each from its posterior.
 
     data: what the model's `minibatches` gives. Yields (cells, x, codes, q_z, q_l, draws): the slice of all cells that
-    this group is; counts (c, n_genes); batch codes (c,); q(z | x) and q(log l | x) of plain arrays, the latter None where
-    the library is observed; and an iterator over (z (c, n, n_latent), log_library (c, n, 1)) whose n add up to n_samples.
+    this group is; counts (c, n_genes); batch codes (c,); q(z | x) and q(log l | x) of plain arrays, the latter None
+    where the library is observed; and an iterator over (z (c, n, n_latent), log_library (c, n, 1)) whose n add up to
+    n_samples.
     """
-    rows, start = max(1, BUDGET // self.n_genes), 0
+    rows, start = max(1, BUDGET // data.columns[0].shape[1]), 0
     for x, codes in data:
         q_z, q_l = [None if q is None else Normal(q.loc.data, q.scale.data) for q in self.inference(x)]
         for i in range(0, len(codes), max(1, rows // n_samples)):
@@ -86,7 +87,12 @@ def _decode(self, z, log_library, codes) -> dict:
     return {name: p.data if isinstance(p, Tensor) else p for name, p in parameters.items()}
 
 
-# ------------------------------------------------------------------------------------------------ bounds and likelihoods
+def _has_library(x, q_l):
+    """Which cells of x (c, n_genes) have a library size above 0, (c, 1, 1) bool: with counts, or all where it is latent."""
+    return np.asarray(x.sum(axis=1)).reshape(-1, 1, 1) > (0 if q_l is None else -1)
+
+
+# --------------------------------------------------------------------------------------------- bounds and likelihoods
 def elbo(self, counts, batch=None, *, n_samples=1, seed=0, layer=None) -> np.ndarray:
     """The evidence lower bound of each cell, KL weight 1, averaged over n_samples draws: (n_cells,) float64, in nats.
 
@@ -188,13 +194,13 @@ def _one_cell_poisson(x, _):
 def _one_cell_nb(x, log_theta):
     """The function log_mu, or (log_mu, zi_logits), (n, n_genes) each -> log p(x) of one cell (n,): NB, or ZINB.
 
-    x: its counts (n_genes,); log_theta: (n_genes,). All that depends on these alone is computed once, the lgammas above
-    all. With L = log(1 + e^-|d|), the softplus functions of DESIGN's equation are max(±d, 0) + L, and the sum over genes
+    x: its counts (n_genes,); log_theta: (n_genes,). All that depends on these alone is computed once, above all the
+    lgammas. With L = log(1 + e^-|d|), the softplus(±d) of count_likelihoods.py are max(±d, 0) + L, and the sum over genes
 
         log NB(x) = constant - (x + theta) L - theta max(d, 0) + x min(d, 0),    d = log_mu - log_theta
 
-    is three products of a matrix and a vector. No two terms cancel. Of ZINB this holds for the non-zeros; for the zeros
-    log ZINB(0) = log(e^a + e^nb) - softplus(a) with a = zi_logits, nb = log NB(0).
+    is three products of a matrix and a vector, none of whose terms is positive. Of ZINB this holds for the non-zeros;
+    for the zeros log ZINB(0) = log(e^a + e^nb) - softplus(a) with a = zi_logits, nb = log NB(0).
     """
     wide, theta_wide = x.astype(np.float64), np.exp(log_theta.astype(np.float64))
     ways = special.gammaln(wide + theta_wide) - special.gammaln(theta_wide) - special.gammaln(wide + 1.0)
@@ -219,20 +225,21 @@ def _one_cell_nb(x, log_theta):
 
 
 def _sum_log(u):
-    """The sum over columns of log(u), u (n, k) between 1 and 2: logarithms of products of 100, which cannot overflow."""
+    """The sum over columns of log(u), u (n, k) from 1 to 2: a logarithm of products of 100, which cannot overflow."""
     return np.sum(np.log(np.multiply.reduceat(u, np.arange(0, u.shape[1], 100), axis=1)), axis=1)
 
 
 _ONE_CELL = {"poisson": _one_cell_poisson, "nb": _one_cell_nb, "zinb": _one_cell_nb}
 
 
-# ------------------------------------------------------------------------------------------------------------ expression
-def expression_fraction(self, counts, batch=None, *, transform_batch=None, n_samples=1, seed=0, layer=None) -> np.ndarray:
+# --------------------------------------------------------------------------------------------------------- expression
+def expression_fraction(self, counts, batch=None, *, transform_batch=None, n_samples=1, seed=0, layer=None):
     """rho: the expected fraction of each gene in a cell's expression, (n_cells, n_genes); rows sum to 1.
 
     Averaged over n_samples draws of z. transform_batch: a label (or a list of them, which are averaged over): what would
     be expected had the cell been measured in that batch; None: its own. For comparing genes and cells without the noise
     of counting, the depth of sequencing, and the batch. A cell without counts has what the encoder makes of it.
+    ValueError for an unknown batch, with those known.
     """
     return _expected(self, counts, batch, transform_batch, n_samples, seed, layer, lambda rho, library, cells: rho)
 
@@ -240,9 +247,9 @@ def expression_fraction(self, counts, batch=None, *, transform_batch=None, n_sam
 def denoise(self, counts, batch=None, *, library_size=None, transform_batch=None, n_samples=1, seed=0, layer=None):
     """mu: expected counts, (n_cells, n_genes), of the negative binomial (without extra zeros): rho, times library size.
 
-    library_size: what each cell's expectations shall sum to, a number or (n_cells,); None: its own library size, observed
-    (0 for a cell without counts), or drawn from q(l). The rest as for expression_fraction. For imputing, and for drawing
-    pictures of single genes.
+    library_size: what each cell's expectations shall sum to, a number or (n_cells,); None: its own library size, the
+    observed one (0 for a cell without counts), or drawn from q(l). The rest as for expression_fraction. For imputing,
+    and for pictures of single genes.
     """
     if library_size is not None and not (np.all(np.isfinite(library_size)) and np.all(np.asarray(library_size) > 0)):
         raise ValueError(f"library_size must be positive and finite, not {library_size}")
@@ -264,9 +271,8 @@ def _expected(self, counts, batch, transform_batch, n_samples, seed, layer, fini
     found = np.zeros((len(data.rows), self.n_genes), self.dtype)
     with evaluating(self):
         for cells, x, codes, _, q_l, draws in _posteriors(self, data, n_samples, _noise(seed)):
-            counted = np.asarray(x.sum(axis=1)).reshape(-1, 1, 1) > 0
             for z, log_library in draws:
-                library = np.where(counted | (q_l is not None), np.exp(log_library), 0.0)
+                library = np.exp(log_library) * _has_library(x, q_l)
                 for target in targets:
                     decoded = _decode(self, z, log_library, codes if target is None else np.full_like(codes, target))
                     rho = np.exp(decoded["log_rho"]).reshape(*z.shape[:2], -1)
@@ -283,7 +289,7 @@ def _codes_of(self, labels, name: str) -> np.ndarray:
     return batch_codes(labels, len(labels), known=self.batches)[0]
 
 
-# --------------------------------------------------------------------------------------------------------------- samples
+# ------------------------------------------------------------------------------------------------------------ samples
 def _sample(self, parameters: dict, rng):
     """Counts, (n, n_genes), from the distribution with these parameters (plain arrays)."""
     if self.likelihood == "poisson":
@@ -296,17 +302,18 @@ def _sample(self, parameters: dict, rng):
 def sample_posterior(self, counts, batch=None, *, n_samples=1, seed=0, layer=None) -> np.ndarray:
     """New counts for each cell, from the posterior predictive: z ~ q(z | x), then counts ~ p(x | z, l).
 
-    (n_cells, n_genes), or (n_samples, n_cells, n_genes) for more than one; whole numbers, in the dtype of the model. For
-    checking the model: do real counts look like a draw from it? A cell without counts has a library size of 1.
+    (n_cells, n_genes), or (n_samples, n_cells, n_genes) for more than one; whole numbers, in the dtype of the model.
+    For checking the model: do real counts look like a draw from it? A cell without counts stays so, unless the library
+    is latent.
     """
     n_samples, data, noise = _whole("n_samples", n_samples), self.minibatches(counts, batch, layer), _noise(seed)
     found = np.empty((n_samples, len(data.rows), self.n_genes), self.dtype)
     with evaluating(self):
-        for cells, _, codes, _, _, draws in _posteriors(self, data, n_samples, noise):
+        for cells, x, codes, _, q_l, draws in _posteriors(self, data, n_samples, noise):
             start = 0
             for z, log_library in draws:
                 sample = _sample(self, _decode(self, z, log_library, codes), noise.counts).reshape(*z.shape[:2], -1)
-                found[start:start + z.shape[1], cells] = sample.transpose(1, 0, 2)
+                found[start:start + z.shape[1], cells] = (sample * _has_library(x, q_l)).transpose(1, 0, 2)
                 start += z.shape[1]
     return found[0] if n_samples == 1 else found
 
@@ -314,8 +321,8 @@ def sample_posterior(self, counts, batch=None, *, n_samples=1, seed=0, layer=Non
 def generate(self, n: int, *, batch=None, seed=0) -> np.ndarray:
     """Counts of n new cells, (n, n_genes), from the prior: z ~ Normal(0, 1), library from its log-normal prior.
 
-    batch: a label for all of them; None: batches in the proportions of the training cells. Whole numbers, in the dtype of
-    the model. For seeing what the model believes cells to be, and for data of which the truth is known.
+    batch: a label for all of them; None: batches in the proportions of the training cells. Whole numbers, in the dtype
+    of the model. For seeing what the model believes cells to be, and for data of which the truth is known.
     """
     n, noise, rows = _whole("n", n), _noise(seed), max(1, BUDGET // self.n_genes)
     if batch is None:
@@ -334,20 +341,20 @@ def generate(self, n: int, *, batch=None, seed=0) -> np.ndarray:
     return found
 
 
-# ------------------------------------------------------------------------------------------------------------ imputation
+# --------------------------------------------------------------------------------------------------------- imputation
 def imputation_error(counts, impute, *, fraction=0.1, n_components=10, seed=0) -> dict:
-    """How well hidden counts are recovered, as the scVI paper measures it (Lopez et al. 2018, "uniform zero introduction").
+    """How well hidden counts are recovered, as the scVI paper measures it (Lopez et al. 2018, uniform zero introduction).
 
-    Each non-zero entry of counts (n_cells, n_genes) is set to zero with probability `fraction`, an own draw each. impute:
-    a function from the corrupted counts (CSR, float32) to imputed ones (n_cells, n_genes), which trains what it needs:
-    `lambda x: train(x).denoise(x)`. Returns the median absolute error over the hidden entries, in counts, of "model",
-    and beside it of "gene mean" (over cells) and of "pca" (`n_components` of normalised log1p counts, mapped back). All
-    see the corrupted counts only, and their totals. ValueError for another shape than asked for.
+    Each non-zero entry of counts (n_cells, n_genes) is set to zero with probability `fraction`, a draw of its own.
+    impute: a function from the corrupted counts (CSR, float32) to imputed ones (n_cells, n_genes), which trains what it
+    needs: `lambda x: train(x).denoise(x)`. Returns the median absolute error over the hidden entries, in counts, of
+    "model", and beside it of "gene mean" (over cells) and of "pca" (`n_components` of normalised log1p counts, mapped
+    back). All see the corrupted counts and their totals only. ValueError for another shape than that of counts.
     """
     x = sparse.csr_array(as_matrix(counts))
     hidden = backend.generator([seed, POSTERIOR]).random(x.nnz) < fraction
     if not 0 < fraction < 1 or not hidden.any():
-        raise ValueError(f"fraction must be between 0 and 1 and hide an entry; {fraction} of {x.nnz} non-zeros does not")
+        raise ValueError(f"fraction must be in (0, 1) and hide an entry; {fraction} of {x.nnz} non-zeros does not")
     rows, columns = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))[hidden], x.indices[hidden]
     corrupted = sparse.csr_array((np.where(hidden, 0, x.data), x.indices.copy(), x.indptr.copy()), shape=x.shape)
     corrupted.eliminate_zeros()
@@ -370,26 +377,29 @@ def _pca_imputed(x, rows, columns, n_components):
     return np.maximum(normalized, 0.0) * totals[rows] / np.median(totals[totals > 0])
 
 
-# ------------------------------------------------------------------------------------------------ differential expression
+# -------------------------------------------------------------------------------------------- differential expression
 class DifferentialExpression:
     """Genes compared between two groups of cells a and b, one a row, best first. `table["lfc_mean"]` is a column.
 
     columns, a dict of arrays (n_genes,):
       gene               name
-      probability        of the hypothesis, by the pairs: p = (k + 1/2) / (n + 1) where it held in k of n (the mean under
-                         Jeffreys' prior, never 0 or 1). "vanilla": rho_a > rho_b; a tie counts half. "change": the log2
-                         fold change is beyond delta, to the side where it more often is
+      probability        of the hypothesis: p = (k + 1/2) / (n + 1) where it held in k of n pairs (the mean under
+                         Jeffreys' prior, never 0 or 1). "vanilla": rho_a > rho_b; a tie counts half. "change": the
+                         log2 fold change is beyond delta, to the side where it more often is
       probability_error  Monte Carlo standard error of it, sqrt(p (1 - p) / n): the pairs are independent draws
-      bayes_factor       log p / (1 - p), in nats: the posterior odds, at even prior odds. Its size is at most log(2 n + 1)
-      rho_a, rho_b       mean expression fraction in each group (of 1 for all genes together), over the same pairs
+      bayes_factor       log p / (1 - p), in nats: log posterior odds, the prior ones being even. n pairs bound its size
+                         by log(2 n + 1)
+      rho_a, rho_b       mean expression fraction in each group (1 for all genes together), over the same pairs
       lfc_mean, lfc_median, lfc_std
                          of log2(rho_a / rho_b) over pairs; the spread is that of cells and of the posterior together
       raw_mean_a, raw_mean_b, nonzero_a, nonzero_b
                          mean count and fraction of cells with a count, in the data as given: depth and batch included
       is_de              in the largest set of genes whose expected share of false ones is at most `fdr`
 
-    A Bayes factor is no p-value, and `fdr` no frequentist promise: both are what this model believes, given these cells.
-    More pairs make the Monte Carlo error smaller, not the cells more numerous. Compare cells of several donors with care.
+    A Bayes factor is no p-value, and `fdr` no frequentist promise: both are what this model believes, given these
+    cells. More pairs make the Monte Carlo error smaller, not the cells more, nor the donors. With likelihood "zinb" a
+    gene that one group lacks may be explained by structural zeros instead of a small rho: compare the raw columns, or
+    train with "nb".
     """
 
     def __init__(self, columns, *, mode, n_samples, delta, fdr):
@@ -411,8 +421,8 @@ class DifferentialExpression:
     def head(self, n: int) -> str:
         """The first n rows as text."""
         hypothesis = "rho_a > rho_b" if self.mode == "vanilla" else f"|log2 fold change| > {self.delta:g}"
-        lines = [f"{hypothesis} in {self.n_samples:,} pairs of cells; {np.sum(self['is_de']):,} of {len(self):,} genes at an "
-                 f"expected FDR of {self.fdr:g}. Bayes factors are no p-values."]
+        lines = [f"{hypothesis} in {self.n_samples:,} pairs of cells; {np.sum(self['is_de']):,} of {len(self):,} genes "
+                 f"at an expected FDR of {self.fdr:g}. Bayes factors are no p-values."]
         shown = {name: [_short(v) for v in column[:n]] for name, column in self.columns.items()}
         widths = {name: max(len(name), *map(len, values)) for name, values in shown.items()}
         lines.append("  ".join(name.rjust(widths[name]) for name in shown))
@@ -426,22 +436,24 @@ class DifferentialExpression:
             writer.writerow(self.columns)
             writer.writerows(zip(*[column.tolist() for column in self.columns.values()]))
 
-    def volcano(self, path, n_labels: int = 12) -> None:
-        """Draw Bayes factor against log2 fold change into a picture file (.png, .pdf, .svg); the first genes are named."""
+    def volcano(self, path, n_labels: int = 16) -> None:
+        """Draw Bayes factors against fold changes into a picture file (.png, .pdf, .svg); the first genes are named."""
         from matplotlib.figure import Figure
-        figure = Figure(figsize=(7, 5), layout="constrained")
+        figure = Figure(figsize=(8, 5.5), layout="constrained")
         axes = figure.add_subplot()
         x, bayes, is_de = self["lfc_median"], self["bayes_factor"], self["is_de"]
         y = np.abs(bayes) if self.mode == "vanilla" else bayes
-        for chosen, color, label in ((~is_de, "#999999", "other genes"), (is_de & (x > 0), "#D55E00", "higher in a"),
-                                     (is_de & (x <= 0), "#0072B2", "higher in b")):
-            axes.scatter(x[chosen], y[chosen], s=14, color=color, alpha=0.7, linewidths=0,
-                         label=f"{label} ({np.sum(chosen):,})")
-        _name_genes(axes, self["gene"][:n_labels], x[:n_labels], y[:n_labels])
-        axes.set(xlabel="median log2 fold change, a over b",
-                 ylabel=("|log Bayes factor|" if self.mode == "vanilla" else "log Bayes factor") + " (nats)",
-                 title=f"coloured: expected FDR {self.fdr:g}")
-        axes.legend(frameon=False)
+        for chosen, color, label in ((is_de & (x <= 0), "#0072B2", "higher in b"), (~is_de, "#999999", "neither"),
+                                     (is_de & (x > 0), "#D55E00", "higher in a")):
+            axes.scatter(x[chosen], y[chosen], s=16, color=color, alpha=0.7, linewidths=0,
+                         label=f"{label} ({np.sum(chosen):,} genes)")
+        reach = 1.35 * max(np.max(np.abs(x)), 1e-3)
+        axes.set(xlim=(-reach, reach), xlabel="log2 fold change of rho, a over b (median over pairs)",
+                 ylabel=("|log Bayes factor|" if self.mode == "vanilla" else "log Bayes factor") + " (nats)")
+        for side in (-1, 1):
+            chosen = np.flatnonzero(np.where(x > 0, 1, -1) == side)[:n_labels // 2]
+            _name_genes(axes, self["gene"][chosen], x[chosen], y[chosen], side * reach)
+        figure.legend(loc="outside lower center", ncols=3, frameon=False, title=f"expected FDR {self.fdr:g}")
         figure.savefig(path, dpi=150)
 
 
@@ -449,23 +461,26 @@ def _short(value) -> str:
     return f"{value:.4g}" if isinstance(value, (float, np.floating)) else str(value)
 
 
-def _name_genes(axes, names, x, y) -> None:
-    """Names beside their points."""
-    for name, at_x, at_y in zip(names, x, y):
-        axes.annotate(name, (at_x, at_y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+def _name_genes(axes, names, x, y, edge) -> None:
+    """Names in a column at one edge, each with a line to its point; in an order in which few lines cross."""
+    bottom, top = axes.get_ylim()
+    for i, k in enumerate(np.lexsort((-np.abs(x), -y))):
+        axes.annotate(names[k], (x[k], y[k]), xytext=(0.98 * edge, top - (i + 1) * 0.06 * (top - bottom)), fontsize=8,
+                      ha="left" if edge < 0 else "right", va="center",
+                      arrowprops={"arrowstyle": "-", "color": "#BBBBBB", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 2})
 
 
 def differential_expression(self, counts, group_a, group_b=None, mode="vanilla", n_samples=5000, delta=0.25, fdr=0.05,
                             batch=None, genes=None, seed=0, layer=None) -> DifferentialExpression:
-    """Which genes are expressed differently in two groups of cells: a DifferentialExpression, which says what its columns are.
+    """Which genes two groups of cells express differently: a DifferentialExpression, which documents its columns.
 
     group_a, group_b: boolean masks (n_cells,) or positions of cells; group_b=None: all other cells. n_samples pairs are
     drawn, a random cell of each group and z from the posterior of each, and both are decoded in the same batch, drawn in
-    the proportions that the two groups have: so batches are averaged over. Each pair gives two rho (course, block 5,
-    "Uses: differential gene expression"; Lopez et al. 2018).
+    the proportions of the two groups together: so batches are averaged over. Each pair gives two rho to compare (course,
+    block 5, "Uses: differential gene expression"; Lopez et al. 2018).
     mode: "vanilla", the hypothesis rho_a > rho_b, sorted by |Bayes factor|; or "change", a log2 fold change beyond delta,
-    sorted by probability (of equals, first those whose fold change is more standard deviations from 0). The side counts as
-    part of the hypothesis: a gene that varies much within both groups differs within many pairs, to either side alike.
+    sorted by probability (of equals, first those whose fold change is more standard deviations from 0). The side is part
+    of the hypothesis: a gene that varies much within the groups differs within many pairs, to either side alike.
     fdr: expected share of genes with a false hypothesis (or sign) among those marked `is_de` (Newton et al. 2004).
     genes: names (n_genes,), by default the model's. Cells without counts are left out. Memory O(n_samples * n_genes).
     Raises ValueError for groups that are empty, overlap, or are no masks or positions, and for unknown batches.
@@ -477,18 +492,20 @@ def differential_expression(self, counts, group_a, group_b=None, mode="vanilla",
     n_samples, (x, codes) = _whole("n_samples", n_samples), self.minibatches(counts, batch, layer).columns
     names, groups = _gene_names(self, counts, genes), _groups(x, group_a, group_b)
     lfc, rho = _pairs(self, x, codes, groups, n_samples, seed)
-    found = _summary(lfc, delta if mode == "change" else None)
-    p = found["probability"]
-    columns = {"gene": names, **found, "rho_a": rho[0], "rho_b": rho[1]}
-    for name, cells in zip("ab", groups):
-        part = take_rows(x, cells)
-        columns[f"raw_mean_{name}"] = np.asarray(part.sum(axis=0, dtype=np.float64)).ravel() / len(cells)
-        columns[f"nonzero_{name}"] = np.asarray((part != 0).sum(axis=0)).ravel() / len(cells)
-    columns["is_de"] = _expected_fdr_set(p if mode == "change" else np.maximum(p, 1.0 - p), fdr)
-    effect = np.abs(found["lfc_mean"]) / np.maximum(found["lfc_std"], 1e-12)
-    order = np.lexsort((-effect, -(p if mode == "change" else np.abs(found["bayes_factor"]))))
+    found, raw = _summary(lfc, delta if mode == "change" else None), [_raw(take_rows(x, cells)) for cells in groups]
+    p, evidence = found["probability"], np.abs(found["bayes_factor"]) if mode == "vanilla" else found["probability"]
+    columns = dict(gene=names, **found, rho_a=rho[0], rho_b=rho[1], raw_mean_a=raw[0][0], raw_mean_b=raw[1][0],
+                   nonzero_a=raw[0][1], nonzero_b=raw[1][1],
+                   is_de=_expected_fdr_set(p if mode == "change" else np.maximum(p, 1.0 - p), fdr))
+    order = np.lexsort((-np.abs(found["lfc_mean"]) / np.maximum(found["lfc_std"], 1e-12), -evidence))
     return DifferentialExpression({name: column[order] for name, column in columns.items()}, mode=mode,
                                   n_samples=n_samples, delta=delta, fdr=fdr)
+
+
+def _raw(x):
+    """Mean count and fraction of cells with a count, of each gene: two (n_genes,)."""
+    return (np.asarray(x.sum(axis=0, dtype=np.float64)).ravel() / x.shape[0],
+            np.asarray((x != 0).sum(axis=0)).ravel() / x.shape[0])
 
 
 def _pairs(self, x, codes, groups, n_samples, seed):
@@ -505,15 +522,16 @@ def _pairs(self, x, codes, groups, n_samples, seed):
         for start in range(0, n_samples, step):
             of, codes_of = at[:, start:start + step], in_batch[start:start + step]
             z = mean[of] + std[of] * rng.standard_normal((*of.shape, self.n_latent), dtype=self.dtype)
-            parameters = self.generative(z.reshape(of.size, -1), np.zeros((of.size, 1), self.dtype), np.tile(codes_of, 2))
-            log_rho = parameters["log_rho"].data.reshape(2, len(codes_of), -1)
+            no_library = np.zeros((of.size, 1), self.dtype)  # rho is the same for any
+            log_rho = self.generative(z.reshape(of.size, -1), no_library, np.tile(codes_of, 2))["log_rho"].data
+            log_rho = log_rho.reshape(*of.shape, -1)
             rho += np.exp(log_rho).sum(axis=1)
             lfc[start:start + step] = (log_rho[0] - log_rho[1]) / np.log(2.0)
     return lfc, rho / n_samples
 
 
 def _summary(lfc, delta) -> dict:
-    """Columns (n_genes,) from fold changes lfc (n, n_genes). delta: of the hypothesis of mode "change"; None: "vanilla"."""
+    """Columns (n_genes,) from fold changes lfc (n, n_genes). delta: that of mode "change"; None: mode "vanilla"."""
     n, n_genes = lfc.shape
     p, mean, median, std = np.empty((4, n_genes))
     for start in range(0, n_genes, 256):
@@ -524,12 +542,12 @@ def _summary(lfc, delta) -> dict:
             held = np.maximum(np.sum(part > delta, axis=0), np.sum(part < -delta, axis=0))
         p[genes] = (held + 0.5) / (n + 1)
         mean[genes], median[genes], std[genes] = part.mean(axis=0), np.median(part, axis=0), part.std(axis=0)
-    return dict(probability=p, probability_error=np.sqrt(p * (1.0 - p) / n), bayes_factor=special.logit(p), lfc_mean=mean,
-                lfc_median=median, lfc_std=std)
+    return dict(probability=p, probability_error=np.sqrt(p * (1.0 - p) / n), bayes_factor=special.logit(p),
+                lfc_mean=mean, lfc_median=median, lfc_std=std)
 
 
 def _expected_fdr_set(probability, fdr) -> np.ndarray:
-    """The largest set of genes, most probable first, whose mean probability of being false is at most fdr: (n_genes,) bool."""
+    """The largest set of genes, most probable first, of which a share of at most fdr is false by expectation: a mask."""
     order = np.argsort(-probability, kind="stable")
     expected = np.cumsum(1.0 - probability[order]) / np.arange(1, len(order) + 1)
     chosen = np.zeros(len(order), bool)
@@ -554,7 +572,7 @@ def _groups(x, group_a, group_b) -> list:
     b = np.setdiff1d(np.arange(n_cells), a) if group_b is None else _positions(group_b, n_cells, "group_b")
     both = np.intersect1d(a, b)
     if len(both):
-        raise ValueError(f"group_a and group_b share {len(both)} cells, the first is cell {both[0]}; a cell can be in one")
+        raise ValueError(f"group_a and group_b share {len(both)} cells, such as {both[0]}; a cell can be in one of them")
     counted = np.asarray(x.sum(axis=1)).ravel() > 0
     for name, cells in (("group_a", a), ("group_b", b)):
         if not np.any(counted[cells]):
@@ -568,11 +586,11 @@ def _positions(group, n_cells: int, name: str) -> np.ndarray:
     if group.dtype == bool and group.shape == (n_cells,):
         return np.flatnonzero(group)
     if group.ndim != 1 or (group.size and group.dtype.kind not in "iu"):
-        raise ValueError(f"{name} must be a boolean mask of {n_cells} cells or a list of positions, not {group.dtype} of shape "
-                         f"{group.shape}; from labels, make a mask: labels == 'B cell'")
+        raise ValueError(f"{name} must be a boolean mask of {n_cells} cells or a list of positions, not {group.dtype} of "
+                         f"shape {group.shape}; from labels, make a mask: labels == 'B cell'")
     cells, times = np.unique(group.astype(np.int64), return_counts=True)
     if len(cells) and (cells[0] < 0 or cells[-1] >= n_cells):
         raise ValueError(f"{name} has positions from {cells[0]} to {cells[-1]}; there are cells 0 to {n_cells - 1}")
     if np.any(times > 1):
-        raise ValueError(f"{name} lists cell {cells[np.argmax(times > 1)]} more than once; for a mask pass booleans, not 0 and 1")
+        raise ValueError(f"{name} lists cell {cells[np.argmax(times > 1)]} more than once; a mask is of booleans, not 0, 1")
     return cells

@@ -78,8 +78,10 @@ class VAE(FeatureModel):
     # ------------------------------------------------------------------------------------------------ the model itself
     @property
     def sigma(self):
-        """The standard deviation of the normal decoder: a number, or where it is learned a Tensor (1,)."""
-        return np.exp(self.log_sigma) if hasattr(self, "log_sigma") else self.config["sigma"]
+        """The standard deviation of the normal decoder: a number, or where it is learned a Tensor (1,); else None."""
+        if self.kind != "normal":
+            return None
+        return np.exp(self.log_sigma) if self.config["sigma"] == "learned" else self.config["sigma"]
 
     def encode(self, x) -> Normal:
         """q(z | x) of a dense minibatch x (n, n_features): Normal with parameters (n, n_latent)."""

@@ -58,7 +58,8 @@ def test_very_small_and_large_inputs(x):
     gradcheck(lambda x: x ** 1.5, x)
 
 
-@pytest.mark.parametrize("f", [np.square, lambda x: x ** 3, np.prod, lambda x: x - x, lambda x: np.where(x > 0, x, 0.0) ** 3])
+@pytest.mark.parametrize("f", [np.square, lambda x: x ** 3, np.prod, lambda x: x - x,
+                               lambda x: np.where(x > 0, x, 0.0) ** 3])
 def test_slopes_of_0_are_slopes(f):
     gradcheck(f, np.zeros(4), order=1)
 
@@ -93,7 +94,8 @@ def test_swapped_rules_are_noticed(table):
 
 
 def test_a_transposed_rule_is_noticed(table):
-    wrong = primitive(lambda a, b: a @ b, lambda g, y, a, b: g @ b, lambda g, y, a, b: np.swapaxes(a, 0, 1) @ g, name="wrong @")
+    wrong = primitive(lambda a, b: a @ b, lambda g, y, a, b: g @ b, lambda g, y, a, b: np.swapaxes(a, 0, 1) @ g,
+                      name="wrong @")
     with pytest.raises(GradientError, match="input 0"):
         gradcheck(wrong, SQUARE, SQUARE + 1.0)
     wrong = primitive(lambda a: a * 2.0, lambda g, y, a: np.transpose(g) * 2.0, name="wrong shape")
@@ -147,7 +149,8 @@ def test_one_wrong_entry_of_many_is_noticed(table):
 
 
 # Rules that these changes leave right: sign is flat, and the derivative of cholesky is symmetric.
-HARMLESS = {("scaled", "sign"), ("zero", "sign"), ("swapped", "add"), ("transposed", "sign"), ("transposed", "cholesky")}
+HARMLESS = {("scaled", "sign"), ("zero", "sign"), ("swapped", "add"), ("transposed", "sign"),
+            ("transposed", "cholesky")}
 
 
 def spoilt(call, how):
@@ -208,7 +211,8 @@ def test_another_seed_is_another_direction(table):
 
 # ------------------------------------------------------------------------------------------- points without derivative
 @pytest.mark.parametrize("f, x", [
-    (np.abs, np.zeros(3)), (np.abs, np.array([1.0, 0.0, -2.0])), (lambda x: np.maximum(x, 1.0), np.array([0.0, 1.0, 2.0])),
+    (np.abs, np.zeros(3)), (np.abs, np.array([1.0, 0.0, -2.0])),
+    (lambda x: np.maximum(x, 1.0), np.array([0.0, 1.0, 2.0])),
     (np.max, np.array([2.0, 2.0, 1.0])), (np.sort, np.array([1.0, 1.0, 3.0])), (np.linalg.norm, np.zeros(2)),
     (lambda x: np.clip(x, -1.0, 1.0), np.array([-1.0, 0.5])), (np.sign, np.array([0.0, 1.0])), (np.std, np.ones(3)),
     (lambda x: np.sqrt(x), np.array([0.0, 1.0])), (lambda x: x ** 0.5, np.array([0.0])),
@@ -238,7 +242,7 @@ def test_kinks_nearby_are_stepped_around():
     gradcheck(lambda x: np.sum(np.maximum(x, 0.0)) ** 2, np.linspace(-1.0, 1.0, 400))
 
 
-# -------------------------------------------------------------------------------------------------- what else can be off
+# ------------------------------------------------------------------------------------------------- what else can be off
 @pytest.mark.parametrize("f, x, message", [
     (lambda x: x.data, A, "returned a ndarray"),
     (lambda x: x.astype(np.float32), A, "returned float32"),
@@ -280,7 +284,7 @@ def test_errors_of_f_itself_come_through():
         gradcheck(lambda a: a @ a, A)
 
 
-# ------------------------------------------------------------------------------------------------------- the whole table
+# ------------------------------------------------------------------------------------------------------ the whole table
 def test_the_walk_says_that_all_is_right(capsys):
     assert main() == 0
     text = capsys.readouterr().out

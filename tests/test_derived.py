@@ -1,6 +1,7 @@
 """What follows from the table: every function of derived.py is NumPy's on the raw array, and its derivatives are right.
 
-A case is a plain NumPy expression. It is run on arrays, which is the truth, then on Tensors, and gradcheck does the rest.
+A case is a plain NumPy expression. It is run on arrays, which is the truth, then on Tensors,
+and gradcheck does the rest.
 """
 import warnings
 
@@ -64,7 +65,8 @@ def test_reductions(name, axis, keepdims):
 @given(data=st.data(), x=hnp.arrays(np.float64, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3),
                                     elements=st.floats(-2.0, 2.0, width=16)))
 def test_reductions_of_any_shape(data, x):
-    axis = data.draw(st.none() | hnp.valid_tuple_axes(x.ndim) | st.integers(-x.ndim, x.ndim - 1) if x.ndim else st.none())
+    axis = data.draw(st.none() | hnp.valid_tuple_axes(x.ndim) | st.integers(-x.ndim,
+                                                                            x.ndim - 1) if x.ndim else st.none())
     keepdims = data.draw(st.booleans())
     for function in (np.sum, np.prod):
         check(lambda x: function(x, axis=axis, keepdims=keepdims), x)
@@ -75,7 +77,8 @@ def test_reductions_of_any_shape(data, x):
 
 def test_the_mean_of_nothing_is_nan_as_in_numpy():
     assert np.isnan(np.mean(leaf(np.zeros(0))).data) and np.isnan(np.var(leaf(np.ones(1)), ddof=1).data)
-    assert np.prod(leaf(np.zeros(0))).item() == 1.0 and np.prod(leaf(np.zeros((0, 2))), axis=0).data.tolist() == [1.0, 1.0]
+    assert np.prod(leaf(np.zeros(0))).item() == 1.0
+    assert np.prod(leaf(np.zeros((0, 2))), axis=0).data.tolist() == [1.0, 1.0]
     assert grad(np.prod(leaf(np.zeros(0))), x := leaf(np.zeros(0)))[0].shape == x.shape
 
 
@@ -85,7 +88,8 @@ def test_var_and_std_with_ddof(ddof):
     check(lambda x: np.std(x, ddof=ddof), X)
 
 
-@pytest.mark.parametrize("x", [[0.0, 2.0, 3.0], [0.0, 0.0, 3.0], [0.0] * 4, [1.5], [1.0, -2.0, 0.0, 4.0, 5.0], [-0.0, 1.0]])
+@pytest.mark.parametrize("x", [
+    [0.0, 2.0, 3.0], [0.0, 0.0, 3.0], [0.0] * 4, [1.5], [1.0, -2.0, 0.0, 4.0, 5.0], [-0.0, 1.0]])
 def test_prod_with_zeros_to_second_order(x):
     check(np.prod, np.array(x))
     check(lambda a: np.prod(a, axis=0), np.array([x, x[::-1]]).T)
@@ -128,10 +132,11 @@ def test_ties_share_as_in_pytorch():
     assert gradient(lambda x: np.max(x, axis=(0, 1)), np.full((2, 2), 7.0)) == [[[0.25, 0.25]] * 2]
     assert gradient(np.maximum, [1.0, 2.0, 3.0], [1.0, 3.0, 2.0]) == [[0.5, 0.0, 1.0], [0.5, 1.0, 0.0]]
     assert gradient(np.minimum, [1.0, 2.0, 3.0], [1.0, 3.0, 2.0]) == [[0.5, 1.0, 0.0], [0.5, 0.0, 1.0]]
-    assert gradient(lambda x: np.sort(x) * np.arange(1.0, 5.0), [2.0, 1.0, 2.0, 1.0]) == [[3.0, 1.0, 4.0, 2.0]]  # stable
+    assert gradient(lambda x: np.sort(x) * np.arange(1.0, 5.0), [2.0, 1.0, 2.0, 1.0]) == [[3.0, 1.0, 4.0, 2.0]]
     assert gradient(np.absolute, [0.0]) == [[0.0]]
     assert gradient(functional.relu, [0.0, 1.0, -1.0]) == [[0.0, 1.0, 0.0]]
-    assert gradient(np.power, [0.0, 0.0, 0.0, 2.0], [0.0, 1.0, 2.0, 0.0]) == [[0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, np.log(2.0)]]
+    assert gradient(np.power, [0.0, 0.0, 0.0, 2.0], [0.0, 1.0, 2.0, 0.0]) == [[0.0, 1.0, 0.0, 0.0],
+                                                                              [0.0, 0.0, 0.0, np.log(2.0)]]
 
 
 def test_clip_on_its_bounds_as_in_pytorch():
@@ -143,13 +148,17 @@ def test_clip_on_its_bounds_as_in_pytorch():
 
 # --------------------------------------------------------------------------------------------------------- elementwise
 @pytest.mark.parametrize("f", [
-    lambda x: np.clip(x, -0.5, 0.5), lambda x: np.clip(x, None, 0.5), lambda x: np.clip(x, -0.5, None), lambda x: x.clip(0.1),
+    lambda x: np.clip(x, -0.5, 0.5), lambda x: np.clip(x, None, 0.5), lambda x: np.clip(x, -0.5, None),
+    lambda x: x.clip(0.1),
     lambda x: np.clip(x, min=-0.3), lambda x: np.clip(x, max=0.3), lambda x: np.clip(x, np.float64(-1), 1),
     lambda x: np.clip(x, np.array([-1, 0, -1, 0]), 2), lambda x: np.clip(x, 0.5, -0.5) + x,
-    np.exp2, np.tan, np.positive, np.copy, lambda x: +x, lambda x: -x, abs, lambda x: np.log2(x * x), lambda x: np.log10(x * x),
-    lambda x: x ** 2, lambda x: x ** 3, lambda x: 2 ** x, lambda x: 1.0 / x, lambda x: 3 - x, lambda x: x / np.prod((2, 3)),
+    np.exp2, np.tan, np.positive, np.copy, lambda x: +x, lambda x: -x, abs, lambda x: np.log2(x * x),
+    lambda x: np.log10(x * x),
+    lambda x: x ** 2, lambda x: x ** 3, lambda x: 2 ** x, lambda x: 1.0 / x, lambda x: 3 - x,
+    lambda x: x / np.prod((2, 3)),
     lambda x: x * np.log(2), lambda x: special.expm1(x) + special.log1p(x * x),
-    lambda x: np.where(x > 0.1, x, 0.5 * x * x), lambda x: np.where(x > 0.1, np.exp(x), 1.0), lambda x: np.where(True, 2, x),
+    lambda x: np.where(x > 0.1, x, 0.5 * x * x), lambda x: np.where(x > 0.1, np.exp(x), 1.0),
+    lambda x: np.where(True, 2, x),
 ])
 def test_elementwise(f):
     check(f, X)
@@ -171,9 +180,11 @@ def test_elementwise_of_three(f):
     lambda x: np.moveaxis(x, -1, 0), lambda x: np.expand_dims(x, 0), lambda x: np.expand_dims(x, -1),
     lambda x: np.expand_dims(x, (0, 2)), lambda x: np.expand_dims(x, [-1, 0]), lambda x: np.squeeze(x[:1, :, :1]),
     lambda x: np.squeeze(x[:1], 0), lambda x: np.squeeze(x[:, :1, :1], (-1, 1)), lambda x: np.squeeze(x),
-    lambda x: x[:1].squeeze(axis=0), lambda x: np.broadcast_to(x, (2, 2, 3, 4)), lambda x: np.broadcast_to(x[:, :1], (2, 5, 4)),
+    lambda x: x[:1].squeeze(axis=0), lambda x: np.broadcast_to(x, (2, 2, 3, 4)),
+    lambda x: np.broadcast_to(x[:, :1], (2, 5, 4)),
     np.flip, lambda x: np.flip(x, 0), lambda x: np.flip(x, (0, -1)), lambda x: np.flip(x, -2),
-    lambda x: np.roll(x, 1), lambda x: np.roll(x, -7), lambda x: np.roll(x, 5, axis=1), lambda x: np.roll(x, 0, axis=-1),
+    lambda x: np.roll(x, 1), lambda x: np.roll(x, -7), lambda x: np.roll(x, 5, axis=1),
+    lambda x: np.roll(x, 0, axis=-1),
     lambda x: np.roll(x, (1, -1), axis=(0, 2)), lambda x: np.roll(x, 1, axis=(0, 1)),
     lambda x: np.split(x, 2)[1], lambda x: np.split(x, 2, axis=-1)[0], lambda x: np.split(x, [1, 3], axis=2)[1],
     lambda x: np.split(x, [1, 1], axis=1)[1], lambda x: np.split(x, np.array([2]), axis=1)[1],
@@ -185,7 +196,8 @@ def test_shapes(f):
 
 @pytest.mark.parametrize("f", [
     lambda a, b: np.concatenate([a, b]), lambda a, b: np.concatenate((a, b, a), axis=1),
-    lambda a, b: np.concatenate([a, b], axis=-2), lambda a, b: np.concatenate([a, b], axis=None), lambda a, b: np.stack([a, b]),
+    lambda a, b: np.concatenate([a, b], axis=-2), lambda a, b: np.concatenate([a, b], axis=None), lambda a,
+    b: np.stack([a, b]),
     lambda a, b: np.stack((a, b), axis=1), lambda a, b: np.stack([a, b], axis=-1), lambda a, b: np.vstack([a, b]),
     lambda a, b: np.hstack([a, b]), lambda a, b: np.vstack([a[0], b]), lambda a, b: np.hstack([a[0], b[1], a[0, 0]]),
     lambda a, b: np.concatenate([a[:0], b]), lambda a, b: np.stack([a[0, 0], b[0, 0]]), lambda a, b: np.stack([*a, *b]),
@@ -236,7 +248,8 @@ def test_reading_by_basic_indices(data, shape):
 @settings(max_examples=60)
 @given(data=st.data(), shape=ANY_SHAPE)
 def test_reading_by_integer_arrays_accumulates_repeats(data, shape):
-    index = data.draw(hnp.integer_array_indices(shape, result_shape=hnp.array_shapes(min_dims=0, max_dims=2, max_side=5)))
+    result_shape = hnp.array_shapes(min_dims=0, max_dims=2, max_side=5)
+    index = data.draw(hnp.integer_array_indices(shape, result_shape=result_shape))
     check(lambda x: x[index], draw(*shape))
     read = np.zeros(shape)
     np.add.at(read, index, 1.0)
@@ -251,9 +264,12 @@ def test_reading_by_masks(data, shape):
 
 
 @pytest.mark.parametrize("index", [
-    0, -1, np.int64(1), (0, 1), (Ellipsis, 1), slice(None, None, -2), (slice(None), None, [0, 0, 2]), [1, 1, 0], ([0, 1], [1, 1]),
-    (np.array([[0, 1], [1, 1]]), slice(1, None)), (1, [2, 2], slice(None)), ([0, 0, 1], slice(None), [3, 3, 0]), (0, [1, 1], None),
-    (slice(None), np.array([True, False, True])), (np.array(1),), (), None, Ellipsis, True, [], (1, 2, 3), (Ellipsis, [0, 0], [1, 1]),
+    0, -1, np.int64(1), (0, 1), (Ellipsis, 1), slice(None, None, -2), (slice(None), None, [0, 0, 2]), [1, 1, 0],
+    ([0, 1], [1, 1]),
+    (np.array([[0, 1], [1, 1]]), slice(1, None)), (1, [2, 2], slice(None)), ([0, 0, 1], slice(None), [3, 3, 0]),
+    (0, [1, 1], None),
+    (slice(None), np.array([True, False, True])), (np.array(1),), (), None, Ellipsis, True, [], (1, 2, 3),
+    (Ellipsis, [0, 0], [1, 1]),
     np.ix_([0, 0], [2, 1], [3, 3, 3]), (np.array([0, 0]), None, np.array([1, 1])),
 ])
 def test_reading(index):
@@ -265,26 +281,35 @@ def test_reading_in_a_loop():
 
 
 @pytest.mark.parametrize("f", [
-    lambda x: np.take(x, [0, 5, 5, -1]), lambda x: np.take(x, 3), lambda x: np.take(x, (0, 0)), lambda x: x.take([1, 1], axis=0),
-    lambda x: np.take(x, np.array([[0, 1], [1, 1]]), axis=1), lambda x: np.take(x, 2, axis=-1), lambda x: np.take(x, (3, 3), axis=2),
+    lambda x: np.take(x, [0, 5, 5, -1]), lambda x: np.take(x, 3), lambda x: np.take(x, (0, 0)),
+    lambda x: x.take([1, 1], axis=0),
+    lambda x: np.take(x, np.array([[0, 1], [1, 1]]), axis=1), lambda x: np.take(x, 2, axis=-1),
+    lambda x: np.take(x, (3, 3), axis=2),
     lambda x: np.take(x, [], axis=0) if isinstance(x, Tensor) else np.take(x, np.array([], int), axis=0),
     np.sort, lambda x: np.sort(x, axis=0), lambda x: np.sort(x, axis=None), lambda x: np.sort(x, axis=-2),
-    lambda x: np.take_along_axis(x, np.argsort(x, axis=1), axis=1), lambda x: np.take_along_axis(x, np.argsort(x), axis=-1),
+    lambda x: np.take_along_axis(x, np.argsort(x, axis=1), axis=1),
+    lambda x: np.take_along_axis(x, np.argsort(x), axis=-1),
     lambda x: np.take_along_axis(x, np.array([[[0], [0], [2]], [[1], [1], [1]]]), 2),
-    lambda x: np.take_along_axis(x, np.array([3, 3]), None), lambda x: np.take_along_axis(x, np.argmax(x, axis=0)[None], 0),
-    np.diagonal, lambda x: np.diagonal(x, 1), lambda x: np.diagonal(x, -1, 1, 2), lambda x: x.diagonal(2, axis1=-1, axis2=0),
+    lambda x: np.take_along_axis(x, np.array([3, 3]), None),
+    lambda x: np.take_along_axis(x, np.argmax(x, axis=0)[None], 0),
+    np.diagonal, lambda x: np.diagonal(x, 1), lambda x: np.diagonal(x, -1, 1, 2),
+    lambda x: x.diagonal(2, axis1=-1, axis2=0),
     lambda x: np.diagonal(x, 9), np.trace, lambda x: np.trace(x, 1, 2, 1), lambda x: x.trace(axis1=1, axis2=2),
     np.tril, lambda x: np.tril(x, 1), lambda x: np.triu(x), lambda x: np.triu(x, -1), lambda x: np.tril(x[0, 0]),
-    np.diff, lambda x: np.diff(x, axis=0), lambda x: np.diff(x, 2), lambda x: np.diff(x, n=2, axis=1), lambda x: np.diff(x, 0),
+    np.diff, lambda x: np.diff(x, axis=0), lambda x: np.diff(x, 2), lambda x: np.diff(x, n=2, axis=1),
+    lambda x: np.diff(x, 0),
 ])
 def test_taking_and_sorting(f):
     check(f, CUBE)
 
 
 # ------------------------------------------------------------------------------------------------------ linear algebra
-MATMUL = [((4,), (4,)), ((3, 4), (4,)), ((4,), (4, 2)), ((3, 4), (4, 2)), ((2, 3, 4), (4,)), ((4,), (2, 4, 3)), ((2, 3, 4), (4, 2)),
-          ((3, 4), (2, 4, 3)), ((2, 3, 4), (2, 4, 3)), ((2, 3, 4), (1, 4, 3)), ((1, 3, 4), (2, 4, 1)), ((5, 1, 3, 4), (2, 4, 3)),
-          ((2, 1, 4), (4, 1)), ((1,), (1,)), ((1, 1), (1, 1)), ((0,), (0,)), ((3, 0), (0, 2)), ((0, 4), (4,)), ((2, 0, 4), (4, 3))]
+MATMUL = [((4,), (4,)), ((3, 4), (4,)), ((4,), (4, 2)), ((3, 4), (4, 2)), ((2, 3, 4), (4,)), ((4,), (2, 4, 3)),
+          ((2, 3, 4), (4, 2)),
+          ((3, 4), (2, 4, 3)), ((2, 3, 4), (2, 4, 3)), ((2, 3, 4), (1, 4, 3)), ((1, 3, 4), (2, 4, 1)),
+          ((5, 1, 3, 4), (2, 4, 3)),
+          ((2, 1, 4), (4, 1)), ((1,), (1,)), ((1, 1), (1, 1)), ((0,), (0,)), ((3, 0), (0, 2)), ((0, 4), (4,)),
+          ((2, 0, 4), (4, 3))]
 
 
 @pytest.mark.parametrize("a, b", MATMUL)
@@ -300,8 +325,8 @@ def test_matmul_of_any_shapes(shapes):
     check(np.matmul, draw(*a), draw(*b, seed=1))
 
 
-@pytest.mark.parametrize("a, b", [*MATMUL[:5], ((2, 3, 4), (4, 2)), ((3, 4), (2, 4, 3)), ((2, 3, 4), (5, 4, 2)), ((), (3, 4)), ((3,), ()),
-                                  ((), ())])
+@pytest.mark.parametrize("a, b", [*MATMUL[:5], ((2, 3, 4), (4, 2)), ((3, 4), (2, 4, 3)), ((2, 3, 4), (5, 4, 2)),
+                                  ((), (3, 4)), ((3,), ()), ((), ())])
 def test_dot(a, b):
     check(np.dot, draw(*a), draw(*b, seed=1))
     check(lambda a, b: a.dot(b), draw(*a), draw(*b, seed=1), order=1)
@@ -310,15 +335,18 @@ def test_dot(a, b):
 @pytest.mark.parametrize("f, shapes", [
     (np.inner, [(4,), (4,)]), (np.inner, [(3, 4), (2, 4)]), (np.inner, [(2, 3, 4), (4,)]), (np.inner, [(), (3,)]),
     (np.outer, [(3,), (4,)]), (np.outer, [(2, 2), (3,)]), (np.outer, [(), (3,)]), (np.outer, [(0,), (3,)]),
-    (np.vdot, [(4,), (4,)]), (np.vdot, [(2, 3), (6,)]), (lambda a, b, c: np.linalg.multi_dot([a, b, c]), [(2, 3), (3, 4), (4,)]),
+    (np.vdot, [(4,), (4,)]), (np.vdot, [(2, 3), (6,)]),
+    (lambda a, b, c: np.linalg.multi_dot([a, b, c]), [(2, 3), (3, 4), (4,)]),
 ])
 def test_products(f, shapes):
     check(f, *[draw(*shape, seed=i) for i, shape in enumerate(shapes)])
 
 
 @pytest.mark.parametrize("a, b, axes", [
-    ((2, 3, 4), (3, 4, 2), 2), ((3, 4), (4, 2), 1), ((3,), (2,), 0), ((2, 3), (2, 3), 2), ((2, 3, 4), (4, 3), ((1, 2), (1, 0))),
-    ((2, 3, 4), (4, 5), ((-1,), (0,))), ((3, 4), (3, 2), (0, 0)), ((3, 4), (3, 2), ([0], [0])), ((3, 4), (2,), ((), ())), ((), (), 0),
+    ((2, 3, 4), (3, 4, 2), 2), ((3, 4), (4, 2), 1), ((3,), (2,), 0), ((2, 3), (2, 3), 2),
+    ((2, 3, 4), (4, 3), ((1, 2), (1, 0))),
+    ((2, 3, 4), (4, 5), ((-1,), (0,))), ((3, 4), (3, 2), (0, 0)), ((3, 4), (3, 2), ([0], [0])),
+    ((3, 4), (2,), ((), ())), ((), (), 0),
     ((2, 3), (3, 2), ((0, 1), (1, 0))), ((0, 3), (3, 2), 1), ((2, 0), (0, 3), 1), ((2, 3), (3, 2), (-1, -2)),
 ])
 def test_tensordot(a, b, axes):
@@ -327,21 +355,35 @@ def test_tensordot(a, b, axes):
 
 
 @pytest.mark.parametrize("subscripts, shapes", [
-    ("ij,jk->ik", [(2, 3), (3, 4)]), ("ij,jk", [(2, 3), (3, 4)]), ("ij,kj->ki", [(2, 3), (4, 3)]), ("i,i->", [(3,), (3,)]),
-    ("i,i", [(3,), (3,)]), ("i,j->ij", [(3,), (2,)]), ("ij->ji", [(2, 3)]), ("ba", [(2, 3)]), ("ij->", [(2, 3)]), ("ij->j", [(2, 3)]),
-    ("ii", [(3, 3)]), ("ii->i", [(3, 3)]), ("iij->j", [(2, 2, 3)]), ("iii->i", [(2, 2, 2)]), ("iijj->ij", [(2, 2, 3, 3)]),
-    ("ijij->", [(2, 3, 2, 3)]), ("ij,ij->ij", [(2, 3), (2, 3)]), ("ij,ij->i", [(2, 3), (2, 3)]), ("ij,k->k", [(2, 3), (4,)]),
-    ("ij,k->ikj", [(2, 3), (4,)]), ("ii,ij->j", [(3, 3), (3, 2)]), ("ii,ii->", [(3, 3), (3, 3)]), ("i,ii->i", [(3,), (3, 3)]),
-    ("bij,bjk->bik", [(2, 3, 4), (2, 4, 3)]), ("bij,jk->bik", [(2, 3, 4), (4, 2)]), ("bi,ij,bj->b", [(3, 2), (2, 4), (3, 4)]),
+    ("ij,jk->ik", [(2, 3), (3, 4)]), ("ij,jk", [(2, 3), (3, 4)]), ("ij,kj->ki", [(2, 3), (4, 3)]),
+    ("i,i->", [(3,), (3,)]),
+    ("i,i", [(3,), (3,)]), ("i,j->ij", [(3,), (2,)]), ("ij->ji", [(2, 3)]), ("ba", [(2, 3)]), ("ij->", [(2, 3)]),
+    ("ij->j", [(2, 3)]),
+    ("ii", [(3, 3)]), ("ii->i", [(3, 3)]), ("iij->j", [(2, 2, 3)]), ("iii->i", [(2, 2, 2)]),
+    ("iijj->ij", [(2, 2, 3, 3)]),
+    ("ijij->", [(2, 3, 2, 3)]), ("ij,ij->ij", [(2, 3), (2, 3)]), ("ij,ij->i", [(2, 3), (2, 3)]),
+    ("ij,k->k", [(2, 3), (4,)]),
+    ("ij,k->ikj", [(2, 3), (4,)]), ("ii,ij->j", [(3, 3), (3, 2)]), ("ii,ii->", [(3, 3), (3, 3)]),
+    ("i,ii->i", [(3,), (3, 3)]),
+    ("bij,bjk->bik", [(2, 3, 4), (2, 4, 3)]), ("bij,jk->bik", [(2, 3, 4), (4, 2)]),
+    ("bi,ij,bj->b", [(3, 2), (2, 4), (3, 4)]),
     ("ij,jk,kl->il", [(2, 3), (3, 2), (2, 4)]), ("i,j,k->ijk", [(2,), (3,), (2,)]), ("i,i,i->i", [(3,)] * 3),
-    ("a,ab,abc->abc", [(2,), (2, 3), (2, 3, 2)]), ("ab,bc,cd,de->ae", [(2, 3), (3, 2), (2, 3), (3, 2)]), ("ij,jk,lm->im", [(2, 3), (3, 2), (2, 2)]),
-    ("...ij,...jk->...ik", [(2, 3, 4), (2, 4, 3)]), ("...ij,jk->...ik", [(2, 3, 4), (4, 2)]), ("...ij,...jk", [(5, 1, 2, 3), (4, 3, 2)]),
-    ("i...->...i", [(2, 3, 4)]), ("...", [(2, 3)]), ("...->...", [(2, 3)]), ("...i->...", [(2, 3)]), ("...ii->...i", [(2, 3, 3)]),
-    ("i...i", [(3, 2, 3)]), ("...i,...i->...", [(2, 1, 3), (1, 4, 3)]), ("...i,i...", [(2, 3), (3, 4, 2)]), ("i...j,j->...i", [(2, 4, 3), (3,)]),
-    ("...,...", [(2, 3), (3,)]), ("...a,...b->ab...", [(3, 2), (3, 4)]), ("ij...,jk...->ik...", [(3, 2), (2, 3)]), ("ij,...", [(2, 3), (4,)]),
-    ("i,i->i", [(1,), (3,)]), ("ij,ij->ij", [(1, 3), (2, 1)]), ("ij,jk->ik", [(2, 1), (3, 2)]), ("ii,i", [(1, 1), (3,)]),
-    ("i,->i", [(3,), ()]), (",", [(), ()]), ("->", [()]), ("", [()]), (",i->i", [(), (3,)]), ("ij,jk->ik", [(0, 3), (3, 2)]),
-    ("ij,jk->ik", [(2, 0), (0, 3)]), ("ij->i", [(2, 0)]), (" i j , j k -> i k ", [(2, 3), (3, 4)]), ("AB,Bc->Ac", [(2, 3), (3, 4)]),
+    ("a,ab,abc->abc", [(2,), (2, 3), (2, 3, 2)]), ("ab,bc,cd,de->ae", [(2, 3), (3, 2), (2, 3), (3, 2)]),
+    ("ij,jk,lm->im", [(2, 3), (3, 2), (2, 2)]),
+    ("...ij,...jk->...ik", [(2, 3, 4), (2, 4, 3)]), ("...ij,jk->...ik", [(2, 3, 4), (4, 2)]),
+    ("...ij,...jk", [(5, 1, 2, 3), (4, 3, 2)]),
+    ("i...->...i", [(2, 3, 4)]), ("...", [(2, 3)]), ("...->...", [(2, 3)]), ("...i->...", [(2, 3)]),
+    ("...ii->...i", [(2, 3, 3)]),
+    ("i...i", [(3, 2, 3)]), ("...i,...i->...", [(2, 1, 3), (1, 4, 3)]), ("...i,i...", [(2, 3), (3, 4, 2)]),
+    ("i...j,j->...i", [(2, 4, 3), (3,)]),
+    ("...,...", [(2, 3), (3,)]), ("...a,...b->ab...", [(3, 2), (3, 4)]), ("ij...,jk...->ik...", [(3, 2), (2, 3)]),
+    ("ij,...", [(2, 3), (4,)]),
+    ("i,i->i", [(1,), (3,)]), ("ij,ij->ij", [(1, 3), (2, 1)]), ("ij,jk->ik", [(2, 1), (3, 2)]),
+    ("ii,i", [(1, 1), (3,)]),
+    ("i,->i", [(3,), ()]), (",", [(), ()]), ("->", [()]), ("", [()]), (",i->i", [(), (3,)]),
+    ("ij,jk->ik", [(0, 3), (3, 2)]),
+    ("ij,jk->ik", [(2, 0), (0, 3)]), ("ij->i", [(2, 0)]), (" i j , j k -> i k ", [(2, 3), (3, 4)]),
+    ("AB,Bc->Ac", [(2, 3), (3, 4)]),
     ("aB,Bc", [(2, 3), (3, 4)]), ("...A,A->...", [(2, 3), (3,)]),
 ])
 def test_einsum(subscripts, shapes):
@@ -364,8 +406,8 @@ def far_from_singular(*shape):
     return draw(*shape) + 4.0 * np.eye(shape[-1])
 
 
-@pytest.mark.parametrize("a, b", [((3, 3), (3,)), ((3, 3), (3, 2)), ((2, 3, 3), (2, 3, 1)), ((2, 3, 3), (3,)), ((2, 3, 3), (3, 2)),
-                                  ((3, 3), (2, 3, 1)), ((1, 1), (1,)), ((2, 1, 2, 2), (3, 2, 2))])
+@pytest.mark.parametrize("a, b", [((3, 3), (3,)), ((3, 3), (3, 2)), ((2, 3, 3), (2, 3, 1)), ((2, 3, 3), (3,)),
+                                  ((2, 3, 3), (3, 2)), ((3, 3), (2, 3, 1)), ((1, 1), (1,)), ((2, 1, 2, 2), (3, 2, 2))])
 def test_solve(a, b):
     check(np.linalg.solve, far_from_singular(*a), draw(*b))
 
@@ -384,8 +426,10 @@ def test_the_sign_of_slogdet_is_plain():
 
 
 @pytest.mark.parametrize("f", [
-    lambda t, a: t @ a, lambda t, a: a @ t, np.matmul, np.dot, lambda t, a: np.dot(a, t), np.inner, np.outer, lambda t, a: np.outer(a, t),
-    np.tensordot, lambda t, a: np.tensordot(a, t, 1), lambda t, a: np.einsum("ij,jk->ik", t, a), lambda t, a: np.einsum("ij,jk->ik", a, t),
+    lambda t, a: t @ a, lambda t, a: a @ t, np.matmul, np.dot, lambda t, a: np.dot(a, t), np.inner, np.outer, lambda t,
+    a: np.outer(a, t),
+    np.tensordot, lambda t, a: np.tensordot(a, t, 1), lambda t, a: np.einsum("ij,jk->ik", t, a), lambda t,
+    a: np.einsum("ij,jk->ik", a, t),
     lambda t, a: np.linalg.solve(t + 9.0 * np.eye(2, dtype=t.dtype), a), lambda t, a: np.linalg.solve(a, t), np.vdot,
 ])
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, np.int8])
@@ -396,7 +440,8 @@ def test_plain_arrays_beside_a_tensor(f, dtype):
     np.testing.assert_allclose(y.data, f(t.data, a.astype(np.float32)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("f", [np.dot, lambda t, a: np.dot(a, t), np.inner, np.outer, lambda t, a: np.einsum("i,->i", t, a)])
+@pytest.mark.parametrize("f", [
+    np.dot, lambda t, a: np.dot(a, t), np.inner, np.outer, lambda t, a: np.einsum("i,->i", t, a)])
 @pytest.mark.parametrize("number", [2, 2.0, np.float64(2.0), np.int32(2), np.array(2.0, np.float32)])
 def test_numbers_beside_a_tensor(f, number):
     y = f(Tensor(np.float32([1.0, 3.0])), number)
@@ -407,8 +452,9 @@ def test_numbers_beside_a_tensor(f, number):
 def arguments_of(function):
     x = np.array([[1.5, -0.25, np.nan], [0.0, np.inf, 2.5]])
     sort = np.array([0.0, 1.0, 2.0])
+    two = getattr(function, "nin", 1) == 2 or function in (np.isclose, np.allclose, np.array_equal)
     return {np.searchsorted: (sort, x), np.full_like: (x, 3.0), np.argmax: (x[0, :2],), np.argmin: (x, 1)}.get(
-        function, (x, x[0]) if getattr(function, "nin", 1) == 2 or function in (np.isclose, np.allclose, np.array_equal) else (x,))
+        function, (x, x[0]) if two else (x,))
 
 
 @pytest.mark.parametrize("function", PLAIN, ids=lambda f: f.__name__)
@@ -426,9 +472,12 @@ def test_functions_without_derivative_give_plain_arrays(function):
 
 def test_comparisons_and_methods_give_plain_arrays():
     x, y = leaf(X), leaf(X[::-1].copy())
-    for got, expected in ((x < y, X < X[::-1]), (x <= 0.0, X <= 0.0), (0.0 > x, 0.0 > X), (x == x, X == X), (x != y, X != X[::-1]),
-                          (x >= X, X >= X), (x.argmax(axis=1), X.argmax(axis=1)), (x.argmin(), X.argmin()), (x.argsort(), X.argsort()),
-                          (x.any(), X.any()), (x.all(axis=0), X.all(axis=0)), (x.round(1), X.round(1)), (x.nonzero(), X.nonzero())):
+    for got, expected in ((x < y, X < X[::-1]), (x <= 0.0, X <= 0.0), (0.0 > x, 0.0 > X), (x == x, X == X),
+                          (x != y, X != X[::-1]),
+                          (x >= X, X >= X), (x.argmax(axis=1), X.argmax(axis=1)), (x.argmin(), X.argmin()),
+                          (x.argsort(), X.argsort()),
+                          (x.any(), X.any()), (x.all(axis=0), X.all(axis=0)), (x.round(1), X.round(1)),
+                          (x.nonzero(), X.nonzero())):
         assert type(got) is type(expected)
         np.testing.assert_array_equal(got, expected)
 
@@ -464,7 +513,8 @@ T = leaf(np.arange(6.0).reshape(2, 3))
     (lambda: np.roll(T, 1, axis=2), IndexError, "roll: axis 2 is out of bounds"),
     (lambda: np.take(T, [0], axis=2), IndexError, "take: axis 2 is out of bounds"),
     (lambda: np.take(T, [9], axis=1), IndexError, "getitem.*index 9 is out of bounds"),
-    (lambda: np.take_along_axis(T, np.zeros((2, 1), int), axis=2), IndexError, "take_along_axis: axis 2 is out of bounds"),
+    (lambda: np.take_along_axis(T, np.zeros((2, 1), int), axis=2), IndexError,
+     "take_along_axis: axis 2 is out of bounds"),
     (lambda: np.split(T, 2, axis=2), IndexError, "split: axis 2 is out of bounds"),
     (lambda: np.split(T, 4, axis=1), ValueError, "3 entries along axis 1 do not make 4 equal sections"),
     (lambda: np.flip(T, 2), IndexError, "flip: axis 2 is out of bounds"),
@@ -486,7 +536,7 @@ T = leaf(np.arange(6.0).reshape(2, 3))
     (lambda: T @ 2.0, ValueError, "matmul"),
     (lambda: T @ [1.0, 2.0, 3.0], TypeError, "matmul: an operand is a list"),
     (lambda: np.dot(T, T), ValueError, "matmul"),
-    (lambda: np.tensordot(T, T, 1), ValueError, r"tensordot: axis 1 of shape \(2, 3\) and axis 0 of shape \(2, 3\) differ"),
+    (lambda: np.tensordot(T, T, 1), ValueError, r"tensordot: axis 1 of shape \(2, 3\) and axis 0 of shape .* differ"),
     (lambda: np.tensordot(T, T, ((0, 1), (0,))), ValueError, "tensordot: 2 axes of the one operand against 1"),
     (lambda: np.tensordot(T, T, ((0,), (2,))), IndexError, "tensordot: axis 2 is out of bounds"),
     (lambda: np.einsum("ij,jk->ik", T, T), ValueError, "einsum: label 'j' is 3 long in one operand and 2 in another"),
@@ -517,7 +567,8 @@ def test_errors_name_the_operation_and_the_shapes(f, error, message):
 
 # ----------------------------------------------------------------------------------------------------------- functional
 @pytest.mark.parametrize("f", [
-    functional.logsumexp, lambda x: functional.logsumexp(x, axis=1), lambda x: functional.logsumexp(x, axis=(0, -1), keepdims=True),
+    functional.logsumexp, lambda x: functional.logsumexp(x, axis=1),
+    lambda x: functional.logsumexp(x, axis=(0, -1), keepdims=True),
     lambda x: functional.softmax(x, axis=1), functional.log_softmax, functional.softplus, functional.relu,
     lambda x: functional.polygamma(2, x * x + 0.5),
 ])

@@ -1,6 +1,7 @@
 """Walks PRIMITIVES, the whole table of calculus: every primitive is held against NumPy, SciPy and difference quotients.
 
-The inputs are EXAMPLES of minigrad/checking.py; a new primitive needs a line there, and one in ORACLES here unless NumPy
+The inputs are EXAMPLES of minigrad/checking.py; a new primitive needs a line there,
+and one in ORACLES here unless NumPy
 or SciPy know it by its name.
 """
 import zlib
@@ -103,10 +104,11 @@ def test_every_primitive_has_an_example_and_an_oracle():
 
 
 def test_the_functions_that_the_project_promises_are_known():
-    promised = """add subtract multiply divide negative power absolute sign maximum minimum clip where exp log log1p expm1 sqrt square
-        reciprocal sin cos tanh sinh cosh arctan logaddexp sum mean var std prod max min cumsum reshape ravel transpose swapaxes
-        moveaxis expand_dims squeeze broadcast_to concatenate stack flip take sort tril diagonal outer matmul dot tensordot
-        einsum linalg.inv linalg.solve linalg.det linalg.slogdet linalg.cholesky linalg.norm trace"""
+    promised = """add subtract multiply divide negative power absolute sign maximum minimum clip where exp log log1p
+        expm1 sqrt square reciprocal sin cos tanh sinh cosh arctan logaddexp sum mean var std prod max min cumsum reshape
+        ravel transpose swapaxes moveaxis expand_dims squeeze broadcast_to concatenate stack flip take sort tril diagonal
+        outer matmul dot tensordot einsum linalg.inv linalg.solve linalg.det linalg.slogdet linalg.cholesky linalg.norm
+        trace"""
     for name in promised.split():
         module, _, name = name.rpartition(".")
         assert getattr(np.linalg if module else np, name) in IMPLEMENTATIONS, name
@@ -144,7 +146,8 @@ def test_derivatives(name, data):
     example = data.draw(st.sampled_from(EXAMPLES[name]))
     if name in ELEMENTWISE and data.draw(st.booleans()):
         domains = ELEMENTWISE[name]
-        shapes = data.draw(hnp.mutually_broadcastable_shapes(num_shapes=len(domains), min_side=0, max_side=3, max_dims=3))
+        shapes = data.draw(hnp.mutually_broadcastable_shapes(num_shapes=len(domains), min_side=0, max_side=3,
+                                                             max_dims=3))
         example = Example(tuple(domain(*shape) for domain, shape in zip(domains, shapes.input_shapes)))
     gradcheck(example.function(PRIMITIVES[name]), *example.drawn(uniforms(data)), seed=data.draw(st.integers(0, 1000)))
 
@@ -205,7 +208,7 @@ def gradients(f, xs, order=1):
 
 @per_primitive
 def test_float32_stays_float32(name):
-    """All inputs Tensors: the value, the gradients and the second derivatives are float32, and near those in float64."""
+    """All inputs Tensors: value, gradients and second derivatives are float32, and near those in float64."""
     for example in map(in_float32, EXAMPLES[name]):
         for order in (1, 2):
             single, double = [gradients(example.function(PRIMITIVES[name]),
@@ -214,7 +217,8 @@ def test_float32_stays_float32(name):
             assert single[0].dtype == np.float32, example
             for g32, g64 in zip(single[1], double[1]):
                 assert g32.dtype == np.float32, example
-                np.testing.assert_allclose(g32, g64, rtol=2e-3, atol=1e-3 * np.max(np.abs(g64), initial=1.0), err_msg=name)
+                np.testing.assert_allclose(g32, g64, rtol=2e-3, atol=1e-3 * np.max(np.abs(g64), initial=1.0),
+                                           err_msg=name)
 
 
 @pytest.mark.parametrize("kind", OPERANDS)
@@ -228,7 +232,8 @@ def test_operand_kinds(name, kind):
         for at in drawn if len(drawn) > 1 and not example.by else []:
             if kind in SCALARS and any(arguments[i].ndim for i in drawn if i != at):
                 continue
-            x, given, plain = Tensor(arguments[at].astype(np.float32), requires_grad=True), list(arguments), list(arguments)
+            x, given, plain = Tensor(arguments[at].astype(np.float32), requires_grad=True), list(arguments),
+            list(arguments)
             for i in [i for i in drawn if i != at]:
                 given[i] = OPERANDS[kind](arguments[i])
                 plain[i] = np.asarray(getattr(given[i], "data", given[i]) if kind == "Tensor" else given[i], np.float32)
