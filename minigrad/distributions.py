@@ -30,7 +30,7 @@ def _log(x):
 
 def _dtype(*parameters):
     """The floating dtype that the parameters have together: float32 and a Python number make float32."""
-    return np.result_type(*[_plain(p) for p in parameters], 0.0)
+    return np.result_type(*[p.dtype if hasattr(p, "dtype") else p for p in parameters], 0.0)
 
 
 def _joint_shape(*parameters):

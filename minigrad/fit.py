@@ -186,6 +186,9 @@ class _Run:
                              if name.startswith(("train", "validation"))}, refresh=False)
             self.save()
             self.last_save = time.monotonic()
+        if self.best is not None:  # the file of a finished run holds the weights that the model is left with
+            self.model.load_state_dict(self.best)
+            self.save()
 
     def train_epoch(self, bar) -> None:
         """One pass over the training rows, from minibatch `self.batch` on."""

@@ -88,7 +88,8 @@ class Optimizer:
 
     def state_dict(self) -> dict:
         """What resuming exactly needs besides the weights: the step count and the moments (flat, as the arena)."""
-        return {"n_steps": self.n_steps, **{f"moment{i}": np.array(m) for i, m in enumerate(self.moments)}}
+        moments = {f"moment{i}": np.array(backend.to_host(m)) for i, m in enumerate(self.moments)}
+        return {"n_steps": self.n_steps, **moments}
 
     def load_state_dict(self, state) -> None:
         """The reverse of state_dict, in place. ValueError for the state of another kind or size of optimiser."""

@@ -148,8 +148,13 @@ def _complaint(row, column, value, dtype, advice) -> str:
     return f"{found}; {advice}"
 
 
+def means(x) -> np.ndarray:
+    """The mean of each feature of x (dense or CSR): (n_features,) float64."""
+    return np.asarray(x.sum(axis=0, dtype=np.float64)).ravel() / x.shape[0]
+
+
 def mean_variance(x, mean) -> float:
-    """The variance of a feature, averaged over features, of x (dense or CSR) whose means are `mean`; in float64."""
+    """The variance of a feature, averaged over features, of x (dense or CSR) whose `means` are given."""
     values = x.data if sparse.issparse(x) else x.ravel()
     squares = sum(float(np.sum(np.square(values[a:a + BLOCK], dtype=np.float64))) for a in range(0, len(values), BLOCK))
     return squares / (x.shape[0] * x.shape[1]) - float(np.mean(mean ** 2))
@@ -188,13 +193,13 @@ class FeatureModel(Saved, Module):
         """
         x = self._rows(x, in_range=True)
         n, seed = x.shape[0], self.config["seed"] if seed is None else seed
-        batch_size = sizes(batch_size=batch_size or self.batch_size or n)[0]
+        batch_size = sizes(batch_size=(self.batch_size or n) if batch_size is None else batch_size)[0]
         epochs = self._default_epochs(n, batch_size) if epochs is None else sizes(epochs=epochs)[0]
         learning_rate = self.learning_rate if learning_rate is None else learning_rate
         rows, _ = split(n, validation, seed)
         if len(rows):
             self._start_from(x if len(rows) == n else take_rows(x, rows))
-        self.trained = True
+            self.trained = True
         return fit(self, (x,), epochs=epochs, optimizer=lambda p: self._optimizer(p, learning_rate),
                    batch_size=batch_size, validation=validation, seed=seed, early_stopping=early_stopping,
                    checkpoint=checkpoint, resume=resume, progress=progress, device=device, describe=self.description)
@@ -367,12 +372,12 @@ class TiedLinearAutoencoder(FeatureModel):
 
     def __init__(self, n_features, n_latent, dtype=np.float32, seed=0):
         self.n_features, self.n_latent = sizes(n_features=n_features, n_latent=n_latent)
-        if n_latent > n_features:
+        if self.n_latent > self.n_features:
             raise ValueError(f"n_latent={n_latent} exceeds n_features={n_features}: there are no more components")
         self.dtype = floating(dtype)
         self.config = dict(n_features=self.n_features, n_latent=self.n_latent, dtype=self.dtype.name, seed=int(seed))
         start = np.random.default_rng(seed).standard_normal((self.n_features, self.n_latent))
-        self.weight, self.mean = Parameter(start / n_features ** 0.5, dtype), np.zeros(n_features, dtype)
+        self.weight, self.mean = Parameter(start / n_features ** 0.5, dtype), np.zeros(self.n_features, dtype)
         self.learning_rate = 0.3 / n_features ** 0.5  # the entries of an orthonormal W are of size 1/sqrt(n_features)
         self.variance = 1.0  # of a feature, the mean over features
 
@@ -390,7 +395,7 @@ class TiedLinearAutoencoder(FeatureModel):
 
     def _start_from(self, x) -> None:
         """The mean of the training rows; and their variance, which tells Adam what a small gradient is."""
-        mean = np.asarray(x.mean(axis=0, dtype=np.float64)).ravel()
+        mean = means(x)
         self.mean[...] = backend.to_device(mean.astype(self.dtype), backend.device_of(self.mean))
         self.variance = max(mean_variance(x, mean), 1e-30)
 

@@ -1,8 +1,8 @@
 """What a trained latent-variable model is asked: bounds and likelihoods, denoised expression, samples, and differences.
 
-Know before reading: scvi.py's docstring. The functions take the model as `self`: SCVI lists them as its methods (and
-VAE those that make sense for it). They ask of a model what SCVI documents: `minibatches`, `inference`, `generative`,
-`log_prob`, and the two sources of a library size.
+Know before reading: scvi.py's docstring. The functions take the model as `self`, and SCVI lists them as its methods
+(VAE, which has no batches and no libraries, shares `log_mean_exp`). They ask of a model what SCVI documents:
+`minibatches`, `inference`, `generative`, `log_prob`, and the two sources of a library size.
 
 All are Monte Carlo estimates from draws of q(z | x). A cell's noise is a function of the seed and the cell's position:
 how many cells or draws are decoded at a time changes memory, not results. Log-probabilities come in float64, expression
@@ -14,6 +14,7 @@ Bayes factor of differential expression says and does not say.
 from __future__ import annotations
 
 import csv
+from numbers import Real
 from types import SimpleNamespace
 
 import numpy as np
@@ -43,7 +44,7 @@ def _noise(seed):
 
 def _whole(name: str, n) -> int:
     """n as a Python int; ValueError if it is not a whole number of at least 1."""
-    if isinstance(n, (bool, np.bool_)) or not isinstance(n, (int, np.integer)) or n < 1:
+    if isinstance(n, bool) or not isinstance(n, Real) or n != n // 1 or n < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, not {n!r}")
     return int(n)
 
@@ -88,7 +89,7 @@ def _decode(self, z, log_library, codes) -> dict:
 
 
 def _has_library(x, q_l):
-    """Which cells of x (c, n_genes) have a library size above 0, (c, 1, 1) bool: with counts, or all where it is latent."""
+    """Which cells of x have a library size above 0, (c, 1, 1) bool: those with counts, or all where it is latent."""
     return np.asarray(x.sum(axis=1)).reshape(-1, 1, 1) > (0 if q_l is None else -1)
 
 
@@ -195,7 +196,7 @@ def _one_cell_nb(x, log_theta):
     """The function log_mu, or (log_mu, zi_logits), (n, n_genes) each -> log p(x) of one cell (n,): NB, or ZINB.
 
     x: its counts (n_genes,); log_theta: (n_genes,). All that depends on these alone is computed once, above all the
-    lgammas. With L = log(1 + e^-|d|), the softplus(±d) of count_likelihoods.py are max(±d, 0) + L, and the sum over genes
+    lgammas. With L = log(1 + e^-|d|), softplus(±d) of count_likelihoods.py is max(±d, 0) + L, and the sum over genes
 
         log NB(x) = constant - (x + theta) L - theta max(d, 0) + x min(d, 0),    d = log_mu - log_theta
 
@@ -236,9 +237,9 @@ _ONE_CELL = {"poisson": _one_cell_poisson, "nb": _one_cell_nb, "zinb": _one_cell
 def expression_fraction(self, counts, batch=None, *, transform_batch=None, n_samples=1, seed=0, layer=None):
     """rho: the expected fraction of each gene in a cell's expression, (n_cells, n_genes); rows sum to 1.
 
-    Averaged over n_samples draws of z. transform_batch: a label (or a list of them, which are averaged over): what would
-    be expected had the cell been measured in that batch; None: its own. For comparing genes and cells without the noise
-    of counting, the depth of sequencing, and the batch. A cell without counts has what the encoder makes of it.
+    Averaged over n_samples draws of z. transform_batch: a label (or a list of them, which are averaged over): what
+    would be expected had the cell been measured in that batch; None: its own. For comparing genes and cells without the
+    noise of counting, the depth of sequencing, and the batch. A cell without counts has what the encoder makes of it.
     ValueError for an unknown batch, with those known.
     """
     return _expected(self, counts, batch, transform_batch, n_samples, seed, layer, lambda rho, library, cells: rho)
@@ -343,7 +344,7 @@ def generate(self, n: int, *, batch=None, seed=0) -> np.ndarray:
 
 # --------------------------------------------------------------------------------------------------------- imputation
 def imputation_error(counts, impute, *, fraction=0.1, n_components=10, seed=0) -> dict:
-    """How well hidden counts are recovered, as the scVI paper measures it (Lopez et al. 2018, uniform zero introduction).
+    """How well hidden counts are recovered, by the measure of the scVI paper (Lopez et al. 2018: uniform zeros).
 
     Each non-zero entry of counts (n_cells, n_genes) is set to zero with probability `fraction`, a draw of its own.
     impute: a function from the corrupted counts (CSR, float32) to imputed ones (n_cells, n_genes), which trains what it
@@ -475,12 +476,12 @@ def differential_expression(self, counts, group_a, group_b=None, mode="vanilla",
     """Which genes two groups of cells express differently: a DifferentialExpression, which documents its columns.
 
     group_a, group_b: boolean masks (n_cells,) or positions of cells; group_b=None: all other cells. n_samples pairs are
-    drawn, a random cell of each group and z from the posterior of each, and both are decoded in the same batch, drawn in
-    the proportions of the two groups together: so batches are averaged over. Each pair gives two rho to compare (course,
-    block 5, "Uses: differential gene expression"; Lopez et al. 2018).
-    mode: "vanilla", the hypothesis rho_a > rho_b, sorted by |Bayes factor|; or "change", a log2 fold change beyond delta,
-    sorted by probability (of equals, first those whose fold change is more standard deviations from 0). The side is part
-    of the hypothesis: a gene that varies much within the groups differs within many pairs, to either side alike.
+    drawn, a random cell of each group and z from the posterior of each, and both are decoded in the same batch, drawn
+    in the proportions of the two groups together: so batches are averaged over. Each pair gives two rho to compare
+    (course, block 5, "Uses: differential gene expression"; Lopez et al. 2018).
+    mode: "vanilla", the hypothesis rho_a > rho_b, sorted by |Bayes factor|; or "change", a log2 fold change beyond
+    delta, sorted by probability (of equals, first those whose fold change is more standard deviations from 0). The side
+    is part of the hypothesis: a gene that varies much within groups differs within many pairs, to either side alike.
     fdr: expected share of genes with a false hypothesis (or sign) among those marked `is_de` (Newton et al. 2004).
     genes: names (n_genes,), by default the model's. Cells without counts are left out. Memory O(n_samples * n_genes).
     Raises ValueError for groups that are empty, overlap, or are no masks or positions, and for unknown batches.
@@ -547,7 +548,7 @@ def _summary(lfc, delta) -> dict:
 
 
 def _expected_fdr_set(probability, fdr) -> np.ndarray:
-    """The largest set of genes, most probable first, of which a share of at most fdr is false by expectation: a mask."""
+    """The largest set of genes, most probable first, of which an expected share of at most fdr is false: a mask."""
     order = np.argsort(-probability, kind="stable")
     expected = np.cumsum(1.0 - probability[order]) / np.arange(1, len(order) + 1)
     chosen = np.zeros(len(order), bool)
@@ -572,7 +573,7 @@ def _groups(x, group_a, group_b) -> list:
     b = np.setdiff1d(np.arange(n_cells), a) if group_b is None else _positions(group_b, n_cells, "group_b")
     both = np.intersect1d(a, b)
     if len(both):
-        raise ValueError(f"group_a and group_b share {len(both)} cells, such as {both[0]}; a cell can be in one of them")
+        raise ValueError(f"group_a and group_b share {len(both)} cells, such as {both[0]}; a cell can be in one only")
     counted = np.asarray(x.sum(axis=1)).ravel() > 0
     for name, cells in (("group_a", a), ("group_b", b)):
         if not np.any(counted[cells]):
@@ -586,11 +587,12 @@ def _positions(group, n_cells: int, name: str) -> np.ndarray:
     if group.dtype == bool and group.shape == (n_cells,):
         return np.flatnonzero(group)
     if group.ndim != 1 or (group.size and group.dtype.kind not in "iu"):
-        raise ValueError(f"{name} must be a boolean mask of {n_cells} cells or a list of positions, not {group.dtype} of "
-                         f"shape {group.shape}; from labels, make a mask: labels == 'B cell'")
+        raise ValueError(f"{name} must be a boolean mask of {n_cells} cells or a list of positions, not {group.dtype} "
+                         f"of shape {group.shape}; from labels, make a mask: labels == 'B cell'")
     cells, times = np.unique(group.astype(np.int64), return_counts=True)
     if len(cells) and (cells[0] < 0 or cells[-1] >= n_cells):
         raise ValueError(f"{name} has positions from {cells[0]} to {cells[-1]}; there are cells 0 to {n_cells - 1}")
     if np.any(times > 1):
-        raise ValueError(f"{name} lists cell {cells[np.argmax(times > 1)]} more than once; a mask is of booleans, not 0, 1")
+        twice = cells[np.argmax(times > 1)]
+        raise ValueError(f"{name} lists cell {twice} more than once; a mask is of booleans, not of 0 and 1")
     return cells

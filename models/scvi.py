@@ -14,6 +14,8 @@ Know after: every network of the chapter's figure (NN1 to NN6) and what it is fo
 """
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from scipy import sparse
 
@@ -197,9 +199,9 @@ class SCVI(Saved, Module):
             device=None, layer=None) -> History:
         """Train on counts (n_cells, n_genes): array, SciPy sparse, AnnData (its .X or `layer`), or counts.read's result.
 
-        batch: an int or string label per cell, or the name of an obs column; cells without counts are left out.
-        kl_warmup: fraction of the training, at most 0.5, over which the KL weight rises from 0 to 1. Other arguments are
-        those of minigrad.fit. ValueError names what is wrong with the counts.
+        batch: an int or string label per cell, or the name of an obs column. Cells without counts are left out, with a
+        warning. kl_warmup: fraction of the training, at most 0.5, over which the KL weight rises from 0 to 1. Other
+        arguments are those of minigrad.fit. ValueError names what is wrong with the counts.
 
         The defaults differ from scvi-tools' (constant rate 1e-3, Adam, KL warm-up over 400 epochs) because held-out
         likelihood says so: a rate that starts at 4e-3 and falls to 0 on a cosine reaches better weights in half the
@@ -211,16 +213,18 @@ class SCVI(Saved, Module):
             raise ValueError(f"kl_warmup must be in [0, 0.5] (a fraction of the training), not {kl_warmup}")
         x, genes = as_matrix(counts, layer=layer), getattr(counts, "genes", getattr(counts, "var_names", None))
         self._check_width(x)
-        codes, self.batches = batch_codes(batch, x.shape[0], obs=getattr(counts, "obs", None))
-        if len(self.batches) > self.n_batches:
-            raise ValueError(f"batch has {len(self.batches)} different labels, but the model was made for "
+        known = self.batches if self.trained else None  # weights that are trained belong to these batches, in this order
+        codes, batches = batch_codes(batch, x.shape[0], known=known, obs=getattr(counts, "obs", None))
+        if len(batches) > self.n_batches:
+            raise ValueError(f"batch has {len(batches)} different labels, but the model was made for "
                              f"n_batches={self.n_batches}")
         full = np.flatnonzero(library_size(x) > 0)
         if len(full) < 2:
             raise ValueError(f"counts: {len(full)} cells with counts of {x.shape[0]}; training needs at least 2")
         if len(full) < x.shape[0]:
+            warnings.warn(f"{x.shape[0] - len(full)} cells without counts are left out of training", stacklevel=2)
             x, codes = x[full], codes[full]
-        self.genes = None if genes is None else [str(g) for g in genes]
+        self.batches, self.genes = batches, None if genes is None else [str(g) for g in genes]
         n = x.shape[0]
         epochs = epochs if epochs is not None else max(10, min(200, round(200 * 20000 / n)))
         x = x.astype(self.dtype) if x.dtype != self.dtype else x

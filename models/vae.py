@@ -30,7 +30,7 @@ from minigrad.fit import History, evaluating
 from minigrad.nn import Linear, Parameter
 from models import posterior
 from models.autoencoder import (FRACTION_ADVICE, UNIT_ADVICE, FeatureModel, dense, floating, layers, mean_variance,
-                                one_of, sizes, widths)
+                                means, one_of, sizes, widths)
 
 RANGES = {"normal": (-np.inf, np.inf, ""), "bernoulli": (0.0, 1.0, UNIT_ADVICE),
           "categorical": (0.0, np.inf, FRACTION_ADVICE)}  # of x for each decoder, and what to do about others
@@ -63,8 +63,8 @@ class VAE(FeatureModel):
             raise ValueError(f'sigma must be a standard deviation above 0, or "learned", not {sigma!r}')
         self.n_features, self.n_latent = sizes(n_features=n_features, n_latent=n_latent)
         self.dtype, self.kind, hidden = floating(dtype), decoder, widths(hidden)
-        self.low, self.high, self.advice = RANGES[decoder]
-        self.advice, self.widest = self.advice.format(f"decoder={decoder!r}"), max(n_features, n_latent, *hidden)
+        self.low, self.high, advice = RANGES[decoder]
+        self.advice, self.widest = advice.format(f"decoder={decoder!r}"), max(self.n_features, self.n_latent, *hidden)
         self.config = dict(n_features=self.n_features, hidden=hidden, n_latent=self.n_latent, decoder=decoder,
                            sigma=sigma if learned else float(sigma), dtype=self.dtype.name, seed=int(seed))
         rng, down = np.random.default_rng(seed), [self.n_features, *hidden]
@@ -140,23 +140,22 @@ class VAE(FeatureModel):
         """The decoder's last biases, and a learned sigma, from the moments of the training rows; only at first."""
         if self.trained:
             return
-        mean = np.asarray(x.mean(axis=0, dtype=np.float64)).ravel()
-        bias, device = self.decoder[-1].bias.data, backend.device_of(self.mean.bias.data)
+        mean, bias = means(x), self.decoder[-1].bias.data
         if self.kind == "normal":
             start = mean
         elif self.kind == "bernoulli":
             start = special.logit(0.98 * mean + 0.01)
         else:
             start = np.log(0.99 * mean / max(mean.sum(), TINY) + 0.01 / self.n_features)
-        bias[...] = backend.to_device(start.astype(self.dtype), device)
+        bias[...] = backend.to_device(start.astype(self.dtype), backend.device_of(bias))
         if hasattr(self, "log_sigma"):
             self.log_sigma.data[...] = 0.5 * np.log(max(mean_variance(x, mean), 1e-12))
 
     # ------------------------------------------------------------------------------------ what a trained model is asked
     def latent(self, x, *, return_std=False):
         """Mean of q(z | x): (n, n_latent), deterministic. With return_std: (means, standard deviations)."""
-        means = self.predict(x, lambda piece: self.encode(piece).loc)
-        return (means, self.predict(x, lambda piece: self.encode(piece).scale)) if return_std else means
+        mean = self.predict(x, lambda piece: self.encode(piece).loc)
+        return (mean, self.predict(x, lambda piece: self.encode(piece).scale)) if return_std else mean
 
     def reconstruct(self, x) -> np.ndarray:
         """E[x' | z] at the mean of q(z | x): (n, n_features); of a categorical decoder fractions, rows sum to 1."""

@@ -70,7 +70,7 @@ def test_reductions_of_any_shape(data, x):
     keepdims = data.draw(st.booleans())
     for function in (np.sum, np.prod):
         check(lambda x: function(x, axis=axis, keepdims=keepdims), x)
-    if np.size(np.sum(x, axis=axis)) == 0 or x.size:
+    if x.size:
         check(lambda x: np.mean(x, axis=axis, keepdims=keepdims), x)
         check(lambda x: np.var(x, axis=axis, keepdims=keepdims), x)
 

@@ -4,6 +4,7 @@ The inputs are EXAMPLES of minigrad/checking.py; a new primitive needs a line th
 and one in ORACLES here unless NumPy
 or SciPy know it by its name.
 """
+import warnings
 import zlib
 
 import numpy as np
@@ -105,10 +106,10 @@ def test_every_primitive_has_an_example_and_an_oracle():
 
 def test_the_functions_that_the_project_promises_are_known():
     promised = """add subtract multiply divide negative power absolute sign maximum minimum clip where exp log log1p
-        expm1 sqrt square reciprocal sin cos tanh sinh cosh arctan logaddexp sum mean var std prod max min cumsum reshape
-        ravel transpose swapaxes moveaxis expand_dims squeeze broadcast_to concatenate stack flip take sort tril diagonal
-        outer matmul dot tensordot einsum linalg.inv linalg.solve linalg.det linalg.slogdet linalg.cholesky linalg.norm
-        trace"""
+        expm1 sqrt square reciprocal sin cos tanh sinh cosh arctan logaddexp sum mean var std prod max min cumsum
+        ravel reshape transpose swapaxes moveaxis expand_dims squeeze broadcast_to concatenate stack flip take sort
+        tril outer diagonal matmul dot tensordot einsum linalg.inv linalg.solve linalg.det linalg.slogdet
+        linalg.cholesky linalg.norm trace"""
     for name in promised.split():
         module, _, name = name.rpartition(".")
         assert getattr(np.linalg if module else np, name) in IMPLEMENTATIONS, name
@@ -157,6 +158,20 @@ def test_derivatives_of_examples(name):
     """Each of the examples, so that none depends on being drawn."""
     for example in EXAMPLES[name]:
         gradcheck(example.function(PRIMITIVES[name]), *arrays_of(example), seed=1)
+
+
+@per_primitive
+def test_third_order(name):
+    """The gradient, differentiated twice more: rules of rules of rules. On the first and last example of each."""
+    for example in {id(e): e for e in (EXAMPLES[name][0], EXAMPLES[name][-1])}.values():
+        def slope(*xs):
+            leaves = [x + Tensor(np.zeros(x.shape), requires_grad=True) for x in xs]
+            y = example.function(PRIMITIVES[name])(*leaves)
+            found = grad(y, leaves, cotangent(y), create_graph=True)
+            return sum(np.sum(g * np.cos(np.arange(1.0, g.size + 1.0)).reshape(g.shape)) for g in found)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # many gradients do not depend on the input
+            gradcheck(slope, *arrays_of(example))
 
 
 @per_primitive
@@ -232,8 +247,8 @@ def test_operand_kinds(name, kind):
         for at in drawn if len(drawn) > 1 and not example.by else []:
             if kind in SCALARS and any(arguments[i].ndim for i in drawn if i != at):
                 continue
-            x, given, plain = Tensor(arguments[at].astype(np.float32), requires_grad=True), list(arguments),
-            list(arguments)
+            x = Tensor(arguments[at].astype(np.float32), requires_grad=True)
+            given, plain = list(arguments), list(arguments)
             for i in [i for i in drawn if i != at]:
                 given[i] = OPERANDS[kind](arguments[i])
                 plain[i] = np.asarray(getattr(given[i], "data", given[i]) if kind == "Tensor" else given[i], np.float32)

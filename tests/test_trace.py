@@ -145,6 +145,8 @@ def test_first_nonfinite_gradient():
     assert found.endswith("it comes through step #1 sqrt, whose gradient is float64(2,) from 3 to 3; "
                           "input #0 x leaf: float64(2,) from 0 to 4")
     assert trace.first_nonfinite(np.sum(np.exp(x)), gradients=True) is None
+    with np.errstate(all="ignore"):  # the first that the sweep meets, not the first of the tape
+        assert "gradient of step #1 multiply" in trace.first_nonfinite(np.sum(np.sqrt(x * 2.0)), gradients=True)
 
 
 def test_first_nonfinite_gradient_of_a_sum_that_overflows():
@@ -280,6 +282,25 @@ def test_long_arrows_of_a_chain_are_straight():
     assert len(longest) > 60
     across = int(np.ptp(longest[:, 0]) > np.ptp(longest[:, 1]))
     assert np.ptp(longest[8:-8, across]) < 0.15
+
+
+def test_arrows_that_need_not_cross_do_not():
+    leaves = [Tensor(float(i), requires_grad=True) for i in range(6)]
+    last = {3 * i % 7: np.exp(leaves[3 * i % 7 - 1]) for i in range(1, 7)}  # made in another order than the leaves
+    boxes, _, _ = trace.layout(sum(last.values()))
+    by_text = {box.text.split("\n")[0]: box for box in boxes}
+    across = [(by_text[f"#{i} leaf"], by_text[next(t for t in by_text if t.endswith(f"exp #{i}"))]) for i in range(6)]
+    order = [sorted(range(6), key=lambda i: (across[i][k].x, across[i][k].y)) for k in (0, 1)]
+    assert order[0] == order[1]
+
+
+def test_a_network_is_drawn_as_a_column():
+    """Weights stand beside the layers that use them, and do not push these aside."""
+    loss, model = network(6)
+    boxes, _, (width, height) = trace.layout(loss, model)
+    assert width < 14 and height > 20
+    chain = [box.x for box in boxes if "linear" in box.text or "batch_norm" in box.text or "relu" in box.text]
+    assert len(chain) == 18 and np.abs(np.diff(chain)).max() < 1.0
 
 
 def test_boxes_say_values_when_small_and_shapes_otherwise():
