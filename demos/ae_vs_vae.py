@@ -43,12 +43,12 @@ def run(options) -> None:
     v = np.linalg.svd(train - train.mean(axis=0), full_matrices=False)[2][:2]
     axes[0, 2].scatter(*((train - train.mean(axis=0)) @ v.T).T, s=3, color="#bbbbbb", linewidths=0, label="cells")
     for i, (name, y) in enumerate(draws.items()):
-        axes[0, 2].scatter(*((y - train.mean(axis=0)) @ v.T).T, s=4, color=show.COLORS[(5, 0)[i]], marker=show.MARKERS[2 * i],
-                           linewidths=0, label=f"{name} draws, decoded")
+        axes[0, 2].scatter(*((y - train.mean(axis=0)) @ v.T).T, s=4, linewidths=0, label=f"{name} draws, decoded",
+                           color=show.COLORS[(5, 0)[i]], marker=show.MARKERS[2 * i])
     axes[0, 2].set(title="decoded, seen by PCA", xlabel="PC 1", ylabel="PC 2")
     axes[0, 2].legend(frameon=False, fontsize=8, markerscale=2)
-    show.save(f, options.out, "ae_vs_vae", "Codes of cells and draws from a standard normal, for an AE and a VAE: the VAE's codes fill the "
-              "prior, the AE's lie elsewhere. Right: decoded, the VAE's draws cover the data, the AE's do not.")
+    show.save(f, options.out, "ae_vs_vae", "Codes of cells and draws from a standard normal, for an AE and a VAE: the VAE's "
+              "codes fill the prior, the AE's lie elsewhere. Right: decoded, the VAE's draws cover the data, the AE's do not.")
 
 
 def decoded(model, z) -> np.ndarray:

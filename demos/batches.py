@@ -54,5 +54,5 @@ def run(options) -> None:
     axes[1, 0].set_ylabel("by cell type (annotated)")
     for row in axes:
         row[-1].legend(fontsize=8, markerscale=2, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    show.save(f, options.out, "batches", "t-SNE of three latent spaces. PCA and a model blind to batches keep the two (simulated) "
-              "batches apart; a model whose decoder is told the batch mixes them, and the cell types stay apart.")
+    show.save(f, options.out, "batches", "t-SNE of three latent spaces. PCA and a model blind to batches keep the two "
+              "(simulated) batches apart; a model whose decoder is told the batch mixes them, and the cell types stay apart.")

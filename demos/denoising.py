@@ -18,7 +18,8 @@ def waves(n: int, seed: int) -> np.ndarray:
     """n smooth curves (n, 40): two sines of random frequency, phase and height."""
     rng = np.random.default_rng(seed)
     t = np.linspace(0, 1, N)
-    frequency, phase, height = rng.uniform(1, 3, (2, n, 1)), rng.uniform(0, 2 * np.pi, (2, n, 1)), rng.uniform(0.4, 1, (2, n, 1))
+    frequency, phase = rng.uniform(1, 3, (2, n, 1)), rng.uniform(0, 2 * np.pi, (2, n, 1))
+    height = rng.uniform(0.4, 1, (2, n, 1))
     return np.sum(height * np.sin(2 * np.pi * frequency * t + phase), axis=0).astype(np.float32)
 
 
@@ -31,8 +32,9 @@ def run(options) -> None:
         models[name] = Autoencoder(N, hidden=(128,), n_latent=2 * N, noise=noise)
         models[name].fit(train, epochs=5 if options.quick else 60)
         y = models[name].reconstruct(noisy)
+        kept = np.corrcoef((noisy - y).ravel(), (noisy - clean).ravel())[0, 1]
         print(f"{name:<10} trained on {'clean -> clean' if noise == 0 else 'noisy -> clean'}: {np.mean((y - clean) ** 2):.4f}; "
-              f"correlation of what it changed with the noise: {np.corrcoef((noisy - y).ravel(), (noisy - clean).ravel())[0, 1]:.2f}")
+              f"correlation of what it changed with the noise: {kept:.2f}")
     f, axes = show.figure(1, 3, width=3.6, height=3)
     for ax, i in zip(axes[0], range(3)):
         ax.plot(noisy[i], ".", color="#999999", markersize=4, label="noisy input")
@@ -42,5 +44,5 @@ def run(options) -> None:
         ax.set(xlabel="position")
     axes[0, 0].set_ylabel("value")
     f.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    show.save(f, options.out, "denoising", f"Three new curves. Both autoencoders have a code of {2 * N} numbers for {N} inputs: the plain "
-              "one copies the noise, the one that was trained on noisy inputs removes most of it.")
+    show.save(f, options.out, "denoising", f"Three new curves. Both autoencoders have a code of {2 * N} numbers for {N} inputs: "
+              "the plain one copies the noise, the one that was trained on noisy inputs removes most of it.")

@@ -37,7 +37,8 @@ def run(options) -> None:
     change = model.differential_expression(counts, b_cells, monocytes, mode="change", n_samples=n_samples, genes=counts.genes)
     rows = np.flatnonzero(types == "Dendritic")
     halves = np.random.default_rng(0).permutation(rows)
-    null = model.differential_expression(counts, halves[::2], halves[1::2], mode="change", n_samples=n_samples, genes=counts.genes)
+    null = model.differential_expression(counts, halves[::2], halves[1::2], mode="change", n_samples=n_samples,
+                                         genes=counts.genes)
     print(f"\nat a false discovery rate of 0.05: {np.sum(change['is_de'])} genes change between B cells and monocytes, "
           f"{np.sum(null['is_de'])} between two random halves of the dendritic cells")
     table.to_csv(options.out / "differential_expression.csv")

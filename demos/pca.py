@@ -10,7 +10,6 @@ import numpy as np
 from scipy.linalg import subspace_angles
 
 from demos import show
-from demos.scvi import principal_components  # noqa: F401
 from models import TiedLinearAutoencoder
 from models.counts import log1p, normalize, read
 
@@ -37,5 +36,5 @@ def run(options) -> None:
     show.scatter(axes[0, 1], (x - x.mean(axis=0)) @ v[:2].T, labels)
     axes[0, 1].set(title="the first two components", xlabel="PC 1", ylabel="PC 2")
     axes[0, 1].legend(frameon=False, fontsize=7, markerscale=1.6, loc="center left", bbox_to_anchor=(1, 0.5))
-    show.save(f, options.out, "pca", "Left: angles between the subspace that a tied linear autoencoder has learnt and that of the "
-              "SVD, for longer and longer training. Right: the cells of mouse cortex in that subspace.")
+    show.save(f, options.out, "pca", "Left: angles between the subspace that a tied linear autoencoder has learnt and that of "
+              "the SVD, for longer and longer training. Right: the cells of mouse cortex in that subspace.")

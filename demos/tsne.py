@@ -75,6 +75,7 @@ def run(options) -> None:
     show.scatter(axes[0, 1], y, labels)
     axes[0, 0].set(title="two principal components", xlabel="PC 1", ylabel="PC 2")
     axes[0, 1].set(title="t-SNE of 20 components", xlabel="t-SNE 1", ylabel="t-SNE 2")
-    f.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, markerscale=2, frameon=False)
+    f.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, markerscale=2,
+             frameon=False)
     show.save(f, options.out, "tsne", f"{n_cells} blood cells (Zheng et al. 2017), coloured by annotated type: the first two "
               "principal components overlap, t-SNE of the first 20 separates the groups.")

@@ -206,6 +206,7 @@ def _one_cell_nb(x, log_theta):
     wide, theta_wide = x.astype(np.float64), np.exp(log_theta.astype(np.float64))
     ways = special.gammaln(wide + theta_wide) - special.gammaln(theta_wide) - special.gammaln(wide + 1.0)
     constant, theta, zeros = np.sum(ways[x > 0]), np.exp(log_theta), np.flatnonzero(x == 0)
+    nonzero = (x > 0).astype(x.dtype)
 
     def log_prob(log_mu, zi_logits=None):
         d = log_mu - log_theta
@@ -215,13 +216,12 @@ def _one_cell_nb(x, log_theta):
         log_1_r = np.log(u) + (r - (u - 1.0)) / u  # log1p(r) to all digits: the last term is what u = 1 + r rounds away
         if zi_logits is None:
             return constant + below @ x - above @ theta - log_1_r @ (x + theta)
-        of_nonzeros = np.where(x > 0, theta, 0.0)
-        value = constant + below @ x - above @ of_nonzeros - log_1_r @ (x + of_nonzeros)
+        value = constant + below @ x - above @ (theta * nonzero) - log_1_r @ (x + theta * nonzero)
         nb = (above.take(zeros, axis=1) + log_1_r.take(zeros, axis=1)) * -theta[zeros]
         a = zi_logits.take(zeros, axis=1)
         top = np.maximum(a, nb)
-        return (value + np.sum(top, axis=1) + _sum_log(1.0 + np.exp(np.minimum(a, nb) - top))
-                - np.sum(np.maximum(zi_logits, 0.0), axis=1) - _sum_log(1.0 + np.exp(-np.abs(zi_logits))))
+        value += np.sum(top - np.maximum(a, 0.0), axis=1) + _sum_log(1.0 + np.exp(np.minimum(a, nb) - top))
+        return value - np.maximum(zi_logits, 0.0) @ nonzero - _sum_log(1.0 + np.exp(-np.abs(zi_logits)))
     return log_prob
 
 

@@ -111,6 +111,8 @@ def test_noise_and_dropout_are_for_training_only():
     assert np.array_equal(model.latent(x), model.latent(x)) and model.training  # predicting leaves the mode as it was
     loss = [model.loss(x, rng=np.random.default_rng(seed)).item() for seed in (0, 0, 1)]
     assert loss[0] == loss[1] != loss[2]
+    for function, given in ((model.encode, x), (model.decode, np.ones((9, 4), np.float32))):  # dropout is in both halves
+        assert not np.array_equal(*(function(given, np.random.default_rng(seed)).data for seed in (0, 1)))
     model.eval()  # no dropout now, but a denoiser is validated by denoising
     noisy = x + np.float32(0.5) * np.random.default_rng(4).standard_normal(x.shape, dtype=np.float32)
     expected = np.mean((model.reconstruct(noisy) - x) ** 2, axis=1)
@@ -248,11 +250,11 @@ def test_resuming_is_exact(cls, arguments, tmp_path, monkeypatch):
 
 def test_one_seed_one_result():
     x = rows(100)
-    runs = [Autoencoder(20, (8,), 3, seed=seed) for seed in (0, 0, 1)]
-    for model, seed in zip(runs, (4, 4, 4)):
+    runs = [Autoencoder(20, (8,), 3, seed=seed) for seed in (0, 0, 1, 0)]
+    for model, seed in zip(runs, (4, 4, 4, 5)):  # the model's seed is of the weights, fit's of the order and the split
         model.fit(x, epochs=2, seed=seed, **quiet)
-    a, b, c = (model.latent(x) for model in runs)
-    assert np.array_equal(a, b) and not np.array_equal(a, c)
+    a, b, c, d = (model.latent(x) for model in runs)
+    assert np.array_equal(a, b) and not np.array_equal(a, c) and not np.array_equal(a, d)
 
 
 # --------------------------------------------------------------------------------------------------------------- inputs
@@ -286,6 +288,20 @@ def test_all_kinds_of_input_give_the_same_numbers(kind):
         assert all(np.array_equal(a, b) for a, b in zip((before.data, *before.nonzero()), (x.data, *x.nonzero())))
     elif before is not None:
         assert np.array_equal(x, before)
+
+
+def test_what_the_model_gets_is_canonical_and_contiguous():
+    once = sparse.csr_array(([0.5, 0.25], ([0, 1], [1, 0])), shape=(2, 2))
+    twice = sparse.csr_array((np.array([1.5, -1.0, 0.25]), np.array([1, 1, 0]), np.array([0, 2, 3])), shape=(2, 2))
+    for x in (once, twice):  # it is sums that count, and they are in range
+        found = as_features(x, 2, np.float32, 0, 1)
+        assert found.has_canonical_format and np.array_equal(found.toarray(), [[0, 0.5], [0.25, 0]])
+    assert len(twice.data) == 3
+    with pytest.raises(ValueError, match="row 0, column 1 .* is 1.2"):
+        as_features(sparse.coo_array(([0.6, 0.6], ([0, 0], [1, 1])), shape=(2, 2)), 2, np.float32, 0, 1)
+    for x in (np.asfortranarray(WHOLE.astype(np.float32)), np.repeat(WHOLE.astype(np.float32), 2, axis=1)[:, ::2]):
+        found = as_features(x, 6, np.float32)
+        assert found.flags.c_contiguous and np.array_equal(found, WHOLE)
 
 
 def test_bool_and_anndata():

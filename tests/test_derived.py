@@ -139,6 +139,11 @@ def test_ties_share_as_in_pytorch():
                                                                               [0.0, 0.0, 0.0, np.log(2.0)]]
 
 
+def test_sort_of_many_ties_is_stable():
+    x, weights = np.arange(60.0) % 3, np.arange(60.0)
+    assert gradient(lambda x: np.sort(x) * weights, x)[0] == weights[np.argsort(np.argsort(x, kind="stable"))].tolist()
+
+
 def test_clip_on_its_bounds_as_in_pytorch():
     x = [-1.0, 1.0, 0.0, 2.0, -3.0]
     assert gradient(lambda x: np.clip(x, -1.0, 1.0), x) == [[1.0, 1.0, 1.0, 0.0, 0.0]]  # torch.clamp
@@ -176,7 +181,8 @@ def test_elementwise_of_three(f):
     lambda x: x.reshape((2, 12)), lambda x: x.reshape(-1), lambda x: np.reshape(x, -1), np.transpose, lambda x: x.T,
     lambda x: x.transpose(), lambda x: x.transpose(2, 0, 1), lambda x: x.transpose((1, 0, 2)), np.matrix_transpose,
     lambda x: np.transpose(x, (0, -1, 1)), lambda x: np.swapaxes(x, 0, -1), lambda x: x.swapaxes(1, 1),
-    lambda x: np.moveaxis(x, 0, -1), lambda x: np.moveaxis(x, (0, 1), (2, 0)), lambda x: np.moveaxis(x, [2, 0], [0, 1]),
+    lambda x: np.moveaxis(x, 0, -1), lambda x: np.moveaxis(x, (0, 1), (1, 0)),
+    lambda x: np.moveaxis(x, (0, 1), (2, 0)), lambda x: np.moveaxis(x, [2, 0], [0, 1]),
     lambda x: np.moveaxis(x, -1, 0), lambda x: np.expand_dims(x, 0), lambda x: np.expand_dims(x, -1),
     lambda x: np.expand_dims(x, (0, 2)), lambda x: np.expand_dims(x, [-1, 0]), lambda x: np.squeeze(x[:1, :, :1]),
     lambda x: np.squeeze(x[:1], 0), lambda x: np.squeeze(x[:, :1, :1], (-1, 1)), lambda x: np.squeeze(x),
@@ -196,8 +202,8 @@ def test_shapes(f):
 
 @pytest.mark.parametrize("f", [
     lambda a, b: np.concatenate([a, b]), lambda a, b: np.concatenate((a, b, a), axis=1),
-    lambda a, b: np.concatenate([a, b], axis=-2), lambda a, b: np.concatenate([a, b], axis=None), lambda a,
-    b: np.stack([a, b]),
+    lambda a, b: np.concatenate([a, b], axis=-2), lambda a, b: np.concatenate([a, b], axis=None),
+    lambda a, b: np.stack([a, b]),
     lambda a, b: np.stack((a, b), axis=1), lambda a, b: np.stack([a, b], axis=-1), lambda a, b: np.vstack([a, b]),
     lambda a, b: np.hstack([a, b]), lambda a, b: np.vstack([a[0], b]), lambda a, b: np.hstack([a[0], b[1], a[0, 0]]),
     lambda a, b: np.concatenate([a[:0], b]), lambda a, b: np.stack([a[0, 0], b[0, 0]]), lambda a, b: np.stack([*a, *b]),
@@ -426,10 +432,9 @@ def test_the_sign_of_slogdet_is_plain():
 
 
 @pytest.mark.parametrize("f", [
-    lambda t, a: t @ a, lambda t, a: a @ t, np.matmul, np.dot, lambda t, a: np.dot(a, t), np.inner, np.outer, lambda t,
-    a: np.outer(a, t),
-    np.tensordot, lambda t, a: np.tensordot(a, t, 1), lambda t, a: np.einsum("ij,jk->ik", t, a), lambda t,
-    a: np.einsum("ij,jk->ik", a, t),
+    lambda t, a: t @ a, lambda t, a: a @ t, np.matmul, np.dot, lambda t, a: np.dot(a, t), np.inner, np.outer,
+    lambda t, a: np.outer(a, t), np.tensordot, lambda t, a: np.tensordot(a, t, 1), lambda t, a: np.einsum("ij,jk->ik", t, a),
+    lambda t, a: np.einsum("ij,jk->ik", a, t),
     lambda t, a: np.linalg.solve(t + 9.0 * np.eye(2, dtype=t.dtype), a), lambda t, a: np.linalg.solve(a, t), np.vdot,
 ])
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, np.int8])

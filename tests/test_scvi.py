@@ -1,0 +1,371 @@
+"""SCVI as a user meets it: what it takes, what it refuses, how it trains, what it keeps.
+
+Parity with the reference implementation: test_scvi_parity.py.
+"""
+import warnings
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from models import SCVI
+from models.counts import Counts
+
+QUIET = {"progress": False, "weight_decay": 0.0}
+
+
+def counts_of(n_cells=150, n_genes=15, seed=0):
+    """Overdispersed counts with a gradient along cells, so that there is something to learn."""
+    rng = np.random.default_rng(seed)
+    slope = rng.normal(0.0, 1.2, n_genes)
+    mu = np.exp(1.0 + np.linspace(-1.0, 1.0, n_cells)[:, None] * slope)
+    return rng.poisson(mu * rng.gamma(5.0, 0.2, mu.shape)).astype(np.float32)
+
+
+def small(n_genes=15, n_batches=1, **config):
+    return SCVI(n_genes, n_batches, **{"n_latent": 3, "n_hidden": 8, **config})
+
+
+def fitted(x, batch=None, *, epochs=2, n_batches=1, model=None, **options):
+    model = model or small(x.shape[1], n_batches)
+    model.fit(x, batch, epochs=epochs, **{**QUIET, **options})
+    return model
+
+
+# ---------------------------------------------------------------------------------------------------------- training
+@pytest.mark.parametrize("library", ["observed", "latent"])
+@pytest.mark.parametrize("dispersion", ["gene", "gene-batch", "gene-cell"])
+@pytest.mark.parametrize("likelihood", ["poisson", "nb", "zinb"])
+def test_every_kind_trains(likelihood, dispersion, library):
+    x, batch = counts_of(), np.arange(150) % 2
+    model = small(n_batches=2, likelihood=likelihood, dispersion=dispersion, library=library)
+    history = model.fit(x, batch, epochs=3, batch_size=30, kl_warmup=0.0, **QUIET)
+    assert len(history) == 3 and np.all(np.isfinite(history["train_loss"]))
+    assert history["train_loss"][2] < history["train_loss"][0] - 0.3
+    assert all(np.all(np.isfinite(a)) for a in model.state_dict().values())
+    names = set(dict(model.named_parameters()))
+    assert ("log_theta" in names) == (likelihood != "poisson" and dispersion != "gene-cell")
+    assert ("decoder.zi.weight" in names) == (likelihood == "zinb")
+    assert ("l_encoder.mean.weight" in names) == (library == "latent")
+    assert np.all(np.isfinite(model.log_likelihood(x, batch, n_samples=3)))
+    assert model.latent(x, batch).shape == (150, 3)
+
+
+def test_every_weight_is_trained():
+    """No head is left out of the objective: each parameter moves, but the biases that batch norm takes away."""
+    for config in (dict(library="latent", dispersion="gene-batch"), dict(dispersion="gene-cell")):
+        model, x, batch = small(n_batches=2, **config), counts_of(), np.arange(150) % 2
+        fitted(x, batch, model=model, epochs=1)
+        before = model.state_dict()
+        fitted(x, batch, model=model, epochs=1)
+        still = [n for n, p in model.named_parameters() if np.array_equal(p.data, before[n])]
+        assert all(".linears." in n and n.endswith("bias") for n in still)
+
+
+def test_training_learns_what_there_is_to_learn():
+    x = counts_of()
+    model = fitted(x, epochs=40, batch_size=30)
+    position, z = np.linspace(-1, 1, 150), model.latent(x)
+    fit = np.linalg.lstsq(np.column_stack([z, np.ones(150)]), position, rcond=None)
+    assert fit[1][0] < 0.3 * 150 * position.var()
+    assert model.log_likelihood(x, n_samples=50).mean() > fitted(x, epochs=1).log_likelihood(x, n_samples=50).mean() + 1
+
+
+def test_one_seed_gives_the_same_bits_and_another_does_not():
+    x = counts_of()
+    runs = [fitted(x, model=small(seed=s)).latent(x) for s in (0, 0, 1)]
+    assert np.array_equal(runs[0], runs[1]) and not np.array_equal(runs[0], runs[2])
+    order = [fitted(x, seed=s).latent(x) for s in (0, 5)]
+    assert np.array_equal(order[0], runs[0]) and not np.array_equal(order[0], order[1])
+
+
+def test_the_kl_weight_reaches_one_and_stays_for_at_least_half():
+    x, batch = counts_of(), np.zeros(150, int)
+    for kl_warmup, steps in ((0.25, {0.0: 0.0, 0.125: 0.5, 0.25: 1.0, 0.6: 1.0, 1.0: 1.0}), (0.0, {0.0: 1.0, 0.7: 1.0}),
+                             (0.5, {0.0: 0.0, 0.25: 0.5, 0.5: 1.0})):
+        model = fitted(x, kl_warmup=kl_warmup)
+        _, kl_z, _ = model.terms(x, batch, np.random.default_rng(0))
+        for progress, weight in steps.items():
+            loss, full = [model.loss(x, batch, progress=p, rng=np.random.default_rng(0)).item()
+                          for p in (progress, 1.0)]
+            assert loss == pytest.approx(full - (1 - weight) * np.mean(kl_z.data), rel=1e-5)
+    for wrong in (0.51, 1.0, -0.1, np.nan):
+        with pytest.raises(ValueError, match="kl_warmup must be in"):
+            fitted(x, kl_warmup=wrong)
+
+
+def test_progress_runs_from_zero_to_one_over_a_training(monkeypatch):
+    seen, loss = [], SCVI.loss
+    monkeypatch.setattr(SCVI, "loss", lambda self, *a, progress, rng: seen.append(progress) or loss(
+        self, *a, progress=progress, rng=rng))
+    fitted(counts_of(), epochs=8, batch_size=30)
+    assert seen[0] == 0.0 and 0.95 < seen[-1] < 1.0 and np.all(np.diff(seen) > 0)
+    assert np.mean(np.array(seen) >= SCVI.kl_warmup) >= 0.5
+
+
+# -------------------------------------------------------------------------------------------------------- what it takes
+def variants(x):
+    """The same counts in every form in which users have them."""
+    at = np.tile(np.nonzero(x), 2)
+    doubled = sparse.coo_array((np.r_[x[x > 0] - 1, np.ones(np.sum(x > 0))], tuple(at)), x.shape)
+    unsorted = sparse.csr_array(x)
+    for i in range(len(x)):
+        row = slice(unsorted.indptr[i], unsorted.indptr[i + 1])
+        unsorted.indices[row], unsorted.data[row] = unsorted.indices[row][::-1].copy(), unsorted.data[row][::-1].copy()
+    every = np.tile(np.arange(x.shape[1]), len(x))
+    stored = sparse.csr_array((x.ravel(), every, np.arange(0, x.size + 1, x.shape[1])), x.shape)
+    names = [f"g{i}" for i in range(x.shape[1])]
+    return {"float64": x.astype(np.float64), "int64": x.astype(int), "uint16": x.astype(np.uint16), "list": x.tolist(),
+            "Fortran": np.asfortranarray(x), "every other": np.repeat(x, 2, axis=1)[:, ::2], "CSR": sparse.csr_array(x),
+            "CSR matrix of int": sparse.csr_matrix(x.astype(int)), "CSC": sparse.csc_array(x), "COO twice": doubled,
+            "unsorted CSR": unsorted, "stored zeros": stored,
+            "Counts": Counts(sparse.csr_array(x), names, range(len(x)))}
+
+
+def test_all_forms_of_the_same_counts_give_the_same_model():
+    x = counts_of()
+    expected = fitted(x)
+    for name, same in variants(x).items():
+        model = fitted(np.asarray(same) if name == "list" else same, model=small())
+        np.testing.assert_allclose(model.latent(same), expected.latent(x), rtol=1e-4, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(model.elbo(same), expected.elbo(x), rtol=1e-5, err_msg=name)
+    present = x > 3
+    present[:, 0] = True
+    whole = present.astype(int)
+    np.testing.assert_array_equal(fitted(present).latent(present), fitted(whole).latent(whole))
+
+
+def test_what_is_passed_is_not_changed():
+    x = counts_of()
+    dense, csr = x.copy(), sparse.csr_array(x)
+    before = [a.copy() for a in (csr.data, csr.indices, csr.indptr)]
+    fitted(dense), fitted(csr)
+    assert np.array_equal(dense, x)
+    assert all(np.array_equal(a, b) for a, b in zip((csr.data, csr.indices, csr.indptr), before))
+
+
+def test_anndata_its_layers_and_its_columns():
+    anndata = pytest.importorskip("anndata")
+    x, donors = counts_of(), np.array(["b", "a"] * 75)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data = anndata.AnnData(np.log1p(x), obs={"donor": donors}, layers={"counts": sparse.csr_matrix(x)})
+    data.var_names = [f"gene{i}" for i in range(15)]
+    model = small(n_batches=2)
+    model.fit(data, "donor", epochs=2, layer="counts", **QUIET)
+    assert model.genes == [f"gene{i}" for i in range(15)] and model.batches == ["a", "b"]
+    plain = fitted(x, donors, n_batches=2)
+    found = model.latent(data, "donor", layer="counts")
+    np.testing.assert_allclose(found, plain.latent(x, donors), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="layer=.counts."):
+        fitted(data, "donor", n_batches=2)
+
+
+@pytest.mark.parametrize("labels", [[3, 10], ["left", "right"], [np.int8(0), np.int8(1)]])
+def test_batches_are_ints_or_strings_or_an_obs_column(labels):
+    x = counts_of()
+    batch = np.array([labels[i % 2] for i in range(150)])
+    model = fitted(x, batch, n_batches=2)
+    assert model.batches == [str(b) for b in labels]
+    data = Counts(sparse.csr_array(x), range(15), range(150), {"lane": batch})
+    by_column = fitted(data, "lane", n_batches=2)
+    expected = model.denoise(x, batch, seed=3)
+    for same in (by_column.denoise(data, "lane", seed=3), model.denoise(x, batch.astype(str), seed=3),
+                 model.denoise(x, batch.tolist(), seed=3)):
+        np.testing.assert_allclose(same, expected, rtol=1e-4)
+    assert np.max(np.abs(model.denoise(x, batch[::-1], seed=3) - expected)) > 1e-3
+    moved = model.denoise(x, batch, transform_batch=labels[1], seed=3)
+    np.testing.assert_allclose(moved[1::2], expected[1::2], rtol=1e-5)
+
+
+def test_unknown_batches_are_an_error_that_lists_the_known():
+    x, batch = counts_of(), np.array(["a", "b", "c"] * 50)
+    model = fitted(x, batch, n_batches=3)
+    for ask in (model.latent, model.elbo, model.log_likelihood, model.denoise, model.expression_fraction,
+                model.sample_posterior, lambda x, b: model.differential_expression(x, [0], batch=b)):
+        with pytest.raises(ValueError, match="d, e unknown; the model knows a, b, c"):
+            ask(x[:3], ["a", "d", "e"])
+    with pytest.raises(ValueError, match="say which batch each cell is from; the model knows a, b, c"):
+        model.latent(x)
+    with pytest.raises(ValueError, match="no obs column 'donor'"):
+        model.latent(x, "donor")
+    with pytest.raises(ValueError, match="must be one label for each of 150 cells"):
+        model.latent(x, batch[:-1])
+
+
+def test_more_batches_than_the_model_was_made_for():
+    x, model = counts_of(), small(n_batches=2)
+    with pytest.raises(ValueError, match="3 different labels, but the model was made for n_batches=2"):
+        model.fit(x, np.arange(150) % 3, epochs=1, **QUIET)
+    assert model.batches == [0, 1] and not model.trained  # as if nothing had been
+    fitted(x, np.array(["x", "y"] * 75), model=model)
+    assert model.batches == ["x", "y"]
+
+
+def test_training_on_keeps_what_batches_mean():
+    x, batch = counts_of(), np.array(["a", "b"] * 75)
+    model = fitted(x, batch, n_batches=2)
+    only_b = fitted(x[1::2], batch[1::2], model=model)
+    assert only_b.batches == ["a", "b"]
+    with pytest.raises(ValueError, match="c unknown; the model knows a, b"):
+        fitted(x, np.array(["b", "c"] * 75), model=model)
+
+
+def test_cells_without_counts_are_left_out_and_reported():
+    x = counts_of()
+    x[[0, 70, 149]] = 0
+    full = x.sum(axis=1) > 0
+    with pytest.warns(UserWarning, match="3 cells without counts are left out of training"):
+        model = fitted(x, np.arange(150) % 2, n_batches=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        without = fitted(x[full], (np.arange(150) % 2)[full], n_batches=2)
+    for name, weights in without.state_dict().items():
+        np.testing.assert_array_equal(model.state_dict()[name], weights, err_msg=name)
+    mean, std = model.latent(x, np.zeros(150, int), return_std=True)
+    assert np.all(np.isfinite(mean)) and np.all(np.isfinite(std)) and np.all(std > 0)
+    np.testing.assert_array_equal(mean[0], mean[149])
+
+
+@pytest.mark.parametrize("x, message", [
+    (np.ones((1, 15)), "1 cells with counts of 1; training needs at least 2"),
+    (np.eye(40, 15) * (np.arange(40) == 3)[:, None], "1 cells with counts of 40"),
+    (np.zeros((40, 15)), "0 cells with counts of 40"),
+    (np.ones((40, 14)), "counts have 14 genes, the model was made for n_genes=15"),
+    (np.ones(15), "must be \\(n_cells, n_genes\\)"),
+    (np.ones((0, 15)), "no cells"),
+    (np.full((40, 15), 0.5), "0.5; counts are whole numbers"),
+    (np.full((40, 15), -1.0), "-1.0; counts are whole numbers"),
+    (np.full((40, 15), np.nan), "nan; counts are finite"),
+    (np.full((40, 15), np.inf), "inf; counts are finite"),
+    (sparse.csr_array(np.full((40, 15), 2.5)), "2.5; counts are whole numbers"),
+    (np.full((40, 15), 2.0**25), "33554432.0, above 16,777,216"),
+    (np.full((40, 15), "a"), "must be numbers"),
+])
+def test_what_is_no_count_matrix_is_refused(x, message):
+    with pytest.raises(ValueError, match=message):
+        small().fit(x, epochs=1, **QUIET)
+    if "cells with counts" not in message:  # a trained model answers about a single cell, and about empty ones
+        with pytest.raises(ValueError, match=message):
+            small().latent(x)
+
+
+@pytest.mark.parametrize("n_genes, likelihood", [(1, "zinb"), (1, "nb"), (2, "poisson")])
+def test_one_gene(n_genes, likelihood):
+    x = counts_of(n_genes=n_genes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # cells without counts
+        model = fitted(x, model=small(n_genes, likelihood=likelihood))
+    assert np.all(np.isfinite(model.latent(x))) and np.all(np.isfinite(model.log_likelihood(x, n_samples=5)))
+    np.testing.assert_allclose(model.expression_fraction(x).sum(axis=1), 1.0, rtol=1e-6)
+
+
+def test_genes_without_counts_and_two_cells_only():
+    x = counts_of()
+    x[:, [0, 7]] = 0
+    model = fitted(x)
+    assert all(np.all(np.isfinite(a)) for a in model.state_dict().values())
+    assert np.all(model.expression_fraction(x)[:, [0, 7]].mean(axis=0) < 0.02)
+    assert np.all(np.isfinite(fitted(x[:2]).latent(x[:2])))
+
+
+def test_a_batch_of_one_cell_with_a_latent_library():
+    x, batch = counts_of(), np.array(["rest"] * 149 + ["alone"])
+    model = fitted(x, batch, model=small(n_batches=2, library="latent"))
+    assert model.batches == ["alone", "rest"]
+    totals = np.log(x.sum(axis=1).astype(np.float64))
+    np.testing.assert_allclose(model.library_log_mean, [totals[-1], totals[:-1].mean()], rtol=1e-6)
+    np.testing.assert_allclose(model.library_log_var, [1e-4, totals[:-1].var()], rtol=1e-5)
+    np.testing.assert_allclose(model.batch_fraction, [1 / 150, 149 / 150], rtol=1e-6)
+    assert np.all(np.isfinite(model.log_likelihood(x, batch, n_samples=5)))
+    assert np.all(np.isfinite(model.generate(5, batch="alone")))
+
+
+def test_a_library_prior_that_is_given_stays():
+    given = dict(library="latent", library_log_mean=[2.0, 3.0], library_log_var=[0.5, 0.25])
+    model = fitted(counts_of(), np.arange(150) % 2, model=small(n_batches=2, **given))
+    assert model.library_log_mean.tolist() == [2.0, 3.0] and model.library_log_var.tolist() == [0.5, 0.25]
+
+
+@pytest.mark.parametrize("config, message", [
+    (dict(likelihood="gaussian"), "likelihood must be one of"), (dict(dispersion="cell"), "dispersion must be one of"),
+    (dict(library="given"), "library must be one of"), (dict(n_latent=0), "n_latent must be a whole number"),
+    (dict(n_hidden=2.5), "n_hidden must be a whole number"), (dict(n_batches=0), "n_batches must be a whole number")])
+def test_wrong_configurations(config, message):
+    with pytest.raises(ValueError, match=message):
+        SCVI(15, **config)
+
+
+# -------------------------------------------------------------------------------------------------------- what it keeps
+@pytest.mark.parametrize("config", [
+    dict(likelihood="zinb", dispersion="gene-batch", library="latent"), dict(likelihood="nb", dispersion="gene-cell"),
+    dict(likelihood="poisson", dtype=np.float64, n_layers=2)])
+def test_a_saved_model_is_the_same_to_the_last_bit(config, tmp_path):
+    x, batch = counts_of(), np.array(["u", "v"] * 75)
+    data = Counts(sparse.csr_array(x), [f"g{i}" for i in range(15)], range(150), {"lane": batch})
+    model = fitted(data, "lane", model=small(n_batches=2, **config))
+    model.save(tmp_path / "model.npz")
+    loaded = SCVI.load(tmp_path / "model.npz")
+    assert loaded.genes == model.genes == [f"g{i}" for i in range(15)]
+    assert loaded.batches == ["u", "v"] and loaded.trained
+    assert loaded.config == model.config and loaded.dtype == np.dtype(config.get("dtype", np.float32))
+    for ask in (lambda m: m.latent(x, batch), lambda m: m.elbo(x, batch), lambda m: m.sample_posterior(x, batch),
+                lambda m: m.log_likelihood(x, batch, n_samples=3), lambda m: m.denoise(x, batch, transform_batch="v"),
+                lambda m: m.generate(20),
+                lambda m: m.differential_expression(x, [0, 1], batch=batch, n_samples=50)["lfc_mean"]):
+        np.testing.assert_array_equal(ask(loaded), ask(model))
+    again = [fitted(data, "lane", model=m, epochs=1).latent(x, batch) for m in (model, loaded)]
+    np.testing.assert_array_equal(*again)
+
+
+def test_genes_are_stored_only_where_they_have_names():
+    x = counts_of()
+    assert fitted(x).genes is None
+    assert fitted(Counts(sparse.csr_array(x), range(15), range(150))).genes == [str(i) for i in range(15)]
+
+
+@pytest.mark.parametrize("library", ["observed", "latent"])
+def test_a_run_that_was_stopped_and_resumed_ends_like_one_that_was_not(library, tmp_path, monkeypatch):
+    x, batch, path = counts_of(), np.arange(150) % 2, tmp_path / "run.npz"
+    whole = fitted(x, batch, model=small(n_batches=2, library=library), epochs=6, batch_size=40)
+    step, steps = SCVI.loss, []
+
+    def stopping(self, *minibatch, **keywords):
+        steps.append(1)
+        if len(steps) == 9:  # in the third epoch
+            raise KeyboardInterrupt
+        return step(self, *minibatch, **keywords)
+    monkeypatch.setattr(SCVI, "loss", stopping)
+    fitted(x, batch, model=small(n_batches=2, library=library), epochs=6, batch_size=40, checkpoint=path)
+    assert len(steps) == 9
+    resumed = small(n_batches=2, library=library, seed=123)
+    fitted(x, batch, model=resumed, epochs=6, batch_size=40, checkpoint=path, resume=True, seed=0)
+    assert len(steps) < 9 + 6 * 4
+    for name, weights in whole.state_dict().items():
+        np.testing.assert_array_equal(resumed.state_dict()[name], weights, err_msg=name)
+    np.testing.assert_array_equal(SCVI.load(path).latent(x, batch), whole.latent(x, batch))
+
+
+def test_asking_changes_nothing():
+    x, batch = counts_of(), np.arange(150) % 2
+    model = fitted(x, batch, n_batches=2)
+    before = model.state_dict()
+    for training in (True, False):
+        model.train(training)
+        for ask in ("latent", "elbo", "denoise", "expression_fraction", "sample_posterior"):
+            first = getattr(model, ask)(x, batch)
+            np.testing.assert_array_equal(getattr(model, ask)(x, batch), first)
+        model.log_likelihood(x, batch, n_samples=2), model.generate(3)
+        assert model.training == training
+    for name, weights in model.state_dict().items():
+        np.testing.assert_array_equal(weights, before[name])
+
+
+def test_latent_is_deterministic_and_one_cell_at_a_time_is_the_same():
+    x = counts_of()
+    model = fitted(x)
+    mean, std = model.latent(x, return_std=True)
+    assert mean.shape == std.shape == (150, 3) and mean.dtype == std.dtype == np.float32
+    np.testing.assert_array_equal(model.latent(x), mean)
+    alone = np.concatenate([model.latent(x[i:i + 1]) for i in range(5)])
+    np.testing.assert_allclose(alone, mean[:5], rtol=1e-4, atol=1e-6)
