@@ -421,7 +421,7 @@ class DifferentialExpression:
 
     def head(self, n: int) -> str:
         """The first n rows as text."""
-        hypothesis = "rho_a > rho_b" if self.mode == "vanilla" else f"|log2 fold change| > {self.delta:g}"
+        hypothesis = "rho_a > rho_b" if self.mode == "vanilla" else f"log2 fold change beyond {self.delta:g}"
         lines = [f"{hypothesis} in {self.n_samples:,} pairs of cells; {np.sum(self['is_de']):,} of {len(self):,} genes "
                  f"at an expected FDR of {self.fdr:g}. Bayes factors are no p-values."]
         shown = {name: [_short(v) for v in column[:n]] for name, column in self.columns.items()}

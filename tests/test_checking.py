@@ -7,8 +7,9 @@ import warnings
 import numpy as np
 import pytest
 
-from minigrad import checking, tensor
+from minigrad import checking, functional, tensor
 from minigrad.checking import EXAMPLES, GradientError, check_primitive, gradcheck, main
+from minigrad.count_likelihoods import nb_cell_log_prob
 from minigrad.tensor import IMPLEMENTATIONS, PRIMITIVES, Tensor, primitive, recorded
 
 A = np.array([[0.5, -1.2, 2.0], [1.5, 0.3, -0.7]])
@@ -62,6 +63,28 @@ def test_very_small_and_large_inputs(x):
                                lambda x: np.where(x > 0, x, 0.0) ** 3])
 def test_slopes_of_0_are_slopes(f):
     gradcheck(f, np.zeros(4), order=1)
+
+
+@pytest.mark.parametrize("f", [
+    lambda x: np.sum(functional.softmax(x)), lambda x: np.sum(x - np.mean(x)), lambda x: np.log(np.exp(x)) - x,
+    lambda x: np.sum(functional.batch_norm(x + np.mean(x, axis=0), np.ones(3), np.ones(3))[0] ** 2),
+])
+def test_gradients_of_which_only_rounding_is_left(f):
+    gradcheck(f, A)
+
+
+def test_a_whole_model():
+    """Linear, batch norm (which makes the first bias idle), ReLU, softmax, and the likelihood of counts."""
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(3.0, (12, 6)).astype(float)
+    log_library = np.log(counts.sum(axis=1, keepdims=True))
+
+    def loss(weight_1, bias_1, scale, shift, weight_2, bias_2, log_theta):
+        hidden = functional.linear(np.log1p(counts), weight_1, bias_1)
+        hidden = functional.relu(functional.batch_norm(hidden, scale, shift)[0])
+        log_rho = functional.log_softmax(functional.linear(hidden, weight_2, bias_2))
+        return -np.mean(nb_cell_log_prob(counts, log_rho + log_library, log_theta))
+    gradcheck(loss, *[rng.normal(size=shape) for shape in ((8, 6), 8, 8, 8, (6, 8), 6, 6)])
 
 
 # ---------------------------------------------------------------------------------------------------------- wrong rules
@@ -174,7 +197,7 @@ CHANGES = {"scaled": lambda g: 1.001 * g, "zero": lambda g: 0.0 * g, "swapped": 
 
 @pytest.mark.parametrize("how", CHANGES)
 @pytest.mark.parametrize("name", sorted(PRIMITIVES))
-def test_every_rule_of_the_table_is_missed_if_wrong(name, how, monkeypatch):
+def test_a_wrong_rule_anywhere_in_the_table_is_noticed(name, how, monkeypatch):
     """Each rule of each primitive, spoilt: the walk over the table must notice."""
     call = PRIMITIVES[name]
     for attribute, value in spoilt(call, how) if (how, name) not in HARMLESS else []:
@@ -257,6 +280,13 @@ def test_other_errors_say_what_is_wrong(f, x, message):
     with np.errstate(all="ignore"), warnings.catch_warnings(), pytest.raises(GradientError, match=message):
         warnings.simplefilter("ignore")  # rounding to float32 looks like kinks too
         gradcheck(f, x)
+
+
+def test_difference_quotients_that_do_not_settle_judge_nothing():
+    rng = np.random.default_rng(0)
+    line = checking._Line(lambda xs: xs[0] + 0.01 * rng.normal(size=3), [np.ones(3)], 0, np.ones(3), "first")
+    with pytest.raises(GradientError, match="input 0 .*cannot be judged along the direction .*settle no better than"):
+        checking._slope(line, np.ones(3), np.ones(3, bool))
 
 
 def test_a_gradient_that_is_not_finite_is_an_error(table):

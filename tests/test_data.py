@@ -46,6 +46,12 @@ def test_take_rows_of_csr_equals_scipys_indexing(seed, n, k, rows, kind, index, 
     np.testing.assert_array_equal(np.diff(taken.indptr), np.diff(scipys.indptr))
 
 
+def test_take_rows_of_more_entries_than_a_small_integer_holds():
+    x = sparse.csr_matrix(np.arange(1.0, 90_001).reshape(300, 300))
+    rows = np.arange(300)[::-1]
+    np.testing.assert_array_equal(take_rows(x, rows).toarray(), x.toarray()[::-1])
+
+
 @few
 @given(seeds, st.integers(1, 12), st.lists(st.integers(0, 10**6), max_size=20))
 def test_take_rows_of_dense_arrays(seed, n, rows):

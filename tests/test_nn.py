@@ -143,6 +143,8 @@ def test_to_numpy_changes_nothing_even_for_an_optimiser():
     assert all(p.data is a for p, a in zip(block.parameters(), arrays))
     before = block.scale.data.copy()
     np.sum(block.scale * 2.0).backward()
+    gradient = block.scale.grad
+    assert block.to("numpy").scale.grad is gradient
     optimizer.step()
     np.testing.assert_allclose(block.scale.data, before - 1.0)
 
@@ -204,6 +206,8 @@ def test_batch_norm_by_hand():
         expected = [[10 + 2 * (a - 0.67) / math.sqrt(1.57), (b - 0.67) / math.sqrt(2.14)] for a, b in rows]
         np.testing.assert_allclose(layer(rows).data, expected, rtol=1e-12)
     np.testing.assert_array_equal([layer.running_mean, layer.running_var], [mean, var])
+    layer.eps = 0.5
+    np.testing.assert_allclose(layer(x[:1]).data, [[10 + 0.66 / math.sqrt(2.07), 1.33 / math.sqrt(2.64)]], rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

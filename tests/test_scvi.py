@@ -108,6 +108,9 @@ def variants(x):
     """The same counts in every form in which users have them."""
     at = np.tile(np.nonzero(x), 2)
     doubled = sparse.coo_array((np.r_[x[x > 0] - 1, np.ones(np.sum(x > 0))], tuple(at)), x.shape)
+    once = sparse.csr_array(x)
+    twice = sparse.csr_array((np.column_stack([once.data - 1, np.ones(once.nnz)]).ravel(), np.repeat(once.indices, 2),
+                              2 * once.indptr), x.shape)
     unsorted = sparse.csr_array(x)
     for i in range(len(x)):
         row = slice(unsorted.indptr[i], unsorted.indptr[i + 1])
@@ -118,7 +121,7 @@ def variants(x):
     return {"float64": x.astype(np.float64), "int64": x.astype(int), "uint16": x.astype(np.uint16), "list": x.tolist(),
             "Fortran": np.asfortranarray(x), "every other": np.repeat(x, 2, axis=1)[:, ::2], "CSR": sparse.csr_array(x),
             "CSR matrix of int": sparse.csr_matrix(x.astype(int)), "CSC": sparse.csc_array(x), "COO twice": doubled,
-            "unsorted CSR": unsorted, "stored zeros": stored,
+            "CSR twice": twice, "unsorted CSR": unsorted, "stored zeros": stored,
             "Counts": Counts(sparse.csr_array(x), names, range(len(x)))}
 
 
