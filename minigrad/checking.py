@@ -71,35 +71,41 @@ def gradcheck(f, *inputs, order: int = 2, seed: int = 0) -> list[float]:
     arrays = [np.array(x.data if isinstance(x, Tensor) else x, dtype=np.float64) for x in inputs]
     y = _value(f, arrays)
     _demand_finite(f, arrays, y)
+    unit = float(np.max(np.abs(y), initial=0.0))
     with np.errstate(all="ignore"):  # steps may leave the domain of f, where nothing is checked then
-        return _checked(f, arrays, y.shape, order, np.random.default_rng(seed))
+        return _checked(f, arrays, y.shape, unit, order, np.random.default_rng(seed))
 
 
-def _checked(f, arrays, shape, order, rng) -> list[float]:
-    """The work of gradcheck; shape: that of f's output."""
+def _checked(f, arrays, shape, unit, order, rng) -> list[float]:
+    """The work of gradcheck; shape: that of f's output; unit: its largest absolute value."""
     cotangent, directions = _random(rng, shape), [_random(rng, x.shape) * np.maximum(1.0, np.abs(x)) for x in arrays]
     weights, worst = [_random(rng, x.shape) for x in arrays], [0.0] * order
     for i, direction in enumerate(directions):
-        line = _Line(lambda xs: _value(f, xs), arrays, i, direction, ORDERS[0])
+        line = _Line(lambda xs: _value(f, xs), arrays, i, direction, ORDERS[0], unit)
         error, smooth = _compare(line, lambda c: _pulled(f, arrays, i, c), cotangent)
         worst[0] = max(worst[0], error)
         cotangent = np.where(smooth, cotangent, 0.0)  # what has no first derivative has no second one either
     if order == 2:
-        _compare_recorded(f, arrays, cotangent)
+        _compare_recorded(f, arrays, cotangent, unit)
         for i, direction in enumerate(directions):
-            line = _Line(lambda xs: _flat(_gradients(f, xs, cotangent)), arrays, i, direction, ORDERS[1])
+            line = _Line(lambda xs: _flat(_gradients(f, xs, cotangent)), arrays, i, direction, ORDERS[1], unit)
             error, _ = _compare(line, lambda w: _pulled_twice(f, arrays, i, cotangent, w), _flat(weights))
             worst[1] = max(worst[1], error)
     return worst
 
 
 class _Line(NamedTuple):
-    """A function of all inputs, seen as a function of one number: input `i` moves along `direction`."""
+    """A function of all inputs, seen as a function of one number: input `i` moves along `direction`.
+
+    unit: a typical size of what f computes with. Rounding is judged by it where the function itself gives only rounding,
+    such as the gradient of a constant.
+    """
     function: Callable  # list of arrays -> array
     arrays: list
     i: int
     direction: np.ndarray
     order: str
+    unit: float
 
     def __call__(self, h: float) -> np.ndarray:
         moved = list(self.arrays)
@@ -168,7 +174,7 @@ def _smooth(line: _Line) -> np.ndarray:
     size, far_size = [(np.abs(a - here) + np.abs(here - b)) / step
                       for a, b, step in ((ahead, behind, h), (far_ahead, far_behind, 4.0 * h))]
     largest, top = [np.max(a[np.isfinite(a)], initial=0.0) for a in (size, np.abs(here))]
-    noise = 1e-4 * size + 1e-7 * largest + 1e3 * np.finfo(np.float64).eps * top / h
+    noise = 1e-4 * size + 1e-7 * largest + 1e3 * np.finfo(np.float64).eps * max(top, line.unit) / h
     return np.isfinite(jump) & ((jump <= noise) | (jump <= 0.7 * far_jump)) & (size <= 1.5 * far_size + noise)
 
 
@@ -182,7 +188,7 @@ def _slope(line: _Line, cotangent, smooth):
     c, here = cotangent[smooth], line(0.0)[smooth]
     best, size = (0.0, np.inf, 1.0), float(np.abs(c) @ np.abs(here))
     nearby = [1e-2 * np.abs(c) @ np.abs((line(h)[smooth] - here) / h) for h in (2.0 ** -8, -2.0 ** -8)]
-    floor = max([1e-6 * size, *(float(steep) for steep in nearby if np.isfinite(steep))])
+    floor = max([1e-6 * size, 1e-6 * line.unit, *(float(steep) for steep in nearby if np.isfinite(steep))])
     for k in range(10, 35, 3):
         h = 2.0 ** -k
         far, mid, near = [(line(m * h) - line(-m * h))[smooth] / (2.0 * m * h) for m in (4, 2, 1)]
@@ -268,11 +274,10 @@ def _pulled_twice(f, arrays, i, cotangent, weights):
     return found, True
 
 
-def _compare_recorded(f, arrays, cotangent):
+def _compare_recorded(f, arrays, cotangent, unit):
     """Recorded gradients (create_graph=True) come from rules run on Tensors, or a kernel's twin; they must agree."""
     plain, recorded = _gradients(f, arrays, cotangent), _gradients(f, arrays, cotangent, create_graph=True)
-    floor = 1e-6 * float(np.sum(np.abs(cotangent * _value(f, arrays))))  # of a gradient of 0 only rounding is left
-    scale = max([floor, *(float(np.max(np.abs(g), initial=0.0)) for g in plain)])
+    scale = max([1e-6 * unit, *(float(np.max(np.abs(g), initial=0.0)) for g in plain)])
     for i, (a, b) in enumerate(zip(plain, recorded)):
         if not isinstance(b, Tensor) or b.shape != a.shape or b.dtype != a.dtype:
             raise GradientError(f"gradcheck: create_graph=True gives something else for input {i}: {b!r:.200}")

@@ -66,7 +66,8 @@ def test_slopes_of_0_are_slopes(f):
 
 
 @pytest.mark.parametrize("f", [
-    lambda x: np.sum(functional.softmax(x)), lambda x: np.sum(x - np.mean(x)), lambda x: np.log(np.exp(x)) - x,
+    lambda x: np.sum(functional.softmax(x)), lambda x: 1.0 + np.sum(x - np.mean(x)),
+    lambda x: np.log(np.exp(x)) - x + 1.0,
     lambda x: np.sum(functional.batch_norm(x + np.mean(x, axis=0), np.ones(3), np.ones(3))[0] ** 2),
 ])
 def test_gradients_of_which_only_rounding_is_left(f):
@@ -284,7 +285,7 @@ def test_other_errors_say_what_is_wrong(f, x, message):
 
 def test_difference_quotients_that_do_not_settle_judge_nothing():
     rng = np.random.default_rng(0)
-    line = checking._Line(lambda xs: xs[0] + 0.01 * rng.normal(size=3), [np.ones(3)], 0, np.ones(3), "first")
+    line = checking._Line(lambda xs: xs[0] + 0.01 * rng.normal(size=3), [np.ones(3)], 0, np.ones(3), "first", 1.0)
     with pytest.raises(GradientError, match="input 0 .*cannot be judged along the direction .*settle no better than"):
         checking._slope(line, np.ones(3), np.ones(3, bool))
 
