@@ -32,9 +32,9 @@ def with_batch_effect(x, seed: int = 0):
 
 def run(options) -> None:
     counts = read(show.DATA / "cortex.npz")
-    rows = np.sort(np.random.default_rng(0).permutation(len(counts))[:400 if options.quick else 1500])
+    rows = np.sort(np.random.default_rng(0).permutation(len(counts))[:400 if options.quick else 1200])
     x, batch = with_batch_effect(counts.X[rows])
-    types, epochs = counts.obs["labels"][rows], 10 if options.quick else 60
+    types, epochs = counts.obs["labels"][rows], 10 if options.quick else 50
     spaces = {"PCA": principal_components(x, 30)}
     for name, n_batches in (("scVI, blind", 1), ("scVI, told the batch", 2)):
         model = SCVI(x.shape[1], n_batches=n_batches, likelihood="nb")
@@ -44,7 +44,7 @@ def run(options) -> None:
     for name, z in spaces.items():
         print(f"{name:<24}{batch_mixing(z, batch):>28.2f}{silhouette(z, types):>22.2f}{silhouette(z, batch):>13.2f}")
     f, axes = show.figure(2, 3, width=3.9, height=3.4)
-    shown = np.arange(min(800, len(types)))
+    shown = np.random.default_rng(1).permutation(len(types))[:800]
     for column, (name, z) in zip(axes.T, spaces.items()):
         y = tsne(z[shown], n_steps=100 if options.quick else 300)
         show.scatter(column[0], y, batch[shown])

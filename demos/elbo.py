@@ -88,7 +88,7 @@ def draw(records, n, options, weighted) -> None:
         axes[0, 0].axvline(i * n, color="#bbbbbb", linewidth=0.8)
         axes[0, 0].text((i + 0.5) * n, records[:, 1].min(), phase, ha="center", fontsize=9)
     axes[0, 0].set(xlabel="step", ylabel="nats, mean over the data")
-    axes[0, 0].legend(frameon=False, loc="center right")
+    axes[0, 0].legend(frameon=False, loc="upper left")
     counts, found, exact = weighted
     axes[0, 1].plot(counts, found, "o-", color=show.COLORS[0], label="bound of K draws, q = prior")
     axes[0, 1].axhline(exact, color="black", linewidth=1, label="exact log p(x)")

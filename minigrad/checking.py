@@ -97,8 +97,8 @@ def _checked(f, arrays, shape, unit, order, rng) -> list[float]:
 class _Line(NamedTuple):
     """A function of all inputs, seen as a function of one number: input `i` moves along `direction`.
 
-    unit: a typical size of what f computes with. Rounding is judged by it where the function itself gives only rounding,
-    such as the gradient of a constant.
+    unit: a typical size of what f computes with. Rounding is judged by it where the function itself gives only
+    rounding, such as the gradient of a constant.
     """
     function: Callable  # list of arrays -> array
     arrays: list
@@ -188,7 +188,7 @@ def _slope(line: _Line, cotangent, smooth):
     c, here = cotangent[smooth], line(0.0)[smooth]
     best, size = (0.0, np.inf, 1.0), float(np.abs(c) @ np.abs(here))
     nearby = [1e-2 * np.abs(c) @ np.abs((line(h)[smooth] - here) / h) for h in (2.0 ** -8, -2.0 ** -8)]
-    floor = max([1e-6 * size, 1e-6 * line.unit, *(float(steep) for steep in nearby if np.isfinite(steep))])
+    floor = max([1e-6 * size, 1e-5 * line.unit, *(float(steep) for steep in nearby if np.isfinite(steep))])
     for k in range(10, 35, 3):
         h = 2.0 ** -k
         far, mid, near = [(line(m * h) - line(-m * h))[smooth] / (2.0 * m * h) for m in (4, 2, 1)]
