@@ -1,4 +1,6 @@
 """models/autoencoder.py against plain NumPy, finite differences, and the singular value decomposition."""
+import itertools
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -293,8 +295,8 @@ def test_all_kinds_of_input_give_the_same_numbers(kind):
 def test_what_the_model_gets_is_canonical_and_contiguous():
     once = sparse.csr_array(([0.5, 0.25], ([0, 1], [1, 0])), shape=(2, 2))
     twice = sparse.csr_array((np.array([1.5, -1.0, 0.25]), np.array([1, 1, 0]), np.array([0, 2, 3])), shape=(2, 2))
-    for x in (once, twice):  # it is sums that count, and they are in range
-        found = as_features(x, 2, np.float32, 0, 1)
+    for x, dtype in itertools.product((once, twice), (np.float32, np.float64)):  # it is sums that count, and are in range
+        found = as_features(x, 2, dtype, 0, 1)
         assert found.has_canonical_format and np.array_equal(found.toarray(), [[0, 0.5], [0.25, 0]])
     assert len(twice.data) == 3
     with pytest.raises(ValueError, match="row 0, column 1 .* is 1.2"):

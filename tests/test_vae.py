@@ -217,6 +217,14 @@ def test_loss_is_the_weighted_bound():
         vae.fit(x, kl_warmup=0.6)
 
 
+def test_warm_up_is_what_fit_is_told():
+    x = data("normal", 100)
+    first = [VAE(8, (6,), 3).fit(x, kl_warmup=warmup, epochs=4, **quiet)["train_loss"][0] for warmup in (0, 0.25, 0.5)]
+    assert first[0] > first[1] > 0 and first[1] == first[2]  # one step an epoch: the first has weight 1, or 0
+    losses = [VAE(8, (6,), 3).fit(x, kl_warmup=warmup, epochs=4, **quiet)["train_loss"][1] for warmup in (0.25, 0.5)]
+    assert losses[0] > losses[1]  # the second has weight 1, or 1/2
+
+
 # ----------------------------------------------------------------------------------------------- what a model is asked
 def test_moments_of_generated_rows():
     model, n = PPCA(), 40_000
