@@ -31,7 +31,7 @@ def list_demos() -> None:
     """Print one line a demo."""
     print(__doc__.splitlines()[0], end="\n\n")
     for name in available():
-        print(f"  {name:<24}{load(name).__doc__.splitlines()[0]}")
+        print(f"  {name:<26}{load(name).__doc__.splitlines()[0]}")
 
 
 def run_demo(name: str, arguments: list[str]) -> None:

@@ -37,6 +37,7 @@ def implements(*functions):
 def _settled(name, *operands) -> list:
     """Operands beside a Tensor as the table takes them: numbers, integer arrays in its dtype. TypeError for lists."""
     dtype = next(x.dtype for x in operands if isinstance(x, Tensor))
+    operands = [dtype.type(x) if type(x) is float else x for x in operands]  # with a shape, which these functions ask for
     return [x if isinstance(x, Tensor) else backend.settled(x, dtype, name) for x in operands]
 
 
