@@ -13,7 +13,7 @@ from demos import show
 from minigrad.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 from models.counts import library_size, read
 
-DATASETS = {"cortex": "cortex (full-length reads, UMI)", "brain10k": "brain (10x)", "pbmc68k": "blood (10x)"}
+DATASETS = {"cortex": "cortex (STRT-seq)", "brain10k": "brain (10x)", "pbmc68k": "blood (10x)"}
 
 
 def zeros_by_gene(x):
@@ -62,4 +62,5 @@ def run(options) -> None:
         ax.set(xlabel="zeros predicted (fraction of cells)", ylabel="zeros counted", title=title)
         ax.legend(frameon=False, fontsize=8, markerscale=2, loc="lower right")
     show.save(f, options.out, "counts", "Left: NB and ZINB of the same mean differ in their zeros. Right, a point a gene: an NB "
-              "with the gene's own variance predicts its zeros (points on the line), a Poisson predicts too few.")
+              "of the gene's own variance predicts its zeros in the 10x data (on the line), a Poisson too few. In cortex many "
+              "genes have more zeros than their NB: there a ZINB, or a mean that differs by cell type, has something to explain.")

@@ -24,7 +24,7 @@ def run(options) -> None:
         model = TiedLinearAutoencoder(x.shape[1], n_latent, seed=0)
         n_epochs = max(1, round(1.6 ** k))
         model.fit(x, epochs=n_epochs)
-        angles.append(np.degrees(subspace_angles(model.weight.numpy().reshape(-1, x.shape[1]).T, v.T)))
+        angles.append(np.degrees(subspace_angles(model.weight.numpy(), v.T)))
         epochs.append(n_epochs)
         print(f"{n_epochs:>5} epochs: largest principal angle to the SVD's subspace {angles[-1].max():.4f} degrees")
     f, axes = show.figure(1, 2)
