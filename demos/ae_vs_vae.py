@@ -39,7 +39,7 @@ def run(options) -> None:
         ax.scatter(*c.T, s=4, color=show.COLORS[0], linewidths=0, label="codes of cells")
         ax.scatter(*z.T, s=4, color=show.COLORS[1], marker="^", linewidths=0, label="draws from Normal(0, 1)")
         ax.set(title=f"{name}: latent space", xlabel="z 1", ylabel="z 2")
-        ax.legend(frameon=False, fontsize=8, markerscale=2)
+        ax.legend(framealpha=0.9, fontsize=8, markerscale=2, loc="lower right")
     v = np.linalg.svd(train - train.mean(axis=0), full_matrices=False)[2][:2]
     axes[0, 2].scatter(*((train - train.mean(axis=0)) @ v.T).T, s=3, color="#bbbbbb", linewidths=0, label="cells")
     for i, (name, y) in enumerate(draws.items()):
