@@ -186,7 +186,7 @@ def _exact_zinb(x, log_mu, log_theta, zi_logits):
 # -------------------------------------------------------------------------------------------------------- elementwise
 def _elementwise(exact, x, parameters, needs):
     """(log p, its gradients) of any broadcastable arrays, in blocks that keep the temporaries of `exact` in cache."""
-    dtype = np.result_type(*parameters, np.float16)
+    dtype = np.result_type(*parameters, np.float16) if any(hasattr(p, "dtype") for p in parameters) else np.float64
     x, *parameters = np.broadcast_arrays(x, *parameters)
     columns = [np.ravel(a) for a in (x, *parameters)]
     results = [np.empty(x.size, dtype) if need else None for need in (True, *needs[1:])]

@@ -12,6 +12,7 @@ Know after: all that happens between `model.fit(x)` and the history that it retu
 """
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -103,7 +104,11 @@ def fit(model, columns, *, epochs: int, optimizer, batch_size: int = 128, valida
                Minibatches(columns, max(batch_size, 512), held_out), epochs, seed, schedule, early_stopping, device)
     settings = {"epochs": int(epochs), "batch_size": int(batch_size), "n_rows": int(columns[0].shape[0]),
                 "validation": float(validation), "seed": int(seed), "early_stopping": run.patience,
-                "optimizer": type(run.optimizer).__name__, "learning_rate": float(run.optimizer.learning_rate)}
+                "optimizer": type(run.optimizer).__name__, "learning_rate": float(run.optimizer.learning_rate),
+                "weight_decay": float(getattr(run.optimizer, "weight_decay", 0.0)), "sum": float(columns[0].sum()),
+                "kl_warmup": getattr(model, "kl_warmup", None),
+                "config": {k: v for k, v in getattr(model, "config", {}).items() if k != "seed"}}
+    settings = json.loads(json.dumps(settings))  # as they come back from a file
     if resume:
         run.resume(checkpoint, settings)
     run.save = (lambda: run.write(checkpoint, settings, describe())) if checkpoint else (lambda: None)

@@ -22,6 +22,9 @@ def Parameter(data, dtype=None) -> Tensor:
     return Tensor(data if data.dtype.kind == "f" else data.astype(np.float32), requires_grad=True)
 
 
+_streams = np.random.default_rng(0)  # each layer made without a generator gets a stream of its own, by order of making
+
+
 class Module:
     """What has parameters: assign Tensors, modules, or lists of modules to attributes, and write `__call__`."""
 
@@ -103,7 +106,7 @@ class Linear(Module):
     """x @ weight.T + bias. weight (n_out, n_in) and bias (n_out,) start uniform within 1/sqrt(n_in), as PyTorch's."""
 
     def __init__(self, n_in: int, n_out: int, *, dtype=np.float32, rng=None):
-        rng = rng if rng is not None else np.random.default_rng(0)
+        rng = rng if rng is not None else _streams.spawn(1)[0]
         bound = 1.0 / np.sqrt(max(n_in, 1))
         self.weight = Parameter(rng.uniform(-bound, bound, (n_out, n_in)), dtype)
         self.bias = Parameter(rng.uniform(-bound, bound, n_out), dtype)
@@ -156,10 +159,10 @@ class Dropout(Module):
     The mask comes from the generator that the call is given, or from one of its own.
     """
 
-    def __init__(self, p=0.5, seed=0):
+    def __init__(self, p=0.5, seed=None):
         if not 0 <= p < 1:
             raise ValueError(f"Dropout: p must be in [0, 1), not {p}")
-        self.p, self.rng = p, np.random.default_rng(seed)
+        self.p, self.rng = p, _streams.spawn(1)[0] if seed is None else np.random.default_rng(seed)
 
     def __call__(self, x, rng=None):
         if not self.training or self.p == 0:

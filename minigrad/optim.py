@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from minigrad import backend
+from minigrad.tensor import Tensor
 
 BLOCK = 16384  # weights updated at a time: Adam's five arrays of them fit the second-level cache (64 KiB each)
 
@@ -24,6 +25,9 @@ class Optimizer:
         self.parameters = list(parameters)
         if not self.parameters:
             raise ValueError(f"{type(self).__name__}: no parameters to train")
+        if not all(isinstance(p, Tensor) and p.origin is None for p in self.parameters):
+            raise TypeError(f"{type(self).__name__}: parameters must be a list of leaf Tensors, "
+                            "such as module.parameters() or [nn.Parameter(...)]")
         kinds = {p.dtype for p in self.parameters}
         if len(kinds) > 1:
             raise ValueError(f"{type(self).__name__}: parameters of several dtypes {sorted(map(str, kinds))}; use one")
@@ -170,9 +174,14 @@ class AdamW(Adam):
 
 
 def clip_grad_norm(parameters, max_norm: float) -> float:
-    """Scale all gradients by one factor so that their joint Euclidean norm is at most max_norm. Returns the norm before."""
+    """Scale all gradients by one factor so that their joint Euclidean norm is at most max_norm. Returns the norm before.
+
+    FloatingPointError, and all gradients untouched, where the norm is not finite.
+    """
     parameters = [p for p in parameters if p.grad is not None]
-    norm = float(sum(float(np.sum(np.square(p.grad))) for p in parameters)) ** 0.5
+    norm = float(sum(float(np.sum(np.square(p.grad.astype(np.float64)))) for p in parameters)) ** 0.5
+    if not np.isfinite(norm):
+        raise FloatingPointError(f"clip_grad_norm: the norm of the gradients is {norm}")
     if norm > max_norm:
         for p in parameters:
             p.grad *= max_norm / norm

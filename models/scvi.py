@@ -116,7 +116,7 @@ class SCVI(Saved, Module):
         if likelihood != "poisson" and dispersion != "gene-cell":
             shape = (n_genes,) if dispersion == "gene" else (n_genes, n_batches)
             self.log_theta = Parameter(rng.standard_normal(shape), dtype)
-        self.library_given = library_log_mean is not None
+        self.library_given = library_log_mean is not None, library_log_var is not None
         self.library_log_mean = _per_batch(library_log_mean, 0.0, n_batches, dtype)
         self.library_log_var = _per_batch(library_log_var, 1.0, n_batches, dtype)
         self.batch_fraction = np.full(n_batches, 1.0 / n_batches, dtype)
@@ -210,6 +210,14 @@ class SCVI(Saved, Module):
         """
         if not 0 <= kl_warmup <= 0.5:
             raise ValueError(f"kl_warmup must be in [0, 0.5] (a fraction of the training), not {kl_warmup}")
+        if self.n_batches > 1 and batch is None:
+            raise ValueError(f"batch is missing: the model was made for n_batches={self.n_batches}")
+        for name, n in dict(epochs=epochs, batch_size=batch_size).items():
+            if n is not None and (int(n) != n or n < 1):
+                raise ValueError(f"{name} must be a whole number of at least 1, not {n!r}")
+        if not learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, not {learning_rate!r}")
+        before = self.trained, self.batches, self.genes
         x, codes = self._training_cells(counts, batch, layer)
         usual = max(10, min(200, round(200 * 20000 / x.shape[0])))
         epochs = usual if epochs is None else epochs
@@ -222,9 +230,13 @@ class SCVI(Saved, Module):
             left_out = [p for p in parameters if not any(p is weight for weight in matrices)]
             return optim.AdamW(parameters, learning_rate, weight_decay=weight_decay, undecayed=left_out)
         self.kl_warmup, self.trained = kl_warmup, True
-        return fit(self, (x, codes), epochs=epochs, optimizer=optimizer, batch_size=batch_size, validation=validation,
-                   seed=self.config["seed"] if seed is None else seed, early_stopping=early_stopping, checkpoint=checkpoint,
-                   resume=resume, progress=progress, device=device, describe=self.description)
+        try:
+            return fit(self, (x, codes), epochs=epochs, optimizer=optimizer, batch_size=batch_size, validation=validation,
+                       seed=self.config["seed"] if seed is None else seed, early_stopping=early_stopping, device=device,
+                       checkpoint=checkpoint, resume=resume, progress=progress, describe=self.description)
+        except (ValueError, OSError, ImportError):
+            self.trained, self.batches, self.genes = before
+            raise
 
     @staticmethod
     def _weight_decay(n_cells, length, rates) -> float:
@@ -278,16 +290,20 @@ class SCVI(Saved, Module):
                 self.log_theta.data[...] = log_theta if self.dispersion == "gene" else log_theta[:, None]
         for b in range(self.n_batches):
             of_batch = np.log(totals[codes == b]) if np.any(codes == b) else np.log(totals)
-            if not self.library_given:
+            if not self.library_given[0]:
                 self.library_log_mean[b] = of_batch.mean()
+            if not self.library_given[1]:
                 self.library_log_var[b] = max(of_batch.var(), LIBRARY_FLOOR)
             self.batch_fraction[b] = np.mean(codes == b)
 
     # ------------------------------------------------------------------------------------- what a trained model is asked
     def minibatches(self, counts, batch=None, layer=None, size=CHUNK) -> Minibatches:
         """Checked counts and batch codes, `size` cells at a time in their order. ValueError for an unknown batch."""
-        x = as_matrix(counts, layer=layer)
+        x, genes = as_matrix(counts, layer=layer), getattr(counts, "genes", getattr(counts, "var_names", None))
         self._check_width(x)
+        if self.genes is not None and genes is not None and self.genes != [str(g) for g in genes]:
+            raise ValueError("counts: its genes differ, or stand in another order, from those that the model was trained on "
+                             "(model.genes); select and order them alike")
         codes, _ = batch_codes(batch, x.shape[0], known=self.batches, obs=getattr(counts, "obs", None))
         return Minibatches((x.astype(self.dtype) if x.dtype != self.dtype else x, codes), size)
 

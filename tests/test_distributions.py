@@ -332,3 +332,10 @@ def test_pairs_without_a_closed_form_are_refused():
             if type(q) is not type(p) or type(q) not in closed:
                 with pytest.raises(TypeError, match=f"{type(q).__name__} against {type(p).__name__}"):
                     D.kl_divergence(q, p)
+
+
+def test_python_numbers_are_computed_in_float64():
+    got = D.NegativeBinomial(1.0, 2.0).log_prob(1)
+    theta, mu = np.exp(2.0), np.exp(1.0)
+    assert np.asarray(got).dtype == np.float64
+    assert got == pytest.approx(stats.nbinom.logpmf(1, theta, theta / (theta + mu)), rel=1e-12)

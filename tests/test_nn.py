@@ -267,7 +267,12 @@ def test_dropout_is_a_function_of_the_generator():
     assert np.any(a != c) and a.dtype == np.float32
     first, second = layer(x), layer(x)  # without one: its own, which moves on
     assert np.any(first != second)
-    np.testing.assert_array_equal(nn.Dropout(0.5)(x), first)
+    np.testing.assert_array_equal(nn.Dropout(0.5, seed=3)(x), nn.Dropout(0.5, seed=3)(x))
+    assert np.any(nn.Dropout(0.5)(x) != nn.Dropout(0.5)(x))  # two layers drop different entries
+
+
+def test_layers_made_without_a_generator_differ():
+    assert np.any(nn.Linear(8, 8).weight.data != nn.Linear(8, 8).weight.data)
 
 
 def test_dropout_does_nothing_in_evaluation_or_at_p_zero():

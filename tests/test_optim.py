@@ -331,3 +331,20 @@ def test_tensors_without_gradient_are_no_trouble():
     optimizer.step()
     np.testing.assert_array_equal(frozen.data, [1, 1])
     np.testing.assert_array_equal(p.data, [0, 0])
+
+
+def test_what_is_no_list_of_leaves_is_refused():
+    w = Tensor(np.ones(3), requires_grad=True)
+    with pytest.raises(TypeError, match="leaf Tensors"):
+        optim.SGD(w, 0.1)
+
+
+def test_clipping_does_not_overflow_and_refuses_what_is_not_finite():
+    p = Tensor(np.ones(2, np.float32), requires_grad=True)
+    p.grad = np.array([3e25, 4e25], np.float32)
+    assert optim.clip_grad_norm([p], 1.0) == pytest.approx(5e25, rel=1e-6)
+    np.testing.assert_allclose(p.grad, [0.6, 0.8], rtol=1e-6)
+    p.grad = np.array([np.inf, 1.0], np.float32)
+    with pytest.raises(FloatingPointError):
+        optim.clip_grad_norm([p], 1.0)
+    assert p.grad[1] == 1.0

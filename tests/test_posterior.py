@@ -574,8 +574,10 @@ def test_names_of_genes_are_those_given_or_the_models_or_the_datas_or_numbers():
     assert found(x) == {f"gene_{i}" for i in range(12)}
     assert found(data) == set(names)
     model.genes = [f"m{i}" for i in range(12)]
-    assert found(data) == set(model.genes)
-    assert found(data, genes=names) == set(names)
+    assert found(x) == set(model.genes)
+    assert found(x, genes=names) == set(names)
+    with pytest.raises(ValueError, match="another order"):
+        found(data)
 
 
 def test_the_table_as_text_file_and_picture(trained, tmp_path):

@@ -372,3 +372,29 @@ def test_latent_is_deterministic_and_one_cell_at_a_time_is_the_same():
     np.testing.assert_array_equal(model.latent(x), mean)
     alone = np.concatenate([model.latent(x[i:i + 1]) for i in range(5)])
     np.testing.assert_allclose(alone, mean[:5], rtol=1e-4, atol=1e-6)
+
+
+def test_arguments_of_fit_that_make_no_sense():
+    x = np.random.default_rng(0).poisson(2.0, (30, 6))
+    for wrong in (dict(epochs=0), dict(epochs=2.5), dict(batch_size=0), dict(learning_rate=0.0)):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            SCVI(6).fit(x, progress=False, **wrong)
+    with pytest.raises(ValueError, match="batch is missing"):
+        SCVI(6, n_batches=2).fit(x, progress=False)
+
+
+def test_a_failed_fit_leaves_a_new_model(tmp_path):
+    model = SCVI(6)
+    with pytest.raises(OSError):
+        model.fit(np.ones((30, 6)), epochs=1, progress=False, checkpoint=tmp_path / "missing" / "run.npz")
+    assert not model.trained
+
+
+def test_genes_in_another_order_are_refused():
+    x = np.random.default_rng(0).poisson(2.0, (30, 6)).astype(np.float32)
+    counts = Counts(sparse.csr_array(x), list("abcdef"), range(30))
+    model = SCVI(6)
+    model.fit(counts, epochs=1, progress=False)
+    assert model.latent(counts).shape == (30, 30)
+    with pytest.raises(ValueError, match="another order"):
+        model.latent(counts.select_genes(np.arange(6)[::-1]))
