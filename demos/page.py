@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-img { max-width: 100%; border: 1px solid #ddd } pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 13px }
+img { max-width: 100%; border: 1px solid #ddd } pre { background: #f6f6f6; padding: .8rem; white-space: pre-wrap; font-size: 12px }
 figcaption { color: #555; margin-bottom: 1.5rem } code { background: #f6f6f6 } nav a { margin-right: .8rem }"""
 
 
@@ -45,7 +45,7 @@ def recorded(out: Path, name: str):
 
 def write(out: Path, names: list[str]) -> Path:
     """Make `out/index.html` from the texts, pictures and captions that the demos left in `out`."""
-    parts = [f"<nav>{''.join(f'<a href=#{n}>{n}</a>' for n in names)}</nav>"]
+    parts = [f"<nav>{' '.join(f'<a href=#{n}>{n}</a>' for n in names)}</nav>"]
     for name in names:
         doc = html.escape(importlib.import_module(f"demos.{name}").__doc__.strip())
         parts.append(f"<h2 id={name}>{name}</h2><p><code>python -m demos {name}</code></p><pre>{doc}</pre>")
