@@ -20,6 +20,7 @@ import numpy as np
 
 FORMAT = "minigrad checkpoint"
 VERSION = 1
+LARGEST_META = 6_000_000  # bytes of JSON: 60,000 names of genes take one million; six million take a second to read
 _META = "meta"
 _MOST = 10_000  # arrays in a file
 
@@ -53,6 +54,8 @@ def save(path, arrays: dict[str, np.ndarray], meta: dict) -> None:
             raise ValueError(f"{path}: the array {name!r} of {a.dtype} cannot be saved: only numbers, and none called meta")
     text = json.dumps({"format": FORMAT, "version": VERSION, **meta})
     arrays[_META] = np.frombuffer(text.encode(), np.uint8)
+    if arrays[_META].nbytes > LARGEST_META:
+        raise ValueError(f"{path}: the description (configuration, genes, history) is larger than {LARGEST_META} bytes")
     check_target(path)
     temporary = f"{path}.{os.urandom(4).hex()}.part"
     try:
@@ -108,6 +111,8 @@ def _meta(arrays) -> dict:
     """Take the JSON text out of the arrays, read and checked."""
     if _META not in arrays:
         raise _Refused(f"{_META!r} is missing: it is no minigrad checkpoint")
+    if arrays[_META].nbytes > LARGEST_META:
+        raise _Refused(f"its description is larger than {LARGEST_META} bytes")
     meta = json.loads(arrays.pop(_META).tobytes().decode())
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise _Refused("it is no minigrad checkpoint")

@@ -520,3 +520,9 @@ def test_noise_in_place_of_members(tmp_path, meta, members, head):
 
 if __name__ == "__main__":
     globals()[sys.argv[1]](*sys.argv[2:])
+
+
+def test_a_description_that_could_not_be_read_back_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="larger than"):
+        checkpoint.save(tmp_path / "x.npz", {"a": np.ones(3)}, {"genes": "g" * (checkpoint.LARGEST_META + 1)})
+    assert not list(tmp_path.iterdir())
