@@ -1,6 +1,6 @@
 """Log-likelihoods of counts: Poisson, negative binomial (NB) and zero-inflated NB, each a fast kernel beside its twin.
 
-Know before reading: what a log-likelihood is, and `tensor.fused`. A *twin* is the formula as one would write it on
+Know before reading: what a log-likelihood is, and `functional.fused`. A *twin* is the formula as one would write it on
 paper, and runs on any array; a *kernel* is the same function written for speed and for the last digit, on NumPy arrays.
 
 The distributions. x is a count, mu its mean, theta the inverse dispersion: variance = mu + mu^2/theta, so that theta ->
@@ -43,7 +43,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from scipy import sparse, special
 
-from minigrad.tensor import recorded
+from minigrad.functional import fused
 
 HALF_LOG_2PI = 0.5 * np.log(2.0 * np.pi)
 # Coefficients of 1/z, 1/z^3, ... in the Stirling error s(z), and of the same in z phi(z) + 1/2. Cut off where the next
@@ -629,15 +629,9 @@ def _zinb_cells(needs, counts, log_mu, log_theta, zi_logits):
 
 
 # ---------------------------------------------------------------------------------------------------------- the table
-def _fused(twin, forward, backward, name):
-    call = recorded(forward, name, None, [], joint=backward, twin=twin)
-    call.__doc__ = forward.__doc__
-    return call
-
-
-poisson_log_prob = _fused(poisson_twin, _poisson, _elementwise_backward, "poisson_log_prob")
-nb_log_prob = _fused(nb_twin, _nb, _elementwise_backward, "nb_log_prob")
-zinb_log_prob = _fused(zinb_twin, _zinb, _elementwise_backward, "zinb_log_prob")
-poisson_cell_log_prob = _fused(_per_cell(poisson_twin), _poisson_cells, _cells_backward, "poisson_cell_log_prob")
-nb_cell_log_prob = _fused(_per_cell(nb_twin), _nb_cells, _cells_backward, "nb_cell_log_prob")
-zinb_cell_log_prob = _fused(_per_cell(zinb_twin), _zinb_cells, _cells_backward, "zinb_cell_log_prob")
+poisson_log_prob = fused(poisson_twin, _poisson, _elementwise_backward, "poisson_log_prob")
+nb_log_prob = fused(nb_twin, _nb, _elementwise_backward, "nb_log_prob")
+zinb_log_prob = fused(zinb_twin, _zinb, _elementwise_backward, "zinb_log_prob")
+poisson_cell_log_prob = fused(_per_cell(poisson_twin), _poisson_cells, _cells_backward, "poisson_cell_log_prob")
+nb_cell_log_prob = fused(_per_cell(nb_twin), _nb_cells, _cells_backward, "nb_cell_log_prob")
+zinb_cell_log_prob = fused(_per_cell(zinb_twin), _zinb_cells, _cells_backward, "zinb_cell_log_prob")

@@ -28,7 +28,7 @@ def fused(twin, forward, backward, name):
     """
     keywords = [k for k, p in inspect.signature(twin).parameters.items() if p.kind is p.KEYWORD_ONLY]
     call = recorded(forward, name, None, keywords, joint=backward, twin=twin)
-    call.__doc__ = twin.__doc__
+    call.__doc__ = forward.__doc__ or twin.__doc__
     return call
 
 

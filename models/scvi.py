@@ -212,9 +212,7 @@ class SCVI(Saved, Module):
             raise ValueError(f"kl_warmup must be in [0, 0.5] (a fraction of the training), not {kl_warmup}")
         if self.n_batches > 1 and batch is None:
             raise ValueError(f"batch is missing: the model was made for n_batches={self.n_batches}")
-        for name, n in dict(epochs=epochs, batch_size=batch_size).items():
-            if n is not None and (int(n) != n or n < 1):
-                raise ValueError(f"{name} must be a whole number of at least 1, not {n!r}")
+        sizes(batch_size=batch_size, **({} if epochs is None else {"epochs": epochs}))
         if not learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, not {learning_rate!r}")
         before = self.trained, self.batches, self.genes

@@ -9,6 +9,7 @@ from scipy.linalg import subspace_angles
 from models import Autoencoder, TiedLinearAutoencoder
 from models.autoencoder import LOSSES, as_features
 from models.counts import Counts
+from tests.differences import check_gradients
 
 KINDS = [(output, loss) for output, losses in LOSSES.items() for loss in losses]
 quiet = dict(progress=False, device="numpy")
@@ -26,25 +27,6 @@ def suited(x, output):
         return x
     x = (x - x.min(axis=0)) / (x.max(axis=0) - x.min(axis=0))
     return x / x.sum(axis=1, keepdims=True) if output == "softmax" else x
-
-
-def check_gradients(model, loss, h=1e-6):
-    """The gradient of every parameter, in three random directions, against central differences. All in float64."""
-    for p in model.parameters():
-        p.grad = None
-    loss().backward()
-    rng = np.random.default_rng(7)
-    for name, p in model.named_parameters():
-        start = p.data.copy()
-        for _ in range(3):
-            direction = rng.standard_normal(p.shape)
-            values = []
-            for side in (h, -h):
-                p.data[...] = start + side * direction
-                values.append(loss().item())
-            p.data[...] = start
-            slope, expected = np.sum(p.grad * direction), (values[0] - values[1]) / (2 * h)
-            assert slope == pytest.approx(expected, rel=1e-6, abs=1e-8), name
 
 
 # ------------------------------------------------------------------------------------------------------------ the model

@@ -7,27 +7,10 @@ from scipy.special import expit
 from minigrad.distributions import Normal
 from models import VAE
 from models.posterior import POSTERIOR
+from tests.differences import check_gradients
 
 quiet = dict(progress=False, device="numpy")
 DECODERS = [("normal", 0.7), ("normal", "learned"), ("bernoulli", 1.0), ("categorical", 1.0)]
-
-
-def check_gradients(model, loss, h=1e-6):
-    """The gradient of every parameter, in three random directions, against central differences. All in float64."""
-    for p in model.parameters():
-        p.grad = None
-    loss().backward()
-    rng = np.random.default_rng(7)
-    for name, p in model.named_parameters():
-        start = p.data.copy()
-        for _ in range(3):
-            direction, values = rng.standard_normal(p.shape), []
-            for side in (h, -h):
-                p.data[...] = start + side * direction
-                values.append(loss().item())
-            p.data[...] = start
-            expected = (values[0] - values[1]) / (2 * h)
-            assert np.sum(p.grad * direction) == pytest.approx(expected, rel=1e-6, abs=1e-7), name
 
 
 def data(kind, n=200, n_features=8, seed=0):
@@ -199,7 +182,7 @@ def test_gradients(kind, sigma):
     def loss():
         log_p, kl = vae.terms(x, eps=eps)
         return -np.mean(log_p - 0.3 * kl)
-    check_gradients(vae, loss)
+    check_gradients(vae, loss, abs=1e-7)
 
 
 def test_loss_is_the_weighted_bound():
