@@ -175,7 +175,9 @@ def _log_prob_of_draws(self, x, codes, z, log_library):
     one_cell = _ONE_CELL.get(getattr(self, "likelihood", None))
     log_theta, rows = parameters.get("log_theta"), max(1, CACHED // x.shape[1])
     if one_cell is None or getattr(self, "dispersion", None) == "gene-cell" or not backend.on_host(parameters.values()):
-        return self.log_prob(take_rows(x, np.repeat(np.arange(c), n)), parameters).reshape(c, n).astype(np.float64)
+        log_p = self.log_prob(take_rows(x, np.repeat(np.arange(c), n)), log_library.reshape(c * n, 1), parameters["log_rho"],
+                              log_theta, parameters["zi_logits"])
+        return log_p.reshape(c, n).astype(np.float64)
     found, x = np.empty(c * n), x.toarray() if sparse.issparse(x) else x
     for i in range(c):
         theta_of_cell = log_theta if log_theta is None or log_theta.ndim == 1 else log_theta[i * n]
