@@ -17,11 +17,13 @@ DEVICES = ("numpy", "cupy")
 def device_of(x) -> str:
     """The name of the library whose array `x` is: "numpy", "cupy", or the module of another array type.
 
-    x: an array, a sparse matrix or a scalar; Python and NumPy scalars belong to no device and count as "numpy".
+    x: an array, a sparse matrix, a Tensor or a scalar; Python and NumPy scalars belong to no device and count as "numpy".
     """
     if isinstance(x, (np.ndarray, np.generic, int, float)) or sparse.issparse(x):
         return "numpy"
     library = type(x).__module__.split(".")[0]
+    if library == "minigrad":
+        return device_of(x.data)
     return {"cupyx": "cupy", "builtins": "numpy"}.get(library, library)
 
 

@@ -326,7 +326,10 @@ def solve(a, b):
     a, b = _settled("solve", a, b)
     if b.ndim == 1:
         return np.squeeze(solve(a, np.expand_dims(b, 1)), -1)
-    stack = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    try:
+        stack = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    except ValueError as error:
+        raise backend.explained(error, "solve", (a, b)) from error
     return ops.solve(*[x if x.shape[:-2] == stack else np.broadcast_to(x, (*stack, *x.shape[-2:])) for x in (a, b)])
 
 

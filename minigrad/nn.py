@@ -174,7 +174,7 @@ class Dropout(Module):
         rng = rng if rng is not None else self.rng
         mask = (rng.random(x.shape, dtype=np.float32) >= self.p).astype(x.dtype)
         mask /= 1.0 - self.p
-        return functional.dropout(x, mask)
+        return functional.dropout(x, backend.to_device(mask, backend.device_of(x)))  # a generator of its own is the host's
 
 
 class ReLU(Module):

@@ -52,10 +52,10 @@ def _whole(name: str, n) -> int:
 def _posteriors(self, data, n_samples: int, noise):
     """Cells in groups of c, in their order, with n_samples draws of each from its posterior.
 
-    data: what the model's `minibatches` gives, moved to where the model is. Yields (cells, x, codes, q_z, q_l, draws): the slice of all cells that
-    this group is; counts (c, n_genes); batch codes (c,); q(z | x) and q(log l | x) of plain arrays, the latter None
-    where the library is observed; and an iterator over (z (c, n, n_latent), log_library (c, n, 1)) whose n add up to
-    n_samples.
+    data: what the model's `minibatches` gives. Yields (cells, x, codes, q_z, q_l, draws), all arrays where the model is:
+    the slice of all cells that this group is; counts (c, n_genes); batch codes (c,); q(z | x) and q(log l | x) of plain
+    arrays, the latter None where the library is observed; and an iterator over (z (c, n, n_latent), log_library
+    (c, n, 1)) whose n add up to n_samples.
     """
     rows, start = max(1, BUDGET // data.columns[0].shape[1]), 0
     for minibatch in data:

@@ -11,8 +11,8 @@ import pytest
 from scipy import sparse, special
 
 from demos import __main__ as demos
-from minigrad import PRIMITIVES, Tensor, backend, derived, functional, grad, nn, optim, trace
-from minigrad.checking import EXAMPLES, _Input
+from minigrad import PRIMITIVES, Tensor, backend, functional, grad, nn, optim, trace
+from minigrad.checking import EXAMPLES
 from minigrad.data import take_rows
 from minigrad.distributions import (Bernoulli, Categorical, NegativeBinomial, Normal, Poisson, ZeroInflatedNegativeBinomial,
                                     kl_divergence)
@@ -59,23 +59,26 @@ def derivatives(function, inputs):
     return [y.data, *(g.data for g in first), *second, *(x.grad for x in leaves)]
 
 
-def constant(x):
-    """What an example passes beside its inputs, on the device; the condition of `where` as an array."""
-    return moved(x) if isinstance(x, (np.ndarray, bool)) or sparse.issparse(x) else x
+def examples_of(name):
+    """(inputs on the host, the function of them there, the same on the device) for each example of a primitive.
 
-
-@pytest.mark.parametrize("name", sorted(PRIMITIVES))
-def test_every_primitive_first_and_second_order(name):
+    What an example passes beside its inputs is moved; the condition of `where` becomes an array, as CuPy asks.
+    """
     rng = np.random.default_rng(0)
     for example in EXAMPLES[name]:
         drawn = example.drawn(rng.random)
         if example.first:
             drawn[0] = example.first(Tensor(drawn[0])).data
-        example = dataclasses.replace(example, first=None)
-        there = dataclasses.replace(example, inputs=tuple(
-            x if isinstance(x, _Input) else constant(x) for x in example.inputs))
-        here = derivatives(example.function(PRIMITIVES[name]), drawn)
-        agree(derivatives(there.function(PRIMITIVES[name]), [moved(x) for x in drawn]), here, rtol=1e-6)
+        here = dataclasses.replace(example, first=None)
+        there = dataclasses.replace(here, inputs=tuple(
+            moved(x) if isinstance(x, (np.ndarray, bool)) or sparse.issparse(x) else x for x in example.inputs))
+        yield drawn, here.function(PRIMITIVES[name]), there.function(PRIMITIVES[name])
+
+
+@pytest.mark.parametrize("name", sorted(PRIMITIVES))
+def test_every_primitive_first_and_second_order(name):
+    for inputs, here, there in examples_of(name):
+        agree(derivatives(there, [moved(x) for x in inputs]), derivatives(here, inputs), rtol=1e-6)
 
 
 DERIVED = {
@@ -174,8 +177,8 @@ def test_missing_cupy_or_gpu_says_what_to_do(monkeypatch):
 
 def test_devices_by_name():
     x = np.ones((2, 2), np.float32)
-    assert [backend.device_of(a) for a in (x, 1.0, sparse.csr_matrix(x), moved(x), moved(sparse.csr_matrix(x)))] == \
-        ["numpy"] * 3 + ["cupy"] * 2
+    here, there = (x, 1.0, sparse.csr_matrix(x), Tensor(x)), (moved(x), moved(sparse.csr_matrix(x)), Tensor(moved(x)))
+    assert [backend.device_of(a) for a in (*here, *there)] == ["numpy"] * 4 + ["cupy"] * 3
     there = moved(x)
     assert backend.to_device(there, "cupy") is there and backend.to_host(x) is x
     assert sparse.issparse(backend.to_host(moved(sparse.csr_array(x)))) and type(backend.to_host(there)) is np.ndarray
@@ -208,6 +211,11 @@ def test_optimisers(make, monkeypatch):
         net.load_state_dict(state)
         ends.append([*state.values(), *net.eval()(backend.to_device(x, device)).numpy()])
     agree(*ends)
+
+
+def test_dropout_with_a_generator_of_its_own():
+    x = np.ones((50, 4))
+    agree(nn.Dropout(0.3, seed=1)(moved(x)), nn.Dropout(0.3, seed=1)(x))
 
 
 def test_a_move_keeps_the_numbers_and_drops_the_gradients():
