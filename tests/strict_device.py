@@ -61,6 +61,7 @@ ones_like(a, dtype=None, order='K', subok=None, shape=None)
 repeat(a, repeats, axis=None)
 reshape(a, newshape, order='C', *, copy=None)
 shape(a)
+squeeze(a, axis=None)
 sum(a, axis=None, dtype=None, out=None, keepdims=False)
 swapaxes(a, axis1, axis2)
 tile(A, reps)
@@ -189,6 +190,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
 
     # ---------------------------------------------------------------------------------------- reading and writing
     def __getitem__(self, index):
+        """A view where NumPy gives one; of a single entry a copy, where CuPy gives a view."""
         return ndarray(self._host[_wrapped(index, self.shape)])
 
     def __setitem__(self, index, value):
@@ -255,30 +257,33 @@ def _filled(out, y):
 
 
 def _wrapped(index, shape):
-    """An index as NumPy takes it: lists and NumPy arrays count as sent, integers beyond the end are wrapped around."""
-    parts, found, axis = index if isinstance(index, tuple) else (index,), [], 0
-    taken = sum(0 if part is None or part is Ellipsis else _n_axes(part) for part in parts)
+    """An index as NumPy takes it: lists and NumPy arrays are sent first, integers beyond the end are wrapped around."""
+    parts, found, axis = [_sent(part) for part in (index if isinstance(index, tuple) else (index,))], [], 0
+    taken = sum(map(_n_axes, parts))
     for part in parts:
-        if isinstance(part, (list, np.ndarray)):
-            part = asarray(np.asarray(part) if len(np.shape(part)) and np.size(part) else np.asarray(part, np.int32))
-        if part is Ellipsis:
-            axis += len(shape) - taken
-        elif isinstance(part, ndarray):
+        n_axes = len(shape) - taken if part is Ellipsis else _n_axes(part)
+        if isinstance(part, ndarray):
             if part.dtype.kind not in "biu":
                 raise IndexError(f"arrays used as indices must be of integer or boolean type (actual: {part.dtype.type})")
-            n_axes, host = _n_axes(part), part._host
-            part = host % shape[axis] if host.dtype.kind != "b" and shape[axis] else host
-            axis += n_axes
-        elif part is not None:
-            axis += 1
+            part = part._host
+            part = part if part.dtype.kind == "b" or not shape[axis] else part % shape[axis]
+        axis += n_axes
         found.append(part)
     return tuple(found) if isinstance(index, tuple) else found[0]
 
 
+def _sent(part):
+    """A part of an index, as an array of the device where it is a list or an array of the host."""
+    if isinstance(part, list) and not part:
+        return ndarray(np.array([], np.int32))
+    return asarray(part) if isinstance(part, (list, np.ndarray)) else part
+
+
 def _n_axes(part) -> int:
-    """How many axes of an array a part of an index speaks for."""
-    dtype = getattr(part, "dtype", np.asarray(part).dtype if isinstance(part, list) else None)
-    return np.ndim(part) if dtype == bool and not isinstance(part, ndarray) else part.ndim if dtype == bool else 1
+    """How many axes of an array a part of an index speaks for: a mask for as many as it has."""
+    if part is None or part is Ellipsis:
+        return 0
+    return part.ndim if getattr(part, "dtype", None) == bool else 1
 
 
 # ------------------------------------------------------------------------------------ functions with ways of their own
@@ -380,10 +385,8 @@ class csr_matrix:
             return csr_matrix._of(self._host @ other._host)
         return ndarray(self._host @ _bare(other))
 
-    def __getitem__(self, index):
-        rows = index[0] if isinstance(index, tuple) else index
-        wrapped = _wrapped(rows, self.shape) if isinstance(rows, (list, np.ndarray, ndarray)) else rows
-        return csr_matrix._of(self._host[(wrapped, *index[1:]) if isinstance(index, tuple) else wrapped])
+    def __getitem__(self, rows):
+        return csr_matrix._of(self._host[_wrapped(rows, self.shape)])
 
     def __len__(self):
         raise TypeError("sparse matrix length is ambiguous; use getnnz()")

@@ -9,6 +9,7 @@ from functools import reduce
 import numpy as np
 import pytest
 
+from minigrad.derived import PLAIN
 from minigrad.tensor import IMPLEMENTATIONS
 from tests import strict_device
 from tests.strict_device import SIGNATURES, SPECIAL, UFUNCS
@@ -57,6 +58,11 @@ def test_all_names_in_the_table_have_their_like_in_cupy():
     ufuncs = {function.__name__ for function, call in IMPLEMENTATIONS.items() if isinstance(function, np.ufunc)
               if getattr(call, "rules", None)}
     assert ufuncs <= UFUNCS | SPECIAL
+
+
+@pytest.mark.parametrize("function", PLAIN, ids=lambda function: function.__name__)
+def test_what_a_tensor_answers_with_a_plain_array_exists(function):
+    assert callable(getattr(cupy, function.__name__))
 
 
 @pytest.mark.parametrize("double, real", [

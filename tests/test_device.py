@@ -62,9 +62,10 @@ def derivatives(function, inputs):
 def examples_of(name):
     """(inputs on the host, the function of them there, the same on the device) for each example of a primitive.
 
-    What an example passes beside its inputs is moved; the condition of `where` becomes an array, as CuPy asks.
+    What an example passes beside its inputs is moved; the condition of `where` becomes an array, as CuPy asks; `solve`
+    is reached through NumPy's, which stretches stacks of matrices to the one shape that CuPy asks.
     """
-    rng = np.random.default_rng(0)
+    rng, call = np.random.default_rng(0), np.linalg.solve if name == "solve" else PRIMITIVES[name]
     for example in EXAMPLES[name]:
         drawn = example.drawn(rng.random)
         if example.first:
@@ -72,7 +73,7 @@ def examples_of(name):
         here = dataclasses.replace(example, first=None)
         there = dataclasses.replace(here, inputs=tuple(
             moved(x) if isinstance(x, (np.ndarray, bool)) or sparse.issparse(x) else x for x in example.inputs))
-        yield drawn, here.function(PRIMITIVES[name]), there.function(PRIMITIVES[name])
+        yield drawn, here.function(call), there.function(call)
 
 
 @pytest.mark.parametrize("name", sorted(PRIMITIVES))
@@ -110,6 +111,21 @@ def derived_eye(x):
 def test_derived_functions(name):
     x = np.random.default_rng(1).uniform(0.2, 1.0, (3, 3))
     agree(derivatives(DERIVED[name], [moved(x)]), derivatives(DERIVED[name], [x]))
+
+
+@pytest.mark.parametrize("name", [
+    "logsumexp", "softmax", "log_softmax", "softplus", "relu", "polygamma", "layer_norm", "batch_norm", "linear", "dropout",
+    "mse", "cross_entropy"])
+def test_functions_of_networks_on_plain_arrays(name):
+    """Given arrays instead of Tensors they compute, wherever the arrays are."""
+    x = np.random.default_rng(1).uniform(0.2, 1.0, (3, 3))
+    arguments = {"polygamma": lambda x: (2, x), "layer_norm": lambda x: (x, x[0], x[1]), "batch_norm": lambda x: (x, x[0], x[1]),
+                 "linear": lambda x: (x, x, x[0]), "dropout": lambda x: (x, x), "mse": lambda x: (x, 2.0 * x),
+                 "cross_entropy": lambda x: (x, 2.0 * x)}.get(name, lambda x: (x,))
+    function = getattr(functional, name)
+    there = function(*arguments(moved(x)))
+    assert all(backend.device_of(y) == "cupy" for y in (there if isinstance(there, tuple) else [there]))
+    agree(there, function(*arguments(x)))
 
 
 def test_functions_without_a_derivative():
@@ -199,6 +215,7 @@ def test_optimisers(make, monkeypatch):
         assert net.device == device
         optimizer = make(net.parameters())
         schedule = optim.CosineSchedule(optimizer, 10)
+        assert optimizer.block == (8 if device == "numpy" else optimizer.weights.size)  # blocks are for the host's cache
         for step in range(4):
             optimizer.zero_grad()
             np.sum(np.log(net(backend.to_device(x, device), backend.generator([step], device)))[:, 0]).backward()
