@@ -4,7 +4,7 @@
 arrays of the class `ndarray` below. What they imitate was read off the source of CuPy 14.2 (cupy/_core/core.pyx,
 _kernel.pyx, _routines_indexing.pyx, cupyx/scipy/sparse, cupy/random/_generator_api.pyx):
 
-- Nothing turns into a NumPy array silently, and nothing is mixed with one: numpy.asarray, operators, functions,
+- Nothing turns into a NumPy array silently, and nothing is mixed with one: numpy.asarray, operators, functions and
   assignment refuse. Only lists and NumPy arrays used as an index are sent to the device, as CuPy does.
 - A function of NumPy or SciPy runs only if UFUNCS or FUNCTIONS lists it, and only with the arguments that CuPy's takes.
   tests/test_cupy_names.py holds both lists against the real CuPy, wherever it can be imported.
@@ -16,7 +16,8 @@ _kernel.pyx, _routines_indexing.pyx, cupyx/scipy/sparse, cupy/random/_generator_
 What they do not imitate: memory, streams and time; the last digits of CUDA's functions; CuPy's order of summation; the
 stream of CuPy's random numbers (the double draws what NumPy would, so that whole trainings can be compared); kernels
 that fail to compile; dtypes that a ufunc lacks. A method or function that CuPy has and the engine does not use is
-missing here. So what passes here has a right to run on a GPU, and tests/gpu asks one whether it does.
+missing here, and a few of CuPy's that would send an operand themselves (einsum does) refuse here. So what passes here has
+a right to run on a GPU, and tests/gpu asks one whether it does.
 """
 import inspect
 import sys
@@ -74,7 +75,7 @@ zeros_like(a, dtype=None, order='K', subok=None, shape=None)
 
 
 class Transfers:
-    """How many bytes went which way, a number a transfer."""
+    """What crossed between host and device: a list a direction, of the bytes of each transfer."""
 
     def __init__(self):
         self.to_device, self.to_host = [], []
@@ -85,7 +86,6 @@ class Transfers:
 
 
 TRANSFERS = Transfers()
-CALLED = set()  # names of the functions and ufuncs that ran on the device
 
 
 def _signatures():
@@ -212,7 +212,6 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
             return NotImplemented  # a Tensor, which then answers itself; also a tuple as the index of add.at
         if name in COMPARISONS:
             inputs = [x.item() if isinstance(x, np.ndarray) and x.ndim == 0 else x for x in inputs]
-        CALLED.add(name)
         if method == "at":
             return add_at(*inputs)
         if keywords.keys() - {"dtype", "casting"}:
@@ -224,7 +223,6 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         name = f"{module}.{function.__name__}" if module else function.__name__
         if name not in SIGNATURES or not all(issubclass(t, (ndarray, np.ndarray)) for t in types):
             return NotImplemented
-        CALLED.add(name)
         SIGNATURES[name].bind(*inputs, **keywords)  # TypeError for what CuPy's function does not take
         if name in PARTICULAR:
             return PARTICULAR[name](*inputs, **keywords)
