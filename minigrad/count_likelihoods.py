@@ -51,10 +51,17 @@ STIRLING_SLOPE = tuple(-(2 * k + 1) * c for k, c in enumerate(STIRLING))
 
 
 # ------------------------------------------------------------------------------------------------------------- twins
-def _on_support(x, like):
-    """x in the dtype of `like`, with 0 for what is no count; and what to add to its log p: 0, -inf, or NaN for NaN."""
+def _beside(x, like):
+    """x as a dense array where the parameter `like` is, in its dtype."""
     x = x.toarray() if hasattr(x, "toarray") else x
-    x = x.astype(like.dtype) if hasattr(x, "astype") and hasattr(like, "dtype") else x
+    if isinstance(x, (int, float, np.generic)):
+        x = np.full_like(like, x, getattr(like, "dtype", np.float64), shape=())
+    return x.astype(like.dtype, copy=False) if hasattr(like, "dtype") else x
+
+
+def _on_support(x, like):
+    """The same with 0 for what is no count; and what to add to its log p: 0, -inf, or NaN for NaN."""
+    x = _beside(x, like)
     whole = (x >= 0) & (x == np.floor(x)) & (x < np.inf)
     return np.where(whole, x, 0.0), np.where(whole, 0.0, np.where(x != x, x, -np.inf))
 
@@ -74,7 +81,7 @@ def nb_twin(x, log_mu, log_theta):
 def zinb_twin(x, log_mu, log_theta, zi_logits):
     nb_zero = -np.exp(log_theta) * np.logaddexp(0.0, log_mu - log_theta)
     zero = np.logaddexp(0.0, nb_zero - zi_logits) - np.logaddexp(0.0, -zi_logits)
-    return np.where(x == 0, zero, nb_twin(x, log_mu, log_theta) - np.logaddexp(0.0, zi_logits))
+    return np.where(_beside(x, log_mu) == 0, zero, nb_twin(x, log_mu, log_theta) - np.logaddexp(0.0, zi_logits))
 
 
 def _per_cell(twin):

@@ -85,7 +85,8 @@ def fit(model, columns, *, epochs: int, optimizer, batch_size: int = 128, valida
     optim.Optimizer. validation: fraction of rows held out. schedule: called with (optimizer, number of steps), or None.
     early_stopping: stop after PATIENCE (or the number given) epochs without a better validation score; the best weights
     are restored. checkpoint: a path, written after every epoch and once a minute; resume: go on from it if it is there.
-    progress: a bar, if standard error is a terminal. device: "numpy" or "cupy" (default: MINIGRAD_DEVICE, else "numpy").
+    progress: a bar, if standard error is a terminal. device: "numpy" or "cupy" (default: the environment variable
+    MINIGRAD_DEVICE, else where the model is); the model stays there.
     describe: called for what shall be in the checkpoint beside the weights (configuration, names of genes).
     Ctrl-C returns, after the step that it falls into, what is there; a second one does not wait for the step.
     FloatingPointError for a number that is not finite, the last good weights restored. Before anything is trained:
@@ -93,7 +94,7 @@ def fit(model, columns, *, epochs: int, optimizer, batch_size: int = 128, valida
     """
     if checkpoint is not None:
         files.check_target(checkpoint)
-    device = device or os.environ.get("MINIGRAD_DEVICE", "numpy")
+    device = device or os.environ.get("MINIGRAD_DEVICE") or model.device
     train_rows, held_out = split(columns[0].shape[0], validation, seed)
     if early_stopping and not len(held_out):
         raise ValueError(f"early_stopping needs validation rows; validation={validation} of {columns[0].shape[0]} gives none")
@@ -213,14 +214,15 @@ class _Run:
     def step(self, minibatch) -> float:
         """One minibatch forward, backward, and one change of the weights. Returns the loss."""
         loss = self.loss(minibatch)
-        value = loss.item()
-        if not math.isfinite(value):
-            self.stop_at_nonfinite(loss)
         self.optimizer.zero_grad()
         loss.backward()
         gradients = self.optimizer.gradients
-        if not math.isfinite(gradients @ gradients) and not np.all(np.isfinite(gradients)):  # the square may overflow
-            self.stop_at_nonfinite(self.loss(minibatch))
+        with np.errstate(invalid="ignore"):  # one number, the only one that a GPU is waited for: NaN if either is not finite
+            value = (loss.data + 0.0 * (gradients @ gradients)).item()
+        if not math.isfinite(value):
+            value = loss.item()
+            if not (math.isfinite(value) and np.all(np.isfinite(gradients))):  # else only the square overflows
+                self.stop_at_nonfinite(self.loss(minibatch))
         self.optimizer.step()
         if self.schedule:
             self.schedule.step()

@@ -224,7 +224,8 @@ def cross_entropy(logits, target):
                          f"not {target.shape}")
     log_p = log_softmax(logits)
     if target.ndim == 1:
-        if np.any(target < 0):
-            raise IndexError(f"cross_entropy: class {np.min(target)} is negative, and would count from the last")
+        if np.any((target < 0) | (target >= logits.shape[1])):  # negative ones would count from the last; a GPU wraps all
+            raise IndexError(f"cross_entropy: classes go from 0 to {logits.shape[1] - 1}, the target's from "
+                             f"{np.min(target)} to {np.max(target)}")
         return -np.mean(log_p[np.arange(len(target), like=target), target])
     return -np.sum(log_p * target) / len(target)

@@ -37,7 +37,8 @@ class Optimizer:
         like, size = self.parameters[0].data, sum(p.size for p in self.parameters)
         self.weights, self.gradients = [np.zeros_like(like, shape=(size,)) for _ in range(2)]
         self.moments = [np.zeros_like(self.weights) for _ in range(self.n_moments)]
-        self.scratch = np.empty_like(self.weights[:BLOCK])
+        self.block = backend.at_a_time(self.weights, BLOCK)
+        self.scratch = np.empty_like(self.weights[:self.block])
         self.ends = np.cumsum([p.size for p in self.parameters]).tolist()
         self.views, self.homes = [], []
         for p, end in zip(self.parameters, self.ends):
@@ -68,8 +69,8 @@ class Optimizer:
         self._adopt()
         self.n_steps += 1
         for start, stop in self._spans():
-            for a in range(start, stop, BLOCK):
-                b = min(a + BLOCK, stop)
+            for a in range(start, stop, self.block):
+                b = min(a + self.block, stop)
                 self._update(slice(a, b), self.scratch[:b - a])
 
     def _spans(self):
@@ -103,7 +104,7 @@ class Optimizer:
             raise ValueError(f"{type(self).__name__}: a state of {expected} is needed, this one has {found}")
         self.n_steps = int(state["n_steps"])
         for i, m in enumerate(self.moments):
-            m[...] = backend.to_device(np.asarray(state[f"moment{i}"], m.dtype), backend.device_of(m))
+            backend.assign(m, state[f"moment{i}"])
 
 
 class SGD(Optimizer):

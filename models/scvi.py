@@ -190,7 +190,7 @@ class SCVI(Saved, Module):
 
     def observed_log_library(self, counts):
         """log of each cell's total, (n, 1); 0 for a cell without counts, whose likelihood does not depend on it."""
-        total = np.asarray(counts.sum(axis=1), like=self.library_log_mean).reshape(-1, 1)
+        total = backend.as_array(counts.sum(axis=1)).reshape(-1, 1)
         return np.log(np.maximum(total, 1.0)).astype(self.dtype)
 
     def library_prior(self, batch) -> Normal:
@@ -279,7 +279,7 @@ class SCVI(Saved, Module):
         totals = library_size(x)
         of_gene = np.asarray(x.sum(axis=0), dtype=np.float64).ravel()
         rho = (of_gene + 0.5) / (of_gene.sum() + 0.5 * self.n_genes)
-        self.decoder.rho.bias.data[...] = np.log(rho) - np.log(rho).mean()
+        backend.assign(self.decoder.rho.bias.data, np.log(rho) - np.log(rho).mean())
         if self.likelihood == "zinb":
             self.decoder.zi.bias.data[...] = -2.0
         if self.likelihood != "poisson":
@@ -287,9 +287,9 @@ class SCVI(Saved, Module):
             spread = squares - 2 * rho * (x.T @ totals) + rho ** 2 * np.sum(totals ** 2)
             log_theta = np.log(np.clip(rho ** 2 * np.sum(totals ** 2) / np.maximum(spread - of_gene, 1e-8), 0.05, 100))
             if self.dispersion == "gene-cell":
-                self.decoder.theta.bias.data[...] = log_theta
+                backend.assign(self.decoder.theta.bias.data, log_theta)
             else:
-                self.log_theta.data[...] = log_theta if self.dispersion == "gene" else log_theta[:, None]
+                backend.assign(self.log_theta.data, log_theta if self.dispersion == "gene" else log_theta[:, None])
         for b in range(self.n_batches):
             of_batch = np.log(totals[codes == b]) if np.any(codes == b) else np.log(totals)
             if not self.library_given[0]:
@@ -314,7 +314,7 @@ class SCVI(Saved, Module):
         means, stds = [], []
         with evaluating(self):
             for x, _ in self.minibatches(counts, batch, layer):
-                q_z, _ = self.inference(x)
+                q_z, _ = self.inference(backend.to_device(x, self.device))
                 means.append(q_z.loc.numpy())
                 stds.append(q_z.scale.numpy())
         return (np.concatenate(means), np.concatenate(stds)) if return_std else np.concatenate(means)
