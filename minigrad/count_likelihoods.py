@@ -247,7 +247,7 @@ def _zinb(needs, x, log_mu, log_theta, zi_logits):
 
 # ------------------------------------------------------------------------------------------- sums over genes, per cell
 SMALL = 8           # counts up to here come from a table per gene: 96 % of the non-zeros of brain10k, 61 % of cortex
-BLOCK = 128 * 1024  # entries of a block of rows: smaller ones lose more to calls than they gain from cache
+BLOCK = 256 * 1024  # entries of a block of rows: bounds the scratch; smaller ones lose more to calls than caches win
 LOG_FACTORIAL = special.gammaln(np.arange(1024) + 1.0)
 _scratch = threading.local()
 
@@ -627,9 +627,9 @@ def _cells(block, needs, counts, first, *parameters, log_library=None):
         raise ValueError(f"log_library has shape {log_library.shape}, must be {(len(first), 1)}")
     y, slopes = np.zeros(len(first), dtype), [np.empty(shape, dtype) for _ in (first, *parameters)] if any(needs) else []
     of_library = np.empty((len(first), 1), dtype)
-    with np.errstate(all="ignore"):  # of entries that are done again, exactly
-        for rows in _blocks(*shape):
-            entries, outputs = _nonzeros(counts, rows), [d[rows] for d in slopes]
+    for rows in _blocks(*shape):
+        entries, outputs = _nonzeros(counts, rows), [d[rows] for d in slopes]
+        with np.errstate(all="ignore"):  # of entries that are done again, exactly
             mean = _LogMu(first[rows]) if log_library is None else _Shares(first[rows], log_library[rows].astype(dtype))
             y[rows] = block(entries, mean, [c[rows] if c.ndim == 2 else c for c in columns], lookup, outputs)
             if len(entries[-1]) < mean.shape[0]:

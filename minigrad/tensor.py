@@ -184,7 +184,8 @@ def recorded(function, name, n_inputs, allowed, rules=repeat(None), joint=None, 
         out = new(Tensor)
         out.data = np.asarray(y) if isinstance(y, np.generic) else y
         out.requires_grad = record
-        out.origin = (call, inputs, arrays, keywords, saved, needs) if record else None
+        # tuples: the garbage collector need not look into those of arrays and flags again
+        out.origin = (call, inputs, tuple(arrays), keywords, saved, tuple(needs)) if record else None
         out.grad = out.home = None
         out.number = next(_numbers)
         return out

@@ -1,0 +1,95 @@
+"""Speed and memory beside what a user would take instead: `python -m tests.benchmarks [--rounds N] [JOB ...]`.
+
+Know before reading: work.py says what is trained, ours.py, pytorch.py, scvi_tools.py and by_hand.py how. Each side is a
+process of its own (worker.py); they take turns, so that what the machine does to one it does to all; medians and ratios
+of medians are printed beside the goals. Sides whose library is not installed (extra `bench`) are left out.
+
+Know after: where this project is fast, where it is not, and by how much.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+from tqdm import tqdm
+
+ROOT = Path(__file__).parents[2]
+# job: (epochs a turn, unit, factor from seconds to it, our side, {side: goal for the ratio})
+JOBS = {
+    "scvi-nb-brain": (3, "s an epoch", 1.0, "ours", {"pytorch": 3.0, "scvi_tools": 6.0, "by_hand": None}),
+    "scvi-zinb-brain": (3, "s an epoch", 1.0, "ours", {"pytorch": 3.0, "scvi_tools": 6.0, "by_hand": None}),
+    "scvi-nb-wide": (1, "ms a step", 1e3 / 16, "ours", {"pytorch": 3.0, "by_hand": None}),
+    "ae": (2, "ms a step", 1e2, "ours", {"pytorch": 1.2}),
+    "vae": (4, "ms a step", 1e2, "ours", {"pytorch": 1.2}),
+    "tape": (1, "us an operation", 1e6, "tape", {"hips_autograd": 2.5}),
+}
+
+
+class Worker:
+    """A process that does one side's work, a turn at a time."""
+
+    def __init__(self, side, job, units):
+        self.process = subprocess.Popen([sys.executable, "-m", "tests.benchmarks.worker", side, job, str(units)], cwd=ROOT,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    def turn(self) -> dict | None:
+        """Seconds, peak memory and version; None where the side cannot run (its library is missing)."""
+        try:
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return None
+        for line in self.process.stdout:  # what libraries print themselves is not ours
+            if line.startswith("{"):
+                return json.loads(line)
+        return None
+
+    def stop(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def compare(job: str, rounds: int) -> list[str]:
+    """Rows of the table for one job: a line per side."""
+    units, unit, factor, mine, goals = JOBS[job]
+    workers = {side: Worker(side, job, units) for side in (mine, *goals)}
+    first = {side: worker.turn() for side, worker in workers.items()}  # warms up, and says who is there
+    sides = [side for side, found in first.items() if found]
+    turns = {side: [] for side in sides}
+    for _ in tqdm(range(rounds), desc=job, disable=None):
+        for side in sides:
+            turns[side].append(workers[side].turn())
+    for worker in workers.values():
+        worker.stop()
+    seconds = {side: median(turn["seconds"] for turn in turns[side]) for side in sides}
+    rows = []
+    for side in sides:
+        last, ratio, goal = turns[side][-1], seconds[side] / seconds[mine], goals.get(side)
+        rows.append(f"| {job} | {side.replace('_', ' ')} ({last['version']}) | {seconds[side] * factor:.3g} {unit} | "
+                    f"{f'{ratio:.2f}' if side != mine else ''} | {goal or ''} | {last['megabytes']:.0f} |")
+    return rows + [f"| {job} | {side}: not installed | | | | |" for side in workers if side not in sides]
+
+
+def main(arguments=None) -> int:
+    """Run the comparisons asked for and print a table in Markdown."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__.split("\n")[0])
+    parser.add_argument("jobs", nargs="*", choices=[*JOBS, []], default=[], metavar="JOB", help=f"of {', '.join(JOBS)}")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each side (default 5)")
+    chosen = parser.parse_args(arguments)
+    threads = os.environ.get("OPENBLAS_NUM_THREADS", f"{os.cpu_count()} (all)")
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors, threads: {threads}; "
+          f"Python {platform.python_version()}; medians of {chosen.rounds} turns\n")
+    print("| work | who | time | times ours | goal | peak MB |\n| --- | --- | --- | --- | --- | --- |")
+    for job in chosen.jobs or JOBS:
+        print("\n".join(compare(job, chosen.rounds)), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
