@@ -181,13 +181,14 @@ class FeatureModel(Saved, Module):
     advice = ""                    # what to do about others
 
     def fit(self, x, *, epochs=None, batch_size=None, validation=0.1, learning_rate=None, seed=None,
-            early_stopping=False, checkpoint=None, resume=False, progress=True, device=None) -> History:
+            early_stopping=False, checkpoint=None, resume=False, progress=True, device=None,
+            parallel=None) -> History:
         """Train on x (n, n_features) with Adam, the learning rate falling to 0 on half a cosine. Returns the History.
 
         x: array or list, SciPy sparse matrix (never dense as a whole), or AnnData (its .X); real numbers, converted to
         the model's dtype. epochs: None for some 5000 steps, from 10 to 200 epochs. batch_size: None for 128, unless the
         class or preset says otherwise; so too learning_rate, None for 1e-3. validation: fraction of rows held out.
-        seed: of order, split and noise; None for the model's. early_stopping, checkpoint, resume, progress and device:
+        seed: of order, split and noise; None for the model's. early_stopping, checkpoint, resume, progress, device, parallel:
         see minigrad.fit. ValueError names what is wrong with x; FloatingPointError if training leaves the finite
         numbers, which features far from order 1 make likely.
         """
@@ -202,7 +203,8 @@ class FeatureModel(Saved, Module):
             self.trained = True
         return fit(self, (x,), epochs=epochs, optimizer=lambda p: self._optimizer(p, learning_rate),
                    batch_size=batch_size, validation=validation, seed=seed, early_stopping=early_stopping,
-                   checkpoint=checkpoint, resume=resume, progress=progress, device=device, describe=self.description)
+                   checkpoint=checkpoint, resume=resume, progress=progress, device=device, parallel=parallel,
+                   describe=self.description)
 
     def _default_epochs(self, n, batch_size) -> int:
         return max(10, min(200, round(5000 * batch_size / n)))

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from models import counts as C
+from models import counts as C, files as F
 from models.counts import Counts, as_matrix, read
 
 DATA = "demos/data"
@@ -153,7 +153,7 @@ def write_loom(path):
 
 def test_loom(tmp_path, monkeypatch):
     write_loom(tmp_path / "a.loom")
-    monkeypatch.setattr(C, "_BLOCK", 1)
+    monkeypatch.setattr(F, "BLOCK", 1)
     counts = check(read(tmp_path / "a.loom"))
     assert list(counts.obs) == ["type"] and counts.obs["type"].tolist() == TYPES.tolist()
     check(read(tmp_path / "a.loom", layer="spliced"), X=2 * X)
@@ -163,9 +163,9 @@ def test_dense_files_are_read_in_blocks(tmp_path):
     h5py = pytest.importorskip("h5py")
     many = np.arange(200 * 3).reshape(200, 3)
     with h5py.File(tmp_path / "a.h5", "w") as file, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(C, "_BLOCK", 1)  # blocks of 64 cells
-        assert np.array_equal(C._dense(file.create_dataset("a", data=many)).toarray(), many)
-        assert np.array_equal(C._dense(file.create_dataset("b", data=many.T), genes_first=True).toarray(), many)
+        patch.setattr(F, "BLOCK", 1)  # blocks of 64 cells
+        assert np.array_equal(F._dense(file.create_dataset("a", data=many)).toarray(), many)
+        assert np.array_equal(F._dense(file.create_dataset("b", data=many.T), genes_first=True).toarray(), many)
 
 
 def zipped(path):
@@ -267,7 +267,7 @@ def test_shipped_data(name, shape, nonzero, obs, empty):
 def test_missing_package_is_named(tmp_path, monkeypatch):
     (tmp_path / "a.h5ad").write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(ImportError, match=r'h5py: pip install "minigrad\[singlecell\]"'):
+    with pytest.raises(ImportError, match=r'h5py: pip install "minigrad-scvi\[singlecell\]"'):
         read(tmp_path / "a.h5ad")
 
 
@@ -664,7 +664,7 @@ def test_broken_sparse_matrix_is_refused():
 
 
 def test_checks_go_block_by_block(monkeypatch):
-    monkeypatch.setattr(C, "_BLOCK", 5)
+    monkeypatch.setattr(C, "BLOCK", 5)
     for x in X, X / 1, sparse.csr_array(X):
         assert np.array_equal(dense(as_matrix(x)), X)
     for x in with_entry(-1), sparse.csr_array(with_entry(-1)):
@@ -809,7 +809,7 @@ def test_pearson_residual_variance(form, theta, monkeypatch):
             residuals.append(max(-23**0.5, min(23**0.5, residual)))
         score.append(np.var(residuals))
     for block in 2**20, 10:
-        monkeypatch.setattr(C, "_BLOCK", block)
+        monkeypatch.setattr(C, "BLOCK", block)
         for n in 1, 4, 9, 16:
             assert C.pearson_residual_variance(form(x), n, theta).tolist() == top(score, n)
 
