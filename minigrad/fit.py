@@ -250,8 +250,8 @@ class _Run:
     def train_epoch(self, bar) -> None:
         """One pass over the training rows, from minibatch `self.batch` on."""
         self.model.train()
+        started = time.perf_counter()
         for minibatch in self.train.shuffled(self.seed, self.epoch, self.batch):
-            started = time.perf_counter()
             self.is_whole = False
             minibatch = [backend.to_device(column, self.device) for column in minibatch]
             value, n_rows = self.step(minibatch)
@@ -261,6 +261,7 @@ class _Run:
             self.seconds += time.perf_counter() - started
             bar.update()
             self.rest()
+            started = time.perf_counter()  # saving does not count, waiting for the next minibatch does
 
     def step(self, minibatch) -> tuple[float, int]:
         """One minibatch forward, backward, and one change of the weights. Returns the loss, and of how many rows it is."""

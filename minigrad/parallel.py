@@ -10,7 +10,8 @@ What is a function of a whole minibatch is not the same on parts of it. Batch no
 rank's own rows, as PyTorch's does by default; its running statistics, which evaluation uses, are averaged over ranks in
 every step. All else equals one process on the whole minibatch, up to rounding and to which random numbers are drawn.
 
-All ranks must do the same, or all wait for ever. So a failure on one rank ends them all.
+All ranks must do the same, or all wait for ever. So a failure of one rank within `fit` ends them all. For one outside, say
+a file that one machine lacks, start Python with `-m mpi4py`, or do all within `ranks_of("mpi").together()`.
 
 Know after: why one sum over ranks a step is nearly all that it takes.
 """
@@ -98,13 +99,20 @@ class Ranks:
 
     @contextmanager
     def together(self):
-        """Within, an error of one rank ends all, as the others would wait for it; one that all find at once is raised."""
+        """Within, an error of one rank ends all, as the others would wait for it; one that all find at once is raised.
+
+        All leave at the same time, so that what rank 0 has written is there for all.
+        """
         try:
             yield
+            self._comm.Barrier()
         except FloatingPointError:  # of sums over all ranks
             raise
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, SystemExit) and not error.code:
+                raise
             print(f"rank {self.rank} of {self.size} failed, which ends all:", file=sys.stderr)
             traceback.print_exc()
             sys.stderr.flush()
             self._comm.Abort(1)
+            raise  # it may take a moment

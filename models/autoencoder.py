@@ -27,6 +27,7 @@ from minigrad.data import Minibatches, split, take_rows
 from minigrad.distributions import Bernoulli, Categorical
 from minigrad.fit import History, evaluating, fit
 from minigrad.nn import Dropout, Linear, Module, Parameter, ReLU, Sequential
+from minigrad.parallel import ranks_of
 from models.counts import Counts
 
 CHUNK = 512      # rows at a time when predicting
@@ -192,7 +193,8 @@ class FeatureModel(Saved, Module):
         see minigrad.fit. ValueError names what is wrong with x; FloatingPointError if training leaves the finite
         numbers, which features far from order 1 make likely.
         """
-        x = self._rows(x, in_range=True)
+        with ranks_of(parallel).preparing():
+            x = self._rows(x, in_range=True)
         n, seed = x.shape[0], self.config["seed"] if seed is None else seed
         batch_size = sizes(batch_size=(self.batch_size or n) if batch_size is None else batch_size)[0]
         epochs = self._default_epochs(n, batch_size) if epochs is None else sizes(epochs=epochs)[0]

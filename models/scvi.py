@@ -26,6 +26,7 @@ from minigrad.data import Minibatches
 from minigrad.distributions import Normal, kl_divergence
 from minigrad.fit import History, evaluating, fit
 from minigrad.nn import BatchNorm1d, Dropout, Linear, Module, Parameter
+from minigrad.parallel import ranks_of
 from models import posterior
 from models.autoencoder import one_of, sizes
 from models.counts import as_matrix, batch_codes, moments
@@ -217,7 +218,8 @@ class SCVI(Saved, Module):
         if not learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, not {learning_rate!r}")
         before = self.trained, self.batches, self.genes
-        x, codes = self._training_cells(counts, batch, layer)
+        with ranks_of(parallel).preparing():
+            x, codes = self._training_cells(counts, batch, layer)
         usual = max(10, min(200, round(200 * 20000 / x.shape[0])))
         epochs = usual if epochs is None else epochs
         if weight_decay is None:
