@@ -4,9 +4,10 @@ Know before reading: nothing of the engine. A *column* is anything with one row 
 or `Blocks` of a file), batch codes, labels. Which rows come in which order is a function of (seed, purpose, epoch), so a
 run that resumes meets the same minibatches. A CSR column stays sparse: no more than a minibatch of it is ever made dense.
 
-A column on the disk is read in blocks of neighbouring rows, for a disk is slow at single ones. To shuffle, an epoch takes
-the blocks in random order and shuffles the rows of `AT_ONCE` of them together: a minibatch then has rows from as many
-places of the file. A thread reads the next blocks while these are trained on.
+A column on the disk is read in blocks of neighbouring rows, for a disk is slow at single ones. To shuffle, the file is
+thought of as `AT_ONCE` equal parts; a random block of each is read, the rows of these blocks are shuffled together, and
+so on until all is read. Minibatches then have rows from all over the file, in the proportions of the whole, also where it
+is sorted. A thread reads the next blocks while these are trained on.
 
 Know after: how rows become minibatches, what is held out for validation, and how little of a file need be in memory.
 """
@@ -20,8 +21,8 @@ from scipy import sparse
 from minigrad import backend
 
 SPLIT, ORDER, NOISE, VALIDATION = range(4)  # purposes of random numbers: the second entry of a generator's key
-ENTRIES = 2**18                             # non-zeros a block: 2 MB in CSR, so that seeking takes less time than reading
-AT_ONCE = 32                                # blocks shuffled together: 64 MB, of which four copies exist for a moment
+ENTRIES = 2**16                             # non-zeros a block: half a megabyte, read in about the time it takes to seek
+AT_ONCE = 128                               # blocks shuffled together: 64 MB, of which four copies exist for a moment
 
 
 def take_rows(column, rows: np.ndarray):
@@ -160,8 +161,7 @@ class Minibatches:
         """Minibatches of one epoch in its own random order, from minibatch number `first` on."""
         key = [seed, ORDER, epoch]
         if self.on_disk:
-            order = backend.generator(key).permutation(len(self.columns[0].bounds) - 1)
-            return self._from_disk([order[a:a + AT_ONCE] for a in range(0, len(order), AT_ONCE)], key, first)
+            return self._from_disk(_spread(len(self.columns[0].bounds) - 1, backend.generator(key)), key, first)
         return self._in_order(self.rows[backend.generator(key).permutation(len(self.rows))], first)
 
     def _share(self, start, stop) -> slice:
@@ -209,6 +209,13 @@ class Minibatches:
             bounds = bounds[len(whole):]
             rest = bounds[0][0] - at if bounds else len(rows)
             at, rows, x = at + rest, rows[rest:], x[rest:]
+
+
+def _spread(n_blocks, rng):
+    """All blocks in random groups of AT_ONCE: from each of as many equal parts of the file one."""
+    n_groups = -(-n_blocks // AT_ONCE)
+    parts = [a + rng.permutation(min(n_groups, n_blocks - a)) for a in range(0, n_blocks, max(n_groups, 1))]
+    return [[part[i] for part in parts if i < len(part)] for i in range(n_groups)]
 
 
 def _stack(matrices):

@@ -23,7 +23,7 @@ from scipy import sparse, special
 
 from minigrad import backend, functional, optim
 from minigrad.checkpoint import Saved
-from minigrad.data import Minibatches, split, take_rows
+from minigrad.data import Blocks, Minibatches, split, take_rows
 from minigrad.distributions import Bernoulli, Categorical
 from minigrad.fit import History, evaluating, fit
 from minigrad.nn import Dropout, Linear, Module, Parameter, ReLU, Sequential
@@ -76,6 +76,8 @@ def as_features(x, n_features: int, dtype, low=-np.inf, high=np.inf, advice=""):
     annotated = all(hasattr(x, attribute) for attribute in ("X", "layers", "obs_names"))
     x = x.X if annotated or isinstance(x, Counts) else x
     x = x.to_memory() if hasattr(x, "to_memory") else x  # of an AnnData object opened with backed="r"
+    if isinstance(x, Blocks):
+        raise ValueError("x: lies on the disk, which only SCVI trains from; read it without backed=True")
     if isinstance(x, np.ma.MaskedArray):
         raise ValueError("x: a masked array; fill the masked entries first, with x.filled(value)")
     if not sparse.issparse(x):

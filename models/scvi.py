@@ -298,9 +298,12 @@ class SCVI(Saved, Module):
             self.batch_fraction[b] = np.mean(codes == b)
 
     # ------------------------------------------------------------------------------------- what a trained model is asked
-    def minibatches(self, counts, batch=None, layer=None, size=CHUNK) -> Minibatches:
-        """Checked counts and batch codes, `size` cells at a time in their order. ValueError for an unknown batch."""
-        x = as_matrix(counts, layer=layer, on_disk=True)
+    def minibatches(self, counts, batch=None, layer=None, size=CHUNK, on_disk=True) -> Minibatches:
+        """Checked counts and batch codes, `size` cells at a time in their order. ValueError for an unknown batch.
+
+        on_disk: whether counts may stay on the disk, see as_matrix.
+        """
+        x = as_matrix(counts, layer=layer, on_disk=on_disk)
         genes = getattr(counts, "genes", getattr(counts, "var_names", None))
         self._check_width(x)
         if self.genes is not None and genes is not None and self.genes != [str(g) for g in genes]:
