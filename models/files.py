@@ -92,7 +92,7 @@ def _compressed(form: str, data, indices, indptr, shape):
     _check_compressed((n_rows, n_columns), len(data), len(indices), indptr)
     if len(indices) and (indices.min() < 0 or indices.max() >= n_columns):
         raise Refused(f"indices run from {indices.min()} to {indices.max()}, outside 0 to {n_columns - 1}; "
-                       "the file is damaged, write it again")
+                      "the file is damaged, write it again")
     index = np.int32 if max(len(data), n_columns) < 2**31 else np.int64
     matrix = sparse.csr_array((_plain(data), indices.astype(index), indptr.astype(index)), shape=(n_rows, n_columns))
     return matrix if form == "csr" else matrix.T
@@ -146,11 +146,11 @@ def _npz_arrays(path) -> dict:
                 shape, fortran_order, dtype = (npy.read_array_header_1_0 if old else npy.read_array_header_2_0)(stream)
                 if dtype.kind not in "biufUS":
                     raise Refused(f"{member.filename} holds {dtype}, not numbers or strings; Python objects are not "
-                                   "unpickled, for that can run code; write plain arrays")
+                                  "unpickled, for that can run code; write plain arrays")
                 content = stream.read()
             if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(content):
                 raise Refused(f"{member.filename} declares shape {shape} of {dtype} but holds {len(content):,} bytes; "
-                               "write it again")
+                              "write it again")
             order = "F" if fortran_order else "C"
             arrays[member.filename.removesuffix(".npy")] = np.frombuffer(content, dtype).reshape(shape, order=order)
     return arrays
@@ -384,7 +384,7 @@ def _matrix_market(path):
     values = np.concatenate(parts or [np.empty(0, dtype)])
     if len(values) != n_entries * width:
         raise Refused(f"holds {len(values)} numbers where {n_entries} entries need {n_entries * width}; the file is "
-                       "truncated or damaged, write it again")
+                      "truncated or damaged, write it again")
     if width == 1:
         return sparse.csr_array(values.reshape(n_columns, n_rows).T)
     values = values.reshape(n_entries, width)
@@ -416,7 +416,7 @@ def _read_table(path):
             values = np.array(row[1:], dtype=np.float64)
         except ValueError as error:
             raise Refused(f"line {rows.line_num}: {error}; gene names belong in the first line, cell names in the "
-                           "first column, and counts in the rest") from None
+                          "first column, and counts in the rest") from None
         cells.append(row[0])
         indices.append(np.flatnonzero(values))
         data.append(values[indices[-1]])

@@ -215,11 +215,8 @@ def test_a_run_from_the_disk(path):
 
 def test_both_ways_learn_the_same(path):
     """The file is sorted along what there is to learn."""
-    scores = [fitted(x, epochs=20, seed=seed)[1]["validation_elbo"] for x in (read(path, backed=True), read(path))
-              for seed in (0, 1)]
-    for seed in (0, 1):
-        assert scores[seed][-1] > scores[seed][0] + 0.8
-        assert abs(scores[seed][-1] - scores[2 + seed][-1]) < 0.2
+    stored, memory = [fitted(x, epochs=12)[1]["validation_elbo"] for x in (read(path, backed=True), read(path))]
+    assert stored[-1] > stored[0] + 0.5 and abs(stored[-1] - memory[-1]) < 0.2
 
 
 def test_predictions_from_the_disk_are_those_from_memory(path):

@@ -3,7 +3,6 @@
 What runs on the ranks are the functions below the line, `mpiexec -n 2 python test_parallel.py NAME FOLDER`. They leave
 what they found in files of the folder, one a rank, which the tests compare.
 """
-import json
 import os
 import shutil
 import signal
@@ -30,8 +29,8 @@ def ranks(name, folder, n=2, start=()):
     if mpiexec is None:
         pytest.skip('there is no mpiexec: pip install "minigrad-scvi[mpi]"')
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run([mpiexec, "-n", str(n), sys.executable, *start, __file__, name, str(folder)], capture_output=True, text=True,
-                          env=env, timeout=TIMEOUT)
+    command = [mpiexec, "-n", str(n), sys.executable, *start, __file__, name, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=TIMEOUT)
     return done.returncode, done.stdout + done.stderr
 
 
