@@ -68,6 +68,8 @@ class Counts:
     def select_genes(self, genes) -> Counts:
         """The genes of a boolean mask, an array of positions or a slice, as Counts."""
         columns = np.atleast_1d(np.arange(self.shape[1])[genes])
+        if isinstance(self.X, Blocks):
+            return Counts(self.X.select_columns(columns), self.genes[columns], self.cells, self.obs)
         X = self.X[:, columns]
         X.sort_indices()
         return Counts(X, self.genes[columns], self.cells, self.obs)
@@ -319,8 +321,10 @@ def moments(x) -> Moments:
 # Normalising
 
 def library_size(x) -> np.ndarray:
-    """Total count of each cell, (n_cells,) float64. x: what `as_matrix` takes, and its errors."""
-    return np.asarray(as_matrix(x).sum(axis=1, dtype=np.float64)).ravel()
+    """Total count of each cell, (n_cells,) float64. x: what `as_matrix` takes, also on the disk, and its errors."""
+    x = as_matrix(x, on_disk=True)
+    parts = (part for _, part in pieces(x)) if isinstance(x, Blocks) else [x]
+    return np.concatenate([np.asarray(part.sum(axis=1, dtype=np.float64)).ravel() for part in parts])
 
 
 def empty_cells(x) -> np.ndarray:
@@ -368,16 +372,12 @@ def log1p(x):
 def highest_variance(x, n: int) -> np.ndarray:
     """The n genes whose counts vary most: the rule of the scVI paper (Lopez et al. 2018). Sorted positions, (n,).
 
-    x: what `as_matrix` takes. Raises ValueError for n not in 1 to n_genes. Variances of raw counts favour the genes of
-    highest mean; `pearson_residual_variance` corrects for that.
+    x: what `as_matrix` takes, also on the disk. Raises ValueError for n not in 1 to n_genes. Variances of raw counts
+    favour the genes of highest mean; `pearson_residual_variance` corrects for that.
     """
-    x = as_matrix(x)
-    if sparse.issparse(x):
-        total = np.bincount(x.indices, x.data, x.shape[1])
-        squares = np.bincount(x.indices, x.data.astype(np.float64)**2, x.shape[1])
-    else:
-        total, squares = x.sum(axis=0, dtype=np.float64), np.einsum("cg,cg->g", x, x, dtype=np.float64)
-    return _top(squares / x.shape[0] - (total / x.shape[0])**2, n)
+    x = as_matrix(x, on_disk=True)
+    sums = moments(x)
+    return _top(sums.squares / x.shape[0] - (sums.of_genes / x.shape[0])**2, n)
 
 
 def pearson_residual_variance(x, n: int, theta: float = 100) -> np.ndarray:

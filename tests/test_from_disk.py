@@ -166,7 +166,7 @@ def test_a_file_that_vanishes_is_named(path):
 
 def test_what_needs_all_in_memory_says_so(path):
     counts = read(path, backed=True)
-    for ask in (C.normalize, C.library_size, lambda x: C.highest_variance(x, 3), as_matrix):
+    for ask in (C.normalize, C.empty_genes, lambda x: C.pearson_residual_variance(x, 3), as_matrix):
         with pytest.raises(ValueError, match="lies on the disk.*without backed=True"):
             ask(counts)
     model, _ = fitted(counts, epochs=1)
@@ -184,6 +184,17 @@ def test_moments_by_brute_force(form, small_blocks, path):
         assert found.totals.tolist() == totals and found.of_genes.tolist() == [sum(X[:, g]) for g in range(G)]
         assert found.squares.tolist() == [sum(int(v)**2 for v in X[:, g]) for g in range(G)]
         assert found.with_totals.tolist() == [sum(X[c, g] * totals[c] for c in range(N)) for g in range(G)]
+
+
+def test_genes_are_selected_and_totals_taken_without_reading_all(path):
+    counts, memory = read(path, backed=True), read(path)
+    best = C.highest_variance(counts, 5)
+    assert best.tolist() == C.highest_variance(memory, 5).tolist()
+    for genes in best, best[::-1], slice(3, 6), np.arange(G) % 2 > 0:
+        part, expected = counts.select_genes(genes), memory.select_genes(genes)
+        assert part.shape == expected.shape and part.genes.tolist() == expected.genes.tolist()
+        assert np.array_equal(whole(part.X).toarray(), expected.X.toarray()) and whole(part.X).has_canonical_format
+    assert np.array_equal(C.library_size(counts), X.sum(axis=1)) and np.flatnonzero(C.empty_cells(counts)).tolist() == [7, 90]
 
 
 # ------------------------------------------------------------------------------------------------------------ training
