@@ -235,19 +235,21 @@ def test_blocks_are_shuffled_far_and_read_ahead_by_a_thread(monkeypatch):
     read = []
     blocks.read = lambda a, b: read.append((a, threading.current_thread() is threading.main_thread())) or x[a:b]
     batches = Minibatches((blocks, np.arange(4000)), 50)
-    orders = []
+    orders, first_blocks = [], set()
     for seed, epoch in ((0, 0), (0, 1), (1, 0)):
         read.clear()
         stream = batches.shuffled(seed, epoch)
         _, ids = next(stream)
         assert len(read) in range(4, 9)  # no more than those in use, and the next
         assert len(np.unique(ids // 100)) == 4 and np.any(np.diff(ids) < 0)
+        first_blocks.add(tuple(np.unique(ids // 100)))
         orders.append([*ids, *(i for _, more in stream for i in more)])
         for start in range(0, 4000, 400):  # what is shuffled together comes from all quarters of the file alike
             assert np.bincount(np.array(orders[-1][start:start + 400]) // 1000).tolist() == [100] * 4
+        assert len({tuple(np.argsort(orders[-1][start:start + 400])) for start in range(0, 4000, 400)}) == 10
         assert sorted(a for a, _ in read) == list(range(0, 4000, 100))  # each block once
         assert not any(in_main for _, in_main in read)
-    assert len(set(map(tuple, orders))) == 3
+    assert len(set(map(tuple, orders))) == len(first_blocks) == 3
     read.clear()
     list(batches.shuffled(0, 0, 60))  # minibatches 0 to 59 are of the first 30 blocks, of which 28 fill whole groups
     assert len(read) == 40 - 28

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -162,7 +163,8 @@ def like_one_process(folder):
 
 def trained_and_resumed(folder):
     """All at once, and with a Ctrl-C in the middle of an epoch after which other models go on."""
-    rank, arrays, said = ranks_of("mpi").rank, {}, {}
+    rank, arrays, said, save = ranks_of("mpi").rank, {}, {}, files.save
+    files.save = lambda *args: (time.sleep(0.1), save(*args))  # none may go on before it is there
     options = dict(epochs=4, batch_size=16, parallel="mpi", progress=False)
     for name, stops in (("whole", [None]), ("parts", [5, None])):
         for stop in stops:
@@ -178,6 +180,7 @@ def trained_and_resumed(folder):
             model.loss = pressed
             path = Path(folder) / f"{name}.npz"
             history = model.fit(counts(), checkpoint=path, resume=True, seed=0, **options)
+            said[f"{name} {stop}"] = files.load(path)[1]["position"]
         arrays.update({f"{name}/{k}": v for k, v in model.state_dict().items()})
         said[name] = history["validation_elbo"]
     write(folder, arrays, **said)
