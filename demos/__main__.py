@@ -1,17 +1,20 @@
 """`python -m demos` lists the demos, `python -m demos NAME [--quick] [--out DIR]` runs one, `python -m demos all` all.
 
 A demo is a module with a docstring (the lesson; its first line is the list's) and `run(options)`, which prints numbers
-and saves pictures through demos/show.py. `add_options(parser)` is for those that take more than --quick and --out.
+and saves pictures through demos/show.py. `add_options(parser)` is for those that take more than --quick, --out and
+--device, which all have: `--device cupy` trains their models on a GPU.
 """
 from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 import time
 from pathlib import Path
 
 from demos import page
+from minigrad.backend import DEVICES
 
 DEMOS = ("autodiff", "bottleneck", "gene_expression", "pca", "denoising", "elbo", "reparameterization", "vae", "ae_vs_vae",
          "counts", "scvi", "batches", "differential_expression", "tsne", "geneex")
@@ -41,9 +44,12 @@ def run_demo(name: str, arguments: list[str]) -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small version, in seconds")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for what the demo writes (default: out)")
+    parser.add_argument("--device", choices=DEVICES, help="where models train (default: MINIGRAD_DEVICE, else numpy)")
     if hasattr(module, "add_options"):
         module.add_options(parser)
     options = parser.parse_args(arguments)
+    if options.device:
+        os.environ["MINIGRAD_DEVICE"] = options.device
     options.out.mkdir(parents=True, exist_ok=True)
     with page.recorded(options.out, name):
         started = time.perf_counter()

@@ -24,7 +24,6 @@ def add_options(parser) -> None:
     parser.add_argument("--data", type=Path, default=show.DATA / "cortex.npz", help="counts, any format that models.counts reads")
     parser.add_argument("--likelihood", default="zinb", choices=["zinb", "nb", "poisson"])
     parser.add_argument("--epochs", type=int, default=None, help="passes over the training cells (default: the model's)")
-    parser.add_argument("--device", default=None, choices=["numpy", "cupy"])
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -38,8 +37,7 @@ def run(options) -> None:
     test, train = np.sort(order[:len(order) // 5]), np.sort(order[len(order) // 5:])
 
     model = SCVI(counts.X.shape[1], likelihood=options.likelihood, seed=options.seed)
-    history = model.fit(counts[train], epochs=options.epochs or (15 if options.quick else None), device=options.device)
-    model.to("numpy")
+    history = model.fit(counts[train], epochs=options.epochs or (15 if options.quick else None))
     print(f"trained on {len(train)} cells, {len(history)} epochs, {np.sum(history['seconds']):.0f} s")
     print(f"held-out ELBO, {len(test)} cells: {model.elbo(counts[test], n_samples=5).mean():.1f} nats a cell")
     n_samples = 50 if options.quick else 200

@@ -3,8 +3,8 @@
 Know before reading: NumPy's protocols NEP 13 and NEP 18. A function such as `numpy.exp` looks at the type of what it
 is given and hands the work to that type, so nearly all of this project runs on a GPU without a word about it.
 
-Know after: the few things that no protocol covers. Moving an array, asking where it is, and drawing noise where it is
-needed. This is the only module that imports CuPy.
+Know after: the few things that no protocol covers. Moving an array, asking where it is, writing into it, and drawing
+noise where it is needed. This is the only module that imports CuPy.
 """
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ DEVICES = ("numpy", "cupy")
 def device_of(x) -> str:
     """The name of the library whose array `x` is: "numpy", "cupy", or the module of another array type.
 
-    x: an array, a sparse matrix or a scalar; Python and NumPy scalars belong to no device and count as "numpy".
+    x: an array, a sparse matrix, a Tensor or a scalar; Python and NumPy scalars belong to no device and count as "numpy".
     """
     if isinstance(x, (np.ndarray, np.generic, int, float)) or sparse.issparse(x):
         return "numpy"
     library = type(x).__module__.split(".")[0]
+    if library == "minigrad":
+        return device_of(x.data)
     return {"cupyx": "cupy", "builtins": "numpy"}.get(library, library)
 
 
@@ -31,7 +33,7 @@ def _cupy():
         import cupy
         n_devices = cupy.cuda.runtime.getDeviceCount()
     except ImportError as error:
-        raise ImportError('device "cupy" needs CuPy: pip install "minigrad[gpu]" on a machine with an NVIDIA GPU') from error
+        raise ImportError('device "cupy" needs CuPy: pip install "minigrad-scvi[gpu]" on a machine with an NVIDIA GPU') from error
     except Exception as error:
         raise RuntimeError(f'device "cupy": CuPy is installed but found no usable GPU ({error})') from error
     if not n_devices:
@@ -63,15 +65,38 @@ def to_host(x):
     return x if device_of(x) == "numpy" else x.get()
 
 
+def assign(target, values) -> None:
+    """Write host numbers into an array, in place, wherever it is: target[...] = values.
+
+    target: any array; values: a host array or number that broadcasts to its shape; it is cast to target's dtype.
+    """
+    target[...] = to_device(np.asarray(values, target.dtype), device_of(target))
+
+
+def add_at(target, index, values) -> None:
+    """target[index] += values, in place, where an entry that the index names twice gets both.
+
+    numpy.add.at follows the array, but CuPy's array answers to it only where the index is one array.
+    """
+    (np if device_of(target) == "numpy" else _cupy()).add.at(target, index, values)
+
+
+def at_a_time(x, n: int) -> int:
+    """How many entries of x to update at a time: n, few enough for the processor's cache; on a GPU all, calls being dear."""
+    return n if device_of(x) == "numpy" else x.size
+
+
 def generator(key, device: str = "numpy"):
     """A generator of random numbers on a device, its stream a function of `key` (a sequence of non-negative integers).
 
     A fresh one a step, `generator([seed, purpose, epoch, step])`, leaves no state to save: a run that resumes, or is
-    split over machines, draws what it would have drawn.
+    split over machines, draws what it would have drawn. The two devices draw different numbers. On the GPU the stream
+    is Philox's (Salmon et al. 2011), a function of a counter, which takes no time to set up; CuPy's default does.
     """
     if device == "numpy":
         return np.random.default_rng(key)
-    return _cupy().random.default_rng(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+    random = _cupy().random
+    return random.Generator(random.Philox4x3210(np.random.SeedSequence(key)))
 
 
 def special_of(x):

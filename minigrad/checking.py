@@ -385,7 +385,8 @@ ELEMENTWISE = {
     "arctan": (real,), "absolute": (away,), "sign": (away,), "logaddexp": (real, real), "maximum": (even, odd),
     "minimum": (even, odd), "power": (positive, real), "gammaln": (positive,), "gamma": (positive,), "erf": (real,),
     "digamma": (positive,), "betaln": (positive, positive), "erfc": (real,), "ndtr": (real,), "expit": (real,),
-    "logit": (fraction,), "log_expit": (real,), "xlogy": (real, positive), "alias": (real,), "relu": (away,),
+    "logit": (fraction,), "log_expit": (real,), "xlogy": (real, positive), "normal_kl": (real, positive, real, positive),
+    "alias": (real,), "relu": (away,),
 }
 EXAMPLES = {name: elementwise(*domains) for name, domains in ELEMENTWISE.items()}
 
@@ -459,6 +460,8 @@ for _name, _n in (("poisson", 1), ("nb", 2), ("zinb", 3)):  # log-likelihoods of
     _shapes = [[(3, 3)] * _n, [(3, 3), (3,), (3, 3)][:_n]]
     EXAMPLES[f"{_name}_cell_log_prob"] = [example(counts, *[real(*shape) for shape in shapes])
                                           for shapes in _shapes for counts in (_COUNTS, sparse.csr_matrix(_COUNTS))]
+    EXAMPLES[f"{_name}_shares_log_prob"] = [example(counts, real(3, 3), real(3, 1), *[real(*shape) for shape in shapes[1:]])
+                                            for shapes in _shapes for counts in (_COUNTS, sparse.csr_matrix(_COUNTS))]
     EXAMPLES[f"{_name}_log_prob"] = [example(_COUNTS, *[real(*shape) for shape in shapes]) for shapes in _shapes] + [
         example(2.0, *[real()] * _n), example(_COUNTS[:, :1], *[real(2)] * _n)]
 

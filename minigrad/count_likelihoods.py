@@ -36,14 +36,12 @@ fraction, a negative number, infinity) has log p = -inf and gradient 0; NaN give
 
 Know after: how a formula that is right on paper is made right, and quick, on a machine.
 """
-import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from scipy import sparse, special
 
-from minigrad.functional import fused
+from minigrad.functional import fused, log_softmax
 
 HALF_LOG_2PI = 0.5 * np.log(2.0 * np.pi)
 # Coefficients of 1/z, 1/z^3, ... in the Stirling error s(z), and of the same in z phi(z) + 1/2. Cut off where the next
@@ -53,10 +51,17 @@ STIRLING_SLOPE = tuple(-(2 * k + 1) * c for k, c in enumerate(STIRLING))
 
 
 # ------------------------------------------------------------------------------------------------------------- twins
-def _on_support(x, like):
-    """x in the dtype of `like`, with 0 for what is no count; and what to add to its log p: 0, -inf, or NaN for NaN."""
+def _beside(x, like):
+    """x as a dense array where the parameter `like` is, in its dtype."""
     x = x.toarray() if hasattr(x, "toarray") else x
-    x = x.astype(like.dtype) if hasattr(x, "astype") and hasattr(like, "dtype") else x
+    if isinstance(x, (int, float, np.generic)):
+        x = np.full_like(like, x, getattr(like, "dtype", np.float64), shape=())
+    return x.astype(like.dtype, copy=False) if hasattr(like, "dtype") else x
+
+
+def _on_support(x, like):
+    """The same with 0 for what is no count; and what to add to its log p: 0, -inf, or NaN for NaN."""
+    x = _beside(x, like)
     whole = (x >= 0) & (x == np.floor(x)) & (x < np.inf)
     return np.where(whole, x, 0.0), np.where(whole, 0.0, np.where(x != x, x, -np.inf))
 
@@ -76,7 +81,7 @@ def nb_twin(x, log_mu, log_theta):
 def zinb_twin(x, log_mu, log_theta, zi_logits):
     nb_zero = -np.exp(log_theta) * np.logaddexp(0.0, log_mu - log_theta)
     zero = np.logaddexp(0.0, nb_zero - zi_logits) - np.logaddexp(0.0, -zi_logits)
-    return np.where(x == 0, zero, nb_twin(x, log_mu, log_theta) - np.logaddexp(0.0, zi_logits))
+    return np.where(_beside(x, log_mu) == 0, zero, nb_twin(x, log_mu, log_theta) - np.logaddexp(0.0, zi_logits))
 
 
 def _per_cell(twin):
@@ -85,6 +90,13 @@ def _per_cell(twin):
         x = counts.toarray() if hasattr(counts, "toarray") else counts
         return np.where(np.any(x != 0, axis=1), np.sum(twin(x, *parameters), axis=1), 0.0)
     return cell_twin
+
+
+def _of_softmax(cell_twin):
+    """The same with means that share out a library: log_mu = log_softmax(logits) + log_library."""
+    def softmax_twin(counts, logits, log_library, *parameters):
+        return cell_twin(counts, log_softmax(logits) + log_library, *parameters)
+    return softmax_twin
 
 
 # ---------------------------------------------------------------------------------- exact, float64, entry by entry
@@ -235,45 +247,18 @@ def _zinb(needs, x, log_mu, log_theta, zi_logits):
 
 # ------------------------------------------------------------------------------------------- sums over genes, per cell
 SMALL = 8           # counts up to here come from a table per gene: 96 % of the non-zeros of brain10k, 61 % of cortex
-BLOCK = 48 * 1024   # entries of a block of rows: smaller ones lose more to calls than they gain from cache
+BLOCK = 128 * 1024  # entries of a block of rows: smaller ones lose more to calls than they gain from cache
 LOG_FACTORIAL = special.gammaln(np.arange(1024) + 1.0)
-_scratch, _pool = threading.local(), None
+_scratch = threading.local()
 
 
-def _workers():
-    """The module's threads, made when first needed (and again after a fork, which leaves threads behind)."""
-    global _pool
-    _pool = _pool or ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), "count-likelihoods")
-    return _pool
-
-
-def _forget_workers():
-    global _pool
-    _pool = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_workers)
-
-
-def _in_blocks(work, n_cells, n_genes):
-    """Call work(first, last) on blocks of rows that depend on the shape only, so that every run gives the same bits."""
-    n_blocks = min(n_cells, -(-n_cells * n_genes // BLOCK))
-    edges = [n_cells * i // max(1, n_blocks) for i in range(n_blocks + 1)]
-    others = [_workers().submit(work, *rows) for rows in zip(edges[1:], edges[2:])]
-    if n_blocks:
-        work(*edges[:2])
-    for other in others:
-        other.result()
-
-
-def _buffers(k, shape, dtype):
-    """k scratch arrays, valid until this thread asks again."""
-    need = k * shape[0] * shape[1]
-    memory = getattr(_scratch, dtype.char, None)
+def _buffers(name, k, shape, dtype):
+    """k scratch arrays, valid until this thread asks again by the same name."""
+    need, key = k * shape[0] * shape[1], name + dtype.char
+    memory = getattr(_scratch, key, None)
     if memory is None or memory.size < need:
         memory = np.empty(need, dtype)
-        setattr(_scratch, dtype.char, memory)
+        setattr(_scratch, key, memory)
     return memory[:need].reshape(k, *shape)
 
 
@@ -291,22 +276,22 @@ def _canonical(counts, shape):
     return counts
 
 
-def _nonzeros(counts, first, last):
-    """The non-zeros of the block of rows first:last, by row, as (index, gene, x, starts, filled).
+def _nonzeros(counts, rows):
+    """The non-zeros of a block of rows (a slice), by row, as (index, gene, x, starts, filled).
 
     index: (k,) flat positions in the block; gene: (k,); x: (k,) counts; filled: the rows that have any; starts: where
     each of these begins in the others.
     """
     n_genes = counts.shape[1]
-    row_starts = np.arange(0, (last - first + 1) * n_genes, n_genes)
+    row_starts = np.arange(0, (rows.stop - rows.start + 1) * n_genes, n_genes)
     if sparse.issparse(counts):
-        ends = counts.indptr[first:last + 1]
+        ends = counts.indptr[rows.start:rows.stop + 1]
         gene, x = (a[ends[0]:ends[-1]] for a in (counts.indices, counts.data))
         index = np.repeat(row_starts[:-1], ends[1:] - ends[:-1])
         index += gene
         ends = ends - ends[0]
     else:
-        block = counts[first:last].ravel()
+        block = counts[rows].ravel()
         index = np.flatnonzero(block != 0)  # of booleans: three times faster than of numbers
         ends = np.searchsorted(index, row_starts)
         gene, x = index - np.repeat(row_starts[:-1], ends[1:] - ends[:-1]), block[index]
@@ -326,7 +311,6 @@ def _lookup(log_theta):
     """For a gene and a small count x: log[(1+1/theta)...(1+(x-1)/theta)/x!], and minus the sum of k/(theta+k), k < x.
 
     log_theta: (n_genes,). Returns two arrays (SMALL + 1, n_genes). Neither cancels; both are 0 for x = 1, the usual count.
-    Then, for the other counts, lgamma(theta) and digamma(theta), float64.
     """
     theta = np.exp(log_theta)
     k = np.arange(1, SMALL, dtype=theta.dtype)[:, None]
@@ -338,7 +322,7 @@ def _lookup(log_theta):
     for x in range(3, SMALL + 1):  # cumsum(axis=0) takes three times as long
         ways[x] += ways[x - 1]
         slope[x] += slope[x - 1]
-    return ways, slope, *_gamma_shifted(np.exp(log_theta.astype(np.float64)))
+    return ways, slope
 
 
 def _gamma_shifted(theta):
@@ -346,7 +330,7 @@ def _gamma_shifted(theta):
 
     Good to 1e-10, with one logarithm for all steps: a fifth of the time of SciPy's two functions.
     """
-    steps = theta + np.arange(8.0).reshape(-1, *[1] * theta.ndim)
+    steps = theta + np.arange(8.0)[:, None]
     log_gamma, slope = _gamma_large(theta + 8.0)
     return log_gamma - np.log(np.prod(steps, axis=0)), slope - np.sum(1.0 / steps, axis=0)
 
@@ -382,7 +366,63 @@ def _textbook_nb(x, log_mu, log_theta, theta_terms, gradients, large):
         yield theta * (slope_sum - slope_theta + log_theta - log_total - difference)
 
 
-def _extreme(entries, log_mu, log_theta, zi_logits=None):
+class _LogMu:
+    """The means of a block of rows, given by their logarithms (n, n_genes)."""
+
+    def __init__(self, log_mu):
+        self.log_mu, self.top, self.shape, self.dtype = log_mu, log_mu.max(initial=-np.inf), log_mu.shape, log_mu.dtype
+
+    def mu(self, out):
+        """The means, written into `out` (n, n_genes)."""
+        return np.exp(self.log_mu, out=out)
+
+    def at(self, index, starts, filled):
+        """log_mu of the non-zeros, (k,)."""
+        return self.log_mu.take(index)
+
+    def whole(self):
+        """log_mu, (n, n_genes)."""
+        return self.log_mu
+
+    def pull(self, d_mu):
+        """Turns derivatives for log_mu, in place, into those for what was given; returns those for log_library."""
+        return 0.0
+
+
+class _Shares(_LogMu):
+    """The means of a block of rows that share out a library: log_mu = log_softmax(logits) + log_library.
+
+    One exp does for the softmax and for the means, and log_mu itself is made for the non-zeros only: together with the
+    gradient in place a third less time than log_softmax, addition and the kernel of log_mu.
+    """
+
+    def __init__(self, logits, log_library):
+        (e,), self.shape, self.dtype = _buffers("shares", 1, logits.shape, logits.dtype), logits.shape, logits.dtype
+        highest = logits.max(axis=1, keepdims=True)
+        np.exp(np.subtract(logits, highest, out=e), out=e)
+        total = e.sum(axis=1, keepdims=True)
+        self.logits, self.e, self.total, self.library = logits, e, total, np.exp(log_library)
+        self.shift = log_library - highest - np.log(total)  # log_mu - logits
+        self.top = (highest + self.shift).max(initial=-np.inf)
+
+    def mu(self, out):
+        return np.multiply(self.e, self.library / self.total, out=out)
+
+    def at(self, index, starts, filled):
+        return self.logits.take(index) + np.repeat(self.shift[filled, 0], np.diff(starts, append=len(index)))
+
+    def whole(self):
+        return self.logits + self.shift
+
+    def pull(self, d_mu):
+        """d_logits = d_mu - softmax(logits) * (their sum), and that sum is what log_library has."""
+        total = d_mu.sum(axis=1, keepdims=True)
+        self.e *= total / self.total
+        d_mu -= self.e
+        return total
+
+
+def _extreme(entries, mean, log_theta, zi_logits=None):
     """Which entries of a block the quick formulas cannot do to full precision; None, quickly, where there are none.
 
     theta (sigmoid(d) - softplus(d)) is of the order mu^2/theta when mu < theta, from terms of the order mu: in float32
@@ -391,12 +431,13 @@ def _extreme(entries, log_mu, log_theta, zi_logits=None):
     """
     index, _, x, *_ = entries
     odd = (np.rint(np.minimum(np.maximum(x, 1.0), 1e6)) != x).nonzero()[0]
-    steep, large = (6.0, 2.7) if log_mu.dtype == np.float32 else (np.inf, np.inf)
-    low, high, top = log_theta.min(), log_theta.max(), log_mu.max()
-    fine = low >= -60.0 and high <= 14.0 and top - low <= 80.0 and (high <= steep or top <= large) and not len(odd)
-    if fine and (zi_logits is None or (zi_logits.max() <= 40.0 and zi_logits.min() >= -40.0)):
+    steep, large = (6.0, 2.7) if log_theta.dtype == np.float32 else (np.inf, np.inf)
+    low, high, top = log_theta.min(), log_theta.max(), mean.top
+    fine = low >= -60.0 and high <= 14.0 and top <= 80.0 and top - low <= 80.0 and (high <= steep or top <= large)
+    if fine and not len(odd) and (zi_logits is None or (zi_logits.max() <= 40.0 and zi_logits.min() >= -40.0)):
         return None
-    fine = (log_theta >= -60.0) & (log_theta <= 14.0) & (log_mu - log_theta <= 80.0)
+    log_mu = mean.whole()
+    fine = (log_theta >= -60.0) & (log_theta <= 14.0) & (log_mu <= 80.0) & (log_mu - log_theta <= 80.0)
     fine = fine & ((log_theta <= steep) | (log_mu <= large))
     if zi_logits is not None:
         fine &= np.abs(zi_logits) <= 40.0
@@ -404,13 +445,12 @@ def _extreme(entries, log_mu, log_theta, zi_logits=None):
     return ~fine
 
 
-def _zero_nb(log_mu, log_theta, sigmoid, bracket, softplus, r):
-    """sigmoid(d), sigmoid(d) - softplus(d) and softplus(d) of a block, written into the arrays given; r is scratch.
+def _zero_nb(r, sigmoid, bracket, softplus):
+    """sigmoid(d), sigmoid(d) - softplus(d) and softplus(d) of a block, from r = e^d = mu/theta, which is used up.
 
     With u = 1 + e^d all digits are right also when e^d is small, with one logarithm and no log1p (seven times slower):
     what rounding u takes away cancels in (u-1)/u - log(u), and softplus is recovered with the exact e^d/u.
     """
-    np.exp(np.subtract(log_mu, log_theta, out=r), out=r)
     np.add(r, 1.0, out=softplus)
     np.log(softplus, out=bracket)
     np.divide(r, softplus, out=sigmoid)
@@ -424,10 +464,10 @@ def _easy_nb(x, index, at, log_mu, theta, lookup, sigmoid, bracket):
     """log NB and its derivatives at small counts, from what is known of the block and a table; all (k,)."""
     t, s, b = theta.take(at), sigmoid.take(index), bracket.take(index)
     softplus = s - b
-    value = x * (log_mu.take(index) - softplus) - t * softplus
+    value = x * (log_mu - softplus) - t * softplus
     d_theta = x * s + t * b
     if lookup:
-        cell = x.astype(np.intp) * log_mu.shape[1] + at
+        cell = x.astype(np.intp) * len(theta) + at
         value += lookup[0].take(cell, mode="clip")  # what is not in the table is done again
         d_theta += lookup[1].take(cell, mode="clip")
     return value, x - (x + t) * s, d_theta
@@ -436,14 +476,14 @@ def _easy_nb(x, index, at, log_mu, theta, lookup, sigmoid, bracket):
 def _nonzero_nb(entries, log_mu, log_theta, theta, lookup, gradients, *known):
     """log NB and its derivatives for the non-zeros of a block, each by the quickest way that is accurate; (k,) each.
 
-    log_theta, theta: (n_genes,), then with a lookup, or as log_mu (n, n_genes); known: what `_zero_nb` found. Measured:
-    counts up to SMALL, 10 ns an entry; larger ones, 40 ns; in float64, 300 ns.
+    log_mu: (k,); log_theta, theta: (n_genes,), then with a lookup, or (n, n_genes); known: what `_zero_nb` found.
+    Measured: counts up to SMALL, 10 ns an entry; larger ones, 40 ns; in float64, 300 ns.
     """
     index, gene, x, *_ = entries
     at = gene if theta.ndim == 1 else index
 
     def columns(chosen):
-        given = x[chosen], log_mu.take(index[chosen]), log_theta.take(at[chosen])
+        given = x[chosen], log_mu[chosen], log_theta.take(at[chosen])
         return [a.astype(np.float64) for a in given]
 
     if log_mu.dtype == np.float64:
@@ -451,8 +491,10 @@ def _nonzero_nb(entries, log_mu, log_theta, theta, lookup, gradients, *known):
     results = _easy_nb(x.astype(np.float32), index, at, log_mu, theta, lookup, *known)
     large = (x > (SMALL if lookup else 1)).nonzero()[0]
     if len(large):
-        x, log_mu, log_theta = columns(large)
-        terms = [a.take(gene[large]) for a in lookup[2:]] if lookup else _gamma_shifted(np.exp(log_theta))
+        once_a_gene = lookup and len(large) > len(theta)
+        of_gene, (x, log_mu, log_theta) = log_theta, columns(large)
+        terms = _gamma_shifted(np.exp(of_gene.astype(np.float64) if once_a_gene else log_theta))
+        terms = [a.take(gene[large]) for a in terms] if once_a_gene else terms
         for result, part in zip(results, _textbook_nb(x, log_mu, log_theta, terms, gradients, bool(lookup))):
             result[large] = part
     return results
@@ -486,18 +528,19 @@ def _inflate(zi_logits, theta, softplus, index, extreme, outputs, odds, q):
     return np.log(rest, out=rest).sum(axis=1)
 
 
-def _nb_block(entries, parameters, lookup, outputs):
+def _nb_block(entries, mean, parameters, lookup, outputs):
     """log p of each cell of a block of rows: (n,). Writes outputs: d_mu, d_theta and for ZINB d_zi, unless it is empty.
 
-    entries: what `_nonzeros` gave; parameters: log_mu (n, n_genes), log_theta alike or, with a lookup,
-    (n_genes,) (d_theta is then left divided by theta), and for ZINB zi_logits (n, n_genes).
+    entries: what `_nonzeros` gave; mean: a _LogMu; parameters: log_theta (n, n_genes) or, with a lookup, (n_genes,)
+    (d_theta is then left divided by theta), and for ZINB zi_logits (n, n_genes).
     """
-    (index, gene, _, *rows), (log_mu, log_theta, *zi_logits) = entries, parameters
-    theta, extreme = np.exp(log_theta), _extreme(entries, *parameters)
-    softplus, r, q, *scratch = _buffers(5, log_mu.shape, log_mu.dtype)
+    (index, gene, _, *rows), (log_theta, *zi_logits) = entries, parameters
+    theta, extreme, shape = np.exp(log_theta), _extreme(entries, mean, *parameters), mean.shape
+    softplus, r, q, *scratch = _buffers("block", 5, shape, log_theta.dtype)
     d_mu, d_theta, *d_zi = outputs or scratch
-    _zero_nb(log_mu, log_theta, d_mu, d_theta, softplus, r)
-    values, *slopes = _nonzero_nb(entries, log_mu, log_theta, theta, lookup, bool(outputs), d_mu, d_theta)
+    np.multiply(mean.mu(r), 1.0 / theta, out=r)
+    _zero_nb(r, d_mu, d_theta, softplus)
+    values, *slopes = _nonzero_nb(entries, mean.at(index, *rows), log_theta, theta, lookup, bool(outputs), d_mu, d_theta)
     softplus.reshape(-1)[index] = 0.0
     if extreme is not None:
         softplus[extreme] = 0.0
@@ -506,7 +549,7 @@ def _nb_block(entries, parameters, lookup, outputs):
         np.multiply(d_mu, -theta, out=d_mu)
         if not lookup:
             np.multiply(d_theta, theta, out=d_theta)
-    y = _by_row(values, *rows, len(log_mu))
+    y = _by_row(values, *rows, shape[0])
     if zi_logits:
         y += _inflate(*zi_logits, theta, softplus, index, extreme, outputs, r, q)
     else:
@@ -515,7 +558,7 @@ def _nb_block(entries, parameters, lookup, outputs):
         d_mu.reshape(-1)[index] = slopes[0]
         d_theta.reshape(-1)[index] = slopes[1] / theta.take(gene) if lookup else slopes[1]
     if extreme is not None:
-        _mend(np.flatnonzero(extreme), y, entries, parameters, outputs, lookup)
+        _mend(np.flatnonzero(extreme), y, entries, [mean.whole(), *parameters], outputs, lookup)
     return y
 
 
@@ -534,20 +577,20 @@ def _mend(where, y, entries, parameters, outputs, lookup):
         output.reshape(-1)[where] = slope
 
 
-def _poisson_block(entries, parameters, lookup, outputs):
+def _poisson_block(entries, mean, parameters, lookup, outputs):
     """log p of each cell of a block of rows: (n,). Writes outputs: d_mu, unless it is empty."""
-    (index, _, x, *rows), (log_mu,) = entries, parameters
-    rate = np.exp(log_mu, out=outputs[0] if outputs else _buffers(1, log_mu.shape, log_mu.dtype)[0])
-    x, at, log_at = x.astype(log_mu.dtype), rate.take(index), log_mu.take(index)
+    index, _, x, *rows = entries
+    rate = mean.mu(outputs[0] if outputs else _buffers("block", 1, mean.shape, mean.dtype)[0])
+    x, at, log_at = x.astype(mean.dtype), rate.take(index), mean.at(index, *rows)
     value, slope = x * log_at - at, x - at
-    if log_mu.dtype == np.float32:
+    if mean.dtype == np.float32:
         value -= LOG_FACTORIAL.take(x.astype(np.intp), mode="clip")
         hard = np.flatnonzero(~((x >= 1.0) & (x <= SMALL) & (x == np.rint(x))))
     else:
         hard = np.arange(len(x))
     value[hard], slope[hard] = _exact_poisson(x[hard].astype(np.float64), log_at[hard].astype(np.float64))
     rate.reshape(-1)[index] = 0.0
-    y = _by_row(value, *rows, len(log_mu)) - rate.sum(axis=1)
+    y = _by_row(value, *rows, len(rate)) - rate.sum(axis=1)
     if outputs:
         np.negative(rate, out=rate)
         rate.reshape(-1)[index] = slope
@@ -563,38 +606,55 @@ def _prepared(p, shape, dtype, per_gene=False):
     return np.ascontiguousarray(p if p.shape == shape else np.broadcast_to(p, shape))
 
 
-def _cells(block, needs, counts, parameters):
-    """(log p of each cell, what backward needs): runs a kernel for blocks of rows."""
-    shape, dtype = parameters[0].shape, np.result_type(*parameters, np.float32)
-    (n_cells, n_genes), counts = shape, _canonical(counts, shape)
-    columns = [_prepared(p, shape, dtype, i == 1) for i, p in enumerate(parameters)]
-    lookup = _lookup(columns[1]) if len(columns) > 1 and columns[1].ndim == 1 else None
-    y = np.zeros(n_cells, dtype)
-    outputs = [np.empty(shape, dtype) for _ in parameters] if any(needs) else []
-
-    def work(first, last):
-        entries = _nonzeros(counts, first, last)
-        rows = [out[first:last] for out in outputs]
-        given = [c[first:last] if c.ndim == 2 else c for c in columns]
-        with np.errstate(all="ignore"):  # of entries that are done again, exactly
-            y[first:last] = block(entries, given, lookup, rows)
-        if len(entries[-1]) < last - first:  # cells without counts
-            empty = np.setdiff1d(np.arange(last - first), entries[-1])
-            for z in (y[first:last], *rows):
-                z[empty] = 0.0
-
-    _in_blocks(work, n_cells, n_genes)
-    saved = [out if need else None for out, need in zip(outputs, needs[1:])]
-    return y, (saved, np.exp(columns[1]) if lookup else None)
+def _blocks(n_cells, n_genes):
+    """Slices of rows such that a block of them has some BLOCK entries."""
+    if not n_genes:
+        return []  # the log p of nothing is 0
+    step = max(1, BLOCK // n_genes)
+    return [slice(i, min(i + step, n_cells)) for i in range(0, n_cells, step)]
 
 
-def _cells_backward(g, y, saved, needs, counts, *parameters):
-    """Gradients from g (n_cells,); where theta is per gene, d_theta is summed over the cells here."""
+def _cells(block, needs, counts, first, *parameters, log_library=None):
+    """(log p of each cell, what backward needs): runs a kernel for blocks of rows.
+
+    first: log_mu; or, with log_library (n_cells, 1), the logits that it is shared out by.
+    """
+    shape, dtype = first.shape, np.result_type(first, *parameters, np.float32)
+    counts, first = _canonical(counts, shape), np.ascontiguousarray(first, dtype)
+    columns = [_prepared(p, shape, dtype, i == 0) for i, p in enumerate(parameters)]
+    lookup = _lookup(columns[0]) if columns and columns[0].ndim == 1 else None
+    if log_library is not None and log_library.shape != (len(first), 1):
+        raise ValueError(f"log_library has shape {log_library.shape}, must be {(len(first), 1)}")
+    y, slopes = np.zeros(len(first), dtype), [np.empty(shape, dtype) for _ in (first, *parameters)] if any(needs) else []
+    of_library = np.empty((len(first), 1), dtype)
+    with np.errstate(all="ignore"):  # of entries that are done again, exactly
+        for rows in _blocks(*shape):
+            entries, outputs = _nonzeros(counts, rows), [d[rows] for d in slopes]
+            mean = _LogMu(first[rows]) if log_library is None else _Shares(first[rows], log_library[rows].astype(dtype))
+            y[rows] = block(entries, mean, [c[rows] if c.ndim == 2 else c for c in columns], lookup, outputs)
+            if len(entries[-1]) < mean.shape[0]:
+                empty = np.setdiff1d(np.arange(mean.shape[0]), entries[-1])  # cells without counts
+                for z in (y[rows], *outputs):
+                    z[empty] = 0.0
+            if outputs:
+                of_library[rows] = mean.pull(outputs[0])
+    if slopes and log_library is not None:
+        slopes.insert(1, of_library)
+    return y, ([d if need else None for d, need in zip(slopes, needs[1:])], np.exp(columns[0]) if lookup else None)
+
+
+def _cells_backward(g, y, saved, needs, counts, *parameters, at=1):
+    """Gradients from g (n_cells,); where theta is per gene, d_theta is summed over the cells here. at: its position."""
     slopes, theta = saved
-    found = [None, *(None if d is None else g[:, None] * d for d in slopes)]
-    if theta is not None and slopes[1] is not None:
-        found[2] = ((g @ slopes[1]) * theta).reshape(parameters[1].shape)
-    return found
+    found = [None if d is None else g[:, None] * d for i, d in enumerate(slopes) if theta is None or i != at]
+    if theta is not None:
+        d = slopes[at]
+        found.insert(at, None if d is None else ((g @ d) * theta).reshape(parameters[at].shape))
+    return [None, *found]
+
+
+def _shares_backward(*arguments):
+    return _cells_backward(*arguments, at=2)
 
 
 def _poisson_cells(needs, counts, log_mu):
@@ -604,7 +664,7 @@ def _poisson_cells(needs, counts, log_mu):
     float32 or float64. Result: (n_cells,) in the dtype of log_mu; 0 for a cell without counts. Differentiable in
     log_mu. Raises ValueError where the shapes differ.
     """
-    return _cells(_poisson_block, needs, counts, [log_mu])
+    return _cells(_poisson_block, needs, counts, log_mu)
 
 
 def _nb_cells(needs, counts, log_mu, log_theta):
@@ -615,7 +675,7 @@ def _nb_cells(needs, counts, log_mu, log_theta):
     (n_cells,) in the dtype of the parameters; 0 for a cell without counts. Differentiable in log_mu and log_theta.
     Raises ValueError where the shapes differ. Equation: the module's head.
     """
-    return _cells(_nb_block, needs, counts, [log_mu, log_theta])
+    return _cells(_nb_block, needs, counts, log_mu, log_theta)
 
 
 def _zinb_cells(needs, counts, log_mu, log_theta, zi_logits):
@@ -625,7 +685,34 @@ def _zinb_cells(needs, counts, log_mu, log_theta, zi_logits):
     structural zero. Differentiable in all three parameters. Raises ValueError where the shapes differ. Equation: the
     module's head.
     """
-    return _cells(_nb_block, needs, counts, [log_mu, log_theta, zi_logits])
+    return _cells(_nb_block, needs, counts, log_mu, log_theta, zi_logits)
+
+
+def _poisson_shares(needs, counts, logits, log_library):
+    """poisson_cell_log_prob with log_mu = log_softmax(logits) + log_library: a library shared out over the genes.
+
+    counts, logits: (n_cells, n_genes); log_library: (n_cells, 1), logarithm of each cell's total mean. Result: (n_cells,)
+    in nats. Differentiable in logits and log_library.
+    """
+    return _cells(_poisson_block, needs, counts, logits, log_library=log_library)
+
+
+def _nb_shares(needs, counts, logits, log_library, log_theta):
+    """nb_cell_log_prob with log_mu = log_softmax(logits) + log_library: a library shared out over the genes.
+
+    counts, logits: (n_cells, n_genes); log_library: (n_cells, 1), logarithm of each cell's total mean; log_theta: as for
+    `nb_cell_log_prob`. Result: (n_cells,) in nats. Differentiable in all parameters.
+    """
+    return _cells(_nb_block, needs, counts, logits, log_theta, log_library=log_library)
+
+
+def _zinb_shares(needs, counts, logits, log_library, log_theta, zi_logits):
+    """zinb_cell_log_prob with log_mu = log_softmax(logits) + log_library: a library shared out over the genes.
+
+    counts, logits, zi_logits: (n_cells, n_genes); log_library: (n_cells, 1), logarithm of each cell's total mean;
+    log_theta: as for `zinb_cell_log_prob`. Result: (n_cells,) in nats. Differentiable in all parameters.
+    """
+    return _cells(_nb_block, needs, counts, logits, log_theta, zi_logits, log_library=log_library)
 
 
 # ---------------------------------------------------------------------------------------------------------- the table
@@ -635,3 +722,7 @@ zinb_log_prob = fused(zinb_twin, _zinb, _elementwise_backward, "zinb_log_prob")
 poisson_cell_log_prob = fused(_per_cell(poisson_twin), _poisson_cells, _cells_backward, "poisson_cell_log_prob")
 nb_cell_log_prob = fused(_per_cell(nb_twin), _nb_cells, _cells_backward, "nb_cell_log_prob")
 zinb_cell_log_prob = fused(_per_cell(zinb_twin), _zinb_cells, _cells_backward, "zinb_cell_log_prob")
+poisson_shares_log_prob = fused(_of_softmax(_per_cell(poisson_twin)), _poisson_shares, _shares_backward,
+                                "poisson_shares_log_prob")
+nb_shares_log_prob = fused(_of_softmax(_per_cell(nb_twin)), _nb_shares, _shares_backward, "nb_shares_log_prob")
+zinb_shares_log_prob = fused(_of_softmax(_per_cell(zinb_twin)), _zinb_shares, _shares_backward, "zinb_shares_log_prob")

@@ -322,8 +322,15 @@ def matmul(a, b):
 
 @implements(np.linalg.solve)
 def solve(a, b):
+    """A vector b is a column; stacks of matrices are stretched to one shape here, which CuPy's solve does not do."""
     a, b = _settled("solve", a, b)
-    return np.squeeze(ops.solve(a, np.expand_dims(b, 1)), -1) if b.ndim == 1 else ops.solve(a, b)
+    if b.ndim == 1:
+        return np.squeeze(solve(a, np.expand_dims(b, 1)), -1)
+    try:
+        stack = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    except ValueError as error:
+        raise backend.explained(error, "solve", (a, b)) from error
+    return ops.solve(*[x if x.shape[:-2] == stack else np.broadcast_to(x, (*stack, *x.shape[-2:])) for x in (a, b)])
 
 
 @implements(np.dot)
@@ -371,11 +378,13 @@ def tensordot(a, b, axes=2):
     return einsum(a, b, f"{''.join(of_a)},{''.join(of_b)}->{''.join(kept)}")
 
 
+_Slogdet = type(np.linalg.slogdet(np.ones((1, 1))))  # NumPy's named pair; CuPy gives a plain one
+
+
 @implements(np.linalg.slogdet)
 def slogdet(x):
     """(sign, log of the absolute determinant); the sign is a plain array, its derivative being 0."""
-    plain = np.linalg.slogdet(x.data)
-    return type(plain)(plain[0], logabsdet(x))
+    return _Slogdet(np.linalg.slogdet(x.data)[0], logabsdet(x))
 
 
 @implements(np.linalg.multi_dot)

@@ -179,6 +179,24 @@ class ZeroInflatedNegativeBinomial:
         return np.where(rng.random(shape) < special.expit(_plain(self.zi_logits)), np.zeros_like(x), x)
 
 
+def _normal_kl_twin(q_loc, q_scale, p_loc, p_scale):
+    """KL(Normal(q_loc, q_scale) || Normal(p_loc, p_scale)), elementwise (Kingma & Welling 2014, appendix B)."""
+    return _log(p_scale) - _log(q_scale) - 0.5 + 0.5 * (q_scale ** 2 + (q_loc - p_loc) ** 2) / p_scale ** 2
+
+
+def _normal_kl_forward(needs, *parameters):
+    return _normal_kl_twin(*parameters), None
+
+
+def _normal_kl_backward(g, y, saved, needs, q_loc, q_scale, p_loc, p_scale):
+    u, r = (q_loc - p_loc) / p_scale ** 2, q_scale / p_scale ** 2
+    return (g * u if needs[0] else None, g * (r - 1.0 / q_scale) if needs[1] else None, -g * u if needs[2] else None,
+            g * (1.0 - r * q_scale - u * (q_loc - p_loc)) / p_scale if needs[3] else None)
+
+
+_normal_kl = functional.fused(_normal_kl_twin, _normal_kl_forward, _normal_kl_backward, "normal_kl")
+
+
 def kl_divergence(q, p):
     """KL(q || p) = E_q[log q - log p], in closed form, in nats; differentiable in the parameters of both.
 
@@ -186,8 +204,7 @@ def kl_divergence(q, p):
     Categorical. TypeError for other pairs.
     """
     if isinstance(q, Normal) and isinstance(p, Normal):
-        return (_log(p.scale) - _log(q.scale) - 0.5
-                + 0.5 * (q.scale ** 2 + (q.loc - p.loc) ** 2) / p.scale ** 2)
+        return _normal_kl(q.loc, q.scale, p.loc, p.scale)
     if isinstance(q, Categorical) and isinstance(p, Categorical):
         log_q, log_p = functional.log_softmax(q.logits), functional.log_softmax(p.logits)
         return np.sum(np.exp(log_q) * (log_q - log_p), axis=-1)

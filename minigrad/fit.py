@@ -86,9 +86,10 @@ def fit(model, columns, *, epochs: int, optimizer, batch_size: int = 128, valida
     an optim.Optimizer. validation: fraction of rows held out. schedule: called with (optimizer, number of steps), or None.
     early_stopping: stop after PATIENCE (or the number given) epochs without a better validation score; the best weights
     are restored. checkpoint: a path, written after every epoch and once a minute; resume: go on from it if it is there.
-    progress: a bar, if standard error is a terminal. device: "numpy" or "cupy" (default: MINIGRAD_DEVICE, else "numpy").
-    parallel: "mpi" under mpiexec: every rank takes its part of each minibatch of batch_size rows; all need the same
-    columns and see the checkpoint. describe: called for what shall be in the checkpoint beside the weights (configuration).
+    progress: a bar, if standard error is a terminal. device: "numpy" or "cupy" (default: the environment variable
+    MINIGRAD_DEVICE, else where the model is); the model stays there. parallel: "mpi" under mpiexec: every rank takes its
+    part of each minibatch of batch_size rows; all need the same columns and see the checkpoint.
+    describe: called for what shall be in the checkpoint beside the weights (configuration, names of genes).
     Ctrl-C returns, after the step that it falls into, what is there; a second one does not wait for the step.
     FloatingPointError for a number that is not finite, the last good weights restored. Before anything is trained:
     OSError where the checkpoint cannot be written, ValueError where it is of another run.
@@ -97,7 +98,7 @@ def fit(model, columns, *, epochs: int, optimizer, batch_size: int = 128, valida
     with ranks.preparing():
         if checkpoint is not None and ranks.rank == 0:
             files.check_target(checkpoint)
-        device = device or os.environ.get("MINIGRAD_DEVICE", "numpy")
+        device = device or os.environ.get("MINIGRAD_DEVICE") or model.device
         train, held_out = _minibatches(columns, batch_size, validation, seed, early_stopping, ranks)
         model.to(device)
         run = _Run(model, optimizer(model.parameters()), train, held_out, epochs, seed, schedule, early_stopping, device, ranks)
@@ -266,21 +267,23 @@ class _Run:
     def step(self, minibatch) -> tuple[float, int]:
         """One minibatch forward, backward, and one change of the weights. Returns the loss, and of how many rows it is."""
         loss = self.loss(minibatch)
-        value, n_rows = self.share(loss.item(), minibatch[0].shape[0])
-        if not math.isfinite(value):
-            self.stop_at_nonfinite(loss)
         self.optimizer.zero_grad()
         loss.backward()
-        gradients = self.optimizer.gradients
+        gradients, value, n_rows = self.optimizer.gradients, loss.data, minibatch[0].shape[0]
         if self.ranks.size > 1:
+            value, n_rows = self.share(loss.item(), n_rows)
             gradients *= minibatch[0].shape[0] / n_rows
             self.ranks.sum(gradients)
-        if not math.isfinite(gradients @ gradients) and not np.all(np.isfinite(gradients)):  # the square may overflow
-            self.stop_at_nonfinite(self.loss(minibatch))
+        with np.errstate(invalid="ignore"):  # one number, the only one that a GPU is waited for: NaN if either is not finite
+            finite = (value + 0.0 * (gradients @ gradients)).item()
+        if not math.isfinite(finite):
+            finite = float(value)
+            if not (math.isfinite(finite) and np.all(np.isfinite(gradients))):  # else only the square overflows
+                self.stop_at_nonfinite(self.loss(minibatch))
         self.optimizer.step()
         if self.schedule:
             self.schedule.step()
-        return value, n_rows
+        return finite, n_rows
 
     def share(self, value, n_rows) -> tuple[float, int]:
         """The loss of the minibatch and its rows, from those of this rank; also agrees on stopping, and averages the

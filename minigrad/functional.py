@@ -24,7 +24,8 @@ def fused(twin, forward, backward, name):
 
     forward(needs, *inputs, **keywords) gives (y, saved): the result, and whatever backward wants to keep; needs says of
     each input whether its gradient will be asked for. backward(g, y, saved, needs, *inputs, **keywords) gives one
-    gradient per input, None where not needed. Kernels see NumPy arrays (and SciPy's CSR matrices) only.
+    gradient per input, None where not needed; or, for a large one, a function that computes it: of an array to write it
+    into, or None for a new one. Kernels see NumPy arrays (and SciPy's CSR matrices) only.
     """
     keywords = [k for k, p in inspect.signature(twin).parameters.items() if p.kind is p.KEYWORD_ONLY]
     call = recorded(forward, name, None, keywords, joint=backward, twin=twin)
@@ -54,7 +55,7 @@ def _linear_forward(needs, x, weight, bias):
 def _linear_backward(g, y, x, needs, _, weight, bias):
     rows = g.reshape(-1, g.shape[-1])
     return (g @ weight if needs[0] else None,
-            rows.T @ x.reshape(-1, x.shape[-1]) if needs[1] else None,
+            (lambda out: np.matmul(rows.T, x.reshape(-1, x.shape[-1]), out=out)) if needs[1] else None,
             np.sum(rows, axis=0) if needs[2] else None)
 
 
@@ -223,7 +224,8 @@ def cross_entropy(logits, target):
                          f"not {target.shape}")
     log_p = log_softmax(logits)
     if target.ndim == 1:
-        if np.any(target < 0):
-            raise IndexError(f"cross_entropy: class {np.min(target)} is negative, and would count from the last")
+        if np.any((target < 0) | (target >= logits.shape[1])):  # negative ones would count from the last; a GPU wraps all
+            raise IndexError(f"cross_entropy: classes go from 0 to {logits.shape[1] - 1}, the target's from "
+                             f"{np.min(target)} to {np.max(target)}")
         return -np.mean(log_p[np.arange(len(target), like=target), target])
     return -np.sum(log_p * target) / len(target)

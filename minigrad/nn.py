@@ -61,6 +61,11 @@ class Module:
         """All parameters, as a list."""
         return [p for _, p in self.named_parameters()]
 
+    @property
+    def device(self) -> str:
+        """Where the parameters are, "numpy" or "cupy"; "numpy" for a module without any."""
+        return next((backend.device_of(p.data) for p in self.parameters()), "numpy")
+
     def state_dict(self) -> dict[str, np.ndarray]:
         """Names to host copies of all parameters and buffers."""
         state = {name: np.array(p.numpy()) for name, p in self.named_parameters()}
@@ -78,8 +83,7 @@ class Module:
             if np.shape(state[name]) != target.shape:
                 raise ValueError(f"load_state_dict: {name} has shape {np.shape(state[name])}, not {target.shape}")
         for name, target in targets.items():
-            value = np.asarray(state[name], dtype=target.dtype)
-            target[...] = backend.to_device(value, backend.device_of(target))
+            backend.assign(target, state[name])
 
     def train(self, mode=True):
         """Switch to training (dropout drops, batch norm uses the minibatch), or with False to evaluation. Returns self."""
@@ -170,7 +174,7 @@ class Dropout(Module):
         rng = rng if rng is not None else self.rng
         mask = (rng.random(x.shape, dtype=np.float32) >= self.p).astype(x.dtype)
         mask /= 1.0 - self.p
-        return functional.dropout(x, mask)
+        return functional.dropout(x, backend.to_device(mask, backend.device_of(x)))  # a generator of its own is the host's
 
 
 class ReLU(Module):

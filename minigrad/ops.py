@@ -13,7 +13,7 @@ from math import pi, sqrt as root
 import numpy as np
 from scipy import special
 
-from minigrad.backend import special_of
+from minigrad.backend import add_at, special_of
 from minigrad.tensor import IMPLEMENTATIONS, Tensor, primitive, recorded
 
 # ------------------------------------------------------------------------------------------------------- elementwise
@@ -53,7 +53,7 @@ astype = primitive(lambda x, dtype: x.astype(dtype), lambda g, y, x, dtype: g, n
 gammaln = primitive(special.gammaln, lambda g, y, x: g * special.digamma(x))
 gamma = primitive(special.gamma, lambda g, y, x: g * y * special.digamma(x))
 digamma = primitive(special.digamma, lambda g, y, x: g * polygamma(x, 1), name="digamma")
-polygamma = primitive(lambda x, n: special_of(x).polygamma(n, x).astype(x.dtype),
+polygamma = primitive(lambda x, n: special_of(x).polygamma(np.full_like(x, n, int), x).astype(x.dtype),
                       lambda g, y, x, n: g * polygamma(x, n + 1), name="polygamma")
 betaln = primitive(special.betaln, lambda g, y, a, b: g * (special.digamma(a) - special.digamma(a + b)),
                    lambda g, y, a, b: g * (special.digamma(b) - special.digamma(a + b)))
@@ -93,7 +93,7 @@ def _scatter(g, index, shape):
     """Zeros of a shape, with g added at an index: the reverse of reading. Entries that were read twice get both."""
     z = np.zeros_like(g, shape=shape)
     if any(hasattr(i, "__len__") for i in (index if isinstance(index, tuple) else (index,))):
-        np.add.at(z, index, g)
+        add_at(z, index, g)
     else:
         z[index] = g
     return z

@@ -13,7 +13,7 @@ import numpy as np
 from minigrad import backend
 from minigrad.tensor import Tensor
 
-BLOCK = 16384  # weights updated at a time: Adam's five arrays of them fit the second-level cache (64 KiB each)
+BLOCK = 32768  # weights updated at a time: Adam's four arrays of them fit the second-level cache (128 KiB each)
 
 
 class Optimizer:
@@ -37,7 +37,8 @@ class Optimizer:
         like, size = self.parameters[0].data, sum(p.size for p in self.parameters)
         self.weights, self.gradients = [np.zeros_like(like, shape=(size,)) for _ in range(2)]
         self.moments = [np.zeros_like(self.weights) for _ in range(self.n_moments)]
-        self.scratch = [np.empty_like(self.weights[:BLOCK]) for _ in range(2)]
+        self.block = backend.at_a_time(self.weights, BLOCK)
+        self.scratch = np.empty_like(self.weights[:self.block])
         self.ends = np.cumsum([p.size for p in self.parameters]).tolist()
         self.views, self.homes = [], []
         for p, end in zip(self.parameters, self.ends):
@@ -68,9 +69,9 @@ class Optimizer:
         self._adopt()
         self.n_steps += 1
         for start, stop in self._spans():
-            for a in range(start, stop, BLOCK):
-                b = min(a + BLOCK, stop)
-                self._update(slice(a, b), *[s[:b - a] for s in self.scratch])
+            for a in range(start, stop, self.block):
+                b = min(a + self.block, stop)
+                self._update(slice(a, b), self.scratch[:b - a])
 
     def _spans(self):
         """(start, stop) of the stretches of the arena whose parameters have gradients."""
@@ -86,8 +87,8 @@ class Optimizer:
                 spans.append([end - p.size, end])
         return spans
 
-    def _update(self, block, s, t) -> None:
-        """Change the weights of one block (a slice of the arena); s and t are scratch of its size."""
+    def _update(self, block, s) -> None:
+        """Change the weights of one block (a slice of the arena); s is scratch of its size."""
         raise NotImplementedError
 
     def state_dict(self) -> dict:
@@ -103,7 +104,7 @@ class Optimizer:
             raise ValueError(f"{type(self).__name__}: a state of {expected} is needed, this one has {found}")
         self.n_steps = int(state["n_steps"])
         for i, m in enumerate(self.moments):
-            m[...] = backend.to_device(np.asarray(state[f"moment{i}"], m.dtype), backend.device_of(m))
+            backend.assign(m, state[f"moment{i}"])
 
 
 class SGD(Optimizer):
@@ -115,7 +116,7 @@ class SGD(Optimizer):
         super().__init__(parameters, learning_rate)
         self.momentum = momentum
 
-    def _update(self, block, s, t):
+    def _update(self, block, s):
         v = self.moments[0][block]
         v *= self.momentum
         v += self.gradients[block]
@@ -134,43 +135,39 @@ class Adam(Optimizer):
         super().__init__(parameters, learning_rate)
         self.betas, self.eps = betas, eps
 
-    def _update(self, block, s, t):
-        """m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; the corrections are folded into the step size and eps."""
+    def _update(self, block, s):
+        """The moments are kept as m/(1-b1) and v/(1-b2), so that a step is one pass over the arrays less for each; the
+        bias corrections are folded into the step size and eps."""
         (b1, b2), g, m, v = self.betas, self.gradients[block], self.moments[0][block], self.moments[1][block]
-        correction = np.sqrt(1.0 - b2 ** self.n_steps).item()
+        correction = ((1.0 - b2 ** self.n_steps) / (1.0 - b2)) ** 0.5
         m *= b1
-        m += np.multiply(g, 1.0 - b1, out=s)
+        m += g
         v *= b2
-        np.multiply(g, g, out=s)
-        s *= 1.0 - b2
-        v += s
+        v += np.multiply(g, g, out=s)
         np.sqrt(v, out=s)
         s += self.eps * correction
         np.divide(m, s, out=s)
-        s *= self.learning_rate * correction / (1.0 - b1 ** self.n_steps)
+        s *= self.learning_rate * correction * (1.0 - b1) / (1.0 - b1 ** self.n_steps)
         self.weights[block] -= s
 
 
 class AdamW(Adam):
     """Adam with decoupled weight decay: w -= learning_rate * weight_decay * w beside Adam's step.
 
-    undecayed: those of the parameters that are left out of the decay (biases, normalisation).
+    undecayed: those of the parameters that are left out of the decay (biases, normalisation). They come last in the
+    arena, so that the decayed weights of a block are one slice.
     """
 
     def __init__(self, parameters, learning_rate: float = 1e-3, betas=(0.9, 0.999), eps: float = 1e-8,
                  weight_decay: float = 1e-2, undecayed=()):
-        super().__init__(parameters, learning_rate, betas, eps)
-        self.weight_decay = weight_decay
         left_out = {id(p) for p in undecayed}
-        self.decay = np.zeros_like(self.weights)
-        for p, end in zip(self.parameters, self.ends):
-            self.decay[end - p.size:end] = 0.0 if id(p) in left_out else weight_decay
+        parameters = sorted(parameters, key=lambda p: id(p) in left_out)  # the sort is stable
+        super().__init__(parameters, learning_rate, betas, eps)
+        self.weight_decay, self.n_decayed = weight_decay, sum(p.size for p in parameters if id(p) not in left_out)
 
-    def _update(self, block, s, t):
-        np.multiply(self.decay[block], self.weights[block], out=t)
-        t *= self.learning_rate
-        super()._update(block, s, t)
-        self.weights[block] -= t
+    def _update(self, block, s):
+        self.weights[block.start:min(block.stop, self.n_decayed)] *= 1.0 - self.learning_rate * self.weight_decay
+        super()._update(block, s)
 
 
 def clip_grad_norm(parameters, max_norm: float) -> float:

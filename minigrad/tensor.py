@@ -94,7 +94,8 @@ class Tensor:
                 np.add(t.grad, g, out=t.grad)
             elif t.origin is None:  # rules may return views or their own input: a leaf gets a copy of its own
                 t.grad = np.empty_like(g) if t.home is None else t.home
-                np.copyto(t.grad, g)
+                if g is not t.grad:
+                    np.copyto(t.grad, g)
 
     def __array_ufunc__(self, ufunc, method, *inputs, **keywords):
         if method != "__call__":
@@ -155,25 +156,27 @@ def recorded(function, name, n_inputs, allowed, rules=repeat(None), joint=None, 
                 raise TypeError(f"{name}: {len(inputs)} arguments; it takes {n_inputs} arrays and then {extras}")
             inputs, keywords = inputs[:n_inputs], dict(zip(extras, inputs[n_inputs:]), **keywords)
         keywords = keywords and _checked(keywords, name, allowed)
-        arrays, tensor, mixed, record = [], None, False, False
+        arrays, needs, tensor, mixed = [], [], None, False
         for x in inputs:
             if type(x) is Tensor:
                 arrays.append(x.data)
-                tensor, record = x, record or x.requires_grad
+                needs.append(x.requires_grad)
+                tensor = x
             else:
                 arrays.append(x)
+                needs.append(False)
                 mixed = True
         if mixed and tensor is not None:
             dtype = tensor.data.dtype
             arrays = [backend.settled(x, dtype, name, joint) if joint or rule else x for x, rule in zip(arrays, rules)]
         if twin is not None and not backend.on_host(arrays):
             return twin(*[x if type(x) is Tensor else a for x, a in zip(inputs, arrays)], **keywords)
-        record, saved = record and _recording.enabled, None
+        record, saved = _recording.enabled and True in needs, None
         try:
             if joint is None:
                 y = function(*arrays, **keywords)
             else:
-                y, saved = function([record and _needs(x) for x in inputs], *arrays, **keywords)
+                y, saved = function(needs if record else [False] * len(needs), *arrays, **keywords)
         except (TypeError, ValueError, IndexError) as error:
             raise backend.explained(error, name, arrays) from error
         if tensor is None:
@@ -181,7 +184,7 @@ def recorded(function, name, n_inputs, allowed, rules=repeat(None), joint=None, 
         out = new(Tensor)
         out.data = np.asarray(y) if isinstance(y, np.generic) else y
         out.requires_grad = record
-        out.origin = (call, inputs, arrays, keywords, saved) if record else None
+        out.origin = (call, inputs, arrays, keywords, saved, needs) if record else None
         out.grad = out.home = None
         out.number = next(_numbers)
         return out
@@ -189,10 +192,6 @@ def recorded(function, name, n_inputs, allowed, rules=repeat(None), joint=None, 
     call.__name__, call.keywords, call.rules, call.joint, call.twin = name, tuple(allowed), rules, joint, twin
     PRIMITIVES[name] = IMPLEMENTATIONS[function] = call
     return call
-
-
-def _needs(x):
-    return type(x) is Tensor and x.requires_grad
 
 
 def grad(output, inputs, gradient=None, create_graph=False) -> list:
@@ -252,6 +251,8 @@ def _sweep(output, gradient, record=False, release=False, oldest=0):
         for x, dx in zip(inputs, gradients):
             if dx is None or x.number < oldest:
                 continue
+            if callable(dx):  # a matrix product, which may be written where it belongs
+                dx = dx(x.home if release and x.grad is None and x.number not in pending else None)
             if dx.shape != x.data.shape:
                 dx = _unbroadcast(dx, x.data.shape)
             if dx.dtype != x.data.dtype:
@@ -265,23 +266,21 @@ def _sweep(output, gradient, record=False, release=False, oldest=0):
 
 def _pull(t, g, record):
     """The gradients of the inputs of the operation that made t, from the gradient of t; None where not needed."""
-    call, inputs, arrays, keywords, saved = t.origin
+    call, inputs, arrays, keywords, saved, needs = t.origin
     if record and call.twin is not None:
-        return _through_twin(call.twin, g, inputs, arrays, keywords)
+        return _through_twin(call.twin, g, inputs, arrays, keywords, needs)
     y, arrays = (t, [x if type(x) is Tensor else a for x, a in zip(inputs, arrays)]) if record else (t.data, arrays)
     if call.joint is not None:
-        needs = [_needs(x) for x in inputs]
         return [dx if need else None for dx, need in zip(call.joint(g, y, saved, needs, *arrays, **keywords), needs)]
-    return [rule(g, y, *arrays, **keywords) if rule and type(x) is Tensor and x.requires_grad else None
-            for rule, x in zip(call.rules, inputs)]
+    return [rule(g, y, *arrays, **keywords) if need and rule else None for rule, need in zip(call.rules, needs)]
 
 
-def _through_twin(twin, g, inputs, arrays, keywords):
+def _through_twin(twin, g, inputs, arrays, keywords, needs):
     """The gradients of a kernel as a graph: those of its twin, between aliases of the inputs and a new output."""
     aliases = [_alias(x) if type(x) is Tensor else a for x, a in zip(inputs, arrays)]
-    wanted = [x for x in aliases if _needs(x)]
+    wanted = [x for x, need in zip(aliases, needs) if need]
     found = iter(grad(twin(*aliases, **keywords), wanted, g, create_graph=True))
-    return [next(found) if _needs(x) else None for x in aliases]
+    return [next(found) if need else None for need in needs]
 
 
 def _unbroadcast(g, shape):

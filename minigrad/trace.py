@@ -50,7 +50,7 @@ def _gradients(output, gradient) -> dict[int, np.ndarray]:
         return {}
     gradient = gradient.data if isinstance(gradient, Tensor) else gradient
     start = tensor._initial(output, gradient, "trace")
-    return {t.number: backend.to_host(g) for t, g in tensor._sweep(output, start)}
+    return {t.number: g for t, g in tensor._sweep(output, start)}
 
 
 def _names(names) -> dict[int, str]:
@@ -135,7 +135,7 @@ def table(output: Tensor, gradient=None, names=None) -> Table:
 
 
 def _norm(x) -> float | None:
-    return None if x is None else float(np.linalg.norm(np.ravel(x).astype(np.float64)))
+    return None if x is None else float(np.linalg.norm(np.ravel(backend.to_host(x)).astype(np.float64)))
 
 
 # -------------------------------------------------------------------------------------- numbers that are not finite
@@ -305,7 +305,7 @@ def layout(output: Tensor, names=None, gradient=None):
 def _texts(steps, index, names, gradients):
     """The lines in each box, and what kind it is."""
     for t in steps:
-        x, g = t.numpy(), gradients.get(t.number)
+        x, g = t.numpy(), backend.to_host(gradients.get(t.number))
         title = f"{_operation(t)} {_operands(t, index)}" if t.origin else "" if t.number in names else _operation(t)
         lines = textwrap.wrap(" ".join(filter(None, [f"#{index[t.number]}", names.get(t.number), title])), 34)
         if x.size <= SMALL:

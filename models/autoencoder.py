@@ -226,9 +226,8 @@ class FeatureModel(Saved, Module):
 
     def minibatches(self, x, size=CHUNK, in_range=False):
         """Yield dense pieces of `size` checked rows, in their order, where the weights are."""
-        device = backend.device_of(self.parameters()[0].data)
         for piece, in Minibatches((self._rows(x, in_range),), size):
-            yield dense(backend.to_device(piece, device))
+            yield dense(backend.to_device(piece, self.device))
 
     def predict(self, x, function) -> np.ndarray:
         """function(minibatch) of all rows of x, evaluated in pieces and put together: a host array."""
@@ -402,7 +401,7 @@ class TiedLinearAutoencoder(FeatureModel):
     def _start_from(self, x) -> None:
         """The mean of the training rows; and their variance, which tells Adam what a small gradient is."""
         mean = means(x)
-        self.mean[...] = backend.to_device(mean.astype(self.dtype), backend.device_of(self.mean))
+        backend.assign(self.mean, mean)
         self.variance = max(mean_variance(x, mean), 1e-30)
 
     def _optimizer(self, parameters, learning_rate):

@@ -33,10 +33,10 @@ CACHED = 1 << 16      # entries of them whose likelihood is computed at a time: 
 
 
 # -------------------------------------------------------------------------------------------------------------- draws
-def _noise(seed):
+def _noise(seed, device):
     """Sources of random numbers, a generator each, so that each is used in the order of cells and of their draws."""
     names = ("standard_normal", "standard_normal", "standard_gamma", "poisson", "random")
-    z, library, gamma, poisson, uniform = (getattr(backend.generator([seed, POSTERIOR, i]), name)
+    z, library, gamma, poisson, uniform = (getattr(backend.generator([seed, POSTERIOR, i], device), name)
                                            for i, name in enumerate(names))
     return SimpleNamespace(z=z, library=library,
                            counts=SimpleNamespace(standard_gamma=gamma, poisson=poisson, random=uniform))
@@ -52,21 +52,22 @@ def _whole(name: str, n) -> int:
 def _posteriors(self, data, n_samples: int, noise):
     """Cells in groups of c, in their order, with n_samples draws of each from its posterior.
 
-    data: what the model's `minibatches` gives. Yields (cells, x, codes, q_z, q_l, draws): the slice of all cells that
-    this group is; counts (c, n_genes); batch codes (c,); q(z | x) and q(log l | x) of plain arrays, the latter None
-    where the library is observed; and an iterator over (z (c, n, n_latent), log_library (c, n, 1)) whose n add up to
-    n_samples.
+    data: what the model's `minibatches` gives. Yields (cells, x, codes, q_z, q_l, draws), all arrays where the model is:
+    the slice of all cells that this group is; counts (c, n_genes); batch codes (c,); q(z | x) and q(log l | x) of plain
+    arrays, the latter None where the library is observed; and an iterator over (z (c, n, n_latent), log_library
+    (c, n, 1)) whose n add up to n_samples.
     """
     rows, start = max(1, BUDGET // data.columns[0].shape[1]), 0
-    for x, codes in data:
+    for minibatch in data:
+        x, codes = [backend.to_device(column, self.device) for column in minibatch]
         q_z, q_l = [None if q is None else Normal(q.loc.data, q.scale.data) for q in self.inference(x)]
         for i in range(0, len(codes), max(1, rows // n_samples)):
-            at = np.arange(i, min(i + max(1, rows // n_samples), len(codes)))
-            part = take_rows(x, at)
+            at = slice(i, min(i + max(1, rows // n_samples), len(codes)))
+            part = take_rows(x, np.arange(at.start, at.stop))
             of_z, of_l = [None if q is None else Normal(q.loc[at], q.scale[at]) for q in (q_z, q_l)]
             draws = _draws(of_z, self.observed_log_library(part) if of_l is None else of_l, n_samples, rows, noise)
-            yield slice(start, start + len(at)), part, codes[at], of_z, of_l, draws
-            start += len(at)
+            yield slice(start + at.start, start + at.stop), part, codes[at], of_z, of_l, draws
+        start += len(codes)
 
 
 def _draws(q_z, library, n_samples, rows, noise):
@@ -90,7 +91,7 @@ def _decode(self, z, log_library, codes) -> dict:
 
 def _has_library(x, q_l):
     """Which cells of x have a library size above 0, (c, 1, 1) bool: those with counts, or all where it is latent."""
-    return np.asarray(x.sum(axis=1)).reshape(-1, 1, 1) > (0 if q_l is None else -1)
+    return backend.as_array(x.sum(axis=1)).reshape(-1, 1, 1) > (0 if q_l is None else -1)
 
 
 # --------------------------------------------------------------------------------------------- bounds and likelihoods
@@ -103,12 +104,12 @@ def elbo(self, counts, batch=None, *, n_samples=1, seed=0, layer=None) -> np.nda
     n_samples, data = _whole("n_samples", n_samples), self.minibatches(counts, batch, layer)
     found = np.empty(len(data.rows))
     with evaluating(self):
-        for cells, x, codes, q_z, q_l, draws in _posteriors(self, data, n_samples, _noise(seed)):
+        for cells, x, codes, q_z, q_l, draws in _posteriors(self, data, n_samples, _noise(seed, self.device)):
             kl = np.sum(kl_divergence(q_z, Normal(0.0, 1.0)), axis=1)
             if q_l is not None:
                 kl = kl + np.sum(kl_divergence(q_l, self.library_prior(codes)), axis=1)
             total = sum(np.sum(_log_prob_of_draws(self, x, codes, *draw), axis=1) for draw in draws)
-            found[cells] = total / n_samples - kl
+            found[cells] = backend.to_host(total / n_samples - kl)
     return found
 
 
@@ -123,11 +124,11 @@ def log_likelihood(self, counts, batch=None, *, n_samples=1000, seed=0, return_e
     n_samples, data = _whole("n_samples", n_samples), self.minibatches(counts, batch, layer)
     value, error = np.empty((2, len(data.rows)))
     with evaluating(self):
-        for cells, x, codes, q_z, q_l, draws in _posteriors(self, data, n_samples, _noise(seed)):
-            weights = (_log_weights(self, x, codes, q_z, q_l, *draw) for draw in draws)
+        for cells, x, codes, q_z, q_l, draws in _posteriors(self, data, n_samples, _noise(seed, self.device)):
+            weights = (backend.to_host(_log_weights(self, x, codes, q_z, q_l, *draw)) for draw in draws)
             value[cells], error[cells] = log_mean_exp(weights)
             if getattr(self, "likelihood", None) in _ONE_CELL:
-                empty = np.asarray(x.sum(axis=1)).ravel() == 0
+                empty = backend.to_host(~_has_library(x, None)).ravel()
                 value[cells][empty] = error[cells][empty] = 0.0
     return (value, error) if return_error else value
 
@@ -175,7 +176,9 @@ def _log_prob_of_draws(self, x, codes, z, log_library):
     one_cell = _ONE_CELL.get(getattr(self, "likelihood", None))
     log_theta, rows = parameters.get("log_theta"), max(1, CACHED // x.shape[1])
     if one_cell is None or getattr(self, "dispersion", None) == "gene-cell" or not backend.on_host(parameters.values()):
-        return self.log_prob(take_rows(x, np.repeat(np.arange(c), n)), parameters).reshape(c, n).astype(np.float64)
+        log_p = self.log_prob(take_rows(x, np.repeat(np.arange(c), n)), log_library.reshape(c * n, 1), parameters["log_rho"],
+                              log_theta, parameters["zi_logits"])
+        return log_p.reshape(c, n).astype(np.float64)
     found, x = np.empty(c * n), x.toarray() if sparse.issparse(x) else x
     for i in range(c):
         theta_of_cell = log_theta if log_theta is None or log_theta.ndim == 1 else log_theta[i * n]
@@ -258,7 +261,8 @@ def denoise(self, counts, batch=None, *, library_size=None, transform_batch=None
     def mu(rho, library, cells):
         if library_size is None:
             return rho * library
-        return rho * (library_size if np.ndim(library_size) == 0 else np.asarray(library_size)[cells, None, None])
+        given = library_size if np.ndim(library_size) == 0 else np.asarray(library_size)[cells, None, None]
+        return rho * (given if np.ndim(given) == 0 else backend.to_device(given, self.device))
     n_cells = len(library_size) if np.ndim(library_size) else None
     return _expected(self, counts, batch, transform_batch, n_samples, seed, layer, mu, n_cells)
 
@@ -271,13 +275,13 @@ def _expected(self, counts, batch, transform_batch, n_samples, seed, layer, fini
     targets = [None] if transform_batch is None else _codes_of(self, transform_batch, "transform_batch")
     found = np.zeros((len(data.rows), self.n_genes), self.dtype)
     with evaluating(self):
-        for cells, x, codes, _, q_l, draws in _posteriors(self, data, n_samples, _noise(seed)):
+        for cells, x, codes, _, q_l, draws in _posteriors(self, data, n_samples, _noise(seed, self.device)):
             for z, log_library in draws:
                 library = np.exp(log_library) * _has_library(x, q_l)
                 for target in targets:
                     decoded = _decode(self, z, log_library, codes if target is None else np.full_like(codes, target))
                     rho = np.exp(decoded["log_rho"]).reshape(*z.shape[:2], -1)
-                    found[cells] += np.sum(finish(rho, library, cells), axis=1)
+                    found[cells] += backend.to_host(np.sum(finish(rho, library, cells), axis=1))
     found /= n_samples * len(targets)
     return found
 
@@ -307,14 +311,16 @@ def sample_posterior(self, counts, batch=None, *, n_samples=1, seed=0, layer=Non
     For checking the model: do real counts look like a draw from it? A cell without counts stays so, unless the library
     is latent.
     """
-    n_samples, data, noise = _whole("n_samples", n_samples), self.minibatches(counts, batch, layer), _noise(seed)
+    n_samples, data = _whole("n_samples", n_samples), self.minibatches(counts, batch, layer)
+    noise = _noise(seed, self.device)
     found = np.empty((n_samples, len(data.rows), self.n_genes), self.dtype)
     with evaluating(self):
         for cells, x, codes, _, q_l, draws in _posteriors(self, data, n_samples, noise):
             start = 0
             for z, log_library in draws:
                 sample = _sample(self, _decode(self, z, log_library, codes), noise.counts).reshape(*z.shape[:2], -1)
-                found[start:start + z.shape[1], cells] = (sample * _has_library(x, q_l)).transpose(1, 0, 2)
+                sample = backend.to_host(sample * _has_library(x, q_l))
+                found[start:start + z.shape[1], cells] = sample.transpose(1, 0, 2)
                 start += z.shape[1]
     return found[0] if n_samples == 1 else found
 
@@ -325,7 +331,7 @@ def generate(self, n: int, *, batch=None, seed=0) -> np.ndarray:
     batch: a label for all of them; None: batches in the proportions of the training cells. Whole numbers, in the dtype
     of the model. For seeing what the model believes cells to be, and for data of which the truth is known.
     """
-    n, noise, rows = _whole("n", n), _noise(seed), max(1, BUDGET // self.n_genes)
+    n, noise, rows = _whole("n", n), _noise(seed, self.device), max(1, BUDGET // self.n_genes)
     if batch is None:
         edges = np.cumsum(backend.to_host(self.batch_fraction), dtype=np.float64)
         codes = np.searchsorted(edges[:-1] / edges[-1], backend.generator([seed, POSTERIOR]).random(n), side="right")
@@ -334,11 +340,12 @@ def generate(self, n: int, *, batch=None, seed=0) -> np.ndarray:
     found = np.empty((n, self.n_genes), self.dtype)
     with evaluating(self):
         for start in range(0, n, rows):
-            of = codes[start:start + rows]
+            of = backend.to_device(codes[start:start + rows], self.device)
             prior = self.library_prior(of)
             z = noise.z((len(of), 1, self.n_latent), dtype=self.dtype)
             log_library = prior.loc + prior.scale * noise.library((len(of), 1), dtype=self.dtype)
-            found[start:start + rows] = _sample(self, _decode(self, z, log_library[:, None], of), noise.counts)
+            sample = _sample(self, _decode(self, z, log_library[:, None], of), noise.counts)
+            found[start:start + rows] = backend.to_host(sample)
     return found
 
 
@@ -525,8 +532,9 @@ def _pairs(self, x, codes, groups, n_samples, seed):
             of, codes_of = at[:, start:start + step], in_batch[start:start + step]
             z = mean[of] + std[of] * rng.standard_normal((*of.shape, self.n_latent), dtype=self.dtype)
             no_library = np.zeros((of.size, 1), self.dtype)  # rho is the same for any
-            log_rho = self.generative(z.reshape(of.size, -1), no_library, np.tile(codes_of, 2))["log_rho"].data
-            log_rho = log_rho.reshape(*of.shape, -1)
+            inputs = z.reshape(of.size, -1), no_library, np.tile(codes_of, 2)
+            decoded = self.generative(*[backend.to_device(a, self.device) for a in inputs])
+            log_rho = decoded["log_rho"].numpy().reshape(*of.shape, -1)
             rho += np.exp(log_rho).sum(axis=1)
             lfc[start:start + step] = (log_rho[0] - log_rho[1]) / np.log(2.0)
     return lfc, rho / n_samples

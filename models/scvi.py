@@ -18,9 +18,9 @@ import warnings
 
 import numpy as np
 
-from minigrad import functional, optim
+from minigrad import backend, functional, optim
 from minigrad.checkpoint import Saved
-from minigrad.count_likelihoods import nb_cell_log_prob, poisson_cell_log_prob, zinb_cell_log_prob
+from minigrad.count_likelihoods import nb_shares_log_prob, poisson_shares_log_prob, zinb_shares_log_prob
 from minigrad.data import Minibatches
 from minigrad.distributions import Normal, kl_divergence
 from minigrad.fit import History, evaluating, fit
@@ -33,6 +33,7 @@ from models.counts import as_matrix, batch_codes, moments
 VARIANCE_FLOOR = 1e-4   # added to the variance of q, as the reference does: keeps KL finite when a dimension is very sure
 LIBRARY_FLOOR = 1e-4    # least variance of log library sizes in a batch: one cell alone has none
 CHUNK = 512             # cells at a time when predicting
+LIKELIHOODS = {"zinb": zinb_shares_log_prob, "nb": nb_shares_log_prob, "poisson": poisson_shares_log_prob}
 
 
 class Layers(Module):
@@ -98,7 +99,7 @@ class SCVI(Saved, Module):
 
     def __init__(self, n_genes, n_batches=1, *, n_latent=30, n_hidden=128, n_layers=1, dropout=0.1, likelihood="zinb",
                  dispersion="gene", library="observed", library_log_mean=None, library_log_var=None, dtype=np.float32, seed=0):
-        one_of("likelihood", likelihood, ("zinb", "nb", "poisson"))
+        one_of("likelihood", likelihood, LIKELIHOODS)
         one_of("dispersion", dispersion, ("gene", "gene-batch", "gene-cell"))
         one_of("library", library, ("observed", "latent"))
         n_genes, n_batches, n_latent, n_hidden, n_layers = sizes(
@@ -125,32 +126,35 @@ class SCVI(Saved, Module):
     # ------------------------------------------------------------------------------------------------ the model itself
     def inference(self, counts, rng=None):
         """q(z | x) and q(log l | x) of a minibatch; the latter None where the library is observed. counts: (n, n_genes)."""
-        x = counts.log1p() if hasattr(counts, "log1p") else np.log1p(counts)
+        x = _log1p(counts)
         return self.z_encoder(x, rng), self.l_encoder(x, rng) if self.library == "latent" else None
 
-    def generative(self, z, log_library, batch, rng=None) -> dict:
-        """Parameters of the counts given z (n, n_latent), log_library (n, 1) and batch codes (n,).
+    def heads(self, z, batch, rng=None) -> dict:
+        """What the decoder says of z (n, n_latent) and batch codes (n,): logits of rho, log_theta and zi_logits.
 
-        Returns log_rho, log_mu, log_theta and zi_logits, each (n, n_genes); log_theta may be (n_genes,); None where the
-        likelihood has no such parameter.
+        Each (n, n_genes); log_theta may be (n_genes,); None where the likelihood has no such parameter.
         """
-        one_hot = self.one_hot(batch)
-        h = self.decoder.layers(z, rng, one_hot if self.n_batches > 1 else None)
-        log_rho = functional.log_softmax(self.decoder.rho(h))
-        log_theta = None
+        one_hot = self.one_hot(batch) if self.n_batches > 1 else None
+        h, log_theta = self.decoder.layers(z, rng, one_hot), None
         if self.likelihood != "poisson":
             log_theta = (self.decoder.theta(h) if self.dispersion == "gene-cell" else self.log_theta
-                         if self.dispersion == "gene" else one_hot @ np.transpose(self.log_theta))
+                         if self.dispersion == "gene" else self.one_hot(batch) @ np.transpose(self.log_theta))
         zi_logits = self.decoder.zi(h) if self.likelihood == "zinb" else None
-        return dict(log_rho=log_rho, log_mu=log_rho + log_library, log_theta=log_theta, zi_logits=zi_logits)
+        return dict(logits=self.decoder.rho(h), log_theta=log_theta, zi_logits=zi_logits)
 
-    def log_prob(self, counts, parameters: dict):
-        """log p(x | z, l), summed over genes: (n,), in nats."""
-        if self.likelihood == "poisson":
-            return poisson_cell_log_prob(counts, parameters["log_mu"])
-        if self.likelihood == "nb":
-            return nb_cell_log_prob(counts, parameters["log_mu"], parameters["log_theta"])
-        return zinb_cell_log_prob(counts, parameters["log_mu"], parameters["log_theta"], parameters["zi_logits"])
+    def generative(self, z, log_library, batch) -> dict:
+        """Parameters of the counts given z (n, n_latent), log_library (n, 1) and batch codes (n,).
+
+        Returns log_rho, log_mu, log_theta and zi_logits, as `heads` does.
+        """
+        heads = self.heads(z, batch)
+        log_rho = functional.log_softmax(heads.pop("logits"))
+        return dict(log_rho=log_rho, log_mu=log_rho + log_library, **heads)
+
+    def log_prob(self, counts, log_library, logits, log_theta=None, zi_logits=None):
+        """log p(x | z, l), summed over genes: (n,), in nats; the parameters are those of `heads`, log_library (n, 1)."""
+        parameters = [p for p in (log_theta, zi_logits) if p is not None]
+        return LIKELIHOODS[self.likelihood](counts, logits, log_library, *parameters)
 
     def terms(self, counts, batch, rng=None, eps_z=None, eps_l=None):
         """(E_q[log p(x | z, l)], KL(q(z) || p(z)), KL(q(l) || p(l))) of each cell, (n,) each, by one draw from q.
@@ -165,7 +169,7 @@ class SCVI(Saved, Module):
         else:
             log_library = q_l.rsample(eps_l, None if eps_l is not None else rng)
             kl_l = np.sum(kl_divergence(q_l, self.library_prior(batch)), axis=1)
-        return self.log_prob(counts, self.generative(z, log_library, batch, rng)), kl_z, kl_l
+        return self.log_prob(counts, log_library, **self.heads(z, batch, rng)), kl_z, kl_l
 
     def loss(self, counts, batch, *, progress=1.0, rng=None):
         """Minus the ELBO, averaged over the minibatch: a scalar. The KL of z is weighted by its warm-up."""
@@ -186,7 +190,7 @@ class SCVI(Saved, Module):
 
     def observed_log_library(self, counts):
         """log of each cell's total, (n, 1); 0 for a cell without counts, whose likelihood does not depend on it."""
-        total = np.asarray(counts.sum(axis=1), like=self.library_log_mean).reshape(-1, 1)
+        total = backend.as_array(counts.sum(axis=1)).reshape(-1, 1)
         return np.log(np.maximum(total, 1.0)).astype(self.dtype)
 
     def library_prior(self, batch) -> Normal:
@@ -234,7 +238,7 @@ class SCVI(Saved, Module):
             return fit(self, (x, codes), epochs=epochs, optimizer=optimizer, batch_size=batch_size, validation=validation,
                        seed=self.config["seed"] if seed is None else seed, early_stopping=early_stopping, device=device,
                        checkpoint=checkpoint, resume=resume, progress=progress, parallel=parallel, describe=self.description)
-        except (ValueError, OSError, ImportError):
+        except (ValueError, OSError, ImportError, RuntimeError):
             self.trained, self.batches, self.genes = before
             raise
 
@@ -278,16 +282,16 @@ class SCVI(Saved, Module):
         """Biases and dispersions from the data: rho head at log mean expression, theta from moments, zi at -2."""
         totals, of_gene = sums.totals, sums.of_genes
         rho = (of_gene + 0.5) / (of_gene.sum() + 0.5 * self.n_genes)
-        self.decoder.rho.bias.data[...] = np.log(rho) - np.log(rho).mean()
+        backend.assign(self.decoder.rho.bias.data, np.log(rho) - np.log(rho).mean())
         if self.likelihood == "zinb":
             self.decoder.zi.bias.data[...] = -2.0
         if self.likelihood != "poisson":
             spread = sums.squares - 2 * rho * sums.with_totals + rho ** 2 * np.sum(totals ** 2)
             log_theta = np.log(np.clip(rho ** 2 * np.sum(totals ** 2) / np.maximum(spread - of_gene, 1e-8), 0.05, 100))
             if self.dispersion == "gene-cell":
-                self.decoder.theta.bias.data[...] = log_theta
+                backend.assign(self.decoder.theta.bias.data, log_theta)
             else:
-                self.log_theta.data[...] = log_theta if self.dispersion == "gene" else log_theta[:, None]
+                backend.assign(self.log_theta.data, log_theta if self.dispersion == "gene" else log_theta[:, None])
         for b in range(self.n_batches):
             of_batch = np.log(totals[codes == b]) if np.any(codes == b) else np.log(totals)
             if not self.library_given[0]:
@@ -316,7 +320,7 @@ class SCVI(Saved, Module):
         means, stds = [], []
         with evaluating(self):
             for x, _ in self.minibatches(counts, batch, layer):
-                q_z, _ = self.inference(x)
+                q_z, _ = self.inference(backend.to_device(x, self.device))
                 means.append(q_z.loc.numpy())
                 stds.append(q_z.scale.numpy())
         return (np.concatenate(means), np.concatenate(stds)) if return_std else np.concatenate(means)
@@ -357,6 +361,13 @@ class SCVI(Saved, Module):
     def _check_width(self, x) -> None:
         if x.shape[1] != self.n_genes:
             raise ValueError(f"counts have {x.shape[1]} genes, the model was made for n_genes={self.n_genes}")
+
+
+def _log1p(counts):
+    """log(1 + counts), dense or CSR. NumPy's log1p and SciPy's would take five times as long; 1 + a count is exact."""
+    if not backend.is_sparse(counts):
+        return np.log(counts + 1.0)
+    return type(counts)((np.log(counts.data + 1.0), counts.indices, counts.indptr), shape=counts.shape)
 
 
 def _per_batch(values, default, n_batches, dtype):

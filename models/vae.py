@@ -147,7 +147,7 @@ class VAE(FeatureModel):
             start = special.logit(0.98 * mean + 0.01)
         else:
             start = np.log(0.99 * mean / max(mean.sum(), TINY) + 0.01 / self.n_features)
-        bias[...] = backend.to_device(start.astype(self.dtype), backend.device_of(bias))
+        backend.assign(bias, start)
         if hasattr(self, "log_sigma"):
             self.log_sigma.data[...] = 0.5 * np.log(max(mean_variance(x, mean), 1e-12))
 
@@ -166,7 +166,7 @@ class VAE(FeatureModel):
         n_samples, found = sizes(n_samples=n_samples)[0], []
         with evaluating(self):
             for i, piece in enumerate(self.minibatches(x, in_range=True)):
-                rng, q = backend.generator([seed, posterior.POSTERIOR, i], backend.device_of(piece)), self.encode(piece)
+                rng, q = backend.generator([seed, posterior.POSTERIOR, i], self.device), self.encode(piece)
                 log_p = sum(self.log_prob(piece, q.sample(rng)).numpy().astype(np.float64) for _ in range(n_samples))
                 found.append(log_p / n_samples - np.sum(kl_divergence(q, Normal(0.0, 1.0)), axis=1).numpy())
         return np.concatenate(found)
@@ -180,7 +180,7 @@ class VAE(FeatureModel):
         n_samples, values, errors = sizes(n_samples=n_samples)[0], [], []
         with evaluating(self):
             for i, piece in enumerate(self.minibatches(x, size=128, in_range=True)):
-                rng, q = backend.generator([seed, posterior.POSTERIOR, i], backend.device_of(piece)), self.encode(piece)
+                rng, q = backend.generator([seed, posterior.POSTERIOR, i], self.device), self.encode(piece)
                 at_once = max(1, posterior.BUDGET // (len(piece) * self.widest))
                 blocks = (backend.to_host(self._log_weights(piece, q, min(at_once, n_samples - start), rng))
                           for start in range(0, n_samples, at_once))
@@ -202,8 +202,7 @@ class VAE(FeatureModel):
         A normal decoder gives numbers, a Bernoulli one zeros and ones, a categorical one a single class (one-hot rows).
         mean=True: E[x | z] of the same z instead: means, probabilities, fractions that sum to 1.
         """
-        n, device = sizes(n=n)[0], backend.device_of(self.mean.bias.data)
-        rng = backend.generator([seed, posterior.POSTERIOR], device)
+        n, rng = sizes(n=n)[0], backend.generator([seed, posterior.POSTERIOR], self.device)
         with evaluating(self):
             p = self.decode(rng.standard_normal((n, self.n_latent), dtype=self.dtype))
             return backend.to_host(p.mean.data if mean else p.sample(rng))

@@ -184,7 +184,8 @@ def spoilt(call, how):
         wanted = {i for e in EXAMPLES[call.__name__] for i, x in enumerate(e.inputs) if isinstance(x, checking._Input)}
 
         def joint(i, right=call.joint):
-            return lambda *a, **k: [changed(g) if i == j and g is not None else g for j, g in enumerate(right(*a, **k))]
+            whole = lambda g: g(None) if callable(g) else g
+            return lambda *a, **k: [changed(whole(g)) if i == j and g is not None else g for j, g in enumerate(right(*a, **k))]
         return [("joint", joint(i)) for i in sorted(wanted)] if changed else []
     if how == "swapped":
         return [("rules", call.rules[::-1])] if len(call.rules) == 2 and None not in call.rules else []

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from scipy import sparse, stats
+from scipy import sparse, special, stats
 
-from minigrad import Tensor, count_likelihoods as cl, grad, no_grad
+from minigrad import Tensor, count_likelihoods as cl, functional, grad, no_grad
 
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-9}
 PRECISIONS = pytest.mark.parametrize("dtype", TOLERANCE)
@@ -403,8 +403,8 @@ def test_only_what_is_needed(family, cell):
 
 @EVERY
 def test_runs_are_bit_equal(family):
-    """Over several blocks and threads, and from several threads at once."""
-    counts, parameters = random_cells(family, 300, 700, 0.1, np.float32)
+    """Over several blocks, and from several threads at once."""
+    counts, parameters = random_cells(family, 800, 700, 0.1, np.float32)
     assert counts.shape[0] * counts.shape[1] > 4 * cl.BLOCK
     first = value_and_gradients(log_prob(family, True), counts, parameters)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
@@ -412,12 +412,76 @@ def test_runs_are_bit_equal(family):
     for run in runs:
         for a, b in zip(run, first):
             np.testing.assert_array_equal(a, b)
-    for i in range(0, 300, 50):
+    for i in range(0, 800, 50):
         parts = [p[i:i + 50] if p.ndim == 2 else p for p in parameters]
         assert_close(log_prob(family, True)(counts[i:i + 50], *parts), first[0][i:i + 50], 1e-6)
 
 
+# ------------------------------------------------------------------------------ means that share out a library
+def shares(family):
+    return getattr(cl, f"{family}_shares_log_prob")
+
+
+@PRECISIONS
+@EVERY
+@pytest.mark.parametrize("kind", [sparse.csr_array, sparse.coo_array, np.asarray])
+@pytest.mark.parametrize("per_gene", [True, False])
+def test_shares_are_softmax_then_cells(family, kind, per_gene, dtype):
+    """Value and every gradient, those of the library included, as of log_softmax and the sum over genes, in float64."""
+    counts, parameters = random_cells(family, 40, 300, 0.3, seed=3, per_gene=per_gene, spread=2.0)
+    counts = kind(counts.toarray())
+    rng = np.random.default_rng(4)
+    library = rng.normal(5.0, 1.0, (40, 1))
+    given = [parameters[0], library, *parameters[1:]]
+    g = rng.standard_normal(40)
+
+    def plain(x, logits, log_library, *rest):
+        return log_prob(family, True)(x, logits - functional.logsumexp(logits, axis=1, keepdims=True) + log_library, *rest)
+    expected = value_and_gradients(plain, counts, given, g)
+    found = value_and_gradients(shares(family), counts, [a.astype(dtype) for a in given], g.astype(dtype))
+    for name, a, b in zip(("value", "logits", "library", "theta", "zi"), found, expected):
+        assert a.dtype == dtype
+        # a sum of 300 rounded terms as large as its parts
+        assert_close(a, b, 2e-10 if dtype == np.float64 else 2e-5, name)
+
+
+@EVERY
+def test_shares_where_quick_formulas_fail(family):
+    """Extreme parameters in float32: the entries that are done again are those of the elementwise truth."""
+    rng, shape = np.random.default_rng(5), (30, 60)
+    logits = rng.uniform(-60, 20, shape).astype(np.float32)
+    rest = [rng.uniform(-70, 16, shape[1]).astype(np.float32), rng.uniform(-60, 60, shape).astype(np.float32)]
+    rest = rest[:N_PARAMETERS[family] - 1]
+    # the gradient of a Poisson for logits is x - share * sum(x): the library cancels, and with it its digits
+    library = rng.uniform(-3, 3 if family == "poisson" else 16, (30, 1)).astype(np.float32)
+    counts = rng.integers(0, 4, shape) * rng.integers(0, 2, shape)
+    wide = [a.astype(np.float64) for a in (logits, library, *rest)]
+    expected = value_and_gradients(shares(family), counts, wide)
+    found = value_and_gradients(shares(family), counts, [logits, library, *rest])
+    assert_close(found[0], expected[0], 1e-5)
+    log_mu = special.log_softmax(wide[0], axis=1) + wide[1]
+    assert_close(found[0], np.sum(log_prob(family)(counts, log_mu, *wide[2:]), axis=1), 1e-5)
+    for a, b in zip(found[1:], expected[1:]):
+        scale = np.abs(b).max(initial=1.0)
+        assert_close(a / scale, b / scale, 1e-5)
+
+
+@EVERY
+def test_shares_of_an_empty_cell(family):
+    counts, parameters = random_cells(family, 6, 20, 0.5, np.float32)
+    counts = counts.toarray()
+    counts[2] = 0
+    library = np.full((6, 1), 5.0, np.float32)
+    y, *gradients = value_and_gradients(shares(family), counts, [parameters[0], library, *parameters[1:]])
+    assert y[2] == 0.0 and np.all(gradients[0][2] == 0.0) and gradients[1][2, 0] == 0.0
+
+
+def test_shares_ask_for_a_library_of_each_cell():
+    with pytest.raises(ValueError, match=r"log_library has shape \(4,\), must be \(4, 1\)"):
+        cl.poisson_shares_log_prob(np.ones((4, 3)), np.zeros((4, 3)), np.zeros(4))
+
+
 def test_documented():
     for family in N_PARAMETERS:
-        for cell in (False, True):
-            assert "Differentiable in" in log_prob(family, cell).__doc__
+        for f in (log_prob(family), log_prob(family, True), shares(family)):
+            assert "Differentiable in" in f.__doc__

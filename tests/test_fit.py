@@ -319,8 +319,8 @@ def test_ctrl_c_while_the_weights_change(tmp_path, keyboard, where, monkeypatch)
             super().step()
             pressing(9)(self.n_steps if where == "after" else 0)
 
-        def _update(self, block, s, t):
-            super()._update(block, s, t)
+        def _update(self, block, s):
+            super()._update(block, s)
             pressing(9)(self.n_steps if where == "within" and block.start == 2 else 0)
     path = tmp_path / "run.npz"
     model, _ = train(optimizer=lambda p: Pressed(p, RATE), checkpoint=path)

@@ -125,8 +125,8 @@ def test_draws_of_several_cells_have_the_log_prob_of_repeated_rows(likelihood, d
     with evaluating(model):
         found = posterior._log_prob_of_draws(model, kind(x), codes, z, log_library)
         for i in range(7):
-            parameters = model.generative(z[:, i], log_library[:, i], codes)
-            np.testing.assert_allclose(found[:, i], model.log_prob(x, parameters).data, rtol=1e-11)
+            expected = model.log_prob(x, log_library[:, i], **model.heads(z[:, i], codes)).data
+            np.testing.assert_allclose(found[:, i], expected, rtol=1e-11)
 
 
 # ------------------------------------------------------------------------------------------------------- likelihoods
@@ -143,8 +143,8 @@ def exact_log_likelihood(model, x, codes):
                 log_l = np.linspace(mean - 7 * std, mean + 7 * std, 61)
                 log_w_l = stats.norm.logpdf(log_l, mean, std) + np.log(log_l[1] - log_l[0])
             rows, columns = np.repeat(np.arange(len(z)), len(log_l)), np.tile(np.arange(len(log_l)), len(z))
-            log_p = model.log_prob(np.tile(cell, (len(rows), 1)), model.generative(
-                z[rows, None], log_l[columns, None], np.full(len(rows), code))).data
+            log_p = model.log_prob(np.tile(cell, (len(rows), 1)), log_l[columns, None],
+                                   **model.heads(z[rows, None], np.full(len(rows), code))).data
             found.append(special.logsumexp(log_p + log_w[rows] + log_w_l[columns]))
     return np.array(found)
 

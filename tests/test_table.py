@@ -50,6 +50,16 @@ def per_cell(log_prob):
     return cell_log_prob
 
 
+def shares(cell_log_prob):
+    return lambda x, logits, log_library, *rest: cell_log_prob(x, special.log_softmax(logits, axis=1) + log_library, *rest)
+
+
+def normal_kl(q_loc, q_scale, p_loc, p_scale):
+    """The integral of q (log q - log p), from the moments of a normal q: E[(x - p_loc)^2] = q_scale^2 + (q_loc - p_loc)^2."""
+    entropy = stats.norm.entropy(q_loc, q_scale)
+    return -entropy - stats.norm.logpdf(q_loc, p_loc, p_scale) + 0.5 * np.square(q_scale / p_scale)
+
+
 def dense(x):
     return x.toarray() if sparse.issparse(x) else x
 
@@ -65,8 +75,11 @@ ORACLES = {  # of those that NumPy and SciPy do not know by the same name
     "log_softmax": lambda x, axis=-1: special.log_softmax(x, axis=axis),
     "logabsdet": lambda x: np.linalg.slogdet(x).logabsdet,
     "nb_cell_log_prob": per_cell(nb),
+    "nb_shares_log_prob": shares(per_cell(nb)),
+    "normal_kl": normal_kl,
     "nb_log_prob": nb,
     "poisson_cell_log_prob": per_cell(lambda x, log_rate: stats.poisson.logpmf(x, np.exp(log_rate))),
+    "poisson_shares_log_prob": shares(per_cell(lambda x, log_rate: stats.poisson.logpmf(x, np.exp(log_rate)))),
     "poisson_log_prob": lambda x, log_rate: stats.poisson.logpmf(x, np.exp(log_rate)),
     "polygamma": lambda x, n: special.polygamma(n, x),
     "relu": lambda x: np.maximum(x, 0.0),
@@ -75,6 +88,7 @@ ORACLES = {  # of those that NumPy and SciPy do not know by the same name
     "softmax": lambda x, axis=-1: special.softmax(x, axis=axis),
     "zinb_cell_log_prob": per_cell(zinb),
     "zinb_log_prob": zinb,
+    "zinb_shares_log_prob": shares(per_cell(zinb)),
 }
 
 
@@ -295,7 +309,8 @@ def test_the_same_tensor_in_all_places(name):
         drawn = arrays_of(example)
         if example.by or example.first or len(drawn) < 2 or len({x.shape for x in drawn}) > 1:
             continue
-        x = Tensor(drawn[0] if name not in ("maximum", "minimum") else drawn[0] + 0.1, requires_grad=True)
+        x = drawn[1 if name == "normal_kl" else 0]  # a scale must be positive
+        x = Tensor(x if name not in ("maximum", "minimum") else x + 0.1, requires_grad=True)
         y = example.function(PRIMITIVES[name])(*[x] * len(drawn))
         y.backward(cotangent(y))
         apart = [Tensor(x.data.copy(), requires_grad=True) for _ in drawn]

@@ -1,0 +1,1 @@
+"""Speed and memory, measured: `python -m tests.benchmarks` (extra `bench`); see __main__.py."""

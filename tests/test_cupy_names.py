@@ -1,0 +1,102 @@
+"""The double of CuPy (tests/strict_device.py) against CuPy itself, which can be imported where there is no GPU.
+
+What the engine may call on the device is what the double lists, and the double refuses all else; so if every line of the
+lists is true of CuPy, every call of the engine finds its function there, and each of its arguments.
+"""
+import inspect
+from functools import reduce
+
+import numpy as np
+import pytest
+
+from minigrad.derived import PLAIN
+from minigrad.tensor import IMPLEMENTATIONS
+from tests import strict_device
+from tests.strict_device import SIGNATURES, SPECIAL, UFUNCS
+
+cupy = pytest.importorskip("cupy", reason='CuPy is not installed: pip install "cupy-cuda12x>=14" (no GPU is needed here)')
+cupy_special = pytest.importorskip("cupyx.scipy.special")
+
+
+def resolve(root, dotted: str):
+    """root.a.b of "a.b"."""
+    return reduce(getattr, dotted.split("."), root)
+
+
+def arguments(signature) -> list:
+    """The name of each argument, how it may be passed, and whether it may be left out."""
+    return [(p.name, p.kind, p.default is p.empty) for p in signature.parameters.values()]
+
+
+@pytest.mark.parametrize("name", sorted(SIGNATURES))
+def test_functions_take_the_arguments_that_the_double_takes(name):
+    assert arguments(inspect.signature(resolve(cupy, name))) == arguments(SIGNATURES[name])
+    assert resolve(cupy, name) is not resolve(np, name)
+
+
+@pytest.mark.parametrize("name", sorted(SIGNATURES))
+def test_numpy_hands_over_by_these_names(name):
+    """CuPy looks for its function where the module and the name of NumPy's say; the double was asked by the same."""
+    function = resolve(np, name)
+    assert ".".join([*function.__module__.split(".")[1:], function.__name__]) == name
+
+
+@pytest.mark.parametrize("name", sorted(UFUNCS | SPECIAL))
+def test_ufuncs_exist_for_both_precisions(name):
+    """CuPy looks in cupy first, then in cupyx.scipy.special; booleans and text aside, all take float32 and float64."""
+    ufunc = getattr(cupy, name, None) or getattr(cupy_special, name)
+    if name == "matmul":  # a generalised ufunc, which lists no types
+        return
+    assert isinstance(ufunc, cupy.ufunc) and (name in UFUNCS) == hasattr(cupy, name)
+    loops = {loop.partition("->")[0] for loop in ufunc.types}
+    if not name.startswith(("bitwise", "invert")):
+        assert {"f" * ufunc.nin, "d" * ufunc.nin} <= loops
+
+
+def test_all_names_in_the_table_have_their_like_in_cupy():
+    """Ufuncs with a rule of their own: none is missing from the double's list, and so from the check above."""
+    ufuncs = {function.__name__ for function, call in IMPLEMENTATIONS.items() if isinstance(function, np.ufunc)
+              if getattr(call, "rules", None)}
+    assert ufuncs <= UFUNCS | SPECIAL
+
+
+@pytest.mark.parametrize("function", PLAIN, ids=lambda function: function.__name__)
+def test_what_a_tensor_answers_with_a_plain_array_exists(function):
+    assert callable(getattr(cupy, function.__name__))
+
+
+@pytest.mark.parametrize("double, real", [
+    (strict_device.ndarray, "ndarray"), (strict_device.Generator, "random.Generator"),
+    (strict_device.Philox4x3210, "random.Philox4x3210")])
+def test_the_methods_of_the_double_are_methods_of_cupy(double, real):
+    real = resolve(cupy, real)
+    assert [name for name in vars(double) if not name.startswith("_") and not hasattr(real, name)] == []
+
+
+def test_sparse_matrices_have_the_methods_of_the_double():
+    from cupyx.scipy.sparse import csr_matrix
+    names = {name for name in vars(strict_device.csr_matrix) if not name.startswith("_")}
+    instance = {"indices", "indptr", "data"}  # set when one is made, which takes a GPU
+    assert [name for name in names - instance if not hasattr(csr_matrix, name)] == []
+
+
+@pytest.mark.parametrize("method", ["random", "standard_normal", "standard_gamma", "poisson"])
+def test_the_generator_takes_the_arguments_of_the_double(method):
+    ours = inspect.signature(getattr(strict_device.Generator, method))
+    try:
+        theirs = inspect.signature(getattr(cupy.random.Generator, method))
+    except ValueError:
+        pytest.skip("compiled without its signature")
+    assert arguments(ours) == arguments(theirs)
+
+
+def test_cupy_without_a_gpu_is_an_error_that_says_so():
+    try:
+        has_gpu = cupy.cuda.runtime.getDeviceCount() > 0
+    except cupy.cuda.runtime.CUDARuntimeError:
+        has_gpu = False
+    if has_gpu:
+        pytest.skip("there is a GPU")
+    from minigrad import backend
+    with pytest.raises(RuntimeError, match="found no"):
+        backend.to_device(np.ones(3), "cupy")
