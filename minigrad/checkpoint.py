@@ -10,9 +10,11 @@ Know after: why a killed run loses no more than what came after its last checkpo
 """
 from __future__ import annotations
 
+import glob
 import io
 import json
 import os
+import time
 import zipfile
 from contextlib import suppress
 
@@ -21,6 +23,7 @@ import numpy as np
 FORMAT = "minigrad checkpoint"
 VERSION = 1
 LARGEST_META = 6_000_000  # bytes of JSON: 60,000 names of genes take one million; six million take a second to read
+STALE = 86_400  # seconds after which an unfinished file is one of a dead process: no save takes a day
 _META = "meta"
 _MOST = 10_000  # arrays in a file
 
@@ -57,6 +60,7 @@ def save(path, arrays: dict[str, np.ndarray], meta: dict) -> None:
     if arrays[_META].nbytes > LARGEST_META:
         raise ValueError(f"{path}: the description (configuration, genes, history) is larger than {LARGEST_META} bytes")
     check_target(path)
+    _remove_stale(path)
     temporary = f"{path}.{os.urandom(4).hex()}.part"
     try:
         with open(temporary, "xb") as file:
@@ -69,6 +73,14 @@ def save(path, arrays: dict[str, np.ndarray], meta: dict) -> None:
             os.unlink(temporary)
         raise
     _flush_folder(os.path.dirname(path))
+
+
+def _remove_stale(path) -> None:
+    """Remove what processes that were killed while they saved to this path left beside it."""
+    for left in glob.glob(glob.escape(path) + "." + "[0-9a-f]" * 8 + ".part"):
+        with suppress(OSError):  # another process may be doing the same
+            if time.time() - os.path.getmtime(left) > STALE:
+                os.unlink(left)
 
 
 def _flush_folder(folder) -> None:

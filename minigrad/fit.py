@@ -25,7 +25,8 @@ import numpy as np
 from tqdm import tqdm
 
 from minigrad import backend, checkpoint as files, optim, trace
-from minigrad.data import NOISE, VALIDATION, Minibatches, split
+from minigrad.data import NOISE, VALIDATION, Blocks, Minibatches, split
+from minigrad.parallel import ranks_of
 from minigrad.tensor import no_grad
 
 SAVE_EVERY = 60.0  # seconds between checkpoints within an epoch that takes longer than that
@@ -78,60 +79,74 @@ class History:
 
 def fit(model, columns, *, epochs: int, optimizer, batch_size: int = 128, validation: float = 0.1, seed: int = 0,
         schedule=optim.CosineSchedule, early_stopping: bool | int = False, checkpoint=None, resume: bool = False,
-        progress: bool = True, device: str | None = None, describe=dict) -> History:
+        progress: bool = True, device: str | None = None, parallel: str | None = None, describe=dict) -> History:
     """Train a model; returns the History. Afterwards the model holds its weights and is in evaluation mode.
 
-    columns: parallel arrays or CSR matrices, a row a cell. optimizer: called with the list of parameters, returns an
-    optim.Optimizer. validation: fraction of rows held out. schedule: called with (optimizer, number of steps), or None.
+    columns: parallel arrays, CSR matrices or Blocks, a row a cell. optimizer: called with the list of parameters, returns
+    an optim.Optimizer. validation: fraction of rows held out. schedule: called with (optimizer, number of steps), or None.
     early_stopping: stop after PATIENCE (or the number given) epochs without a better validation score; the best weights
     are restored. checkpoint: a path, written after every epoch and once a minute; resume: go on from it if it is there.
     progress: a bar, if standard error is a terminal. device: "numpy" or "cupy" (default: the environment variable
-    MINIGRAD_DEVICE, else where the model is); the model stays there.
+    MINIGRAD_DEVICE, else where the model is); the model stays there. parallel: "mpi" under mpiexec: every rank takes its
+    part of each minibatch of batch_size rows; all need the same columns and see the checkpoint.
     describe: called for what shall be in the checkpoint beside the weights (configuration, names of genes).
     Ctrl-C returns, after the step that it falls into, what is there; a second one does not wait for the step.
     FloatingPointError for a number that is not finite, the last good weights restored. Before anything is trained:
     OSError where the checkpoint cannot be written, ValueError where it is of another run.
     """
-    if checkpoint is not None:
-        files.check_target(checkpoint)
-    device = device or os.environ.get("MINIGRAD_DEVICE") or model.device
-    train_rows, held_out = split(columns[0].shape[0], validation, seed)
-    if early_stopping and not len(held_out):
-        raise ValueError(f"early_stopping needs validation rows; validation={validation} of {columns[0].shape[0]} gives none")
-    if not len(train_rows):
-        raise ValueError("no rows to train on")
-    model.to(device)
-    run = _Run(model, optimizer(model.parameters()), Minibatches(columns, batch_size, train_rows),
-               Minibatches(columns, max(batch_size, 512), held_out), epochs, seed, schedule, early_stopping, device)
-    settings = {"epochs": int(epochs), "batch_size": int(batch_size), "n_rows": int(columns[0].shape[0]),
-                "validation": float(validation), "seed": int(seed), "early_stopping": run.patience,
-                "optimizer": type(run.optimizer).__name__, "learning_rate": float(run.optimizer.learning_rate),
-                "weight_decay": float(getattr(run.optimizer, "weight_decay", 0.0)), "sum": float(columns[0].sum()),
-                "kl_warmup": getattr(model, "kl_warmup", None),
-                "config": {k: v for k, v in getattr(model, "config", {}).items() if k != "seed"}}
-    settings = json.loads(json.dumps(settings))  # as they come back from a file
-    if resume:
-        run.resume(checkpoint, settings)
-    run.save = (lambda: run.write(checkpoint, settings, describe())) if checkpoint else (lambda: None)
-    with tqdm(total=epochs * len(run.train), initial=run.n_done, unit="batch", disable=None if progress else True) as bar:
-        try:
-            with run.patient():
-                run.to_the_end(bar)
-        except KeyboardInterrupt:
-            if run.is_whole:
-                run.save()
-            bar.write(f"interrupted: the weights are those of the {'last step' if run.best is None else 'best epoch'}, "
-                      "the history ends with the last whole epoch", file=sys.stderr)
+    ranks = ranks_of(parallel)
+    with ranks.preparing():
+        if checkpoint is not None and ranks.rank == 0:
+            files.check_target(checkpoint)
+        device = device or os.environ.get("MINIGRAD_DEVICE") or model.device
+        train, held_out = _minibatches(columns, batch_size, validation, seed, early_stopping, ranks)
+        model.to(device)
+        run = _Run(model, optimizer(model.parameters()), train, held_out, epochs, seed, schedule, early_stopping, device, ranks)
+        settings = _settings(run, columns[0], batch_size, validation)
+        if resume:
+            run.resume(checkpoint, settings)
+        if checkpoint and ranks.rank == 0:
+            run.save = lambda: run.write(checkpoint, settings, describe())
+    run.align(settings)
+    hidden = ranks.rank > 0 or (None if progress else True)
+    with ranks.together(), tqdm(total=epochs * len(train), initial=run.n_done, unit="batch", disable=hidden) as bar:
+        run.until_interrupted(bar)
     run.finish()
     return run.history
+
+
+def _minibatches(columns, batch_size, validation, seed, early_stopping, ranks):
+    """Minibatches to train on, of which this rank sees its share, and those held out. ValueError where there are too few."""
+    n = columns[0].shape[0]
+    train_rows, held_out = split(n, validation, seed)
+    if early_stopping and not len(held_out):
+        raise ValueError(f"early_stopping needs validation rows; validation={validation} of {n} gives none")
+    if not len(train_rows):
+        raise ValueError("no rows to train on")
+    if ranks.size > 1 and min(batch_size, len(train_rows)) < 2 * ranks.size:
+        raise ValueError(f"batch_size={batch_size} of {len(train_rows)} rows: each of {ranks.size} ranks needs 2 at least; "
+                         "raise batch_size, which is for all ranks together, or use fewer")
+    return (Minibatches(columns, batch_size, train_rows, (ranks.rank, ranks.size)),
+            Minibatches(columns, max(batch_size, 512), held_out))
+
+
+def _settings(run, column, batch_size, validation) -> dict:
+    """What must be the same for a run to be resumed."""
+    settings = {"epochs": int(run.epochs), "batch_size": int(batch_size), "n_rows": int(column.shape[0]),
+                "validation": float(validation), "seed": int(run.seed), "early_stopping": run.patience,
+                "optimizer": type(run.optimizer).__name__, "learning_rate": float(run.optimizer.learning_rate),
+                "weight_decay": float(getattr(run.optimizer, "weight_decay", 0.0)), "sum": float(column.sum()),
+                "on_disk": isinstance(column, Blocks), "kl_warmup": getattr(run.model, "kl_warmup", None),
+                "config": {k: v for k, v in getattr(run.model, "config", {}).items() if k != "seed"}}
+    return json.loads(json.dumps(settings))  # as they come back from a file
 
 
 class _Run:
     """One training: the state that moves, and the steps that move it."""
 
-    def __init__(self, model, optimizer, train, held_out, epochs, seed, schedule, early_stopping, device):
+    def __init__(self, model, optimizer, train, held_out, epochs, seed, schedule, early_stopping, device, ranks):
         self.model, self.optimizer, self.train, self.held_out = model, optimizer, train, held_out
-        self.epochs, self.seed, self.device = epochs, seed, device
+        self.epochs, self.seed, self.device, self.ranks = epochs, seed, device, ranks
         self.schedule = schedule(optimizer, epochs * len(train)) if schedule else None
         self.patience = PATIENCE if early_stopping is True else int(early_stopping)
         self.history = History()
@@ -139,8 +154,44 @@ class _Run:
         self.loss_sum, self.n_seen, self.seconds = 0.0, 0, 0.0
         self.best, self.best_score, self.best_epoch = None, -math.inf, 0
         self.good = model.state_dict()
-        self.is_whole, self.is_interrupted = True, False  # no step is half done; Ctrl-C was pressed
+        self.is_whole = True                           # no step is half done
+        self.is_interrupted = self.is_stopping = False  # Ctrl-C was pressed here; all ranks agreed to stop
         self.last_save = time.monotonic()
+
+    def save(self) -> None:
+        """Write a checkpoint; `fit` puts the way to do it here, if there is to be one."""
+
+    def align(self, settings) -> None:
+        """Hold the settings of all ranks against those of the first, and begin with its weights."""
+        if self.ranks.size == 1:
+            return
+        mine = json.dumps([settings, self.epoch, self.batch])
+        first = self.ranks.first_text(mine)
+        with self.ranks.preparing():
+            if first != mine:
+                raise ValueError(f"the ranks must train the same: the first has {first}, number {self.ranks.rank} {mine}")
+        for array in (self.optimizer.weights, *self.buffers("")):
+            self.ranks.first(array)
+        if not self.n_done:
+            self.good = self.model.state_dict()
+
+    def buffers(self, start) -> list:
+        """Those arrays of the model that are not trained, and whose names begin so."""
+        return [getattr(module, name) for _, module, name in self.model.named_buffers() if name.startswith(start)]
+
+    def until_interrupted(self, bar) -> None:
+        """Train to the end, or to Ctrl-C: then the last whole step is saved, and said to be the last."""
+        try:
+            with self.patient():
+                self.to_the_end(bar)
+        except KeyboardInterrupt:
+            if self.ranks.size > 1 and not self.is_stopping:
+                raise  # a second Ctrl-C: the others are somewhere else
+            if self.is_whole:
+                self.save()
+            if self.ranks.rank == 0:
+                bar.write(f"interrupted: the weights are those of the {'last step' if self.best is None else 'best epoch'}, "
+                          "the history ends with the last whole epoch", file=sys.stderr)
 
     @contextmanager
     def patient(self):
@@ -162,7 +213,8 @@ class _Run:
     def rest(self) -> None:
         """Between two steps, where all that a checkpoint holds is of one moment: stop on Ctrl-C; write one if it is time."""
         self.is_whole = True
-        if self.is_interrupted:
+        self.is_stopping |= self.is_interrupted and self.ranks.size == 1
+        if self.is_stopping:
             raise KeyboardInterrupt
         if time.monotonic() - self.last_save > SAVE_EVERY:
             self.save()
@@ -199,37 +251,57 @@ class _Run:
     def train_epoch(self, bar) -> None:
         """One pass over the training rows, from minibatch `self.batch` on."""
         self.model.train()
+        started = time.perf_counter()
         for minibatch in self.train.shuffled(self.seed, self.epoch, self.batch):
-            started = time.perf_counter()
             self.is_whole = False
             minibatch = [backend.to_device(column, self.device) for column in minibatch]
-            value = self.step(minibatch)
+            value, n_rows = self.step(minibatch)
             self.batch += 1
-            self.loss_sum += value * minibatch[0].shape[0]
-            self.n_seen += minibatch[0].shape[0]
+            self.loss_sum += value * n_rows
+            self.n_seen += n_rows
             self.seconds += time.perf_counter() - started
             bar.update()
             self.rest()
+            started = time.perf_counter()  # saving does not count, waiting for the next minibatch does
 
-    def step(self, minibatch) -> float:
-        """One minibatch forward, backward, and one change of the weights. Returns the loss."""
+    def step(self, minibatch) -> tuple[float, int]:
+        """One minibatch forward, backward, and one change of the weights. Returns the loss, and of how many rows it is."""
         loss = self.loss(minibatch)
         self.optimizer.zero_grad()
         loss.backward()
-        gradients = self.optimizer.gradients
+        gradients, value, n_rows = self.optimizer.gradients, loss.data, minibatch[0].shape[0]
+        if self.ranks.size > 1:
+            value, n_rows = self.share(loss.item(), n_rows)
+            gradients *= minibatch[0].shape[0] / n_rows
+            self.ranks.sum(gradients)
         with np.errstate(invalid="ignore"):  # one number, the only one that a GPU is waited for: NaN if either is not finite
-            value = (loss.data + 0.0 * (gradients @ gradients)).item()
-        if not math.isfinite(value):
-            value = loss.item()
-            if not (math.isfinite(value) and np.all(np.isfinite(gradients))):  # else only the square overflows
+            finite = (value + 0.0 * (gradients @ gradients)).item()
+        if not math.isfinite(finite):
+            finite = float(value)
+            if not (math.isfinite(finite) and np.all(np.isfinite(gradients))):  # else only the square overflows
                 self.stop_at_nonfinite(self.loss(minibatch))
         self.optimizer.step()
         if self.schedule:
             self.schedule.step()
-        return value
+        return finite, n_rows
+
+    def share(self, value, n_rows) -> tuple[float, int]:
+        """The loss of the minibatch and its rows, from those of this rank; also agrees on stopping, and averages the
+        running statistics of batch norm, so that all ranks, and each checkpoint, have the same."""
+        if self.ranks.size == 1:
+            return value, n_rows
+        running = self.buffers("running_")
+        told = [[value * n_rows, n_rows, self.is_interrupted], *[n_rows * backend.to_host(r).astype(np.float64) for r in running]]
+        total = self.ranks.sum(np.concatenate([np.ravel(part) for part in told]))
+        self.is_stopping, at = bool(total[2]), 3
+        for r in running:
+            r[...] = backend.to_device((total[at:at + r.size] / total[1]).reshape(r.shape), self.device)
+            at += r.size
+        return float(total[0] / total[1]), int(total[1])
 
     def loss(self, minibatch):
-        rng = backend.generator([self.seed, NOISE, self.epoch, self.batch], self.device)
+        key = [self.seed, NOISE, self.epoch, self.batch] + [self.ranks.rank] * (self.ranks.size > 1)
+        rng = backend.generator(key, self.device)
         return self.model.loss(*minibatch, progress=self.n_done / (self.epochs * len(self.train)), rng=rng)
 
     def stop_at_nonfinite(self, loss):
@@ -241,7 +313,7 @@ class _Run:
             self.optimizer.zero_grad()
             loss.backward()
             bad = [name for name, p in parameters.items() if p.grad is not None and not np.all(np.isfinite(p.grad))]
-        self.give_up(where or "the gradients", bad)
+        self.give_up(where or ("the gradients" if self.ranks.size == 1 else "the loss or a gradient of a rank"), bad)
 
     def give_up(self, where, bad):
         """Restore the weights of the last whole epoch, and say what was not finite."""
@@ -258,12 +330,17 @@ class _Run:
         totals, n_rows = {}, 0
         with no_grad():
             for i, minibatch in enumerate(self.held_out):
+                n_rows += minibatch[0].shape[0]
+                if i % self.ranks.size != self.ranks.rank:
+                    continue
                 rng = backend.generator([self.seed, VALIDATION, self.epoch, i], self.device)
                 minibatch = [backend.to_device(column, self.device) for column in minibatch]
                 for name, values in self.model.validation(*minibatch, rng=rng).items():
                     totals[name] = totals.get(name, 0.0) + float(backend.to_host(np.sum(values)))
-                n_rows += minibatch[0].shape[0]
                 self.rest()
+        if self.ranks.size > 1:
+            names = json.loads(self.ranks.first_text(json.dumps(list(totals))))
+            totals = dict(zip(names, self.ranks.sum(np.array([totals.get(name, 0.0) for name in names])).tolist()))
         return {f"validation_{name}": total / n_rows for name, total in totals.items()}
 
     def remember_best(self, scores) -> None:

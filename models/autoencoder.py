@@ -23,10 +23,11 @@ from scipy import sparse, special
 
 from minigrad import backend, functional, optim
 from minigrad.checkpoint import Saved
-from minigrad.data import Minibatches, split, take_rows
+from minigrad.data import Blocks, Minibatches, split, take_rows
 from minigrad.distributions import Bernoulli, Categorical
 from minigrad.fit import History, evaluating, fit
 from minigrad.nn import Dropout, Linear, Module, Parameter, ReLU, Sequential
+from minigrad.parallel import ranks_of
 from models.counts import Counts
 
 CHUNK = 512      # rows at a time when predicting
@@ -75,6 +76,8 @@ def as_features(x, n_features: int, dtype, low=-np.inf, high=np.inf, advice=""):
     annotated = all(hasattr(x, attribute) for attribute in ("X", "layers", "obs_names"))
     x = x.X if annotated or isinstance(x, Counts) else x
     x = x.to_memory() if hasattr(x, "to_memory") else x  # of an AnnData object opened with backed="r"
+    if isinstance(x, Blocks):
+        raise ValueError("x: lies on the disk, which only SCVI trains from; read it without backed=True")
     if isinstance(x, np.ma.MaskedArray):
         raise ValueError("x: a masked array; fill the masked entries first, with x.filled(value)")
     if not sparse.issparse(x):
@@ -181,17 +184,19 @@ class FeatureModel(Saved, Module):
     advice = ""                    # what to do about others
 
     def fit(self, x, *, epochs=None, batch_size=None, validation=0.1, learning_rate=None, seed=None,
-            early_stopping=False, checkpoint=None, resume=False, progress=True, device=None) -> History:
+            early_stopping=False, checkpoint=None, resume=False, progress=True, device=None,
+            parallel=None) -> History:
         """Train on x (n, n_features) with Adam, the learning rate falling to 0 on half a cosine. Returns the History.
 
         x: array or list, SciPy sparse matrix (never dense as a whole), or AnnData (its .X); real numbers, converted to
         the model's dtype. epochs: None for some 5000 steps, from 10 to 200 epochs. batch_size: None for 128, unless the
         class or preset says otherwise; so too learning_rate, None for 1e-3. validation: fraction of rows held out.
-        seed: of order, split and noise; None for the model's. early_stopping, checkpoint, resume, progress and device:
+        seed: of order, split and noise; None for the model's. early_stopping, checkpoint, resume, progress, device, parallel:
         see minigrad.fit. ValueError names what is wrong with x; FloatingPointError if training leaves the finite
         numbers, which features far from order 1 make likely.
         """
-        x = self._rows(x, in_range=True)
+        with ranks_of(parallel).preparing():
+            x = self._rows(x, in_range=True)
         n, seed = x.shape[0], self.config["seed"] if seed is None else seed
         batch_size = sizes(batch_size=(self.batch_size or n) if batch_size is None else batch_size)[0]
         epochs = self._default_epochs(n, batch_size) if epochs is None else sizes(epochs=epochs)[0]
@@ -202,7 +207,8 @@ class FeatureModel(Saved, Module):
             self.trained = True
         return fit(self, (x,), epochs=epochs, optimizer=lambda p: self._optimizer(p, learning_rate),
                    batch_size=batch_size, validation=validation, seed=seed, early_stopping=early_stopping,
-                   checkpoint=checkpoint, resume=resume, progress=progress, device=device, describe=self.description)
+                   checkpoint=checkpoint, resume=resume, progress=progress, device=device, parallel=parallel,
+                   describe=self.description)
 
     def _default_epochs(self, n, batch_size) -> int:
         return max(10, min(200, round(5000 * batch_size / n)))

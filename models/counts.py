@@ -2,53 +2,40 @@
 
 Know before reading: single-cell RNA-seq counts molecules per cell (row) and gene (column). 70 to 95 % of the entries
 are zero, so a matrix is kept as compressed sparse rows (CSR): `data` and `indices` hold the non-zero counts and their
-columns, row after row, and row i is `indptr[i]:indptr[i + 1]`. The 10x and loom formats store genes as rows; here cells
-always are.
+columns, row after row, and row i is `indptr[i]:indptr[i + 1]`. What lies in files of every format: files.py. A matrix
+larger than the memory stays on the disk, as minigrad/data.py's Blocks.
 
-Know after: what `read` takes and what it refuses; the one place, `as_matrix`, where anything a user passes is checked
-and brought to one form; what "normalised" means; and two rules by which genes are selected.
-
-Files are not trusted. Nothing is unpickled. What a file declares is held against what it stores before memory is given
-to it: deflate can make a gigabyte of a megabyte of zeros, real counts shrink some 50-fold at most. Whatever a damaged
-file makes a library raise arrives as a ValueError of one sentence that names the file. Out of reach: on flipped bits
-libhdf5 itself can take gigabytes or never return (1 in some 2,000 flips did), which its caller cannot stop.
+Know after: the one place, `as_matrix`, where anything a user passes is checked and brought to one form; what
+"normalised" means; and two rules by which genes are selected.
 """
 from __future__ import annotations
 
-import csv
-import gzip
-import importlib
-import io
-import itertools
-import math
 import os
 import shutil
 import tempfile
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.lib import format as npy
 from scipy import sparse
 
+from minigrad.data import Blocks, pieces
+from models import files
+from models.files import BLOCK, Refused, frame, need
+
 LARGEST_COUNT = 2**24  # float32 holds every whole number up to here, and not 2**24 + 1
-_BLOCK = 2**20         # entries looked at in one go, so that checks and conversions need little memory of their own
-
-
-class _Refused(ValueError):
-    """A sentence of this module's about a file, as against whatever a library raises on a damaged one."""
 
 
 @dataclass(eq=False)
 class Counts:
     """A count matrix with its names.
 
-    X: counts, (n_cells, n_genes), from `read` canonical CSR in float32. genes: (n_genes,) and cells: (n_cells,) names,
-    which need not be unique. obs: what is known of each cell, name -> (n_cells,) array.
+    X: counts, (n_cells, n_genes), from `read` canonical CSR in float32, in memory or (Blocks) on the disk. genes:
+    (n_genes,) and cells: (n_cells,) names, which need not be unique. obs: what is known of each cell, name -> (n_cells,)
+    array.
     Raises ValueError where lengths disagree.
     """
-    X: sparse.csr_array
+    X: sparse.csr_array | Blocks
     genes: np.ndarray
     cells: np.ndarray
     obs: dict = field(default_factory=dict)
@@ -61,7 +48,7 @@ class Counts:
         lengths.update({f"obs[{key!r}]": (values, n_cells) for key, values in self.obs.items()})
         for name, (values, n) in lengths.items():
             if values.shape != (n,):
-                raise _Refused(f"{name} has shape {values.shape}, needs ({n},): X is {n_cells} cells x {n_genes} genes")
+                raise Refused(f"{name} has shape {values.shape}, needs ({n},): X is {n_cells} cells x {n_genes} genes")
 
     @property
     def shape(self) -> tuple:
@@ -81,6 +68,8 @@ class Counts:
     def select_genes(self, genes) -> Counts:
         """The genes of a boolean mask, an array of positions or a slice, as Counts."""
         columns = np.atleast_1d(np.arange(self.shape[1])[genes])
+        if isinstance(self.X, Blocks):
+            return Counts(self.X.select_columns(columns), self.genes[columns], self.cells, self.obs)
         X = self.X[:, columns]
         X.sort_indices()
         return Counts(X, self.genes[columns], self.cells, self.obs)
@@ -88,7 +77,7 @@ class Counts:
 
 # Reading
 
-def read(path, layer: str | None = None) -> Counts:
+def read(path, layer: str | None = None, backed: bool = False) -> Counts:
     """Counts from a file or a 10x folder, checked as `as_matrix` does.
 
     path: .h5ad; .h5 of 10x Genomics (v2, v3; gene expression only); .loom; .mtx; a folder with matrix.mtx,
@@ -97,6 +86,8 @@ def read(path, layer: str | None = None) -> Counts:
     Tables have CELLS AS ROWS, gene names in the first line and cell names in the first column. So has a lone .mtx; a
     matrix.mtx with its label files beside it is turned the way they say.
     layer: the layer of an .h5ad ("raw": `raw.X`) or .loom file. Default: the main matrix.
+    backed: leave the matrix of an .h5ad file (csr or dense) on the disk: X is Blocks, which SCVI trains on and predicts
+    from, with memory for a few blocks only; each block is checked when it is read. Do not change the file meanwhile.
     Result: Counts, X float32. Missing names become cell_0, gene_0 and so on.
     Raises FileNotFoundError; ImportError without h5py; else ValueError in one sentence that names the file.
     """
@@ -104,368 +95,48 @@ def read(path, layer: str | None = None) -> Counts:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     try:
-        reader = _reader(path)
-        if layer is None:
-            X, genes, cells, obs = reader(path)
-        elif reader is _read_hdf5:
-            X, genes, cells, obs = reader(path, layer)
-        else:
-            raise _Refused(f"layer={layer!r}: only .h5ad and .loom files have layers")
+        X, genes, cells, obs = files.load(path, layer, backed)
         cells = [f"cell_{i}" for i in range(X.shape[0])] if cells is None else cells
         genes = [f"gene_{i}" for i in range(X.shape[1])] if genes is None else genes
         counts = Counts(X, genes, cells, obs)
-    except _Refused as error:
+    except Refused as error:
         raise ValueError(f"{path}: {error}") from None
     except (ImportError, PermissionError):
         raise
     except Exception as error:  # a damaged file can make its library raise anything
-        raise ValueError(f"{path}: damaged, truncated, or not of the format that its name says; write or fetch it "
-                         f"again ({type(error).__name__}: {' '.join(str(error).split())})") from error
-    counts.X = as_matrix(X, name=str(path))
+        raise _damaged(path, error) from error
+    counts.X = _checked(X, path) if backed else as_matrix(X, name=str(path))
     return counts
 
 
-def _reader(path: Path):
-    """The function that reads this kind of file."""
-    if path.is_dir():
-        return _read_folder
-    binary = {".npz": _read_npz, ".h5ad": _read_hdf5, ".h5": _read_hdf5, ".loom": _read_hdf5}
-    text = {".mtx": _read_mtx, ".csv": _read_table, ".tsv": _read_table}
-    name = path.name.lower()
-    reader = binary.get(Path(name).suffix) or text.get(Path(name.removesuffix(".gz")).suffix)
-    if reader is None:
-        raise _Refused(f"unknown format; known: a 10x folder, {', '.join([*binary, *text])}, the last three or .gz")
-    return reader
+def _damaged(path, error) -> ValueError:
+    return ValueError(f"{path}: damaged, truncated, or not of the format that its name says; write or fetch it "
+                      f"again ({type(error).__name__}: {' '.join(str(error).split())})")
 
 
-def _need(package: str):
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ImportError(f'this needs {package}: pip install "minigrad[singlecell]"') from error
+def _checked(x: Blocks, path) -> Blocks:
+    """The same column on the disk, every block made canonical, or refused, when it is read."""
+    if 0 in x.shape:
+        raise ValueError(f"{path}: has shape {x.shape}, that is no {'cells' if x.shape[0] == 0 else 'genes'}")
 
-
-def _allow(declared: int, stored: int, what: str, ratio: int = 200):
-    """Refuse what declares far more bytes than it stores, before memory is given to it."""
-    if declared > ratio * stored + 2**24:
-        raise _Refused(f"{what} declares {declared:,} bytes but stores {stored:,}; damaged, or made to fill the memory")
-
-
-def _compressed(form: str, data, indices, indptr, shape):
-    """A sparse matrix from the arrays of a file, each checked against the others. form: "csr" or "csc"."""
-    if form not in ("csr", "csc"):
-        raise _Refused(f"a sparse matrix in the form {form!r}; write it as csr")
-    shape = np.ravel(shape)
-    if len(shape) != 2 or any(a.ndim != 1 or a.dtype.kind not in "iu" for a in (shape, indices, indptr)):
-        raise _Refused("indices, indptr and shape must be lists of whole numbers, shape of two")
-    n_rows, n_columns = (int(n) for n in (shape if form == "csr" else shape[::-1]))
-    _check_extent(n_rows, n_columns, len(data))
-    if data.shape != indices.shape or len(indptr) != n_rows + 1:
-        raise _Refused(f"data, indices, indptr have lengths {len(data)}, {len(indices)}, {len(indptr)}, the shape is "
-                       f"{shape.tolist()}; the file is truncated or damaged, write it again")
-    if indptr[0] != 0 or indptr[-1] != len(data) or (indptr[1:] < indptr[:-1]).any():
-        raise _Refused(f"indptr must rise from 0 to {len(data)}; the file is damaged, write it again")
-    if len(indices) and (indices.min() < 0 or indices.max() >= n_columns):
-        raise _Refused(f"indices run from {indices.min()} to {indices.max()}, outside 0 to {n_columns - 1}; "
-                       "the file is damaged, write it again")
-    index = np.int32 if max(len(data), n_columns) < 2**31 else np.int64
-    matrix = sparse.csr_array((_plain(data), indices.astype(index), indptr.astype(index)), shape=(n_rows, n_columns))
-    return matrix if form == "csr" else matrix.T
-
-
-def _plain(values):
-    """In a dtype that SciPy's matrices take: this machine's byte order, and no half floats."""
-    return values.astype(np.float32 if values.dtype == np.float16 else values.dtype.newbyteorder("="), copy=False)
-
-
-def _check_extent(n_rows: int, n_columns: int, n_entries: int):
-    """Refuse a shape that a few bytes claim and that costs gigabytes; unfiltered 10x output, 7 million rows, passes."""
-    if min(n_rows, n_columns) < 0 or max(n_rows, n_columns) > 10**6 + 100 * n_entries:
-        raise _Refused(f"declares {n_rows} x {n_columns} for {n_entries} entries; damaged, or made to fill the memory")
-
-
-def _read_npz(path):
-    """Sparse rows as scipy.sparse.save_npz writes them, csr or csc, with names and what else is known of each cell."""
-    arrays = _npz_arrays(path)
-    missing = [key for key in ("data", "indices", "indptr", "shape") if key not in arrays]
-    if missing:
-        raise _Refused(f"holds no {', '.join(missing)}; write sparse rows as scipy.sparse.save_npz does")
-    form = str(np.ravel(arrays.pop("format", "csr")).astype(str)[0])
-    X = _compressed(form, *(arrays.pop(key) for key in ("data", "indices", "indptr", "shape")))
-    genes, cells = arrays.pop("genes", None), arrays.pop("cells", None)
-    per_gene = [key for key, values in arrays.items() if values.shape == X.shape[1:] != X.shape[:1]]
-    obs = {key: values for key, values in arrays.items() if values.ndim == 1 and key not in per_gene}
-    return X, genes, cells, obs
-
-
-def _npz_arrays(path) -> dict:
-    """name -> array, for all of an .npz file; never unpickles, and reads no more than the zip's own headers promise."""
-    arrays = {}
-    with zipfile.ZipFile(path) as archive:
-        members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
-        _allow(sum(member.file_size for member in members), os.path.getsize(path), "the archive")
-        for member in members:
-            with archive.open(member) as stream:
-                old = npy.read_magic(stream) == (1, 0)
-                shape, fortran_order, dtype = (npy.read_array_header_1_0 if old else npy.read_array_header_2_0)(stream)
-                if dtype.kind not in "biufUS":
-                    raise _Refused(f"{member.filename} holds {dtype}, not numbers or strings; Python objects are not "
-                                   "unpickled, for that can run code; write plain arrays")
-                content = stream.read()
-            if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(content):
-                raise _Refused(f"{member.filename} declares shape {shape} of {dtype} but holds {len(content):,} bytes; "
-                               "write it again")
-            order = "F" if fortran_order else "C"
-            arrays[member.filename.removesuffix(".npy")] = np.frombuffer(content, dtype).reshape(shape, order=order)
-    return arrays
-
-
-def _read_hdf5(path, layer=None):
-    """An HDF5 file of any of the kinds known, told apart by what is inside."""
-    h5py = _need("h5py")
-    with h5py.File(path, "r") as file:
-        _check_declared(file, os.path.getsize(path))
-        if "obs" in file and "var" in file:
-            return _h5ad(file, layer)
-        if isinstance(file.get("matrix"), h5py.Dataset):
-            return _loom(file, layer)
-        if layer is not None:
-            raise _Refused(f"layer={layer!r}: only .h5ad and .loom files have layers")
-        groups = [key for key, item in file.items() if isinstance(item, h5py.Group) and "barcodes" in item]
-        if len(groups) != 1:
-            raise _Refused(f"neither AnnData nor loom, nor 10x with one genome (groups with barcodes: {groups})")
-        return _tenx(file[groups[0]])
-
-
-def _check_declared(file, size: int):
-    """Refuse arrays that declare far more than the file holds, or lie in other files. Matrices are read in blocks."""
-    h5py, found, declared = _need("h5py"), [], 0
-    file.visititems(lambda name, item: found.append((name, item)))
-    file.visititems_links(lambda name, link: found.append((name, link)))
-    for name, item in found:
-        dataset = isinstance(item, h5py.Dataset) and item.shape is not None  # no shape: anndata's None
-        if isinstance(item, h5py.ExternalLink) or dataset and (item.external or item.is_virtual):
-            raise _Refused(f"keeps {name} in another file; write all into one")
-        if dataset:
-            _allow(item.nbytes, item.id.get_storage_size(), name, ratio=1100)  # deflate's limit
-            declared += item.nbytes if item.ndim < 2 else 0
-    _allow(declared, size, "the file")
-
-
-def _load(dataset) -> np.ndarray:
-    """A whole HDF5 array, strings as str."""
-    if _need("h5py").check_string_dtype(dataset.dtype) is None:
-        return np.asarray(dataset[()])
-    strings = np.ravel(dataset.asstr()[()]).tolist()
-    longest = max(map(len, strings), default=0)  # NumPy gives each string the room of the longest
-    _allow(4 * longest * len(strings), sum(map(len, strings)), dataset.name, ratio=50)
-    return np.array(strings, dtype=str).reshape(dataset.shape)
-
-
-def _dense(dataset, genes_first: bool = False):
-    """A dense HDF5 matrix as CSR with cells as rows, a block of cells at a time."""
-    n_cells, n_genes = dataset.shape[::-1] if genes_first else dataset.shape
-    blocks, step = [], max(64, 4 * _BLOCK // max(n_genes, 1))
-    for a in range(0, n_cells, step):
-        block = dataset[:, a:a + step].T if genes_first else dataset[a:a + step]
-        blocks.append(sparse.csr_array(_plain(block)))
-    return sparse.vstack(blocks, format="csr") if blocks else sparse.csr_array((n_cells, n_genes))
-
-
-def _pick(group, layer):
-    """A layer, or the sentence that says which there are."""
-    layers = group.get("layers", {})
-    if layer not in layers:
-        raise _Refused(f"no layer {layer!r}; there are: {', '.join(layers) or 'none'}")
-    return layers[layer]
-
-
-def _h5ad(file, layer):
-    """AnnData's format since 0.7, https://anndata.readthedocs.io/en/latest/fileformat-prose.html."""
-    raw = layer == "raw" and "raw" in file and layer not in file.get("layers", {})
-    group = file["raw"] if raw else file
-    if layer is None and "X" not in file:
-        raise _Refused(f"has no X; say which layer to read: {', '.join(file.get('layers', {})) or 'there are none'}")
-    item = group["X"] if raw or layer is None else _pick(file, layer)
-    if hasattr(item, "keys"):
-        form = str(item.attrs["encoding-type"])[:3]
-        X = _compressed(form, *(_load(item[key]) for key in ("data", "indices", "indptr")), item.attrs["shape"])
-    else:
-        X = _dense(item)
-    genes, _ = _frame(group["var"], columns=False)
-    return X, genes, *_frame(file["obs"])
-
-
-def _frame(group, columns: bool = True):
-    """Names and columns of AnnData's obs or var; a column of categories, or with missing values, is two arrays."""
-    if not hasattr(group, "keys"):
-        raise _Refused("written by anndata before 0.7; open and write it with a newer one")
-
-    def column(key):
-        item = group[key]
-        if "categories" in item.attrs:  # anndata 0.7 keeps them apart, and refers to them
-            return _coded(_load(item), _load(group.file[item.attrs["categories"]]))
-        if not hasattr(item, "keys"):
-            return _load(item)
-        if "codes" in item:
-            return _coded(_load(item["codes"]), _load(item["categories"]))
-        values, missing = _load(item["values"]), _load(item["mask"])
-        return np.where(missing, None, values) if missing.any() else values
-    names = column(str(group.attrs["_index"]))
-    return names, {str(key): column(key) for key in group.attrs["column-order"]} if columns else {}
-
-
-def _coded(codes, categories):
-    """The category of each cell; None, in an array of objects, where it has none (code -1)."""
-    if len(categories) == 0:
-        return np.full(codes.shape, None)
-    values = categories[np.maximum(codes, 0)]
-    return np.where(codes < 0, None, values) if (codes < 0).any() else values
-
-
-def _loom(file, layer):
-    """loom, https://linnarssonlab.org/loompy/format: dense, genes as rows. Of its attributes, only vectors are kept."""
-    X = _dense(file["matrix"] if layer is None else _pick(file, layer), genes_first=True)
-    columns = {key: _load(values) for key, values in file["col_attrs"].items() if values.ndim == 1}
-    cells = next((columns.pop(key) for key in ("CellID", "obs_names") if key in columns), None)
-    genes = next((_load(file["row_attrs"][key]) for key in ("Gene", "var_names") if key in file["row_attrs"]), None)
-    return X, genes, cells, columns
-
-
-def _tenx(group):
-    """Cell Ranger's HDF5, v2 or v3. Its sparse columns of genes x cells are sparse rows of cells x genes."""
-    *arrays, shape, cells = (_load(group[key]) for key in ("data", "indices", "indptr", "shape", "barcodes"))
-    X = _compressed("csr", *arrays, shape[::-1])
-    if "features" not in group:
-        return X, _load(group["gene_names"]), cells, {}
-    return *_expression_only(X, *(_load(group["features"][key]) for key in ("name", "feature_type"))), cells, {}
-
-
-def _expression_only(X, genes, kinds):
-    """Without antibodies and guides, where a 10x file has features of several kinds."""
-    keep = np.asarray(kinds) == "Gene Expression"
-    return (X[:, keep], np.asarray(genes)[keep]) if keep.any() else (X, genes)
-
-
-def _pieces(path):
-    """The text of a file, gzipped or not, in pieces of whole lines; no more of it than so small a file can hold."""
-    total, rest, encoding, zipped = 0, b"", "utf-8-sig", path.name.lower().endswith(".gz")
-    if zipped:  # the last four bytes say how long the text is: honest bombs are known here, others below
-        with open(path, "rb") as file:
-            file.seek(-4, os.SEEK_END)
-            _allow(int.from_bytes(file.read(), "little"), os.path.getsize(path), "the text")
-    with (gzip.open if zipped else open)(path, "rb") as file:
-        while piece := file.read(4 * _BLOCK):
-            total += len(piece)
-            _allow(total, os.path.getsize(path), "the text")
-            lines, newline, rest = (rest + piece).rpartition(b"\n")
-            if newline:
-                yield (lines + newline).decode(encoding)
-                encoding = "utf-8"
-            elif len(rest) > 16 * _BLOCK:
-                raise _Refused("a line of more than 16 MB; write a line for each cell")
-    yield rest.decode(encoding)
-
-
-def _lines(path):
-    """The same, line by line."""
-    return (line for piece in _pieces(path) for line in io.StringIO(piece))
-
-
-def _read_folder(path):
-    """The one matrix.mtx of a folder, which may have something before its name."""
-    found = sorted(p for p in path.iterdir() if p.name.lower().removesuffix(".gz").endswith("matrix.mtx"))
-    if len(found) != 1:
-        raise _Refused(f"a 10x folder holds one matrix.mtx or matrix.mtx.gz, this {len(found)}; pass the file itself")
-    return _read_mtx(found[0])
-
-
-def _read_mtx(path):
-    """A Matrix Market file, and the label files beside it if it is one of 10x Genomics."""
-    X = _matrix_market(path)
-    before, matrix, _ = path.name.partition("matrix.mtx")
-    features = _labels_beside(path, [before + "features.tsv", before + "genes.tsv"]) if matrix else None
-    barcodes = _labels_beside(path, [before + "barcodes.tsv"]) if matrix else None
-    if features is None or barcodes is None:
-        return X, None, None, {}
-    genes, cells = [row[min(1, len(row) - 1)] for row in features], [row[0] for row in barcodes]
-    if X.shape == (len(genes), len(cells)):
-        X = X.T
-    elif X.shape != (len(cells), len(genes)):
-        raise _Refused(f"has shape {X.shape}, but beside it are names of {len(genes)} genes and {len(cells)} cells")
-    kinds = [row[2] if len(row) > 2 else "" for row in features]
-    return *_expression_only(sparse.csr_array(X), genes, kinds), cells, {}
-
-
-def _matrix_market(path):
-    """A Matrix Market file. Not by scipy.io.mmread (SciPy 1.17), which a damaged file can make crash Python."""
-    pieces = _pieces(path)
-    lines = io.StringIO(next(pieces))
-    banner = next(lines, "").lower().split()
-    width = {"coordinate integer": 3, "coordinate real": 3, "coordinate pattern": 2,
-             "array integer": 1, "array real": 1}.get(" ".join(banner[2:4]))
-    if width is None or banner[4:] != ["general"]:
-        raise _Refused(f"starts with {' '.join(banner)[:80]!r}; write it as 'coordinate integer general'")
-    sizes = next(line for line in lines if line.strip() and line[0] != "%")
-    n_rows, n_columns, *n = map(int, sizes.split())
-    n_entries = n[0] if width > 1 else n_rows * n_columns
-    _check_extent(n_rows, n_columns, n_entries)
-    dtype = np.float64 if banner[3] == "real" else np.int64
-    parts = [np.fromstring(piece, dtype, sep=" ") for piece in itertools.chain([lines.read()], pieces) if piece.strip()]
-    values = np.concatenate(parts or [np.empty(0, dtype)])
-    if len(values) != n_entries * width:
-        raise _Refused(f"holds {len(values)} numbers where {n_entries} entries need {n_entries * width}; the file is "
-                       "truncated or damaged, write it again")
-    if width == 1:
-        return sparse.csr_array(values.reshape(n_columns, n_rows).T)
-    values = values.reshape(n_entries, width)
-    rows, columns = values[:, 0] - 1, values[:, 1] - 1
-    if not all((i >= 0).all() and (i < n).all() for i, n in ((rows, n_rows), (columns, n_columns))):
-        raise _Refused("row or column numbers lie outside the shape; the file is damaged, write it again")
-    data = values[:, 2] if width == 3 else np.ones(n_entries)
-    return sparse.coo_array((data, (rows.astype(np.int64), columns.astype(np.int64))), shape=(n_rows, n_columns))
-
-
-def _labels_beside(path, names):
-    """The rows of the first of these label files that lies beside a matrix, None where none does."""
-    for name in (name + end for name in names for end in ("", ".gz")):
-        if path.with_name(name).exists():
-            return [line.rstrip("\r\n").split("\t") for line in _lines(path.with_name(name))]
-    return None
-
-
-def _read_table(path):
-    """A table with a line for each cell, after one of gene names."""
-    rows = csv.reader(_lines(path), delimiter="\t" if ".tsv" in path.name.lower() else ",")
-    header, genes, cells, data, indices, lengths = next(rows, []), None, [], [], [], [0]
-    for row in filter(None, rows):
-        if genes is None:  # R leaves out the corner
-            genes = header if len(header) == len(row) - 1 else header[1:]
-        if len(row) != len(genes) + 1:
-            raise _Refused(f"line {rows.line_num} has {len(row) - 1} counts for {len(genes)} genes")
+    def rows(start, stop):
         try:
-            values = np.array(row[1:], dtype=np.float64)
-        except ValueError as error:
-            raise _Refused(f"line {rows.line_num}: {error}; gene names belong in the first line, cell names in the "
-                           "first column, and counts in the rest") from None
-        cells.append(row[0])
-        indices.append(np.flatnonzero(values))
-        data.append(values[indices[-1]])
-        lengths.append(len(data[-1]))
-    if not cells:
-        raise _Refused("holds no cells: a line of gene names, then a line for each cell")
-    X = sparse.csr_array((np.concatenate(data), np.concatenate(indices), np.cumsum(lengths)), (len(cells), len(genes)))
-    return X, genes, cells, {}
+            part = x.read(start, stop)
+        except Exception as error:  # as above
+            raise _damaged(path, error) from error
+        return _canonical_rows(part, str(path), first=start)
+    return Blocks(rows, x.file_bounds, x.shape[1])
 
 
 # Checking
 
-def as_matrix(counts, layer: str | None = None, name: str = "counts"):
+def as_matrix(counts, layer: str | None = None, name: str = "counts", on_disk: bool = False):
     """Whatever holds counts, as one checked matrix: what every model and function here does first.
 
     counts, (n_cells, n_genes): a dense array, list, frame or memory map; any SciPy sparse matrix or array; an AnnData
     object (its `.X`, or `layer`, where "raw" is `raw.X`); Counts; or a path that `read` takes. Any numeric dtype.
-    name: what errors call it.
+    name: what errors call it. on_disk: whether counts may stay on the disk (`read` with backed=True, or an AnnData object
+    opened with backed="r"): the result is then Blocks, of rows as below. Else the former is refused, the latter read.
     Result: float32, `scipy.sparse.csr_array` (int32 indices, sorted, no duplicates, no stored zeros) where sparse was
     given, else a C-contiguous array. What was passed is never changed; the result may share its memory, so do not write
     to it.
@@ -474,7 +145,12 @@ def as_matrix(counts, layer: str | None = None, name: str = "counts"):
     """
     if isinstance(counts, (str, os.PathLike)):
         return read(counts, layer).X
-    x = _unwrap(counts, layer, name)
+    x = _unwrap(counts, layer, name, on_disk)
+    if isinstance(x, Blocks):
+        if not on_disk:
+            raise ValueError(f"{name}: lies on the disk, and this needs all of it in memory: read it without backed=True, "
+                             "or read fewer cells")
+        return x
     if isinstance(x, np.ma.MaskedArray):
         raise ValueError(f"{name}: a masked array; fill the masked entries first, with x.filled(0) if they are zeros")
     if not sparse.issparse(x):
@@ -491,11 +167,13 @@ def as_matrix(counts, layer: str | None = None, name: str = "counts"):
     return _canonical_rows(x, name) if sparse.issparse(x) else _dense_rows(x, name)
 
 
-def _unwrap(counts, layer, name):
+def _unwrap(counts, layer, name, on_disk):
     """The matrix inside an AnnData object or Counts, or what was passed."""
     annotated = all(hasattr(counts, attribute) for attribute in ("X", "layers", "obs_names"))
     if layer is not None and not annotated:
         raise ValueError(f"{name}: layer={layer!r} needs an AnnData object, not {type(counts).__name__}")
+    if annotated and on_disk and getattr(counts, "isbacked", False) and not counts.is_view:
+        return read(counts.filename, layer, backed=True).X
     if layer is None:
         x = counts.X if annotated or isinstance(counts, Counts) else counts
     elif layer in counts.layers:
@@ -508,8 +186,8 @@ def _unwrap(counts, layer, name):
     return x.to_memory() if hasattr(x, "to_memory") else x  # of an AnnData object opened with backed="r"
 
 
-def _canonical_rows(x, name):
-    """A CSR matrix with the same entries, canonical."""
+def _canonical_rows(x, name, first=0):
+    """A CSR matrix with the same entries, canonical. first: the number that errors give to its first row."""
     if x.format in ("csr", "csc"):
         try:  # as a new matrix: what the caller's caches of itself (sorted? canonical?) may be outdated
             kind = sparse.csr_array if x.format == "csr" else sparse.csc_array
@@ -527,7 +205,7 @@ def _canonical_rows(x, name):
     bad = _first_bad(x.data)
     if bad is not None:
         row = np.searchsorted(x.indptr, bad, side="right") - 1
-        raise ValueError(_complaint(name, row, x.indices[bad], x.data[bad]))
+        raise ValueError(_complaint(name, first + row, x.indices[bad], x.data[bad]))
     index = np.int32 if max(x.nnz, x.shape[1]) < 2**31 else np.int64
     parts = zip((x.data, x.indices, x.indptr), (np.float32, index, index))
     return sparse.csr_array(tuple(part.astype(dtype, copy=False) for part, dtype in parts), shape=x.shape)
@@ -537,7 +215,7 @@ def _dense_rows(x, name):
     """A C-contiguous float32 array with the same entries, looked at and converted block by block."""
     right = x.dtype == np.float32 and x.dtype.isnative and x.flags.c_contiguous and x.flags.aligned
     result = x if right else np.empty(x.shape, np.float32)
-    step = max(1, _BLOCK // x.shape[1])
+    step = max(1, BLOCK // x.shape[1])
     for a in range(0, len(x), step):
         block = np.ascontiguousarray(x[a:a + step])
         bad = _first_bad(block.ravel())
@@ -551,8 +229,8 @@ def _dense_rows(x, name):
 
 def _first_bad(values):
     """Position of the first entry that is no finite whole number from 0 to LARGEST_COUNT, or None."""
-    for a in range(0, len(values), _BLOCK):
-        v = values[a:a + _BLOCK].astype(np.float64)
+    for a in range(0, len(values), BLOCK):
+        v = values[a:a + BLOCK].astype(np.float64)
         bad = ~((v >= 0) & (v <= LARGEST_COUNT) & (v == np.floor(v)))
         if bad.any():
             return a + int(bad.argmax())
@@ -610,11 +288,43 @@ def _plain_labels(labels):
     return labels
 
 
+# Sums over cells and genes
+
+@dataclass
+class Moments:
+    """What one pass over counts tells, in float64: x the counts, t the totals of cells.
+
+    totals: sum over genes of x, (n_cells,); and sums over cells, (n_genes,) each: of_genes of x, squares of x^2,
+    with_totals of x t.
+    """
+    totals: np.ndarray
+    of_genes: np.ndarray
+    squares: np.ndarray
+    with_totals: np.ndarray
+
+
+def moments(x) -> Moments:
+    """The Moments of a matrix as `as_matrix` gives it, dense, CSR or on the disk, a few MB at a time."""
+    n_cells, n_genes = x.shape
+    found = Moments(np.zeros(n_cells), *np.zeros((3, n_genes)))
+    for start, part in pieces(x):
+        part = part if sparse.issparse(part) else sparse.csr_array(part)
+        data = part.data.astype(np.float64)
+        totals = np.asarray(part.sum(axis=1, dtype=np.float64)).ravel()
+        found.totals[start:start + len(totals)] = totals
+        for sums, values in ((found.of_genes, data), (found.squares, data ** 2),
+                             (found.with_totals, data * np.repeat(totals, np.diff(part.indptr)))):
+            sums += np.bincount(part.indices, values, n_genes)
+    return found
+
+
 # Normalising
 
 def library_size(x) -> np.ndarray:
-    """Total count of each cell, (n_cells,) float64. x: what `as_matrix` takes, and its errors."""
-    return np.asarray(as_matrix(x).sum(axis=1, dtype=np.float64)).ravel()
+    """Total count of each cell, (n_cells,) float64. x: what `as_matrix` takes, also on the disk, and its errors."""
+    x = as_matrix(x, on_disk=True)
+    parts = (part for _, part in pieces(x)) if isinstance(x, Blocks) else [x]
+    return np.concatenate([np.asarray(part.sum(axis=1, dtype=np.float64)).ravel() for part in parts])
 
 
 def empty_cells(x) -> np.ndarray:
@@ -662,16 +372,12 @@ def log1p(x):
 def highest_variance(x, n: int) -> np.ndarray:
     """The n genes whose counts vary most: the rule of the scVI paper (Lopez et al. 2018). Sorted positions, (n,).
 
-    x: what `as_matrix` takes. Raises ValueError for n not in 1 to n_genes. Variances of raw counts favour the genes of
-    highest mean; `pearson_residual_variance` corrects for that.
+    x: what `as_matrix` takes, also on the disk. Raises ValueError for n not in 1 to n_genes. Variances of raw counts
+    favour the genes of highest mean; `pearson_residual_variance` corrects for that.
     """
-    x = as_matrix(x)
-    if sparse.issparse(x):
-        total = np.bincount(x.indices, x.data, x.shape[1])
-        squares = np.bincount(x.indices, x.data.astype(np.float64)**2, x.shape[1])
-    else:
-        total, squares = x.sum(axis=0, dtype=np.float64), np.einsum("cg,cg->g", x, x, dtype=np.float64)
-    return _top(squares / x.shape[0] - (total / x.shape[0])**2, n)
+    x = as_matrix(x, on_disk=True)
+    sums = moments(x)
+    return _top(sums.squares / x.shape[0] - (sums.of_genes / x.shape[0])**2, n)
 
 
 def pearson_residual_variance(x, n: int, theta: float = 100) -> np.ndarray:
@@ -690,7 +396,7 @@ def pearson_residual_variance(x, n: int, theta: float = 100) -> np.ndarray:
     n_cells, n_genes = x.shape
     cell_total, gene_total = library_size(x), np.asarray(x.sum(axis=0, dtype=np.float64)).ravel()
     columns = x.tocsc() if sparse.issparse(x) else x
-    variance, step = np.empty(n_genes), max(1, 4 * _BLOCK // n_cells)
+    variance, step = np.empty(n_genes), max(1, 4 * BLOCK // n_cells)
     for a in range(0, n_genes, step):
         block = columns[:, a:a + step]
         block = block.toarray() if sparse.issparse(block) else block
@@ -717,7 +423,7 @@ def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None):
     layers: name -> (n_cells, n_genes), dense or sparse. What has the same name is replaced. The paths may be the same.
     Raises ImportError without anndata; ValueError for a file that is no .h5ad, another length, a slash in a name.
     """
-    h5py, write_elem = _need("h5py"), _need("anndata").io.write_elem
+    h5py, write_elem = need("h5py"), need("anndata").io.write_elem
     if not h5py.is_hdf5(path_in):
         raise ValueError(f"{path_in}: not there, or no .h5ad file; pass the one that results are to be added to")
     path_out = Path(path_out)
@@ -728,7 +434,7 @@ def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None):
         with h5py.File(temporary, "r+") as file:
             if "obs" not in file or "var" not in file:
                 raise ValueError(f"{path_in}: no .h5ad file, it has no obs and var")
-            shape = tuple(len(_frame(file[axis], columns=False)[0]) for axis in ("obs", "var"))
+            shape = tuple(len(frame(file[axis], columns=False)[0]) for axis in ("obs", "var"))
             for place, added, wanted in (("obsm", obsm, shape[:1]), ("obs", obs, shape[:1]), ("layers", layers, shape)):
                 for key, values in (added or {}).items():
                     values = values if sparse.issparse(values) else np.asarray(values)

@@ -497,7 +497,8 @@ def differential_expression(self, counts, group_a, group_b=None, mode="vanilla",
         raise ValueError(f"mode must be 'vanilla' or 'change', not {mode!r}")
     if not 0 <= delta < np.inf or not 0 < fdr < 1:
         raise ValueError(f"delta must be at least 0 and fdr between 0 and 1, not {delta} and {fdr}")
-    n_samples, (x, codes) = _whole("n_samples", n_samples), self.minibatches(counts, batch, layer).columns
+    n_samples = _whole("n_samples", n_samples)
+    x, codes = self.minibatches(counts, batch, layer, on_disk=False).columns  # pairs are of any cells, in any order
     names, groups = _gene_names(self, counts, genes), _groups(x, group_a, group_b)
     lfc, rho = _pairs(self, x, codes, groups, n_samples, seed)
     found, raw = _summary(lfc, delta if mode == "change" else None), [_raw(take_rows(x, cells)) for cells in groups]

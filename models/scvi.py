@@ -17,7 +17,6 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-from scipy import sparse
 
 from minigrad import backend, functional, optim
 from minigrad.checkpoint import Saved
@@ -26,9 +25,10 @@ from minigrad.data import Minibatches
 from minigrad.distributions import Normal, kl_divergence
 from minigrad.fit import History, evaluating, fit
 from minigrad.nn import BatchNorm1d, Dropout, Linear, Module, Parameter
+from minigrad.parallel import ranks_of
 from models import posterior
 from models.autoencoder import one_of, sizes
-from models.counts import as_matrix, batch_codes, library_size
+from models.counts import as_matrix, batch_codes, moments
 
 VARIANCE_FLOOR = 1e-4   # added to the variance of q, as the reference does: keeps KL finite when a dimension is very sure
 LIBRARY_FLOOR = 1e-4    # least variance of log library sizes in a batch: one cell alone has none
@@ -200,9 +200,10 @@ class SCVI(Saved, Module):
     # -------------------------------------------------------------------------------------------------------- training
     def fit(self, counts, batch=None, *, epochs=None, batch_size=128, validation=0.1, learning_rate=4e-3, seed=None,
             kl_warmup=0.25, weight_decay=None, early_stopping=False, checkpoint=None, resume=False, progress=True,
-            device=None, layer=None) -> History:
+            device=None, layer=None, parallel=None) -> History:
         """Train on counts (n_cells, n_genes): array, SciPy sparse, AnnData (its .X or `layer`), or counts.read's result.
 
+        Counts on the disk (counts.read with backed=True, AnnData with backed="r") stay there, whatever their size.
         batch: an int or string label per cell, or the name of an obs column. Cells without counts are left out, with a
         warning. kl_warmup: fraction of the training, at most 0.5, over which the KL weight rises from 0 to 1. Other
         arguments are those of minigrad.fit. ValueError names what is wrong with the counts.
@@ -220,7 +221,8 @@ class SCVI(Saved, Module):
         if not learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, not {learning_rate!r}")
         before = self.trained, self.batches, self.genes
-        x, codes = self._training_cells(counts, batch, layer)
+        with ranks_of(parallel).preparing():
+            x, codes = self._training_cells(counts, batch, layer)
         usual = max(10, min(200, round(200 * 20000 / x.shape[0])))
         epochs = usual if epochs is None else epochs
         if weight_decay is None:
@@ -235,8 +237,8 @@ class SCVI(Saved, Module):
         try:
             return fit(self, (x, codes), epochs=epochs, optimizer=optimizer, batch_size=batch_size, validation=validation,
                        seed=self.config["seed"] if seed is None else seed, early_stopping=early_stopping, device=device,
-                       checkpoint=checkpoint, resume=resume, progress=progress, describe=self.description)
-        except (ValueError, OSError, ImportError):
+                       checkpoint=checkpoint, resume=resume, progress=progress, parallel=parallel, describe=self.description)
+        except (ValueError, OSError, ImportError, RuntimeError):
             self.trained, self.batches, self.genes = before
             raise
 
@@ -253,38 +255,38 @@ class SCVI(Saved, Module):
 
     def _training_cells(self, counts, batch, layer):
         """Checked counts and batch codes of the cells that have counts; starts a new model at their moments."""
-        x, genes = as_matrix(counts, layer=layer), getattr(counts, "genes", getattr(counts, "var_names", None))
+        x = as_matrix(counts, layer=layer, on_disk=True)
+        genes = getattr(counts, "genes", getattr(counts, "var_names", None))
         self._check_width(x)
         known = self.batches if self.trained else None  # weights that are trained belong to these batches, in this order
         codes, batches = batch_codes(batch, x.shape[0], known=known, obs=getattr(counts, "obs", None))
         if len(batches) > self.n_batches:
             raise ValueError(f"batch has {len(batches)} different labels, but the model was made for "
                              f"n_batches={self.n_batches}")
-        full = np.flatnonzero(library_size(x) > 0)
+        sums = moments(x)
+        full = np.flatnonzero(sums.totals > 0)
         if len(full) < 2:
             raise ValueError(f"counts: {len(full)} cells with counts of {x.shape[0]}; training needs at least 2")
         if len(full) < x.shape[0]:
             warnings.warn(f"{x.shape[0] - len(full)} cells without counts are left out of training", stacklevel=3)
-            x, codes = x[full], codes[full]
+            x, codes, sums.totals = x[full], codes[full], sums.totals[full]
         self.batches, self.genes = batches, None if genes is None else [str(g) for g in genes]
         x = x.astype(self.dtype) if x.dtype != self.dtype else x
         if not self.trained:
-            self._start_from_moments(x, codes)
+            self._start_from_moments(sums, codes)
         return x, codes
 
     kl_warmup = 0.25
 
-    def _start_from_moments(self, x, codes) -> None:
+    def _start_from_moments(self, sums, codes) -> None:
         """Biases and dispersions from the data: rho head at log mean expression, theta from moments, zi at -2."""
-        totals = library_size(x)
-        of_gene = np.asarray(x.sum(axis=0), dtype=np.float64).ravel()
+        totals, of_gene = sums.totals, sums.of_genes
         rho = (of_gene + 0.5) / (of_gene.sum() + 0.5 * self.n_genes)
         backend.assign(self.decoder.rho.bias.data, np.log(rho) - np.log(rho).mean())
         if self.likelihood == "zinb":
             self.decoder.zi.bias.data[...] = -2.0
         if self.likelihood != "poisson":
-            squares = np.asarray(x.multiply(x).sum(axis=0)).ravel() if sparse.issparse(x) else np.einsum("ij,ij->j", x, x)
-            spread = squares - 2 * rho * (x.T @ totals) + rho ** 2 * np.sum(totals ** 2)
+            spread = sums.squares - 2 * rho * sums.with_totals + rho ** 2 * np.sum(totals ** 2)
             log_theta = np.log(np.clip(rho ** 2 * np.sum(totals ** 2) / np.maximum(spread - of_gene, 1e-8), 0.05, 100))
             if self.dispersion == "gene-cell":
                 backend.assign(self.decoder.theta.bias.data, log_theta)
@@ -299,9 +301,13 @@ class SCVI(Saved, Module):
             self.batch_fraction[b] = np.mean(codes == b)
 
     # ------------------------------------------------------------------------------------- what a trained model is asked
-    def minibatches(self, counts, batch=None, layer=None, size=CHUNK) -> Minibatches:
-        """Checked counts and batch codes, `size` cells at a time in their order. ValueError for an unknown batch."""
-        x, genes = as_matrix(counts, layer=layer), getattr(counts, "genes", getattr(counts, "var_names", None))
+    def minibatches(self, counts, batch=None, layer=None, size=CHUNK, on_disk=True) -> Minibatches:
+        """Checked counts and batch codes, `size` cells at a time in their order. ValueError for an unknown batch.
+
+        on_disk: whether counts may stay on the disk, see as_matrix.
+        """
+        x = as_matrix(counts, layer=layer, on_disk=on_disk)
+        genes = getattr(counts, "genes", getattr(counts, "var_names", None))
         self._check_width(x)
         if self.genes is not None and genes is not None and self.genes != [str(g) for g in genes]:
             raise ValueError("counts: its genes differ, or stand in another order, from those that the model was trained on "

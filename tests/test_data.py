@@ -1,4 +1,5 @@
 """minigrad/data.py: rows against SciPy's own indexing, every row met once, and nothing ever made dense."""
+import threading
 import tracemalloc
 
 import numpy as np
@@ -7,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from minigrad.data import Minibatches, split, take_rows
+from minigrad import data
+from minigrad.data import Blocks, Minibatches, split, take_rows
 
 few = settings(max_examples=80)
 seeds = st.integers(0, 2**32 - 1)
@@ -171,3 +173,144 @@ def test_sparse_columns_are_never_made_dense(monkeypatch):
         tracemalloc.stop()
     np.testing.assert_allclose(total, x.sum(), rtol=1e-5)
     assert peak < 10 * 32 * 100 * 12 + 200_000, f"{peak} bytes"
+
+
+# ---------------------------------------------------------------------------------------------------------- on the disk
+def on_disk(x, n_blocks=5, seed=0):
+    """A CSR matrix as Blocks, cut at random places, that notes which rows are read."""
+    cuts = np.sort(np.random.default_rng(seed).integers(0, x.shape[0] + 1, n_blocks - 1))
+    reads = []
+
+    def read(start, stop):
+        reads.append((start, stop, threading.current_thread() is threading.main_thread()))
+        return x[start:stop]
+    blocks = Blocks(read, np.unique([0, *cuts, x.shape[0]]), x.shape[1])
+    blocks.reads = reads
+    return blocks
+
+
+def numbered(n):
+    """Row i holds i + 1 in column i mod 3."""
+    return sparse.csr_array((np.arange(1.0, n + 1), np.arange(n) % 3, np.arange(n + 1)), shape=(n, 3))
+
+
+@few
+@given(st.integers(1, 80), st.integers(1, 30), seeds, st.integers(1, 9), st.integers(1, 4), st.integers(0, 90))
+def test_blocks_give_every_row_once_and_resume_exactly(n, batch_size, seed, n_blocks, at_once, first):
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.permutation(n)[:max(1, n - seed % 7)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "AT_ONCE", at_once)
+        batches = Minibatches((on_disk(numbered(n), n_blocks, seed), np.arange(n)), batch_size, rows)
+        expected = [ids.tolist() for ids, in Minibatches((np.arange(n),), batch_size, rows)]
+        assert [ids.tolist() for _, ids in batches] == expected
+        epochs = [list(batches.shuffled(seed, epoch)) for epoch in (0, 1, 0)]
+        for epoch in epochs:
+            assert [len(ids) for _, ids in epoch] == [len(ids) for ids in expected] == [x.shape[0] for x, _ in epoch]
+            assert sorted(i for _, ids in epoch for i in ids) == rows.tolist()
+            assert all(x.sum(axis=1).tolist() == (ids + 1).tolist() for x, ids in epoch)
+        first = first % (len(batches) + 1)
+        rest = [ids.tolist() for _, ids in batches.shuffled(seed, 0, first)]
+        assert rest == [ids.tolist() for _, ids in epochs[0]][first:] == [ids.tolist() for _, ids in epochs[2]][first:]
+
+
+@few
+@given(st.integers(2, 80), st.integers(1, 30), seeds, st.integers(1, 5), st.booleans())
+def test_shards_put_together_are_the_minibatch(n, batch_size, seed, size, stored):
+    columns = (on_disk(numbered(n), 4, seed) if stored else numbered(n), np.arange(n))
+    shards = [list(Minibatches(columns, batch_size, shard=(i, size)).shuffled(seed, 3)) for i in range(size)]
+    whole = list(Minibatches(columns, batch_size).shuffled(seed, 3))
+    together = [np.concatenate([ids for _, ids in parts]) for parts in zip(*shards, strict=True)]
+    assert np.array_equal(np.concatenate(together), np.concatenate([ids for _, ids in whole]))
+    for parts in zip(*shards):
+        assert all(x.sum(axis=1).tolist() == (ids + 1).tolist() for x, ids in parts)
+        assert max(len(ids) for _, ids in parts) - min(len(ids) for _, ids in parts) <= 1
+        assert min(len(ids) for _, ids in parts) >= min(2, n // size, batch_size // size)
+
+
+def test_blocks_are_shuffled_far_and_read_ahead_by_a_thread(monkeypatch):
+    monkeypatch.setattr(data, "AT_ONCE", 4)
+    x = numbered(4000)
+    blocks = Blocks(on_disk(x).read, np.arange(0, 4001, 100), 3)
+    read = []
+    blocks.read = lambda a, b: read.append((a, threading.current_thread() is threading.main_thread())) or x[a:b]
+    batches = Minibatches((blocks, np.arange(4000)), 50)
+    orders, first_blocks = [], set()
+    for seed, epoch in ((0, 0), (0, 1), (1, 0)):
+        read.clear()
+        stream = batches.shuffled(seed, epoch)
+        _, ids = next(stream)
+        assert len(read) in range(4, 9)  # no more than those in use, and the next
+        assert len(np.unique(ids // 100)) == 4 and np.any(np.diff(ids) < 0)
+        first_blocks.add(tuple(np.unique(ids // 100)))
+        orders.append([*ids, *(i for _, more in stream for i in more)])
+        for start in range(0, 4000, 400):  # what is shuffled together comes from all quarters of the file alike
+            assert np.bincount(np.array(orders[-1][start:start + 400]) // 1000).tolist() == [100] * 4
+        assert len({tuple(np.argsort(orders[-1][start:start + 400])) for start in range(0, 4000, 400)}) == 10
+        assert sorted(a for a, _ in read) == list(range(0, 4000, 100))  # each block once
+        assert not any(in_main for _, in_main in read)
+    assert len(set(map(tuple, orders))) == len(first_blocks) == 3
+    read.clear()
+    list(batches.shuffled(0, 0, 60))  # minibatches 0 to 59 are of the first 30 blocks, of which 28 fill whole groups
+    assert len(read) == 40 - 28
+
+
+def test_what_fails_in_the_thread_is_raised_and_a_stream_can_be_left(monkeypatch):
+    monkeypatch.setattr(data, "AT_ONCE", 1)
+    x, before = numbered(100), threading.active_count()
+
+    def broken(start, stop):
+        if start >= 60:
+            raise OSError("the disk is gone")
+        return x[start:stop]
+    batches = Minibatches((Blocks(broken, np.arange(0, 101, 20), 3),), 10)
+    seen = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        for counts, in batches:
+            seen.append(counts.sum())
+    assert len(seen) in (4, 5, 6) and threading.active_count() == before
+    stream = batches.shuffled(0, 0)
+    next(stream)
+    stream.close()
+    assert threading.active_count() == before
+
+
+def test_rows_of_blocks():
+    x, _ = random_csr(np.random.default_rng(3), 40, 5, sparse.csr_array)
+    blocks = on_disk(x, 6)
+    assert blocks.shape == (40, 5) and len(blocks) == 40 and "40 x 5 on the disk" in repr(blocks)
+    for rows in (slice(3, 17), np.arange(40) % 3 > 0, np.array([0, 5, 39]), np.array([], int)):
+        part = blocks[rows].astype(np.float64)
+        found = [part.block(i) for i in range(len(part.bounds) - 1)]
+        assert all(b.dtype == np.float64 for b in found)
+        np.testing.assert_array_equal(np.vstack([b.toarray() for b in found]), x.toarray()[rows])
+        assert part.sum() == x.toarray()[rows].sum()
+    part = blocks[np.arange(40) % 3 > 0][np.arange(26) % 2 > 0]  # of what was selected before
+    np.testing.assert_array_equal(np.vstack([part.block(i).toarray() for i in range(len(part.bounds) - 1)]),
+                                  x.toarray()[np.arange(40) % 3 > 0][1::2])
+    for rows in ([3, 2], [1, 1], 4):
+        with pytest.raises(IndexError, match="increasing order"):
+            blocks[rows]
+    with pytest.raises(ValueError, match="increasing order"):
+        list(Minibatches((blocks,), 4, np.array([3, 2, 1])))
+
+
+@pytest.mark.parametrize("lengths", [[0, 0, 0], [5], [3, 0, 9, 2, 0], [100], [1] * 20, [0] * 9 + [7]])
+def test_blocks_hold_about_so_many_entries(lengths, monkeypatch):
+    monkeypatch.setattr(data, "ENTRIES", 4)
+    indptr = np.append(0, np.cumsum(lengths))
+    bounds = data.block_bounds(indptr)
+    assert bounds[0] == 0 and bounds[-1] == len(lengths) and np.all(np.diff(bounds) > 0)
+    assert all(indptr[b] - indptr[a] < 4 + max(lengths) for a, b in zip(bounds, bounds[1:]))
+    if lengths == [1] * 20:
+        assert bounds.tolist() == [0, 4, 8, 12, 16, 20]
+
+
+def test_pieces_of_any_column(monkeypatch):
+    monkeypatch.setattr(data, "ENTRIES", 10)
+    x, dense = random_csr(np.random.default_rng(4), 33, 4, sparse.csr_array)
+    for column in (x, dense, on_disk(x), on_disk(x)[np.arange(33)]):
+        starts, parts = zip(*data.pieces(column))
+        rows = [p.toarray() if sparse.issparse(p) else p for p in parts]
+        np.testing.assert_array_equal(np.vstack(rows), dense)
+        assert list(starts) == np.cumsum([0, *map(len, rows)])[:-1].tolist() and len(starts) > 3

@@ -1,0 +1,253 @@
+"""minigrad/parallel.py: two ranks under mpiexec do what one process does, stay equal, and die together.
+
+What runs on the ranks are the functions below the line, `mpiexec -n 2 python test_parallel.py NAME FOLDER`. They leave
+what they found in files of the folder, one a rank, which the tests compare.
+"""
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from minigrad import checkpoint as files, fit as module, functional, nn, optim
+from minigrad.parallel import One, ranks_of
+from models import SCVI, Autoencoder
+
+TIMEOUT = 60  # seconds after which ranks that wait for one another are ended
+
+
+def ranks(name, folder, n=2, start=()):
+    """Run a function of this file on n ranks: (exit status, what they said). start: options of Python."""
+    pytest.importorskip("mpi4py")
+    places = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
+    mpiexec = shutil.which("mpiexec", path=places)
+    if mpiexec is None:
+        pytest.skip('there is no mpiexec: pip install "minigrad-scvi[mpi]"')
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OPENBLAS_NUM_THREADS": "1"}
+    command = [mpiexec, "-n", str(n), sys.executable, *start, __file__, name, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=TIMEOUT)
+    return done.returncode, done.stdout + done.stderr
+
+
+def found(folder, rank):
+    arrays, meta = files.load(folder / f"rank{rank}.npz")
+    return arrays, meta["said"]
+
+
+def test_one_process_asks_nobody():
+    assert (ranks_of(None).rank, ranks_of(None).size) == (0, 1) and isinstance(ranks_of(None), One)
+    with pytest.raises(ValueError, match="""parallel must be None or "mpi", not 'threads'"""):
+        ranks_of("threads")
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with pytest.raises(ImportError, match=r'pip install "minigrad-scvi\[mpi\]"'):
+        Autoencoder(3, (2,), 1).fit(np.ones((9, 3)), parallel="mpi", epochs=1, progress=False)
+
+
+def test_minibatches_too_small_for_the_ranks_are_refused():
+    columns, four = (np.ones((50, 2)),), SimpleNamespace(rank=1, size=4)
+    for batch_size, n in ((7, 50), (16, 6)):
+        with pytest.raises(ValueError, match=f"batch_size={batch_size} of .* each of 4 ranks needs 2"):
+            module._minibatches((columns[0][:n],), batch_size, 0.0, 0, False, four)
+    train, held_out = module._minibatches(columns, 16, 0.2, 0, False, four)
+    assert train.shard == (1, 4) and held_out.shard == (0, 1)
+
+
+def test_two_ranks_do_what_one_process_does(tmp_path):
+    status, said = ranks("like_one_process", tmp_path)
+    assert status == 0, said
+    for rank in (0, 1):
+        arrays, meta = found(tmp_path, rank)
+        assert np.abs(arrays["gradient"]).max() > 0.01
+        np.testing.assert_allclose(arrays["gradient"], arrays["alone/gradient"], rtol=0, atol=1e-12)
+        assert arrays["losses"].shape == (4, 3) and np.ptp(arrays["losses"]) > 0.01
+        np.testing.assert_allclose(arrays["losses"], arrays["alone/losses"], rtol=1e-11)
+        np.testing.assert_allclose(arrays["end"], arrays["alone/end"], rtol=0, atol=1e-11)
+
+
+def test_ranks_end_equal_with_one_checkpoint_and_resume_exactly(tmp_path):
+    """With batch norm and dropout; the models of the ranks began with different weights."""
+    status, said = ranks("trained_and_resumed", tmp_path)
+    assert status == 0, said
+    (first, a), (second, b) = found(tmp_path, 0), found(tmp_path, 1)
+    assert a == b and len(a["whole"]) == 4
+    for name in first:
+        assert first[name].tobytes() == second[name].tobytes(), name
+    whole, parts = ({k.removeprefix(p): v.tobytes() for k, v in first.items() if k.startswith(p)} for p in ("whole/", "parts/"))
+    assert whole == parts and a["whole"] == a["parts"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["parts.npz", "rank0.npz", "rank1.npz", "whole.npz"]
+    SCVI.load(tmp_path / "whole.npz")
+
+
+def test_they_stop_together(tmp_path):
+    """Early stopping, and a Ctrl-C that only one of them gets."""
+    status, said = ranks("stopped", tmp_path)
+    assert status == 0, said
+    (first, a), (second, b) = found(tmp_path, 0), found(tmp_path, 1)
+    assert a["early"] == b["early"] == [1, 4] and a["interrupted"] == b["interrupted"]
+    assert a["interrupted"][0] == 2 and 6 <= a["interrupted"][1] <= 7
+    assert all(first[name].tobytes() == second[name].tobytes() for name in first)
+    assert said.count("interrupted:") == 1
+
+
+@pytest.mark.parametrize("how", ["raises", "is_killed", "fails_before", "has_bad_data", "has_other_data", "exits"])
+def test_a_rank_that_fails_ends_all(tmp_path, how):
+    status, said = ranks(how, tmp_path, start=["-m", "mpi4py"] if how == "exits" else [])
+    assert status != 0, said
+    expected = {"raises": "ZeroDivisionError", "fails_before": "another could not",
+                "has_bad_data": "row 3, column 2 (from 0) is -1.0", "has_other_data": "must train the same",
+                "is_killed": "", "exits": "ZeroDivisionError"}
+    assert expected[how] in said
+    assert not list(tmp_path.glob("rank*"))  # nobody came to the end
+    if how in ("raises", "is_killed"):
+        assert files.load(tmp_path / "run.npz")[1]["position"]["epoch"] >= 1
+
+
+# ----------------------------------------------------------------------------------------------------- on every rank
+def write(folder, arrays, **said):
+    files.save(Path(folder) / f"rank{ranks_of('mpi').rank}.npz", arrays, {"said": said})
+
+
+def counts(n=70):
+    return np.random.default_rng(1).poisson(2.0, (n, 6)).astype(np.float32)
+
+
+class Plain(nn.Module):
+    """Regression without batch norm or noise, so that minibatches can be cut."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        self.layers = nn.Sequential(nn.Linear(3, 5, dtype=float, rng=rng), nn.Sigmoid(), nn.Linear(5, 1, dtype=float, rng=rng))
+        self.hook = lambda progress: None
+
+    def loss(self, x, y, *, progress, rng):
+        self.hook(progress)
+        return functional.mse(self.layers(x), y[:, None])
+
+    def validation(self, x, y, *, rng):
+        error = (self.layers(x).data[:, 0] - y) ** 2
+        return {"loss": error, "noise": rng.random(len(x)) * error}
+
+
+def train(model, n=61, **options):
+    x = np.random.default_rng(2).normal(size=(n, 3))
+    kept = {}
+
+    class Recorded(optim.Adam):
+        def step(self):
+            kept.setdefault("gradient", self.gradients.copy())
+            super().step()
+    columns = (x, x @ [1.0, -1.0, 0.5])
+    history = module.fit(model, columns, **{**dict(epochs=4, batch_size=7, validation=0.1, progress=False,
+                                                   optimizer=lambda p: Recorded(p, 0.05)), **options})
+    return history, kept["gradient"]
+
+
+def like_one_process(folder):
+    arrays = {}
+    for name, parallel in (("alone/", None), ("", "mpi")):  # minibatches of 7 cannot be cut into equal parts
+        model = Plain()
+        history, arrays[name + "gradient"] = train(model, parallel=parallel)
+        arrays[name + "losses"] = np.column_stack([history[k] for k in ("train_loss", "validation_loss", "validation_noise")])
+        arrays[name + "end"] = np.concatenate([p.data.ravel() for p in model.parameters()])
+    write(folder, arrays)
+
+
+def trained_and_resumed(folder):
+    """All at once, and with a Ctrl-C in the middle of an epoch after which other models go on."""
+    rank, arrays, said, save = ranks_of("mpi").rank, {}, {}, files.save
+    files.save = lambda *args: (time.sleep(0.1), save(*args))  # none may go on before it is there
+    options = dict(epochs=4, batch_size=16, parallel="mpi", progress=False)
+    for name, stops in (("whole", [None]), ("parts", [5, None])):
+        for stop in stops:
+            is_resumed, calls = name == "parts" and stop is None, []
+            model = SCVI(6, n_latent=2, n_hidden=4, seed=rank + 7 * is_resumed)
+            loss = model.loss
+
+            def pressed(*args, **keywords):
+                calls.append(1)
+                if len(calls) == stop and rank == 1:
+                    os.kill(os.getpid(), signal.SIGINT)
+                return loss(*args, **keywords)
+            model.loss = pressed
+            path = Path(folder) / f"{name}.npz"
+            history = model.fit(counts(), checkpoint=path, resume=True, seed=0, **options)
+            said[f"{name} {stop}"] = files.load(path)[1]["position"]
+        arrays.update({f"{name}/{k}": v for k, v in model.state_dict().items()})
+        said[name] = history["validation_elbo"]
+    write(folder, arrays, **said)
+
+
+def stopped(folder):
+    model = Plain()
+    model.validation = lambda x, y, *, rng: {"loss": np.full(len(x), float(len(calls)))}
+    calls = []
+    model.hook = lambda progress: calls.append(1)
+    history, _ = train(model, parallel="mpi", early_stopping=3, epochs=50)
+    early = [history["epoch"][0], len(history)]
+    model, calls, rank = Plain(), [], ranks_of("mpi").rank
+
+    def press(progress):
+        calls.append(1)
+        if len(calls) == 19 and rank == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+    model.hook = press
+    history, _ = train(model, parallel="mpi", epochs=50)  # 8 minibatches an epoch
+    write(folder, model.state_dict(), early=early, interrupted=[len(history), len(calls) - 13])
+
+
+def fails_in_the_middle(folder, how):
+    model, rank = Plain(), ranks_of("mpi").rank
+
+    def fail(progress):
+        if rank == 1 and progress > 0.6:
+            how()
+    model.hook = fail
+    train(model, parallel="mpi", checkpoint=Path(folder) / "run.npz")
+    write(folder, {})
+
+
+def raises(folder):
+    fails_in_the_middle(folder, lambda: 1 / 0)
+
+
+def is_killed(folder):
+    fails_in_the_middle(folder, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def fails_before(folder):
+    missing = Path(folder) / ("missing" if ranks_of("mpi").rank == 0 else ".") / "run.npz"
+    train(Plain(), parallel="mpi", checkpoint=missing)
+    write(folder, {})
+
+
+def has_bad_data(folder):
+    x = counts()
+    x[3, 2] -= 99 * ranks_of("mpi").rank
+    SCVI(6).fit(np.maximum(x, -1), parallel="mpi", epochs=1, progress=False)
+    write(folder, {})
+
+
+def has_other_data(folder):
+    train(Plain(), n=61 + ranks_of("mpi").rank, parallel="mpi")
+    write(folder, {})
+
+
+def exits(folder):
+    """One rank fails outside of `fit`, as where a file is missing on one machine."""
+    if ranks_of("mpi").rank == 1:
+        1 / 0
+    train(Plain(), parallel="mpi")
+    write(folder, {})
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](sys.argv[2])
