@@ -34,7 +34,12 @@ PATIENCE = 20      # epochs without a better validation score after which early 
 
 
 class History:
-    """What training recorded: `history["train_loss"]` is a list, one entry an epoch. `names` lists what there is."""
+    """What training recorded: `history["train_loss"]` is a list, one entry an epoch. `names` lists what there is.
+
+    interrupted: whether Ctrl-C ended the training.
+    """
+
+    interrupted = False
 
     def __init__(self, columns=None):
         self.columns = dict(columns or {})
@@ -117,6 +122,7 @@ def fit(model, columns, *, epochs: int, optimizer, batch_size: int = 128, valida
             with run.patient():
                 run.to_the_end(bar)
         except KeyboardInterrupt:
+            run.history.interrupted = True
             if run.is_whole:
                 run.save()
             bar.write(f"interrupted: the weights are those of the {'last step' if run.best is None else 'best epoch'}, "

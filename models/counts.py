@@ -142,7 +142,7 @@ def _need(package: str):
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise ImportError(f'this needs {package}: pip install "minigrad[singlecell]"') from error
+        raise ImportError(f'this needs {package}: pip install "minigrad-scvi[singlecell]"') from error
 
 
 def _allow(declared: int, stored: int, what: str, ratio: int = 200):
