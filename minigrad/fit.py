@@ -305,8 +305,11 @@ class _Run:
         if not os.path.exists(path):
             return
         arrays, meta = files.load(path)
-        if meta.get("settings") != settings:
-            raise ValueError(f"{path} is a checkpoint of a run with {meta.get('settings')}, this one has {settings}")
+        before = meta.get("settings") or {}
+        if before != settings:
+            names = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
+            raise ValueError(f"{path} is a checkpoint of a run with {({name: before.get(name) for name in names})}, "
+                             f"this one has {({name: settings.get(name) for name in names})}")
         groups = {"best": {}}
         for key, array in arrays.items():
             group, _, name = key.partition("/")

@@ -66,19 +66,19 @@ def train(options) -> int:
 def training_settings(run: Run, options) -> tuple[str, dict]:
     """(path of the counts, settings) of a new training, or with --resume those of the run; nothing may contradict them."""
     given = {name: value for name, value in vars(options).items() if name in (*runs.COUNTS, *runs.MODEL, *runs.FIT)}
-    if "selection" in given and "genes" not in given and not options.resume:
-        raise WrongUsage("--selection says how to choose --genes N: give both")
-    if not options.resume:
+    if not options.resume or options.counts is not None and not run.config_file.exists():
         if options.counts is None:
             raise WrongUsage("COUNTS is missing (only with --resume it is known from the run)")
         if run.checkpoint.exists():
             raise WrongUsage(f"{run.folder} holds a run already: go on with --resume, or give another --out")
+        if "selection" in given and "genes" not in given:
+            raise WrongUsage("--selection says how to choose --genes N: give both")
         return options.counts, given
     path, settings = run.config()
     for name, value in given.items():
         if settings.get(name) != value:
-            raise WrongUsage(f"{name}={value} contradicts {run.folder}, which was begun with {settings.get(name, 'the default')}; "
-                             "leave it out to go on, or give another --out")
+            raise WrongUsage(f"{name}={value} contradicts {run.folder}, which was begun with "
+                             f"{settings.get(name, 'the default')}; leave it out to go on, or give another --out")
     return options.counts or path, settings
 
 
@@ -142,7 +142,8 @@ def de(options) -> int:
     for name, group in zip(options.groups, groups):
         if not group.any():
             there = sorted(set(labels))
-            raise ValueError(f"no cell has {options.key} {name!r}; there are: {', '.join(there[:20])}{' ...' * (len(there) > 20)}")
+            there = ", ".join(there[:20]) + " ..." * (len(there) > 20)
+            raise ValueError(f"no cell has {options.key} {name!r}; there are: {there}")
     table = model.differential_expression(
         runs.genes_by_name(counts, model_genes(model)), *groups, mode=options.mode, delta=options.delta, fdr=options.fdr,
         n_samples=options.samples, batch=batch, genes=model_genes(model), seed=options.seed)
@@ -264,7 +265,7 @@ def train_options(add) -> None:
     add("counts", metavar="COUNTS", nargs="?", help="counts to train on; known from the run with --resume")
     add("--out", metavar="RUN", type=Path, required=True, help="folder for the run; it is made")
     add("--resume", action="store_true", help="go on with a run that was stopped or killed, with its settings, to the very "
-        "numbers of one that was not; a run without a checkpoint begins")
+        "numbers of one that was not; a run that is not there yet begins")
     add("--layer", default=unset, help='layer of an .h5ad or .loom file with the counts ("raw": raw.X); default: the main matrix')
     add("--batch-key", metavar="COLUMN", default=unset, help="obs column with the batch of each cell; default: all one batch")
     add("--genes", metavar="N", type=whole, default=unset, help="train on the N genes that vary most; default: all")
@@ -288,7 +289,8 @@ def train_options(add) -> None:
     add("--early-stopping", action="store_true", default=unset,
         help="stop when the held-out ELBO has not improved for 20 epochs, and keep the best weights")
     add("--seed", metavar="N", type=seed, default=unset, help="of weights, split, order and noise (default: 0)")
-    add("--device", choices=["numpy", "cupy"], help="where to compute: cupy is an NVIDIA GPU (default: MINIGRAD_DEVICE, or numpy)")
+    add("--device", choices=["numpy", "cupy"],
+        help="where to compute: cupy is an NVIDIA GPU (default: the variable MINIGRAD_DEVICE, else numpy)")
 
 
 def counts_options(add) -> None:

@@ -33,7 +33,7 @@ pre { background: #f6f6f6; padding: .8rem; white-space: pre-wrap; font-size: 12p
 figcaption { color: #555; margin-bottom: 1.5rem } code { background: #f6f6f6 } nav a { margin-right: .8rem }"""
 MOST_CELLS = 3000   # shown, and looked at for what needs all pairs of them
 MOST_DRAWN = 1000   # cells of which the model draws counts
-N_CLUSTERS = 8      # where no labels are given
+N_CLUSTERS = 7      # where no labels are given: the colours before yellow, which is pale on white
 MOST_LABELS = 10    # that the palette tells apart; the rarer ones become "others"
 
 
@@ -161,7 +161,8 @@ def cells(x, generated) -> bytes:
     left, right = f.subplots(1, 2)
     sizes = [np.log10(np.maximum(total, 1.0)) for total in (library_size(x), generated.sum(axis=1))]
     detected = [np.diff(x.indptr), np.sum(generated > 0, axis=1)]
-    for axes, values, name in ((left, sizes, "log10 library size (counts a cell)"), (right, detected, "genes detected in a cell")):
+    names = "log10 library size (counts a cell)", "genes detected in a cell"
+    for axes, values, name in zip((left, right), (sizes, detected), names):
         bins = np.linspace(min(v.min() for v in values), max(v.max() for v in values) + 1e-6, 41)
         for v, color, label, style in zip(values, (COLORS[0], COLORS[5]), ("data", "generated from the prior"), ("-", "--")):
             axes.hist(v, bins, density=True, histtype="step", linewidth=1.6, color=color, linestyle=style, label=label)

@@ -324,6 +324,14 @@ class SCVI(Saved, Module):
     differential_expression = posterior.differential_expression
 
     # ------------------------------------------------------------------------------------------------------------ files
+    @staticmethod
+    def least_size(config) -> tuple[int, int]:
+        """(arrays, numbers) that the weights of a model with this configuration are at least: see checkpoint.Saved."""
+        genes, batches, latent, hidden, layers = (
+            int(config[name]) for name in ("n_genes", "n_batches", "n_latent", "n_hidden", "n_layers"))
+        inputs = genes + latent + (layers - 1) * hidden + (layers * batches if batches > 1 else 0)  # of the hidden units
+        return layers, hidden * inputs + batches * (genes if config["dispersion"] == "gene-batch" else 1)
+
     @classmethod
     def from_scvi_tools(cls, state, **config) -> SCVI:
         """A model with weights trained with scvi-tools (1.x): `state` maps its state-dict names to arrays.

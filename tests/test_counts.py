@@ -267,7 +267,7 @@ def test_shipped_data(name, shape, nonzero, obs, empty):
 def test_missing_package_is_named(tmp_path, monkeypatch):
     (tmp_path / "a.h5ad").write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(ImportError, match=r'h5py: pip install "minigrad\[singlecell\]"'):
+    with pytest.raises(ImportError, match=r'h5py: pip install "minigrad-scvi\[singlecell\]"'):
         read(tmp_path / "a.h5ad")
 
 
