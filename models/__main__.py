@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 import traceback
 import warnings
@@ -50,12 +51,15 @@ def train(options) -> int:
         run.begin(path, settings)
     say(f"{len(counts):,} cells, {counts.shape[1]:,} genes"
         + f", {model.n_batches} batches" * (batch is not None) + f" of {path}")
-    history = model.fit(counts, batch, checkpoint=run.checkpoint, resume=options.resume, device=options.device,
-                        **runs.fit_arguments(settings))
-    run.write_history(history)
-    if history.interrupted:
-        say(f"stopped after {len(history)} whole epochs; go on with: {program()} train --resume --out {run.folder}")
-        return 130
+    try:
+        history = model.fit(counts, batch, checkpoint=run.checkpoint, resume=options.resume, device=options.device,
+                            **runs.fit_arguments(settings))
+        run.write_history(history)
+        if history.interrupted:
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:  # which fit lets through when it comes again, while the last checkpoint is written
+        say(f"go on with: {program()} train --resume --out {shlex.quote(str(run.folder))}")
+        raise
     print(f"{'epochs':<28}{len(history)}\n{'seconds':<28}{sum(history['seconds']):.1f}")
     for name in [name for name in history.names if name.startswith(("train_", "validation_"))]:
         print(f"{name:<28}{history[name][-1]:.2f}")

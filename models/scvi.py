@@ -213,6 +213,8 @@ class SCVI(Saved, Module):
         if self.n_batches > 1 and batch is None:
             raise ValueError(f"batch is missing: the model was made for n_batches={self.n_batches}")
         sizes(batch_size=batch_size, **({} if epochs is None else {"epochs": epochs}))
+        if batch_size < 2:
+            raise ValueError(f"batch_size must be at least 2, for batch norm compares the cells of a minibatch, not {batch_size}")
         if not learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, not {learning_rate!r}")
         before = self.trained, self.batches, self.genes
@@ -229,6 +231,9 @@ class SCVI(Saved, Module):
             return optim.AdamW(parameters, learning_rate, weight_decay=weight_decay, undecayed=left_out)
         self.kl_warmup, self.trained = kl_warmup, True
         try:
+            if (n := x.shape[0] - round(validation * x.shape[0])) < 2 and validation < 1:
+                raise ValueError(f"validation={validation} of {x.shape[0]} cells leaves {n} to train on; training needs at "
+                                 "least 2")
             return fit(self, (x, codes), epochs=epochs, optimizer=optimizer, batch_size=batch_size, validation=validation,
                        seed=self.config["seed"] if seed is None else seed, early_stopping=early_stopping, device=device,
                        checkpoint=checkpoint, resume=resume, progress=progress, describe=self.description)
@@ -358,7 +363,8 @@ class SCVI(Saved, Module):
 
     def _check_width(self, x) -> None:
         if x.shape[1] != self.n_genes:
-            raise ValueError(f"counts have {x.shape[1]} genes, the model was made for n_genes={self.n_genes}")
+            raise ValueError(f"counts have {x.shape[1]} genes, the model was made for n_genes={self.n_genes}; select the same "
+                             "genes, in the same order")
 
 
 def _per_batch(values, default, n_batches, dtype):

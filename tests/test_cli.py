@@ -7,8 +7,10 @@ import json
 import os
 import re
 import signal
+import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import anndata
@@ -19,9 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from minigrad import checkpoint
 from models import SCVI, posterior, report, runs
-from models.__main__ import COMMANDS, main
+from models.__main__ import COMMANDS, main, parser, program
 from models.counts import Counts, as_matrix, highest_variance, pearson_residual_variance, read
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -136,9 +137,9 @@ from minigrad.fit import _Run
 write = _Run.write
 def write_and_stop(self, *arguments):
     write(self, *arguments)
-    if self.epoch == 2:
-        os.kill(os.getpid(), int(sys.argv[1]))
-_Run.write = write_and_stop
+    if self.epoch == 2 and times:
+        os.kill(os.getpid(), times.pop())
+_Run.write, times = write_and_stop, list(map(int, sys.argv[1].split(",")))
 from models.__main__ import main
 sys.exit(main(sys.argv[2:]))
 """
@@ -150,15 +151,16 @@ def in_own_process(*words, code=None):
                           env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
 
 
-@pytest.mark.parametrize("stop, code", [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
-def test_a_stopped_run_resumes_to_the_same_bits(place, model, tmp_path, stop, code):
+@pytest.mark.parametrize("signals, code", [("9", -signal.SIGKILL), ("2", 130), ("2,2", 130)])
+def test_a_stopped_run_resumes_to_the_same_bits(place, model, tmp_path, signals, code):
     words = ["train", place / "counts.npz", "--out", tmp_path / "r", "--batch-key", "donor", *SMALL]
-    done = in_own_process(int(stop), *words, code=STOPS)
+    done = in_own_process(signals, *words, code=STOPS)
     assert done.returncode == code, done.stderr
     assert len(runs.Run(tmp_path / "r").history()) == 2
-    if stop == signal.SIGINT:
-        assert "train --resume --out" in done.stderr and "Traceback" not in done.stderr
-        assert len(rows_of(tmp_path / "r" / "history.csv")) == 3
+    if code == 130:
+        hint = f"go on with: python -m models train --resume --out {tmp_path / 'r'}"
+        assert done.stderr.splitlines()[-2:] == [hint, "interrupted"]
+    assert (tmp_path / "r" / "history.csv").exists() == (signals == "2")
     assert call("embed", tmp_path / "r", "--out", tmp_path / "z.npz") == 0  # of what is there
     assert call("train", "--resume", "--out", tmp_path / "r") == 0
     same(SCVI.load(tmp_path / "r" / "model.npz").state_dict(), model.state_dict())
@@ -193,7 +195,7 @@ def test_embed_is_latent(place, model):
     arrays = np.load(place / "z.npz", allow_pickle=False)
     np.testing.assert_array_equal(arrays["X_scVI"], z)
     assert list(arrays["cells"]) == list(counts.cells)
-    data = anndata.read_h5ad(place / "z.h5ad")
+    data = anndata.read_h5ad(place / "z.h5ad")  # made anew: the counts are an .npz
     np.testing.assert_array_equal(data.obsm["X_scVI"], z)
     np.testing.assert_array_equal(data.X.toarray(), counts.X.toarray())
     assert list(data.obs["kind"].astype(str)) == list(counts.obs["kind"]) and data.var_names[-1] == "G0-1"
@@ -277,8 +279,6 @@ def test_the_report_holds_its_pictures_and_needs_no_network(place):
     assert len(pictures) == 5 and all(base64.b64decode(p)[:4] == b"\x89PNG" for p in pictures)
     assert not re.search(r"https?://|<script|<link", page)
     assert "2 k-means clusters against kind" in page and "entropy of batch mixing" in page and "3 epochs" in page
-    assert call("report", place / "run", "--out", place / "plain.html") == 0
-    assert "against" not in (place / "plain.html").read_text()
 
 
 def test_names_in_a_report_are_text(place, model, tmp_path):
@@ -289,11 +289,12 @@ def test_names_in_a_report_are_text(place, model, tmp_path):
     assert "<script>" not in page and "<b>" not in page and "&lt;b&gt;&amp;" in page
 
 
-def test_a_report_of_few_cells_one_latent_dimension_and_no_epoch(place, tmp_path, monkeypatch):
+def test_a_report_of_few_cells_one_latent_dimension_and_no_epoch(place, tmp_path):
     model = SCVI(12, n_latent=1, n_hidden=4)
     model.genes = list(runs.read_counts(place / "counts.npz").genes)
     report.write(tmp_path / "a.html", model, runs.History(), runs.read_counts(place / "counts.npz")[:3])
-    assert (tmp_path / "a.html").read_text().count("<img") == 4
+    page = (tmp_path / "a.html").read_text()
+    assert page.count("<img") == 4 and "no whole epoch" in page and "against" not in page
 
 
 def test_many_labels_are_few_colours():
@@ -339,7 +340,7 @@ FAILURES = [
     (["embed", "{new}", "--out", "{new}.csv"], "is no run"),
     (["embed", "{empty}", "--out", "{new}.csv"], "has no model.npz"),
     (["embed", "{run}", "--out", "{none}/z.csv"], "there is no folder"),
-    (["embed", "{run}", "{few}", "--out", "{new}.csv"], "1 of the 12 genes of the model are not among the 11 of the counts: G0-1"),
+    (["embed", "{run}", "{few}", "--out", "{new}.csv"], "1 of the 12 genes of the model are not among the 11 .*: G0-1;"),
     (["embed", "{run}", "{counts}", "--layer", "a", "--out", "{new}.csv"], "only .h5ad and .loom"),
     (["embed", "{run}", "--batch-key", "kind", "--out", "{new}.csv"], "batch: B cell, T cell unknown; the model knows new, old"),
     (["embed", "{moved}", "--out", "{new}.csv"], "no longer there; pass their path as COUNTS"),
@@ -388,7 +389,7 @@ def test_a_failure_is_1_and_one_line(names, capsys, words, says):
     assert main([word.format(**names) for word in words]) == 1
     out, err = capsys.readouterr()
     lines = [line for line in err.splitlines() if "error:" in line]
-    assert len(lines) == 1 and says in lines[0] and lines[0] == err.splitlines()[-1], err
+    assert len(lines) == 1 and re.search(says.replace("{", r"\{"), lines[0]) and lines[0] == err.splitlines()[-1], err
     assert "Traceback" not in err and (not out or words[0] == "de")
     assert {p: p.read_bytes() for p in names["run"].iterdir()} == before
     assert not list(names["run"].parent.glob("*.part*"))
@@ -403,12 +404,7 @@ def test_debug_shows_the_traceback_and_the_line(names, capsys):
 def test_an_error_that_nobody_foresaw_is_still_one_line_with_its_kind(names, capsys, monkeypatch):
     monkeypatch.setattr(SCVI, "latent", lambda *_: {}["what"])
     assert call("embed", names["run"], "--out", names["new"].with_suffix(".csv")) == 1
-    assert capsys.readouterr().err.splitlines() == [f"{prog()} embed: error: KeyError: what (--debug shows where)"]
-
-
-def prog():
-    from models.__main__ import program
-    return program()
+    assert capsys.readouterr().err.splitlines() == [f"{program()} embed: error: KeyError: what (--debug shows where)"]
 
 
 def test_a_failed_training_can_be_tried_again(names, tmp_path, capsys):
@@ -458,9 +454,6 @@ def test_every_command_has_a_manual_with_examples(command, capsys):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_examples_are_words_that_the_parser_takes(command):
-    import shlex
-
-    from models.__main__ import parser
     for line in COMMANDS[command][2].split("\n"):
         assert parser().parse_args([command, *shlex.split(line)]).command == command
 
@@ -496,35 +489,22 @@ def test_unique_names(names):
             assert found[i] == name  # the first keeps its name
         else:
             assert re.fullmatch(re.escape(name) + r"-\d+", found[i])
-    assert found == list(anndata.utils.make_index_unique(pandas.Index(names, dtype=str)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        assert found == list(anndata.utils.make_index_unique(pandas.Index(names, dtype=str)))
+
+
+def three_cells(obs):
+    return Counts(sparse.csr_array(np.ones((3, 1), np.float32)), ["g"], list("abc"), obs)
 
 
 def test_labels_that_are_numbers_or_missing():
-    counts = Counts(sparse.csr_array(np.ones((3, 1), np.float32)), ["g"], list("abc"), {"n": [2, 1, 2], "o": np.array(["x", None, "y"])})
+    counts = three_cells({"n": [2, 1, 2], "o": np.array(["x", None, "y"])})
     assert list(runs.labels_of(counts, "n")) == ["2", "1", "2"] and list(runs.labels_of(counts, "o")) == ["x", "None", "y"]
 
 
 def test_missing_labels_survive_in_a_new_h5ad(tmp_path):
-    counts = Counts(sparse.csr_array(np.ones((3, 1), np.float32)), ["g"], list("abc"), {"o": np.array(["x", None, "y"])})
+    counts = three_cells({"o": np.array(["x", None, "y"])})
     runs.write_cells(tmp_path / "a.h5ad", counts, "obsm", "z", np.zeros((3, 2), np.float32), ["z0", "z1"])
     assert list(read(tmp_path / "a.h5ad").obs["o"]) == ["x", None, "y"]
     assert as_matrix(tmp_path / "a.h5ad").shape == (3, 1)
-
-
-def test_a_model_that_claims_to_be_large_is_refused_before_it_is_made(place, tmp_path):
-    """A checkpoint's configuration against its arrays: in a process that has 1 GB."""
-    arrays, meta = checkpoint.load(place / "run" / "model.npz")
-    for n, change in enumerate(({"n_genes": 4 * 10**6}, {"n_hidden": 30000}, {"n_layers": 10**9}, {"n_batches": 10**8},
-                                {"n_latent": 10**8}, {"n_genes": "9" * 9}, {"n_genes": 1e300})):
-        checkpoint.save(tmp_path / f"{n}.npz", arrays, {**meta, "config": {**meta["config"], **change}})
-    code = ("import resource, sys; from models import SCVI\nused = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-            "for path in sys.argv[1:]:\n"
-            "    try:\n        SCVI.load(path)\n    except ValueError as error:\n        print(error)\n"
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used)")
-    done = subprocess.run(["prlimit", f"--as={2 * 10**9}", sys.executable, "-c", code, *sorted(map(str, tmp_path.iterdir()))],
-                          cwd=ROOT, capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
-    *lines, grown = done.stdout.splitlines()
-    assert done.returncode == 0 and len(lines) == 7, done.stderr
-    assert all("does not fit" in line and "it holds" in line for line in lines), lines
-    assert int(grown) < 50_000  # kB
