@@ -99,7 +99,7 @@ def embed(options) -> int:
 
 
 def denoise(options) -> int:
-    """Expected counts of each cell and gene."""
+    """Expected counts of each cell and gene: the mean mu of the negative binomial. The table is dense, and held in memory."""
     run, kind = Run(options.run), output(options.out)
     model = run.model()
     everything, path, batch = of_run(run, options)
@@ -113,7 +113,9 @@ def denoise(options) -> int:
 
 
 def impute_score(options) -> int:
-    """Hide counts, train anew on the rest, and see how well they are recovered."""
+    """Hide counts, train anew on the rest with the settings of the run, and see how well what was hidden is recovered: the
+    median absolute error over hidden entries, beside that of each gene's mean and of PCA (10 components of normalised
+    log1p counts). The run itself has seen all counts, and is not used. Memory: n_genes x n_genes, for PCA."""
     run = Run(options.run)
     _, settings = run.config()
     model = run.model()
@@ -133,7 +135,8 @@ def impute_score(options) -> int:
 
 
 def de(options) -> int:
-    """A table of the genes that two groups of cells express differently."""
+    """A table of the genes that two groups of cells express differently, most certain first. Bayes factors are no p-values.
+    With one label, group b is all other cells, those without a label included."""
     if len(options.groups) > 2:
         raise WrongUsage(f"--groups takes one label or two, not {len(options.groups)}: {', '.join(options.groups)}")
     for path in filter(None, (options.csv, options.volcano)):
@@ -141,7 +144,7 @@ def de(options) -> int:
     run = Run(options.run)
     model = run.model()
     counts, _, batch = of_run(run, options)
-    labels = runs.labels_of(counts, options.key)
+    labels = runs.labels_of(counts, options.key).astype(str)
     groups = [labels == name for name in options.groups]
     for name, group in zip(options.groups, groups):
         if not group.any():
@@ -162,7 +165,7 @@ def de(options) -> int:
 
 
 def generate(options) -> int:
-    """Counts of new cells, drawn from the prior."""
+    """Counts of new cells: z from the prior, library sizes and batches as in the training."""
     kind, model = output(options.out), Run(options.run).model()
     x = sparse.csr_array(model.generate(options.cells, batch=options.batch, seed=options.seed))
     runs.write_counts(options.out, Counts(x, model_genes(model), [f"generated_{i}" for i in range(x.shape[0])]))
@@ -171,12 +174,13 @@ def generate(options) -> int:
 
 
 def make_report(options) -> int:
-    """A page of pictures, one HTML file."""
+    """A page of pictures, one HTML file: training curves, latent space, use of its dimensions, counts of genes and library
+    sizes in the data and in draws from the model. Of large data a random 3,000 cells are looked at."""
     run = Run(options.run)
     model, out = run.model(), options.out or run.folder / "index.html"
     checkpoint.check_target(out)
     counts, path, batch = of_run(run, options)
-    labels = None if options.color is None else runs.labels_of(counts, options.color)
+    labels = None if options.color is None else runs.labels_of(counts, options.color).astype(str)
     with runs.whole_file(out) as temporary:
         report.write(temporary, model, run.history(), runs.genes_by_name(counts, model_genes(model)), batch, labels,
                      options.color or "cluster", title=f"{run.folder.name}: scVI on {Path(path).name}")

@@ -73,10 +73,10 @@ def genes_by_name(counts: Counts, genes, whose="the model") -> Counts:
 
 
 def labels_of(counts: Counts, key: str) -> np.ndarray:
-    """An obs column as str, (n_cells,); a missing label is "nan" or "None". ValueError lists the columns there are."""
+    """An obs column, (n_cells,), as it is. ValueError lists the columns there are."""
     if key not in counts.obs:
         raise ValueError(f"no column {key!r} of cells in the counts; there are: {', '.join(counts.obs) or 'none'}")
-    return counts.obs[key].astype(str)
+    return counts.obs[key]
 
 
 # --------------------------------------------------------------------------------------------------------------- runs
@@ -231,7 +231,7 @@ def write_h5ad(path, counts: Counts, **places) -> None:
         raise ImportError(f'{path}: .h5ad needs anndata: pip install "minigrad-scvi[singlecell]"') from error
     obs = {key: pandas.Categorical(v) if v.dtype == object else v for key, v in counts.obs.items()}  # None: no category
     data = anndata.AnnData(X=sparse.csr_matrix(counts.X), obs=pandas.DataFrame(obs, index=unique_names(counts.cells)),
-                           var=pandas.DataFrame(index=counts.genes), **places)
+                           var=pandas.DataFrame(index=unique_names(counts.genes)), **places)
     with whole_file(path) as temporary:
         data.write_h5ad(temporary)
 

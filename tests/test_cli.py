@@ -215,6 +215,31 @@ def test_embed_of_other_counts_matches_genes_by_name_and_keeps_their_file(place,
     assert found.uns["kept"] == "note" and found.shape == (7, 14)
 
 
+def test_a_layer_is_that_of_the_run_for_its_own_counts_only(place, tmp_path, capsys):
+    data = anndata.read_h5ad(place / "counts.h5ad")
+    data.layers["counts"], data.X = data.X.copy(), data.X * 0.5
+    data.write_h5ad(tmp_path / "c.h5ad")
+    assert call("train", tmp_path / "c.h5ad", "--out", tmp_path / "r", "--layer", "counts", *SMALL) == 0
+    z = SCVI.load(tmp_path / "r" / "model.npz").latent(made_counts().X)
+    for words in ([], [tmp_path / "c.h5ad", "--layer", "counts"]):
+        assert call("embed", tmp_path / "r", *words, "--out", tmp_path / "z.npz") == 0
+        np.testing.assert_array_equal(np.load(tmp_path / "z.npz", allow_pickle=False)["X_scVI"], z)
+    assert call("embed", tmp_path / "r", tmp_path / "c.h5ad", "--out", tmp_path / "z.npz") == 1
+    assert "looks normalised" in capsys.readouterr().err
+
+
+def test_batches_that_are_numbers_keep_their_order_and_none_is_missing(place, tmp_path, capsys):
+    counts = made_counts()
+    counts.obs["lane"] = np.where(counts.obs["donor"] == "old", 10, 9)
+    runs.write_counts(tmp_path / "c.npz", counts)
+    assert call("train", tmp_path / "c.npz", "--out", tmp_path / "r", "--batch-key", "lane", *SMALL) == 0
+    assert SCVI.load(tmp_path / "r" / "model.npz").batches == ["9", "10"]
+    counts.obs = {"lane": np.where(np.arange(60) == 7, None, "a")}
+    runs.write_h5ad(tmp_path / "m.h5ad", counts)
+    assert call("train", tmp_path / "m.h5ad", "--out", tmp_path / "s", "--batch-key", "lane") == 1
+    assert "batch: cell 7 has the label None" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words, arguments", [
     ([], {}), (["--library-size", "100", "--samples", "3", "--seed", "4"], dict(library_size=100.0, n_samples=3, seed=4)),
     (["--transform-batch", "old"], dict(transform_batch="old"))])
@@ -281,20 +306,14 @@ def test_the_report_holds_its_pictures_and_needs_no_network(place):
     assert "2 k-means clusters against kind" in page and "entropy of batch mixing" in page and "3 epochs" in page
 
 
-def test_names_in_a_report_are_text(place, model, tmp_path):
-    counts = made_counts()
-    report.write(tmp_path / "a.html", model, runs.Run(place / "run").history(), runs.read_counts(place / "counts.npz"),
-                 counts.obs["donor"], counts.obs["kind"], label_name="<b>&", title="<script>")
-    page = (tmp_path / "a.html").read_text()
-    assert "<script>" not in page and "<b>" not in page and "&lt;b&gt;&amp;" in page
-
-
 def test_a_report_of_few_cells_one_latent_dimension_and_no_epoch(place, tmp_path):
     model = SCVI(12, n_latent=1, n_hidden=4)
     model.genes = list(runs.read_counts(place / "counts.npz").genes)
-    report.write(tmp_path / "a.html", model, runs.History(), runs.read_counts(place / "counts.npz")[:3])
+    report.write(tmp_path / "a.html", model, runs.History(), runs.read_counts(place / "counts.npz")[:3],
+                 label_name="<b>&", title="<script>")
     page = (tmp_path / "a.html").read_text()
     assert page.count("<img") == 4 and "no whole epoch" in page and "against" not in page
+    assert "<script>" not in page and "<b>" not in page and "&lt;b&gt;&amp;" in page  # names are text
 
 
 def test_many_labels_are_few_colours():
@@ -496,11 +515,6 @@ def test_unique_names(names):
 
 def three_cells(obs):
     return Counts(sparse.csr_array(np.ones((3, 1), np.float32)), ["g"], list("abc"), obs)
-
-
-def test_labels_that_are_numbers_or_missing():
-    counts = three_cells({"n": [2, 1, 2], "o": np.array(["x", None, "y"])})
-    assert list(runs.labels_of(counts, "n")) == ["2", "1", "2"] and list(runs.labels_of(counts, "o")) == ["x", "None", "y"]
 
 
 def test_missing_labels_survive_in_a_new_h5ad(tmp_path):
