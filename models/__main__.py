@@ -19,6 +19,7 @@ not at all. Exit codes: 0; 1 for a failure, with a line that says why (--debug: 
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import shlex
 import sys
@@ -81,7 +82,8 @@ def training_settings(run: Run, options) -> tuple[str, dict]:
     path, settings = run.config()
     for name, value in given.items():
         if settings.get(name) != value:
-            raise WrongUsage(f"{name}={value} contradicts {run.folder}, which was begun with "
+            option = "--" + name.removeprefix("n_").replace("_", "-")
+            raise WrongUsage(f"{option} {value} contradicts {run.folder}, which was begun with "
                              f"{settings.get(name, 'the default')}; leave it out to go on, or give another --out")
     return options.counts or path, settings
 
@@ -259,8 +261,8 @@ def parser() -> argparse.ArgumentParser:
                                   help=f"{', '.join(COMMANDS)}; `{program()} COMMAND --help` says more")
     for name, (function, add_options, examples) in COMMANDS.items():
         lines = "\n".join(f"  {program()} {name} {line}" for line in examples.split("\n"))
-        command = commands.add_parser(name, description=function.__doc__, epilog=f"examples:\n{lines}", allow_abbrev=False,
-                                      formatter_class=argparse.RawDescriptionHelpFormatter)
+        command = commands.add_parser(name, description=inspect.getdoc(function), epilog=f"examples:\n{lines}",
+                                      allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
         add_options(command.add_argument)
         command.add_argument("--debug", action="store_true", help="after a failure, show the traceback too")
         command.set_defaults(run_command=function)

@@ -70,8 +70,8 @@ def write(path, model, history, counts: Counts, batch=None, labels=None, label_n
 def facts(model, history, n_shown) -> list:
     """(what, value) pairs, str: of the model and its training."""
     c = model.config
-    found = [("model", f"{c['likelihood']}, {c['n_genes']} genes, {c['n_batches']} batches, {c['n_latent']} latent dimensions, "
-              f"{c['n_layers']} x {c['n_hidden']} hidden units"),
+    found = [("model", f"{c['likelihood']}, {c['n_genes']:,} genes, {c['n_batches']} batch(es), "
+              f"{c['n_latent']} latent dimensions, {c['n_layers']} x {c['n_hidden']} hidden units"),
              ("training", f"{len(history)} epochs, {sum(history['seconds']):.0f} s" if len(history) else "no whole epoch")]
     if "validation_elbo" in history:
         found.append(("held-out ELBO, last epoch", f"{history['validation_elbo'][-1]:.1f} nats a cell"))

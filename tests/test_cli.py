@@ -338,7 +338,7 @@ WRONG_USAGE = [
     (["train", "{counts}", "--out", "{new}", "--selection", "pearson"], "give both"),
     (["train", "{counts}", "--out", "{new}", "--epo", "3"], "unrecognized"),
     (["train", "{counts}", "--out", "{run}"], "holds a run already"),
-    (["train", "--out", "{run}", "--resume", "--latent", "9"], "n_latent=9 contradicts"),
+    (["train", "--out", "{run}", "--resume", "--latent", "9"], "--latent 9 contradicts"),
     (["train", "--out", "{run}", "--resume", "--early-stopping"], "begun with the default"),
     (["embed", "{run}"], "--out"), (["embed", "{run}", "--out", "{new}.txt"], "must end in .csv, .npz or .h5ad"),
     (["denoise", "{run}", "--out", "{new}.csv", "--library-size", "-3"], "above 0"),
