@@ -226,26 +226,24 @@ def seed(text: str) -> int:
     return int(text)
 
 
-def number(low, high, text_of_range):
-    """A function from text to a number above `low` and below `high`, for argparse. A low that is a list may be reached."""
-    least, open_end = (low[0], False) if isinstance(low, list) else (low, True)
-
+def number(allowed, words: str):
+    """A function from text to a float for which `allowed` holds, for argparse; words say which those are."""
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = np.nan
-        if not (least < value < high or value == least and not open_end):
-            raise argparse.ArgumentTypeError(f"must be {text_of_range}, not {text!r}")
+        if not allowed(value):
+            raise argparse.ArgumentTypeError(f"must be {words}, not {text!r}")
         return value
     return parse
 
 
-FRACTION = number([0.0], 1.0, "a fraction from 0 to below 1")
-INSIDE = number(0.0, 1.0, "a number between 0 and 1")
-POSITIVE = number(0.0, np.inf, "a number above 0")
-AT_LEAST_0 = number([0.0], np.inf, "a number of at least 0")
-HALF = number([0.0], 0.5000001, "a fraction from 0 to 0.5")
+FRACTION = number(lambda v: 0 <= v < 1, "a fraction from 0 to below 1")
+INSIDE = number(lambda v: 0 < v < 1, "a number between 0 and 1")
+POSITIVE = number(lambda v: 0 < v < np.inf, "a number above 0")
+AT_LEAST_0 = number(lambda v: 0 <= v < np.inf, "a number of at least 0")
+HALF = number(lambda v: 0 <= v <= 0.5, "a fraction from 0 to 0.5")
 
 
 def program() -> str:
