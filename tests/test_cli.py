@@ -132,8 +132,9 @@ def test_genes_are_selected_and_found_again_by_name(place, tmp_path, words, rule
 
 # ------------------------------------------------------------------------------------------------------ stops and resumes
 STOPS = """
-import os, sys
+import os, signal, sys
 from minigrad.fit import _Run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background would start without
 write = _Run.write
 def write_and_stop(self, *arguments):
     write(self, *arguments)
