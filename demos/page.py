@@ -8,10 +8,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-img { max-width: 100%; border: 1px solid #ddd }
-pre { background: #f6f6f6; padding: .8rem; white-space: pre-wrap; font-size: 12px }
-figcaption { color: #555; margin-bottom: 1.5rem } code { background: #f6f6f6 } nav a { margin-right: .8rem }"""
+from models.report import STYLE
 
 
 class _Tee:

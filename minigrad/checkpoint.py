@@ -165,6 +165,8 @@ class Saved:
     """`save` and `load` for an nn.Module whose `config` is a dict of the arguments it was made with.
 
     described: names of further attributes that belong to a trained model; these and the configuration as JSON can hold.
+    least_size: a static method, config -> (arrays, numbers) that the weights of such a model are at least, up to a small
+    factor: `load` holds it against what is in the file before it makes a model, which a few bytes could have claimed huge.
     """
 
     described = ("trained",)
@@ -184,8 +186,12 @@ class Saved:
         if meta.get("model") != cls.__name__:
             raise ValueError(f"{path}: holds a {str(meta.get('model'))[:50]}, not a {cls.__name__}")
         try:
+            weights = {k[8:]: a for k, a in arrays.items() if k.startswith("weights/")}
+            (n_arrays, size), found = cls.least_size(meta["config"]), sum(a.size for a in weights.values())
+            if n_arrays > len(weights) or size > found:
+                raise ValueError(f"at least {n_arrays} arrays of {size:.4g} numbers; it holds {len(weights)} of {found}")
             model = cls(**meta["config"])
-            model.load_state_dict({k[8:]: a for k, a in arrays.items() if k.startswith("weights/")})
+            model.load_state_dict(weights)
             for name in cls.described:
                 setattr(model, name, meta[name])
         except (TypeError, KeyError, ValueError, AttributeError, OverflowError, MemoryError) as error:

@@ -35,7 +35,12 @@ PATIENCE = 20      # epochs without a better validation score after which early 
 
 
 class History:
-    """What training recorded: `history["train_loss"]` is a list, one entry an epoch. `names` lists what there is."""
+    """What training recorded: `history["train_loss"]` is a list, one entry an epoch. `names` lists what there is.
+
+    interrupted: whether Ctrl-C ended the training.
+    """
+
+    interrupted = False
 
     def __init__(self, columns=None):
         self.columns = dict(columns or {})
@@ -187,6 +192,7 @@ class _Run:
         except KeyboardInterrupt:
             if self.ranks.size > 1 and not self.is_stopping:
                 raise  # a second Ctrl-C: the others are somewhere else
+            self.history.interrupted = True
             if self.is_whole:
                 self.save()
             if self.ranks.rank == 0:
@@ -378,8 +384,11 @@ class _Run:
         if not os.path.exists(path):
             return
         arrays, meta = files.load(path)
-        if meta.get("settings") != settings:
-            raise ValueError(f"{path} is a checkpoint of a run with {meta.get('settings')}, this one has {settings}")
+        before = meta.get("settings") or {}
+        if before != settings:
+            names = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
+            raise ValueError(f"{path} is a checkpoint of a run with {({name: before.get(name) for name in names})}, "
+                             f"this one has {({name: settings.get(name) for name in names})}")
         groups = {"best": {}}
         for key, array in arrays.items():
             group, _, name = key.partition("/")

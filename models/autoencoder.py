@@ -183,6 +183,12 @@ class FeatureModel(Saved, Module):
     low, high = -np.inf, np.inf    # the entries of x that the loss is made for
     advice = ""                    # what to do about others
 
+    @staticmethod
+    def least_size(config) -> tuple[int, int]:
+        """(arrays, numbers) of the encoder's matrices in a model with this configuration: see checkpoint.Saved."""
+        units = [int(config["n_features"]), *map(int, config.get("hidden", ())), int(config["n_latent"])]
+        return len(units) - 1, sum(n_in * n_out for n_in, n_out in zip(units, units[1:]))
+
     def fit(self, x, *, epochs=None, batch_size=None, validation=0.1, learning_rate=None, seed=None,
             early_stopping=False, checkpoint=None, resume=False, progress=True, device=None,
             parallel=None) -> History:

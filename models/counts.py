@@ -161,7 +161,8 @@ def as_matrix(counts, layer: str | None = None, name: str = "counts", on_disk: b
     if x.ndim != 2:
         raise ValueError(f"{name}: has shape {x.shape}, must be (n_cells, n_genes); for a single cell pass x[None, :]")
     if 0 in x.shape:
-        raise ValueError(f"{name}: has shape {x.shape}, that is no {'cells' if x.shape[0] == 0 else 'genes'}")
+        none = "cells" if x.shape[0] == 0 else "genes"
+        raise ValueError(f"{name}: has shape {x.shape}, that is no {none}; pass at least one")
     if x.dtype.kind not in "buif":
         raise ValueError(f"{name}: has dtype {x.dtype}, must be numbers; convert it, or drop the columns that are text")
     return _canonical_rows(x, name) if sparse.issparse(x) else _dense_rows(x, name)
@@ -242,7 +243,8 @@ def _complaint(name, row, column, value) -> str:
     if not np.isfinite(value):
         return f"{found}; counts are finite: fill in or drop missing values first"
     if value > LARGEST_COUNT:
-        return f"{found}, above {LARGEST_COUNT:,}, up to which float32 is exact; is it a total, or an identifier?"
+        return (f"{found}, above {LARGEST_COUNT:,}, up to which float32 is exact; is it a total, or an identifier? "
+                "Leave that column out")
     return (f"{found}; counts are whole numbers from 0 up, and this matrix looks normalised or scaled. Raw counts are "
             'usually in adata.layers["counts"] (layer="counts") or in adata.raw (layer="raw")')
 
@@ -272,7 +274,8 @@ def batch_codes(batch, n_cells: int, known=None, obs=None) -> tuple:
     names = [str(value) for value in values]
     unknown = [label for label in names if known is not None and label not in known]
     if unknown:
-        raise ValueError(f"batch: {', '.join(unknown)} unknown; the model knows {', '.join(known)}")
+        raise ValueError(f"batch: {', '.join(unknown)} unknown; the model knows {', '.join(known)}. Leave those cells out, or "
+                         "train a model with them")
     return (codes, names) if known is None else (np.array([known.index(label) for label in names])[codes], known)
 
 

@@ -218,6 +218,8 @@ class SCVI(Saved, Module):
         if self.n_batches > 1 and batch is None:
             raise ValueError(f"batch is missing: the model was made for n_batches={self.n_batches}")
         sizes(batch_size=batch_size, **({} if epochs is None else {"epochs": epochs}))
+        if batch_size < 2:
+            raise ValueError(f"batch_size must be at least 2, for batch norm compares the cells of a minibatch, not {batch_size}")
         if not learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, not {learning_rate!r}")
         before = self.trained, self.batches, self.genes
@@ -235,6 +237,9 @@ class SCVI(Saved, Module):
             return optim.AdamW(parameters, learning_rate, weight_decay=weight_decay, undecayed=left_out)
         self.kl_warmup, self.trained = kl_warmup, True
         try:
+            if (n := x.shape[0] - round(validation * x.shape[0])) < 2 and validation < 1:
+                raise ValueError(f"validation={validation} of {x.shape[0]} cells leaves {n} to train on; training needs at "
+                                 "least 2")
             return fit(self, (x, codes), epochs=epochs, optimizer=optimizer, batch_size=batch_size, validation=validation,
                        seed=self.config["seed"] if seed is None else seed, early_stopping=early_stopping, device=device,
                        checkpoint=checkpoint, resume=resume, progress=progress, parallel=parallel, describe=self.description)
@@ -334,6 +339,14 @@ class SCVI(Saved, Module):
     differential_expression = posterior.differential_expression
 
     # ------------------------------------------------------------------------------------------------------------ files
+    @staticmethod
+    def least_size(config) -> tuple[int, int]:
+        """(arrays, numbers) that the weights of a model with this configuration are at least: see checkpoint.Saved."""
+        genes, batches, latent, hidden, layers = (
+            int(config[name]) for name in ("n_genes", "n_batches", "n_latent", "n_hidden", "n_layers"))
+        inputs = genes + latent + (layers - 1) * hidden + (layers * batches if batches > 1 else 0)  # of the hidden units
+        return layers, hidden * inputs + batches * (genes if config["dispersion"] == "gene-batch" else 1)
+
     @classmethod
     def from_scvi_tools(cls, state, **config) -> SCVI:
         """A model with weights trained with scvi-tools (1.x): `state` maps its state-dict names to arrays.
@@ -360,7 +373,8 @@ class SCVI(Saved, Module):
 
     def _check_width(self, x) -> None:
         if x.shape[1] != self.n_genes:
-            raise ValueError(f"counts have {x.shape[1]} genes, the model was made for n_genes={self.n_genes}")
+            raise ValueError(f"counts have {x.shape[1]} genes, the model was made for n_genes={self.n_genes}; select the same "
+                             "genes, in the same order")
 
 
 def _log1p(counts):

@@ -151,6 +151,10 @@ class VAE(FeatureModel):
         if hasattr(self, "log_sigma"):
             self.log_sigma.data[...] = 0.5 * np.log(max(mean_variance(x, mean), 1e-12))
 
+    def _rows(self, x, in_range=False):
+        """x, checked: see as_features. The categorical encoder takes logarithms, so that its x must be in range always."""
+        return super()._rows(x, in_range or self.kind == "categorical")
+
     # ------------------------------------------------------------------------------------ what a trained model is asked
     def latent(self, x, *, return_std=False):
         """Mean of q(z | x): (n, n_latent), deterministic. With return_std: (means, standard deviations)."""

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = {
     "minigrad": ["backend", "tensor", "ops", "derived", "functional", "count_likelihoods", "distributions", "nn",
                  "trace", "optim", "data", "checkpoint", "parallel", "fit", "checking"],
-    "models": ["files", "counts", "posterior", "autoencoder", "vae", "scvi", "clustering", "__main__"],
+    "models": ["files", "counts", "posterior", "autoencoder", "vae", "scvi", "clustering", "runs", "report", "__main__"],
 }
 PACKAGES = ("minigrad", "models", "demos")
 TOP = {"minigrad", "models", "tests", "demos", "setup.cfg", "README.md", "LICENSE", "CHANGELOG.md", ".gitignore", ".ci",

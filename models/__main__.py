@@ -1,0 +1,419 @@
+"""The command line: train scVI on a file of counts, and ask the trained model.
+
+    {prog} train counts.h5ad --out run          a folder: checkpoint, settings, history
+    {prog} embed run --out latent.csv           latent coordinates of each cell
+    {prog} denoise run --out denoised.npz       expected counts
+    {prog} de run --key labels --groups B T     genes that two groups of cells express differently
+    {prog} generate run --cells 1000 --out new.npz
+    {prog} impute-score run                     how well hidden counts are recovered, beside simple ways
+    {prog} report run                           a page of pictures: run/index.html
+
+COUNTS: .h5ad, .h5 of 10x Genomics, .loom, .mtx, a 10x folder, .csv or .tsv (cells as rows), .npz of sparse rows.
+Later commands read the counts again from where train found them; another file may be given, and the model's genes are
+taken from it by name. Tables go to standard output, progress and warnings to standard error. Files are written whole or
+not at all. Exit codes: 0; 1 for a failure, with a line that says why (--debug: and the traceback); 2 for wrong usage;
+130 for Ctrl-C.
+"""
+# Know before reading: runs.py, which says what a run is, and argparse. A command is a function of its options; a test
+# calls `main` with a list of words. Know after: what each command calls, so that a notebook can do the same.
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import shlex
+import sys
+import traceback
+import warnings
+from pathlib import Path
+
+import numpy as np
+from scipy import sparse
+
+from minigrad import checkpoint
+from models import posterior, report, runs
+from models.counts import Counts, batch_codes
+from models.runs import Run
+
+
+class WrongUsage(Exception):
+    """The words of the command line do not go together: exit code 2."""
+
+
+# ----------------------------------------------------------------------------------------------------------- commands
+def train(options) -> int:
+    """Train a model; a run that was killed goes on with --resume."""
+    run = Run(options.out)
+    path, settings = training_settings(run, options)
+    counts = runs.training_counts(path, settings)
+    batch = None if settings.get("batch_key") is None else runs.labels_of(counts, settings["batch_key"])
+    model = runs.new_model(counts, len(batch_codes(batch, len(counts))[1]), settings)
+    if not run.checkpoint.exists():
+        run.begin(path, settings)
+    say(f"{len(counts):,} cells, {counts.shape[1]:,} genes"
+        + f", {model.n_batches} batches" * (batch is not None) + f" of {path}")
+    try:
+        history = model.fit(counts, batch, checkpoint=run.checkpoint, resume=options.resume, device=options.device,
+                            **runs.fit_arguments(settings))
+        run.write_history(history)
+        if history.interrupted:
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:  # which fit lets through when it comes again, while the last checkpoint is written
+        say(f"go on with: {program()} train --resume --out {shlex.quote(str(run.folder))}")
+        raise
+    print(f"{'epochs':<28}{len(history)}\n{'seconds':<28}{sum(history['seconds']):.1f}")
+    for name in [name for name in history.names if name.startswith(("train_", "validation_"))]:
+        print(f"{name:<28}{history[name][-1]:.2f}")
+    print(f"{'run':<28}{run.folder}")
+    return 0
+
+
+def training_settings(run: Run, options) -> tuple[str, dict]:
+    """(path of the counts, settings) of a new training, or with --resume those of the run; nothing may contradict them."""
+    given = {name: value for name, value in vars(options).items() if name in (*runs.COUNTS, *runs.MODEL, *runs.FIT)}
+    if not options.resume or options.counts is not None and not run.config_file.exists():
+        if options.counts is None:
+            raise WrongUsage("COUNTS is missing (only with --resume it is known from the run)")
+        if run.checkpoint.exists():
+            raise WrongUsage(f"{run.folder} holds a run already: go on with --resume, or give another --out")
+        if "selection" in given and "genes" not in given:
+            raise WrongUsage("--selection says how to choose --genes N: give both")
+        return options.counts, given
+    path, settings = run.config()
+    for name, value in given.items():
+        if settings.get(name) != value:
+            option = "--" + name.removeprefix("n_").replace("_", "-")
+            raise WrongUsage(f"{option} {value} contradicts {run.folder}, which was begun with "
+                             f"{settings.get(name, 'the default')}; leave it out to go on, or give another --out")
+    return options.counts or path, settings
+
+
+def embed(options) -> int:
+    """Latent coordinates: the mean of q(z | x) of each cell."""
+    run, kind = Run(options.run), output(options.out)
+    model = run.model()
+    counts, path, batch = of_run(run, options)
+    z = model.latent(runs.genes_by_name(counts, model_genes(model)), batch)
+    names = [f"z{i}" for i in range(z.shape[1])]
+    runs.write_cells(options.out, counts, "obsm", "X_scVI", z, names, source=path)
+    say(f"{len(z):,} cells x {z.shape[1]} dimensions, {kind} written: {options.out}")
+    return 0
+
+
+def denoise(options) -> int:
+    """Expected counts of each cell and gene: the mean mu of the negative binomial. The table is dense, and held in memory."""
+    run, kind = Run(options.run), output(options.out)
+    model = run.model()
+    everything, path, batch = of_run(run, options)
+    counts = runs.genes_by_name(everything, model_genes(model))
+    mu = model.denoise(counts, batch, library_size=options.library_size, transform_batch=options.transform_batch,
+                       n_samples=options.samples, seed=options.seed)
+    runs.write_cells(options.out, counts, "layers", "scvi_denoised", mu, counts.genes,
+                     source=path if counts is everything else None)
+    say(f"{mu.shape[0]:,} cells x {mu.shape[1]:,} genes, {kind} written: {options.out}")
+    return 0
+
+
+def impute_score(options) -> int:
+    """Hide counts, train anew on the rest with the settings of the run, and see how well what was hidden is recovered: the
+    median absolute error over hidden entries, beside that of each gene's mean and of PCA (10 components of normalised
+    log1p counts). The run itself has seen all counts, and is not used. Memory: n_genes x n_genes, for PCA."""
+    run = Run(options.run)
+    _, settings = run.config()
+    model = run.model()
+    counts, _, batch = of_run(run, options)
+    x = runs.genes_by_name(counts, model_genes(model)).X
+    arguments = runs.fit_arguments(settings) | ({} if options.epochs is None else {"epochs": options.epochs})
+
+    def impute(corrupted):
+        fresh = type(model)(**model.config)
+        fresh.fit(corrupted, batch, device=options.device, **arguments)
+        return fresh.to("numpy").denoise(corrupted, batch, n_samples=10)
+    found = posterior.imputation_error(x, impute, fraction=options.fraction, seed=options.seed)
+    print(f"{options.fraction:.0%} of the counts above 0 hidden; median absolute error, in counts")
+    for name, value in found.items():
+        print(f"{name:<12}{value:.4f}")
+    return 0
+
+
+def de(options) -> int:
+    """A table of the genes that two groups of cells express differently, most certain first. Bayes factors are no p-values.
+    With one label, group b is all other cells, those without a label included."""
+    if len(options.groups) > 2:
+        raise WrongUsage(f"--groups takes one label or two, not {len(options.groups)}: {', '.join(options.groups)}")
+    for path in filter(None, (options.csv, options.volcano)):
+        checkpoint.check_target(path)
+    run = Run(options.run)
+    model = run.model()
+    counts, _, batch = of_run(run, options)
+    labels = runs.labels_of(counts, options.key).astype(str)
+    groups = [labels == name for name in options.groups]
+    for name, group in zip(options.groups, groups):
+        if not group.any():
+            there = sorted(set(labels))
+            there = ", ".join(there[:20]) + " ..." * (len(there) > 20)
+            raise ValueError(f"no cell has {options.key} {name!r}; there are: {there}")
+    table = model.differential_expression(
+        runs.genes_by_name(counts, model_genes(model)), *groups, mode=options.mode, delta=options.delta, fdr=options.fdr,
+        n_samples=options.samples, batch=batch, genes=model_genes(model), seed=options.seed)
+    other = repr(options.groups[1]) if len(groups) > 1 else "all other cells"
+    print(f"a: {groups[0].sum():,} cells, {options.groups[0]!r}; b: {other}, of {options.key}\n{table.head(options.rows)}")
+    for path, write in ((options.csv, table.to_csv), (options.volcano, table.volcano)):
+        if path is not None:
+            with runs.whole_file(path) as temporary:
+                write(temporary)
+            say(f"written: {path}")
+    return 0
+
+
+def generate(options) -> int:
+    """Counts of new cells: z from the prior, library sizes and batches as in the training."""
+    kind, model = output(options.out), Run(options.run).model()
+    x = sparse.csr_array(model.generate(options.cells, batch=options.batch, seed=options.seed))
+    runs.write_counts(options.out, Counts(x, model_genes(model), [f"generated_{i}" for i in range(x.shape[0])]))
+    say(f"{x.shape[0]:,} cells x {x.shape[1]:,} genes, {kind} written: {options.out}")
+    return 0
+
+
+def make_report(options) -> int:
+    """A page of pictures, one HTML file: training curves, latent space, use of its dimensions, counts of genes and library
+    sizes in the data and in draws from the model. Of large data a random 3,000 cells are looked at."""
+    run = Run(options.run)
+    model, out = run.model(), options.out or run.folder / "index.html"
+    checkpoint.check_target(out)
+    counts, path, batch = of_run(run, options)
+    labels = None if options.color is None else runs.labels_of(counts, options.color).astype(str)
+    with runs.whole_file(out) as temporary:
+        report.write(temporary, model, run.history(), runs.genes_by_name(counts, model_genes(model)), batch, labels,
+                     options.color or "cluster", title=f"{run.folder.name}: scVI on {Path(path).name}")
+    say(f"written: {out}")
+    return 0
+
+
+def of_run(run: Run, options) -> tuple:
+    """(counts with all their genes, their path, batch labels or None), as the options and the run say."""
+    counts, path, key = run.counts(options.counts, options.layer, options.batch_key)
+    return counts, path, None if key is None else runs.labels_of(counts, key)
+
+
+def model_genes(model) -> list:
+    """Names of the model's genes."""
+    return model.genes if model.genes is not None else [f"gene_{i}" for i in range(model.n_genes)]
+
+
+def output(path) -> str:
+    """The kind of file that --out asks for, before any work is done for it. WrongUsage for an unknown one."""
+    try:
+        kind = runs.suffix(path)
+    except ValueError as error:
+        raise WrongUsage(f"--out {error}") from None
+    checkpoint.check_target(path)
+    return kind
+
+
+# --------------------------------------------------------------------------------------------------- what can be typed
+def whole(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """A whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, not {text!r}")
+    return int(text)
+
+
+def number(allowed, words: str):
+    """A function from text to a float for which `allowed` holds, for argparse; words say which those are."""
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = np.nan
+        if not allowed(value):
+            raise argparse.ArgumentTypeError(f"must be {words}, not {text!r}")
+        return value
+    return parse
+
+
+FRACTION = number(lambda v: 0 <= v < 1, "a fraction from 0 to below 1")
+INSIDE = number(lambda v: 0 < v < 1, "a number between 0 and 1")
+POSITIVE = number(lambda v: 0 < v < np.inf, "a number above 0")
+AT_LEAST_0 = number(lambda v: 0 <= v < np.inf, "a number of at least 0")
+HALF = number(lambda v: 0 <= v <= 0.5, "a fraction from 0 to 0.5")
+
+
+def program() -> str:
+    """How this program was called."""
+    return "minigrad" if Path(sys.argv[0]).name == "minigrad" else "python -m models"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; each command sets `run_command`."""
+    top = argparse.ArgumentParser(prog=program(), description=__doc__.format(prog=program()), allow_abbrev=False,
+                                  formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = top.add_subparsers(metavar="COMMAND", required=True, dest="command",
+                                  help=f"{', '.join(COMMANDS)}; `{program()} COMMAND --help` says more")
+    for name, (function, add_options, examples) in COMMANDS.items():
+        lines = "\n".join(f"  {program()} {name} {line}" for line in examples.split("\n"))
+        command = commands.add_parser(name, description=inspect.getdoc(function), epilog=f"examples:\n{lines}",
+                                      allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+        add_options(command.add_argument)
+        command.add_argument("--debug", action="store_true", help="after a failure, show the traceback too")
+        command.set_defaults(run_command=function)
+    return top
+
+
+def train_options(add) -> None:
+    """Options without a value here are left to the model's defaults, which the run then need not know."""
+    unset = argparse.SUPPRESS
+    add("counts", metavar="COUNTS", nargs="?", help="counts to train on; known from the run with --resume")
+    add("--out", metavar="RUN", type=Path, required=True, help="folder for the run; it is made")
+    add("--resume", action="store_true", help="go on with a run that was stopped or killed, with its settings, to the very "
+        "numbers of one that was not; a run that is not there yet begins")
+    add("--layer", default=unset, help='layer of an .h5ad or .loom file with the counts ("raw": raw.X); default: the main matrix')
+    add("--batch-key", metavar="COLUMN", default=unset, help="obs column with the batch of each cell; default: all one batch")
+    add("--genes", metavar="N", type=whole, default=unset, help="train on the N genes that vary most; default: all")
+    add("--selection", choices=list(runs.SELECTIONS), default=unset, help="how --genes chooses: by the variance of counts "
+        "(default; Lopez et al. 2018), or of Pearson residuals, which does not favour genes of high mean (Lause et al. 2021)")
+    add("--likelihood", choices=["zinb", "nb", "poisson"], default=unset, help="distribution of counts (default: zinb)")
+    add("--dispersion", choices=["gene", "gene-batch", "gene-cell"], default=unset,
+        help="what the inverse dispersion theta is specific to (default: gene)")
+    add("--library", choices=["observed", "latent"], default=unset,
+        help="library size: the cell's total, or a latent variable (default: observed)")
+    add("--latent", metavar="N", dest="n_latent", type=whole, default=unset, help="dimensions of z (default: 30)")
+    add("--hidden", metavar="N", dest="n_hidden", type=whole, default=unset, help="width of hidden layers (default: 128)")
+    add("--layers", metavar="N", dest="n_layers", type=whole, default=unset, help="hidden layers (default: 1)")
+    add("--dropout", metavar="P", type=FRACTION, default=unset, help="in the encoder (default: 0.1)")
+    add("--epochs", metavar="N", type=whole, default=unset, help="default: 200, fewer above 20,000 cells")
+    add("--batch-size", metavar="N", type=whole, default=unset, help="cells a minibatch (default: 128)")
+    add("--validation", metavar="F", type=FRACTION, default=unset, help="fraction of cells held out (default: 0.1)")
+    add("--learning-rate", metavar="RATE", type=POSITIVE, default=unset, help="at the start; falls to 0 (default: 0.004)")
+    add("--kl-warmup", metavar="F", type=HALF, default=unset,
+        help="fraction of the training over which the KL weight rises to 1 (default: 0.25)")
+    add("--early-stopping", action="store_true", default=unset,
+        help="stop when the held-out ELBO has not improved for 20 epochs, and keep the best weights")
+    add("--seed", metavar="N", type=seed, default=unset, help="of weights, split, order and noise (default: 0)")
+    add("--device", choices=["numpy", "cupy"],
+        help="where to compute: cupy is an NVIDIA GPU (default: the variable MINIGRAD_DEVICE, else numpy)")
+
+
+def counts_options(add) -> None:
+    """What every command that reads counts takes."""
+    add("run", metavar="RUN", type=Path, help="folder of a trained model")
+    add("counts", metavar="COUNTS", nargs="?", help="other counts than the run was trained on; genes are matched by name")
+    add("--layer", help="layer of COUNTS, where given (default: that of the run for its own counts, else the main matrix)")
+    add("--batch-key", metavar="COLUMN", help="obs column with the batch of each cell (default: that of the run)")
+
+
+def embed_options(add) -> None:
+    counts_options(add)
+    add("--out", metavar="FILE", type=Path, required=True, help='.csv (a line a cell), .npz (arrays cells, columns, X_scVI) or '
+        '.h5ad (obsm["X_scVI"], beside all that COUNTS has if it is an .h5ad)')
+
+
+def denoise_options(add) -> None:
+    counts_options(add)
+    add("--out", metavar="FILE", type=Path, required=True, help='.csv (a line a cell), .npz (arrays cells, columns, '
+        'scvi_denoised) or .h5ad (layers["scvi_denoised"])')
+    add("--library-size", metavar="N", type=POSITIVE, help="what every cell's expectations sum to (default: its own total)")
+    add("--transform-batch", metavar="LABEL", help="as if measured in this batch (default: its own)")
+    add("--samples", metavar="N", type=whole, default=1, help="draws of z to average over (default: 1)")
+    add("--seed", metavar="N", type=seed, default=0, help="of the draws (default: 0)")
+
+
+def impute_options(add) -> None:
+    counts_options(add)
+    add("--fraction", metavar="F", type=INSIDE, default=0.1, help="of the counts above 0 that are hidden (default: 0.1)")
+    add("--epochs", metavar="N", type=whole, help="of the new training (default: those of the run)")
+    add("--seed", metavar="N", type=seed, default=0, help="of what is hidden (default: 0)")
+    add("--device", choices=["numpy", "cupy"], help="where to train")
+
+
+def de_options(add) -> None:
+    counts_options(add)
+    add("--key", metavar="COLUMN", required=True, help="obs column with the labels")
+    add("--groups", metavar="LABEL", nargs="+", required=True, help="group a, and group b (default: all other cells)")
+    add("--mode", choices=["vanilla", "change"], default="vanilla", help="is one higher than the other (vanilla, default), or "
+        "is the log2 fold change beyond --delta (change)")
+    add("--delta", metavar="D", type=AT_LEAST_0, default=0.25, help="log2 fold change of mode change (default: 0.25)")
+    add("--fdr", metavar="F", type=INSIDE, default=0.05, help="expected share of false genes among is_de (default: 0.05)")
+    add("--samples", metavar="N", type=whole, default=5000, help="pairs of cells that are drawn (default: 5000)")
+    add("--rows", metavar="N", type=whole, default=20, help="genes printed (default: 20)")
+    add("--csv", metavar="FILE", type=Path, help="write the whole table")
+    add("--volcano", metavar="PNG", type=Path, help="draw the volcano plot (.png, .pdf or .svg)")
+    add("--seed", metavar="N", type=seed, default=0, help="of the draws (default: 0)")
+
+
+def generate_options(add) -> None:
+    add("run", metavar="RUN", type=Path, help="folder of a trained model")
+    add("--out", metavar="FILE", type=Path, required=True, help=".csv, .npz or .h5ad, which COUNTS may be again")
+    add("--cells", metavar="N", type=whole, required=True, help="how many cells")
+    add("--batch", metavar="LABEL", help="of all of them (default: batches as in the training)")
+    add("--seed", metavar="N", type=seed, default=0, help="of the draws (default: 0)")
+
+
+def report_options(add) -> None:
+    counts_options(add)
+    add("--out", metavar="FILE", type=Path, help="default: RUN/index.html")
+    add("--color", metavar="COLUMN", help="obs column by which cells are coloured (default: clusters found by k-means)")
+
+
+COMMANDS = {
+    "train": (train, train_options, "counts.h5ad --out run --layer counts --batch-key donor --genes 2000\n"
+              "demos/data/cortex.npz --out run --likelihood nb --epochs 50\n--out run --resume"),
+    "embed": (embed, embed_options, "run --out latent.csv\nrun new_cells.h5ad --out new_cells_scvi.h5ad"),
+    "denoise": (denoise, denoise_options, "run --out denoised.npz --samples 25\nrun --out denoised.csv --library-size 10000"),
+    "impute-score": (impute_score, impute_options, "run\nrun --fraction 0.2 --epochs 50"),
+    "de": (de, de_options, 'run --key labels --groups "CD19+ B" Dendritic --csv de.csv --volcano de.png\n'
+           'run --key labels --groups Dendritic --mode change'),
+    "generate": (generate, generate_options, "run --cells 1000 --out new.npz"),
+    "report": (make_report, report_options, "run\nrun --color labels --out page.html"),
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------- main
+def say(text) -> None:
+    """A line to standard error."""
+    print(text, file=sys.stderr)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. Returns the exit code; arguments: those of the process by default."""
+    try:
+        options = parser().parse_args(arguments)
+    except SystemExit as said:  # argparse has printed the help, or what is wrong
+        return said.code
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: say(f"warning: {message}")
+            code = options.run_command(options)
+            sys.stdout.flush()
+            return code
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    except BrokenPipeError:  # what reads our output, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if options.debug:
+            traceback.print_exc()
+        say(f"{program()} {options.command}: error: {sentence(error)}")
+        return 2 if isinstance(error, WrongUsage) else 1
+
+
+def sentence(error: Exception) -> str:
+    """What an error says, in one line; of one that nobody wrote a sentence for, its kind too."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or ''}: {error.strerror}".lstrip(": ")
+    text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    expected = isinstance(error, (WrongUsage, ValueError, OSError, ImportError, FloatingPointError))
+    return text if expected and text else f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

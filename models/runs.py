@@ -1,0 +1,244 @@
+"""The folder of one training, and the files that are made of it: what the command line keeps between commands.
+
+Know before reading: counts.py, scvi.py, and minigrad/checkpoint.py. A run is a folder with three files:
+
+    config.json   where the counts were read and what the training was told; written before it starts
+    model.npz     the checkpoint: weights, genes, batches, history, and all that going on with a killed training needs
+    history.csv   what training recorded, a line an epoch; written when it ends
+
+Later commands read the counts again, from the same place or another, and take the model's genes from them by name. Names
+that occur twice get a number, so that a name says which gene is meant. All files are written whole or not at all.
+
+Know after: what is in a run, and what `python -m models` writes.
+"""
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import os
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+from scipy import sparse
+
+from minigrad import checkpoint
+from minigrad.fit import History
+from models.counts import Counts, annotate_h5ad, highest_variance, pearson_residual_variance, read
+from models.scvi import SCVI
+
+FORMAT, VERSION = "minigrad run", 1
+SUFFIXES = (".csv", ".npz", ".h5ad")
+SELECTIONS = {"variance": highest_variance, "pearson": pearson_residual_variance}
+COUNTS = ("layer", "batch_key", "genes", "selection")  # settings that say what of the counts the model sees
+MODEL = ("likelihood", "dispersion", "library", "n_latent", "n_hidden", "n_layers", "dropout", "seed")
+FIT = ("epochs", "batch_size", "validation", "learning_rate", "kl_warmup", "early_stopping")
+
+
+# ------------------------------------------------------------------------------------------------------------ counts
+def read_counts(path, layer: str | None = None) -> Counts:
+    """`models.counts.read`, with names of genes that occur once each."""
+    counts = read(path, layer)
+    counts.genes = unique_names(counts.genes)
+    return counts
+
+
+def unique_names(names) -> np.ndarray:
+    """The names (n,), str: of those that are alike the first stays, the next become NAME-1, NAME-2, as AnnData does."""
+    taken, numbers, found = set(map(str, names)), {}, []
+    for name in map(str, names):
+        if name not in numbers:
+            numbers[name] = 0
+            found.append(name)
+            continue
+        while (new := f"{name}-{numbers[name] + 1}") in taken:
+            numbers[name] += 1
+        numbers[name] += 1
+        taken.add(new)
+        found.append(new)
+    return np.array(found, dtype=str)
+
+
+def genes_by_name(counts: Counts, genes, whose="the model") -> Counts:
+    """These genes of the counts, in this order. ValueError that says how many, and which, are not there."""
+    if list(counts.genes) == list(genes):
+        return counts
+    position = {name: i for i, name in enumerate(counts.genes.tolist())}
+    missing = [name for name in genes if name not in position]
+    if missing:
+        raise ValueError(f"{len(missing)} of the {len(genes)} genes of {whose} are not among the {counts.shape[1]} of the "
+                         f"counts: {', '.join(missing[:5])}{' ...' * (len(missing) > 5)}; pass counts with the same gene names")
+    return counts.select_genes(np.array([position[name] for name in genes]))
+
+
+def labels_of(counts: Counts, key: str) -> np.ndarray:
+    """An obs column, (n_cells,), as it is. ValueError lists the columns there are."""
+    if key not in counts.obs:
+        raise ValueError(f"no column {key!r} of cells in the counts; there are: {', '.join(counts.obs) or 'none'}")
+    return counts.obs[key]
+
+
+# --------------------------------------------------------------------------------------------------------------- runs
+class Run:
+    """The folder of one training. Reading is done when asked for, so that a command takes what it needs."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.checkpoint, self.config_file = self.folder / "model.npz", self.folder / "config.json"
+
+    def begin(self, counts_path, settings: dict) -> None:
+        """Make the folder, and write down where the counts are and what the training is told."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        config = {"format": FORMAT, "version": VERSION, "counts": os.path.abspath(counts_path), "settings": settings}
+        with whole_file(self.config_file) as path:
+            path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    def config(self) -> tuple[str, dict]:
+        """(path of the counts, settings), as `begin` wrote them. FileNotFoundError, ValueError where it did not."""
+        if not self.config_file.exists():
+            raise FileNotFoundError(f"{self.folder} is no run: it has no config.json; make one with the command train")
+        try:
+            config = json.loads(self.config_file.read_text(encoding="utf-8"))
+            right = config["format"] == FORMAT and config["version"] == VERSION
+            counts, settings = str(config["counts"]), dict(config["settings"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.config_file}: damaged, or not of a run ({type(error).__name__}: {error})") from error
+        unknown = [name for name in settings if name not in (*COUNTS, *MODEL, *FIT)]
+        if not right or unknown:
+            raise ValueError(f"{self.config_file}: not of a run that this program reads {' '.join(unknown)}".rstrip())
+        return counts, settings
+
+    def model(self) -> SCVI:
+        """The trained model, in evaluation mode."""
+        if not self.checkpoint.exists():
+            self.config()  # the better error, where the folder is none of ours
+            raise FileNotFoundError(f"{self.folder} has no model.npz: its training wrote no checkpoint; run train again")
+        return SCVI.load(self.checkpoint)
+
+    def history(self) -> History:
+        """What training recorded, from the checkpoint: it is there even when the training was killed."""
+        return History(checkpoint.load(self.checkpoint)[1].get("history"))
+
+    def write_history(self, history: History) -> None:
+        """history.csv, a line an epoch."""
+        write_table(self.folder / "history.csv", history.names, zip(*history.columns.values()))
+
+    def counts(self, path=None, layer=None, batch_key=None) -> tuple[Counts, str, str | None]:
+        """(all genes of the counts, their path, name of the batch column or None).
+
+        path: another file than the one trained on; then layer is that of this file, and not the run's.
+        """
+        trained_on, settings = self.config()
+        if path is None and not os.path.exists(trained_on):
+            raise FileNotFoundError(f"{trained_on}: the counts of {self.folder} are no longer there; pass their path as COUNTS")
+        layer = settings.get("layer") if layer is None and path is None else layer
+        path = trained_on if path is None else path
+        return read_counts(path, layer), path, batch_key or settings.get("batch_key")
+
+
+def training_counts(path, settings: dict) -> Counts:
+    """The counts as a model with these settings sees them: the layer, and the genes that vary most."""
+    counts = read_counts(path, settings.get("layer"))
+    if "genes" in settings:
+        counts = counts.select_genes(SELECTIONS[settings.get("selection", "variance")](counts.X, settings["genes"]))
+    return counts
+
+
+def new_model(counts: Counts, n_batches: int, settings: dict) -> SCVI:
+    """An untrained model for these counts, with the settings that are the model's."""
+    return SCVI(counts.shape[1], n_batches, **{name: settings[name] for name in MODEL if name in settings})
+
+
+def fit_arguments(settings: dict) -> dict:
+    """The settings that are arguments of SCVI.fit."""
+    return {name: settings[name] for name in FIT if name in settings}
+
+
+# -------------------------------------------------------------------------------------------------------------- files
+@contextmanager
+def whole_file(path):
+    """A temporary path beside `path`, of the same suffix, which on leaving becomes `path`; after an error it is removed."""
+    path = Path(path)
+    checkpoint.check_target(path)
+    temporary = path.with_name(f"{path.stem}.{os.urandom(4).hex()}.part{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def write_table(path, header, rows) -> None:
+    """A CSV file with a first line of names. Floats have the 9 digits that say exactly which float32 they are."""
+    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(header)
+        table.writerows([f"{v:.9g}" if isinstance(v, float) else v for v in row] for row in rows)
+
+
+def write_arrays(path, **arrays) -> None:
+    """An uncompressed .npz file."""
+    with whole_file(path) as temporary:
+        np.savez(temporary, allow_pickle=False, **arrays)
+
+
+def write_cells(path, counts: Counts, place: str, name: str, values, columns, source=None) -> None:
+    """One row of values for each cell of counts, by the suffix of path.
+
+    values: (n_cells, k) dense. place: "obsm" or "layers", where an .h5ad has them under `name`; in a "layer" columns are
+    the genes. columns: (k,) names. source: the path that counts were read from, with all of its genes.
+        .csv   a line a cell: its name, then its values
+        .npz   arrays `cells`, `columns` and `name`
+        .h5ad  a copy of source with the values added if that is an .h5ad; else a new file of counts, obs and values
+    ValueError for another suffix; ImportError without anndata.
+    """
+    kind = suffix(path)
+    if kind == ".csv":
+        write_table(path, ["cell", *columns], ([cell, *row.tolist()] for cell, row in zip(counts.cells, values)))
+    elif kind == ".npz":
+        write_arrays(path, cells=counts.cells, columns=np.asarray(columns, dtype=str), **{name: values})
+    elif source is not None and str(source).lower().endswith(".h5ad"):
+        checkpoint.check_target(path)
+        annotate_h5ad(source, path, **{place: {name: values}})
+    else:
+        write_h5ad(path, counts, **{place: {name: values}})
+
+
+def write_counts(path, counts: Counts) -> None:
+    """Counts as a file that models.counts.read reads, of the kind that the suffix of path says: .csv, .npz or .h5ad."""
+    kind = suffix(path)
+    if kind == ".csv":
+        rows = (counts.X[i:i + 1].toarray()[0].astype(np.int64).tolist() for i in range(len(counts)))
+        write_table(path, ["cell", *counts.genes], ([cell, *row] for cell, row in zip(counts.cells, rows)))
+    elif kind == ".npz":
+        x = counts.X
+        write_arrays(path, data=x.data, indices=x.indices, indptr=x.indptr, shape=np.array(x.shape), genes=counts.genes,
+                     cells=counts.cells, **counts.obs)
+    else:
+        write_h5ad(path, counts)
+
+
+def write_h5ad(path, counts: Counts, **places) -> None:
+    """A new .h5ad file: counts, names and obs, with places such as obsm={"X_scVI": z}."""
+    try:
+        anndata, pandas = importlib.import_module("anndata"), importlib.import_module("pandas")
+    except ImportError as error:
+        raise ImportError(f'{path}: .h5ad needs anndata: pip install "minigrad-scvi[singlecell]"') from error
+    obs = {key: pandas.Categorical(v) if v.dtype == object else v for key, v in counts.obs.items()}  # None: no category
+    data = anndata.AnnData(X=sparse.csr_matrix(counts.X), obs=pandas.DataFrame(obs, index=unique_names(counts.cells)),
+                           var=pandas.DataFrame(index=unique_names(counts.genes)), **places)
+    with whole_file(path) as temporary:
+        data.write_h5ad(temporary)
+
+
+def suffix(path) -> str:
+    """The kind of file that a path asks for: one of SUFFIXES, or ValueError."""
+    found = Path(path).suffix.lower()
+    if found not in SUFFIXES:
+        raise ValueError(f"{path}: must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, which say what is written")
+    return found

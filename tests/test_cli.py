@@ -1,0 +1,525 @@
+"""models/__main__.py, runs.py, report.py: what the commands write is what the model says; what goes wrong is said in a line."""
+import base64
+import configparser
+import csv
+import importlib
+import json
+import os
+import re
+import signal
+import shlex
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import sparse
+
+from models import SCVI, posterior, report, runs
+from models.__main__ import COMMANDS, main, parser, program
+from models.counts import Counts, as_matrix, highest_variance, pearson_residual_variance, read
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ["--epochs", "3", "--latent", "4", "--hidden", "8", "--batch-size", "16", "--likelihood", "nb"]
+
+
+def made_counts(n_cells=60, n_genes=12):
+    """Two types of cells, two batches, and names of genes of which one occurs twice."""
+    rng = np.random.default_rng(0)
+    kind, batch = rng.integers(0, 2, n_cells), rng.integers(0, 2, n_cells)
+    rates = np.stack([np.linspace(0.3, 6, n_genes), np.linspace(6, 0.3, n_genes)])[kind] * (1 + batch[:, None])
+    genes = [f"G{i}" for i in range(n_genes - 1)] + ["G0"]
+    x = sparse.csr_array(rng.poisson(rates).astype(np.float32))
+    return Counts(x, genes, [f"c{i}" for i in range(n_cells)],
+                  {"kind": np.array(["T cell", "B cell"])[kind], "donor": np.array(["old", "new"])[batch]})
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with counts.npz, the same as counts.h5ad, and a run `run` trained on counts.npz with batches."""
+    folder = tmp_path_factory.mktemp("cli")
+    counts = made_counts()
+    runs.write_counts(folder / "counts.npz", counts)
+    anndata.AnnData(sparse.csr_matrix(counts.X), obs=pandas.DataFrame(counts.obs, index=counts.cells), uns={"kept": "note"},
+                    var=pandas.DataFrame(index=runs.unique_names(counts.genes))).write_h5ad(folder / "counts.h5ad")
+    assert main(["train", str(folder / "counts.npz"), "--out", str(folder / "run"), "--batch-key", "donor", *SMALL]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(place):
+    return SCVI.load(place / "run" / "model.npz")
+
+
+def call(*words):
+    return main([str(word) for word in words])
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.reader(file))
+
+
+def same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, a in expected.items():
+        np.testing.assert_array_equal(found[name], a, err_msg=name)
+
+
+# -------------------------------------------------------------------------------------------------------------- training
+def test_training_is_that_of_the_model(place, model):
+    counts = made_counts()
+    expected = SCVI(12, 2, n_latent=4, n_hidden=8, likelihood="nb")
+    history = expected.fit(counts.X, counts.obs["donor"], epochs=3, batch_size=16)
+    same(model.state_dict(), expected.state_dict())
+    assert model.genes == [*(f"G{i}" for i in range(11)), "G0-1"] and model.batches == ["new", "old"]
+    header, *rows = rows_of(place / "run" / "history.csv")
+    assert header == history.names and len(rows) == 3
+    for name, column in zip(header, zip(*rows)):
+        if name != "seconds":
+            np.testing.assert_allclose(np.array(column, float), history[name], rtol=1e-8)
+
+
+def test_a_run_is_three_files_and_says_what_it_was_told(place):
+    assert sorted(p.name for p in (place / "run").iterdir()) == ["config.json", "history.csv", "model.npz"]
+    config = json.loads((place / "run" / "config.json").read_text())
+    assert config["counts"] == str(place / "counts.npz")
+    assert config["settings"] == {"epochs": 3, "n_latent": 4, "n_hidden": 8, "batch_size": 16, "likelihood": "nb",
+                                  "batch_key": "donor"}
+
+
+@pytest.mark.parametrize("words, config", [
+    (["--layers", "2", "--dropout", "0", "--seed", "5"], dict(n_layers=2, dropout=0.0, seed=5)),
+    (["--likelihood", "poisson", "--library", "latent"], dict(likelihood="poisson", library="latent")),
+    (["--dispersion", "gene-cell"], dict(dispersion="gene-cell", likelihood="zinb"))])
+def test_options_reach_the_model(place, tmp_path, words, config):
+    assert call("train", place / "counts.npz", "--out", tmp_path / "r", "--epochs", 1, "--hidden", 8, *words) == 0
+    made = SCVI.load(tmp_path / "r" / "model.npz").config
+    assert {name: made[name] for name in config} == config
+
+
+def test_options_reach_the_training(place, tmp_path, monkeypatch):
+    told = {}
+    monkeypatch.setattr(SCVI, "fit", lambda self, counts, batch, **arguments: told.update(arguments) or sys.exit(3))
+    with pytest.raises(SystemExit):
+        call("train", place / "counts.npz", "--out", tmp_path / "r", "--epochs", 7, "--batch-size", 9, "--validation", 0.25,
+             "--learning-rate", 0.01, "--kl-warmup", 0.5, "--early-stopping", "--device", "numpy")
+    assert told == dict(epochs=7, batch_size=9, validation=0.25, learning_rate=0.01, kl_warmup=0.5, early_stopping=True,
+                        device="numpy", resume=False, checkpoint=tmp_path / "r" / "model.npz")
+
+
+@pytest.mark.parametrize("words, rule", [(["--genes", "5"], highest_variance),
+                                         (["--genes", "5", "--selection", "pearson"], pearson_residual_variance)])
+def test_genes_are_selected_and_found_again_by_name(place, tmp_path, words, rule):
+    counts, out = runs.read_counts(place / "counts.npz"), tmp_path / "z.npz"
+    chosen = rule(counts.X, 5)
+    assert call("train", place / "counts.npz", "--out", tmp_path / "r", *SMALL, *words) == 0
+    trained = SCVI.load(tmp_path / "r" / "model.npz")
+    assert trained.genes == list(counts.genes[chosen])
+    assert call("embed", tmp_path / "r", "--out", out) == 0
+    np.testing.assert_array_equal(np.load(out, allow_pickle=False)["X_scVI"], trained.latent(counts.X[:, chosen]))
+    assert call("denoise", tmp_path / "r", "--out", tmp_path / "d.h5ad") == 0
+    assert list(anndata.read_h5ad(tmp_path / "d.h5ad").var_names) == trained.genes
+    assert call("denoise", tmp_path / "r", place / "counts.h5ad", "--out", tmp_path / "e.h5ad") == 0  # fewer genes: a new file
+    assert anndata.read_h5ad(tmp_path / "e.h5ad").layers["scvi_denoised"].shape == (60, 5)
+
+
+# ------------------------------------------------------------------------------------------------------ stops and resumes
+STOPS = """
+import os, signal, sys
+from minigrad.fit import _Run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background would start without
+write = _Run.write
+def write_and_stop(self, *arguments):
+    write(self, *arguments)
+    if self.epoch == 2 and times:
+        os.kill(os.getpid(), times.pop())
+_Run.write, times = write_and_stop, list(map(int, sys.argv[1].split(",")))
+from models.__main__ import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def in_own_process(*words, code=None):
+    start = ["-m", "models"] if code is None else ["-c", code]
+    return subprocess.run([sys.executable, *start, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=120,
+                          env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
+
+
+@pytest.mark.parametrize("signals, code", [("9", -signal.SIGKILL), ("2", 130), ("2,2", 130)])
+def test_a_stopped_run_resumes_to_the_same_bits(place, model, tmp_path, signals, code):
+    words = ["train", place / "counts.npz", "--out", tmp_path / "r", "--batch-key", "donor", *SMALL]
+    done = in_own_process(signals, *words, code=STOPS)
+    assert done.returncode == code, done.stderr
+    assert len(runs.Run(tmp_path / "r").history()) == 2
+    if code == 130:
+        hint = f"go on with: python -m models train --resume --out {tmp_path / 'r'}"
+        assert done.stderr.splitlines()[-2:] == [hint, "interrupted"]
+    assert (tmp_path / "r" / "history.csv").exists() == (signals == "2")
+    assert call("embed", tmp_path / "r", "--out", tmp_path / "z.npz") == 0  # of what is there
+    assert call("train", "--resume", "--out", tmp_path / "r") == 0
+    same(SCVI.load(tmp_path / "r" / "model.npz").state_dict(), model.state_dict())
+    assert len(rows_of(tmp_path / "r" / "history.csv")) == 4
+    assert not list((tmp_path / "r").glob("*.part*"))
+
+
+def test_resuming_what_is_not_there_begins_and_what_is_finished_ends(place, model, tmp_path):
+    words = ["train", place / "counts.npz", "--out", tmp_path / "r", "--resume", "--batch-key", "donor", *SMALL]
+    for _ in range(2):
+        assert call(*words) == 0
+        same(SCVI.load(tmp_path / "r" / "model.npz").state_dict(), model.state_dict())
+
+
+def test_ctrl_c_outside_of_training(place, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(runs, "read_counts", interrupted)
+    assert call("embed", place / "run", "--out", place / "never.csv") == 130
+    assert capsys.readouterr().err == "interrupted\n" and not (place / "never.csv").exists()
+
+
+# ---------------------------------------------------------------------------------------------------- what is asked of it
+def test_embed_is_latent(place, model):
+    counts = made_counts()
+    z = model.latent(counts.X, counts.obs["donor"])
+    for name in ("z.csv", "z.npz", "z.h5ad"):
+        assert call("embed", place / "run", "--out", place / name) == 0
+    header, *rows = rows_of(place / "z.csv")
+    assert header == ["cell", "z0", "z1", "z2", "z3"] and [row[0] for row in rows] == list(counts.cells)
+    np.testing.assert_array_equal(np.array([row[1:] for row in rows], np.float64).astype(np.float32), z)
+    arrays = np.load(place / "z.npz", allow_pickle=False)
+    np.testing.assert_array_equal(arrays["X_scVI"], z)
+    assert list(arrays["cells"]) == list(counts.cells)
+    data = anndata.read_h5ad(place / "z.h5ad")  # made anew: the counts are an .npz
+    np.testing.assert_array_equal(data.obsm["X_scVI"], z)
+    np.testing.assert_array_equal(data.X.toarray(), counts.X.toarray())
+    assert list(data.obs["kind"].astype(str)) == list(counts.obs["kind"]) and data.var_names[-1] == "G0-1"
+
+
+def test_embed_of_other_counts_matches_genes_by_name_and_keeps_their_file(place, model):
+    counts, order = made_counts(), np.random.default_rng(1).permutation(12)
+    data = anndata.read_h5ad(place / "counts.h5ad")[:7, order].copy()
+    more = anndata.AnnData(sparse.csr_matrix(np.ones((7, 2), np.float32)), obs=data.obs, var=pandas.DataFrame(index=["x", "y"]))
+    data.layers["other"] = data.X * 3
+    shuffled = anndata.concat([more, data], axis=1, merge="same")
+    shuffled.obs, shuffled.uns = data.obs, {"kept": "note"}
+    shuffled.write_h5ad(place / "shuffled.h5ad")
+    assert call("embed", place / "run", place / "shuffled.h5ad", "--out", place / "s.h5ad") == 0
+    found = anndata.read_h5ad(place / "s.h5ad")
+    np.testing.assert_array_equal(found.obsm["X_scVI"], model.latent(counts.X[:7], counts.obs["donor"][:7]))
+    assert found.uns["kept"] == "note" and found.shape == (7, 14)
+
+
+def test_a_layer_is_that_of_the_run_for_its_own_counts_only(place, tmp_path, capsys):
+    data = anndata.read_h5ad(place / "counts.h5ad")
+    data.layers["counts"], data.X = data.X.copy(), data.X * 0.5
+    data.write_h5ad(tmp_path / "c.h5ad")
+    assert call("train", tmp_path / "c.h5ad", "--out", tmp_path / "r", "--layer", "counts", *SMALL) == 0
+    z = SCVI.load(tmp_path / "r" / "model.npz").latent(made_counts().X)
+    for words in ([], [tmp_path / "c.h5ad", "--layer", "counts"]):
+        assert call("embed", tmp_path / "r", *words, "--out", tmp_path / "z.npz") == 0
+        np.testing.assert_array_equal(np.load(tmp_path / "z.npz", allow_pickle=False)["X_scVI"], z)
+    assert call("embed", tmp_path / "r", tmp_path / "c.h5ad", "--out", tmp_path / "z.npz") == 1
+    assert "looks normalised" in capsys.readouterr().err
+
+
+def test_batches_that_are_numbers_keep_their_order_and_none_is_missing(place, tmp_path, capsys):
+    counts = made_counts()
+    counts.obs["lane"] = np.where(counts.obs["donor"] == "old", 10, 9)
+    runs.write_counts(tmp_path / "c.npz", counts)
+    assert call("train", tmp_path / "c.npz", "--out", tmp_path / "r", "--batch-key", "lane", *SMALL) == 0
+    assert SCVI.load(tmp_path / "r" / "model.npz").batches == ["9", "10"]
+    counts.obs = {"lane": np.where(np.arange(60) == 7, None, "a")}
+    runs.write_h5ad(tmp_path / "m.h5ad", counts)
+    assert call("train", tmp_path / "m.h5ad", "--out", tmp_path / "s", "--batch-key", "lane") == 1
+    assert "batch: cell 7 has the label None" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words, arguments", [
+    ([], {}), (["--library-size", "100", "--samples", "3", "--seed", "4"], dict(library_size=100.0, n_samples=3, seed=4)),
+    (["--transform-batch", "old"], dict(transform_batch="old"))])
+def test_denoise_is_denoise(place, model, words, arguments):
+    counts = made_counts()
+    mu = model.denoise(counts.X, counts.obs["donor"], **arguments)
+    for name in ("d.csv", "d.npz"):
+        assert call("denoise", place / "run", "--out", place / name, *words) == 0
+    assert call("denoise", place / "run", place / "counts.h5ad", "--out", place / "d.h5ad", *words) == 0
+    header, *rows = rows_of(place / "d.csv")
+    assert header == ["cell", *model.genes]
+    np.testing.assert_array_equal(np.array([row[1:] for row in rows], np.float64).astype(np.float32), mu)
+    np.testing.assert_array_equal(np.load(place / "d.npz", allow_pickle=False)["scvi_denoised"], mu)
+    data = anndata.read_h5ad(place / "d.h5ad")
+    np.testing.assert_array_equal(data.layers["scvi_denoised"], mu)
+    assert data.uns["kept"] == "note"
+
+
+@pytest.mark.parametrize("groups", [["T cell"], ["T cell", "B cell"]])
+def test_de_is_differential_expression(place, model, capsys, groups):
+    counts = made_counts()
+    masks = [counts.obs["kind"] == group for group in groups]
+    expected = model.differential_expression(counts.X, *masks, batch=counts.obs["donor"], mode="change", delta=0.1, fdr=0.2,
+                                             n_samples=200, seed=3)
+    assert call("de", place / "run", "--key", "kind", "--groups", *groups, "--mode", "change", "--delta", 0.1, "--fdr", 0.2,
+                "--samples", 200, "--seed", 3, "--rows", 4, "--csv", place / "de.csv", "--volcano", place / "de.png") == 0
+    header, *rows = rows_of(place / "de.csv")
+    table = dict(zip(header, zip(*rows)))
+    assert list(table["gene"]) == list(expected["gene"])
+    np.testing.assert_array_equal(np.array(table["lfc_mean"], float), expected["lfc_mean"])
+    assert expected.head(4) in capsys.readouterr().out
+    assert (place / "de.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("kind", ["csv", "npz", "h5ad"])
+def test_generated_cells_can_be_read_again(place, model, kind):
+    out = place / f"new.{kind}"
+    assert call("generate", place / "run", "--cells", 9, "--batch", "old", "--seed", 2, "--out", out) == 0
+    found = read(out)
+    np.testing.assert_array_equal(found.X.toarray(), model.generate(9, batch="old", seed=2))
+    assert list(found.genes) == model.genes and found.cells[8] == "generated_8"
+
+
+def test_impute_score_trains_anew_on_what_is_left(place, model, capsys):
+    counts = made_counts()
+
+    def impute(x):
+        fresh = SCVI(12, 2, n_latent=4, n_hidden=8, likelihood="nb")
+        fresh.fit(x, counts.obs["donor"], epochs=2, batch_size=16)
+        return fresh.denoise(x, counts.obs["donor"], n_samples=10)
+    expected = posterior.imputation_error(counts.X, impute, fraction=0.2, seed=1)
+    assert call("impute-score", place / "run", "--fraction", 0.2, "--seed", 1, "--epochs", 2) == 0
+    printed = dict(re.findall(r"^(model|gene mean|pca) +([\d.]+)$", capsys.readouterr().out, re.M))
+    assert printed == {name: f"{value:.4f}" for name, value in expected.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------- report
+def test_the_report_holds_its_pictures_and_needs_no_network(place):
+    assert call("report", place / "run", "--color", "kind") == 0
+    page = (place / "run" / "index.html").read_text()
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    assert len(pictures) == 5 and all(base64.b64decode(p)[:4] == b"\x89PNG" for p in pictures)
+    assert not re.search(r"https?://|<script|<link", page)
+    assert "2 k-means clusters against kind" in page and "entropy of batch mixing" in page and "3 epochs" in page
+
+
+def test_a_report_of_few_cells_one_latent_dimension_and_no_epoch(place, tmp_path):
+    model = SCVI(12, n_latent=1, n_hidden=4)
+    model.genes = list(runs.read_counts(place / "counts.npz").genes)
+    report.write(tmp_path / "a.html", model, runs.History(), runs.read_counts(place / "counts.npz")[:3],
+                 label_name="<b>&", title="<script>")
+    page = (tmp_path / "a.html").read_text()
+    assert page.count("<img") == 4 and "no whole epoch" in page and "against" not in page
+    assert "<script>" not in page and "<b>" not in page and "&lt;b&gt;&amp;" in page  # names are text
+
+
+def test_many_labels_are_few_colours():
+    labels = np.repeat([f"type {i:02d}" for i in range(14)], np.arange(14, 0, -1))
+    found = report.most_frequent(labels)
+    assert sorted(set(found)) == ["others", *(f"type {i:02d}" for i in range(9))]
+    assert np.sum(found == "others") == 5 + 4 + 3 + 2 + 1
+    assert report.most_frequent(labels[:60]) is not None and set(report.most_frequent(np.array(["a", "b"]))) == {"a", "b"}
+
+
+# ------------------------------------------------------------------------------------------------------- what goes wrong
+WRONG_USAGE = [
+    ([], "COMMAND"), (["fly"], "invalid choice"), (["train"], "--out"), (["train", "--out", "{new}"], "COUNTS is missing"),
+    (["train", "{counts}", "--out", "{new}", "--epochs", "0"], "whole number of at least 1"),
+    (["train", "{counts}", "--out", "{new}", "--epochs", "many"], "whole number of at least 1"),
+    (["train", "{counts}", "--out", "{new}", "--validation", "1"], "fraction from 0 to below 1"),
+    (["train", "{counts}", "--out", "{new}", "--learning-rate", "0"], "above 0"),
+    (["train", "{counts}", "--out", "{new}", "--learning-rate", "nan"], "above 0"),
+    (["train", "{counts}", "--out", "{new}", "--kl-warmup", "0.6"], "from 0 to 0.5"),
+    (["train", "{counts}", "--out", "{new}", "--seed", "-1"], "--seed"),
+    (["train", "{counts}", "--out", "{new}", "--likelihood", "normal"], "zinb"),
+    (["train", "{counts}", "--out", "{new}", "--selection", "pearson"], "give both"),
+    (["train", "{counts}", "--out", "{new}", "--epo", "3"], "unrecognized"),
+    (["train", "{counts}", "--out", "{run}"], "holds a run already"),
+    (["train", "--out", "{run}", "--resume", "--latent", "9"], "--latent 9 contradicts"),
+    (["train", "--out", "{run}", "--resume", "--early-stopping"], "begun with the default"),
+    (["embed", "{run}"], "--out"), (["embed", "{run}", "--out", "{new}.txt"], "must end in .csv, .npz or .h5ad"),
+    (["denoise", "{run}", "--out", "{new}.csv", "--library-size", "-3"], "above 0"),
+    (["de", "{run}", "--groups", "T cell"], "--key"),
+    (["de", "{run}", "--key", "kind", "--groups", "a", "b", "c"], "one label or two, not 3"),
+    (["de", "{run}", "--key", "kind", "--groups", "a", "--fdr", "1"], "between 0 and 1"),
+    (["generate", "{run}", "--out", "{new}.npz"], "--cells"), (["impute-score", "{run}", "--fraction", "0"], "between 0 and 1")]
+
+FAILURES = [
+    (["train", "{none}.h5ad", "--out", "{new}"], "none.h5ad: no such file"),
+    (["train", "{bad}", "--out", "{new}"], "counts are whole numbers"),
+    (["train", "{counts}", "--out", "{new}", "--layer", "spliced"], "only .h5ad and .loom"),
+    (["train", "{counts}", "--out", "{new}", "--batch-key", "lane"], "no column 'lane' of cells in the counts; there are: kind"),
+    (["train", "{counts}", "--out", "{new}", "--genes", "99"], "n must be from 1 to the 12 genes"),
+    (["train", "{counts}", "--out", "{counts}"], "counts.npz"),
+    (["train", "--out", "{new}", "--resume"], "is no run: it has no config.json"),
+    (["train", "{other}", "--out", "{run}", "--resume"], "this one has {'n_rows': 30"),
+    (["embed", "{new}", "--out", "{new}.csv"], "is no run"),
+    (["embed", "{empty}", "--out", "{new}.csv"], "has no model.npz"),
+    (["embed", "{run}", "--out", "{none}/z.csv"], "there is no folder"),
+    (["embed", "{run}", "{few}", "--out", "{new}.csv"], "1 of the 12 genes of the model are not among the 11 .*: G0-1;"),
+    (["embed", "{run}", "{counts}", "--layer", "a", "--out", "{new}.csv"], "only .h5ad and .loom"),
+    (["embed", "{run}", "--batch-key", "kind", "--out", "{new}.csv"], "batch: B cell, T cell unknown; the model knows new, old"),
+    (["embed", "{moved}", "--out", "{new}.csv"], "no longer there; pass their path as COUNTS"),
+    (["embed", "{broken}", "--out", "{new}.csv"], "config.json: damaged"),
+    (["embed", "{strange}", "--out", "{new}.csv"], "not of a run that this program reads"),
+    (["denoise", "{run}", "--transform-batch", "middle", "--out", "{new}.csv"], "middle unknown; the model knows new, old"),
+    (["de", "{run}", "--key", "kind", "--groups", "NK"], "no cell has kind 'NK'; there are: B cell, T cell"),
+    (["de", "{run}", "--key", "age", "--groups", "NK"], "no column 'age'"),
+    (["de", "{run}", "--key", "kind", "--groups", "B cell", "B cell"], "share"),
+    (["de", "{run}", "--key", "kind", "--groups", "B cell", "--csv", "{none}/a.csv"], "there is no folder"),
+    (["de", "{run}", "--key", "kind", "--groups", "B cell", "--volcano", "{new}.docx"], "docx"),
+    (["generate", "{run}", "--cells", "3", "--batch", "middle", "--out", "{new}.npz"], "middle unknown"),
+    (["report", "{run}", "--color", "age"], "no column 'age'")]
+
+
+@pytest.fixture(scope="module")
+def names(place):
+    """What the words in braces above stand for; some are made here."""
+    bad, few, other = place / "bad.csv", place / "few.npz", place / "other.npz"
+    bad.write_text("cell,g\nc,0.5\n")
+    counts = made_counts()
+    runs.write_counts(few, counts.select_genes(np.arange(11)))
+    runs.write_counts(other, counts[:30])
+    good = json.loads((place / "run" / "config.json").read_text())
+    for name, config in (("empty", good), ("moved", {**good, "counts": "/nowhere/counts.npz"}), ("broken", None),
+                         ("strange", {**good, "settings": {"n_latents": 3}})):
+        (place / name).mkdir()
+        (place / name / "config.json").write_text("{" if config is None else json.dumps(config))
+        if name != "empty":
+            (place / name / "model.npz").write_bytes((place / "run" / "model.npz").read_bytes())
+    here = ("run", "none", "new", "empty", "moved", "broken", "strange")
+    return {"counts": place / "counts.npz", "bad": bad, "few": few, "other": other, **{name: place / name for name in here}}
+
+
+@pytest.mark.parametrize("words, says", WRONG_USAGE)
+def test_wrong_usage_is_2_and_says_why(names, capsys, words, says):
+    assert main([word.format(**names) for word in words]) == 2
+    out, err = capsys.readouterr()
+    assert says in err.splitlines()[-1] and "Traceback" not in err and not out
+    assert not names["new"].exists()
+
+
+@pytest.mark.parametrize("words, says", FAILURES)
+def test_a_failure_is_1_and_one_line(names, capsys, words, says):
+    before = {p: p.read_bytes() for p in names["run"].iterdir()}
+    assert main([word.format(**names) for word in words]) == 1
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if "error:" in line]
+    assert len(lines) == 1 and re.search(says.replace("{", r"\{"), lines[0]) and lines[0] == err.splitlines()[-1], err
+    assert "Traceback" not in err and (not out or words[0] == "de")
+    assert {p: p.read_bytes() for p in names["run"].iterdir()} == before
+    assert not list(names["run"].parent.glob("*.part*"))
+
+
+def test_debug_shows_the_traceback_and_the_line(names, capsys):
+    assert call("train", names["bad"], "--out", names["new"], "--debug") == 1
+    err = capsys.readouterr().err
+    assert "Traceback" in err and "as_matrix" in err and "error: " in err.splitlines()[-1]
+
+
+def test_an_error_that_nobody_foresaw_is_still_one_line_with_its_kind(names, capsys, monkeypatch):
+    monkeypatch.setattr(SCVI, "latent", lambda *_: {}["what"])
+    assert call("embed", names["run"], "--out", names["new"].with_suffix(".csv")) == 1
+    assert capsys.readouterr().err.splitlines() == [f"{program()} embed: error: KeyError: what (--debug shows where)"]
+
+
+def test_a_failed_training_can_be_tried_again(names, tmp_path, capsys):
+    words = ["train", names["counts"], "--out", tmp_path / "r", *SMALL]
+    assert call(*words, "--validation", "0.99", "--early-stopping") == 1  # a minibatch of one cell: batch norm
+    assert "error" in capsys.readouterr().err.splitlines()[-1]
+    assert call(*words) == 0
+
+
+def test_a_missing_package_is_named(names, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "anndata", None)
+    assert call("embed", names["run"], "--out", names["new"].with_suffix(".h5ad")) == 1
+    assert 'pip install "minigrad-scvi[singlecell]"' in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert call("train", names["counts"], "--out", names["new"], "--device", "cupy") == 1
+    assert "pip install" in capsys.readouterr().err
+
+
+def test_empty_cells_are_a_warning_line(place, tmp_path, capsys):
+    counts = made_counts()
+    counts.X = sparse.csr_array(counts.X.toarray() * (np.arange(60) > 1)[:, None])
+    runs.write_counts(tmp_path / "c.npz", counts)
+    assert call("train", tmp_path / "c.npz", "--out", tmp_path / "r", *SMALL) == 0
+    assert "warning: 2 cells without counts are left out of training" in capsys.readouterr().err.splitlines()
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.csv"
+    runs.write_table(path, ["a"], [[1.0]])
+
+    def rows():
+        yield [2.0]
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        runs.write_table(path, ["a"], rows())
+    assert path.read_text().split() == ["a", "1"] and list(tmp_path.iterdir()) == [path]
+
+
+# ------------------------------------------------------------------------------------------------------------------ help
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_manual_with_examples(command, capsys):
+    assert call(command, "--help") == 0
+    text = capsys.readouterr().out
+    assert "examples:" in text and f"{command} " in text.split("examples:")[1] and max(map(len, text.splitlines())) <= 130
+    assert "None" not in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_are_words_that_the_parser_takes(command):
+    for line in COMMANDS[command][2].split("\n"):
+        assert parser().parse_args([command, *shlex.split(line)]).command == command
+
+
+def test_as_a_program(place):
+    done = in_own_process("--help")
+    assert done.returncode == 0 and "python -m models train" in done.stdout and not done.stderr
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    name, target = setup["options.entry_points"]["console_scripts"].strip().split(" = ")
+    module, function = target.split(":")
+    assert name == "minigrad" and getattr(importlib.import_module(module), function) is main
+
+
+def test_a_reader_that_has_had_enough_is_no_failure(place):
+    words = ["de", place / "run", "--key", "kind", "--groups", "T cell", "--samples", "50"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "models", *map(str, words)], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE,
+                          text=True, timeout=120)
+    os.close(writing)
+    assert done.returncode == 0 and done.stderr == ""
+
+
+# ----------------------------------------------------------------------------------------------------------------- names
+@given(st.lists(st.sampled_from(["a", "b", "a-1", "a-2", "a-1-1", "b-1"]), max_size=12))
+def test_unique_names(names):
+    found = list(runs.unique_names(names))
+    assert len(set(found)) == len(found) == len(names)
+    first = {}
+    for i, name in enumerate(names):
+        if first.setdefault(name, i) == i:
+            assert found[i] == name  # the first keeps its name
+        else:
+            assert re.fullmatch(re.escape(name) + r"-\d+", found[i])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        assert found == list(anndata.utils.make_index_unique(pandas.Index(names, dtype=str)))
+
+
+def three_cells(obs):
+    return Counts(sparse.csr_array(np.ones((3, 1), np.float32)), ["g"], list("abc"), obs)
+
+
+def test_missing_labels_survive_in_a_new_h5ad(tmp_path):
+    counts = three_cells({"o": np.array(["x", None, "y"])})
+    runs.write_cells(tmp_path / "a.h5ad", counts, "obsm", "z", np.zeros((3, 2), np.float32), ["z0", "z1"])
+    assert list(read(tmp_path / "a.h5ad").obs["o"]) == ["x", None, "y"]
+    assert as_matrix(tmp_path / "a.h5ad").shape == (3, 1)
