@@ -31,6 +31,7 @@ import numpy as np
 from scipy import sparse
 
 from minigrad import checkpoint
+from minigrad.parallel import ranks_of
 from models import posterior, report, runs
 from models.counts import Counts, batch_codes
 from models.runs import Run
@@ -43,29 +44,43 @@ class WrongUsage(Exception):
 # ----------------------------------------------------------------------------------------------------------- commands
 def train(options) -> int:
     """Train a model; a run that was killed goes on with --resume."""
-    run = Run(options.out)
+    ranks = ranks_of(options.parallel)
+    with ranks.together():
+        return train_run(Run(options.out), options, is_first=ranks.rank == 0)
+
+
+def train_run(run: Run, options, is_first: bool) -> int:
+    """What `train` does, on one process or on each of several, of which the first alone writes and prints."""
     path, settings = training_settings(run, options)
     counts = runs.training_counts(path, settings)
     batch = None if settings.get("batch_key") is None else runs.labels_of(counts, settings["batch_key"])
     model = runs.new_model(counts, len(batch_codes(batch, len(counts))[1]), settings)
-    if not run.checkpoint.exists():
-        run.begin(path, settings)
-    say(f"{len(counts):,} cells, {counts.shape[1]:,} genes"
-        + f", {model.n_batches} batches" * (batch is not None) + f" of {path}")
+    if is_first:
+        if not run.checkpoint.exists():
+            run.begin(path, settings)
+        say(f"{len(counts):,} cells, {counts.shape[1]:,} genes"
+            + f", {model.n_batches} batches" * (batch is not None) + f" of {path}")
     try:
         history = model.fit(counts, batch, checkpoint=run.checkpoint, resume=options.resume, device=options.device,
-                            **runs.fit_arguments(settings))
-        run.write_history(history)
+                            parallel=options.parallel, **runs.fit_arguments(settings))
+        if is_first:
+            run.write_history(history)
         if history.interrupted:
             raise KeyboardInterrupt
     except KeyboardInterrupt:  # which fit lets through when it comes again, while the last checkpoint is written
         say(f"go on with: {program()} train --resume --out {shlex.quote(str(run.folder))}")
         raise
+    if is_first:
+        print_result(run, history)
+    return 0
+
+
+def print_result(run: Run, history) -> None:
+    """The last line of the history, as a table."""
     print(f"{'epochs':<28}{len(history)}\n{'seconds':<28}{sum(history['seconds']):.1f}")
     for name in [name for name in history.names if name.startswith(("train_", "validation_"))]:
         print(f"{name:<28}{history[name][-1]:.2f}")
     print(f"{'run':<28}{run.folder}")
-    return 0
 
 
 def training_settings(run: Run, options) -> tuple[str, dict]:
@@ -192,7 +207,8 @@ def make_report(options) -> int:
 
 def of_run(run: Run, options) -> tuple:
     """(counts with all their genes, their path, batch labels or None), as the options and the run say."""
-    counts, path, key = run.counts(options.counts, options.layer, options.batch_key)
+    on_disk = getattr(options, "on_disk", False)
+    counts, path, key = run.counts(options.counts, options.layer, options.batch_key, on_disk)
     return counts, path, None if key is None else runs.labels_of(counts, key)
 
 
@@ -299,6 +315,10 @@ def train_options(add) -> None:
     add("--seed", metavar="N", type=seed, default=unset, help="of weights, split, order and noise (default: 0)")
     add("--device", choices=["numpy", "cupy"],
         help="where to compute: cupy is an NVIDIA GPU (default: the variable MINIGRAD_DEVICE, else numpy)")
+    add("--on-disk", action="store_true", default=unset, help="leave the counts in their .h5ad file and read them a block at "
+        "a time: for files larger than memory")
+    add("--parallel", choices=["mpi"], help="train on all processes that mpiexec started: "
+        "mpiexec -n 4 python -m models train COUNTS --out RUN --parallel mpi; --batch-size is that of all together")
 
 
 def counts_options(add) -> None:
@@ -309,14 +329,21 @@ def counts_options(add) -> None:
     add("--batch-key", metavar="COLUMN", help="obs column with the batch of each cell (default: that of the run)")
 
 
+def on_disk_option(add) -> None:
+    """For commands that go through the cells once."""
+    add("--on-disk", action="store_true", help="leave the counts in their .h5ad file and read them a block at a time")
+
+
 def embed_options(add) -> None:
     counts_options(add)
+    on_disk_option(add)
     add("--out", metavar="FILE", type=Path, required=True, help='.csv (a line a cell), .npz (arrays cells, columns, X_scVI) or '
         '.h5ad (obsm["X_scVI"], beside all that COUNTS has if it is an .h5ad)')
 
 
 def denoise_options(add) -> None:
     counts_options(add)
+    on_disk_option(add)
     add("--out", metavar="FILE", type=Path, required=True, help='.csv (a line a cell), .npz (arrays cells, columns, '
         'scvi_denoised) or .h5ad (layers["scvi_denoised"])')
     add("--library-size", metavar="N", type=POSITIVE, help="what every cell's expectations sum to (default: its own total)")

@@ -31,15 +31,15 @@ from models.scvi import SCVI
 FORMAT, VERSION = "minigrad run", 1
 SUFFIXES = (".csv", ".npz", ".h5ad")
 SELECTIONS = {"variance": highest_variance, "pearson": pearson_residual_variance}
-COUNTS = ("layer", "batch_key", "genes", "selection")  # settings that say what of the counts the model sees
+COUNTS = ("layer", "batch_key", "genes", "selection", "on_disk")  # settings that say what of the counts the model sees
 MODEL = ("likelihood", "dispersion", "library", "n_latent", "n_hidden", "n_layers", "dropout", "seed")
 FIT = ("epochs", "batch_size", "validation", "learning_rate", "kl_warmup", "early_stopping")
 
 
 # ------------------------------------------------------------------------------------------------------------ counts
-def read_counts(path, layer: str | None = None) -> Counts:
-    """`models.counts.read`, with names of genes that occur once each."""
-    counts = read(path, layer)
+def read_counts(path, layer: str | None = None, on_disk: bool = False) -> Counts:
+    """`models.counts.read`, with names of genes that occur once each. on_disk: leave the matrix in its .h5ad file."""
+    counts = read(path, layer, backed=on_disk)
     counts.genes = unique_names(counts.genes)
     return counts
 
@@ -124,22 +124,23 @@ class Run:
         """history.csv, a line an epoch."""
         write_table(self.folder / "history.csv", history.names, zip(*history.columns.values()))
 
-    def counts(self, path=None, layer=None, batch_key=None) -> tuple[Counts, str, str | None]:
+    def counts(self, path=None, layer=None, batch_key=None, on_disk=False) -> tuple[Counts, str, str | None]:
         """(all genes of the counts, their path, name of the batch column or None).
 
-        path: another file than the one trained on; then layer is that of this file, and not the run's.
+        path: another file than the one trained on; then layer is that of this file, and not the run's. on_disk: leave the
+        matrix in its file.
         """
         trained_on, settings = self.config()
         if path is None and not os.path.exists(trained_on):
             raise FileNotFoundError(f"{trained_on}: the counts of {self.folder} are no longer there; pass their path as COUNTS")
         layer = settings.get("layer") if layer is None and path is None else layer
         path = trained_on if path is None else path
-        return read_counts(path, layer), path, batch_key or settings.get("batch_key")
+        return read_counts(path, layer, on_disk), path, batch_key or settings.get("batch_key")
 
 
 def training_counts(path, settings: dict) -> Counts:
     """The counts as a model with these settings sees them: the layer, and the genes that vary most."""
-    counts = read_counts(path, settings.get("layer"))
+    counts = read_counts(path, settings.get("layer"), settings.get("on_disk", False))
     if "genes" in settings:
         counts = counts.select_genes(SELECTIONS[settings.get("selection", "variance")](counts.X, settings["genes"]))
     return counts

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import shlex
+import shutil
 import subprocess
 import sys
 import warnings
@@ -84,6 +85,40 @@ def test_training_is_that_of_the_model(place, model):
     for name, column in zip(header, zip(*rows)):
         if name != "seconds":
             np.testing.assert_allclose(np.array(column, float), history[name], rtol=1e-8)
+
+
+def test_training_and_embedding_from_disk(place, tmp_path):
+    """The counts stay in their file; the genes are selected there too, and the order of cells is another."""
+    words = ["--genes", 8, "--batch-key", "donor", *SMALL]
+    assert call("train", place / "counts.h5ad", "--out", tmp_path / "r", "--on-disk", *words) == 0
+    assert call("embed", tmp_path / "r", "--out", tmp_path / "z.npz", "--on-disk") == 0
+    counts = read(place / "counts.h5ad").select_genes(highest_variance(made_counts().X, 8))
+    model = SCVI.load(tmp_path / "r" / "model.npz")
+    with np.load(tmp_path / "z.npz") as file:
+        np.testing.assert_allclose(file["X_scVI"], model.latent(counts, counts.obs["donor"]), rtol=1e-5, atol=1e-6)
+    assert json.loads((tmp_path / "r" / "config.json").read_text())["settings"]["on_disk"] is True
+    assert call("train", "--out", tmp_path / "r", "--resume") == 0
+
+
+def test_two_processes_train_one_run(place, tmp_path):
+    pytest.importorskip("mpi4py")
+    places = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
+    mpiexec = shutil.which("mpiexec", path=places)
+    if mpiexec is None:
+        pytest.skip('there is no mpiexec: pip install "minigrad-scvi[mpi]"')
+    command = [mpiexec, "-n", "2", sys.executable, "-m", "models", "train", place / "counts.npz", "--out", tmp_path / "r",
+               "--parallel", "mpi", *SMALL]
+    done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True, timeout=120,
+                          env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("validation_elbo") == 1 and done.stderr.count("60 cells, 12 genes") == 1
+    assert len(rows_of(tmp_path / "r" / "history.csv")) == 4
+    model = SCVI.load(tmp_path / "r" / "model.npz")
+    assert model.latent(made_counts().X).shape == (60, 4)
+    broken = [*command[:-len(SMALL)], "--layer", "none"]
+    broken[broken.index(tmp_path / "r")] = tmp_path / "other"
+    done = subprocess.run([str(word) for word in broken], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0 and "failed, which ends all" in done.stderr and not (tmp_path / "other").exists()
 
 
 def test_a_run_is_three_files_and_says_what_it_was_told(place):
