@@ -328,15 +328,19 @@ def sample_posterior(self, counts, batch=None, *, n_samples=1, seed=0, layer=Non
 def generate(self, n: int, *, batch=None, seed=0) -> np.ndarray:
     """Counts of n new cells, (n, n_genes), from the prior: z ~ Normal(0, 1), library from its log-normal prior.
 
-    batch: a label for all of them; None: batches in the proportions of the training cells. Whole numbers, in the dtype
-    of the model. For seeing what the model believes cells to be, and for data of which the truth is known.
+    batch: a label for all of them, or one for each; None: batches in the proportions of the training cells. Whole
+    numbers, in the dtype of the model. For seeing what the model believes cells to be, and for data of which the truth is
+    known. ValueError for an unknown batch, or another number of labels.
     """
     n, noise, rows = _whole("n", n), _noise(seed, self.device), max(1, BUDGET // self.n_genes)
     if batch is None:
         edges = np.cumsum(backend.to_host(self.batch_fraction), dtype=np.float64)
         codes = np.searchsorted(edges[:-1] / edges[-1], backend.generator([seed, POSTERIOR]).random(n), side="right")
     else:
-        codes = np.full(n, _codes_of(self, batch, "batch")[0])
+        codes = _codes_of(self, batch, "batch")
+        if len(codes) not in (1, n):
+            raise ValueError(f"batch: {len(codes)} labels for n={n} cells; give one for all, or one for each")
+        codes = np.broadcast_to(codes, n)
     found = np.empty((n, self.n_genes), self.dtype)
     with evaluating(self):
         for start in range(0, n, rows):

@@ -146,7 +146,7 @@ def test_options_reach_the_training(place, tmp_path, monkeypatch):
         call("train", place / "counts.npz", "--out", tmp_path / "r", "--epochs", 7, "--batch-size", 9, "--validation", 0.25,
              "--learning-rate", 0.01, "--kl-warmup", 0.5, "--early-stopping", "--device", "numpy")
     assert told == dict(epochs=7, batch_size=9, validation=0.25, learning_rate=0.01, kl_warmup=0.5, early_stopping=True,
-                        device="numpy", resume=False, checkpoint=tmp_path / "r" / "model.npz")
+                        device="numpy", resume=False, parallel=None, checkpoint=tmp_path / "r" / "model.npz")
 
 
 @pytest.mark.parametrize("words, rule", [(["--genes", "5"], highest_variance),

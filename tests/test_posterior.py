@@ -384,6 +384,17 @@ def test_generate_refuses_what_it_cannot_make():
         model.generate(0)
     with pytest.raises(ValueError, match="5 unknown; the model knows 0, 1"):
         model.generate(3, batch=5)
+    with pytest.raises(ValueError, match="2 labels for n=3 cells"):
+        model.generate(3, batch=[0, 1])
+
+
+def test_generate_takes_a_batch_for_each_cell():
+    """Libraries of e^0 and e^8 counts: the totals say which batch a cell was made in."""
+    batch = np.arange(40) % 2
+    model = untrained(n_batches=2, likelihood="poisson")
+    model.library_log_mean[:], model.library_log_var[:] = [0.0, 8.0], 1e-4
+    totals = model.generate(40, batch=batch).sum(axis=1)
+    assert totals[batch == 1].min() > 2000 > 50 > totals[batch == 0].max()
 
 
 # -------------------------------------------------------------------------------------------- differential expression
