@@ -37,3 +37,23 @@ def test_list_of_demos_matches_what_runs():
     listed = set(re.findall(r"^\| `(\w+)` \|", TEXT, flags=re.M))
     out = subprocess.run([sys.executable, "-m", "demos"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert listed == set(re.findall(r"^  (\w+)  ", out, flags=re.M))
+
+
+def test_the_vae_beside_pytorch_trains():
+    """The right column of the table, put together and run: the loss falls."""
+    import numpy as np
+    from minigrad import nn, optim
+    from minigrad.distributions import Normal, kl_divergence
+    first, *lines = re.search(r"^    # PyTorch .*?(?=\n\n)", TEXT, flags=re.M | re.S).group().splitlines()
+    lines = [line[first.index("# here"):] for line in lines]
+    assert len(lines) > 15
+    rng = np.random.default_rng(0)
+    losses, data = [], (rng.standard_normal((256, 2)) @ rng.standard_normal((2, 20))).astype(np.float32)
+
+    def minibatches():
+        for _ in range(300):
+            yield data
+            losses.append(float(names["model"].loss(data, np.random.default_rng(1)).item()))
+    names = dict(np=np, nn=nn, optim=optim, Normal=Normal, kl_divergence=kl_divergence, rng=rng, minibatches=minibatches())
+    exec("\n".join(lines), names)
+    assert losses[-1] < 0.8 * losses[0]
