@@ -496,17 +496,54 @@ for _name in ("equal", "not_equal", "less", "less_equal", "greater", "greater_eq
     setattr(Tensor, f"__{_dunder}__", IMPLEMENTATIONS[getattr(np, _name)])
 
 
+def detach(t) -> Tensor:
+    """The same data (any shape; shared, not copied) as a Tensor without history."""
+    return Tensor(t.data)
+
+
+def item(t) -> float:
+    """The only entry, as a Python number. ValueError where there are several."""
+    return t.data.item()
+
+
+def to_numpy(t) -> np.ndarray:
+    """The data as a host array of the same shape and dtype: shared where it is NumPy's, copied from a GPU."""
+    return backend.to_host(t.data)
+
+
+def _astype(t, dtype):
+    if np.dtype(dtype).kind != "f":
+        raise TypeError(f"astype({np.dtype(dtype)}): Tensors are of floating numbers; take .data.astype, through which no "
+                        "derivative flows")
+    return ops.astype(t, dtype=dtype)
+
+
+# What a Tensor refuses, and why.
+def _refuse_array(t, *_, **__):
+    raise backend.not_an_array()
+
+
+def _refuse_assignment(t, index, value):
+    raise TypeError("a Tensor cannot be assigned into: what was recorded would be wrong. Use numpy.where, or .data")
+
+
+def _refuse_subclass(cls):
+    raise TypeError("Tensor has no subclasses: operations know it by its exact type; put a Tensor into your class instead")
+
+
 def _represent(t):
     how = f", from {t.origin[0].__name__}" if t.origin else ", requires_grad=True" * t.requires_grad
     return f"Tensor({np.array2string(t.numpy(), separator=', ', prefix='Tensor(')}{how})"
 
 
+Tensor.detach, Tensor.item, Tensor.numpy = detach, item, to_numpy
+Tensor.__array__, Tensor.__setitem__, Tensor.__init_subclass__ = _refuse_array, _refuse_assignment, classmethod(_refuse_subclass)
 Tensor.__repr__, Tensor.__iter__ = _represent, lambda t: (t[i] for i in range(len(t)))
 Tensor.__len__, Tensor.__bool__ = lambda t: len(t.data), lambda t: bool(t.data)
 Tensor.__float__ = lambda t: float(t.data)
 Tensor.__format__ = lambda t, spec: format(t.item(), spec) if spec else str(t)
 Tensor.__matmul__, Tensor.__rmatmul__ = matmul, lambda a, b: matmul(b, a)
-Tensor.astype, Tensor.flatten, Tensor.__pos__ = ops.astype, ravel, positive
+Tensor.astype, Tensor.flatten, Tensor.__pos__ = _astype, ravel, positive
 # Other names of the same.
 IMPLEMENTATIONS.update({np.amax: ops.max, np.amin: ops.min, special.expm1: ops.expm1, special.log1p: ops.log1p})
 Tensor.reshape, Tensor.transpose = _many(reshape), _many(IMPLEMENTATIONS[np.transpose])

@@ -1,11 +1,7 @@
 """The table of calculus: every function that has a rule of its own, and the operators bound from it.
 
-Know before reading: tensor.py's docstring. A line is `primitive(function, rule, ...)`, one rule per input:
-`rule(g, y, *inputs, **keywords)` gives the gradient of that input, where `g` is the gradient of the output `y`.
-
-A rule is plain NumPy, so it is also how the second derivative is known. It may leave undoing broadcasts and keeping the
-dtype to the sweep. Constants are Python floats, which keep float32 as it is.
-
+Know before reading: tensor.py. A line is `primitive(function, rule, ...)`, a rule(g, y, *inputs, **keywords) per input.
+Constants in rules are Python floats, which keep float32 as it is. Matrix products of vectors, comparisons: derived.py.
 Know after: all derivatives that the engine knows; the others (derived.py) follow from these by the chain rule.
 """
 from math import pi, sqrt as root
@@ -44,7 +40,7 @@ maximum = primitive(np.maximum, lambda g, y, a, b: np.where(a == b, 0.5 * g, np.
 minimum = primitive(np.minimum, lambda g, y, a, b: np.where(a == b, 0.5 * g, np.where(a < b, g, 0.0)),
                     lambda g, y, a, b: np.where(a == b, 0.5 * g, np.where(b < a, g, 0.0)))
 where = primitive(np.where, None, lambda g, y, c, a, b: np.where(c, g, 0.0), lambda g, y, c, a, b: np.where(c, 0.0, g))
-# The limits at a = b = 0, and at a = 0, are those of PyTorch: 0, not 0 * infinity.
+# At a = b = 0 the exponent is 0, not -1: the slope is 0. At a = 0, y log a is y log 1 = 0, not 0 * -infinity.
 power = primitive(np.power, lambda g, y, a, b: g * b * np.power(a, b - 1.0 + ((a == 0) & (b == 0))),
                   lambda g, y, a, b: g * y * np.log(a + (a == 0)))
 astype = primitive(lambda x, dtype: x.astype(dtype), lambda g, y, x, dtype: g, name="astype")
@@ -78,7 +74,7 @@ def _kept(g, x, axis, keepdims):
 def _to_extremum(g, y, x, axis=None, keepdims=False):
     """max and min: the gradient goes to the entry that was chosen; entries that tie share it, as in PyTorch's amax."""
     chosen = x == _kept(y, x, axis, keepdims)
-    return _kept(g, x, axis, keepdims) * chosen / np.sum(chosen, axis=axis, keepdims=True)
+    return _kept(g, x, axis, keepdims) * chosen / np.sum(chosen, axis=axis, keepdims=True).astype(x.dtype)
 
 
 sum = primitive(np.sum, lambda g, y, x, axis=None, keepdims=False: np.broadcast_to(_kept(g, x, axis, keepdims), x.shape))

@@ -33,13 +33,17 @@ _recording = type("Recording", (threading.local,), {"enabled": True})()  # a fla
 
 
 @contextmanager
-def no_grad():
-    """Within `with no_grad():` nothing is recorded, in this thread only: less memory and time where no gradient is due."""
-    before, _recording.enabled = _recording.enabled, False
+def _recording_is(enabled):
+    before, _recording.enabled = _recording.enabled, enabled
     try:
         yield
     finally:
         _recording.enabled = before
+
+
+def no_grad():
+    """Within `with no_grad():` nothing is recorded, in this thread only: less memory and time where no gradient is due."""
+    return _recording_is(False)
 
 
 class Tensor:
@@ -48,10 +52,11 @@ class Tensor:
     data: any floating array (kept as it is, not copied), or numbers, lists and integer arrays, which become float64.
     requires_grad: whether `backward` shall fill `.grad` (same shape and dtype as `.data`). dtype: convert to this first.
     NumPy's functions and operators take Tensors; comparisons give plain boolean arrays. TypeError for complex or text.
+    Until backward, the data and what was used as an index must not change: the rules look at them again.
     """
 
     __slots__ = ("data", "requires_grad", "grad", "origin", "number", "home", "__weakref__")
-    __array_priority__ = 1000  # CuPy and scipy.sparse let a higher one answer
+    __array_priority__ = 1000  # so that cupy_array * t and sparse * t come here
 
     def __init__(self, data, requires_grad=False, dtype=None):
         if isinstance(data, Tensor):
@@ -62,29 +67,19 @@ class Tensor:
             raise TypeError(f"Tensor({data.dtype}, dtype={dtype}): data must be real numbers, and dtype a floating one")
         self.data = data if data.dtype == dtype else data.astype(dtype)
         self.requires_grad = requires_grad
-        self.grad = self.origin = self.home = None  # home: where an optimiser wants the gradient written
+        self.grad = self.home = None  # home: where an optimiser wants the gradient written
+        self.origin = None  # of a leaf; () once used up; else (call, inputs, arrays, keywords, saved, needs)
         self.number = next(_numbers)
 
     shape, ndim = property(lambda self: self.data.shape), property(lambda self: self.data.ndim)
     size, dtype = property(lambda self: self.data.size), property(lambda self: self.data.dtype)
-    __reduce__ = lambda self: (Tensor, (self.data, self.requires_grad and self.origin is None))  # copies: their own number
-
-    def detach(self) -> "Tensor":
-        """The same data (shared, not copied) as a Tensor without history."""
-        return Tensor(self.data)
-
-    def item(self) -> float:
-        """The only entry, as a Python number."""
-        return self.data.item()
-
-    def numpy(self) -> np.ndarray:
-        """The data as a host array: shared where it is NumPy's, copied from a GPU."""
-        return backend.to_host(self.data)
+    __reduce__ = lambda self: (Tensor, (self.data, self.requires_grad and self.origin is None))  # copies have no history
 
     def backward(self, gradient=None) -> None:
         """Add to `.grad` of every leaf that this depends on: d(sum of self * gradient)/d(leaf). Uses the graph up.
 
-        gradient: array of this shape; may be left out where this has a single entry (then it is 1).
+        gradient: array of this shape; may be left out where this has a single entry (then it is 1). The `.grad` of an
+        optimiser's parameter is a view of its arena: copy what shall outlive zero_grad. One thread at a time for a leaf.
         """
         if not self.requires_grad:
             raise RuntimeError("backward(): nothing to differentiate; no input of this Tensor had requires_grad=True")
@@ -93,8 +88,8 @@ class Tensor:
             if t.origin is None and t.grad is not None:
                 np.add(t.grad, g, out=t.grad)
             elif t.origin is None:  # rules may return views or their own input: a leaf gets a copy of its own
-                t.grad = np.empty_like(g) if t.home is None else t.home
-                if g is not t.grad:
+                t.grad = np.empty_like(g) if _home(t) is None else t.home
+                if g is not t.grad:  # else the sweep had it written there
                     np.copyto(t.grad, g)
 
     def __array_ufunc__(self, ufunc, method, *inputs, **keywords):
@@ -104,12 +99,6 @@ class Tensor:
 
     def __array_function__(self, function, types, inputs, keywords):
         return _dispatch(function, inputs, keywords)
-
-    def __array__(self, *_, **__):
-        raise backend.not_an_array()
-
-    def __setitem__(self, index, value):
-        raise TypeError("a Tensor cannot be assigned into: what was recorded would be wrong. Use numpy.where, or .data")
 
 
 def _dispatch(function, inputs, keywords):
@@ -139,14 +128,19 @@ def primitive(function, *rules, name=None):
     function: of as many arrays as there are rules, then keywords. rules: one per array, `rule(g, y, *inputs, **keywords)`
     gives the gradient of that input from the gradient `g` of the output `y`, in plain NumPy; None for an input that has
     none. It may have the shape that broadcasting made: the sweep sums it back. The keywords that a user may pass are
-    those that the rules name.
+    those that the first rule names; all rules of a function take the same.
     """
     names = list(inspect.signature(next(filter(None, rules))).parameters)
     return recorded(function, name or function.__name__, len(rules), names[2 + len(rules):], rules=rules)
 
 
 def recorded(function, name, n_inputs, allowed, rules=repeat(None), joint=None, twin=None):
-    """A version of `function` that also takes Tensors. Every operation passes here: long, so that it is fast."""
+    """A version of `function` that also takes Tensors. Every operation passes here: long, so that it is fast.
+
+    Gradients come from `rules`, one an input; or from `joint`, where they share work: then function(needs, *arrays) gives
+    (y, saved), and joint(g, y, saved, needs, *arrays) all gradients; needs says of each input whether its gradient is asked
+    for. n_inputs None: any number. twin: the same in plain NumPy, for devices and for gradients of gradients.
+    """
     new = Tensor.__new__
     extras = [] if isinstance(function, np.ufunc) else list(inspect.signature(function).parameters)[n_inputs or 0:]
 
@@ -168,10 +162,11 @@ def recorded(function, name, n_inputs, allowed, rules=repeat(None), joint=None, 
                 mixed = True
         if mixed and tensor is not None:
             dtype = tensor.data.dtype
-            arrays = [backend.settled(x, dtype, name, joint) if joint or rule else x for x, rule in zip(arrays, rules)]
+            arrays = [backend.settled(x, dtype, name, joint) if joint or rule else x  # where's condition stays as it is
+                      for x, rule in zip(arrays, rules)]
         if twin is not None and not backend.on_host(arrays):
             return twin(*[x if type(x) is Tensor else a for x, a in zip(inputs, arrays)], **keywords)
-        record, saved = _recording.enabled and True in needs, None
+        record, saved = (_recording.enabled and True in needs), None
         try:
             if joint is None:
                 y = function(*arrays, **keywords)
@@ -182,9 +177,9 @@ def recorded(function, name, n_inputs, allowed, rules=repeat(None), joint=None, 
         if tensor is None:
             return y
         out = new(Tensor)
-        out.data = np.asarray(y) if isinstance(y, np.generic) else y
+        out.data = np.asarray(y) if isinstance(y, (np.generic, float)) else y
         out.requires_grad = record
-        # tuples: the garbage collector need not look into those of arrays and flags again
+        # tuples of arrays and flags, unlike lists, drop out of garbage collection
         out.origin = (call, inputs, tuple(arrays), keywords, saved, tuple(needs)) if record else None
         out.grad = out.home = None
         out.number = next(_numbers)
@@ -207,13 +202,14 @@ def grad(output, inputs, gradient=None, create_graph=False) -> list:
         if not isinstance(x, Tensor) or not x.requires_grad:
             raise TypeError(f"grad(): input {i} is not a Tensor with requires_grad=True")
     gradient = _initial(output, gradient, "grad")
-    if create_graph != isinstance(gradient, Tensor):
+    if create_graph != isinstance(gradient, Tensor):  # an array where a Tensor is wanted, or the reverse
         gradient = Tensor(gradient) if create_graph else gradient.data
     found = {x.number: Tensor(np.zeros_like(x.data)) if create_graph else np.zeros_like(x.data) for x in inputs}
     if output.requires_grad and inputs:
-        for t, g in _sweep(output, gradient, record=create_graph, oldest=min(found)):
-            if t.number in found:
-                found[t.number] = g
+        with _recording_is(create_graph):
+            for t, g in _sweep(output, gradient, record=create_graph, oldest=min(found)):
+                if t.number in found:
+                    found[t.number] = g
     return [found[x.number] if create_graph else np.copy(found[x.number]) for x in inputs]
 
 
@@ -236,7 +232,7 @@ def _sweep(output, gradient, record=False, release=False, oldest=0):
     record: rules are given Tensors, so that gradients are recorded. release: drop the graph on the way.
     oldest: Tensors with a smaller number are of no interest; nothing asked for can lie beyond them.
     """
-    pending, queue = {output.number: gradient}, [(-output.number, output)]
+    pending, queue = {output.number: gradient}, [(-output.number, output)]  # the smallest comes first: minus the number
     while queue:
         t = heappop(queue)[1]
         g = pending.pop(t.number)
@@ -244,16 +240,16 @@ def _sweep(output, gradient, record=False, release=False, oldest=0):
         if t.origin is None or t.number == oldest:
             continue
         if not t.origin:
-            raise RuntimeError("this graph was used up by an earlier backward(): run the forward computation again, "
-                               "or use minigrad.grad, which leaves it whole")
+            raise RuntimeError("this graph was used up by an earlier backward(): run the forward computation again, or use "
+                               "minigrad.grad, which leaves it whole")
         inputs, gradients = t.origin[1], _pull(t, g, record)
         if release:
             t.origin = ()
         for x, dx in zip(inputs, gradients):
             if dx is None or x.number < oldest:
                 continue
-            if callable(dx):  # a matrix product, which may be written where it belongs
-                dx = dx(x.home if release and x.grad is None and x.number not in pending else None)
+            if callable(dx):  # a large product: into the optimiser's arena at once, if it is the first part of a new .grad
+                dx = dx(_home(x) if release and x.grad is None and x.number not in pending else None)
             if dx.shape != x.data.shape:
                 dx = _unbroadcast(dx, x.data.shape)
             if dx.dtype != x.data.dtype:
@@ -263,6 +259,10 @@ def _sweep(output, gradient, record=False, release=False, oldest=0):
             else:
                 pending[x.number] = dx
                 heappush(queue, (-x.number, x))
+
+
+def _home(t):
+    return t.home if t.home is not None and (t.home.shape, t.home.dtype) == (t.data.shape, t.data.dtype) else None
 
 
 def _pull(t, g, record):
@@ -277,7 +277,10 @@ def _pull(t, g, record):
 
 
 def _through_twin(twin, g, inputs, arrays, keywords, needs):
-    """The gradients of a kernel as a graph: those of its twin, between aliases of the inputs and a new output."""
+    """The gradients of a kernel as a graph: those of its twin, between aliases of the inputs and a new output.
+
+    Aliases, as one input may be computed from another, or be given twice: the sweep shall stop at each.
+    """
     aliases = [_alias(x) if type(x) is Tensor else a for x, a in zip(inputs, arrays)]
     wanted = [x for x, need in zip(aliases, needs) if need]
     found = iter(grad(twin(*aliases, **keywords), wanted, g, create_graph=True))
@@ -285,7 +288,7 @@ def _through_twin(twin, g, inputs, arrays, keywords, needs):
 
 
 def _unbroadcast(g, shape):
-    """Undo broadcasting: sum a gradient over the axes along which its input was stretched."""
+    """Undo broadcasting: sum a gradient over the axes that were put in front, and those of length 1 that were stretched."""
     lead = g.ndim - len(shape)
     axes = (*range(lead), *[lead + i for i, n in enumerate(shape) if n == 1 and g.shape[lead + i] != 1])
     return np.reshape(np.sum(g, axis=axes), shape)

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from minigrad import Tensor, nn, optim
+from minigrad import Tensor, functional, nn, optim
 
 SHAPES = [(3,), (2, 4), (), (1, 5), (0,)]
 
@@ -348,3 +348,24 @@ def test_clipping_does_not_overflow_and_refuses_what_is_not_finite():
     with pytest.raises(FloatingPointError):
         optim.clip_grad_norm([p], 1.0)
     assert p.grad[1] == 1.0
+
+
+def test_two_different_losses_add_up_in_the_arena():
+    """The second gradient of a weight must not be written over the first, which lies where it would go."""
+    rng = np.random.default_rng(0)
+    weight, bias = nn.Parameter(rng.standard_normal((2, 3))), nn.Parameter(np.zeros(2))
+    optimizer = optim.SGD([weight, bias], 0.1)
+    xs = rng.standard_normal((2, 5, 3))
+    np.sum(functional.linear(xs[0], weight, bias)).backward()
+    np.sum(functional.linear(xs[1], weight, bias)).backward()
+    assert weight.grad is optimizer.homes[0]
+    np.testing.assert_allclose(weight.grad, np.tile(xs.sum(axis=(0, 1)), (2, 1)))
+
+
+def test_data_of_another_kind_gets_a_gradient_of_its_kind():
+    """The arena is of float64 and the old shape; what was put in its place gets a gradient of its own."""
+    weight, bias = nn.Parameter(np.ones((2, 3))), nn.Parameter(np.zeros(2))
+    optim.SGD([weight, bias], 0.1)
+    weight.data, bias.data = weight.data.astype(np.float32), np.zeros(1, np.float32)
+    np.sum(functional.linear(np.ones((4, 3), np.float32), weight, bias)).backward()
+    assert weight.grad.dtype == np.float32 and bias.grad.shape == (1,) and bias.grad[0] == 8.0

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from scipy import sparse, special
 
-from minigrad import backend, derived, ops, tensor
+from minigrad import backend, derived, functional, ops, tensor
 from minigrad.tensor import IMPLEMENTATIONS, PRIMITIVES, Tensor, grad, no_grad, primitive, recorded
 
 
@@ -858,3 +858,42 @@ def test_a_twin_is_what_is_differentiated_twice():
         assert np.allclose(g.data, 3.0 * x.data ** 2)
         assert np.allclose(grad(g.sum(), x)[0], 6.0 * x.data)
         assert math.isclose(grad(kernel(x * 2.0).sum(), x)[0][0], 24.0 * x.data[0] ** 2)
+
+
+# ------------------------------------------------------------------------------------------------- found by readers
+def test_no_subclasses():
+    with raises(TypeError, "Tensor has no subclasses", "exact type"):
+        type("Special", (Tensor,), {})
+
+
+@pytest.mark.parametrize("dtype", [int, bool, np.uint8])
+def test_a_tensor_does_not_become_integers(dtype):
+    """Their derivative would be 0, and constants beside them would be cut off."""
+    with raises(TypeError, "astype", "floating", ".data.astype"):
+        leaf(3).astype(dtype)
+
+
+def test_create_graph_records_within_no_grad():
+    x = leaf(3)
+    y = np.sum(functional.softmax(x) * np.arange(3.0))
+    expected = grad(np.sum(grad(y, x, create_graph=True)[0] ** 2), x)[0]
+    with no_grad():
+        slope = grad(y, x, create_graph=True)[0]
+        assert slope.requires_grad and not np.exp(x).requires_grad
+    np.testing.assert_allclose(grad(np.sum(slope ** 2), x)[0], expected)
+
+
+def test_a_float_result_becomes_an_array():
+    half = primitive(lambda x: float(x.sum()) / 2, lambda g, y, x: np.full(x.shape, 0.5) * g, name="half_the_sum")
+    try:
+        y = half(leaf(4))
+        assert y.shape == () and y.size == 1
+    finally:
+        del PRIMITIVES["half_the_sum"]
+
+
+def test_the_gradient_of_max_stays_float32():
+    x = Tensor(np.array([1, 3, 3], np.float32), requires_grad=True)
+    rule = PRIMITIVES["max"].rules[0]
+    g = rule(np.float32(1.0), np.float32(3.0), x.data)
+    assert g.dtype == np.float32 and g.tolist() == [0.0, 0.5, 0.5]
