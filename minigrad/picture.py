@@ -17,8 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-LETTER, LINE = 0.08, 0.155  # inches: width of a letter and height of a line, DejaVu Sans Mono at 9 points
+LETTER, LINE = 0.076, 0.155  # inches: width of a letter and height of a line, DejaVu Sans Mono at 9 points
 LEGEND = 1.05                # inches: width of an entry of the legend
+GAP = 0.26                   # inches: between layers, where arrows bend
+DPI = 110
 FONT = dict(family="monospace", size=9, linespacing=1.22, parse_math=False)
 COLOURS = {"leaf": ("#FBE3B5", "#B87700"), "data": ("#EEEEEE", "#777777"), "operation": ("#DCEFFB", "#2F7FB5"),
            "module": ("#F6E4EE", "#9C3F75"), "output": ("#CFEFE3", "#00795A"),
@@ -68,7 +70,7 @@ def paint(path, boxes, arrows, size) -> None:
     for i, kind in enumerate(kinds):
         swatch = Box(kind, kind, 0.2 + LEGEND * (i + 0.5), height - 0.25, LEGEND - 0.1, 0.24)
         _paint_box(axes, swatch)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=DPI)
 
 
 def _paint_box(axes, box) -> None:
@@ -181,7 +183,7 @@ def _plan(layers, paths, near, sizes, down):
     wide, deep = sizes.T if down else sizes.T[::-1]
     x = _across(layers, paths, near, wide, 0.25)
     depths = [max([deep[v] for v in layer if v < len(deep)]) + 0.12 for layer in layers]
-    start = np.cumsum([0.0] + [d + 0.3 for d in depths])
+    start = np.cumsum([0.0] + [d + GAP for d in depths])
     layer_of = {v: k for k, layer in enumerate(layers) for v in layer}
     middle = [start[layer_of[i]] + depths[layer_of[i]] / 2 for i in range(len(deep))]
     arrows, before = [], {b: sorted(x[p[-2]] for p in paths if p[-1] == b) for b in {p[-1] for p in paths}}
@@ -197,5 +199,5 @@ def _plan(layers, paths, near, sizes, down):
         arrows.append(np.array([*points, (port, middle[b] - deep[b] / 2)]))
     turn = slice(None) if down else slice(None, None, -1)
     centres = np.array([(x[i], y) for i, y in enumerate(middle)])[:, turn]
-    total = (max(x[v] + (wide[v] / 2 if v < len(wide) else 0.0) for v in x), start[-1] - 0.3)
+    total = (max(x[v] + (wide[v] / 2 if v < len(wide) else 0.0) for v in x), start[-1] - GAP)
     return centres, [points[:, turn] for points in arrows], total[turn]

@@ -259,7 +259,7 @@ def watch():
 # ------------------------------------------------------------------------------------------------------- the picture
 SMALL = 4    # entries: up to so many are written out
 FEW = 20     # steps: of up to so many, each has a box of its own, whether or not it belongs to a module
-MOST = 400   # boxes: more make no picture
+MOST = 400   # steps: more make no picture
 
 
 def draw(output: Tensor, path, names=None, gradient=None) -> None:
@@ -269,7 +269,7 @@ def draw(output: Tensor, path, names=None, gradient=None) -> None:
     dtype and shape. With names=model, a graph of more than 20 steps has one box for each module directly inside the
     model (`z_encoder`, `decoder`, ...), which lists its steps: the path of the layer in the module, the operation, dtype
     and shape. Boxes are coloured by kind, and those with a number that is not finite stand out. names and gradient as
-    in `table`; names=dict(model.named_parameters()) gives each step its own box. ValueError for more than 400 boxes.
+    in `table`; names=dict(model.named_parameters()) gives each step its own box. ValueError for more than 400 steps.
     """
     picture.paint(path, *layout(output, names, gradient))
 
@@ -277,15 +277,15 @@ def draw(output: Tensor, path, names=None, gradient=None) -> None:
 def layout(output: Tensor, names=None, gradient=None):
     """Where all goes in the picture of a graph, in inches: (boxes, arrows, (width, height)), see picture.layout."""
     steps = tape(output)
+    if len(steps) > MOST:
+        raise ValueError(f"trace.draw: {len(steps)} steps are too many for a picture (the most is {MOST}); "
+                         "print(trace.table(output)) shows them")
     index = {t.number: i for i, t in enumerate(steps)}
     edges = sorted({(index[x.number], i) for i, t in enumerate(steps) for x in _inputs(t)})
     groups, members = [""] * len(steps), [[i] for i in range(len(steps))]
     if hasattr(names, "children") and len(steps) > FEW:
         groups = _groups(steps, edges, names)
         members = _gathered(groups, edges)
-    if len(members) > MOST:
-        raise ValueError(f"trace.draw: {len(members)} boxes are too many for a picture (the most is {MOST}); "
-                         "print(trace.table(output)) shows the steps")
     box = {i: b for b, inside in enumerate(members) for i in inside}
     texts = _Texts(steps, _names(names, steps), _gradients(output, gradient))
     return picture.layout([texts.module(groups[inside[0]], inside) if groups[inside[0]] else texts.step(*inside)
@@ -376,11 +376,12 @@ class _Texts:
         """The cells of a step in its module's box. Parameters go by their names within the layer that they are of."""
         path = self.names.get(t.number, "")
         layer = path if t.origin else path.rpartition(".")[0]
-        label = {**self.label, **{x.number: self.names[x.number].removeprefix(f"{layer}.")
-                                  for x in [t, *_inputs(t)] if not x.origin and x.number in self.names}}
-        title = f"{_operation(t)} {_operands(t, label)}" if t.origin else label[t.number]
-        flaw = "" if self.is_finite(t) else "not finite"
-        return self.label[t.number], layer.removeprefix(group).removeprefix("."), title, f"{t.dtype} {_shape(t)}", flaw
+        parameters = {x.number: x for x in _inputs(t) if not x.origin and x.number in self.names}
+        label = {**self.label, **{n: self.names[n].removeprefix(f"{layer}.") for n in parameters}}
+        title = f"{_operation(t)} {_operands(t, label)}" if t.origin else path.rpartition(".")[2]
+        flaws = ", ".join(label[x.number] for x in [t, *parameters.values()] if not self.is_finite(x))
+        within = layer.removeprefix(group).removeprefix(".")
+        return self.label[t.number], within, title, f"{t.dtype} {_shape(t)}", flaws and f"not finite: {flaws}"
 
     def is_finite(self, t) -> bool:
         """Whether value and gradient of a step are."""

@@ -276,12 +276,12 @@ encoder
     (dict(likelihood="nb"), {"z_encoder", "decoder"}),
     (dict(likelihood="zinb", n_batches=2, library="latent"), {"z_encoder", "l_encoder", "decoder"})])
 def test_the_loss_of_scvi_fits_a_page(options, modules):
-    """On paper of 8 x 11 inches, 9 points become 4 at the least; the parts of the networks are told by name."""
+    """On paper of 8 x 11 inches the letters have 4.5 points at the least; the parts of the networks are told by name."""
     loss, model = scvi(**options)
     boxes, _, (width, height) = trace.layout(loss, model)
     assert contents(boxes).keys() == modules and len(boxes) < 28
     assert "rho " in contents(boxes)["decoder"] and "log_var " in contents(boxes)["z_encoder"]
-    assert min(width, height) < 8 * 9 / 4 and max(width, height) < 11 * 9 / 4
+    assert 9 * min(8 / min(width, height), 11 / max(width, height)) > 4.5
 
 
 def test_a_module_that_is_used_again_gets_a_second_box():
@@ -312,11 +312,19 @@ def test_a_module_with_a_number_that_is_not_finite_says_where():
     loss, model = modules()
     model.decoder[3].bias.data[0] = np.inf
     with np.errstate(all="ignore"):
-        loss = model.loss(np.ones((8, 5), np.float32) * np.arange(8, dtype=np.float32)[:, None])
+        loss = model.loss(np.random.default_rng(0).random((8, 5), dtype=np.float32))
         boxes, _, _ = trace.layout(loss, model)
     box = next(box for box in boxes if box.text.startswith("decoder"))
     assert box.kind == "not finite"
-    assert [line.endswith("not finite") for line in box.text.split("\n") if "layers.3" in line] == [True]
+    assert next(line for line in box.text.split("\n") if "layers.3" in line).endswith("not finite: #21, weight, bias")
+
+
+def test_a_parameter_that_is_used_only_outside_its_module_is_listed():
+    model = Net()
+    model.decoder.extra = nn.Parameter(np.ones(5))
+    loss = model.loss(np.eye(5, dtype=np.float32)) + np.sum(model.decoder.extra * model.log_scale)
+    _, *lines = contents(trace.layout(loss, model)[0])["decoder"].split("\n")
+    assert [line.split()[1:] for line in lines if "extra" in line] == [["extra", "float64", "(5,)"]]
 
 
 def overlap(a, b, margin=0.0):
@@ -471,13 +479,13 @@ def test_text_fits_its_box():
     """The width of a letter that the layout counts with is that of the font."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    figure = Figure(figsize=(10, 10), dpi=100)
+    figure = Figure(figsize=(10, 10), dpi=picture.DPI)
     renderer = FigureCanvasAgg(figure).get_renderer()
     for name, y, names in graphs():
         for box in trace.layout(y, names)[0]:
             text = figure.text(0, 0, box.text, family="monospace", size=9, linespacing=1.22, parse_math=False)
             extent = text.get_window_extent(renderer)
-            assert extent.width < 100 * box.width - 10 and extent.height < 100 * box.height, (name, box)
+            assert extent.width < picture.DPI * (box.width - 0.1) and extent.height < picture.DPI * box.height, (name, box)
             text.remove()
 
 
@@ -502,7 +510,7 @@ def test_draw_refuses_what_makes_no_picture(tmp_path):
     y = Tensor(1.0, requires_grad=True)
     for _ in range(401):
         y = y * 1.0
-    with pytest.raises(ValueError, match="402 boxes are too many.*trace.table"):
+    with pytest.raises(ValueError, match="402 steps are too many.*trace.table"):
         trace.draw(y, tmp_path / "graph.png")
 
 
