@@ -12,6 +12,7 @@ import numpy as np
 from demos import show  # noqa: F401 (its folder is where pictures go)
 from minigrad import GradientError, Tensor, grad, gradcheck, primitive, trace
 from minigrad.tensor import IMPLEMENTATIONS, PRIMITIVES
+from models import SCVI
 
 
 def by_hand(x: float, w: float) -> tuple[float, float]:
@@ -22,6 +23,17 @@ def by_hand(x: float, w: float) -> tuple[float, float]:
     d_s, d_x = x, s              # L = s x: x is used here ...
     d_a = d_s * e / (1 + e)
     return d_x + d_a * w, d_a * x  # ... and in a = w x: what arrives by the two ways adds up
+
+
+def draw_scvi(out) -> None:
+    """The graph of a whole model: the loss of scVI on a minibatch of counts, a box for each of its networks."""
+    rng = np.random.default_rng(0)
+    model = SCVI(n_genes=100)
+    loss = model.loss(rng.poisson(1.0, (128, 100)).astype(np.float32), np.zeros(128, int), rng=rng)
+    print(f"\na whole model is no different: the loss of scVI has {len(trace.table(loss))} steps, see autodiff_scvi.png")
+    trace.draw(loss, out / "autodiff_scvi.png", names=model)
+    (out / "autodiff_scvi.caption").write_text(
+        "The graph of scVI's loss, minus the evidence lower bound; what belongs to one network is listed in one box.\n")
 
 
 def run(options) -> None:
@@ -53,3 +65,4 @@ def run(options) -> None:
     finally:
         PRIMITIVES.pop("sinh_with_a_fault")
         IMPLEMENTATIONS.pop(next(f for f, p in IMPLEMENTATIONS.items() if p is wrong))
+    draw_scvi(options.out)

@@ -5,12 +5,12 @@ origins from an output back to the leaves, and sorting by creation number, gives
 each follows its inputs. All functions here start from that list. `backward()` uses it up, so look first.
 
     print(trace.table(loss))                    every step: operation, inputs, shape, size of value and of gradient
-    trace.draw(loss, "loss.png", names=model)   the same as a picture: layers, arrows, numbers where there are few
+    trace.draw(loss, "loss.png", names=model)   the same as a picture; in a large graph, a box a module
     trace.first_nonfinite(loss)                 the first step that holds an infinity or NaN, in words
     with trace.watch(): ...                     stop at the operation, forward or backward, that makes the first one
 
-Know after: that the graph of a computation is a plain list of Tensors, and how a graph is drawn so that it can be read:
-layers by depth, an order in each layer that crosses few arrows, and bends where an arrow passes a layer.
+Know after: that the graph of a computation is a plain list of Tensors, and how to see which module each step is of,
+without a module having to say so. How boxes and arrows find their places is in picture.py.
 """
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ import sys
 import textwrap
 from collections.abc import Mapping
 from contextlib import contextmanager
+from os.path import commonprefix
 from typing import NamedTuple
 
 import numpy as np
 
-from minigrad import backend, tensor
+from minigrad import backend, picture, tensor
 from minigrad.tensor import Tensor
 
 
@@ -40,8 +41,12 @@ def tape(output: Tensor) -> list[Tensor]:
             raise RuntimeError("trace: this graph was used up by an earlier backward(); look at it before, or run the "
                                "forward computation again")
         found[t.number] = t
-        waiting += [x for x in t.origin[1] if type(x) is Tensor] if t.origin else []
+        waiting += _inputs(t)
     return [found[number] for number in sorted(found)]
+
+
+def _inputs(t) -> list[Tensor]:
+    return [x for x in t.origin[1] if type(x) is Tensor] if t.origin else []
 
 
 def _gradients(output, gradient) -> dict[int, np.ndarray]:
@@ -53,11 +58,19 @@ def _gradients(output, gradient) -> dict[int, np.ndarray]:
     return {t.number: g for t, g in tensor._sweep(output, start)}
 
 
-def _names(names) -> dict[int, str]:
-    """Creation number -> name, from {Tensor: name}, {name: Tensor}, pairs of them, or a Module."""
+def _names(names, steps) -> dict[int, str]:
+    """Creation number -> name, from {Tensor: name}, {name: Tensor}, pairs of them, or a Module.
+
+    An operation on parameters goes by the layer that they are of: `decoder.rho` for one on `decoder.rho.weight`.
+    """
     names = names.named_parameters() if hasattr(names, "named_parameters") else names or {}
     pairs = names.items() if isinstance(names, Mapping) else names
-    return {(a if isinstance(a, Tensor) else b).number: b if isinstance(a, Tensor) else a for a, b in pairs}
+    named = {(a if isinstance(a, Tensor) else b).number: b if isinstance(a, Tensor) else a for a, b in pairs}
+    for t in steps:
+        paths = [named[x.number].split(".")[:-1] for x in _inputs(t) if not x.origin and x.number in named]
+        if layer := ".".join(commonprefix(paths)):
+            named.setdefault(t.number, layer)
+    return named
 
 
 def _short(x) -> str:
@@ -77,16 +90,25 @@ def _shape(x) -> str:
     return str(tuple(x.shape)).replace(" ", "")
 
 
-def _operands(t, step) -> str:
-    """Where a step's inputs come from: numbers of earlier steps; constants as they are."""
-    return ", ".join(f"#{step[x.number]}" if type(x) is Tensor else _short(x) for x in t.origin[1])
+def _labels(steps) -> dict[int, str]:
+    """Creation number -> "#3", the number of the step on the tape."""
+    return {t.number: f"#{i}" for i, t in enumerate(steps)}
+
+
+def _operands(t, labels) -> str:
+    """Where a step's inputs come from: labels of earlier steps; constants as they are."""
+    return ", ".join(labels[x.number] if type(x) is Tensor else _short(x) for x in t.origin[1])
 
 
 def _operation(t) -> str:
-    """What made a step: the name of the primitive with its keywords; `leaf` is differentiated, `data` is not."""
+    """What made a step: the name of the primitive with its keywords; `leaf` is differentiated, `data` is not.
+
+    Left out: keywords that are off, and arrays (what a kernel was told of its own input, say its mean).
+    """
     if not t.origin:
         return "leaf" if t.requires_grad else "data"
-    said = ", ".join(f"{k}={_short(v)}" for k, v in t.origin[3].items() if v is not None and v is not False)
+    said = ", ".join(f"{k}={_short(v)}" for k, v in t.origin[3].items()
+                     if v is not None and v is not False and not np.ndim(getattr(v, "data", None)))
     return t.origin[0].__name__ + (f"({said})" if said else "")
 
 
@@ -128,9 +150,9 @@ def table(output: Tensor, gradient=None, names=None) -> Table:
     with several entries are left open. names: {Tensor: name}, pairs as from `named_parameters()`, or a Module. Nothing
     is used up, and no `.grad` is touched. Returns a list of `Row`s whose str() is the table.
     """
-    steps, gradients, names = tape(output), _gradients(output, gradient), _names(names)
-    step = {t.number: i for i, t in enumerate(steps)}
-    return Table(Row(i, names.get(t.number, ""), _operation(t), _operands(t, step) if t.origin else "", t.shape,
+    steps, gradients = tape(output), _gradients(output, gradient)
+    labels, names = _labels(steps), _names(names, steps)
+    return Table(Row(i, names.get(t.number, ""), _operation(t), _operands(t, labels) if t.origin else "", t.shape,
                      t.dtype.name, _norm(t.numpy()), _norm(gradients.get(t.number))) for i, t in enumerate(steps))
 
 
@@ -144,6 +166,11 @@ def _is_finite(x) -> bool:
     x = x.data if isinstance(x, Tensor) or backend.is_sparse(x) else x
     kind = getattr(getattr(x, "dtype", None), "kind", "f" if isinstance(x, float) else "i")
     return kind not in "fc" or bool(np.all(np.isfinite(x)))
+
+
+def _computed(gradients) -> list:
+    """What a rule returned, with those that it would compute later, where they belong, computed."""
+    return [g(None) if callable(g) else g for g in gradients]
 
 
 def _range(x) -> str:
@@ -170,11 +197,11 @@ def first_nonfinite(output: Tensor, names=None, gradients=False) -> str | None:
     Says the step's number (that of `table`), its operation, and shape and range of its inputs. names: as in `table`.
     gradients: if all values are finite, look through the gradients as well (output of one entry).
     """
-    steps, names = tape(output), _names(names)
-    step = {t.number: i for i, t in enumerate(steps)}
+    steps = tape(output)
+    labels, names = _labels(steps), _names(names, steps)
 
     def title(t):
-        return " ".join(filter(None, [f"#{step[t.number]}", names.get(t.number), _operation(t)]))
+        return " ".join(filter(None, [labels[t.number], names.get(t.number), _operation(t)]))
 
     def operands(t):
         return "; ".join(f"input {title(x) if type(x) is Tensor else i}: {_range(x)}"
@@ -187,7 +214,7 @@ def first_nonfinite(output: Tensor, names=None, gradients=False) -> str | None:
     for t in reversed(steps):
         if t.number in known and not _is_finite(known[t.number]):
             users = [u for u in steps if u.number in known and u.origin and any(x is t for x in u.origin[1])]
-            bad = [u for u in users if not all(map(_is_finite, tensor._pull(u, known[u.number], record=False)))]
+            bad = [u for u in users if not all(map(_is_finite, _computed(tensor._pull(u, known[u.number], record=False))))]
             through = [f"it comes through step {title(u)}, whose gradient is {_range(known[u.number])}; {operands(u)}"
                        for u in bad] or ["the sum of several gradients overflows"]
             return f"the gradient of step {title(t)} is {_range(known[t.number])}; {'; '.join(through)}"
@@ -212,7 +239,7 @@ def watch():
             name, inputs, further, results, what = local["name"], local["arrays"], [], [result], ["the result"]
         else:
             name, inputs = f"the rule of {local['t'].origin[0].__name__}", local["t"].origin[2]
-            further, results = [local["g"]], result
+            further, results = [local["g"]], _computed(result)
             what = [f"the gradient of input {i}" for i in range(len(inputs))]
         bad = [i for i, r in enumerate(results) if not _is_finite(r)]
         if bad and all(map(_is_finite, [*inputs, *further])):
@@ -231,195 +258,135 @@ def watch():
 
 # ------------------------------------------------------------------------------------------------------- the picture
 SMALL = 4    # entries: up to so many are written out
+FEW = 20     # steps: of up to so many, each has a box of its own, whether or not it belongs to a module
 MOST = 400   # steps: more make no picture
-LETTER, LINE = 0.078, 0.155  # inches: width of a letter and height of a line, DejaVu Sans Mono at 9 points
-COLOURS = {"leaf": ("#FBE3B5", "#B87700"), "data": ("#EEEEEE", "#777777"), "operation": ("#DCEFFB", "#2F7FB5"),
-           "output": ("#CFEFE3", "#00795A"), "not finite": ("#F9D6C4", "#B34700")}  # light and dark of Okabe and Ito's
-
-
-class Box(NamedTuple):
-    """A step in the picture: its text, kind, and, in inches, its centre and size."""
-    text: str
-    kind: str
-    x: float
-    y: float
-    width: float
-    height: float
 
 
 def draw(output: Tensor, path, names=None, gradient=None) -> None:
     """Draw the graph that `output` came from into a picture file (.png, .pdf, .svg): inputs above or left, output last.
 
     A box is a step of `table`: number, name, operation; then value and gradient where they have at most 4 entries, else
-    dtype and shape. names and gradient as in `table`. Boxes are coloured by kind, and those with a number that is not
-    finite stand out. ValueError for more than 400 steps.
+    dtype and shape. With names=model, a graph of more than 20 steps has one box for each module directly inside the
+    model (`z_encoder`, `decoder`, ...), which lists its steps: the path of the layer in the module, the operation, dtype
+    and shape. Boxes are coloured by kind, and those with a number that is not finite stand out. names and gradient as
+    in `table`; names=dict(model.named_parameters()) gives each step its own box. ValueError for more than 400 steps.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-    from matplotlib.path import Path
-    boxes, arrows, (width, height) = layout(output, names, gradient)
-    figure = Figure(figsize=(width, height))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
-    axes.axis("off")
-    for points in arrows:
-        hops = len(points) // 4
-        codes = [Path.MOVETO] + [Path.LINETO, Path.CURVE4, Path.CURVE4, Path.CURVE4] * hops + [Path.LINETO]
-        axes.add_patch(FancyArrowPatch(path=Path(points, codes), arrowstyle="-|>,head_length=4,head_width=2.2",
-                                       color="#555555", linewidth=0.9, joinstyle="round", shrinkA=0, shrinkB=0))
-    for box in boxes:
-        light, dark = COLOURS[box.kind]
-        corner = (box.x - box.width / 2, box.y - box.height / 2)
-        axes.add_patch(FancyBboxPatch(corner, box.width, box.height, boxstyle="round,pad=0,rounding_size=0.06",
-                                      facecolor=light, edgecolor=dark, linewidth=1.2))
-        axes.text(box.x, box.y, box.text, ha="center", va="center", family="monospace", size=9, linespacing=1.22,
-                  parse_math=False)
-    for i, (kind, (light, dark)) in enumerate(COLOURS.items()):
-        axes.text(0.2 + 1.15 * i, height - 0.2, kind, size=8, va="center",
-                  bbox={"facecolor": light, "edgecolor": dark, "pad": 2})
-    figure.savefig(path, dpi=110)
+    picture.paint(path, *layout(output, names, gradient))
 
 
 def layout(output: Tensor, names=None, gradient=None):
-    """Where all goes, in inches: a Box a step, points of an arrow for each use of a step by another, (width, height).
-
-    Layers run downwards or to the right, whichever comes nearer to the shape of a page.
-    """
+    """Where all goes in the picture of a graph, in inches: (boxes, arrows, (width, height)), see picture.layout."""
     steps = tape(output)
     if len(steps) > MOST:
         raise ValueError(f"trace.draw: {len(steps)} steps are too many for a picture (the most is {MOST}); "
                          "print(trace.table(output)) shows them")
     index = {t.number: i for i, t in enumerate(steps)}
-    texts = list(_texts(steps, index, _names(names), _gradients(output, gradient)))
-    sizes = np.array([(LETTER * max(map(len, lines)) + 0.2, LINE * len(lines) + 0.16) for lines, _ in texts])
-    edges = sorted({(index[x.number], i) for i, t in enumerate(steps) if t.origin
-                    for x in t.origin[1] if type(x) is Tensor})
-    layers, paths = _routed(_depths(len(steps), edges), edges)
-    layers, near = _ordered(layers, paths)
-    plans = [_plan(layers, paths, near, sizes, down) for down in (True, False)]
-    centres, arrows, (width, height) = min(plans, key=lambda plan: abs(np.log(plan[2][0] / plan[2][1] / 1.2)))
-    margin = np.array([0.2 + max(0.0, 5.8 - width) / 2, 0.2])
-    boxes = [Box("\n".join(lines), kind, *(c + margin), *size) for (lines, kind), c, size in zip(texts, centres, sizes)]
-    return boxes, [points + margin for points in arrows], (max(width, 5.8) + 0.4, height + 0.7)
+    edges = sorted({(index[x.number], i) for i, t in enumerate(steps) for x in _inputs(t)})
+    groups, members = [""] * len(steps), [[i] for i in range(len(steps))]
+    if hasattr(names, "children") and len(steps) > FEW:
+        groups = _groups(steps, edges, names)
+        members = _gathered(groups, edges)
+    box = {i: b for b, inside in enumerate(members) for i in inside}
+    texts = _Texts(steps, _names(names, steps), _gradients(output, gradient))
+    return picture.layout([texts.module(groups[inside[0]], inside) if groups[inside[0]] else texts.step(*inside)
+                           for inside in members],
+                          sorted({(box[a], box[b]) for a, b in edges if box[a] != box[b]}))
 
 
-def _texts(steps, index, names, gradients):
-    """The lines in each box, and what kind it is."""
+# ---------------------------------------------------------------------------------------- which module a step is of
+def _groups(steps, edges, model) -> list[str]:
+    """The name of the module directly inside `model` that each step belongs to; "" for those of the model itself.
+
+    A step belongs to the module whose parameters it uses. One that uses none (a ReLU, a dropout) lies within a module if
+    that module's steps, and no others, are the next before it and the next after it that do use parameters.
+    """
+    owner = {p.number: "" for p in model.parameters()}
+    owner.update({p.number: name for name, child in model.children() for p in child.parameters()})
+    own = []
     for t in steps:
-        x, g = t.numpy(), backend.to_host(gradients.get(t.number))
-        title = f"{_operation(t)} {_operands(t, index)}" if t.origin else "" if t.number in names else _operation(t)
-        lines = textwrap.wrap(" ".join(filter(None, [f"#{index[t.number]}", names.get(t.number), title])), 34)
+        used = {owner[x.number] for x in [t, *_inputs(t)] if x.number in owner}
+        own.append(used.pop() if len(used) == 1 else "" if used else None)
+    before, after = [set() for _ in steps], [set() for _ in steps]
+    for a, b in sorted(edges, key=lambda edge: edge[1]):
+        before[b] |= before[a] if own[a] is None else {own[a]}
+    for a, b in sorted(edges, reverse=True):
+        after[a] |= after[b] if own[b] is None else {own[b]}
+    return [(min(p) if len(p) == 1 and p == n else "") if name is None else name
+            for name, p, n in zip(own, before, after)]
+
+
+def _gathered(groups, edges) -> list[list[int]]:
+    """The steps in each box, what is made after what it is made from: one box a group, and one a step of group "".
+
+    A step that is made, by way of other boxes, from a result of its group's box would close a circle of arrows there: it
+    opens a second box of its group.
+    """
+    inputs = [[] for _ in groups]
+    for a, b in edges:
+        inputs[b].append(a)
+    members, needs, latest, box = [], [], {}, []  # needs: all boxes that a box is made from, by whatever way
+    for i, group in enumerate(groups):
+        direct, b = {box[a] for a in inputs[i]}, latest.get(group)
+        others = direct - {b}
+        beyond = others.union(*(needs[o] for o in others))
+        if not group or b is None or b in beyond:
+            b = latest[group] = len(members)
+            members.append([])
+            needs.append(direct.union(*(needs[o] for o in direct)))
+        else:
+            for c, needed in enumerate(needs):
+                if c == b or b in needed:
+                    needed |= beyond
+        members[b].append(i)
+        box.append(b)
+    return [members[b] for b in sorted(range(len(members)), key=lambda b: len(needs[b]))]
+
+
+class _Texts:
+    """What is written in the boxes: (lines, kind) of a step or of a module."""
+
+    def __init__(self, steps, names, gradients):
+        self.steps, self.names, self.gradients = steps, names, gradients
+        self.label = _labels(steps)
+
+    def step(self, i):
+        """A box of its own for step i."""
+        t = self.steps[i]
+        x, g, name = t.numpy(), backend.to_host(self.gradients.get(t.number)), self.names.get(t.number)
+        title = f"{_operation(t)} {_operands(t, self.label)}" if t.origin else "" if name else _operation(t)
+        lines = textwrap.wrap(" ".join(filter(None, [f"#{i}", name, title])), 38)
         if x.size <= SMALL:
             lines += [f"{what:5} {_written(a)}" for what, a in (("value", x), ("grad", g)) if a is not None]
         else:
             lines.append(f"{x.dtype} {_shape(x)}")
-        fine = _is_finite(x) and (g is None or _is_finite(g))
-        kind = "output" if t is steps[-1] else "operation" if t.origin else "leaf" if t.requires_grad else "data"
-        yield lines, kind if fine else "not finite"
+        kind = "output" if i == len(self.steps) - 1 else "operation" if t.origin else "leaf" if t.requires_grad else "data"
+        return lines, kind if self.is_finite(t) else "not finite"
+
+    def module(self, group, inside):
+        """One box for the steps `inside` a module: its name, and a line for each but the parameters used there."""
+        used = {x.number for i in inside for x in _inputs(self.steps[i])}
+        listed = [self.steps[i] for i in inside if self.steps[i].origin or self.steps[i].number not in used]
+        rows = [self.row(t, group) for t in listed]
+        wide = [max(map(len, column)) for column in zip(*rows)]
+        lines = [" " + "  ".join(cell.ljust(w) for cell, w in zip(row, wide) if w).rstrip() for row in rows]
+        fine = all(self.is_finite(self.steps[i]) for i in inside)
+        return [group, *lines], "module" if fine else "not finite"
+
+    def row(self, t, group):
+        """The cells of a step in its module's box. Parameters go by their names within the layer that they are of."""
+        path = self.names.get(t.number, "")
+        layer = path if t.origin else path.rpartition(".")[0]
+        parameters = {x.number: x for x in _inputs(t) if not x.origin and x.number in self.names}
+        label = {**self.label, **{n: self.names[n].removeprefix(f"{layer}.") for n in parameters}}
+        title = f"{_operation(t)} {_operands(t, label)}" if t.origin else path.rpartition(".")[2]
+        flaws = ", ".join(label[x.number] for x in [t, *parameters.values()] if not self.is_finite(x))
+        within = layer.removeprefix(group).removeprefix(".")
+        return self.label[t.number], within, title, f"{t.dtype} {_shape(t)}", flaws and f"not finite: {flaws}"
+
+    def is_finite(self, t) -> bool:
+        """Whether value and gradient of a step are."""
+        return _is_finite(t.data) and _is_finite(self.gradients.get(t.number))
 
 
 def _written(x) -> str:
     return np.array2string(np.asarray(x), formatter={"float_kind": lambda v: f"{v:.3g}"}).replace("\n", "")
-
-
-def _depths(n, edges) -> list[int]:
-    """The layer of each step: an operation just below its deepest input, a leaf just above its first user."""
-    depth = [0] * n
-    for a, b in edges:  # sorted by a, and every input has a smaller number than its user: depth[a] is final
-        depth[b] = max(depth[b], depth[a] + 1)
-    made = {b for _, b in edges}
-    for i in set(range(n)) - made:
-        depth[i] = min((depth[b] for a, b in edges if a == i), default=1) - 1
-    return depth
-
-
-def _routed(depth, edges):
-    """Layers (lists of nodes), and each edge as a path with a node in every layer, a bend where it only passes.
-
-    Arrows that come from one step share their bends, as wires of one trunk.
-    """
-    layers = [[i for i, d in enumerate(depth) if d == k] for k in range(max(depth) + 1)]
-    bends, paths = {}, []
-    for a, b in edges:
-        passed = range(depth[a] + 1, depth[b])
-        for k in passed:
-            if (a, k) not in bends:
-                bends[a, k] = len(depth) + len(bends)
-                layers[k].append(bends[a, k])
-        paths.append([a, *[bends[a, k] for k in passed], b])
-    return layers, paths
-
-
-def _ordered(layers, paths):
-    """The layers, ordered so that few arrows cross, and each node's neighbours (in the layer before, and after).
-
-    Sugiyama's heuristic (1981): downwards and upwards, sort each layer by the mean place of its neighbours.
-    """
-    hops = {hop for path in paths for hop in zip(path, path[1:])}
-    near = {v: (sorted(a for a, b in hops if b == v), sorted(b for a, b in hops if a == v))
-            for layer in layers for v in layer}
-    layers, best, fewest = [list(layer) for layer in layers], None, None
-    for sweep in range(24):
-        for layer in layers if sweep % 2 == 0 else layers[::-1]:
-            place = {v: i - len(other) / 2 for other in layers for i, v in enumerate(other)}
-            layer.sort(key=lambda v: np.mean([place[u] for u in near[v][sweep % 2]] or place[v]))
-        place = {v: i for layer in layers for i, v in enumerate(layer)}
-        by_layer = [[(place[a], place[b]) for a in layer for b in near[a][1]] for layer in layers]
-        crossings = sum((a - c) * (b - d) < 0 for pairs in by_layer for a, b in pairs for c, d in pairs)
-        if best is None or crossings < fewest:
-            best, fewest = [list(layer) for layer in layers], crossings
-    return best, near
-
-
-def _across(layers, paths, near, widths, gap) -> dict[int, float]:
-    """The coordinate of each node within its layer: as near as possible to the mean of its neighbours, without overlap.
-
-    With the order given, that is a least-squares problem whose answer is an isotonic regression. In the second half of
-    the sweeps all bends of a trunk are drawn, strongly, to one line: long arrows become straight. Leaves count little
-    and give way, so that a chain of operations becomes straight too.
-    """
-    from scipy.optimize import isotonic_regression  # not above: it would double the time that importing minigrad takes
-    trunk_of = {v: path[0] for path in paths for v in path[1:-1]}
-    trunks = {a: [v for v in trunk_of if trunk_of[v] == a] for a in set(trunk_of.values())}
-    trunks = {a: trunk + [u for v in trunk for u in near[v][0] + near[v][1]] for a, trunk in trunks.items()}
-    made = {v: [u for u in near[v][0] + near[v][1] if near[u][0]] for v in near}
-    half = {v: widths[v] / 2 if v < len(widths) else 0.0 for layer in layers for v in layer}
-    apart = [np.cumsum([0.0] + [half[u] + half[v] + gap for u, v in zip(layer, layer[1:])]) for layer in layers]
-    x = {v: place - places[-1] / 2 for layer, places in zip(layers, apart) for v, place in zip(layer, places)}
-    for sweep in range(40):
-        line = {a: sum(x[v] for v in trunk) / len(trunk) for a, trunk in trunks.items()} if sweep > 20 else {}
-        for k in range(len(layers)) if sweep % 2 == 0 else reversed(range(len(layers))):
-            towards = [made[v] or near[v][0] + near[v][1] or [v] for v in layers[k]]
-            wanted = [line[trunk_of[v]] if trunk_of.get(v) in line else sum(x[u] for u in us) / len(us)
-                      for v, us in zip(layers[k], towards)] - apart[k]
-            weights = [50.0 if v in trunk_of else 1.0 if near[v][0] else 0.02 for v in layers[k]]
-            x.update(zip(layers[k], isotonic_regression(wanted, weights=weights).x + apart[k]))
-    left = min(x[v] - half[v] for v in x)
-    return {v: float(x[v] - left) for v in x}
-
-
-def _plan(layers, paths, near, sizes, down):
-    """Centres of the boxes, points of the arrows, and the size of all, with layers running downwards or to the right.
-
-    An arrow: start; for each gap between layers its end, two control points, start of the next; tip.
-    """
-    wide, deep = sizes.T if down else sizes.T[::-1]
-    x = _across(layers, paths, near, wide, 0.25)
-    depths = [max([deep[v] for v in layer if v < len(deep)]) + 0.2 for layer in layers]
-    start = np.cumsum([0.0] + [d + 0.3 for d in depths])
-    layer_of = {v: k for k, layer in enumerate(layers) for v in layer}
-    middle = [start[layer_of[i]] + depths[layer_of[i]] / 2 for i in range(len(deep))]
-    arrows, before = [], {b: sorted(x[p[-2]] for p in paths if p[-1] == b) for b in {p[-1] for p in paths}}
-    for path in paths:
-        a, b, k = path[0], path[-1], layer_of[path[0]]
-        rank, n = before[b].index(x[path[-2]]), len(before[b])
-        port = x[b] + (rank - (n - 1) / 2) * min(0.25, wide[b] / (n + 1))  # arrows into one box side by side
-        points = [(x[a], middle[a] + deep[a] / 2)]
-        for p, q in zip([x[v] for v in path[:-1]], [*[x[v] for v in path[1:-1]], port]):
-            end, beginning = start[k] + depths[k], start[k + 1]
-            points += [(p, end), (p, (end + beginning) / 2), (q, (end + beginning) / 2), (q, beginning)]
-            k += 1
-        arrows.append(np.array([*points, (port, middle[b] - deep[b] / 2)]))
-    turn = slice(None) if down else slice(None, None, -1)
-    centres = np.array([(x[i], y) for i, y in enumerate(middle)])[:, turn]
-    total = (max(x[v] + (wide[v] / 2 if v < len(wide) else 0.0) for v in x), start[-1] - 0.3)
-    return centres, [points[:, turn] for points in arrows], total[turn]

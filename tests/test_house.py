@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A file imports only from files above it.
 ORDER = {
     "minigrad": ["backend", "tensor", "ops", "derived", "functional", "count_likelihoods", "distributions", "nn",
-                 "trace", "optim", "data", "checkpoint", "parallel", "fit", "checking"],
+                 "picture", "trace", "optim", "data", "checkpoint", "parallel", "fit", "checking"],
     "models": ["files", "counts", "posterior", "autoencoder", "vae", "scvi", "clustering", "runs", "report", "__main__"],
 }
 PACKAGES = ("minigrad", "models", "demos")

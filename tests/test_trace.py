@@ -1,4 +1,4 @@
-"""minigrad/trace.py: the tape as a table and as a picture, and the first number that is not finite."""
+"""minigrad/trace.py and picture.py: the tape as a table and as a picture, and the first number that is not finite."""
 import itertools
 import re
 import subprocess
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import sparse, special
 
-from minigrad import functional, nn, trace
+from minigrad import functional, nn, picture, trace
 from minigrad.tensor import Tensor, grad, no_grad
+from models import SCVI
 
 
 def expression():
@@ -64,7 +65,7 @@ def test_table_rows_are_the_numbers_of_the_tape():
 def test_table_uses_nothing_up():
     y, names = expression()
     trace.table(y)
-    trace.draw(y, "/dev/null") if False else trace.layout(y)
+    trace.layout(y)
     assert all(t.grad is None for t in names)
     y.backward()
     assert all(t.grad is not None for t in names)
@@ -93,6 +94,19 @@ def test_names_from_a_module_its_pairs_and_a_dict():
               (model, list(model.named_parameters()), dict(model.named_parameters()),
                {p: name for name, p in model.named_parameters()})]
     assert len(set(tables)) == 1 and "layers.0.weight" in tables[0]
+
+
+def test_operations_on_parameters_go_by_their_layer():
+    a, b, c = (Tensor(np.ones(2), requires_grad=True) for _ in range(3))
+    names = {a: "net.one.weight", b: "net.two.weight", c: "scale"}
+    made = {r.operation: r.name for r in trace.table(np.sum(np.exp(a) * c + np.where(c.data > 0, a, b)), names=names)
+            if r.inputs}
+    assert made == {"exp": "net.one", "multiply": "", "where": "net", "add": "", "sum": ""}
+
+
+def test_arrays_among_the_keywords_are_left_out():
+    loss, _ = network(1)
+    assert [r.operation for r in trace.table(loss) if r.operation.startswith("batch_norm")] == ["batch_norm(eps=1e-05)"]
 
 
 def test_table_writes_operands_briefly():
@@ -156,6 +170,28 @@ def test_first_nonfinite_gradient_of_a_sum_that_overflows():
     assert "sum of several gradients overflows" in found
 
 
+def overflowing_weight_gradient():
+    """A loss whose only number that is not finite is the gradient of a weight: finite rows times finite inputs."""
+    x, w = Tensor(np.full((2, 3), 1e200), requires_grad=True), Tensor(np.full((4, 3), 1e-200), requires_grad=True)
+    return np.sum(functional.linear(x, w, np.zeros(4)) * 1e200), w
+
+
+def test_first_nonfinite_weight_gradient_is_of_linear():
+    """The rule of linear leaves the gradient of its weight to be computed later, where it belongs."""
+    loss, w = overflowing_weight_gradient()
+    with np.errstate(all="ignore"):
+        found = trace.first_nonfinite(loss, {w: "w"}, gradients=True)
+    assert found.startswith("the gradient of step #1 w leaf is float64(4,3), 12 of 12 not finite (the first is inf); it "
+                            "comes through step #2 linear, whose gradient is float64(2,4) from 1e+200 to 1e+200")
+
+
+def test_watch_names_linear_for_its_weight_gradient():
+    loss, _ = overflowing_weight_gradient()
+    with np.errstate(all="ignore"), trace.watch(), pytest.raises(
+            FloatingPointError, match=r"^the rule of linear: the gradient of input 1 is float64\(4,3\), 12 of 12 not finite"):
+        loss.backward()
+
+
 # ------------------------------------------------------------------------------------------- not finite: watched
 @pytest.mark.parametrize("what, message", [
     (lambda x: np.log(x), r"^log: the result is float64\(3,\) .*-inf.* finite: input 0: float64\(3,\) from 0 to 2$"),
@@ -216,6 +252,81 @@ def test_an_error_within_watch_is_the_users():
 
 
 # ------------------------------------------------------------------------------------------------------- picture
+def contents(boxes):
+    """Title and text of the boxes that stand for modules."""
+    return {box.text.split("\n")[0]: box.text for box in boxes if box.kind == "module"}
+
+
+def test_a_module_is_a_box_that_lists_its_steps():
+    loss, model = modules()
+    boxes, _, _ = trace.layout(loss, model)
+    assert contents(boxes)["encoder"] == """\
+encoder
+ #13  layers.0  linear array(8,5), weight, bias          float32 (8,5)
+ #14  layers.1  batch_norm(eps=1e-05) #13, weight, bias  float32 (8,5)
+ #15            relu #14                                 float32 (8,5)
+ #16  layers.3  linear #15, weight, bias                 float32 (8,5)"""
+    assert contents(boxes).keys() == {"encoder", "decoder"}
+    others = [box.text.split("\n")[0] for box in boxes if box.kind != "module"]
+    assert others == ["#12 log_scale", "#17 exp #16", "#22 exp #12", "#23 multiply #21, #22", "#24 subtract #23, array(8,5)",
+                      "#25 square #24", "#26 sum #25", "#27 divide #26, 40"]
+
+
+@pytest.mark.parametrize("options, modules", [
+    (dict(likelihood="nb"), {"z_encoder", "decoder"}),
+    (dict(likelihood="zinb", n_batches=2, library="latent"), {"z_encoder", "l_encoder", "decoder"})])
+def test_the_loss_of_scvi_fits_a_page(options, modules):
+    """On paper of 8 x 11 inches the letters have 4.5 points at the least; the parts of the networks are told by name."""
+    loss, model = scvi(**options)
+    boxes, _, (width, height) = trace.layout(loss, model)
+    assert contents(boxes).keys() == modules and len(boxes) < 28
+    assert "rho " in contents(boxes)["decoder"] and "log_var " in contents(boxes)["z_encoder"]
+    assert 9 * min(8 / min(width, height), 11 / max(width, height)) > 4.5
+
+
+def test_a_module_that_is_used_again_gets_a_second_box():
+    """One box would need its own result: a circle of arrows."""
+    loss, model = used_twice()
+    boxes, arrows, _ = trace.layout(loss, model)
+    titles = [box.text.split("\n")[0] for box in boxes]
+    assert titles.count("encoder") == 2 and titles.count("decoder") == 1
+    for points in arrows:
+        assert points[-1][1] > points[0][1] or points[-1][0] > points[0][0]
+
+
+def test_two_modules_that_need_each_other_are_drawn_without_a_circle():
+    """a1 -> b1 and b2 -> a2: of a and b, one is in two boxes."""
+    edges = [(0, 1), (2, 3)]
+    assert trace._gathered(["a", "b", "b", "a"], edges) == [[0], [1, 2], [3]]
+    assert trace._gathered(["a", "b", "a", "b"], edges) == [[0, 2], [1, 3]]
+
+
+def test_a_few_steps_keep_boxes_of_their_own():
+    loss, model = network(1)
+    assert len(trace.tape(loss)) <= trace.FEW
+    boxes, _, _ = trace.layout(loss, model)
+    assert not contents(boxes) and any("#0 layers.0.weight" in box.text for box in boxes)
+
+
+def test_a_module_with_a_number_that_is_not_finite_says_where():
+    loss, model = modules()
+    model.decoder[3].bias.data[0] = np.inf
+    with np.errstate(all="ignore"):
+        loss = model.loss(np.random.default_rng(0).random((8, 5), dtype=np.float32))
+        boxes, _, _ = trace.layout(loss, model)
+    box = next(box for box in boxes if box.text.startswith("decoder"))
+    assert box.kind == "not finite"
+    assert next(line for line in box.text.split("\n") if "layers.3" in line).endswith("not finite: #21, weight, bias")
+
+
+def test_a_parameter_that_is_used_only_outside_its_module_is_listed():
+    model = Net()
+    model.decoder.extra = nn.Parameter(np.ones(5))
+    loss = model.loss(np.eye(5, dtype=np.float32)) + np.sum(model.decoder.extra * model.log_scale)
+    _, *lines = contents(trace.layout(loss, model)[0])["decoder"].split("\n")
+    assert [line.split()[1:] for line in lines if "extra" in line] == [["extra", "float64", "(5,)"]]
+
+
 def overlap(a, b, margin=0.0):
     return (abs(a.x - b.x) < (a.width + b.width) / 2 + margin and abs(a.y - b.y) < (a.height + b.height) / 2 + margin)
 
@@ -231,12 +342,46 @@ def curve(points):
     return np.concatenate(lines)
 
 
+class Net(nn.Module):
+    """Two modules and a parameter of its own; `again`: the first is called on the result of the second once more."""
+
+    def __init__(self, again=False):
+        def sequential():
+            return nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 5))
+        self.encoder, self.decoder, self.again = sequential(), sequential(), again
+        self.log_scale = nn.Parameter(np.zeros(5))
+
+    def loss(self, x):
+        y = self.decoder(np.exp(self.encoder(x)))
+        y = self.encoder(y) if self.again else y
+        return np.mean((y * np.exp(self.log_scale) - x) ** 2)
+
+
+def modules():
+    model = Net()
+    return model.loss(np.random.default_rng(0).random((8, 5), dtype=np.float32)), model
+
+
+def used_twice():
+    model = Net(again=True)
+    return model.loss(np.random.default_rng(0).random((8, 5), dtype=np.float32)), model
+
+
+def scvi(likelihood, **options):
+    rng, model = np.random.default_rng(0), SCVI(20, likelihood=likelihood, **options)
+    batch = np.arange(8) % model.n_batches
+    return model.loss(rng.poisson(1.0, (8, 20)).astype(np.float32), batch, rng=rng), model
+
+
 def graphs():
     y, names = expression()
     yield "small", y, names
     loss, model = network()
-    yield "network", loss, model
+    yield "network", loss, dict(model.named_parameters())
+    yield "modules", *modules()
+    yield "used twice", *used_twice()
     wide = [Tensor(np.arange(3.0) + i, requires_grad=True) for i in range(9)]
+    yield "scvi", *scvi("zinb", n_batches=2, library="latent")
     yield "wide", sum(np.sum(np.exp(x) * x) for x in wide), None
     yield "joined", np.concatenate([x * 2.0 for x in wide]).sum(), None
     deep = wide[0]
@@ -251,15 +396,16 @@ def test_layout_has_no_overlaps(name):
     y, names = next((y, names) for n, y, names in graphs() if n == name)
     boxes, arrows, (width, height) = trace.layout(y, names)
     steps = trace.tape(y)
-    assert len(boxes) == len(steps)
+    holder = where_steps_are(boxes, steps)
     for a, b in itertools.combinations(boxes, 2):
         assert not overlap(a, b, 0.1), (a.text, b.text)
     for box in boxes:
         assert box.width / 2 <= box.x <= width - box.width / 2
         assert box.height / 2 <= box.y <= height - box.height / 2 - 0.3
     step = {t.number: i for i, t in enumerate(steps)}
-    uses = sorted({(step[x.number], step[t.number]) for t in steps if t.origin for x in t.origin[1]
-                   if isinstance(x, Tensor)})
+    uses = {(holder[step[x.number]], holder[step[t.number]]) for t in steps if t.origin for x in t.origin[1]
+            if isinstance(x, Tensor)}
+    uses = sorted((a, b) for a, b in uses if a != b)
     assert len(arrows) == len(uses)
     for points, (start, end) in zip(arrows, uses):
         line = curve(points)
@@ -267,7 +413,21 @@ def test_layout_has_no_overlaps(name):
         assert (line >= 0).all() and (line <= (width, height)).all()
         for i, box in enumerate(boxes):
             inside = np.abs(line - (box.x, box.y)) < (box.width / 2 - 1e-9, box.height / 2 - 1e-9)
-            assert not inside.all(axis=1).any(), (box.text, steps[start], steps[end])
+            assert not inside.all(axis=1).any(), (box.text, start, end)
+
+
+def where_steps_are(boxes, steps):
+    """Step -> box, from what is written; a parameter that is not written is in the first box of its user's module."""
+    holder, step = {}, {t.number: i for i, t in enumerate(steps)}
+    for i, box in enumerate(boxes):
+        title, *rest = box.text.split("\n")
+        listed = rest if rest and rest[0].startswith(" #") else [title]
+        holder.update((int(re.match(r" ?#(\d+)", line)[1]), i) for line in listed)
+    for i, t in enumerate(steps):
+        for x in t.origin[1] if t.origin else ():
+            if isinstance(x, Tensor):
+                holder.setdefault(step[x.number], holder[i])
+    return holder
 
 
 def touches(box, point):
@@ -297,7 +457,7 @@ def test_arrows_that_need_not_cross_do_not():
 def test_a_network_is_drawn_as_a_column():
     """Weights stand beside the layers that use them, and do not push these aside."""
     loss, model = network(6)
-    boxes, _, (width, height) = trace.layout(loss, model)
+    boxes, _, (width, height) = trace.layout(loss, dict(model.named_parameters()))
     assert width < 14 and height > 20
     chain = [box.x for box in boxes if "linear" in box.text or "batch_norm" in box.text or "relu" in box.text]
     assert len(chain) == 18 and np.abs(np.diff(chain)).max() < 1.0
@@ -319,13 +479,13 @@ def test_text_fits_its_box():
     """The width of a letter that the layout counts with is that of the font."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    figure = Figure(figsize=(10, 10), dpi=100)
+    figure = Figure(figsize=(10, 10), dpi=picture.DPI)
     renderer = FigureCanvasAgg(figure).get_renderer()
     for name, y, names in graphs():
         for box in trace.layout(y, names)[0]:
             text = figure.text(0, 0, box.text, family="monospace", size=9, linespacing=1.22, parse_math=False)
             extent = text.get_window_extent(renderer)
-            assert extent.width < 100 * box.width - 10 and extent.height < 100 * box.height, (name, box)
+            assert extent.width < picture.DPI * (box.width - 0.1) and extent.height < picture.DPI * box.height, (name, box)
             text.remove()
 
 
@@ -378,8 +538,8 @@ def deuteranope(colour):
 
 
 def test_colours_can_be_told_apart_and_read():
-    assert re.fullmatch("(#[0-9A-F]{6})+", "".join(itertools.chain(*trace.COLOURS.values())))
-    for light, dark in trace.COLOURS.values():
+    assert re.fullmatch("(#[0-9A-F]{6})+", "".join(itertools.chain(*picture.COLOURS.values())))
+    for light, dark in picture.COLOURS.values():
         assert contrast(light, "#000000") > 12 and contrast(dark, "#FFFFFF") > 3
-    dark = [deuteranope(dark) for _, dark in trace.COLOURS.values()]
+    dark = [deuteranope(dark) for _, dark in picture.COLOURS.values()]
     assert min(np.abs(a - b).max() for a, b in itertools.combinations(dark, 2)) > 0.02
