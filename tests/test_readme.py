@@ -30,11 +30,11 @@ def test_examples_print_what_they_claim():
 
 def test_pictures_are_there():
     for path in re.findall(r"!\[.*?\]\((.*?)\)", TEXT):
-        assert (ROOT / path).stat().st_size > 10_000
+        assert (ROOT / path).stat().st_size > 4_000
 
 
 def test_list_of_demos_matches_what_runs():
-    listed = set(re.findall(r"^\| `(\w+)` \|", TEXT, flags=re.M))
+    listed = set(re.findall(r"^\|.*\| `(\w+)` \|", TEXT, flags=re.M))
     out = subprocess.run([sys.executable, "-m", "demos"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert listed == set(re.findall(r"^  (\w+)  ", out, flags=re.M))
 
