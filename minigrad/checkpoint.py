@@ -21,7 +21,7 @@ from contextlib import suppress
 import numpy as np
 
 FORMAT = "minigrad checkpoint"
-VERSION = 1
+VERSION = 2
 LARGEST_META = 6_000_000  # bytes of JSON: 60,000 names of genes take one million; six million take a second to read
 STALE = 86_400  # seconds after which an unfinished file is one of a dead process: no save takes a day
 _META = "meta"

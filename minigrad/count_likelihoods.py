@@ -393,7 +393,8 @@ class _Shares(_LogMu):
     """The means of a block of rows that share out a library: log_mu = log_softmax(logits) + log_library.
 
     One exp does for the softmax and for the means, and log_mu itself is made for the non-zeros only: together with the
-    gradient in place a third less time than log_softmax, addition and the kernel of log_mu.
+    gradient in place a third less time than log_softmax, addition and the kernel of log_mu. What e^(logits - highest)
+    loses below e^-87 could matter only beside a theta of e^-60 and a library above e^13: there log_mu is made.
     """
 
     def __init__(self, logits, log_library):
@@ -403,9 +404,11 @@ class _Shares(_LogMu):
         total = e.sum(axis=1, keepdims=True)
         self.logits, self.e, self.total, self.library = logits, e, total, np.exp(log_library)
         self.shift = log_library - highest - np.log(total)  # log_mu - logits
-        self.top = (highest + self.shift).max(initial=-np.inf)
+        self.top, self.is_vast = (highest + self.shift).max(initial=-np.inf), not log_library.max(initial=0.0) <= 13.0
 
     def mu(self, out):
+        if self.is_vast:
+            return np.exp(self.whole(), out=out)
         return np.multiply(self.e, self.library / self.total, out=out)
 
     def at(self, index, starts, filled):

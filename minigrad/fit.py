@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from minigrad import backend, checkpoint as files, optim, trace
-from minigrad.data import NOISE, VALIDATION, Blocks, Minibatches, split
+from minigrad.data import NOISE, VALIDATION, Blocks, Minibatches, pieces, split
 from minigrad.parallel import ranks_of
 from minigrad.tensor import no_grad
 
@@ -107,9 +107,9 @@ def fit(model, columns, *, epochs: int, optimizer, batch_size: int = 128, valida
         train, held_out = _minibatches(columns, batch_size, validation, seed, early_stopping, ranks)
         model.to(device)
         run = _Run(model, optimizer(model.parameters()), train, held_out, epochs, seed, schedule, early_stopping, device, ranks)
-        settings = _settings(run, columns[0], batch_size, validation)
+        settings = _settings(run, columns, batch_size, validation)
         if resume:
-            run.resume(checkpoint, settings)
+            run.resume(checkpoint, settings, describe())
         if checkpoint and ranks.rank == 0:
             run.save = lambda: run.write(checkpoint, settings, describe())
     run.align(settings)
@@ -135,15 +135,26 @@ def _minibatches(columns, batch_size, validation, seed, early_stopping, ranks):
             Minibatches(columns, max(batch_size, 512), held_out))
 
 
-def _settings(run, column, batch_size, validation) -> dict:
-    """What must be the same for a run to be resumed."""
+def _settings(run, columns, batch_size, validation) -> dict:
+    """What must be the same for a run to be resumed to the same end."""
+    column = columns[0]
     settings = {"epochs": int(run.epochs), "batch_size": int(batch_size), "n_rows": int(column.shape[0]),
                 "validation": float(validation), "seed": int(run.seed), "early_stopping": run.patience,
                 "optimizer": type(run.optimizer).__name__, "learning_rate": float(run.optimizer.learning_rate),
-                "weight_decay": float(getattr(run.optimizer, "weight_decay", 0.0)), "sum": float(column.sum()),
+                "weight_decay": float(getattr(run.optimizer, "weight_decay", 0.0)),
+                "data": [_fingerprint(each) for each in columns], "processes": run.ranks.size,
                 "on_disk": isinstance(column, Blocks), "kl_warmup": getattr(run.model, "kl_warmup", None),
                 "config": {k: v for k, v in getattr(run.model, "config", {}).items() if k != "seed"}}
     return json.loads(json.dumps(settings))  # as they come back from a file
+
+
+def _fingerprint(column) -> str:
+    """A number that another order of rows or of columns changes, as text: sum of x_ij sin(i + 1) sin(2 j + 1), 9 digits."""
+    total, across = 0.0, np.sin(2.0 * np.arange(column.shape[1]) + 1.0) if column.ndim == 2 else 1.0
+    for start, part in pieces(column) if column.ndim == 2 else [(0, column)]:
+        down = np.sin(np.arange(start, start + part.shape[0]) + 1.0)
+        total += float(np.sum(down * (part @ across if column.ndim == 2 else part)))
+    return f"{total:.9g}"
 
 
 class _Run:
@@ -377,7 +388,7 @@ class _Run:
                                   "position": {name: getattr(self, name) for name in POSITION},
                                   "best_score": None if self.best is None else self.best_score})
 
-    def resume(self, path, settings) -> None:
+    def resume(self, path, settings, description) -> None:
         """Go on from a checkpoint, if there is one; ValueError if it is of another run."""
         if path is None:
             raise ValueError("resume=True needs checkpoint=, the path to go on from")
@@ -389,6 +400,9 @@ class _Run:
             names = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
             raise ValueError(f"{path} is a checkpoint of a run with {({name: before.get(name) for name in names})}, "
                              f"this one has {({name: settings.get(name) for name in names})}")
+        for name, value in json.loads(json.dumps(description)).items():  # names of genes, of batches
+            if name not in ("config", "trained") and meta.get(name) != value:
+                raise ValueError(f"{path} is a checkpoint of a run with other {name}, or in another order")
         groups = {"best": {}}
         for key, array in arrays.items():
             group, _, name = key.partition("/")

@@ -126,7 +126,8 @@ class SGD(Optimizer):
 class Adam(Optimizer):
     """w -= learning_rate * m' / (sqrt(v') + eps), m' and v' the bias-corrected running means of g and g^2.
 
-    parameters: list of Tensors of one dtype; betas: decay of the two means a step (Kingma & Ba 2015, algorithm 1).
+    parameters: list of Tensors of one dtype; betas: decay of the two means a step (Kingma & Ba 2015, algorithm 1). Steps
+    are counted for all parameters together: one without a gradient in some steps is corrected as if it had had one.
     """
 
     n_moments = 2
@@ -160,7 +161,9 @@ class AdamW(Adam):
 
     def __init__(self, parameters, learning_rate: float = 1e-3, betas=(0.9, 0.999), eps: float = 1e-8,
                  weight_decay: float = 1e-2, undecayed=()):
-        left_out = {id(p) for p in undecayed}
+        parameters, left_out = list(parameters), {id(p) for p in undecayed}
+        if not left_out <= {id(p) for p in parameters}:
+            raise ValueError("AdamW: undecayed holds a Tensor that is not one of the parameters")
         parameters = sorted(parameters, key=lambda p: id(p) in left_out)  # the sort is stable
         super().__init__(parameters, learning_rate, betas, eps)
         self.weight_decay, self.n_decayed = weight_decay, sum(p.size for p in parameters if id(p) not in left_out)

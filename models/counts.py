@@ -122,6 +122,8 @@ def _checked(x: Blocks, path) -> Blocks:
     def rows(start, stop):
         try:
             part = x.read(start, stop)
+        except (FileNotFoundError, PermissionError):  # it was moved since
+            raise
         except Exception as error:  # as above
             raise _damaged(path, error) from error
         return _canonical_rows(part, str(path), first=start)

@@ -239,7 +239,7 @@ def _h5ad(file, layer, backed):
 def _on_disk(item) -> Blocks:
     """A matrix of an open .h5ad file as a column that stays there. The file is opened anew for each block: this takes a
     millisecond, and leaves nothing open that processes or threads would share."""
-    h5py, path, place = need("h5py"), item.file.filename, item.name
+    h5py, path, place = need("h5py"), os.path.abspath(item.file.filename), item.name
     if not hasattr(item, "keys"):
         bounds = np.append(np.arange(0, item.shape[0], max(1, BLOCK // max(item.shape[1], 1))), item.shape[0])
         return Blocks(lambda *rows: _rows_of_dense(h5py, path, place, *rows), bounds, item.shape[1])

@@ -466,6 +466,21 @@ def test_shares_where_quick_formulas_fail(family):
         assert_close(a / scale, b / scale, 1e-5)
 
 
+@pytest.mark.parametrize("x, logits, library, log_theta", [
+    ([3, 0, 0, 1], [0, -200, -90, -110], 95, [0, 0, 0, 0]), ([1, 1], [0, -110], 70, [0, -55]),
+    ([1, 1], [0, -115], 80, [-40, -40]), ([1, 2], [0, -105], 60, [-50, -50]), ([8, 8], [0, -88], 12.9, [-50, -59.9])])
+@pytest.mark.parametrize("family", ["nb", "zinb"])
+def test_shares_of_libraries_beyond_measure(family, x, logits, library, log_theta):
+    """What e^(logits - highest) loses in float32 is not lost: the kernel of log_mu, in float64, says what is right."""
+    given = [np.array([logits]), np.array([[library]]), np.array(log_theta)] + [np.zeros((1, len(x)))] * (family == "zinb")
+    log_mu = special.log_softmax(given[0], axis=1) + given[1]
+    expected = value_and_gradients(log_prob(family, True), np.array([x]), [log_mu, *[g.astype(float) for g in given[2:]]])
+    found = value_and_gradients(shares(family), np.array([x]), [g.astype(np.float32) for g in given])
+    assert_close(found[0], expected[0], 1e-5)
+    assert_close(found[3], expected[2], 1e-5)
+    assert all(np.all(np.isfinite(g)) for g in found)
+
+
 @EVERY
 def test_shares_of_an_empty_cell(family):
     counts, parameters = random_cells(family, 6, 20, 0.5, np.float32)

@@ -160,8 +160,15 @@ def test_rows_that_are_not_canonical_are_made_so(path):
 def test_a_file_that_vanishes_is_named(path):
     counts = read(path, backed=True)
     path.unlink()
-    with pytest.raises(ValueError, match="a.h5ad: damaged.*FileNotFoundError"):
+    with pytest.raises(FileNotFoundError, match="a.h5ad"):
         moments(counts.X)
+
+
+def test_a_relative_path_is_that_of_the_time_of_opening(path, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    counts = read(path.name, backed=True)
+    monkeypatch.chdir("/")
+    assert (whole(counts.X) != sparse.csr_matrix(X)).nnz == 0
 
 
 def test_what_needs_all_in_memory_says_so(path):

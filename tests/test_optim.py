@@ -350,6 +350,12 @@ def test_clipping_does_not_overflow_and_refuses_what_is_not_finite():
     assert p.grad[1] == 1.0
 
 
+def test_undecayed_must_be_parameters():
+    weight = nn.Parameter(np.ones(3))
+    with pytest.raises(ValueError, match="undecayed holds a Tensor that is not one of the parameters"):
+        optim.AdamW([weight], undecayed=[nn.Parameter(np.ones(3))])
+
+
 def test_two_different_losses_add_up_in_the_arena():
     """The second gradient of a weight must not be written over the first, which lies where it would go."""
     rng = np.random.default_rng(0)

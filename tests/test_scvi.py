@@ -398,3 +398,22 @@ def test_genes_in_another_order_are_refused():
     assert model.latent(counts).shape == (30, 30)
     with pytest.raises(ValueError, match="another order"):
         model.latent(counts.select_genes(np.arange(6)[::-1]))
+
+
+@pytest.mark.parametrize("other, says", [("genes", "data|genes"), ("names", "other genes"), ("cells", "data"),
+                                         ("batches", "data|batches"), ("labels", "other batches")])
+def test_a_run_does_not_resume_on_what_only_looks_alike(other, says, tmp_path):
+    """Genes, cells or batches in another order have the same sizes and the same total."""
+    rng = np.random.default_rng(0)
+    x, batch, names = rng.poisson(2.0, (40, 6)), np.array(["a", "b"])[np.arange(40) % 2], [f"G{i}" for i in range(6)]
+
+    def train(x, batch, names, resume):
+        counts = Counts(sparse.csr_array(x.astype(np.float32)), names, [f"c{i}" for i in range(40)], {})
+        SCVI(6, 2, n_latent=2, n_hidden=4).fit(counts, batch, epochs=2, checkpoint=tmp_path / "run.npz", resume=resume,
+                                               progress=False)
+    train(x, batch, names, False)
+    train(x, batch, names, True)
+    changed = {"genes": (x[:, ::-1], batch, names[::-1]), "names": (x, batch, names[::-1]), "cells": (x[::-1], batch, names),
+               "batches": (x, batch[::-1], names), "labels": (x, np.char.add(batch, "2"), names)}[other]
+    with pytest.raises(ValueError, match=says):
+        train(*changed, True)
