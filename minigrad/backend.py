@@ -8,13 +8,17 @@ noise where it is needed. This is the only module that imports CuPy.
 """
 from __future__ import annotations
 
+from types import ModuleType
+from typing import Any
+
 import numpy as np
 from scipy import sparse, special
 
 DEVICES = ("numpy", "cupy")
+Array = Any  # in annotations: what formulas take, an array of NumPy or CuPy, a Tensor or a number; see each docstring
 
 
-def device_of(x) -> str:
+def device_of(x: Array) -> str:
     """The name of the library whose array `x` is: "numpy", "cupy", or the module of another array type.
 
     x: an array, a sparse matrix, a Tensor or a scalar; Python and NumPy scalars belong to no device and count as "numpy".
@@ -41,7 +45,7 @@ def _cupy():
     return cupy
 
 
-def to_device(x, device: str):
+def to_device(x: Array, device: str) -> Array:
     """The same array on a device; `x` itself where it is there already.
 
     x: a dense array or a CSR matrix, any shape and dtype; device: "numpy" or "cupy".
@@ -60,12 +64,12 @@ def to_device(x, device: str):
     return cupy.asarray(x)
 
 
-def to_host(x):
+def to_host(x: Array) -> Array:
     """The same array as NumPy's; `x` itself where it is that already. Shape and dtype stay."""
     return x if device_of(x) == "numpy" else x.get()
 
 
-def assign(target, values) -> None:
+def assign(target: Array, values) -> None:
     """Write host numbers into an array, in place, wherever it is: target[...] = values.
 
     target: any array; values: a host array or number that broadcasts to its shape; it is cast to target's dtype.
@@ -73,7 +77,7 @@ def assign(target, values) -> None:
     target[...] = to_device(np.asarray(values, target.dtype), device_of(target))
 
 
-def add_at(target, index, values) -> None:
+def add_at(target: Array, index, values) -> None:
     """target[index] += values, in place, where an entry that the index names twice gets both.
 
     numpy.add.at follows the array, but CuPy's array answers to it only where the index is one array.
@@ -81,12 +85,12 @@ def add_at(target, index, values) -> None:
     (np if device_of(target) == "numpy" else _cupy()).add.at(target, index, values)
 
 
-def at_a_time(x, n: int) -> int:
+def at_a_time(x: Array, n: int) -> int:
     """How many entries of x to update at a time: n, few enough for the processor's cache; on a GPU all, calls being dear."""
     return n if device_of(x) == "numpy" else x.size
 
 
-def generator(key, device: str = "numpy"):
+def generator(key, device: str = "numpy") -> np.random.Generator:
     """A generator of random numbers on a device, its stream a function of `key` (a sequence of non-negative integers).
 
     A fresh one a step, `generator([seed, purpose, epoch, step])`, leaves no state to save: a run that resumes, or is
@@ -99,7 +103,7 @@ def generator(key, device: str = "numpy"):
     return random.Generator(random.Philox4x3210(np.random.SeedSequence(key)))
 
 
-def special_of(x):
+def special_of(x: Array) -> ModuleType:
     """The module of special functions for an array: `scipy.special`, or `cupyx.scipy.special` for one on the GPU.
 
     Needed for the functions of `scipy.special` that are no ufuncs and so do not follow the array by themselves.
@@ -126,19 +130,19 @@ def explained(error: Exception, name: str, arrays) -> Exception:
     return kind(f"{name}({', '.join(map(describe, arrays))}): {error}{advice}")
 
 
-def is_sparse(x) -> bool:
+def is_sparse(x: Array) -> bool:
     """Whether x is a sparse matrix or array, SciPy's or CuPy's."""
     return hasattr(x, "tocsr")
 
 
-def as_array(x):
+def as_array(x: Array) -> Array:
     """What a Tensor may hold: plain arrays as they are, NumPy's subclasses and what NumPy can read as plain arrays."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError("a masked array: its mask would be lost; fill it first, or select with numpy.where")
     return np.asarray(x) if isinstance(x, np.ndarray) or not hasattr(x, "__array_function__") else x
 
 
-def settled(x, dtype: np.dtype, name: str, sparse_too=False):
+def settled(x: Array, dtype: np.dtype, name: str, sparse_too: bool = False) -> Array:
     """An operand beside a Tensor, made to follow its dtype: scalars and integer arrays are cast, floating arrays kept.
 
     So float32 stays float32 in `t * np.log(2)`, and in SciPy's functions, which know no weak Python scalars.

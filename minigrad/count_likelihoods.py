@@ -41,6 +41,7 @@ import threading
 import numpy as np
 from scipy import sparse, special
 
+from minigrad.backend import Array
 from minigrad.functional import fused, log_softmax
 
 HALF_LOG_2PI = 0.5 * np.log(2.0 * np.pi)
@@ -66,19 +67,19 @@ def _on_support(x, like):
     return np.where(whole, x, 0.0), np.where(whole, 0.0, np.where(x != x, x, -np.inf))
 
 
-def poisson_twin(x, log_rate):
+def poisson_twin(x: Array, log_rate: Array) -> Array:
     x, outside = _on_support(x, log_rate)
     return x * log_rate - np.exp(log_rate) - special.gammaln(x + 1.0) + outside
 
 
-def nb_twin(x, log_mu, log_theta):
+def nb_twin(x: Array, log_mu: Array, log_theta: Array) -> Array:
     x, outside = _on_support(x, log_mu)
     theta, d = np.exp(log_theta), log_mu - log_theta
     ways = special.gammaln(x + theta) - special.gammaln(theta) - special.gammaln(x + 1.0)
     return ways - theta * np.logaddexp(0.0, d) - x * np.logaddexp(0.0, -d) + outside
 
 
-def zinb_twin(x, log_mu, log_theta, zi_logits):
+def zinb_twin(x: Array, log_mu: Array, log_theta: Array, zi_logits: Array) -> Array:
     nb_zero = -np.exp(log_theta) * np.logaddexp(0.0, log_mu - log_theta)
     zero = np.logaddexp(0.0, nb_zero - zi_logits) - np.logaddexp(0.0, -zi_logits)
     return np.where(_beside(x, log_mu) == 0, zero, nb_twin(x, log_mu, log_theta) - np.logaddexp(0.0, zi_logits))

@@ -13,19 +13,21 @@ Know after: how rows become minibatches, what is held out for validation, and ho
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from scipy import sparse
 
 from minigrad import backend
+from minigrad.backend import Array
 
 SPLIT, ORDER, NOISE, VALIDATION = range(4)  # purposes of random numbers: the second entry of a generator's key
 ENTRIES = 2**16                             # non-zeros a block: half a megabyte, read in about the time it takes to seek
 AT_ONCE = 128                               # blocks shuffled together: 64 MB, of which four copies exist for a moment
 
 
-def take_rows(column, rows: np.ndarray):
+def take_rows(column: Array, rows: np.ndarray) -> Array:
     """The given rows (integer array, any order, repeats allowed) of a dense array or CSR matrix, as the same kind.
 
     For CSR this is some three times as fast as SciPy's own indexing at 128 rows, which checks more than needed here.
@@ -93,7 +95,7 @@ class Blocks:
             return part
         return Blocks(read, self.file_bounds, len(columns), self.dtype, self.file_rows)
 
-    def block(self, i: int):
+    def block(self, i: int) -> sparse.csr_array:
         """Rows bounds[i] to bounds[i + 1], as a CSR matrix in memory."""
         start, stop = self.file_bounds[i:i + 2]
         x, rows = self.read(int(start), int(stop)), self.file_rows[self.bounds[i]:self.bounds[i + 1]] - start
@@ -110,7 +112,7 @@ def block_bounds(indptr: np.ndarray) -> np.ndarray:
     return np.unique(np.append(starts, [0, len(indptr) - 1]))
 
 
-def pieces(column):
+def pieces(column: Array) -> Iterator[tuple[int, Array]]:
     """Yield (first row, rows as an array or CSR matrix in memory) of a column of any kind, in order, a few MB each."""
     if isinstance(column, Blocks):
         bounds, piece = column.bounds, lambda i: column.block(i)
@@ -121,7 +123,7 @@ def pieces(column):
     yield from ((int(bounds[i]), piece(i)) for i in range(len(bounds) - 1) if bounds[i] < bounds[i + 1])
 
 
-def ahead(items):
+def ahead(items) -> Iterator:
     """The items of an iterator, none of which is None: while one is used, a thread makes the next."""
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, items, None)
@@ -165,7 +167,7 @@ class Minibatches:
             return self._from_disk([[i] for i in range(len(self.columns[0].bounds) - 1)], None, 0)
         return self._in_order(self.rows, 0)
 
-    def shuffled(self, seed: int, epoch: int, first: int = 0):
+    def shuffled(self, seed: int, epoch: int, first: int = 0) -> Iterator:
         """Minibatches of one epoch in its own random order, from minibatch number `first` on."""
         key = [seed, ORDER, epoch]
         if self.on_disk:

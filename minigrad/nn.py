@@ -9,6 +9,8 @@ Know after: what PyTorch's torch.nn does when a layer is made, moved, saved, or 
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy import special
 
@@ -31,7 +33,7 @@ class Module:
     buffers = ()  # names of attributes that are saved and moved with the parameters, but not trained
     training = True
 
-    def children(self):
+    def children(self) -> Iterator[tuple[str, Module]]:
         """Yield (name, module) of the modules directly inside."""
         for name, value in vars(self).items():
             if isinstance(value, Module):
@@ -39,20 +41,20 @@ class Module:
             elif isinstance(value, (list, tuple)):
                 yield from ((f"{name}.{i}", m) for i, m in enumerate(value) if isinstance(m, Module))
 
-    def named_modules(self, prefix=""):
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """Yield (dotted name, module) of this and of all modules inside, in the order of definition."""
         yield prefix, self
         for name, child in self.children():
             yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
 
-    def named_parameters(self):
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (dotted name, Tensor) of all parameters, in the order of definition."""
         for prefix, module in self.named_modules():
             for name, value in vars(module).items():
                 if isinstance(value, Tensor) and value.requires_grad and value.origin is None:
                     yield f"{prefix}.{name}" if prefix else name, value
 
-    def named_buffers(self):
+    def named_buffers(self) -> Iterator[tuple[str, Module, str]]:
         """Yield (dotted name, owner, attribute) of all buffers."""
         for prefix, module in self.named_modules():
             yield from ((f"{prefix}.{name}" if prefix else name, module, name) for name in module.buffers)
@@ -85,17 +87,17 @@ class Module:
         for name, target in targets.items():
             backend.assign(target, state[name])
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> Module:
         """Switch to training (dropout drops, batch norm uses the minibatch), or with False to evaluation. Returns self."""
         for _, module in self.named_modules():
             module.training = mode
         return self
 
-    def eval(self):
+    def eval(self) -> Module:
         """Switch to evaluation: deterministic. Returns self."""
         return self.train(False)
 
-    def to(self, device: str):
+    def to(self, device: str) -> Module:
         """Move parameters and buffers to "numpy" or "cupy". Returns self. An optimiser is to be made after this."""
         for p in self.parameters():
             moved = backend.to_device(p.data, device)
@@ -109,7 +111,7 @@ class Module:
 class Linear(Module):
     """x @ weight.T + bias. weight (n_out, n_in) and bias (n_out,) start uniform within 1/sqrt(n_in), as PyTorch's."""
 
-    def __init__(self, n_in: int, n_out: int, *, dtype=np.float32, rng=None):
+    def __init__(self, n_in: int, n_out: int, *, dtype=np.float32, rng: np.random.Generator | None = None):
         rng = rng if rng is not None else _streams.spawn(1)[0]
         bound = 1.0 / np.sqrt(max(n_in, 1))
         self.weight = Parameter(rng.uniform(-bound, bound, (n_out, n_in)), dtype)
@@ -128,7 +130,7 @@ class BatchNorm1d(Module):
 
     buffers = ("running_mean", "running_var")
 
-    def __init__(self, n_features: int, *, momentum=0.1, eps=1e-5, dtype=np.float32):
+    def __init__(self, n_features: int, *, momentum: float = 0.1, eps: float = 1e-5, dtype=np.float32):
         self.weight, self.bias = Parameter(np.ones(n_features), dtype), Parameter(np.zeros(n_features), dtype)
         self.running_mean, self.running_var = np.zeros(n_features, dtype), np.ones(n_features, dtype)
         self.momentum, self.eps = momentum, eps
@@ -149,7 +151,7 @@ class BatchNorm1d(Module):
 class LayerNorm(Module):
     """Each row to mean 0 and variance 1, then scaled and shifted by learned weight and bias. x: (..., n_features)."""
 
-    def __init__(self, n_features: int, *, eps=1e-5, dtype=np.float32):
+    def __init__(self, n_features: int, *, eps: float = 1e-5, dtype=np.float32):
         self.weight, self.bias = Parameter(np.ones(n_features), dtype), Parameter(np.zeros(n_features), dtype)
         self.eps = eps
 
@@ -163,7 +165,7 @@ class Dropout(Module):
     The mask comes from the generator that the call is given, or from one of its own.
     """
 
-    def __init__(self, p=0.5, seed=None):
+    def __init__(self, p: float = 0.5, seed: int | None = None):
         if not 0 <= p < 1:
             raise ValueError(f"Dropout: p must be in [0, 1), not {p}")
         self.p, self.rng = p, _streams.spawn(1)[0] if seed is None else np.random.default_rng(seed)

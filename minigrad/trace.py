@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 
 from minigrad import backend, tensor
+from minigrad.backend import Array
 from minigrad.tensor import Tensor
 
 
@@ -121,7 +122,7 @@ class Table(list):
     __repr__ = __str__
 
 
-def table(output: Tensor, gradient=None, names=None) -> Table:
+def table(output: Tensor, gradient: Array | None = None, names=None) -> Table:
     """The tape of `output`, a row a step: operation, inputs, shape, dtype, and the norms of value and gradient.
 
     output: Tensor of any shape. gradient: array of that shape, as in `backward`; without it the gradients of an output
@@ -164,7 +165,7 @@ def _range(x) -> str:
     return text
 
 
-def first_nonfinite(output: Tensor, names=None, gradients=False) -> str | None:
+def first_nonfinite(output: Tensor, names=None, gradients: bool = False) -> str | None:
     """The first step of the tape of `output` that holds an infinity or NaN, in words; None if there is none.
 
     Says the step's number (that of `table`), its operation, and shape and range of its inputs. names: as in `table`.
@@ -195,7 +196,7 @@ def first_nonfinite(output: Tensor, names=None, gradients=False) -> str | None:
 
 
 @contextmanager
-def watch():
+def watch() -> Iterator[None]:
     """Within `with watch():` an operation that makes an infinity or NaN out of finite inputs raises FloatingPointError.
 
     Forward and backward, in this thread. The message names the operation, and shape and range of its inputs. Python
@@ -247,7 +248,7 @@ class Box(NamedTuple):
     height: float
 
 
-def draw(output: Tensor, path, names=None, gradient=None) -> None:
+def draw(output: Tensor, path, names=None, gradient: Array | None = None) -> None:
     """Draw the graph that `output` came from into a picture file (.png, .pdf, .svg): inputs above or left, output last.
 
     A box is a step of `table`: number, name, operation; then value and gradient where they have at most 4 entries, else
@@ -279,7 +280,7 @@ def draw(output: Tensor, path, names=None, gradient=None) -> None:
     figure.savefig(path, dpi=110)
 
 
-def layout(output: Tensor, names=None, gradient=None):
+def layout(output: Tensor, names=None, gradient: Array | None = None) -> tuple[list[Box], list, tuple[float, float]]:
     """Where all goes, in inches: a Box a step, points of an arrow for each use of a step by another, (width, height).
 
     Layers run downwards or to the right, whichever comes nearer to the shape of a page.

@@ -17,6 +17,7 @@ import csv
 import importlib
 import json
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def unique_names(names) -> np.ndarray:
     return np.array(found, dtype=str)
 
 
-def genes_by_name(counts: Counts, genes, whose="the model") -> Counts:
+def genes_by_name(counts: Counts, genes, whose: str = "the model") -> Counts:
     """These genes of the counts, in this order. ValueError that says how many, and which, are not there."""
     if list(counts.genes) == list(genes):
         return counts
@@ -124,7 +125,8 @@ class Run:
         """history.csv, a line an epoch."""
         write_table(self.folder / "history.csv", history.names, zip(*history.columns.values()))
 
-    def counts(self, path=None, layer=None, batch_key=None, on_disk=False) -> tuple[Counts, str, str | None]:
+    def counts(self, path=None, layer: str | None = None, batch_key=None,
+               on_disk: bool = False) -> tuple[Counts, str, str | None]:
         """(all genes of the counts, their path, name of the batch column or None).
 
         path: another file than the one trained on; then layer is that of this file, and not the run's. on_disk: leave the
@@ -158,7 +160,7 @@ def fit_arguments(settings: dict) -> dict:
 
 # -------------------------------------------------------------------------------------------------------------- files
 @contextmanager
-def whole_file(path):
+def whole_file(path) -> Iterator[str]:
     """A temporary path beside `path`, of the same suffix, which on leaving becomes `path`; after an error it is removed."""
     path = Path(path)
     checkpoint.check_target(path)

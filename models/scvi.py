@@ -19,6 +19,7 @@ import warnings
 import numpy as np
 
 from minigrad import backend, functional, optim
+from minigrad.backend import Array
 from minigrad.checkpoint import Saved
 from minigrad.count_likelihoods import nb_shares_log_prob, poisson_shares_log_prob, zinb_shares_log_prob
 from minigrad.data import Minibatches
@@ -26,6 +27,7 @@ from minigrad.distributions import Normal, kl_divergence
 from minigrad.fit import History, evaluating, fit
 from minigrad.nn import BatchNorm1d, Dropout, Linear, Module, Parameter
 from minigrad.parallel import ranks_of
+from minigrad.tensor import Tensor
 from models import posterior
 from models.autoencoder import one_of, sizes
 from models.counts import as_matrix, batch_codes, moments
@@ -42,7 +44,8 @@ class Layers(Module):
     n_in, n_hidden, n_layers: sizes; n_batches: width of the one-hot code (0: none is taken).
     """
 
-    def __init__(self, n_in, n_hidden, n_layers, n_batches=0, dropout=0.0, *, dtype, rng):
+    def __init__(self, n_in: int, n_hidden: int, n_layers: int, n_batches: int = 0, dropout: float = 0.0, *, dtype,
+                 rng: np.random.Generator):
         widths = [n_in] + [n_hidden] * (n_layers - 1)
         self.linears = [Linear(n + n_batches, n_hidden, dtype=dtype, rng=rng) for n in widths]
         self.norms = [BatchNorm1d(n_hidden, momentum=0.01, eps=1e-3, dtype=dtype) for _ in widths]
@@ -58,7 +61,7 @@ class Layers(Module):
 class Encoder(Module):
     """From log(1 + counts) to a Normal distribution: NN1 (of z) and NN2 (of the log library size) of the chapter."""
 
-    def __init__(self, n_genes, n_out, n_hidden, n_layers, dropout, *, dtype, rng):
+    def __init__(self, n_genes: int, n_out: int, n_hidden: int, n_layers: int, dropout, *, dtype, rng: np.random.Generator):
         self.layers = Layers(n_genes, n_hidden, n_layers, dropout=dropout, dtype=dtype, rng=rng)
         self.mean = Linear(n_hidden, n_out, dtype=dtype, rng=rng)
         self.log_var = Linear(n_hidden, n_out, dtype=dtype, rng=rng)
@@ -74,7 +77,8 @@ class Decoder(Module):
     Heads: rho (softmax of its output), zi (log odds of a structural zero; ZINB only), theta (dispersion "gene-cell" only).
     """
 
-    def __init__(self, n_genes, n_latent, n_hidden, n_layers, n_batches, likelihood, dispersion, *, dtype, rng):
+    def __init__(self, n_genes: int, n_latent: int, n_hidden: int, n_layers: int, n_batches: int, likelihood, dispersion, *,
+                 dtype, rng: np.random.Generator):
         self.layers = Layers(n_latent, n_hidden, n_layers, n_batches if n_batches > 1 else 0, dtype=dtype, rng=rng)
         self.rho = Linear(n_hidden, n_genes, dtype=dtype, rng=rng)
         if likelihood == "zinb":
@@ -97,8 +101,9 @@ class SCVI(Saved, Module):
     buffers = ("library_log_mean", "library_log_var", "batch_fraction")
     described = ("batches", "genes", "trained")
 
-    def __init__(self, n_genes, n_batches=1, *, n_latent=30, n_hidden=128, n_layers=1, dropout=0.1, likelihood="zinb",
-                 dispersion="gene", library="observed", library_log_mean=None, library_log_var=None, dtype=np.float32, seed=0):
+    def __init__(self, n_genes: int, n_batches: int = 1, *, n_latent: int = 30, n_hidden: int = 128, n_layers: int = 1,
+                 dropout: float = 0.1, likelihood: str = "zinb", dispersion: str = "gene", library: str = "observed",
+                 library_log_mean=None, library_log_var=None, dtype=np.float32, seed: int = 0):
         one_of("likelihood", likelihood, LIKELIHOODS)
         one_of("dispersion", dispersion, ("gene", "gene-batch", "gene-cell"))
         one_of("library", library, ("observed", "latent"))
@@ -124,12 +129,12 @@ class SCVI(Saved, Module):
         self.batches, self.genes, self.trained = list(range(n_batches)), None, False
 
     # ------------------------------------------------------------------------------------------------ the model itself
-    def inference(self, counts, rng=None):
+    def inference(self, counts, rng: np.random.Generator | None = None) -> tuple[Normal, Normal | None]:
         """q(z | x) and q(log l | x) of a minibatch; the latter None where the library is observed. counts: (n, n_genes)."""
         x = _log1p(counts)
         return self.z_encoder(x, rng), self.l_encoder(x, rng) if self.library == "latent" else None
 
-    def heads(self, z, batch, rng=None) -> dict:
+    def heads(self, z: Array, batch, rng: np.random.Generator | None = None) -> dict:
         """What the decoder says of z (n, n_latent) and batch codes (n,): logits of rho, log_theta and zi_logits.
 
         Each (n, n_genes); log_theta may be (n_genes,); None where the likelihood has no such parameter.
@@ -142,7 +147,7 @@ class SCVI(Saved, Module):
         zi_logits = self.decoder.zi(h) if self.likelihood == "zinb" else None
         return dict(logits=self.decoder.rho(h), log_theta=log_theta, zi_logits=zi_logits)
 
-    def generative(self, z, log_library, batch) -> dict:
+    def generative(self, z: Array, log_library: Array, batch) -> dict:
         """Parameters of the counts given z (n, n_latent), log_library (n, 1) and batch codes (n,).
 
         Returns log_rho, log_mu, log_theta and zi_logits, as `heads` does.
@@ -151,12 +156,14 @@ class SCVI(Saved, Module):
         log_rho = functional.log_softmax(heads.pop("logits"))
         return dict(log_rho=log_rho, log_mu=log_rho + log_library, **heads)
 
-    def log_prob(self, counts, log_library, logits, log_theta=None, zi_logits=None):
+    def log_prob(self, counts, log_library: Array, logits: Array, log_theta: Array | None = None,
+                 zi_logits: Array | None = None) -> Array:
         """log p(x | z, l), summed over genes: (n,), in nats; the parameters are those of `heads`, log_library (n, 1)."""
         parameters = [p for p in (log_theta, zi_logits) if p is not None]
         return LIKELIHOODS[self.likelihood](counts, logits, log_library, *parameters)
 
-    def terms(self, counts, batch, rng=None, eps_z=None, eps_l=None):
+    def terms(self, counts, batch, rng: np.random.Generator | None = None, eps_z: Array | None = None,
+              eps_l: Array | None = None) -> tuple[Array, Array, Array]:
         """(E_q[log p(x | z, l)], KL(q(z) || p(z)), KL(q(l) || p(l))) of each cell, (n,) each, by one draw from q.
 
         The noise is eps_z (n, n_latent) and eps_l (n, 1), or drawn from rng.
@@ -171,24 +178,24 @@ class SCVI(Saved, Module):
             kl_l = np.sum(kl_divergence(q_l, self.library_prior(batch)), axis=1)
         return self.log_prob(counts, log_library, **self.heads(z, batch, rng)), kl_z, kl_l
 
-    def loss(self, counts, batch, *, progress=1.0, rng=None):
+    def loss(self, counts, batch, *, progress: float = 1.0, rng: np.random.Generator | None = None) -> Tensor:
         """Minus the ELBO, averaged over the minibatch: a scalar. The KL of z is weighted by its warm-up."""
         log_p, kl_z, kl_l = self.terms(counts, batch, rng)
         weight = min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0
         return -np.mean(log_p - weight * kl_z - kl_l)
 
-    def validation(self, counts, batch, *, rng=None) -> dict:
+    def validation(self, counts, batch, *, rng: np.random.Generator | None = None) -> dict:
         """The ELBO of each cell (KL weight 1) and its two parts, as plain arrays."""
         log_p, kl_z, kl_l = self.terms(counts, batch, rng)
         kl = (kl_z + kl_l).data
         return {"elbo": log_p.data - kl, "reconstruction": log_p.data, "kl": kl}
 
-    def one_hot(self, batch):
+    def one_hot(self, batch) -> Array:
         """Batch codes (n,) as (n, n_batches) zeros and ones."""
         codes = np.arange(self.n_batches, like=batch)
         return (batch[:, None] == codes).astype(self.dtype)
 
-    def observed_log_library(self, counts):
+    def observed_log_library(self, counts) -> Array:
         """log of each cell's total, (n, 1); 0 for a cell without counts, whose likelihood does not depend on it."""
         total = backend.as_array(counts.sum(axis=1)).reshape(-1, 1)
         return np.log(np.maximum(total, 1.0)).astype(self.dtype)
@@ -198,9 +205,10 @@ class SCVI(Saved, Module):
         return Normal(self.library_log_mean[batch][:, None], np.sqrt(self.library_log_var[batch])[:, None])
 
     # -------------------------------------------------------------------------------------------------------- training
-    def fit(self, counts, batch=None, *, epochs=None, batch_size=128, validation=0.1, learning_rate=4e-3, seed=None,
-            kl_warmup=0.25, weight_decay=None, early_stopping=False, checkpoint=None, resume=False, progress=True,
-            device=None, layer=None, parallel=None) -> History:
+    def fit(self, counts, batch: Array | str | None = None, *, epochs: int | None = None, batch_size: int = 128,
+            validation: float = 0.1, learning_rate: float = 4e-3, seed: int | None = None, kl_warmup: float = 0.25,
+            weight_decay: float | None = None, early_stopping: bool | int = False, checkpoint=None, resume: bool = False,
+            progress: bool = True, device: str | None = None, layer: str | None = None, parallel: str | None = None) -> History:
         """Train on counts (n_cells, n_genes): array, SciPy sparse, AnnData (its .X or `layer`), or counts.read's result.
 
         Counts on the disk (counts.read with backed=True, AnnData with backed="r") stay there, whatever their size.
@@ -306,7 +314,8 @@ class SCVI(Saved, Module):
             self.batch_fraction[b] = np.mean(codes == b)
 
     # ------------------------------------------------------------------------------------- what a trained model is asked
-    def minibatches(self, counts, batch=None, layer=None, size=CHUNK, on_disk=True) -> Minibatches:
+    def minibatches(self, counts, batch: Array | str | None = None, layer: str | None = None, size=CHUNK,
+                    on_disk: bool = True) -> Minibatches:
         """Checked counts and batch codes, `size` cells at a time in their order. ValueError for an unknown batch.
 
         on_disk: whether counts may stay on the disk, see as_matrix.
@@ -320,7 +329,8 @@ class SCVI(Saved, Module):
         codes, _ = batch_codes(batch, x.shape[0], known=self.batches, obs=getattr(counts, "obs", None))
         return Minibatches((x.astype(self.dtype) if x.dtype != self.dtype else x, codes), size)
 
-    def latent(self, counts, batch=None, *, return_std=False, layer=None):
+    def latent(self, counts, batch: Array | str | None = None, *, return_std: bool = False,
+               layer: str | None = None) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Mean of q(z | x): (n_cells, n_latent), deterministic. With return_std: (means, standard deviations)."""
         means, stds = [], []
         with evaluating(self):
