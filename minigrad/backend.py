@@ -65,7 +65,7 @@ def to_device(x: Array, device: str) -> Array:
 
 
 def to_host(x: Array) -> Array:
-    """The same array as NumPy's; `x` itself where it is that already. Shape and dtype stay."""
+    """The same array as NumPy's, of any shape; `x` itself where it is that already. Shape and dtype stay."""
     return x if device_of(x) == "numpy" else x.get()
 
 
@@ -78,7 +78,7 @@ def assign(target: Array, values) -> None:
 
 
 def add_at(target: Array, index, values) -> None:
-    """target[index] += values, in place, where an entry that the index names twice gets both.
+    """target[index] += values, in place, any shape, where an entry that the index names twice gets both.
 
     numpy.add.at follows the array, but CuPy's array answers to it only where the index is one array.
     """
@@ -86,7 +86,10 @@ def add_at(target: Array, index, values) -> None:
 
 
 def at_a_time(x: Array, n: int) -> int:
-    """How many entries of x to update at a time: n, few enough for the processor's cache; on a GPU all, calls being dear."""
+    """How many entries of x to update at a time: n, few enough for the processor's cache; on a GPU all, calls being dear.
+
+    x: any shape.
+    """
     return n if device_of(x) == "numpy" else x.size
 
 
@@ -106,7 +109,7 @@ def generator(key, device: str = "numpy") -> np.random.Generator:
 def special_of(x: Array) -> ModuleType:
     """The module of special functions for an array: `scipy.special`, or `cupyx.scipy.special` for one on the GPU.
 
-    Needed for the functions of `scipy.special` that are no ufuncs and so do not follow the array by themselves.
+    x: any shape. Needed for the functions of `scipy.special` that are no ufuncs and so do not follow the array by themselves.
     """
     if device_of(x) != "cupy":
         return special
@@ -136,7 +139,10 @@ def is_sparse(x: Array) -> bool:
 
 
 def as_array(x: Array) -> Array:
-    """What a Tensor may hold: plain arrays as they are, NumPy's subclasses and what NumPy can read as plain arrays."""
+    """What a Tensor may hold: plain arrays as they are, NumPy's subclasses and what NumPy can read as plain arrays.
+
+    x: any shape and dtype, both of which stay. TypeError for a masked array.
+    """
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError("a masked array: its mask would be lost; fill it first, or select with numpy.where")
     return np.asarray(x) if isinstance(x, np.ndarray) or not hasattr(x, "__array_function__") else x
@@ -165,6 +171,13 @@ def settled(x: Array, dtype: np.dtype, name: str, sparse_too: bool = False) -> A
     if x.dtype.kind not in "fiub":
         raise TypeError(f"{name}: an operand is an array of {x.dtype}; Tensors are of real numbers")
     return x if x.dtype.kind == "f" else x.astype(dtype)
+
+
+def unbroadcast(g: Array, shape: tuple) -> Array:
+    """Undo broadcasting: a gradient (or a Tensor) summed over the axes along which its input, of this shape, was stretched."""
+    lead = g.ndim - len(shape)
+    axes = (*range(lead), *[lead + i for i, n in enumerate(shape) if n == 1 and g.shape[lead + i] != 1])
+    return np.reshape(np.sum(g, axis=axes), shape)
 
 
 def not_an_array() -> Exception:

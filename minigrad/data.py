@@ -45,7 +45,10 @@ def take_rows(column: Array, rows: np.ndarray) -> Array:
 
 
 def split(n_rows: int, validation: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers for training and for validation, both sorted: a random fraction `validation` in [0, 1) is held out."""
+    """Row numbers for training and for validation, both sorted: a random fraction `validation` in [0, 1) is held out.
+
+    Two arrays, (n_rows - n,) and (n,). ValueError for another fraction.
+    """
     if not 0 <= validation < 1:
         raise ValueError(f"validation must be a fraction in [0, 1), not {validation}")
     order = backend.generator([seed, SPLIT]).permutation(n_rows)
@@ -107,7 +110,7 @@ class Blocks:
 
 
 def block_bounds(indptr: np.ndarray) -> np.ndarray:
-    """Where to cut CSR rows with this indptr (n_rows + 1,) into blocks of about ENTRIES entries: `bounds` of Blocks."""
+    """Where to cut CSR rows with this indptr, shape (n_rows + 1,), into blocks of about ENTRIES entries: `bounds` of Blocks."""
     starts = np.searchsorted(indptr[:-1], np.arange(0, max(indptr[-1], 1), ENTRIES))
     return np.unique(np.append(starts, [0, len(indptr) - 1]))
 
@@ -115,11 +118,13 @@ def block_bounds(indptr: np.ndarray) -> np.ndarray:
 def pieces(column: Array) -> Iterator[tuple[int, Array]]:
     """Yield (first row, rows as an array or CSR matrix in memory) of a column of any kind, in order, a few MB each."""
     if isinstance(column, Blocks):
-        bounds, piece = column.bounds, lambda i: column.block(i)
+        bounds, piece = column.bounds, column.block
     else:
         bounds = (block_bounds(column.indptr) if sparse.issparse(column) else
                   np.arange(0, len(column) + 1 + (step := max(1, ENTRIES // column.shape[1])), step).clip(max=len(column)))
-        piece = lambda i: column[bounds[i]:bounds[i + 1]]
+
+        def piece(i):
+            return column[bounds[i]:bounds[i + 1]]
     yield from ((int(bounds[i]), piece(i)) for i in range(len(bounds) - 1) if bounds[i] < bounds[i + 1])
 
 
@@ -139,7 +144,7 @@ class Minibatches:
     columns: sequence of arrays, CSR matrices or Blocks of the same length, at most the first one of them Blocks; rows:
     those to use (None: all; increasing where there are Blocks); batch_size: rows a minibatch. shard: (i, n), of every
     minibatch only the i-th of n equal parts is given. One or two rows left over for a last minibatch (for each part)
-    join its neighbour: batch norm could not use them.
+    join its neighbour: batch norm could not use them. ValueError for columns of different length, and a batch_size below 1.
     """
 
     def __init__(self, columns, batch_size: int, rows: np.ndarray | None = None, shard: tuple[int, int] = (0, 1)):

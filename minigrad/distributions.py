@@ -39,7 +39,16 @@ def _joint_shape(*parameters):
 
 
 class Normal:
-    """The normal distribution. loc: mean; scale: standard deviation > 0, any shapes that broadcast."""
+    """The normal distribution. loc: mean; scale: standard deviation > 0, any shapes that broadcast.
+
+    Prior and posterior of every latent variable here, and the decoder of real numbers (chapter, "VAE Pytorch code"; Kingma &
+    Welling 2014, appendix C.2, eq. 12).
+
+        >>> Normal(0.0, np.array([1.0, 2.0])).log_prob(0.0).round(4)
+        array([-0.9189, -1.6121])
+        >>> Normal(1.0, np.array([2.0])).rsample(eps=np.array([0.5]))
+        array([2.])
+    """
 
     def __init__(self, loc: Array, scale: Array):
         self.loc, self.scale = loc, scale
@@ -52,9 +61,11 @@ class Normal:
         return -0.5 * np.square((x - self.loc) / self.scale) - _log(self.scale) - 0.5 * log(2.0 * pi)
 
     def rsample(self, eps: Array | None = None, rng: np.random.Generator | None = None) -> Array:
-        """loc + scale * eps: a draw that gradients pass (Kingma & Welling 2014, section 2.4).
+        """loc + scale * eps: a draw that gradients pass (chapter, "The reparameterization trick"; Kingma & Welling
+        2014, section 2.4).
 
-        eps: standard normal noise of the joint shape; or rng, a generator to draw it from. Returns what loc is.
+        eps: standard normal noise of the joint shape; or rng, a generator to draw it from. Returns what loc is. TypeError
+        for both or neither.
         """
         if (eps is None) == (rng is None):
             raise TypeError("Normal.rsample: give either eps= (standard normal noise) or rng= (a generator)")
@@ -68,7 +79,13 @@ class Normal:
 
 
 class Bernoulli:
-    """0 or 1. logits: log odds of 1, any shape. `log_prob` takes any x in [0, 1] (then a cross-entropy)."""
+    """0 or 1. logits: log odds of 1, any shape. `log_prob` takes any x in [0, 1] (then a cross-entropy).
+
+    A decoder of yes and no (chapter, "The VAE decoder is a generative model"; Kingma & Welling 2014, appendix C.1, eq. 11).
+
+        >>> np.exp(Bernoulli(np.array([0.0, 2.0])).log_prob(1.0)).round(4)
+        array([0.5   , 0.8808])
+    """
 
     def __init__(self, logits: Array):
         self.logits = logits
@@ -90,7 +107,11 @@ class Categorical:
     """One of k classes. logits: (..., k), unnormalised log-probabilities along the last axis.
 
     x is a one-hot array (..., k), or any non-negative weights of the classes (counts, fractions): then log_prob is
-    sum_k x_k log p_k, without the multinomial coefficient.
+    sum_k x_k log p_k, without the multinomial coefficient (chapter, "The VAE decoder is a generative model" and Figure 10;
+    as a decoder Kingma & Welling 2014, section 2.3, eq. 7 leaves its form open).
+
+        >>> np.exp(Categorical(np.log([0.2, 0.8])).log_prob(np.array([0.0, 1.0]))).round(4)
+        np.float64(0.8)
     """
 
     def __init__(self, logits: Array):
@@ -112,7 +133,14 @@ class Categorical:
 
 
 class Poisson:
-    """Counts with equal mean and variance. log_rate: log of the mean, any shape."""
+    """Counts with equal mean and variance. log_rate: log of the mean, any shape.
+
+    What is left of the negative binomial where cells do not vary: y_ng given w_ng (Lopez et al. 2018, Methods; chapter, "scVI
+    architecture").
+
+        >>> np.exp(Poisson(np.log([3.0])).log_prob(2.0)).round(4)
+        array([0.224])
+    """
 
     def __init__(self, log_rate: Array):
         self.log_rate = log_rate
@@ -133,7 +161,12 @@ class Poisson:
 class NegativeBinomial:
     """Counts with variance mu + mu^2 / theta: a Poisson whose rate is Gamma with mean mu and shape theta.
 
-    log_mu: log of the mean; log_theta: log of the inverse dispersion; shapes broadcast (Lopez et al. 2018, eq. 2-4).
+    log_mu: log of the mean; log_theta: log of the inverse dispersion; shapes broadcast (chapter, "scVI architecture"; Lopez et
+    al. 2018, Methods: w_ng is the Gamma, y_ng the Poisson of the generative process).
+
+        >>> p = NegativeBinomial(np.log([3.0]), np.log([2.0]))
+        >>> np.exp(p.log_prob(0.0)).round(4), p.variance.round(4)
+        (array([0.16]), array([7.5]))
     """
 
     def __init__(self, log_mu: Array, log_theta: Array):
@@ -143,7 +176,7 @@ class NegativeBinomial:
     variance = property(lambda self: np.exp(self.log_mu) + np.exp(2.0 * self.log_mu - self.log_theta))
 
     def log_prob(self, x: Array) -> Array:
-        """Elementwise, in nats (DESIGN: count_likelihoods.py has the formula). x: whole numbers >= 0."""
+        """log NB(x), elementwise, in nats; count_likelihoods.py has the formula. x: whole numbers >= 0."""
         return nb_log_prob(x, self.log_mu, self.log_theta)
 
     def sample(self, rng: np.random.Generator) -> Array:
@@ -155,7 +188,15 @@ class NegativeBinomial:
 
 
 class ZeroInflatedNegativeBinomial:
-    """A negative binomial that is replaced by 0 with probability pi = expit(zi_logits) (Lopez et al. 2018, eq. 5)."""
+    """A negative binomial that is replaced by 0 with probability pi = expit(zi_logits); shapes broadcast.
+
+    log_mu, log_theta: of the negative binomial; zi_logits: log odds of such a zero (chapter, "scVI architecture"; Lopez et al.
+    2018, Methods: h_ng of the generative process).
+
+        >>> p = ZeroInflatedNegativeBinomial(np.log([3.0]), np.log([2.0]), np.array([0.0]))
+        >>> np.exp(p.log_prob(0.0)).round(4)
+        array([0.58])
+    """
 
     def __init__(self, log_mu: Array, log_theta: Array, zi_logits: Array):
         self.log_mu, self.log_theta, self.zi_logits = log_mu, log_theta, zi_logits
@@ -164,7 +205,7 @@ class ZeroInflatedNegativeBinomial:
 
     @property
     def variance(self) -> Array:
-        """(1 - pi) (NB variance + pi mu^2)."""
+        """(1 - pi) (NB variance + pi mu^2), elementwise."""
         nb, pi_zero = NegativeBinomial(self.log_mu, self.log_theta), special.expit(self.zi_logits)
         return special.expit(-self.zi_logits) * (nb.variance + pi_zero * np.exp(2.0 * self.log_mu))
 
@@ -202,7 +243,11 @@ def kl_divergence(q, p) -> Array:
     """KL(q || p) = E_q[log q - log p], in closed form, in nats; differentiable in the parameters of both.
 
     Elementwise for two Normal (shape of the broadcast parameters) or two Bernoulli, over the last axis for two
-    Categorical. TypeError for other pairs.
+    Categorical. TypeError for other pairs. See chapter, "Two optimization objectives" and "VAE Pytorch code"; Kingma & Welling
+    2014, appendix B and eq. 10.
+
+        >>> kl_divergence(Normal(np.array([1.0]), 1.0), Normal(0.0, 1.0))
+        array([0.5])
     """
     if isinstance(q, Normal) and isinstance(p, Normal):
         return _normal_kl(q.loc, q.scale, p.loc, p.scale)

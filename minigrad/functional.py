@@ -105,7 +105,10 @@ def _highest(x, axis):
 
 
 def logsumexp(x: Array, axis=None, keepdims: bool = False) -> Array:
-    """log of the sum of exp(x) over `axis` (None: all), without overflow. Its gradient is softmax(x)."""
+    """log of the sum of exp(x) over `axis` (None: all), without overflow. Its gradient is softmax(x).
+
+    x: any shape and floating dtype, which stays; the axis goes, or with keepdims gets length 1.
+    """
     highest = _highest(x, axis)
     with np.errstate(divide="ignore"):  # the sum over nothing but -inf is 0, and its logarithm rightly -inf
         total = np.log(np.sum(np.exp(x - highest), axis=axis, keepdims=True)) + highest
@@ -135,7 +138,7 @@ softmax = fused(_softmax, _softmax_forward, _softmax_backward, "softmax")
 
 
 def _log_softmax(x, *, axis=-1):
-    """x - logsumexp(x) along `axis`: the logarithm of softmax, exact where softmax itself would round to 0."""
+    """x - logsumexp(x) along `axis`: the logarithm of softmax, exact where softmax itself would round to 0. Any shape."""
     return x - logsumexp(x, axis=axis, keepdims=True)
 
 
@@ -161,6 +164,7 @@ def batch_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> tuple
 
     x: (n, n_features), n >= 2; weight, bias: (n_features,); eps: added to the variance. Returns (y, mean, var): y as x,
     and the minibatch's mean and (biased) variance as plain arrays (n_features,), for the caller's running statistics.
+    ValueError for other shapes.
     """
     data = x.data if isinstance(x, Tensor) else x
     if data.ndim != 2 or data.shape[1:] != weight.shape:
@@ -201,7 +205,10 @@ _standardize = fused(_standardize_twin, _standardize_forward, _standardize_backw
 
 
 def layer_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> Array:
-    """Each row to mean 0 and variance 1, then scaled and shifted (Ba et al. 2016). x: (..., n_features)."""
+    """Each row to mean 0 and variance 1, then scaled and shifted (Ba et al. 2016). x: (..., n_features).
+
+    weight, bias: (n_features,); eps: added to the variance. ValueError for other shapes.
+    """
     if x.shape[-1:] != weight.shape:
         raise ValueError(f"layer_norm: x has shape {x.shape}, not (..., n_features) with weight's {weight.shape}")
     centred = x - np.mean(x, axis=-1, keepdims=True)
@@ -210,7 +217,10 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> Array
 
 # ------------------------------------------------------------------------------------------------------------ losses
 def mse(prediction: Array, target: Array) -> Array:
-    """Mean squared error, a scalar: the mean over all entries of (prediction - target)^2. Same shapes."""
+    """Mean squared error, a scalar = mean over all entries of (prediction - target)^2, in squared units of both.
+
+    ValueError for different shapes.
+    """
     if prediction.shape != target.shape:
         raise ValueError(f"mse: prediction has shape {prediction.shape}, target {target.shape}; they must be the same")
     return np.mean(np.square(prediction - target))
@@ -220,6 +230,7 @@ def cross_entropy(logits: Array, target: Array) -> Array:
     """Mean over rows of -sum_k target_k log softmax(logits)_k, a scalar, in nats.
 
     logits: (n, k); target: (n,) integer classes, or (n, k) weights of any sum (probabilities, expression profiles).
+    ValueError for other shapes, IndexError for a class that is not there.
     """
     if target.shape not in (logits.shape, logits.shape[:1]):
         raise ValueError(f"cross_entropy: logits {logits.shape} need a target of {logits.shape[:1]} or the same shape, "

@@ -48,7 +48,7 @@ class Module:
             yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield (dotted name, Tensor) of all parameters, in the order of definition."""
+        """Yield (dotted name, Tensor of any shape) of all parameters, in the order of definition."""
         for prefix, module in self.named_modules():
             for name, value in vars(module).items():
                 if isinstance(value, Tensor) and value.requires_grad and value.origin is None:
@@ -60,7 +60,7 @@ class Module:
             yield from ((f"{prefix}.{name}" if prefix else name, module, name) for name in module.buffers)
 
     def parameters(self) -> list[Tensor]:
-        """All parameters, as a list."""
+        """All parameters, of any shapes, as a list."""
         return [p for _, p in self.named_parameters()]
 
     @property
@@ -69,7 +69,7 @@ class Module:
         return next((backend.device_of(p.data) for p in self.parameters()), "numpy")
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Names to host copies of all parameters and buffers."""
+        """Names to host copies of all parameters and buffers; shapes and dtypes stay."""
         state = {name: np.array(p.numpy()) for name, p in self.named_parameters()}
         state.update({name: np.array(backend.to_host(getattr(m, a))) for name, m, a in self.named_buffers()})
         return state
@@ -109,7 +109,10 @@ class Module:
 
 
 class Linear(Module):
-    """x @ weight.T + bias. weight (n_out, n_in) and bias (n_out,) start uniform within 1/sqrt(n_in), as PyTorch's."""
+    """y = x @ weight.T + bias. weight (n_out, n_in) and bias (n_out,) start uniform within 1/sqrt(n_in), as PyTorch's.
+
+    x: (..., n_in), or CSR. The bound is that of He et al. 2015 with PyTorch's a = sqrt(5).
+    """
 
     def __init__(self, n_in: int, n_out: int, *, dtype=np.float32, rng: np.random.Generator | None = None):
         rng = rng if rng is not None else _streams.spawn(1)[0]
@@ -149,7 +152,10 @@ class BatchNorm1d(Module):
 
 
 class LayerNorm(Module):
-    """Each row to mean 0 and variance 1, then scaled and shifted by learned weight and bias. x: (..., n_features)."""
+    """Each row to mean 0 and variance 1, then scaled and shifted by learned weight and bias.
+
+    x: (..., n_features). Ba et al. 2016, eq. 4.
+    """
 
     def __init__(self, n_features: int, *, eps: float = 1e-5, dtype=np.float32):
         self.weight, self.bias = Parameter(np.ones(n_features), dtype), Parameter(np.zeros(n_features), dtype)
@@ -162,7 +168,8 @@ class LayerNorm(Module):
 class Dropout(Module):
     """In training, each entry is 0 with probability p and divided by 1 - p otherwise; in evaluation nothing happens.
 
-    The mask comes from the generator that the call is given, or from one of its own.
+    The mask comes from the generator that the call is given, or from one of its own (Srivastava et al. 2014).
+    ValueError for a p outside of [0, 1).
     """
 
     def __init__(self, p: float = 0.5, seed: int | None = None):
@@ -187,21 +194,28 @@ class ReLU(Module):
 
 
 class Sigmoid(Module):
-    """1 / (1 + exp(-x))."""
+    """y = 1 / (1 + exp(-x)), elementwise."""
 
     def __call__(self, x, rng=None):
         return special.expit(x)
 
 
 class Softmax(Module):
-    """exp(x) / sum of exp(x), along the last axis."""
+    """y = exp(x) / sum of exp(x), along the last axis."""
 
     def __call__(self, x, rng=None):
         return functional.softmax(x)
 
 
 class Sequential(Module):
-    """Layers one after the other: Sequential(Linear(8, 4), ReLU(), ...)."""
+    """Layers one after the other: Sequential(Linear(8, 4), ReLU(), ...).
+
+        >>> network = Sequential(Linear(8, 4), ReLU(), Linear(4, 1))
+        >>> network(np.ones((5, 8), np.float32)).shape
+        (5, 1)
+        >>> [(name, p.shape) for name, p in network.named_parameters()][:2]
+        [('layers.0.weight', (4, 8)), ('layers.0.bias', (4,))]
+    """
 
     def __init__(self, *layers: Module):
         self.layers = list(layers)

@@ -17,7 +17,10 @@ BLOCK = 32768  # weights updated at a time: Adam's four arrays of them fit the s
 
 
 class Optimizer:
-    """The arena, and what all optimisers share. `n_moments`: how many arrays of its own it keeps per weight."""
+    """The arena, and what all optimisers share. `n_moments`: how many arrays of its own it keeps per weight.
+
+    parameters: leaf Tensors of one dtype, any shapes. TypeError and ValueError for others.
+    """
 
     n_moments = 0
 
@@ -198,7 +201,7 @@ class CosineSchedule:
 
 
 class StepSchedule:
-    """The learning rate is multiplied by `factor` after every `every` calls of step()."""
+    """The learning rate = start * factor^floor(n / every) after n calls of step(): multiplied by `factor` every so often."""
 
     def __init__(self, optimizer: Optimizer, every: int, factor: float = 0.1):
         self.optimizer, self.start, self.every, self.factor, self.n = optimizer, optimizer.learning_rate, every, factor, 0

@@ -64,7 +64,7 @@ class Ranks:
         self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
 
     def sum(self, array: Array) -> Array:
-        """Replace the entries of a contiguous array by their sums over all ranks. Returns it."""
+        """Replace the entries of a contiguous array, any shape, by their sums over all ranks. Returns it."""
         host = backend.to_host(array)
         self._comm.Allreduce(self._mpi.IN_PLACE, host)
         if host is not array:
@@ -72,7 +72,7 @@ class Ranks:
         return array
 
     def first(self, array: Array) -> Array:
-        """Replace the entries of a contiguous array by those of rank 0. Returns it."""
+        """Replace the entries of a contiguous array, any shape, by those of rank 0. Returns it."""
         host = backend.to_host(array)
         self._comm.Bcast(host, root=0)
         if host is not array:

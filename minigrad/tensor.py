@@ -18,6 +18,7 @@ Know after: everything that happens between `numpy.exp(t)` and `t.grad`.
 """
 import inspect
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from heapq import heappop, heappush
 from itertools import count, repeat
@@ -33,7 +34,7 @@ _recording = type("Recording", (threading.local,), {"enabled": True})()  # a fla
 
 
 @contextmanager
-def no_grad():
+def no_grad() -> Iterator[None]:
     """Within `with no_grad():` nothing is recorded, in this thread only: less memory and time where no gradient is due."""
     before, _recording.enabled = _recording.enabled, False
     try:
@@ -48,6 +49,9 @@ class Tensor:
     data: any floating array (kept as it is, not copied), or numbers, lists and integer arrays, which become float64.
     requires_grad: whether `backward` shall fill `.grad` (same shape and dtype as `.data`). dtype: convert to this first.
     NumPy's functions and operators take Tensors; comparisons give plain boolean arrays. TypeError for complex or text.
+        >>> t = Tensor([1.0, 2.0], requires_grad=True)
+        >>> np.sum(t ** 3).backward(); t.grad
+        array([ 3., 12.])
     """
 
     __slots__ = ("data", "requires_grad", "grad", "origin", "number", "home", "__weakref__")
@@ -67,7 +71,9 @@ class Tensor:
 
     shape, ndim = property(lambda self: self.data.shape), property(lambda self: self.data.ndim)
     size, dtype = property(lambda self: self.data.size), property(lambda self: self.data.dtype)
-    __reduce__ = lambda self: (Tensor, (self.data, self.requires_grad and self.origin is None))  # copies: their own number
+
+    def __reduce__(self):  # copies: their own number
+        return Tensor, (self.data, self.requires_grad and self.origin is None)
 
     def detach(self) -> "Tensor":
         """The same data (shared, not copied) as a Tensor without history."""
@@ -81,10 +87,10 @@ class Tensor:
         """The data as a host array: shared where it is NumPy's, copied from a GPU."""
         return backend.to_host(self.data)
 
-    def backward(self, gradient=None) -> None:
+    def backward(self, gradient: backend.Array = None) -> None:
         """Add to `.grad` of every leaf that this depends on: d(sum of self * gradient)/d(leaf). Uses the graph up.
 
-        gradient: array of this shape; may be left out where this has a single entry (then it is 1).
+        gradient: array of this shape; left out where this has a single entry (then it is 1). RuntimeError if nothing recorded.
         """
         if not self.requires_grad:
             raise RuntimeError("backward(): nothing to differentiate; no input of this Tensor had requires_grad=True")
@@ -133,20 +139,23 @@ def _checked(keywords, name, allowed):
     return keywords
 
 
-def primitive(function, *rules, name=None):
+def primitive(function: Callable, *rules, name=None) -> Callable:
     """Put a function into the table: what it returns takes Tensors as well as arrays, and records.
 
     function: of as many arrays as there are rules, then keywords. rules: one per array, `rule(g, y, *inputs, **keywords)`
     gives the gradient of that input from the gradient `g` of the output `y`, in plain NumPy; None for an input that has
     none. It may have the shape that broadcasting made: the sweep sums it back. The keywords that a user may pass are
     those that the rules name.
+        >>> cube, t = primitive(lambda x: x ** 3, lambda g, y, x: 3.0 * g * x ** 2, name="cube"), Tensor(2.0, requires_grad=True)
+        >>> grad(cube(t), t)
+        [array(12.)]
     """
     names = list(inspect.signature(next(filter(None, rules))).parameters)
     return recorded(function, name or function.__name__, len(rules), names[2 + len(rules):], rules=rules)
 
 
-def recorded(function, name, n_inputs, allowed, rules=repeat(None), joint=None, twin=None):
-    """A version of `function` that also takes Tensors. Every operation passes here: long, so that it is fast."""
+def recorded(function, name, n_inputs, allowed, rules=repeat(None), joint=None, twin=None) -> Callable:
+    """A version of `function` that also takes Tensors; its errors name it. All operations pass here: long, so as to be fast."""
     new = Tensor.__new__
     extras = [] if isinstance(function, np.ufunc) else list(inspect.signature(function).parameters)[n_inputs or 0:]
 
@@ -167,8 +176,7 @@ def recorded(function, name, n_inputs, allowed, rules=repeat(None), joint=None, 
                 needs.append(False)
                 mixed = True
         if mixed and tensor is not None:
-            dtype = tensor.data.dtype
-            arrays = [backend.settled(x, dtype, name, joint) if joint or rule else x for x, rule in zip(arrays, rules)]
+            arrays = [backend.settled(x, tensor.data.dtype, name, joint) if joint or r else x for x, r in zip(arrays, rules)]
         if twin is not None and not backend.on_host(arrays):
             return twin(*[x if type(x) is Tensor else a for x, a in zip(inputs, arrays)], **keywords)
         record, saved = _recording.enabled and True in needs, None
@@ -200,7 +208,10 @@ def grad(output, inputs, gradient=None, create_graph=False) -> list:
 
     output: Tensor; inputs: a list of Tensors (or one) with requires_grad, leaves or not; gradient: array or Tensor of
     output's shape, may be left out where output has a single entry. Returns a list, one per input, of its shape and dtype:
-    arrays, or with create_graph=True Tensors that can be differentiated again. Zeros for an input without influence.
+    arrays, or with create_graph=True Tensors that can be differentiated again. Zeros without influence. TypeError for arrays.
+        >>> x = Tensor([3.0], requires_grad=True)
+        >>> grad(x ** 3, x)
+        [array([27.])]
     """
     inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     for i, x in enumerate(inputs):
@@ -255,14 +266,11 @@ def _sweep(output, gradient, record=False, release=False, oldest=0):
             if callable(dx):  # a matrix product, which may be written where it belongs
                 dx = dx(x.home if release and x.grad is None and x.number not in pending else None)
             if dx.shape != x.data.shape:
-                dx = _unbroadcast(dx, x.data.shape)
-            if dx.dtype != x.data.dtype:
-                dx = dx.astype(x.data.dtype)
-            if x.number in pending:
-                pending[x.number] = pending[x.number] + dx
-            else:
-                pending[x.number] = dx
+                dx = backend.unbroadcast(dx, x.data.shape)
+            dx = dx if dx.dtype == x.data.dtype else dx.astype(x.data.dtype)
+            if x.number not in pending:
                 heappush(queue, (-x.number, x))
+            pending[x.number] = pending[x.number] + dx if x.number in pending else dx
 
 
 def _pull(t, g, record):
@@ -279,16 +287,8 @@ def _pull(t, g, record):
 def _through_twin(twin, g, inputs, arrays, keywords, needs):
     """The gradients of a kernel as a graph: those of its twin, between aliases of the inputs and a new output."""
     aliases = [_alias(x) if type(x) is Tensor else a for x, a in zip(inputs, arrays)]
-    wanted = [x for x, need in zip(aliases, needs) if need]
-    found = iter(grad(twin(*aliases, **keywords), wanted, g, create_graph=True))
+    found = iter(grad(twin(*aliases, **keywords), [x for x, need in zip(aliases, needs) if need], g, create_graph=True))
     return [next(found) if need else None for need in needs]
-
-
-def _unbroadcast(g, shape):
-    """Undo broadcasting: sum a gradient over the axes along which its input was stretched."""
-    lead = g.ndim - len(shape)
-    axes = (*range(lead), *[lead + i for i, n in enumerate(shape) if n == 1 and g.shape[lead + i] != 1])
-    return np.reshape(np.sum(g, axis=axes), shape)
 
 
 _alias = primitive(lambda x: x, lambda g, y, x: g, name="alias")

@@ -29,7 +29,8 @@ from minigrad.tensor import Tensor
 
 # ---------------------------------------------------------------------------------------------------------- the tape
 def tape(output: Tensor) -> list[Tensor]:
-    """All Tensors that `output` was made from, and itself, oldest first. RuntimeError if backward() used them up."""
+    """All Tensors that `output` was made from, and itself, oldest first. output: any shape. TypeError for no Tensor,
+    RuntimeError if backward() used them up."""
     if not isinstance(output, Tensor):
         raise TypeError(f"trace: a Tensor is needed, not a {type(output).__name__}")
     found, waiting = {}, [output]
@@ -283,7 +284,7 @@ def draw(output: Tensor, path, names=None, gradient: Array | None = None) -> Non
 def layout(output: Tensor, names=None, gradient: Array | None = None) -> tuple[list[Box], list, tuple[float, float]]:
     """Where all goes, in inches: a Box a step, points of an arrow for each use of a step by another, (width, height).
 
-    Layers run downwards or to the right, whichever comes nearer to the shape of a page.
+    Layers run downwards or to the right, whichever comes nearer to the shape of a page. ValueError for too many steps.
     """
     steps = tape(output)
     if len(steps) > MOST:

@@ -160,14 +160,14 @@ def means(x: Array) -> np.ndarray:
 
 
 def mean_variance(x: Array, mean: Array) -> float:
-    """The variance of a feature, averaged over features, of x (dense or CSR) whose `means` are given."""
+    """The variance of a feature, averaged over features, of x (n, n_features), dense or CSR, whose `means` are given."""
     values = x.data if sparse.issparse(x) else x.ravel()
     squares = sum(float(np.sum(np.square(values[a:a + BLOCK], dtype=np.float64))) for a in range(0, len(values), BLOCK))
     return squares / (x.shape[0] * x.shape[1]) - float(np.mean(mean ** 2))
 
 
 def dense(x: Array) -> Array:
-    """A minibatch as a dense array: CSR is made dense, an array stays as it is."""
+    """A minibatch (n, n_features) as a dense array: CSR is made dense, an array stays as it is."""
     return x.toarray() if backend.is_sparse(x) else x
 
 
@@ -234,12 +234,12 @@ class FeatureModel(Saved, Module):
         return as_features(x, self.n_features, self.dtype, *bounds, advice=self.advice)
 
     def minibatches(self, x: Array, size=CHUNK, in_range: bool = False) -> Iterator[Array]:
-        """Yield dense pieces of `size` checked rows, in their order, where the weights are."""
+        """Yield dense pieces (size, n_features) of checked rows, in their order, where the weights are."""
         for piece, in Minibatches((self._rows(x, in_range),), size):
             yield dense(backend.to_device(piece, self.device))
 
     def predict(self, x: Array, function) -> np.ndarray:
-        """function(minibatch) of all rows of x, evaluated in pieces and put together: a host array."""
+        """function(minibatch) of all rows of x (n, n_features), evaluated in pieces and put together: a host array."""
         with evaluating(self):
             return np.concatenate([function(piece).numpy() for piece in self.minibatches(x)])
 
@@ -269,6 +269,12 @@ class Autoencoder(FeatureModel):
     weights and arithmetic, float32 or float64. seed: of the initial weights. latent_activation: of the bottleneck,
     "linear" or "relu". initialization: "uniform" within 1/sqrt(n_in), as PyTorch's, or "glorot" (uniform within
     sqrt(6 / (n_in + n_out)), biases 0; Glorot & Bengio 2010, eq. 16). ValueError names an argument out of range.
+
+        >>> x = np.random.default_rng(0).normal(size=(64, 6))
+        >>> model = Autoencoder(6, hidden=(8,), n_latent=2)
+        >>> history = model.fit(x, epochs=2, progress=False)
+        >>> model.latent(x).shape, model.reconstruct(x).shape, len(history["train_loss"])
+        ((64, 2), (64, 6), 2)
     """
 
     def __init__(self, n_features: int, hidden=(512, 256), n_latent: int = 32, output: str = "linear", loss=None,
@@ -379,7 +385,8 @@ class TiedLinearAutoencoder(FeatureModel):
 
     W: (n_features, n_latent); mean: that of the training rows, a buffer. The loss has no minimum but where the columns
     of W are an orthonormal basis of the space of the first n_latent principal components (Baldi & Hornik 1989): the
-    same subspace as the SVD's, in which W is free to be rotated. dtype, seed: as for Autoencoder.
+    same subspace as the SVD's, in which W is free to be rotated. dtype, seed: as for Autoencoder. ValueError for an n_latent
+    above n_features.
     """
 
     buffers = ("mean",)

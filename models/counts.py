@@ -53,6 +53,7 @@ class Counts:
 
     @property
     def shape(self) -> tuple:
+        """(n_cells, n_genes)."""
         return self.X.shape
 
     def __len__(self) -> int:

@@ -68,6 +68,7 @@ def _reader(path: Path):
 
 
 def need(package: str) -> ModuleType:
+    """The imported package; ImportError that says how to install it."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -267,7 +268,10 @@ def _rows_of_dense(h5py, path, place, start, stop):
 
 
 def frame(group, columns: bool = True) -> tuple[np.ndarray | None, dict]:
-    """Names and columns of AnnData's obs or var; a column of categories, or with missing values, is two arrays."""
+    """Names (n,) and columns of AnnData's obs or var; a column of categories, or with missing values, is two arrays.
+
+    Refused, a ValueError, for a layout that is too old.
+    """
     if not hasattr(group, "keys"):
         raise Refused("written by anndata before 0.7; open and write it with a newer one")
 

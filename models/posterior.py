@@ -100,7 +100,8 @@ def elbo(self, counts, batch: Array | str | None = None, *, n_samples: int = 1, 
          layer: str | None = None) -> np.ndarray:
     """The evidence lower bound of each cell, KL weight 1, averaged over n_samples draws: (n_cells,) float64, in nats.
 
-    For comparing models on the same cells, faster and less exactly than log_likelihood, which is never lower but for
+    E_q[log p(x | z, l)] - KL(q(z) || p(z)) - KL(q(l) || p(l)) (chapter, "Two optimization objectives"; Kingma & Welling 2014,
+    eq. 3). For comparing models on the same cells, faster and less exactly than log_likelihood, which is never lower but for
     Monte Carlo error. A cell without counts has minus its KL divergence.
     """
     n_samples, data = _whole("n_samples", n_samples), self.minibatches(counts, batch, layer)
@@ -151,7 +152,8 @@ def _log_weights(self, x, codes, q_z, q_l, z, log_library):
 def log_mean_exp(blocks) -> tuple[np.ndarray, np.ndarray]:
     """log of the mean of weights, and its standard error, from blocks of their logarithms: two (n_rows,) float64.
 
-    blocks: arrays (n, n_rows), n draws a row; at least one draw in all. Only running sums are kept.
+    log(1/n sum_i exp(log w_i)), in nats where the log w are. blocks: arrays (n, n_rows), n draws a row; ValueError unless
+    there is at least one draw in all. Only running sums are kept.
     """
     highest, total, squares, n = -np.inf, 0.0, 0.0, 0
     for log_w in blocks:
@@ -259,7 +261,7 @@ def denoise(self, counts, batch: Array | str | None = None, *, library_size: Arr
 
     library_size: what each cell's expectations shall sum to, a number or (n_cells,); None: its own library size, the
     observed one (0 for a cell without counts), or drawn from q(l). The rest as for expression_fraction. For imputing,
-    and for pictures of single genes.
+    and for pictures of single genes. ValueError for a library_size that is not positive.
     """
     if library_size is not None and not (np.all(np.isfinite(library_size)) and np.all(np.asarray(library_size) > 0)):
         raise ValueError(f"library_size must be positive and finite, not {library_size}")

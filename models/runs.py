@@ -111,7 +111,7 @@ class Run:
         return counts, settings
 
     def model(self) -> SCVI:
-        """The trained model, in evaluation mode."""
+        """The trained model, in evaluation mode. FileNotFoundError where none was written."""
         if not self.checkpoint.exists():
             self.config()  # the better error, where the folder is none of ours
             raise FileNotFoundError(f"{self.folder} has no model.npz: its training wrote no checkpoint; run train again")
@@ -130,7 +130,7 @@ class Run:
         """(all genes of the counts, their path, name of the batch column or None).
 
         path: another file than the one trained on; then layer is that of this file, and not the run's. on_disk: leave the
-        matrix in its file.
+        matrix in its file. FileNotFoundError where the counts are no longer there.
         """
         trained_on, settings = self.config()
         if path is None and not os.path.exists(trained_on):
@@ -227,7 +227,7 @@ def write_counts(path, counts: Counts) -> None:
 
 
 def write_h5ad(path, counts: Counts, **places) -> None:
-    """A new .h5ad file: counts, names and obs, with places such as obsm={"X_scVI": z}."""
+    """A new .h5ad file: counts, names and obs, with places such as obsm={"X_scVI": z}. ImportError without anndata."""
     try:
         anndata, pandas = importlib.import_module("anndata"), importlib.import_module("pandas")
     except ImportError as error:

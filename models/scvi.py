@@ -41,7 +41,8 @@ LIKELIHOODS = {"zinb": zinb_shares_log_prob, "nb": nb_shares_log_prob, "poisson"
 class Layers(Module):
     """Linear, batch norm, ReLU and dropout, n_layers times; the one-hot batch joins the input of every Linear.
 
-    n_in, n_hidden, n_layers: sizes; n_batches: width of the one-hot code (0: none is taken).
+    h = dropout(relu(batch_norm(W [h, one_hot] + b))), from x (n, n_in) to (n, n_hidden). n_batches: width of the one-hot code
+    (0: none is taken).
     """
 
     def __init__(self, n_in: int, n_hidden: int, n_layers: int, n_batches: int = 0, dropout: float = 0.0, *, dtype,
@@ -59,7 +60,10 @@ class Layers(Module):
 
 
 class Encoder(Module):
-    """From log(1 + counts) to a Normal distribution: NN1 (of z) and NN2 (of the log library size) of the chapter."""
+    """From log(1 + counts) (n, n_genes) to a Normal (n, n_out): NN1 (of z) and NN2 (of the log library size) of the chapter.
+
+    h = Layers(x), mean = W h + b, variance = exp(V h + c) + VARIANCE_FLOOR (Lopez et al. 2018, Methods).
+    """
 
     def __init__(self, n_genes: int, n_out: int, n_hidden: int, n_layers: int, dropout, *, dtype, rng: np.random.Generator):
         self.layers = Layers(n_genes, n_hidden, n_layers, dropout=dropout, dtype=dtype, rng=rng)
@@ -72,9 +76,10 @@ class Encoder(Module):
 
 
 class Decoder(Module):
-    """From z and the batch to the parameters of the counts: NN3 to NN6 of the chapter.
+    """From z (n, n_latent) and the batch to the parameters of the counts (n, n_genes): NN3 to NN6 of the chapter.
 
-    Heads: rho (softmax of its output), zi (log odds of a structural zero; ZINB only), theta (dispersion "gene-cell" only).
+    h = Layers(z, batch); its heads are linear in h: rho (softmax of its output), zi (log odds of a structural
+    zero; ZINB only), theta (dispersion "gene-cell" only).
     """
 
     def __init__(self, n_genes: int, n_latent: int, n_hidden: int, n_layers: int, n_batches: int, likelihood, dispersion, *,
@@ -94,6 +99,17 @@ class SCVI(Saved, Module):
     "nb" or "poisson"; dispersion: inverse dispersion theta per "gene", "gene-batch" or "gene-cell"; library: "observed"
     (the cell's total) or "latent" (its own encoder, log-normal prior with library_log_mean and library_log_var per batch,
     by default those of the training cells); dtype: of weights and arithmetic; seed: of the initial weights.
+
+        z ~ Normal(0, 1),  x_ng ~ (ZI)NB(mean l_n rho_ng, inverse dispersion theta_g),  rho_n = softmax(network(z_n, s_n))
+
+    trained on ELBO = E_q[log p(x | z, l)] - KL(q(z) || p(z)) - KL(q(l) || p(l)) (chapter, "scVI: VAE for single-cell
+    transcriptomics"; Lopez et al. 2018, Methods, "generative process"). Errors name the argument.
+
+        >>> counts = np.random.default_rng(0).poisson(2.0, (40, 10))
+        >>> model = SCVI(10, n_latent=2, n_hidden=16)
+        >>> history = model.fit(counts, epochs=5, progress=False)
+        >>> model.latent(counts).shape, model.expression_fraction(counts).sum(axis=1).round(3)[:2]
+        ((40, 2), array([1., 1.], dtype=float32))
 
     Architecture and objective are scvi-tools'. The defaults of training differ, by measurement on held-out cells (`fit`).
     """
@@ -158,7 +174,10 @@ class SCVI(Saved, Module):
 
     def log_prob(self, counts, log_library: Array, logits: Array, log_theta: Array | None = None,
                  zi_logits: Array | None = None) -> Array:
-        """log p(x | z, l), summed over genes: (n,), in nats; the parameters are those of `heads`, log_library (n, 1)."""
+        """log p(x | z, l) = sum over genes of log (ZI)NB or Poisson: (n,), in nats.
+
+        counts: (n, n_genes); log_library: (n, 1); the other parameters are those of `heads`.
+        """
         parameters = [p for p in (log_theta, zi_logits) if p is not None]
         return LIKELIHOODS[self.likelihood](counts, logits, log_library, *parameters)
 
@@ -166,7 +185,8 @@ class SCVI(Saved, Module):
               eps_l: Array | None = None) -> tuple[Array, Array, Array]:
         """(E_q[log p(x | z, l)], KL(q(z) || p(z)), KL(q(l) || p(l))) of each cell, (n,) each, by one draw from q.
 
-        The noise is eps_z (n, n_latent) and eps_l (n, 1), or drawn from rng.
+        In nats; ELBO = the first minus the others (chapter, "Two optimization objectives"; Kingma & Welling 2014, eq. 7 and
+        10). The noise is eps_z (n, n_latent) and eps_l (n, 1), or drawn from rng.
         """
         q_z, q_l = self.inference(counts, rng)
         z = q_z.rsample(eps_z, None if eps_z is not None else rng)
@@ -179,7 +199,10 @@ class SCVI(Saved, Module):
         return self.log_prob(counts, log_library, **self.heads(z, batch, rng)), kl_z, kl_l
 
     def loss(self, counts, batch, *, progress: float = 1.0, rng: np.random.Generator | None = None) -> Tensor:
-        """Minus the ELBO, averaged over the minibatch: a scalar. The KL of z is weighted by its warm-up."""
+        """-ELBO, averaged over the minibatch: a scalar = -mean(log p - weight kl_z - kl_l), in nats.
+
+        weight: rises from 0 to 1 while progress does from 0 to kl_warmup.
+        """
         log_p, kl_z, kl_l = self.terms(counts, batch, rng)
         weight = min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0
         return -np.mean(log_p - weight * kl_z - kl_l)
@@ -316,9 +339,9 @@ class SCVI(Saved, Module):
     # ------------------------------------------------------------------------------------- what a trained model is asked
     def minibatches(self, counts, batch: Array | str | None = None, layer: str | None = None, size=CHUNK,
                     on_disk: bool = True) -> Minibatches:
-        """Checked counts and batch codes, `size` cells at a time in their order. ValueError for an unknown batch.
+        """Checked counts and batch codes, `size` cells at a time in their order: (n, n_genes) and (n,).
 
-        on_disk: whether counts may stay on the disk, see as_matrix.
+        ValueError for an unknown batch, and other genes. on_disk: whether counts may stay on the disk, see as_matrix.
         """
         x = as_matrix(counts, layer=layer, on_disk=on_disk)
         genes = getattr(counts, "genes", getattr(counts, "var_names", None))

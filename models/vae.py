@@ -54,7 +54,13 @@ class VAE(FeatureModel):
                        little against the KL that z goes unused: give counts. Its encoder sees log(1 + D x / sum(x)),
                        of order 1 whatever the total is (chapter, Figure 10)
     dtype: of weights and arithmetic, float32 or float64. seed: of the initial weights. ValueError names an argument
-    out of range.
+    out of range. See chapter, "The VAE decoder is a generative model" and the sections after; Kingma & Welling 2014, section 3.
+
+        >>> x = np.random.default_rng(0).normal(size=(64, 5))
+        >>> model = VAE(5, hidden=(8,), n_latent=2)
+        >>> history = model.fit(x, epochs=2, progress=False)
+        >>> model.latent(x).shape, model.elbo(x).shape, model.generate(3).shape
+        ((64, 2), (64,), (3, 5))
     """
 
     def __init__(self, n_features: int, hidden=(512, 256), n_latent: int = 32, decoder: str = "normal",
@@ -107,14 +113,18 @@ class VAE(FeatureModel):
     def terms(self, x: Array, rng: np.random.Generator | None = None, eps: Array | None = None) -> tuple[Array, Array]:
         """(E_q[log p(x | z)], KL(q(z | x) || p(z))) of each row of a dense minibatch, (n,) each, by one draw from q.
 
-        The KL is exact, sum_j (mean_j^2 + std_j^2 - 1) / 2 - log std_j. The noise is eps (n, n_latent), or from rng.
+        In nats; their difference estimates the ELBO without bias (chapter, "VAE Pytorch code"; Kingma & Welling 2014, eq. 7
+        and 10). The KL is exact, sum_j (mean_j^2 + std_j^2 - 1) / 2 - log std_j. The noise is eps (n, n_latent), or from rng.
         """
         q = self.encode(x)
         kl = np.sum(kl_divergence(q, Normal(0.0, 1.0)), axis=1)
         return self.log_prob(x, q.rsample(eps, None if eps is not None else rng)), kl
 
     def loss(self, x: Array, *, progress: float = 1.0, rng: np.random.Generator | None = None) -> Tensor:
-        """Minus the ELBO, averaged over the minibatch (dense or CSR): a scalar. The KL is weighted by its warm-up."""
+        """-ELBO, averaged over the minibatch (dense or CSR): a scalar = -mean(log p - weight kl), in nats.
+
+        weight: rises from 0 to 1 while progress does from 0 to kl_warmup.
+        """
         log_p, kl = self.terms(dense(x), rng)
         return -np.mean(log_p - (min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0) * kl)
 
@@ -132,6 +142,7 @@ class VAE(FeatureModel):
         kl_warmup: fraction of the training, at most 0.5, over which the weight of the KL rises from 0 to 1 (Sonderby et
         al. 2016): else q may give up on z before z has become of use. The History has validation_elbo, _reconstruction
         and _kl, in nats a row. A learned sigma has a best value only where z cannot reproduce x exactly.
+        ValueError for kl_warmup out of range.
         """
         if not 0 <= kl_warmup <= 0.5:
             raise ValueError(f"kl_warmup must be in [0, 0.5] (a fraction of the training), not {kl_warmup}")
@@ -168,7 +179,10 @@ class VAE(FeatureModel):
         return self.predict(x, lambda piece: self.decode(self.encode(piece).loc).mean)
 
     def elbo(self, x: Array, n_samples: int = 1, seed: int = 0) -> np.ndarray:
-        """The evidence lower bound of each row of x, KL weight 1, averaged over n_samples draws: (n,) float64, nats."""
+        """The evidence lower bound of each row of x, KL weight 1, averaged over n_samples draws: (n,) float64, nats.
+
+        E_q[log p(x | z)] - KL(q(z | x) || p(z)) (chapter, "Two optimization objectives"; Kingma & Welling 2014, eq. 3).
+        """
         n_samples, found = sizes(n_samples=n_samples)[0], []
         with evaluating(self):
             for i, piece in enumerate(self.minibatches(x, in_range=True)):
