@@ -15,6 +15,7 @@ Know after: every network of the chapter's figure (NN1 to NN6) and what it is fo
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import numpy as np
 
@@ -244,15 +245,7 @@ class SCVI(Saved, Module):
         epochs; decoupled weight decay keeps small data sets from being learnt by heart (`_weight_decay`); biases and
         dispersions start at the moments of the data. epochs=None: 200, fewer above 20,000 cells (steps are what counts).
         """
-        if not 0 <= kl_warmup <= 0.5:
-            raise ValueError(f"kl_warmup must be in [0, 0.5] (a fraction of the training), not {kl_warmup}")
-        if self.n_batches > 1 and batch is None:
-            raise ValueError(f"batch is missing: the model was made for n_batches={self.n_batches}")
-        sizes(batch_size=batch_size, **({} if epochs is None else {"epochs": epochs}))
-        if batch_size < 2:
-            raise ValueError(f"batch_size must be at least 2, for batch norm compares the cells of a minibatch, not {batch_size}")
-        if not learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, not {learning_rate!r}")
+        self._check_training(batch, epochs, batch_size, learning_rate, kl_warmup)
         before = self.trained, self.batches, self.genes
         with ranks_of(parallel).preparing():
             x, codes = self._training_cells(counts, batch, layer)
@@ -261,11 +254,7 @@ class SCVI(Saved, Module):
         if weight_decay is None:
             n_steps = epochs * max(1, round(x.shape[0] * (1 - validation) / batch_size))
             weight_decay = self._weight_decay(x.shape[0], min(1.0, epochs / usual), learning_rate * n_steps / 2)
-        matrices = [m.weight for _, m in self.named_modules() if isinstance(m, Linear)]
-
-        def optimizer(parameters):
-            left_out = [p for p in parameters if not any(p is weight for weight in matrices)]
-            return optim.AdamW(parameters, learning_rate, weight_decay=weight_decay, undecayed=left_out)
+        optimizer = partial(self._optimizer, learning_rate=learning_rate, weight_decay=weight_decay)
         self.kl_warmup, self.trained = kl_warmup, True
         try:
             if (n := x.shape[0] - round(validation * x.shape[0])) < 2 and validation < 1:
@@ -277,6 +266,24 @@ class SCVI(Saved, Module):
         except (ValueError, OSError, ImportError, RuntimeError):
             self.trained, self.batches, self.genes = before
             raise
+
+    def _check_training(self, batch, epochs, batch_size, learning_rate, kl_warmup) -> None:
+        """ValueError for arguments of `fit` that cannot be."""
+        if not 0 <= kl_warmup <= 0.5:
+            raise ValueError(f"kl_warmup must be in [0, 0.5] (a fraction of the training), not {kl_warmup}")
+        if self.n_batches > 1 and batch is None:
+            raise ValueError(f"batch is missing: the model was made for n_batches={self.n_batches}")
+        sizes(batch_size=batch_size, **({} if epochs is None else {"epochs": epochs}))
+        if batch_size < 2:
+            raise ValueError(f"batch_size must be at least 2, for batch norm compares the cells of a minibatch, not {batch_size}")
+        if not learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, not {learning_rate!r}")
+
+    def _optimizer(self, parameters, learning_rate, weight_decay) -> optim.AdamW:
+        """AdamW that decays the matrices of Linear layers only."""
+        matrices = [m.weight for _, m in self.named_modules() if isinstance(m, Linear)]
+        left_out = [p for p in parameters if not any(p is weight for weight in matrices)]
+        return optim.AdamW(parameters, learning_rate, weight_decay=weight_decay, undecayed=left_out)
 
     @staticmethod
     def _weight_decay(n_cells, length, rates) -> float:
