@@ -208,7 +208,7 @@ def grad(output, inputs, gradient=None, create_graph=False) -> list:
 
     output: Tensor; inputs: a list of Tensors (or one) with requires_grad, leaves or not; gradient: array or Tensor of
     output's shape, may be left out where output has a single entry. Returns a list, one per input, of its shape and dtype:
-    arrays, or with create_graph=True Tensors that can be differentiated again. Zeros without influence. TypeError for arrays.
+    arrays, or Tensors to differentiate again (create_graph=True); zeros for an input without influence. TypeError for arrays.
         >>> x = Tensor([3.0], requires_grad=True)
         >>> grad(x ** 3, x)
         [array([27.])]
