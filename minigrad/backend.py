@@ -8,13 +8,17 @@ noise where it is needed. This is the only module that imports CuPy.
 """
 from __future__ import annotations
 
+from types import ModuleType
+from typing import Any
+
 import numpy as np
 from scipy import sparse, special
 
 DEVICES = ("numpy", "cupy")
+Array = Any  # in annotations: what formulas take, an array of NumPy or CuPy, a Tensor or a number; see each docstring
 
 
-def device_of(x) -> str:
+def device_of(x: Array) -> str:
     """The name of the library whose array `x` is: "numpy", "cupy", or the module of another array type.
 
     x: an array, a sparse matrix, a Tensor or a scalar; Python and NumPy scalars belong to no device and count as "numpy".
@@ -41,7 +45,7 @@ def _cupy():
     return cupy
 
 
-def to_device(x, device: str):
+def to_device(x: Array, device: str) -> Array:
     """The same array on a device; `x` itself where it is there already.
 
     x: a dense array or a CSR matrix, any shape and dtype; device: "numpy" or "cupy".
@@ -60,12 +64,12 @@ def to_device(x, device: str):
     return cupy.asarray(x)
 
 
-def to_host(x):
-    """The same array as NumPy's; `x` itself where it is that already. Shape and dtype stay."""
+def to_host(x: Array) -> Array:
+    """The same array as NumPy's, of any shape; `x` itself where it is that already. Shape and dtype stay."""
     return x if device_of(x) == "numpy" else x.get()
 
 
-def assign(target, values) -> None:
+def assign(target: Array, values) -> None:
     """Write host numbers into an array, in place, wherever it is: target[...] = values.
 
     target: any array; values: a host array or number that broadcasts to its shape; it is cast to target's dtype.
@@ -73,20 +77,23 @@ def assign(target, values) -> None:
     target[...] = to_device(np.asarray(values, target.dtype), device_of(target))
 
 
-def add_at(target, index, values) -> None:
-    """target[index] += values, in place, where an entry that the index names twice gets both.
+def add_at(target: Array, index, values) -> None:
+    """target[index] += values, in place, any shape, where an entry that the index names twice gets both.
 
     numpy.add.at follows the array, but CuPy's array answers to it only where the index is one array.
     """
     (np if device_of(target) == "numpy" else _cupy()).add.at(target, index, values)
 
 
-def at_a_time(x, n: int) -> int:
-    """How many entries of x to update at a time: n, few enough for the processor's cache; on a GPU all, calls being dear."""
+def at_a_time(x: Array, n: int) -> int:
+    """How many entries of x to update at a time: n, few enough for the processor's cache; on a GPU all, calls being dear.
+
+    x: any shape.
+    """
     return n if device_of(x) == "numpy" else x.size
 
 
-def generator(key, device: str = "numpy"):
+def generator(key, device: str = "numpy") -> np.random.Generator:
     """A generator of random numbers on a device, its stream a function of `key` (a sequence of non-negative integers).
 
     A fresh one a step, `generator([seed, purpose, epoch, step])`, leaves no state to save: a run that resumes, or is
@@ -99,10 +106,10 @@ def generator(key, device: str = "numpy"):
     return random.Generator(random.Philox4x3210(np.random.SeedSequence(key)))
 
 
-def special_of(x):
+def special_of(x: Array) -> ModuleType:
     """The module of special functions for an array: `scipy.special`, or `cupyx.scipy.special` for one on the GPU.
 
-    Needed for the functions of `scipy.special` that are no ufuncs and so do not follow the array by themselves.
+    x: any shape. Needed for the functions of `scipy.special` that are no ufuncs and so do not follow the array by themselves.
     """
     if device_of(x) != "cupy":
         return special
@@ -126,19 +133,22 @@ def explained(error: Exception, name: str, arrays) -> Exception:
     return kind(f"{name}({', '.join(map(describe, arrays))}): {error}{advice}")
 
 
-def is_sparse(x) -> bool:
+def is_sparse(x: Array) -> bool:
     """Whether x is a sparse matrix or array, SciPy's or CuPy's."""
     return hasattr(x, "tocsr")
 
 
-def as_array(x):
-    """What a Tensor may hold: plain arrays as they are, NumPy's subclasses and what NumPy can read as plain arrays."""
+def as_array(x: Array) -> Array:
+    """What a Tensor may hold: plain arrays as they are, NumPy's subclasses and what NumPy can read as plain arrays.
+
+    x: any shape and dtype, both of which stay. TypeError for a masked array.
+    """
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError("a masked array: its mask would be lost; fill it first, or select with numpy.where")
     return np.asarray(x) if isinstance(x, np.ndarray) or not hasattr(x, "__array_function__") else x
 
 
-def settled(x, dtype: np.dtype, name: str, sparse_too=False):
+def settled(x: Array, dtype: np.dtype, name: str, sparse_too: bool = False) -> Array:
     """An operand beside a Tensor, made to follow its dtype: scalars and integer arrays are cast, floating arrays kept.
 
     So float32 stays float32 in `t * np.log(2)`, and in SciPy's functions, which know no weak Python scalars.
@@ -161,6 +171,13 @@ def settled(x, dtype: np.dtype, name: str, sparse_too=False):
     if x.dtype.kind not in "fiub":
         raise TypeError(f"{name}: an operand is an array of {x.dtype}; Tensors are of real numbers")
     return x if x.dtype.kind == "f" else x.astype(dtype)
+
+
+def unbroadcast(g: Array, shape: tuple) -> Array:
+    """Undo broadcasting: a gradient (or a Tensor) summed over the axes along which its input, of this shape, was stretched."""
+    lead = g.ndim - len(shape)
+    axes = (*range(lead), *[lead + i for i, n in enumerate(shape) if n == 1 and g.shape[lead + i] != 1])
+    return np.reshape(np.sum(g, axis=axes), shape)
 
 
 def not_an_array() -> Exception:

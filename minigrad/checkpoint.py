@@ -180,7 +180,7 @@ class Saved:
         return {"model": type(self).__name__, "config": self.config, **{n: getattr(self, n) for n in self.described}}
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path) -> Saved:
         """The model that `save` (or a checkpoint of `fit`) wrote, in evaluation mode. ValueError for any other file."""
         arrays, meta = load(path)
         if meta.get("model") != cls.__name__:

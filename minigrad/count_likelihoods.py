@@ -5,8 +5,8 @@ paper, and runs on any array; a *kernel* is the same function written for speed 
 
 The distributions. x is a count, mu its mean, theta the inverse dispersion: variance = mu + mu^2/theta, so that theta ->
 infinity is the Poisson. All three parameters may be anything between 0 and infinity, so the functions take logarithms
-(Lopez et al. 2018, "Deep generative modeling for single-cell transcriptomics", Nature Methods 15:1053, eq. of the
-Methods), with d = log_mu - log_theta and a = zi_logits, the log odds of a zero that the NB does not explain:
+(Lopez et al. 2018, "Deep generative modeling for single-cell transcriptomics", Nature Methods 15:1053, Methods; chapter,
+"scVI architecture"), with d = log_mu - log_theta and a = zi_logits, the log odds of a zero that the NB does not explain:
 
     log NB(x)      = lgamma(x+theta) - lgamma(theta) - lgamma(x+1) - theta softplus(d) - x softplus(-d)
     log ZINB(0)    = softplus(-a - theta softplus(d)) - softplus(-a)
@@ -41,6 +41,7 @@ import threading
 import numpy as np
 from scipy import sparse, special
 
+from minigrad.backend import Array
 from minigrad.functional import fused, log_softmax
 
 HALF_LOG_2PI = 0.5 * np.log(2.0 * np.pi)
@@ -66,19 +67,28 @@ def _on_support(x, like):
     return np.where(whole, x, 0.0), np.where(whole, 0.0, np.where(x != x, x, -np.inf))
 
 
-def poisson_twin(x, log_rate):
+def poisson_twin(x: Array, log_rate: Array) -> Array:
+    """x log_rate - exp(log_rate) - lgamma(x+1): log Poisson(x), elementwise, in nats; any shapes that broadcast."""
     x, outside = _on_support(x, log_rate)
     return x * log_rate - np.exp(log_rate) - special.gammaln(x + 1.0) + outside
 
 
-def nb_twin(x, log_mu, log_theta):
+def nb_twin(x: Array, log_mu: Array, log_theta: Array) -> Array:
+    """log NB(x) = lgamma(x+theta) - lgamma(theta) - lgamma(x+1) - theta softplus(d) - x softplus(-d), d = log_mu - log_theta.
+
+    Elementwise, in nats; any shapes that broadcast.
+    """
     x, outside = _on_support(x, log_mu)
     theta, d = np.exp(log_theta), log_mu - log_theta
     ways = special.gammaln(x + theta) - special.gammaln(theta) - special.gammaln(x + 1.0)
     return ways - theta * np.logaddexp(0.0, d) - x * np.logaddexp(0.0, -d) + outside
 
 
-def zinb_twin(x, log_mu, log_theta, zi_logits):
+def zinb_twin(x: Array, log_mu: Array, log_theta: Array, zi_logits: Array) -> Array:
+    """log ZINB(0) = softplus(-a - theta softplus(d)) - softplus(-a), log ZINB(x>0) = log NB(x) - softplus(a), a = zi_logits.
+
+    Elementwise, in nats; any shapes that broadcast; d as in `nb_twin`.
+    """
     nb_zero = -np.exp(log_theta) * np.logaddexp(0.0, log_mu - log_theta)
     zero = np.logaddexp(0.0, nb_zero - zi_logits) - np.logaddexp(0.0, -zi_logits)
     return np.where(_beside(x, log_mu) == 0, zero, nb_twin(x, log_mu, log_theta) - np.logaddexp(0.0, zi_logits))
@@ -231,7 +241,7 @@ def _nb(needs, x, log_mu, log_theta):
     """log NB(x) with mean mu and variance mu + mu^2/theta, in nats.
 
     x: counts, any dtype; log_mu, log_theta: float32 or float64; any shapes that broadcast together. Result: the
-    broadcast shape, in the dtype of the parameters. Differentiable in both. Equation: the module's head.
+    broadcast shape, in the dtype of the parameters. Differentiable in both. Equation: `nb_twin` (Lopez et al. 2018).
     """
     return _elementwise(_exact_nb, x, [log_mu, log_theta], needs)
 
@@ -665,7 +675,7 @@ def _poisson_cells(needs, counts, log_mu):
 
     counts: (n_cells, n_genes), any SciPy sparse matrix or a dense array, of any dtype; log_mu: (n_cells, n_genes),
     float32 or float64. Result: (n_cells,) in the dtype of log_mu; 0 for a cell without counts. Differentiable in
-    log_mu. Raises ValueError where the shapes differ.
+    log_mu. Raises ValueError where the shapes differ. Equation: the module's head, log p = sum over genes of `poisson_twin`.
     """
     return _cells(_poisson_block, needs, counts, log_mu)
 
@@ -676,7 +686,7 @@ def _nb_cells(needs, counts, log_mu, log_theta):
     counts: (n_cells, n_genes), any SciPy sparse matrix or a dense array, of any dtype; log_mu: (n_cells, n_genes),
     float32 or float64; log_theta: (n_genes,), quickest, or anything that broadcasts to (n_cells, n_genes). Result:
     (n_cells,) in the dtype of the parameters; 0 for a cell without counts. Differentiable in log_mu and log_theta.
-    Raises ValueError where the shapes differ. Equation: the module's head.
+    Raises ValueError where the shapes differ. Equation: the module's head, log p = sum over genes of `nb_twin`.
     """
     return _cells(_nb_block, needs, counts, log_mu, log_theta)
 

@@ -13,19 +13,21 @@ Know after: how rows become minibatches, what is held out for validation, and ho
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from scipy import sparse
 
 from minigrad import backend
+from minigrad.backend import Array
 
 SPLIT, ORDER, NOISE, VALIDATION = range(4)  # purposes of random numbers: the second entry of a generator's key
 ENTRIES = 2**16                             # non-zeros a block: half a megabyte, read in about the time it takes to seek
 AT_ONCE = 128                               # blocks shuffled together: 64 MB, of which four copies exist for a moment
 
 
-def take_rows(column, rows: np.ndarray):
+def take_rows(column: Array, rows: np.ndarray) -> Array:
     """The given rows (integer array, any order, repeats allowed) of a dense array or CSR matrix, as the same kind.
 
     For CSR this is some three times as fast as SciPy's own indexing at 128 rows, which checks more than needed here.
@@ -43,7 +45,10 @@ def take_rows(column, rows: np.ndarray):
 
 
 def split(n_rows: int, validation: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers for training and for validation, both sorted: a random fraction `validation` in [0, 1) is held out."""
+    """Row numbers for training and for validation, both sorted: a random fraction `validation` in [0, 1) is held out.
+
+    Two arrays, (n_rows - n,) and (n,). ValueError for another fraction.
+    """
     if not 0 <= validation < 1:
         raise ValueError(f"validation must be a fraction in [0, 1), not {validation}")
     order = backend.generator([seed, SPLIT]).permutation(n_rows)
@@ -93,7 +98,7 @@ class Blocks:
             return part
         return Blocks(read, self.file_bounds, len(columns), self.dtype, self.file_rows)
 
-    def block(self, i: int):
+    def block(self, i: int) -> sparse.csr_array:
         """Rows bounds[i] to bounds[i + 1], as a CSR matrix in memory."""
         start, stop = self.file_bounds[i:i + 2]
         x, rows = self.read(int(start), int(stop)), self.file_rows[self.bounds[i]:self.bounds[i + 1]] - start
@@ -105,23 +110,25 @@ class Blocks:
 
 
 def block_bounds(indptr: np.ndarray) -> np.ndarray:
-    """Where to cut CSR rows with this indptr (n_rows + 1,) into blocks of about ENTRIES entries: `bounds` of Blocks."""
+    """Where to cut CSR rows with this indptr, shape (n_rows + 1,), into blocks of about ENTRIES entries: `bounds` of Blocks."""
     starts = np.searchsorted(indptr[:-1], np.arange(0, max(indptr[-1], 1), ENTRIES))
     return np.unique(np.append(starts, [0, len(indptr) - 1]))
 
 
-def pieces(column):
+def pieces(column: Array) -> Iterator[tuple[int, Array]]:
     """Yield (first row, rows as an array or CSR matrix in memory) of a column of any kind, in order, a few MB each."""
     if isinstance(column, Blocks):
-        bounds, piece = column.bounds, lambda i: column.block(i)
+        bounds, piece = column.bounds, column.block
     else:
         bounds = (block_bounds(column.indptr) if sparse.issparse(column) else
                   np.arange(0, len(column) + 1 + (step := max(1, ENTRIES // column.shape[1])), step).clip(max=len(column)))
-        piece = lambda i: column[bounds[i]:bounds[i + 1]]
+
+        def piece(i):
+            return column[bounds[i]:bounds[i + 1]]
     yield from ((int(bounds[i]), piece(i)) for i in range(len(bounds) - 1) if bounds[i] < bounds[i + 1])
 
 
-def ahead(items):
+def ahead(items) -> Iterator:
     """The items of an iterator, none of which is None: while one is used, a thread makes the next."""
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, items, None)
@@ -137,7 +144,7 @@ class Minibatches:
     columns: sequence of arrays, CSR matrices or Blocks of the same length, at most the first one of them Blocks; rows:
     those to use (None: all; increasing where there are Blocks); batch_size: rows a minibatch. shard: (i, n), of every
     minibatch only the i-th of n equal parts is given. One or two rows left over for a last minibatch (for each part)
-    join its neighbour: batch norm could not use them.
+    join its neighbour: batch norm could not use them. ValueError for columns of different length, and a batch_size below 1.
     """
 
     def __init__(self, columns, batch_size: int, rows: np.ndarray | None = None, shard: tuple[int, int] = (0, 1)):
@@ -165,7 +172,7 @@ class Minibatches:
             return self._from_disk([[i] for i in range(len(self.columns[0].bounds) - 1)], None, 0)
         return self._in_order(self.rows, 0)
 
-    def shuffled(self, seed: int, epoch: int, first: int = 0):
+    def shuffled(self, seed: int, epoch: int, first: int = 0) -> Iterator:
         """Minibatches of one epoch in its own random order, from minibatch number `first` on."""
         key = [seed, ORDER, epoch]
         if self.on_disk:

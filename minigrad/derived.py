@@ -8,6 +8,7 @@ Know after: why a table of some fifty rules is enough for NumPy, and what Tensor
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from functools import reduce, wraps
 from math import log
 
@@ -15,11 +16,12 @@ import numpy as np
 from scipy import special
 
 from minigrad import backend, ops
+from minigrad.backend import Array
 from minigrad.ops import concatenate, einsum, logabsdet, reshape
 from minigrad.tensor import IMPLEMENTATIONS, Tensor
 
 
-def implements(*functions):
+def implements(*functions) -> Callable:
     """Decorator: this is what NumPy's `functions` do when given Tensors."""
     def register(implementation):
         @wraps(implementation)
@@ -68,23 +70,23 @@ def _root(total):
 
 # -------------------------------------------------------------------------------------------------------- statistics
 @implements(np.mean)
-def mean(x, axis=None, *, keepdims=False):
+def mean(x: Array, axis=None, *, keepdims: bool = False) -> Array:
     return _divided(np.sum(x, axis=axis, keepdims=keepdims), _count(x, axis))
 
 
 @implements(np.var)
-def var(x, axis=None, *, ddof=0, keepdims=False):
+def var(x: Array, axis=None, *, ddof: int = 0, keepdims: bool = False) -> Array:
     centred = x - mean(x, axis, keepdims=True)
     return _divided(np.sum(np.square(centred), axis=axis, keepdims=keepdims), _count(x, axis) - ddof)
 
 
 @implements(np.std)
-def std(x, axis=None, *, ddof=0, keepdims=False):
+def std(x: Array, axis=None, *, ddof: int = 0, keepdims: bool = False) -> Array:
     return _root(var(x, axis, ddof=ddof, keepdims=keepdims))
 
 
 @implements(np.prod)
-def prod(x, axis=None, *, keepdims=False):
+def prod(x: Array, axis=None, *, keepdims: bool = False) -> Array:
     """Multiplied in pairs, then pairs of pairs: unlike y / x as a rule, right where entries are 0, to every order."""
     for a in _axes(axis, x.ndim):
         x = swapaxes(x, 0, a)
@@ -102,7 +104,7 @@ def _zero(x):
 
 
 @implements(np.linalg.norm)
-def norm(x, ord=None, axis=None, keepdims=False):
+def norm(x: Array, ord=None, axis=None, keepdims: bool = False) -> Array:
     """Euclidean length of all entries or along axis (a number); other norms are not offered. Its slope at 0 is 0."""
     if ord not in (None, 2, "fro") or ord == 2 and x.ndim > 1 and not isinstance(axis, int):
         raise TypeError(f"numpy.linalg.norm of a Tensor: only the Euclidean norm is offered, not ord={ord!r}")
@@ -111,7 +113,7 @@ def norm(x, ord=None, axis=None, keepdims=False):
 
 # ------------------------------------------------------------------------------------------------------- elementwise
 @implements(np.clip)
-def clip(x, a_min=None, a_max=None, *, min=None, max=None):
+def clip(x: Array, a_min=None, a_max=None, *, min=None, max=None) -> Array:
     """As PyTorch's clamp: entries that lie on a bound let the gradient pass."""
     a_min, a_max = a_min if min is None else min, a_max if max is None else max
     x = x if a_min is None else np.where(x < a_min, a_min, x)
@@ -119,38 +121,38 @@ def clip(x, a_min=None, a_max=None, *, min=None, max=None):
 
 
 @implements(np.exp2)
-def exp2(x):
+def exp2(x: Array) -> Array:
     return np.exp(x * log(2.0))
 
 
 @implements(np.log2)
-def log2(x):
+def log2(x: Array) -> Array:
     return np.log(x) * (1.0 / log(2.0))
 
 
 @implements(np.log10)
-def log10(x):
+def log10(x: Array) -> Array:
     return np.log(x) * (1.0 / log(10.0))
 
 
 @implements(np.tan)
-def tan(x):
+def tan(x: Array) -> Array:
     return np.sin(x) / np.cos(x)
 
 
 @implements(np.positive, np.copy)
-def positive(x):
+def positive(x: Array) -> Array:
     return x
 
 
 # ------------------------------------------------------------------------------------------------------------ shapes
 @implements(np.ravel)
-def ravel(x):
+def ravel(x: Array) -> Array:
     return reshape(x, (x.size,))
 
 
 @implements(np.moveaxis)
-def moveaxis(x, source, destination):
+def moveaxis(x: Array, source, destination) -> Array:
     start, end = [_axes(tuple(a) if hasattr(a, "__len__") else a, x.ndim) for a in (source, destination)]
     if len(start) != len(end):
         raise ValueError(f"moveaxis: {len(start)} axes to move, {len(end)} places to move them to")
@@ -161,7 +163,7 @@ def moveaxis(x, source, destination):
 
 
 @implements(np.swapaxes)
-def swapaxes(x, axis1, axis2):
+def swapaxes(x: Array, axis1, axis2) -> Array:
     order = list(range(x.ndim))
     (a, b) = _axes((axis1, axis2), x.ndim)
     order[a], order[b] = b, a
@@ -169,12 +171,12 @@ def swapaxes(x, axis1, axis2):
 
 
 @implements(np.matrix_transpose)
-def matrix_transpose(x):
+def matrix_transpose(x: Array) -> Array:
     return swapaxes(x, -1, -2)
 
 
 @implements(np.expand_dims)
-def expand_dims(x, axis):
+def expand_dims(x: Array, axis) -> Array:
     axis = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
     new = _axes(axis, x.ndim + len(axis))
     if len(set(new)) < len(new):
@@ -184,7 +186,7 @@ def expand_dims(x, axis):
 
 
 @implements(np.squeeze)
-def squeeze(x, axis=None):
+def squeeze(x: Array, axis=None) -> Array:
     gone = [a for a in range(x.ndim) if x.shape[a] == 1] if axis is None else _axes(axis, x.ndim)
     for a in gone:
         if x.shape[a] != 1:
@@ -198,13 +200,13 @@ def _before(x, axis) -> tuple:
 
 
 @implements(np.flip)
-def flip(x, axis=None):
+def flip(x: Array, axis=None) -> Array:
     axes = _axes(axis, x.ndim)
     return x[tuple(slice(None, None, -1 if a in axes else 1) for a in range(x.ndim))]
 
 
 @implements(np.roll)
-def roll(x, shift, axis=None):
+def roll(x: Array, shift, axis=None) -> Array:
     if axis is None:
         return reshape(roll(ravel(x), shift, 0), x.shape)
     for by, a in np.broadcast(shift, axis):
@@ -224,23 +226,23 @@ def _concatenate(arrays, axis=0):
 
 
 @implements(np.stack)
-def stack(arrays, axis=0):
+def stack(arrays, axis=0) -> Array:
     return concatenate(*[np.expand_dims(x, axis) for x in _settled("stack", *arrays)], axis=axis)
 
 
 @implements(np.vstack)
-def vstack(tup):
+def vstack(tup) -> Array:
     return concatenate(*[x if x.ndim > 1 else np.reshape(x, (1, -1)) for x in _settled("vstack", *tup)], axis=0)
 
 
 @implements(np.hstack)
-def hstack(tup):
+def hstack(tup) -> Array:
     tup = [x if x.ndim else np.reshape(x, (1,)) for x in _settled("hstack", *tup)]
     return concatenate(*tup, axis=0 if tup[0].ndim == 1 else 1)
 
 
 @implements(np.split)
-def split(x, indices_or_sections, axis=0):
+def split(x: Array, indices_or_sections, axis=0) -> list[Tensor]:
     """A list of Tensors: in equal sections, or cut before each index."""
     ends, before = indices_or_sections, _before(x, axis)
     n = x.shape[len(before)]
@@ -253,13 +255,13 @@ def split(x, indices_or_sections, axis=0):
 
 # ----------------------------------------------------------------------------------------------------------- reading
 @implements(np.take)
-def take(x, indices, axis=None):
+def take(x: Array, indices, axis=None) -> Array:
     indices = list(indices) if isinstance(indices, tuple) else indices
     return ravel(x)[indices] if axis is None else x[(*_before(x, axis), indices)]
 
 
 @implements(np.take_along_axis)
-def take_along_axis(x, indices, axis=-1):
+def take_along_axis(x: Array, indices, axis=-1) -> Array:
     if axis is None:
         return ravel(x)[indices]
     axis = len(_before(x, axis))
@@ -269,7 +271,7 @@ def take_along_axis(x, indices, axis=-1):
 
 
 @implements(np.sort)
-def sort(x, axis=-1):
+def sort(x: Array, axis=-1) -> Array:
     """Each sorted entry passes its gradient to where it came from; among equal ones, to the earlier first."""
     if axis is None:
         return sort(ravel(x))
@@ -277,7 +279,7 @@ def sort(x, axis=-1):
 
 
 @implements(np.diagonal)
-def diagonal(x, offset=0, axis1=0, axis2=1):
+def diagonal(x: Array, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Array:
     x = moveaxis(x, (axis1, axis2), (-2, -1))
     n = min(x.shape[-2] + min(offset, 0), x.shape[-1] - max(offset, 0))
     i = np.arange(max(n, 0), like=x.data)
@@ -285,22 +287,22 @@ def diagonal(x, offset=0, axis1=0, axis2=1):
 
 
 @implements(np.trace)
-def trace(x, offset=0, axis1=0, axis2=1):
+def trace(x: Array, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Array:
     return np.sum(diagonal(x, offset, axis1, axis2), axis=-1)
 
 
 @implements(np.tril)
-def tril(x, k=0):
+def tril(x: Array, k: int = 0) -> Array:
     return np.where(np.tril(np.ones_like(x.data, dtype=bool), k), x, 0.0)
 
 
 @implements(np.triu)
-def triu(x, k=0):
+def triu(x: Array, k: int = 0) -> Array:
     return np.where(np.triu(np.ones_like(x.data, dtype=bool), k), x, 0.0)
 
 
 @implements(np.diff)
-def diff(x, n=1, axis=-1):
+def diff(x: Array, n: int = 1, axis=-1) -> Array:
     before = _before(x, axis)
     for _ in range(n):
         x = x[(*before, slice(1, None))] - x[(*before, slice(None, -1))]
@@ -309,7 +311,7 @@ def diff(x, n=1, axis=-1):
 
 # ---------------------------------------------------------------------------------------------------- linear algebra
 @implements(np.matmul)
-def matmul(a, b):
+def matmul(a: Array, b: Array) -> Array:
     """The table's matmul knows matrices; a vector is a row on the left and a column on the right, as in NumPy."""
     a, b = _settled("matmul", a, b)
     if a.ndim > 1 and b.ndim > 1 or a.ndim == 0 or b.ndim == 0:
@@ -321,7 +323,7 @@ def matmul(a, b):
 
 
 @implements(np.linalg.solve)
-def solve(a, b):
+def solve(a: Array, b: Array) -> Array:
     """A vector b is a column; stacks of matrices are stretched to one shape here, which CuPy's solve does not do."""
     a, b = _settled("solve", a, b)
     if b.ndim == 1:
@@ -334,7 +336,7 @@ def solve(a, b):
 
 
 @implements(np.dot)
-def dot(a, b):
+def dot(a: Array, b: Array) -> Array:
     a, b = _settled("dot", a, b)
     if a.ndim == 0 or b.ndim == 0:
         return a * b
@@ -342,25 +344,25 @@ def dot(a, b):
 
 
 @implements(np.inner)
-def inner(a, b):
+def inner(a: Array, b: Array) -> Array:
     a, b = _settled("inner", a, b)
     return a * b if a.ndim == 0 or b.ndim == 0 else tensordot(a, b, ((-1,), (-1,)))
 
 
 @implements(np.vdot)
-def vdot(a, b):
+def vdot(a: Array, b: Array) -> Array:
     a, b = [np.ravel(x) for x in _settled("vdot", a, b)]
     return matmul(a, b)
 
 
 @implements(np.outer)
-def outer(a, b):
+def outer(a: Array, b: Array) -> Array:
     a, b = _settled("outer", a, b)
     return np.reshape(a, (-1, 1)) * np.reshape(b, (1, -1))
 
 
 @implements(np.tensordot)
-def tensordot(a, b, axes=2):
+def tensordot(a: Array, b: Array, axes=2) -> Array:
     a, b = _settled("tensordot", a, b)
     if isinstance(axes, (int, np.integer)):
         axes = (range(a.ndim - axes, a.ndim), range(axes))
@@ -382,13 +384,13 @@ _Slogdet = type(np.linalg.slogdet(np.ones((1, 1))))  # NumPy's named pair; CuPy 
 
 
 @implements(np.linalg.slogdet)
-def slogdet(x):
+def slogdet(x: Array) -> tuple[np.ndarray, Tensor]:
     """(sign, log of the absolute determinant); the sign is a plain array, its derivative being 0."""
     return _Slogdet(np.linalg.slogdet(x.data)[0], logabsdet(x))
 
 
 @implements(np.linalg.multi_dot)
-def multi_dot(arrays):
+def multi_dot(arrays) -> Array:
     return reduce(matmul, arrays)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from scipy import special
 
 from minigrad import functional
+from minigrad.backend import Array
 from minigrad.count_likelihoods import nb_log_prob, poisson_log_prob, zinb_log_prob
 from minigrad.tensor import Tensor
 
@@ -38,22 +39,33 @@ def _joint_shape(*parameters):
 
 
 class Normal:
-    """The normal distribution. loc: mean; scale: standard deviation > 0, any shapes that broadcast."""
+    """The normal distribution. loc: mean; scale: standard deviation > 0, any shapes that broadcast.
 
-    def __init__(self, loc, scale):
+    Prior and posterior of every latent variable here, and the decoder of real numbers (chapter, "VAE Pytorch code"; Kingma &
+    Welling 2014, appendix C.2, eq. 12).
+
+        >>> Normal(0.0, np.array([1.0, 2.0])).log_prob(0.0).round(4)
+        array([-0.9189, -1.6121])
+        >>> Normal(1.0, np.array([2.0])).rsample(eps=np.array([0.5]))
+        array([2.])
+    """
+
+    def __init__(self, loc: Array, scale: Array):
         self.loc, self.scale = loc, scale
 
     mean = property(lambda self: self.loc + 0.0 * self.scale)
     variance = property(lambda self: self.scale ** 2 + 0.0 * self.loc)
 
-    def log_prob(self, x):
+    def log_prob(self, x: Array) -> Array:
         """-(x - loc)^2 / (2 scale^2) - log scale - log(2 pi) / 2, elementwise, in nats."""
         return -0.5 * np.square((x - self.loc) / self.scale) - _log(self.scale) - 0.5 * log(2.0 * pi)
 
-    def rsample(self, eps=None, rng=None):
-        """loc + scale * eps: a draw that gradients pass (Kingma & Welling 2014, section 2.4).
+    def rsample(self, eps: Array | None = None, rng: np.random.Generator | None = None) -> Array:
+        """loc + scale * eps: a draw that gradients pass (chapter, "The reparameterization trick"; Kingma & Welling
+        2014, section 2.4).
 
-        eps: standard normal noise of the joint shape; or rng, a generator to draw it from. Returns what loc is.
+        eps: standard normal noise of the joint shape; or rng, a generator to draw it from. Returns what loc is. TypeError
+        for both or neither.
         """
         if (eps is None) == (rng is None):
             raise TypeError("Normal.rsample: give either eps= (standard normal noise) or rng= (a generator)")
@@ -61,25 +73,31 @@ class Normal:
             eps = rng.standard_normal(_joint_shape(self.loc, self.scale), dtype=_dtype(self.loc, self.scale))
         return self.loc + self.scale * eps
 
-    def sample(self, rng):
+    def sample(self, rng: np.random.Generator) -> Array:
         """One draw for each entry, a plain array."""
         return _plain(Normal(_plain(self.loc), _plain(self.scale)).rsample(rng=rng))
 
 
 class Bernoulli:
-    """0 or 1. logits: log odds of 1, any shape. `log_prob` takes any x in [0, 1] (then a cross-entropy)."""
+    """0 or 1. logits: log odds of 1, any shape. `log_prob` takes any x in [0, 1] (then a cross-entropy).
 
-    def __init__(self, logits):
+    A decoder of yes and no (chapter, "The VAE decoder is a generative model"; Kingma & Welling 2014, appendix C.1, eq. 11).
+
+        >>> np.exp(Bernoulli(np.array([0.0, 2.0])).log_prob(1.0)).round(4)
+        array([0.5   , 0.8808])
+    """
+
+    def __init__(self, logits: Array):
         self.logits = logits
 
     mean = property(lambda self: special.expit(self.logits))
     variance = property(lambda self: special.expit(self.logits) * special.expit(-self.logits))
 
-    def log_prob(self, x):
+    def log_prob(self, x: Array) -> Array:
         """x log p + (1 - x) log(1 - p) = x * logits - log(1 + exp(logits)), elementwise, in nats."""
         return x * self.logits - functional.softplus(self.logits)
 
-    def sample(self, rng):
+    def sample(self, rng: np.random.Generator) -> Array:
         """One draw for each entry, a plain array of 0 and 1."""
         p = _plain(self.mean)
         return (rng.random(p.shape, dtype=p.dtype) < p).astype(p.dtype)
@@ -89,20 +107,24 @@ class Categorical:
     """One of k classes. logits: (..., k), unnormalised log-probabilities along the last axis.
 
     x is a one-hot array (..., k), or any non-negative weights of the classes (counts, fractions): then log_prob is
-    sum_k x_k log p_k, without the multinomial coefficient.
+    sum_k x_k log p_k, without the multinomial coefficient (chapter, "The VAE decoder is a generative model" and Figure 10;
+    as a decoder Kingma & Welling 2014, section 2.3, eq. 7 leaves its form open).
+
+        >>> np.exp(Categorical(np.log([0.2, 0.8])).log_prob(np.array([0.0, 1.0]))).round(4)
+        np.float64(0.8)
     """
 
-    def __init__(self, logits):
+    def __init__(self, logits: Array):
         self.logits = logits
 
     mean = property(lambda self: functional.softmax(self.logits))
     variance = property(lambda self: self.mean * (1.0 - self.mean))
 
-    def log_prob(self, x):
+    def log_prob(self, x: Array) -> Array:
         """sum_k x_k log softmax(logits)_k over the last axis: shape (...), in nats."""
         return np.sum(x * functional.log_softmax(self.logits), axis=-1)
 
-    def sample(self, rng):
+    def sample(self, rng: np.random.Generator) -> Array:
         """One draw for each row, one-hot, a plain array (..., k)."""
         p = _plain(self.mean)
         ends = np.cumsum(p, axis=-1)  # the last is 1 but for rounding
@@ -111,19 +133,26 @@ class Categorical:
 
 
 class Poisson:
-    """Counts with equal mean and variance. log_rate: log of the mean, any shape."""
+    """Counts with equal mean and variance. log_rate: log of the mean, any shape.
 
-    def __init__(self, log_rate):
+    What is left of the negative binomial where cells do not vary: y_ng given w_ng (Lopez et al. 2018, Methods; chapter, "scVI
+    architecture").
+
+        >>> np.exp(Poisson(np.log([3.0])).log_prob(2.0)).round(4)
+        array([0.224])
+    """
+
+    def __init__(self, log_rate: Array):
         self.log_rate = log_rate
 
     mean = property(lambda self: np.exp(self.log_rate))
     variance = mean
 
-    def log_prob(self, x):
+    def log_prob(self, x: Array) -> Array:
         """x log_rate - rate - log x!, elementwise, in nats. x: whole numbers >= 0."""
         return poisson_log_prob(x, self.log_rate)
 
-    def sample(self, rng):
+    def sample(self, rng: np.random.Generator) -> Array:
         """One count for each entry, a plain array of the parameters' dtype."""
         rate = np.exp(_plain(self.log_rate))
         return rng.poisson(rate, size=rate.shape).astype(rate.dtype)
@@ -132,20 +161,25 @@ class Poisson:
 class NegativeBinomial:
     """Counts with variance mu + mu^2 / theta: a Poisson whose rate is Gamma with mean mu and shape theta.
 
-    log_mu: log of the mean; log_theta: log of the inverse dispersion; shapes broadcast (Lopez et al. 2018, eq. 2-4).
+    log_mu: log of the mean; log_theta: log of the inverse dispersion; shapes broadcast (chapter, "scVI architecture"; Lopez et
+    al. 2018, Methods: w_ng is the Gamma, y_ng the Poisson of the generative process).
+
+        >>> p = NegativeBinomial(np.log([3.0]), np.log([2.0]))
+        >>> np.exp(p.log_prob(0.0)).round(4), p.variance.round(4)
+        (array([0.16]), array([7.5]))
     """
 
-    def __init__(self, log_mu, log_theta):
+    def __init__(self, log_mu: Array, log_theta: Array):
         self.log_mu, self.log_theta = log_mu, log_theta
 
     mean = property(lambda self: np.exp(self.log_mu + 0.0 * self.log_theta))
     variance = property(lambda self: np.exp(self.log_mu) + np.exp(2.0 * self.log_mu - self.log_theta))
 
-    def log_prob(self, x):
-        """Elementwise, in nats (DESIGN: count_likelihoods.py has the formula). x: whole numbers >= 0."""
+    def log_prob(self, x: Array) -> Array:
+        """log NB(x), elementwise, in nats; count_likelihoods.py has the formula. x: whole numbers >= 0."""
         return nb_log_prob(x, self.log_mu, self.log_theta)
 
-    def sample(self, rng):
+    def sample(self, rng: np.random.Generator) -> Array:
         """One count for each entry, a plain array of the parameters' dtype."""
         shape = _joint_shape(self.log_mu, self.log_theta)
         log_mu, log_theta = np.broadcast_to(_plain(self.log_mu), shape), np.broadcast_to(_plain(self.log_theta), shape)
@@ -154,24 +188,32 @@ class NegativeBinomial:
 
 
 class ZeroInflatedNegativeBinomial:
-    """A negative binomial that is replaced by 0 with probability pi = expit(zi_logits) (Lopez et al. 2018, eq. 5)."""
+    """A negative binomial that is replaced by 0 with probability pi = expit(zi_logits); shapes broadcast.
 
-    def __init__(self, log_mu, log_theta, zi_logits):
+    log_mu, log_theta: of the negative binomial; zi_logits: log odds of such a zero (chapter, "scVI architecture"; Lopez et al.
+    2018, Methods: h_ng of the generative process).
+
+        >>> p = ZeroInflatedNegativeBinomial(np.log([3.0]), np.log([2.0]), np.array([0.0]))
+        >>> np.exp(p.log_prob(0.0)).round(4)
+        array([0.58])
+    """
+
+    def __init__(self, log_mu: Array, log_theta: Array, zi_logits: Array):
         self.log_mu, self.log_theta, self.zi_logits = log_mu, log_theta, zi_logits
 
     mean = property(lambda self: np.exp(self.log_mu + 0.0 * self.log_theta) * special.expit(-self.zi_logits))
 
     @property
-    def variance(self):
-        """(1 - pi) (NB variance + pi mu^2)."""
+    def variance(self) -> Array:
+        """(1 - pi) (NB variance + pi mu^2), elementwise."""
         nb, pi_zero = NegativeBinomial(self.log_mu, self.log_theta), special.expit(self.zi_logits)
         return special.expit(-self.zi_logits) * (nb.variance + pi_zero * np.exp(2.0 * self.log_mu))
 
-    def log_prob(self, x):
+    def log_prob(self, x: Array) -> Array:
         """log(pi [x = 0] + (1 - pi) NB(x)), elementwise, in nats. x: whole numbers >= 0."""
         return zinb_log_prob(x, self.log_mu, self.log_theta, self.zi_logits)
 
-    def sample(self, rng):
+    def sample(self, rng: np.random.Generator) -> Array:
         """One count for each entry, a plain array of the parameters' dtype."""
         shape = _joint_shape(self.log_mu, self.log_theta, self.zi_logits)
         x = NegativeBinomial(np.broadcast_to(_plain(self.log_mu), shape), self.log_theta).sample(rng)
@@ -197,11 +239,15 @@ def _normal_kl_backward(g, y, saved, needs, q_loc, q_scale, p_loc, p_scale):
 _normal_kl = functional.fused(_normal_kl_twin, _normal_kl_forward, _normal_kl_backward, "normal_kl")
 
 
-def kl_divergence(q, p):
+def kl_divergence(q, p) -> Array:
     """KL(q || p) = E_q[log q - log p], in closed form, in nats; differentiable in the parameters of both.
 
     Elementwise for two Normal (shape of the broadcast parameters) or two Bernoulli, over the last axis for two
-    Categorical. TypeError for other pairs.
+    Categorical. TypeError for other pairs. See chapter, "Two optimization objectives" and "VAE Pytorch code"; Kingma & Welling
+    2014, appendix B and eq. 10.
+
+        >>> kl_divergence(Normal(np.array([1.0]), 1.0), Normal(0.0, 1.0))
+        array([0.5])
     """
     if isinstance(q, Normal) and isinstance(p, Normal):
         return _normal_kl(q.loc, q.scale, p.loc, p.scale)

@@ -19,6 +19,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -422,7 +423,7 @@ class _Run:
 
 
 @contextmanager
-def evaluating(model):
+def evaluating(model) -> Iterator[None]:
     """Within: evaluation mode and nothing recorded; afterwards the mode as before."""
     before = model.training
     model.eval()

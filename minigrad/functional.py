@@ -11,15 +11,17 @@ Know after: every function that the layers of nn.py are made of.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 
 import numpy as np
 from scipy import sparse
 
 from minigrad import ops
+from minigrad.backend import Array
 from minigrad.tensor import Tensor, recorded
 
 
-def fused(twin, forward, backward, name):
+def fused(twin, forward, backward, name) -> Callable:
     """Put a hand-written kernel into the table beside its twin, the same function as a plain NumPy formula.
 
     forward(needs, *inputs, **keywords) gives (y, saved): the result, and whatever backward wants to keep; needs says of
@@ -71,12 +73,12 @@ def _relu(x):
 relu = fused(_relu, lambda needs, x: (np.maximum(x, 0), None), lambda g, y, saved, needs, x: [g * (y != 0)], "relu")
 
 
-def softplus(x):
+def softplus(x: Array) -> Array:
     """log(1 + exp(x)), elementwise, without overflow. Any shape; the dtype stays. Its slope is the logistic function."""
     return np.logaddexp(x, 0.0)
 
 
-def polygamma(n: int, x):
+def polygamma(n: int, x: Array) -> Array:
     """The n-th derivative of digamma, elementwise (n >= 1; scipy.special.polygamma, which does not dispatch)."""
     return ops.polygamma(x if _is_floating(x) else np.asarray(x, np.float64), n)
 
@@ -85,7 +87,7 @@ def _is_floating(x):
     return hasattr(x, "dtype") and x.dtype.kind == "f"
 
 
-def dropout(x, mask):
+def dropout(x: Array, mask: Array) -> Array:
     """x * mask: entries where mask is 0 are dropped. x and mask: same shape.
 
     mask holds 0 with probability p and 1 / (1 - p) otherwise, so that the expectation of x stays (Srivastava et al.
@@ -102,8 +104,11 @@ def _highest(x, axis):
     return np.where(np.isfinite(highest), highest, np.zeros_like(highest))
 
 
-def logsumexp(x, axis=None, keepdims=False):
-    """log of the sum of exp(x) over `axis` (None: all), without overflow. Its gradient is softmax(x)."""
+def logsumexp(x: Array, axis=None, keepdims: bool = False) -> Array:
+    """log of the sum of exp(x) over `axis` (None: all), without overflow. Its gradient is softmax(x).
+
+    x: any shape and floating dtype, which stays; the axis goes, or with keepdims gets length 1.
+    """
     highest = _highest(x, axis)
     with np.errstate(divide="ignore"):  # the sum over nothing but -inf is 0, and its logarithm rightly -inf
         total = np.log(np.sum(np.exp(x - highest), axis=axis, keepdims=True)) + highest
@@ -133,7 +138,7 @@ softmax = fused(_softmax, _softmax_forward, _softmax_backward, "softmax")
 
 
 def _log_softmax(x, *, axis=-1):
-    """x - logsumexp(x) along `axis`: the logarithm of softmax, exact where softmax itself would round to 0."""
+    """x - logsumexp(x) along `axis`: the logarithm of softmax, exact where softmax itself would round to 0. Any shape."""
     return x - logsumexp(x, axis=axis, keepdims=True)
 
 
@@ -154,11 +159,12 @@ log_softmax = fused(_log_softmax, _log_softmax_forward, _log_softmax_backward, "
 
 
 # ----------------------------------------------------------------------------------------------------- normalisation
-def batch_norm(x, weight, bias, eps=1e-5):
+def batch_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> tuple[Array, np.ndarray, np.ndarray]:
     """Each feature to mean 0 and variance 1 over the minibatch, then scaled and shifted (Ioffe & Szegedy 2015, alg. 1).
 
     x: (n, n_features), n >= 2; weight, bias: (n_features,); eps: added to the variance. Returns (y, mean, var): y as x,
     and the minibatch's mean and (biased) variance as plain arrays (n_features,), for the caller's running statistics.
+    ValueError for other shapes.
     """
     data = x.data if isinstance(x, Tensor) else x
     if data.ndim != 2 or data.shape[1:] != weight.shape:
@@ -198,8 +204,11 @@ def _standardize_backward(g, y, saved, needs, x, weight, bias, *, centred, var, 
 _standardize = fused(_standardize_twin, _standardize_forward, _standardize_backward, "batch_norm")
 
 
-def layer_norm(x, weight, bias, eps=1e-5):
-    """Each row to mean 0 and variance 1, then scaled and shifted (Ba et al. 2016). x: (..., n_features)."""
+def layer_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> Array:
+    """Each row to mean 0 and variance 1, then scaled and shifted (Ba et al. 2016). x: (..., n_features).
+
+    weight, bias: (n_features,); eps: added to the variance. ValueError for other shapes.
+    """
     if x.shape[-1:] != weight.shape:
         raise ValueError(f"layer_norm: x has shape {x.shape}, not (..., n_features) with weight's {weight.shape}")
     centred = x - np.mean(x, axis=-1, keepdims=True)
@@ -207,17 +216,21 @@ def layer_norm(x, weight, bias, eps=1e-5):
 
 
 # ------------------------------------------------------------------------------------------------------------ losses
-def mse(prediction, target):
-    """Mean squared error, a scalar: the mean over all entries of (prediction - target)^2. Same shapes."""
+def mse(prediction: Array, target: Array) -> Array:
+    """Mean squared error, a scalar = mean over all entries of (prediction - target)^2, in squared units of both.
+
+    ValueError for different shapes.
+    """
     if prediction.shape != target.shape:
         raise ValueError(f"mse: prediction has shape {prediction.shape}, target {target.shape}; they must be the same")
     return np.mean(np.square(prediction - target))
 
 
-def cross_entropy(logits, target):
+def cross_entropy(logits: Array, target: Array) -> Array:
     """Mean over rows of -sum_k target_k log softmax(logits)_k, a scalar, in nats.
 
     logits: (n, k); target: (n,) integer classes, or (n, k) weights of any sum (probabilities, expression profiles).
+    ValueError for other shapes, IndexError for a class that is not there.
     """
     if target.shape not in (logits.shape, logits.shape[:1]):
         raise ValueError(f"cross_entropy: logits {logits.shape} need a target of {logits.shape[:1]} or the same shape, "

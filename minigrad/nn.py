@@ -9,6 +9,8 @@ Know after: what PyTorch's torch.nn does when a layer is made, moved, saved, or 
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy import special
 
@@ -31,7 +33,7 @@ class Module:
     buffers = ()  # names of attributes that are saved and moved with the parameters, but not trained
     training = True
 
-    def children(self):
+    def children(self) -> Iterator[tuple[str, Module]]:
         """Yield (name, module) of the modules directly inside."""
         for name, value in vars(self).items():
             if isinstance(value, Module):
@@ -39,26 +41,26 @@ class Module:
             elif isinstance(value, (list, tuple)):
                 yield from ((f"{name}.{i}", m) for i, m in enumerate(value) if isinstance(m, Module))
 
-    def named_modules(self, prefix=""):
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """Yield (dotted name, module) of this and of all modules inside, in the order of definition."""
         yield prefix, self
         for name, child in self.children():
             yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
 
-    def named_parameters(self):
-        """Yield (dotted name, Tensor) of all parameters, in the order of definition."""
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield (dotted name, Tensor of any shape) of all parameters, in the order of definition."""
         for prefix, module in self.named_modules():
             for name, value in vars(module).items():
                 if isinstance(value, Tensor) and value.requires_grad and value.origin is None:
                     yield f"{prefix}.{name}" if prefix else name, value
 
-    def named_buffers(self):
+    def named_buffers(self) -> Iterator[tuple[str, Module, str]]:
         """Yield (dotted name, owner, attribute) of all buffers."""
         for prefix, module in self.named_modules():
             yield from ((f"{prefix}.{name}" if prefix else name, module, name) for name in module.buffers)
 
     def parameters(self) -> list[Tensor]:
-        """All parameters, as a list."""
+        """All parameters, of any shapes, as a list."""
         return [p for _, p in self.named_parameters()]
 
     @property
@@ -67,7 +69,7 @@ class Module:
         return next((backend.device_of(p.data) for p in self.parameters()), "numpy")
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Names to host copies of all parameters and buffers."""
+        """Names to host copies of all parameters and buffers; shapes and dtypes stay."""
         state = {name: np.array(p.numpy()) for name, p in self.named_parameters()}
         state.update({name: np.array(backend.to_host(getattr(m, a))) for name, m, a in self.named_buffers()})
         return state
@@ -85,17 +87,17 @@ class Module:
         for name, target in targets.items():
             backend.assign(target, state[name])
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> Module:
         """Switch to training (dropout drops, batch norm uses the minibatch), or with False to evaluation. Returns self."""
         for _, module in self.named_modules():
             module.training = mode
         return self
 
-    def eval(self):
+    def eval(self) -> Module:
         """Switch to evaluation: deterministic. Returns self."""
         return self.train(False)
 
-    def to(self, device: str):
+    def to(self, device: str) -> Module:
         """Move parameters and buffers to "numpy" or "cupy". Returns self. An optimiser is to be made after this."""
         for p in self.parameters():
             moved = backend.to_device(p.data, device)
@@ -107,9 +109,12 @@ class Module:
 
 
 class Linear(Module):
-    """x @ weight.T + bias. weight (n_out, n_in) and bias (n_out,) start uniform within 1/sqrt(n_in), as PyTorch's."""
+    """y = x @ weight.T + bias. weight (n_out, n_in) and bias (n_out,) start uniform within 1/sqrt(n_in), as PyTorch's.
 
-    def __init__(self, n_in: int, n_out: int, *, dtype=np.float32, rng=None):
+    x: (..., n_in), or CSR. The bound is that of He et al. 2015 with PyTorch's a = sqrt(5).
+    """
+
+    def __init__(self, n_in: int, n_out: int, *, dtype=np.float32, rng: np.random.Generator | None = None):
         rng = rng if rng is not None else _streams.spawn(1)[0]
         bound = 1.0 / np.sqrt(max(n_in, 1))
         self.weight = Parameter(rng.uniform(-bound, bound, (n_out, n_in)), dtype)
@@ -128,7 +133,7 @@ class BatchNorm1d(Module):
 
     buffers = ("running_mean", "running_var")
 
-    def __init__(self, n_features: int, *, momentum=0.1, eps=1e-5, dtype=np.float32):
+    def __init__(self, n_features: int, *, momentum: float = 0.1, eps: float = 1e-5, dtype=np.float32):
         self.weight, self.bias = Parameter(np.ones(n_features), dtype), Parameter(np.zeros(n_features), dtype)
         self.running_mean, self.running_var = np.zeros(n_features, dtype), np.ones(n_features, dtype)
         self.momentum, self.eps = momentum, eps
@@ -147,9 +152,12 @@ class BatchNorm1d(Module):
 
 
 class LayerNorm(Module):
-    """Each row to mean 0 and variance 1, then scaled and shifted by learned weight and bias. x: (..., n_features)."""
+    """Each row to mean 0 and variance 1, then scaled and shifted by learned weight and bias.
 
-    def __init__(self, n_features: int, *, eps=1e-5, dtype=np.float32):
+    x: (..., n_features). Ba et al. 2016, eq. 4.
+    """
+
+    def __init__(self, n_features: int, *, eps: float = 1e-5, dtype=np.float32):
         self.weight, self.bias = Parameter(np.ones(n_features), dtype), Parameter(np.zeros(n_features), dtype)
         self.eps = eps
 
@@ -160,10 +168,11 @@ class LayerNorm(Module):
 class Dropout(Module):
     """In training, each entry is 0 with probability p and divided by 1 - p otherwise; in evaluation nothing happens.
 
-    The mask comes from the generator that the call is given, or from one of its own.
+    The mask comes from the generator that the call is given, or from one of its own (Srivastava et al. 2014).
+    ValueError for a p outside of [0, 1).
     """
 
-    def __init__(self, p=0.5, seed=None):
+    def __init__(self, p: float = 0.5, seed: int | None = None):
         if not 0 <= p < 1:
             raise ValueError(f"Dropout: p must be in [0, 1), not {p}")
         self.p, self.rng = p, _streams.spawn(1)[0] if seed is None else np.random.default_rng(seed)
@@ -185,21 +194,28 @@ class ReLU(Module):
 
 
 class Sigmoid(Module):
-    """1 / (1 + exp(-x))."""
+    """y = 1 / (1 + exp(-x)), elementwise."""
 
     def __call__(self, x, rng=None):
         return special.expit(x)
 
 
 class Softmax(Module):
-    """exp(x) / sum of exp(x), along the last axis."""
+    """y = exp(x) / sum of exp(x), along the last axis."""
 
     def __call__(self, x, rng=None):
         return functional.softmax(x)
 
 
 class Sequential(Module):
-    """Layers one after the other: Sequential(Linear(8, 4), ReLU(), ...)."""
+    """Layers one after the other: Sequential(Linear(8, 4), ReLU(), ...).
+
+        >>> network = Sequential(Linear(8, 4), ReLU(), Linear(4, 1))
+        >>> network(np.ones((5, 8), np.float32)).shape
+        (5, 1)
+        >>> [(name, p.shape) for name, p in network.named_parameters()][:2]
+        [('layers.0.weight', (4, 8)), ('layers.0.bias', (4,))]
+    """
 
     def __init__(self, *layers: Module):
         self.layers = list(layers)

@@ -17,7 +17,10 @@ BLOCK = 32768  # weights updated at a time: Adam's four arrays of them fit the s
 
 
 class Optimizer:
-    """The arena, and what all optimisers share. `n_moments`: how many arrays of its own it keeps per weight."""
+    """The arena, and what all optimisers share. `n_moments`: how many arrays of its own it keeps per weight.
+
+    parameters: leaf Tensors of one dtype, any shapes. TypeError and ValueError for others.
+    """
 
     n_moments = 0
 
@@ -156,7 +159,7 @@ class AdamW(Adam):
     """Adam with decoupled weight decay: w -= learning_rate * weight_decay * w beside Adam's step.
 
     undecayed: those of the parameters that are left out of the decay (biases, normalisation). They come last in the
-    arena, so that the decayed weights of a block are one slice.
+    arena, so that the decayed weights of a block are one slice. ValueError for a stranger among them.
     """
 
     def __init__(self, parameters, learning_rate: float = 1e-3, betas=(0.9, 0.999), eps: float = 1e-8,
@@ -201,7 +204,7 @@ class CosineSchedule:
 
 
 class StepSchedule:
-    """The learning rate is multiplied by `factor` after every `every` calls of step()."""
+    """The learning rate = start * factor^floor(n / every) after n calls of step(): multiplied by `factor` every so often."""
 
     def __init__(self, optimizer: Optimizer, every: int, factor: float = 0.1):
         self.optimizer, self.start, self.every, self.factor, self.n = optimizer, optimizer.learning_rate, every, factor, 0

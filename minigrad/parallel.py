@@ -19,14 +19,16 @@ from __future__ import annotations
 
 import sys
 import traceback
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 
 from minigrad import backend
+from minigrad.backend import Array
 
 
-def ranks_of(parallel: str | None):
+def ranks_of(parallel: str | None) -> One | Ranks:
     """Who trains: `One` process for None, the `Ranks` that mpiexec started for "mpi". ValueError for another name."""
     if parallel not in (None, "mpi"):
         raise ValueError(f'parallel must be None or "mpi", not {parallel!r}')
@@ -38,11 +40,11 @@ class One:
 
     rank, size = 0, 1
 
-    def preparing(self):
+    def preparing(self) -> AbstractContextManager:
         """See Ranks."""
         return nullcontext()
 
-    def together(self):
+    def together(self) -> AbstractContextManager:
         """See Ranks."""
         return nullcontext()
 
@@ -61,16 +63,16 @@ class Ranks:
         self._mpi, self._comm = MPI, MPI.COMM_WORLD
         self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
 
-    def sum(self, array):
-        """Replace the entries of a contiguous array by their sums over all ranks. Returns it."""
+    def sum(self, array: Array) -> Array:
+        """Replace the entries of a contiguous array, any shape, by their sums over all ranks. Returns it."""
         host = backend.to_host(array)
         self._comm.Allreduce(self._mpi.IN_PLACE, host)
         if host is not array:
             array[...] = backend.to_device(host, backend.device_of(array))
         return array
 
-    def first(self, array):
-        """Replace the entries of a contiguous array by those of rank 0. Returns it."""
+    def first(self, array: Array) -> Array:
+        """Replace the entries of a contiguous array, any shape, by those of rank 0. Returns it."""
         host = backend.to_host(array)
         self._comm.Bcast(host, root=0)
         if host is not array:
@@ -84,7 +86,7 @@ class Ranks:
         return self.first(content.copy() if self.rank == 0 else np.empty(length, np.uint8)).tobytes().decode()
 
     @contextmanager
-    def preparing(self):
+    def preparing(self) -> Iterator[None]:
         """Within, nothing is asked of other ranks. If one fails there all do: it with its error, others with RuntimeError."""
         failure = None
         try:
@@ -98,7 +100,7 @@ class Ranks:
             raise RuntimeError(f"rank {self.rank} of {self.size} could start, but another could not: see its error")
 
     @contextmanager
-    def together(self):
+    def together(self) -> Iterator[None]:
         """Within, an error of one rank ends all, as the others would wait for it; one that all find at once is raised.
 
         All leave at the same time, so that what rank 0 has written is there for all.

@@ -37,7 +37,7 @@ class Box(NamedTuple):
     height: float
 
 
-def layout(texts, edges):
+def layout(texts, edges) -> tuple[list, list, tuple[float, float]]:
     """Where all goes, in inches: (a Box for each text, the points of an arrow for each edge, (width, height)).
 
     texts: (lines, kind) of each box, what is made after what it is made from; lines that begin with a space are a list

@@ -18,7 +18,8 @@ Know after: everything that happens between `numpy.exp(t)` and `t.grad`.
 """
 import inspect
 import threading
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager
 from heapq import heappop, heappush
 from itertools import count, repeat
 
@@ -41,7 +42,7 @@ def _recording_is(enabled):
         _recording.enabled = before
 
 
-def no_grad():
+def no_grad() -> AbstractContextManager:
     """Within `with no_grad():` nothing is recorded, in this thread only: less memory and time where no gradient is due."""
     return _recording_is(False)
 
@@ -53,6 +54,9 @@ class Tensor:
     requires_grad: whether `backward` shall fill `.grad` (same shape and dtype as `.data`). dtype: convert to this first.
     NumPy's functions and operators take Tensors; comparisons give plain boolean arrays. TypeError for complex or text.
     Until backward, the data and what was used as an index must not change: the rules look at them again.
+        >>> t = Tensor([1.0, 2.0], requires_grad=True)
+        >>> np.sum(t ** 3).backward(); t.grad
+        array([ 3., 12.])
     """
 
     __slots__ = ("data", "requires_grad", "grad", "origin", "number", "home", "__weakref__")
@@ -73,13 +77,15 @@ class Tensor:
 
     shape, ndim = property(lambda self: self.data.shape), property(lambda self: self.data.ndim)
     size, dtype = property(lambda self: self.data.size), property(lambda self: self.data.dtype)
-    __reduce__ = lambda self: (Tensor, (self.data, self.requires_grad and self.origin is None))  # copies have no history
 
-    def backward(self, gradient=None) -> None:
+    def __reduce__(self):  # copies have no history
+        return Tensor, (self.data, self.requires_grad and self.origin is None)
+
+    def backward(self, gradient: backend.Array = None) -> None:
         """Add to `.grad` of every leaf that this depends on: d(sum of self * gradient)/d(leaf). Uses the graph up.
 
-        gradient: array of this shape; may be left out where this has a single entry (then it is 1). The `.grad` of an
-        optimiser's parameter is a view of its arena: copy what shall outlive zero_grad. One thread at a time for a leaf.
+        gradient: array of this shape; left out where this has a single entry (then it is 1). The `.grad` of an optimiser's
+        parameter is a view of its arena: copy what shall outlive zero_grad. RuntimeError where nothing was recorded.
         """
         if not self.requires_grad:
             raise RuntimeError("backward(): nothing to differentiate; no input of this Tensor had requires_grad=True")
@@ -122,20 +128,23 @@ def _checked(keywords, name, allowed):
     return keywords
 
 
-def primitive(function, *rules, name=None):
+def primitive(function: Callable, *rules, name=None) -> Callable:
     """Put a function into the table: what it returns takes Tensors as well as arrays, and records.
 
     function: of as many arrays as there are rules, then keywords. rules: one per array, `rule(g, y, *inputs, **keywords)`
     gives the gradient of that input from the gradient `g` of the output `y`, in plain NumPy; None for an input that has
     none. It may have the shape that broadcasting made: the sweep sums it back. The keywords that a user may pass are
     those that the first rule names; all rules of a function take the same.
+        >>> cube, t = primitive(lambda x: x ** 3, lambda g, y, x: 3.0 * g * x ** 2, name="cube"), Tensor(2.0, requires_grad=True)
+        >>> grad(cube(t), t)
+        [array(12.)]
     """
     names = list(inspect.signature(next(filter(None, rules))).parameters)
     return recorded(function, name or function.__name__, len(rules), names[2 + len(rules):], rules=rules)
 
 
-def recorded(function, name, n_inputs, allowed, rules=repeat(None), joint=None, twin=None):
-    """A version of `function` that also takes Tensors. Every operation passes here: long, so that it is fast.
+def recorded(function, name, n_inputs, allowed, rules=repeat(None), joint=None, twin=None) -> Callable:
+    """A version of `function` that also takes Tensors; its errors name it. All operations pass here: long, so as to be fast.
 
     Gradients come from `rules`, one an input; or from `joint`, where they share work: then function(needs, *arrays) gives
     (y, saved), and joint(g, y, saved, needs, *arrays) all gradients; needs says of each input whether its gradient is asked
@@ -161,9 +170,7 @@ def recorded(function, name, n_inputs, allowed, rules=repeat(None), joint=None, 
                 needs.append(False)
                 mixed = True
         if mixed and tensor is not None:
-            dtype = tensor.data.dtype
-            arrays = [backend.settled(x, dtype, name, joint) if joint or rule else x  # where's condition stays as it is
-                      for x, rule in zip(arrays, rules)]
+            arrays = [backend.settled(x, tensor.data.dtype, name, joint) if joint or r else x for x, r in zip(arrays, rules)]
         if twin is not None and not backend.on_host(arrays):
             return twin(*[x if type(x) is Tensor else a for x, a in zip(inputs, arrays)], **keywords)
         record, saved = (_recording.enabled and True in needs), None
@@ -195,7 +202,10 @@ def grad(output, inputs, gradient=None, create_graph=False) -> list:
 
     output: Tensor; inputs: a list of Tensors (or one) with requires_grad, leaves or not; gradient: array or Tensor of
     output's shape, may be left out where output has a single entry. Returns a list, one per input, of its shape and dtype:
-    arrays, or with create_graph=True Tensors that can be differentiated again. Zeros for an input without influence.
+    arrays, or Tensors to differentiate again (create_graph=True); zeros for an input without influence. TypeError for arrays.
+        >>> x = Tensor([3.0], requires_grad=True)
+        >>> grad(x ** 3, x)
+        [array([27.])]
     """
     inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     for i, x in enumerate(inputs):
@@ -251,14 +261,11 @@ def _sweep(output, gradient, record=False, release=False, oldest=0):
             if callable(dx):  # a large product: into the optimiser's arena at once, if it is the first part of a new .grad
                 dx = dx(_home(x) if release and x.grad is None and x.number not in pending else None)
             if dx.shape != x.data.shape:
-                dx = _unbroadcast(dx, x.data.shape)
-            if dx.dtype != x.data.dtype:
-                dx = dx.astype(x.data.dtype)
-            if x.number in pending:
-                pending[x.number] = pending[x.number] + dx
-            else:
-                pending[x.number] = dx
+                dx = backend.unbroadcast(dx, x.data.shape)
+            dx = dx if dx.dtype == x.data.dtype else dx.astype(x.data.dtype)
+            if x.number not in pending:
                 heappush(queue, (-x.number, x))
+            pending[x.number] = pending[x.number] + dx if x.number in pending else dx
 
 
 def _home(t):
@@ -282,16 +289,8 @@ def _through_twin(twin, g, inputs, arrays, keywords, needs):
     Aliases, as one input may be computed from another, or be given twice: the sweep shall stop at each.
     """
     aliases = [_alias(x) if type(x) is Tensor else a for x, a in zip(inputs, arrays)]
-    wanted = [x for x, need in zip(aliases, needs) if need]
-    found = iter(grad(twin(*aliases, **keywords), wanted, g, create_graph=True))
+    found = iter(grad(twin(*aliases, **keywords), [x for x, need in zip(aliases, needs) if need], g, create_graph=True))
     return [next(found) if need else None for need in needs]
-
-
-def _unbroadcast(g, shape):
-    """Undo broadcasting: sum a gradient over the axes that were put in front, and those of length 1 that were stretched."""
-    lead = g.ndim - len(shape)
-    axes = (*range(lead), *[lead + i for i, n in enumerate(shape) if n == 1 and g.shape[lead + i] != 1])
-    return np.reshape(np.sum(g, axis=axes), shape)
 
 
 _alias = primitive(lambda x: x, lambda g, y, x: g, name="alias")

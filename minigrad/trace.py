@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os.path import commonprefix
 from typing import NamedTuple
@@ -24,12 +24,14 @@ from typing import NamedTuple
 import numpy as np
 
 from minigrad import backend, picture, tensor
+from minigrad.backend import Array
 from minigrad.tensor import Tensor
 
 
 # ---------------------------------------------------------------------------------------------------------- the tape
 def tape(output: Tensor) -> list[Tensor]:
-    """All Tensors that `output` was made from, and itself, oldest first. RuntimeError if backward() used them up."""
+    """All Tensors that `output` was made from, and itself, oldest first. output: any shape. TypeError for no Tensor,
+    RuntimeError if backward() used them up."""
     if not isinstance(output, Tensor):
         raise TypeError(f"trace: a Tensor is needed, not a {type(output).__name__}")
     found, waiting = {}, [output]
@@ -143,7 +145,7 @@ class Table(list):
     __repr__ = __str__
 
 
-def table(output: Tensor, gradient=None, names=None) -> Table:
+def table(output: Tensor, gradient: Array | None = None, names=None) -> Table:
     """The tape of `output`, a row a step: operation, inputs, shape, dtype, and the norms of value and gradient.
 
     output: Tensor of any shape. gradient: array of that shape, as in `backward`; without it the gradients of an output
@@ -191,7 +193,7 @@ def _range(x) -> str:
     return text
 
 
-def first_nonfinite(output: Tensor, names=None, gradients=False) -> str | None:
+def first_nonfinite(output: Tensor, names=None, gradients: bool = False) -> str | None:
     """The first step of the tape of `output` that holds an infinity or NaN, in words; None if there is none.
 
     Says the step's number (that of `table`), its operation, and shape and range of its inputs. names: as in `table`.
@@ -222,7 +224,7 @@ def first_nonfinite(output: Tensor, names=None, gradients=False) -> str | None:
 
 
 @contextmanager
-def watch():
+def watch() -> Iterator[None]:
     """Within `with watch():` an operation that makes an infinity or NaN out of finite inputs raises FloatingPointError.
 
     Forward and backward, in this thread. The message names the operation, and shape and range of its inputs. Python
@@ -262,7 +264,7 @@ FEW = 20     # steps: of up to so many, each has a box of its own, whether or no
 MOST = 400   # steps: more make no picture
 
 
-def draw(output: Tensor, path, names=None, gradient=None) -> None:
+def draw(output: Tensor, path, names=None, gradient: Array | None = None) -> None:
     """Draw the graph that `output` came from into a picture file (.png, .pdf, .svg): inputs above or left, output last.
 
     A box is a step of `table`: number, name, operation; then value and gradient where they have at most 4 entries, else
@@ -274,8 +276,11 @@ def draw(output: Tensor, path, names=None, gradient=None) -> None:
     picture.paint(path, *layout(output, names, gradient))
 
 
-def layout(output: Tensor, names=None, gradient=None):
-    """Where all goes in the picture of a graph, in inches: (boxes, arrows, (width, height)), see picture.layout."""
+def layout(output: Tensor, names=None, gradient: Array | None = None) -> tuple[list, list, tuple[float, float]]:
+    """Where all goes in the picture of a graph, in inches: (boxes, arrows, (width, height)), see picture.layout.
+
+    ValueError for more than 400 steps.
+    """
     steps = tape(output)
     if len(steps) > MOST:
         raise ValueError(f"trace.draw: {len(steps)} steps are too many for a picture (the most is {MOST}); "

@@ -16,18 +16,21 @@ Know after: everything of a VAE (vae.py) but the probabilities.
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
 from numbers import Real
 
 import numpy as np
 from scipy import sparse, special
 
 from minigrad import backend, functional, optim
+from minigrad.backend import Array
 from minigrad.checkpoint import Saved
 from minigrad.data import Blocks, Minibatches, split, take_rows
 from minigrad.distributions import Bernoulli, Categorical
 from minigrad.fit import History, evaluating, fit
 from minigrad.nn import Dropout, Linear, Module, Parameter, ReLU, Sequential
 from minigrad.parallel import ranks_of
+from minigrad.tensor import Tensor
 from models.counts import Counts
 
 CHUNK = 512      # rows at a time when predicting
@@ -66,7 +69,7 @@ def floating(dtype) -> np.dtype:
     return np.dtype(dtype)
 
 
-def as_features(x, n_features: int, dtype, low=-np.inf, high=np.inf, advice=""):
+def as_features(x: Array, n_features: int, dtype, low=-np.inf, high=np.inf, advice: str = "") -> np.ndarray | sparse.csr_array:
     """The rows of x as a C-contiguous array or canonical CSR matrix (n, n_features) of `dtype`, every entry checked.
 
     x: array or nested list of numbers of any real dtype, SciPy sparse matrix, frame, AnnData (its .X) or Counts;
@@ -151,20 +154,20 @@ def _complaint(row, column, value, dtype, advice) -> str:
     return f"{found}; {advice}"
 
 
-def means(x) -> np.ndarray:
+def means(x: Array) -> np.ndarray:
     """The mean of each feature of x (dense or CSR): (n_features,) float64."""
     return np.asarray(x.sum(axis=0, dtype=np.float64)).ravel() / x.shape[0]
 
 
-def mean_variance(x, mean) -> float:
-    """The variance of a feature, averaged over features, of x (dense or CSR) whose `means` are given."""
+def mean_variance(x: Array, mean: Array) -> float:
+    """The variance of a feature, averaged over features, of x (n, n_features), dense or CSR, whose `means` are given."""
     values = x.data if sparse.issparse(x) else x.ravel()
     squares = sum(float(np.sum(np.square(values[a:a + BLOCK], dtype=np.float64))) for a in range(0, len(values), BLOCK))
     return squares / (x.shape[0] * x.shape[1]) - float(np.mean(mean ** 2))
 
 
-def dense(x):
-    """A minibatch as a dense array: CSR is made dense, an array stays as it is."""
+def dense(x: Array) -> Array:
+    """A minibatch (n, n_features) as a dense array: CSR is made dense, an array stays as it is."""
     return x.toarray() if backend.is_sparse(x) else x
 
 
@@ -189,9 +192,9 @@ class FeatureModel(Saved, Module):
         units = [int(config["n_features"]), *map(int, config.get("hidden", ())), int(config["n_latent"])]
         return len(units) - 1, sum(n_in * n_out for n_in, n_out in zip(units, units[1:]))
 
-    def fit(self, x, *, epochs=None, batch_size=None, validation=0.1, learning_rate=None, seed=None,
-            early_stopping=False, checkpoint=None, resume=False, progress=True, device=None,
-            parallel=None) -> History:
+    def fit(self, x: Array, *, epochs: int | None = None, batch_size: int | None = None, validation: float = 0.1,
+            learning_rate: float | None = None, seed: int | None = None, early_stopping: bool | int = False, checkpoint=None,
+            resume: bool = False, progress: bool = True, device: str | None = None, parallel: str | None = None) -> History:
         """Train on x (n, n_features) with Adam, the learning rate falling to 0 on half a cosine. Returns the History.
 
         x: array or list, SciPy sparse matrix (never dense as a whole), or AnnData (its .X); real numbers, converted to
@@ -230,18 +233,18 @@ class FeatureModel(Saved, Module):
         bounds = (self.low, self.high) if in_range else (-np.inf, np.inf)
         return as_features(x, self.n_features, self.dtype, *bounds, advice=self.advice)
 
-    def minibatches(self, x, size=CHUNK, in_range=False):
-        """Yield dense pieces of `size` checked rows, in their order, where the weights are."""
+    def minibatches(self, x: Array, size=CHUNK, in_range: bool = False) -> Iterator[Array]:
+        """Yield dense pieces (size, n_features) of checked rows, in their order, where the weights are."""
         for piece, in Minibatches((self._rows(x, in_range),), size):
             yield dense(backend.to_device(piece, self.device))
 
-    def predict(self, x, function) -> np.ndarray:
-        """function(minibatch) of all rows of x, evaluated in pieces and put together: a host array."""
+    def predict(self, x: Array, function) -> np.ndarray:
+        """function(minibatch) of all rows of x (n, n_features), evaluated in pieces and put together: a host array."""
         with evaluating(self):
             return np.concatenate([function(piece).numpy() for piece in self.minibatches(x)])
 
 
-def layers(units, dropout=0.0, *, dtype, rng) -> Sequential:
+def layers(units, dropout: float = 0.0, *, dtype, rng: np.random.Generator) -> Sequential:
     """Linear layers from each number of units to the next, with ReLU and dropout in between. Of one: the identity."""
     found = []
     for n_in, n_out in zip(units, units[1:]):
@@ -266,10 +269,17 @@ class Autoencoder(FeatureModel):
     weights and arithmetic, float32 or float64. seed: of the initial weights. latent_activation: of the bottleneck,
     "linear" or "relu". initialization: "uniform" within 1/sqrt(n_in), as PyTorch's, or "glorot" (uniform within
     sqrt(6 / (n_in + n_out)), biases 0; Glorot & Bengio 2010, eq. 16). ValueError names an argument out of range.
+
+        >>> x = np.random.default_rng(0).normal(size=(64, 6))
+        >>> model = Autoencoder(6, hidden=(8,), n_latent=2)
+        >>> history = model.fit(x, epochs=2, progress=False)
+        >>> model.latent(x).shape, model.reconstruct(x).shape, len(history["train_loss"])
+        ((64, 2), (64, 6), 2)
     """
 
-    def __init__(self, n_features, hidden=(512, 256), n_latent=32, output="linear", loss=None, dropout=0.0, noise=0.0,
-                 dtype=np.float32, seed=0, *, latent_activation="linear", initialization="uniform"):
+    def __init__(self, n_features: int, hidden=(512, 256), n_latent: int = 32, output: str = "linear", loss=None,
+                 dropout: float = 0.0, noise: float = 0.0, dtype=np.float32, seed: int = 0, *,
+                 latent_activation: str = "linear", initialization: str = "uniform"):
         one_of("output", output, LOSSES)
         one_of(f"loss (of output={output!r})", loss, (None, *LOSSES[output]))
         one_of("latent_activation", latent_activation, ("linear", "relu"))
@@ -295,7 +305,7 @@ class Autoencoder(FeatureModel):
             _glorot(self, rng)
 
     @classmethod
-    def geneex(cls, n_genes, preset="course", **changes) -> Autoencoder:
+    def geneex(cls, n_genes: int, preset: str = "course", **changes) -> Autoencoder:
         """The GENEEX autoencoder of the National Cancer Institute, for expression profiles of n_genes genes.
 
         preset "course", as the chapter has it ("GENEEX autoencoder architecture"): hidden 2048 and 1024, latent 128,
@@ -319,19 +329,19 @@ class Autoencoder(FeatureModel):
         return model
 
     # ------------------------------------------------------------------------------------------------ the model itself
-    def encode(self, x, rng=None):
+    def encode(self, x: Array, rng: np.random.Generator | None = None) -> Array:
         """The code z of a minibatch: (n, n_latent). x: array, CSR or Tensor (n, n_features); rng: for dropout."""
         z = self.encoder(x, rng)
         return functional.relu(z) if self.latent_activation == "relu" else z
 
-    def decode(self, z, rng=None):
+    def decode(self, z: Array, rng: np.random.Generator | None = None) -> Array:
         """The reconstruction x' of codes z (n, n_latent): (n, n_features), in the range of the output."""
         return self._activated(self.decoder(z, rng))
 
     def _activated(self, raw):
         return {"linear": lambda y: y, "sigmoid": special.expit, "softmax": functional.softmax}[self.output](raw)
 
-    def row_loss(self, x, rng=None):
+    def row_loss(self, x: Array, rng: np.random.Generator | None = None) -> Array:
         """The loss of each row, (n,): of x against what is made of x plus noise (none without rng). x: dense."""
         noisy = x + self.noise * rng.standard_normal(x.shape, dtype=x.dtype) if self.noise and rng is not None else x
         raw = self.decoder(self.encode(noisy, rng), rng)
@@ -341,20 +351,20 @@ class Autoencoder(FeatureModel):
             return -Categorical(raw).log_prob(x) / self.n_features
         return np.mean(np.square(self._activated(raw) - x), axis=1)
 
-    def loss(self, x, *, progress=1.0, rng=None):
+    def loss(self, x: Array, *, progress: float = 1.0, rng: np.random.Generator | None = None) -> Tensor:
         """The loss of a minibatch (n, n_features), dense or CSR: a scalar, the mean over rows."""
         return np.mean(self.row_loss(dense(x), rng))
 
-    def validation(self, x, *, rng=None) -> dict:
+    def validation(self, x: Array, *, rng: np.random.Generator | None = None) -> dict:
         """The loss of each held-out row, with noise on the input where training has it: the identity must not win."""
         return {"loss": self.row_loss(dense(x), rng).data}
 
     # ------------------------------------------------------------------------------------ what a trained model is asked
-    def latent(self, x) -> np.ndarray:
+    def latent(self, x: Array) -> np.ndarray:
         """The codes of x (n, n_features; as for `fit`): (n, n_latent), deterministic, without noise and dropout."""
         return self.predict(x, self.encode)
 
-    def reconstruct(self, x) -> np.ndarray:
+    def reconstruct(self, x: Array) -> np.ndarray:
         """What comes out for x (n, n_features; as for `fit`): the same shape, in the range of the output."""
         return self.predict(x, lambda piece: self.decode(self.encode(piece)))
 
@@ -375,13 +385,14 @@ class TiedLinearAutoencoder(FeatureModel):
 
     W: (n_features, n_latent); mean: that of the training rows, a buffer. The loss has no minimum but where the columns
     of W are an orthonormal basis of the space of the first n_latent principal components (Baldi & Hornik 1989): the
-    same subspace as the SVD's, in which W is free to be rotated. dtype, seed: as for Autoencoder.
+    same subspace as the SVD's, in which W is free to be rotated. dtype, seed: as for Autoencoder. ValueError for an n_latent
+    above n_features.
     """
 
     buffers = ("mean",)
     batch_size = None  # the noise of minibatches would keep W from coming to rest
 
-    def __init__(self, n_features, n_latent, dtype=np.float32, seed=0):
+    def __init__(self, n_features: int, n_latent: int, dtype=np.float32, seed: int = 0):
         self.n_features, self.n_latent = sizes(n_features=n_features, n_latent=n_latent)
         if self.n_latent > self.n_features:
             raise ValueError(f"n_latent={n_latent} exceeds n_features={n_features}: there are no more components")
@@ -392,7 +403,7 @@ class TiedLinearAutoencoder(FeatureModel):
         self.learning_rate = 0.3 / n_features ** 0.5  # the entries of an orthonormal W are of size 1/sqrt(n_features)
         self.variance = 1.0  # of a feature, the mean over features
 
-    def fit(self, x, *, validation=0.0, **training) -> History:
+    def fit(self, x: Array, *, validation: float = 0.0, **training) -> History:
         """Train on x, all rows in every step (memory: some ten times x) and none held out: PCA leaves nothing out.
 
         Other arguments are those of Autoencoder.fit. The defaults (600 steps of Adam, its rate falling to 0 from
@@ -413,23 +424,23 @@ class TiedLinearAutoencoder(FeatureModel):
     def _optimizer(self, parameters, learning_rate):
         return optim.Adam(parameters, learning_rate, eps=1e-8 * self.variance)
 
-    def encode(self, x):
+    def encode(self, x: Array) -> Array:
         """The code z of a dense minibatch (n, n_features): (n, n_latent)."""
         return (x - self.mean) @ self.weight
 
-    def decode(self, z):
+    def decode(self, z: Array) -> Array:
         """The reconstruction x' of codes z (n, n_latent): (n, n_features)."""
         return z @ self.weight.T + self.mean
 
-    def row_loss(self, x):
+    def row_loss(self, x: Array) -> Array:
         """The mean squared error of each row of a dense minibatch: (n,)."""
         return np.mean(np.square(self.decode(self.encode(x)) - x), axis=1)
 
-    def loss(self, x, *, progress=1.0, rng=None):
+    def loss(self, x: Array, *, progress: float = 1.0, rng: np.random.Generator | None = None) -> Tensor:
         """The mean squared error of a minibatch, dense or CSR: a scalar."""
         return np.mean(self.row_loss(dense(x)))
 
-    def validation(self, x, *, rng=None) -> dict:
+    def validation(self, x: Array, *, rng: np.random.Generator | None = None) -> dict:
         """The mean squared error of each held-out row."""
         return {"loss": self.row_loss(dense(x)).data}
 

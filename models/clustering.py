@@ -28,12 +28,14 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
+from minigrad.backend import Array
+
 BLOCK = 2 ** 22  # numbers in the largest temporary table of distances: 32 MB
 
 
 # ---------------------------------------------------------------------------------------------------------- k-means
 
-def kmeans(z, k, seed=0, n_restarts=10, max_iter=300):
+def kmeans(z: Array, k: int, seed: int = 0, n_restarts: int = 10, max_iter: int = 300) -> np.ndarray:
     """Split points into k groups so that they lie close to the means of their groups.
 
     z: (n, d) real numbers, finite. k: number of groups, 1 to n. seed: a non-negative integer; one seed gives one
@@ -62,7 +64,7 @@ def kmeans(z, k, seed=0, n_restarts=10, max_iter=300):
     return _numbered_by_size(best)
 
 
-def centres(z, labels):
+def centres(z: Array, labels: Array) -> np.ndarray:
     """The mean of the points of each group.
 
     z: (n, d) real numbers, finite; labels: (n,). Returns (number of groups, d) float64, a row for each distinct label,
@@ -72,7 +74,7 @@ def centres(z, labels):
     return _means(z, _codes("centres", "labels", labels, len(z)))
 
 
-def inertia(z, labels):
+def inertia(z: Array, labels: Array) -> float:
     """What k-means minimises, sum_i |z_i - mean(group of i)|²: smaller is tighter.
 
     z: (n, d) real numbers, finite; labels: (n,). Returns a float, in squared units of z. It falls as groups are added,
@@ -187,7 +189,7 @@ def _numbered_by_size(labels):
 
 # ------------------------------------------------------------------------------------ comparing two labellings
 
-def adjusted_rand_index(a, b):
+def adjusted_rand_index(a: Array, b: Array) -> float:
     """How far two labellings agree on which pairs of cells belong together, corrected for chance.
 
     a, b: (n,) labels of the same cells. Returns a float: 1 for the same groups whatever their names, 0 on average for
@@ -203,7 +205,7 @@ def adjusted_rand_index(a, b):
     return 2 * (pairs * together - in_a * in_b) / most if most else 1.0
 
 
-def normalized_mutual_information(a, b):
+def normalized_mutual_information(a: Array, b: Array) -> float:
     """How much of the information in two labellings is shared.
 
     a, b: (n,) labels of the same cells. Returns a float in [0, 1]: 1 for the same groups whatever their names, 0 where
@@ -241,7 +243,7 @@ def _entropy(p):
 
 # ------------------------------------------------------------------------------------------- looking at the space
 
-def silhouette(z, labels):
+def silhouette(z: Array, labels: Array) -> float:
     """How well groups are set apart: the mean over cells of (distance to the next group - to its own), scaled.
 
     z: (n, d) real numbers, finite; labels: (n,) with at least two distinct values. Returns a float in [-1, 1]: near 1
@@ -279,7 +281,7 @@ def _silhouettes(to_groups, own, sizes):
     return np.divide(b - a, larger, out=np.zeros_like(a), where=(others > 0) & (larger > 0))
 
 
-def batch_mixing(z, batch, n_neighbors=50, n_cells=5000, seed=0):
+def batch_mixing(z: Array, batch: Array, n_neighbors: int = 50, n_cells: int | None = 5000, seed: int = 0) -> float:
     """Whether batches mix in the space: the mean entropy of the batches among a cell's nearest neighbours.
 
     z: (n, d) real numbers, finite. batch: (n,) labels. n_neighbors: neighbours of a cell, the cell itself not counted,

@@ -22,6 +22,7 @@ import math
 import os
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from numpy.lib import format as npy
@@ -66,7 +67,8 @@ def _reader(path: Path):
     return reader
 
 
-def need(package: str):
+def need(package: str) -> ModuleType:
+    """The imported package; ImportError that says how to install it."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -265,8 +267,11 @@ def _rows_of_dense(h5py, path, place, start, stop):
         return sparse.csr_array(_plain(file[place][start:stop]))
 
 
-def frame(group, columns: bool = True):
-    """Names and columns of AnnData's obs or var; a column of categories, or with missing values, is two arrays."""
+def frame(group, columns: bool = True) -> tuple[np.ndarray | None, dict]:
+    """Names (n,) and columns of AnnData's obs or var; a column of categories, or with missing values, is two arrays.
+
+    Refused, a ValueError, for a layout that is too old.
+    """
     if not hasattr(group, "keys"):
         raise Refused("written by anndata before 0.7; open and write it with a newer one")
 

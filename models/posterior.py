@@ -21,6 +21,7 @@ import numpy as np
 from scipy import sparse, special
 
 from minigrad import backend
+from minigrad.backend import Array
 from minigrad.data import take_rows
 from minigrad.distributions import NegativeBinomial, Normal, Poisson, ZeroInflatedNegativeBinomial, kl_divergence
 from minigrad.fit import evaluating
@@ -95,10 +96,12 @@ def _has_library(x, q_l):
 
 
 # --------------------------------------------------------------------------------------------- bounds and likelihoods
-def elbo(self, counts, batch=None, *, n_samples=1, seed=0, layer=None) -> np.ndarray:
+def elbo(self, counts, batch: Array | str | None = None, *, n_samples: int = 1, seed: int = 0,
+         layer: str | None = None) -> np.ndarray:
     """The evidence lower bound of each cell, KL weight 1, averaged over n_samples draws: (n_cells,) float64, in nats.
 
-    For comparing models on the same cells, faster and less exactly than log_likelihood, which is never lower but for
+    E_q[log p(x | z, l)] - KL(q(z) || p(z)) - KL(q(l) || p(l)) (chapter, "Two optimization objectives"; Kingma & Welling 2014,
+    eq. 3). For comparing models on the same cells, faster and less exactly than log_likelihood, which is never lower but for
     Monte Carlo error. A cell without counts has minus its KL divergence.
     """
     n_samples, data = _whole("n_samples", n_samples), self.minibatches(counts, batch, layer)
@@ -113,7 +116,8 @@ def elbo(self, counts, batch=None, *, n_samples=1, seed=0, layer=None) -> np.nda
     return found
 
 
-def log_likelihood(self, counts, batch=None, *, n_samples=1000, seed=0, return_error=False, layer=None):
+def log_likelihood(self, counts, batch: Array | str | None = None, *, n_samples: int = 1000, seed: int = 0,
+                   return_error: bool = False, layer: str | None = None) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """log p(x) of each cell, (n_cells,) float64, in nats: the log of the mean over z ~ q of p(x, z) / q(z).
 
     A lower bound in expectation that n_samples tightens (Burda et al. 2016, eq. 8): for comparing models on cells that
@@ -145,10 +149,11 @@ def _log_weights(self, x, codes, q_z, q_l, z, log_library):
     return log_w.T
 
 
-def log_mean_exp(blocks):
+def log_mean_exp(blocks) -> tuple[np.ndarray, np.ndarray]:
     """log of the mean of weights, and its standard error, from blocks of their logarithms: two (n_rows,) float64.
 
-    blocks: arrays (n, n_rows), n draws a row; at least one draw in all. Only running sums are kept.
+    log(1/n sum_i exp(log w_i)), in nats where the log w are. blocks: arrays (n, n_rows), n draws a row; ValueError unless
+    there is at least one draw in all. Only running sums are kept.
     """
     highest, total, squares, n = -np.inf, 0.0, 0.0, 0
     for log_w in blocks:
@@ -237,7 +242,8 @@ _ONE_CELL = {"poisson": _one_cell_poisson, "nb": _one_cell_nb, "zinb": _one_cell
 
 
 # --------------------------------------------------------------------------------------------------------- expression
-def expression_fraction(self, counts, batch=None, *, transform_batch=None, n_samples=1, seed=0, layer=None):
+def expression_fraction(self, counts, batch: Array | str | None = None, *, transform_batch: str | list | None = None,
+                        n_samples: int = 1, seed: int = 0, layer: str | None = None) -> np.ndarray:
     """rho: the expected fraction of each gene in a cell's expression, (n_cells, n_genes); rows sum to 1.
 
     Averaged over n_samples draws of z. transform_batch: a label (or a list of them, which are averaged over): what
@@ -248,12 +254,14 @@ def expression_fraction(self, counts, batch=None, *, transform_batch=None, n_sam
     return _expected(self, counts, batch, transform_batch, n_samples, seed, layer, lambda rho, library, cells: rho)
 
 
-def denoise(self, counts, batch=None, *, library_size=None, transform_batch=None, n_samples=1, seed=0, layer=None):
+def denoise(self, counts, batch: Array | str | None = None, *, library_size: Array | None = None,
+            transform_batch: str | list | None = None, n_samples: int = 1, seed: int = 0,
+            layer: str | None = None) -> np.ndarray:
     """mu: expected counts, (n_cells, n_genes), of the negative binomial (without extra zeros): rho, times library size.
 
     library_size: what each cell's expectations shall sum to, a number or (n_cells,); None: its own library size, the
     observed one (0 for a cell without counts), or drawn from q(l). The rest as for expression_fraction. For imputing,
-    and for pictures of single genes.
+    and for pictures of single genes. ValueError for a library_size that is not positive.
     """
     if library_size is not None and not (np.all(np.isfinite(library_size)) and np.all(np.asarray(library_size) > 0)):
         raise ValueError(f"library_size must be positive and finite, not {library_size}")
@@ -307,7 +315,8 @@ def _sample(self, parameters: dict, rng):
     return ZeroInflatedNegativeBinomial(*[parameters[k] for k in ("log_mu", "log_theta", "zi_logits")]).sample(rng)
 
 
-def sample_posterior(self, counts, batch=None, *, n_samples=1, seed=0, layer=None) -> np.ndarray:
+def sample_posterior(self, counts, batch: Array | str | None = None, *, n_samples: int = 1, seed: int = 0,
+                     layer: str | None = None) -> np.ndarray:
     """New counts for each cell, from the posterior predictive: z ~ q(z | x), then counts ~ p(x | z, l).
 
     (n_cells, n_genes), or (n_samples, n_cells, n_genes) for more than one; whole numbers, in the dtype of the model.
@@ -328,7 +337,7 @@ def sample_posterior(self, counts, batch=None, *, n_samples=1, seed=0, layer=Non
     return found[0] if n_samples == 1 else found
 
 
-def generate(self, n: int, *, batch=None, seed=0) -> np.ndarray:
+def generate(self, n: int, *, batch: Array | str | None = None, seed: int = 0) -> np.ndarray:
     """Counts of n new cells, (n, n_genes), from the prior: z ~ Normal(0, 1), library from its log-normal prior.
 
     batch: a label for all of them, or one for each; None: batches in the proportions of the training cells. Whole
@@ -357,7 +366,7 @@ def generate(self, n: int, *, batch=None, seed=0) -> np.ndarray:
 
 
 # --------------------------------------------------------------------------------------------------------- imputation
-def imputation_error(counts, impute, *, fraction=0.1, n_components=10, seed=0) -> dict:
+def imputation_error(counts, impute, *, fraction: float = 0.1, n_components: int = 10, seed: int = 0) -> dict:
     """How well hidden counts are recovered, by the measure of the scVI paper (Lopez et al. 2018: uniform zeros).
 
     Each non-zero entry of counts (n_cells, n_genes) is set to zero with probability `fraction`, a draw of its own.
@@ -417,7 +426,7 @@ class DifferentialExpression:
     train with "nb".
     """
 
-    def __init__(self, columns, *, mode, n_samples, delta, fdr):
+    def __init__(self, columns, *, mode, n_samples: int, delta, fdr):
         self.columns, self.mode, self.n_samples, self.delta, self.fdr = columns, mode, n_samples, delta, fdr
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -485,8 +494,9 @@ def _name_genes(axes, names, x, y, edge) -> None:
                       arrowprops={"arrowstyle": "-", "color": "#BBBBBB", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 2})
 
 
-def differential_expression(self, counts, group_a, group_b=None, mode="vanilla", n_samples=5000, delta=0.25, fdr=0.05,
-                            batch=None, genes=None, seed=0, layer=None) -> DifferentialExpression:
+def differential_expression(self, counts, group_a: Array, group_b: Array | None = None, mode: str = "vanilla",
+                            n_samples: int = 5000, delta: float = 0.25, fdr: float = 0.05, batch: Array | str | None = None,
+                            genes=None, seed: int = 0, layer: str | None = None) -> DifferentialExpression:
     """Which genes two groups of cells express differently: a DifferentialExpression, which documents its columns.
 
     group_a, group_b: boolean masks (n_cells,) or positions of cells; group_b=None: all other cells. n_samples pairs are

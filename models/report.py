@@ -21,6 +21,7 @@ import io
 import numpy as np
 from matplotlib.figure import Figure
 
+from minigrad.backend import Array
 from models.clustering import adjusted_rand_index, batch_mixing, kmeans, normalized_mutual_information, silhouette
 from models.counts import Counts, library_size
 
@@ -37,7 +38,8 @@ N_CLUSTERS = 7      # where no labels are given: the colours before yellow, whic
 MOST_LABELS = 10    # that the palette tells apart; the rarer ones become "others"
 
 
-def write(path, model, history, counts: Counts, batch=None, labels=None, label_name="cluster", title="scVI") -> None:
+def write(path, model, history, counts: Counts, batch: Array | str | None = None, labels: Array | None = None,
+          label_name: str = "cluster", title: str = "scVI") -> None:
     """Write the page, one HTML file, for a trained SCVI and counts (n_cells, n_genes) of its genes.
 
     batch: a label per cell, or None; labels: (n_cells,) str by which cells are coloured and clusters judged, called
@@ -67,7 +69,7 @@ def write(path, model, history, counts: Counts, batch=None, labels=None, label_n
 
 
 # --------------------------------------------------------------------------------------------------------- the numbers
-def facts(model, history, n_shown) -> list:
+def facts(model, history, n_shown: int) -> list:
     """(what, value) pairs, str: of the model and its training."""
     c = model.config
     found = [("model", f"{c['likelihood']}, {c['n_genes']:,} genes, {c['n_batches']} batch(es), "
@@ -78,7 +80,7 @@ def facts(model, history, n_shown) -> list:
     return [*found, ("cells looked at", f"{n_shown:,}")]
 
 
-def scores(z, batch, labels, label_name) -> list:
+def scores(z: Array, batch, labels: Array, label_name) -> list:
     """(what, value) pairs, str: how clusters of z (n, n_latent) agree with labels, and whether batches mix in it."""
     found, n_labels = [], 0 if labels is None else len(set(labels))
     if 1 < n_labels < len(z):
@@ -93,7 +95,7 @@ def scores(z, batch, labels, label_name) -> list:
     return found
 
 
-def most_frequent(labels) -> np.ndarray:
+def most_frequent(labels: Array) -> np.ndarray:
     """The labels, (n,) str, with all but the most frequent called "others", so that colours suffice."""
     names, numbers = np.unique(labels, return_counts=True)
     if len(names) <= MOST_LABELS:
@@ -112,7 +114,7 @@ def training(history) -> bytes | None:
     return file.getvalue()
 
 
-def latent_space(mean, labels, label_name, library) -> bytes:
+def latent_space(mean: Array, labels: Array, label_name, library: Array) -> bytes:
     """Cells on two principal components of the latent means (n, n_latent): by label, and by library size (n,)."""
     centred = mean - mean.mean(axis=0)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
@@ -130,7 +132,7 @@ def latent_space(mean, labels, label_name, library) -> bytes:
     return png(f)
 
 
-def dimensions(mean, std) -> bytes:
+def dimensions(mean: Array, std: Array) -> bytes:
     """KL(q(z_j | x) || Normal(0, 1)) of each latent dimension j, largest first, averaged over cells."""
     kl = np.mean((mean ** 2 + std ** 2 - 1) / 2 - np.log(std), axis=0)
     f = Figure(figsize=(6.5, 3), layout="constrained")
@@ -140,7 +142,7 @@ def dimensions(mean, std) -> bytes:
     return png(f)
 
 
-def genes(x, drawn) -> bytes:
+def genes(x: Array, drawn: Array) -> bytes:
     """Mean and fraction of zeros of each gene: in counts x (n, n_genes), CSR, and in counts drawn from the model."""
     x = x.toarray()
     f = Figure(figsize=(10, 4.2), layout="constrained")
@@ -155,7 +157,7 @@ def genes(x, drawn) -> bytes:
     return png(f)
 
 
-def cells(x, generated) -> bytes:
+def cells(x: Array, generated: Array) -> bytes:
     """Library sizes and genes detected: of the cells x (n, n_genes), CSR, and of generated ones (m, n_genes)."""
     f = Figure(figsize=(10, 3.4), layout="constrained")
     left, right = f.subplots(1, 2)
@@ -173,7 +175,7 @@ def cells(x, generated) -> bytes:
     return png(f)
 
 
-def scatter(axes, points: np.ndarray, labels, size: float = 8.0) -> None:
+def scatter(axes, points: np.ndarray, labels: Array, size: float = 8.0) -> None:
     """Points (n, 2) by label, each with a colour and a marker of its own."""
     labels = np.asarray(labels)
     for i, name in enumerate(sorted(set(labels))):

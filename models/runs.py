@@ -17,6 +17,7 @@ import csv
 import importlib
 import json
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def unique_names(names) -> np.ndarray:
     return np.array(found, dtype=str)
 
 
-def genes_by_name(counts: Counts, genes, whose="the model") -> Counts:
+def genes_by_name(counts: Counts, genes, whose: str = "the model") -> Counts:
     """These genes of the counts, in this order. ValueError that says how many, and which, are not there."""
     if list(counts.genes) == list(genes):
         return counts
@@ -110,7 +111,7 @@ class Run:
         return counts, settings
 
     def model(self) -> SCVI:
-        """The trained model, in evaluation mode."""
+        """The trained model, in evaluation mode. FileNotFoundError where none was written."""
         if not self.checkpoint.exists():
             self.config()  # the better error, where the folder is none of ours
             raise FileNotFoundError(f"{self.folder} has no model.npz: its training wrote no checkpoint; run train again")
@@ -124,11 +125,12 @@ class Run:
         """history.csv, a line an epoch."""
         write_table(self.folder / "history.csv", history.names, zip(*history.columns.values()))
 
-    def counts(self, path=None, layer=None, batch_key=None, on_disk=False) -> tuple[Counts, str, str | None]:
+    def counts(self, path=None, layer: str | None = None, batch_key=None,
+               on_disk: bool = False) -> tuple[Counts, str, str | None]:
         """(all genes of the counts, their path, name of the batch column or None).
 
         path: another file than the one trained on; then layer is that of this file, and not the run's. on_disk: leave the
-        matrix in its file.
+        matrix in its file. FileNotFoundError where the counts are no longer there.
         """
         trained_on, settings = self.config()
         if path is None and not os.path.exists(trained_on):
@@ -158,7 +160,7 @@ def fit_arguments(settings: dict) -> dict:
 
 # -------------------------------------------------------------------------------------------------------------- files
 @contextmanager
-def whole_file(path):
+def whole_file(path) -> Iterator[str]:
     """A temporary path beside `path`, of the same suffix, which on leaving becomes `path`; after an error it is removed."""
     path = Path(path)
     checkpoint.check_target(path)
@@ -225,7 +227,7 @@ def write_counts(path, counts: Counts) -> None:
 
 
 def write_h5ad(path, counts: Counts, **places) -> None:
-    """A new .h5ad file: counts, names and obs, with places such as obsm={"X_scVI": z}."""
+    """A new .h5ad file: counts, names and obs, with places such as obsm={"X_scVI": z}. ImportError without anndata."""
     try:
         anndata, pandas = importlib.import_module("anndata"), importlib.import_module("pandas")
     except ImportError as error:

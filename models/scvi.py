@@ -15,10 +15,12 @@ Know after: every network of the chapter's figure (NN1 to NN6) and what it is fo
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import numpy as np
 
 from minigrad import backend, functional, optim
+from minigrad.backend import Array
 from minigrad.checkpoint import Saved
 from minigrad.count_likelihoods import nb_shares_log_prob, poisson_shares_log_prob, zinb_shares_log_prob
 from minigrad.data import Minibatches
@@ -26,6 +28,7 @@ from minigrad.distributions import Normal, kl_divergence
 from minigrad.fit import History, evaluating, fit
 from minigrad.nn import BatchNorm1d, Dropout, Linear, Module, Parameter
 from minigrad.parallel import ranks_of
+from minigrad.tensor import Tensor
 from models import posterior
 from models.autoencoder import one_of, sizes
 from models.counts import as_matrix, batch_codes, moments
@@ -39,10 +42,12 @@ LIKELIHOODS = {"zinb": zinb_shares_log_prob, "nb": nb_shares_log_prob, "poisson"
 class Layers(Module):
     """Linear, batch norm, ReLU and dropout, n_layers times; the one-hot batch joins the input of every Linear.
 
-    n_in, n_hidden, n_layers: sizes; n_batches: width of the one-hot code (0: none is taken).
+    h = dropout(relu(batch_norm(W [h, one_hot] + b))), from x (n, n_in) to (n, n_hidden). n_batches: width of the one-hot code
+    (0: none is taken).
     """
 
-    def __init__(self, n_in, n_hidden, n_layers, n_batches=0, dropout=0.0, *, dtype, rng):
+    def __init__(self, n_in: int, n_hidden: int, n_layers: int, n_batches: int = 0, dropout: float = 0.0, *, dtype,
+                 rng: np.random.Generator):
         widths = [n_in] + [n_hidden] * (n_layers - 1)
         self.linears = [Linear(n + n_batches, n_hidden, dtype=dtype, rng=rng) for n in widths]
         self.norms = [BatchNorm1d(n_hidden, momentum=0.01, eps=1e-3, dtype=dtype) for _ in widths]
@@ -56,9 +61,12 @@ class Layers(Module):
 
 
 class Encoder(Module):
-    """From log(1 + counts) to a Normal distribution: NN1 (of z) and NN2 (of the log library size) of the chapter."""
+    """From log(1 + counts) (n, n_genes) to a Normal (n, n_out): NN1 (of z) and NN2 (of the log library size) of the chapter.
 
-    def __init__(self, n_genes, n_out, n_hidden, n_layers, dropout, *, dtype, rng):
+    h = Layers(x), mean = W h + b, variance = exp(V h + c) + VARIANCE_FLOOR (Lopez et al. 2018, Methods).
+    """
+
+    def __init__(self, n_genes: int, n_out: int, n_hidden: int, n_layers: int, dropout, *, dtype, rng: np.random.Generator):
         self.layers = Layers(n_genes, n_hidden, n_layers, dropout=dropout, dtype=dtype, rng=rng)
         self.mean = Linear(n_hidden, n_out, dtype=dtype, rng=rng)
         self.log_var = Linear(n_hidden, n_out, dtype=dtype, rng=rng)
@@ -69,12 +77,14 @@ class Encoder(Module):
 
 
 class Decoder(Module):
-    """From z and the batch to the parameters of the counts: NN3 to NN6 of the chapter.
+    """From z (n, n_latent) and the batch to the parameters of the counts (n, n_genes): NN3 to NN6 of the chapter.
 
-    Heads: rho (softmax of its output), zi (log odds of a structural zero; ZINB only), theta (dispersion "gene-cell" only).
+    h = Layers(z, batch); its heads are linear in h: rho (softmax of its output), zi (log odds of a structural
+    zero; ZINB only), theta (dispersion "gene-cell" only).
     """
 
-    def __init__(self, n_genes, n_latent, n_hidden, n_layers, n_batches, likelihood, dispersion, *, dtype, rng):
+    def __init__(self, n_genes: int, n_latent: int, n_hidden: int, n_layers: int, n_batches: int, likelihood, dispersion, *,
+                 dtype, rng: np.random.Generator):
         self.layers = Layers(n_latent, n_hidden, n_layers, n_batches if n_batches > 1 else 0, dtype=dtype, rng=rng)
         self.rho = Linear(n_hidden, n_genes, dtype=dtype, rng=rng)
         if likelihood == "zinb":
@@ -91,14 +101,26 @@ class SCVI(Saved, Module):
     (the cell's total) or "latent" (its own encoder, log-normal prior with library_log_mean and library_log_var per batch,
     by default those of the training cells); dtype: of weights and arithmetic; seed: of the initial weights.
 
+        z ~ Normal(0, 1),  x_ng ~ (ZI)NB(mean l_n rho_ng, inverse dispersion theta_g),  rho_n = softmax(network(z_n, s_n))
+
+    trained on ELBO = E_q[log p(x | z, l)] - KL(q(z) || p(z)) - KL(q(l) || p(l)) (chapter, "scVI: VAE for single-cell
+    transcriptomics"; Lopez et al. 2018, Methods, "generative process"). Errors name the argument.
+
+        >>> counts = np.random.default_rng(0).poisson(2.0, (40, 10))
+        >>> model = SCVI(10, n_latent=2, n_hidden=16)
+        >>> history = model.fit(counts, epochs=5, progress=False)
+        >>> model.latent(counts).shape, model.expression_fraction(counts).sum(axis=1).round(3)[:2]
+        ((40, 2), array([1., 1.], dtype=float32))
+
     Architecture and objective are scvi-tools'. The defaults of training differ, by measurement on held-out cells (`fit`).
     """
 
     buffers = ("library_log_mean", "library_log_var", "batch_fraction")
     described = ("batches", "genes", "trained")
 
-    def __init__(self, n_genes, n_batches=1, *, n_latent=30, n_hidden=128, n_layers=1, dropout=0.1, likelihood="zinb",
-                 dispersion="gene", library="observed", library_log_mean=None, library_log_var=None, dtype=np.float32, seed=0):
+    def __init__(self, n_genes: int, n_batches: int = 1, *, n_latent: int = 30, n_hidden: int = 128, n_layers: int = 1,
+                 dropout: float = 0.1, likelihood: str = "zinb", dispersion: str = "gene", library: str = "observed",
+                 library_log_mean=None, library_log_var=None, dtype=np.float32, seed: int = 0):
         one_of("likelihood", likelihood, LIKELIHOODS)
         one_of("dispersion", dispersion, ("gene", "gene-batch", "gene-cell"))
         one_of("library", library, ("observed", "latent"))
@@ -124,12 +146,12 @@ class SCVI(Saved, Module):
         self.batches, self.genes, self.trained = list(range(n_batches)), None, False
 
     # ------------------------------------------------------------------------------------------------ the model itself
-    def inference(self, counts, rng=None):
+    def inference(self, counts, rng: np.random.Generator | None = None) -> tuple[Normal, Normal | None]:
         """q(z | x) and q(log l | x) of a minibatch; the latter None where the library is observed. counts: (n, n_genes)."""
         x = _log1p(counts)
         return self.z_encoder(x, rng), self.l_encoder(x, rng) if self.library == "latent" else None
 
-    def heads(self, z, batch, rng=None) -> dict:
+    def heads(self, z: Array, batch, rng: np.random.Generator | None = None) -> dict:
         """What the decoder says of z (n, n_latent) and batch codes (n,): logits of rho, log_theta and zi_logits.
 
         Each (n, n_genes); log_theta may be (n_genes,); None where the likelihood has no such parameter.
@@ -142,7 +164,7 @@ class SCVI(Saved, Module):
         zi_logits = self.decoder.zi(h) if self.likelihood == "zinb" else None
         return dict(logits=self.decoder.rho(h), log_theta=log_theta, zi_logits=zi_logits)
 
-    def generative(self, z, log_library, batch) -> dict:
+    def generative(self, z: Array, log_library: Array, batch) -> dict:
         """Parameters of the counts given z (n, n_latent), log_library (n, 1) and batch codes (n,).
 
         Returns log_rho, log_mu, log_theta and zi_logits, as `heads` does.
@@ -151,15 +173,21 @@ class SCVI(Saved, Module):
         log_rho = functional.log_softmax(heads.pop("logits"))
         return dict(log_rho=log_rho, log_mu=log_rho + log_library, **heads)
 
-    def log_prob(self, counts, log_library, logits, log_theta=None, zi_logits=None):
-        """log p(x | z, l), summed over genes: (n,), in nats; the parameters are those of `heads`, log_library (n, 1)."""
+    def log_prob(self, counts, log_library: Array, logits: Array, log_theta: Array | None = None,
+                 zi_logits: Array | None = None) -> Array:
+        """log p(x | z, l) = sum over genes of log (ZI)NB or Poisson: (n,), in nats.
+
+        counts: (n, n_genes); log_library: (n, 1); the other parameters are those of `heads`.
+        """
         parameters = [p for p in (log_theta, zi_logits) if p is not None]
         return LIKELIHOODS[self.likelihood](counts, logits, log_library, *parameters)
 
-    def terms(self, counts, batch, rng=None, eps_z=None, eps_l=None):
+    def terms(self, counts, batch, rng: np.random.Generator | None = None, eps_z: Array | None = None,
+              eps_l: Array | None = None) -> tuple[Array, Array, Array]:
         """(E_q[log p(x | z, l)], KL(q(z) || p(z)), KL(q(l) || p(l))) of each cell, (n,) each, by one draw from q.
 
-        The noise is eps_z (n, n_latent) and eps_l (n, 1), or drawn from rng.
+        In nats; ELBO = the first minus the others (chapter, "Two optimization objectives"; Kingma & Welling 2014, eq. 7 and
+        10). The noise is eps_z (n, n_latent) and eps_l (n, 1), or drawn from rng.
         """
         q_z, q_l = self.inference(counts, rng)
         z = q_z.rsample(eps_z, None if eps_z is not None else rng)
@@ -171,24 +199,27 @@ class SCVI(Saved, Module):
             kl_l = np.sum(kl_divergence(q_l, self.library_prior(batch)), axis=1)
         return self.log_prob(counts, log_library, **self.heads(z, batch, rng)), kl_z, kl_l
 
-    def loss(self, counts, batch, *, progress=1.0, rng=None):
-        """Minus the ELBO, averaged over the minibatch: a scalar. The KL of z is weighted by its warm-up."""
+    def loss(self, counts, batch, *, progress: float = 1.0, rng: np.random.Generator | None = None) -> Tensor:
+        """-ELBO, averaged over the minibatch: a scalar = -mean(log p - weight kl_z - kl_l), in nats.
+
+        weight: rises from 0 to 1 while progress does from 0 to kl_warmup.
+        """
         log_p, kl_z, kl_l = self.terms(counts, batch, rng)
         weight = min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0
         return -np.mean(log_p - weight * kl_z - kl_l)
 
-    def validation(self, counts, batch, *, rng=None) -> dict:
+    def validation(self, counts, batch, *, rng: np.random.Generator | None = None) -> dict:
         """The ELBO of each cell (KL weight 1) and its two parts, as plain arrays."""
         log_p, kl_z, kl_l = self.terms(counts, batch, rng)
         kl = (kl_z + kl_l).data
         return {"elbo": log_p.data - kl, "reconstruction": log_p.data, "kl": kl}
 
-    def one_hot(self, batch):
+    def one_hot(self, batch) -> Array:
         """Batch codes (n,) as (n, n_batches) zeros and ones."""
         codes = np.arange(self.n_batches, like=batch)
         return (batch[:, None] == codes).astype(self.dtype)
 
-    def observed_log_library(self, counts):
+    def observed_log_library(self, counts) -> Array:
         """log of each cell's total, (n, 1); 0 for a cell without counts, whose likelihood does not depend on it."""
         total = backend.as_array(counts.sum(axis=1)).reshape(-1, 1)
         return np.log(np.maximum(total, 1.0)).astype(self.dtype)
@@ -198,9 +229,10 @@ class SCVI(Saved, Module):
         return Normal(self.library_log_mean[batch][:, None], np.sqrt(self.library_log_var[batch])[:, None])
 
     # -------------------------------------------------------------------------------------------------------- training
-    def fit(self, counts, batch=None, *, epochs=None, batch_size=128, validation=0.1, learning_rate=4e-3, seed=None,
-            kl_warmup=0.25, weight_decay=None, early_stopping=False, checkpoint=None, resume=False, progress=True,
-            device=None, layer=None, parallel=None) -> History:
+    def fit(self, counts, batch: Array | str | None = None, *, epochs: int | None = None, batch_size: int = 128,
+            validation: float = 0.1, learning_rate: float = 4e-3, seed: int | None = None, kl_warmup: float = 0.25,
+            weight_decay: float | None = None, early_stopping: bool | int = False, checkpoint=None, resume: bool = False,
+            progress: bool = True, device: str | None = None, layer: str | None = None, parallel: str | None = None) -> History:
         """Train on counts (n_cells, n_genes): array, SciPy sparse, AnnData (its .X or `layer`), or counts.read's result.
 
         Counts on the disk (counts.read with backed=True, AnnData with backed="r") stay there, whatever their size.
@@ -213,15 +245,7 @@ class SCVI(Saved, Module):
         epochs; decoupled weight decay keeps small data sets from being learnt by heart (`_weight_decay`); biases and
         dispersions start at the moments of the data. epochs=None: 200, fewer above 20,000 cells (steps are what counts).
         """
-        if not 0 <= kl_warmup <= 0.5:
-            raise ValueError(f"kl_warmup must be in [0, 0.5] (a fraction of the training), not {kl_warmup}")
-        if self.n_batches > 1 and batch is None:
-            raise ValueError(f"batch is missing: the model was made for n_batches={self.n_batches}")
-        sizes(batch_size=batch_size, **({} if epochs is None else {"epochs": epochs}))
-        if batch_size < 2:
-            raise ValueError(f"batch_size must be at least 2, for batch norm compares the cells of a minibatch, not {batch_size}")
-        if not learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, not {learning_rate!r}")
+        self._check_training(batch, epochs, batch_size, learning_rate, kl_warmup)
         before = self.trained, self.batches, self.genes
         with ranks_of(parallel).preparing():
             x, codes = self._training_cells(counts, batch, layer)
@@ -230,11 +254,7 @@ class SCVI(Saved, Module):
         if weight_decay is None:
             n_steps = epochs * max(1, round(x.shape[0] * (1 - validation) / batch_size))
             weight_decay = self._weight_decay(x.shape[0], min(1.0, epochs / usual), learning_rate * n_steps / 2)
-        matrices = [m.weight for _, m in self.named_modules() if isinstance(m, Linear)]
-
-        def optimizer(parameters):
-            left_out = [p for p in parameters if not any(p is weight for weight in matrices)]
-            return optim.AdamW(parameters, learning_rate, weight_decay=weight_decay, undecayed=left_out)
+        optimizer = partial(self._optimizer, learning_rate=learning_rate, weight_decay=weight_decay)
         self.kl_warmup, self.trained = kl_warmup, True
         try:
             if (n := x.shape[0] - round(validation * x.shape[0])) < 2 and validation < 1:
@@ -246,6 +266,24 @@ class SCVI(Saved, Module):
         except (ValueError, OSError, ImportError, RuntimeError):
             self.trained, self.batches, self.genes = before
             raise
+
+    def _check_training(self, batch, epochs, batch_size, learning_rate, kl_warmup) -> None:
+        """ValueError for arguments of `fit` that cannot be."""
+        if not 0 <= kl_warmup <= 0.5:
+            raise ValueError(f"kl_warmup must be in [0, 0.5] (a fraction of the training), not {kl_warmup}")
+        if self.n_batches > 1 and batch is None:
+            raise ValueError(f"batch is missing: the model was made for n_batches={self.n_batches}")
+        sizes(batch_size=batch_size, **({} if epochs is None else {"epochs": epochs}))
+        if batch_size < 2:
+            raise ValueError(f"batch_size must be at least 2, for batch norm compares the cells of a minibatch, not {batch_size}")
+        if not learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, not {learning_rate!r}")
+
+    def _optimizer(self, parameters, learning_rate, weight_decay) -> optim.AdamW:
+        """AdamW that decays the matrices of Linear layers only."""
+        matrices = [m.weight for _, m in self.named_modules() if isinstance(m, Linear)]
+        left_out = [p for p in parameters if not any(p is weight for weight in matrices)]
+        return optim.AdamW(parameters, learning_rate, weight_decay=weight_decay, undecayed=left_out)
 
     @staticmethod
     def _weight_decay(n_cells, length, rates) -> float:
@@ -306,10 +344,11 @@ class SCVI(Saved, Module):
             self.batch_fraction[b] = np.mean(codes == b)
 
     # ------------------------------------------------------------------------------------- what a trained model is asked
-    def minibatches(self, counts, batch=None, layer=None, size=CHUNK, on_disk=True) -> Minibatches:
-        """Checked counts and batch codes, `size` cells at a time in their order. ValueError for an unknown batch.
+    def minibatches(self, counts, batch: Array | str | None = None, layer: str | None = None, size=CHUNK,
+                    on_disk: bool = True) -> Minibatches:
+        """Checked counts and batch codes, `size` cells at a time in their order: (n, n_genes) and (n,).
 
-        on_disk: whether counts may stay on the disk, see as_matrix.
+        ValueError for an unknown batch, and other genes. on_disk: whether counts may stay on the disk, see as_matrix.
         """
         x = as_matrix(counts, layer=layer, on_disk=on_disk)
         genes = getattr(counts, "genes", getattr(counts, "var_names", None))
@@ -320,7 +359,8 @@ class SCVI(Saved, Module):
         codes, _ = batch_codes(batch, x.shape[0], known=self.batches, obs=getattr(counts, "obs", None))
         return Minibatches((x.astype(self.dtype) if x.dtype != self.dtype else x, codes), size)
 
-    def latent(self, counts, batch=None, *, return_std=False, layer=None):
+    def latent(self, counts, batch: Array | str | None = None, *, return_std: bool = False,
+               layer: str | None = None) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Mean of q(z | x): (n_cells, n_latent), deterministic. With return_std: (means, standard deviations)."""
         means, stds = [], []
         with evaluating(self):

@@ -25,9 +25,11 @@ import numpy as np
 from scipy import special
 
 from minigrad import backend, functional
+from minigrad.backend import Array
 from minigrad.distributions import Bernoulli, Categorical, Normal, kl_divergence
 from minigrad.fit import History, evaluating
 from minigrad.nn import Linear, Parameter
+from minigrad.tensor import Tensor
 from models import posterior
 from models.autoencoder import (FRACTION_ADVICE, UNIT_ADVICE, FeatureModel, dense, floating, layers, mean_variance,
                                 means, one_of, sizes, widths)
@@ -52,11 +54,17 @@ class VAE(FeatureModel):
                        little against the KL that z goes unused: give counts. Its encoder sees log(1 + D x / sum(x)),
                        of order 1 whatever the total is (chapter, Figure 10)
     dtype: of weights and arithmetic, float32 or float64. seed: of the initial weights. ValueError names an argument
-    out of range.
+    out of range. See chapter, "The VAE decoder is a generative model" and the sections after; Kingma & Welling 2014, section 3.
+
+        >>> x = np.random.default_rng(0).normal(size=(64, 5))
+        >>> model = VAE(5, hidden=(8,), n_latent=2)
+        >>> history = model.fit(x, epochs=2, progress=False)
+        >>> model.latent(x).shape, model.elbo(x).shape, model.generate(3).shape
+        ((64, 2), (64,), (3, 5))
     """
 
-    def __init__(self, n_features, hidden=(512, 256), n_latent=32, decoder="normal", sigma=1.0, dtype=np.float32,
-                 seed=0):
+    def __init__(self, n_features: int, hidden=(512, 256), n_latent: int = 32, decoder: str = "normal",
+                 sigma: float | str = 1.0, dtype=np.float32, seed: int = 0):
         one_of("decoder", decoder, RANGES)
         learned = isinstance(sigma, str) and sigma == "learned"
         if not learned and not (isinstance(sigma, Real) and 0 < sigma < np.inf):
@@ -77,46 +85,50 @@ class VAE(FeatureModel):
 
     # ------------------------------------------------------------------------------------------------ the model itself
     @property
-    def sigma(self):
+    def sigma(self) -> float | Tensor | None:
         """The standard deviation of the normal decoder: a number, or where it is learned a Tensor (1,); else None."""
         if self.kind != "normal":
             return None
         return np.exp(self.log_sigma) if self.config["sigma"] == "learned" else self.config["sigma"]
 
-    def encode(self, x) -> Normal:
+    def encode(self, x: Array) -> Normal:
         """q(z | x) of a dense minibatch x (n, n_features): Normal with parameters (n, n_latent)."""
         if self.kind == "categorical":
             x = np.log1p(x * (self.n_features / np.maximum(np.sum(x, axis=1, keepdims=True), TINY)))
         h = functional.relu(self.encoder(x)) if self.encoder.layers else x
         return Normal(self.mean(h), np.exp(0.5 * self.log_var(h)))
 
-    def decode(self, z) -> Normal | Bernoulli | Categorical:
+    def decode(self, z: Array) -> Normal | Bernoulli | Categorical:
         """p(x | z) of z (n, n_latent): the distribution, with parameters (n, n_features)."""
         f = self.decoder(z)
         if self.kind == "normal":
             return Normal(f, self.sigma)
         return Bernoulli(f) if self.kind == "bernoulli" else Categorical(f)
 
-    def log_prob(self, x, z):
+    def log_prob(self, x: Array, z: Array) -> Array:
         """log p(x | z) of rows x (n, n_features) and z (n, n_latent), summed over features: (n,), in nats."""
         log_p = self.decode(z).log_prob(x)
         return log_p if self.kind == "categorical" else np.sum(log_p, axis=1)
 
-    def terms(self, x, rng=None, eps=None):
+    def terms(self, x: Array, rng: np.random.Generator | None = None, eps: Array | None = None) -> tuple[Array, Array]:
         """(E_q[log p(x | z)], KL(q(z | x) || p(z))) of each row of a dense minibatch, (n,) each, by one draw from q.
 
-        The KL is exact, sum_j (mean_j^2 + std_j^2 - 1) / 2 - log std_j. The noise is eps (n, n_latent), or from rng.
+        In nats; their difference estimates the ELBO without bias (chapter, "VAE Pytorch code"; Kingma & Welling 2014, eq. 7
+        and 10). The KL is exact, sum_j (mean_j^2 + std_j^2 - 1) / 2 - log std_j. The noise is eps (n, n_latent), or from rng.
         """
         q = self.encode(x)
         kl = np.sum(kl_divergence(q, Normal(0.0, 1.0)), axis=1)
         return self.log_prob(x, q.rsample(eps, None if eps is not None else rng)), kl
 
-    def loss(self, x, *, progress=1.0, rng=None):
-        """Minus the ELBO, averaged over the minibatch (dense or CSR): a scalar. The KL is weighted by its warm-up."""
+    def loss(self, x: Array, *, progress: float = 1.0, rng: np.random.Generator | None = None) -> Tensor:
+        """-ELBO, averaged over the minibatch (dense or CSR): a scalar = -mean(log p - weight kl), in nats.
+
+        weight: rises from 0 to 1 while progress does from 0 to kl_warmup.
+        """
         log_p, kl = self.terms(dense(x), rng)
         return -np.mean(log_p - (min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0) * kl)
 
-    def validation(self, x, *, rng=None) -> dict:
+    def validation(self, x: Array, *, rng: np.random.Generator | None = None) -> dict:
         """The ELBO of each row (KL weight 1) and its two parts, as plain arrays."""
         log_p, kl = self.terms(dense(x), rng)
         return {"elbo": (log_p - kl).data, "reconstruction": log_p.data, "kl": kl.data}
@@ -124,12 +136,13 @@ class VAE(FeatureModel):
     # -------------------------------------------------------------------------------------------------------- training
     kl_warmup = 0.25
 
-    def fit(self, x, *, kl_warmup=0.25, **training) -> History:
+    def fit(self, x: Array, *, kl_warmup: float = 0.25, **training) -> History:
         """Train on x (n, n_features) to raise the ELBO; the arguments but for kl_warmup are those of Autoencoder.fit.
 
         kl_warmup: fraction of the training, at most 0.5, over which the weight of the KL rises from 0 to 1 (Sonderby et
         al. 2016): else q may give up on z before z has become of use. The History has validation_elbo, _reconstruction
         and _kl, in nats a row. A learned sigma has a best value only where z cannot reproduce x exactly.
+        ValueError for kl_warmup out of range.
         """
         if not 0 <= kl_warmup <= 0.5:
             raise ValueError(f"kl_warmup must be in [0, 0.5] (a fraction of the training), not {kl_warmup}")
@@ -156,17 +169,20 @@ class VAE(FeatureModel):
         return super()._rows(x, in_range or self.kind == "categorical")
 
     # ------------------------------------------------------------------------------------ what a trained model is asked
-    def latent(self, x, *, return_std=False):
+    def latent(self, x: Array, *, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Mean of q(z | x): (n, n_latent), deterministic. With return_std: (means, standard deviations)."""
         mean = self.predict(x, lambda piece: self.encode(piece).loc)
         return (mean, self.predict(x, lambda piece: self.encode(piece).scale)) if return_std else mean
 
-    def reconstruct(self, x) -> np.ndarray:
+    def reconstruct(self, x: Array) -> np.ndarray:
         """E[x' | z] at the mean of q(z | x): (n, n_features); of a categorical decoder fractions, rows sum to 1."""
         return self.predict(x, lambda piece: self.decode(self.encode(piece).loc).mean)
 
-    def elbo(self, x, n_samples=1, seed=0) -> np.ndarray:
-        """The evidence lower bound of each row of x, KL weight 1, averaged over n_samples draws: (n,) float64, nats."""
+    def elbo(self, x: Array, n_samples: int = 1, seed: int = 0) -> np.ndarray:
+        """The evidence lower bound of each row of x, KL weight 1, averaged over n_samples draws: (n,) float64, nats.
+
+        E_q[log p(x | z)] - KL(q(z | x) || p(z)) (chapter, "Two optimization objectives"; Kingma & Welling 2014, eq. 3).
+        """
         n_samples, found = sizes(n_samples=n_samples)[0], []
         with evaluating(self):
             for i, piece in enumerate(self.minibatches(x, in_range=True)):
@@ -175,7 +191,8 @@ class VAE(FeatureModel):
                 found.append(log_p / n_samples - np.sum(kl_divergence(q, Normal(0.0, 1.0)), axis=1).numpy())
         return np.concatenate(found)
 
-    def log_likelihood(self, x, n_samples=1000, seed=0, return_error=False):
+    def log_likelihood(self, x: Array, n_samples: int = 1000, seed: int = 0,
+                       return_error: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """log p(x) of each row, (n,) float64, nats: log of the mean over n_samples z ~ q of p(x | z) p(z) / q(z | x).
 
         A lower bound in expectation that n_samples tightens (Burda et al. 2016, eq. 8). return_error: also its Monte
@@ -200,7 +217,7 @@ class VAE(FeatureModel):
         log_p = self.log_prob(np.tile(x, (n, 1)), z.reshape(-1, self.n_latent)).data.reshape(n, len(x))
         return log_p.astype(np.float64) + np.sum(Normal(0.0, 1.0).log_prob(z) - q.log_prob(z), axis=-1)
 
-    def generate(self, n, seed=0, mean=False) -> np.ndarray:
+    def generate(self, n: int, seed: int = 0, mean: bool = False) -> np.ndarray:
         """n new rows, (n, n_features): z from the prior, then a draw from p(x | z), noise of the decoder included.
 
         A normal decoder gives numbers, a Bernoulli one zeros and ones, a categorical one a single class (one-hot rows).

@@ -138,10 +138,19 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy "
                         "array explicitly.")
 
-    __int__ = lambda self: int(self.get())
-    __float__ = lambda self: float(self.get())
-    __repr__ = __str__ = lambda self: repr(self.get())
-    __format__ = lambda self, spec: format(self.get(), spec)
+    def __int__(self):
+        return int(self.get())
+
+    def __float__(self):
+        return float(self.get())
+
+    def __repr__(self):
+        return repr(self.get())
+
+    __str__ = __repr__
+
+    def __format__(self, spec):
+        return format(self.get(), spec)
 
     # ---------------------------------------------------------------------------------------- methods that CuPy's has
     def __len__(self):
@@ -281,7 +290,7 @@ def _n_axes(part) -> int:
     """How many axes of an array a part of an index speaks for: a mask for as many as it has."""
     if part is None or part is Ellipsis:
         return 0
-    return part.ndim if getattr(part, "dtype", None) == bool else 1
+    return part.ndim if getattr(part, "dtype", "") == np.bool_ else 1
 
 
 # ------------------------------------------------------------------------------------ functions with ways of their own

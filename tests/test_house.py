@@ -17,7 +17,8 @@ ORDER = {
 PACKAGES = ("minigrad", "models", "demos")
 TOP = {"minigrad", "models", "tests", "demos", "setup.cfg", "README.md", "LICENSE", "CHANGELOG.md", ".gitignore", ".ci",
        "pyproject.toml"}
-CORE_LINES, FUNCTION_LINES = 450, 60
+CORE_LINES, FUNCTION_LINES = 450, 40
+LONG = {"recorded": 52}  # every operation passes there: a call more, or a comprehension for a loop, costs it 5 to 10 %
 
 
 def modules(*packages):
@@ -125,7 +126,7 @@ def functions(tree):
 @pytest.mark.parametrize("path", modules("minigrad", "models"))
 def test_functions_are_short(path):
     long = {f.name: f.end_lineno - f.lineno + 1 for f in functions(ast.parse(source(path)))}
-    assert {name: n for name, n in long.items() if n > FUNCTION_LINES} == {}
+    assert {name: n for name, n in long.items() if n > LONG.get(name, FUNCTION_LINES)} == {}
 
 
 @pytest.mark.parametrize("path", modules("minigrad", "models"))

@@ -146,7 +146,9 @@ def test_cosine_schedule():
     np.testing.assert_allclose(rates, expected, rtol=1e-12, atol=1e-15)
     assert rates[0] == 0.8 and abs(rates[5] - 0.4) < 1e-15 and rates[10] == rates[12] == 0
     found = run(lambda ps: optim.Adam(ps, 0.02), schedule=lambda o: optim.CosineSchedule(o, 12))
-    rate = lambda t: (1 + math.cos(math.pi * (t - 1) / 12)) / 2
+
+    def rate(t):
+        return (1 + math.cos(math.pi * (t - 1) / 12)) / 2
     assert_same(found, by_hand(adam(0.02, rate=rate)), rtol=1e-11)
 
 
