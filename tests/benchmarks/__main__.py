@@ -2,7 +2,8 @@
 
 Know before reading: work.py says what is trained, ours.py, pytorch.py, scvi_tools.py and by_hand.py how. Each side is a
 process of its own (worker.py); they take turns, so that what the machine does to one it does to all; medians and ratios
-of medians are printed beside the goals. Sides whose library is not installed (extra `bench`) are left out.
+of medians are printed beside the goals. Sides whose library is not installed (extra `bench`) are left out; all get the
+same number of threads.
 
 Know after: where this project is fast, where it is not, and by how much.
 """
@@ -20,6 +21,7 @@ from statistics import median
 from tqdm import tqdm
 
 ROOT = Path(__file__).parents[2]
+MISSING = 3  # exit status of a worker whose library is not installed
 # job: (epochs a turn, unit, factor from seconds to it, our side, {side: goal for the ratio})
 JOBS = {
     "scvi-nb-brain": (3, "s an epoch", 1.0, "ours", {"pytorch": 3.0, "scvi_tools": 6.0, "by_hand": None}),
@@ -34,31 +36,36 @@ JOBS = {
 class Worker:
     """A process that does one side's work, a turn at a time."""
 
-    def __init__(self, side, job, units):
-        self.process = subprocess.Popen([sys.executable, "-m", "tests.benchmarks.worker", side, job, str(units)], cwd=ROOT,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    def __init__(self, side, job, units, threads):
+        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        self.command = [sys.executable, "-m", "tests.benchmarks.worker", side, job, str(units)]
+        self.process = subprocess.Popen(self.command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                        stderr=subprocess.DEVNULL, env={**os.environ, **dict.fromkeys(names, str(threads))})
 
-    def turn(self) -> dict | None:
-        """Seconds, peak memory and version; None where the side cannot run (its library is missing)."""
+    def turn(self) -> dict:
+        """Seconds, peak memory and version; empty where a library is missing. RuntimeError for any other failure."""
         try:
             self.process.stdin.write("go\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            return None
+            pass
         for line in self.process.stdout:  # what libraries print themselves is not ours
             if line.startswith("{"):
                 return json.loads(line)
-        return None
+        if self.process.wait() == MISSING:
+            return {}
+        raise RuntimeError(f"failed; see why with: echo go | {' '.join(self.command)}")
 
     def stop(self):
-        self.process.stdin.close()
+        """End the process, if it has not ended itself."""
+        self.process.kill()
         self.process.wait()
 
 
-def compare(job: str, rounds: int) -> list[str]:
+def compare(job: str, rounds: int, threads: int) -> list[str]:
     """Rows of the table for one job: a line per side."""
     units, unit, factor, mine, goals = JOBS[job]
-    workers = {side: Worker(side, job, units) for side in (mine, *goals)}
+    workers = {side: Worker(side, job, units, threads) for side in (mine, *goals)}
     first = {side: worker.turn() for side, worker in workers.items()}  # warms up, and says who is there
     sides = [side for side, found in first.items() if found]
     turns = {side: [] for side in sides}
@@ -79,15 +86,18 @@ def compare(job: str, rounds: int) -> list[str]:
 def main(arguments=None) -> int:
     """Run the comparisons asked for and print a table in Markdown."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__.split("\n")[0])
-    parser.add_argument("jobs", nargs="*", choices=[*JOBS, []], default=[], metavar="JOB", help=f"of {', '.join(JOBS)}")
+    parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"of {', '.join(JOBS)}")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side (default 5)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each side (default: all processors)")
     chosen = parser.parse_args(arguments)
-    threads = os.environ.get("OPENBLAS_NUM_THREADS", f"{os.cpu_count()} (all)")
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors, threads: {threads}; "
+    unknown = [job for job in chosen.jobs if job not in JOBS]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(JOBS)}")
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors, {chosen.threads} threads a side; "
           f"Python {platform.python_version()}; medians of {chosen.rounds} turns\n")
     print("| work | who | time | times ours | goal | peak MB |\n| --- | --- | --- | --- | --- | --- |")
     for job in chosen.jobs or JOBS:
-        print("\n".join(compare(job, chosen.rounds)), flush=True)
+        print("\n".join(compare(job, chosen.rounds, chosen.threads)), flush=True)
     return 0
 
 

@@ -10,7 +10,10 @@ import sys
 
 
 def main(side, name, units):
-    module = importlib.import_module(f"tests.benchmarks.{side}")
+    try:
+        module = importlib.import_module(f"tests.benchmarks.{side}")
+    except ModuleNotFoundError:
+        sys.exit(3)  # MISSING in __main__.py
     run = module.job(name, int(units))
     for _ in sys.stdin:
         seconds = run()
