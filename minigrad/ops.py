@@ -1,7 +1,6 @@
 """The table of calculus: every function that has a rule of its own, and the operators bound from it.
 
-Know before reading: tensor.py. A line is `primitive(function, rule, ...)`, a rule(g, y, *inputs, **keywords) per input.
-Constants in rules are Python floats, which keep float32 as it is. Matrix products of vectors, comparisons: derived.py.
+Know before reading: tensor.py. Constants in rules are Python floats, which keep float32 as it is.
 Know after: all derivatives that the engine knows; the others (derived.py) follow from these by the chain rule.
 """
 from math import pi, sqrt as root

@@ -110,6 +110,8 @@ class Tensor:
 def _dispatch(function, inputs, keywords):
     """What a NumPy function does when one of its arguments is a Tensor."""
     implementation = IMPLEMENTATIONS.get(function)
+    if implementation is not None and not keywords:  # at once: names take time
+        return implementation(*inputs)
     name = f"{getattr(function, '__module__', None) or 'numpy'}.{function.__name__}"
     if implementation is None:
         raise TypeError(f"{name} is not in minigrad's table of differentiable functions. Use functions that are "
@@ -170,7 +172,8 @@ def recorded(function, name, n_inputs, allowed, rules=repeat(None), joint=None, 
                 needs.append(False)
                 mixed = True
         if mixed and tensor is not None:
-            arrays = [backend.settled(x, tensor.data.dtype, name, joint) if joint or r else x for x, r in zip(arrays, rules)]
+            arrays = [a if type(x) is Tensor or not (joint or rule) else backend.settled(a, tensor.data.dtype, name, joint)
+                      for x, a, rule in zip(inputs, arrays, rules)]
         if twin is not None and not backend.on_host(arrays):
             return twin(*[x if type(x) is Tensor else a for x, a in zip(inputs, arrays)], **keywords)
         record, saved = (_recording.enabled and True in needs), None
