@@ -11,14 +11,14 @@ rank's own rows, as PyTorch's does by default; its running statistics, which eva
 every step. All else equals one process on the whole minibatch, up to rounding and to which random numbers are drawn.
 
 All ranks must do the same, or all wait for ever. So a failure of one rank within `fit` ends them all. For one outside, say
-a file that one machine lacks, start Python with `-m mpi4py`, or do all within `ranks_of("mpi").together()`.
+a file that one machine lacks, start Python with `-m mpi4py`, or do all within `ranks_of("mpi").together()`; or within
+`preparing()`, if nothing there waits for other ranks.
 
 Know after: why one sum over ranks a step is nearly all that it takes.
 """
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -49,6 +49,10 @@ class One:
         return nullcontext()
 
 
+class AnotherRankFailed(RuntimeError):
+    """This rank could go on, but another cannot: says which one, and why."""
+
+
 class Ranks:
     """The processes that mpiexec started. rank: the number of this one; size: how many there are.
 
@@ -71,39 +75,44 @@ class Ranks:
             array[...] = backend.to_device(host, backend.device_of(array))
         return array
 
-    def first(self, array: Array) -> Array:
-        """Replace the entries of a contiguous array, any shape, by those of rank 0. Returns it."""
+    def first(self, array: Array, root: int = 0) -> Array:
+        """Replace the entries of a contiguous array, any shape, by those of rank 0, or of `root`. Returns it."""
         host = backend.to_host(array)
-        self._comm.Bcast(host, root=0)
+        self._comm.Bcast(host, root=root)
         if host is not array:
             array[...] = backend.to_device(host, backend.device_of(array))
         return array
 
-    def first_text(self, text: str) -> str:
-        """The text of rank 0."""
+    def first_text(self, text: str, root: int = 0) -> str:
+        """The text of rank 0, or of `root`."""
         content = np.frombuffer(text.encode(), np.uint8)
-        length = int(self.first(np.array([len(content)]))[0])
-        return self.first(content.copy() if self.rank == 0 else np.empty(length, np.uint8)).tobytes().decode()
+        length = int(self.first(np.array([len(content)]), root)[0])
+        return self.first(content.copy() if self.rank == root else np.empty(length, np.uint8), root).tobytes().decode()
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
-        """Within, nothing is asked of other ranks. If one fails there all do: it with its error, others with RuntimeError."""
+        """Within, nothing is asked of other ranks. If one fails, all do: it with its error, others with AnotherRankFailed."""
         failure = None
         try:
             yield
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             failure = error
-        n_failed = self.sum(np.array([float(failure is not None)]))[0]
+        has_failed = np.zeros(self.size)
+        has_failed[self.rank] = failure is not None
+        if not self.sum(has_failed).any():
+            return
+        root = int(has_failed.argmax())
+        said = self.first_text(f"{type(failure).__name__}: {failure}", root)
         if failure is not None:
             raise failure
-        if n_failed:
-            raise RuntimeError(f"rank {self.rank} of {self.size} could start, but another could not: see its error")
+        raise AnotherRankFailed(f"rank {root} of {self.size} could not start: {said}")
 
     @contextmanager
     def together(self) -> Iterator[None]:
         """Within, an error of one rank ends all, as the others would wait for it; one that all find at once is raised.
 
-        All leave at the same time, so that what rank 0 has written is there for all.
+        All leave at the same time, so that what rank 0 has written is there for all. The error is shown by
+        sys.excepthook, as Python shows one that nobody catches: it does not live long enough to be caught.
         """
         try:
             yield
@@ -114,7 +123,7 @@ class Ranks:
             if isinstance(error, SystemExit) and not error.code:
                 raise
             print(f"rank {self.rank} of {self.size} failed, which ends all:", file=sys.stderr)
-            traceback.print_exc()
+            sys.excepthook(*sys.exc_info())
             sys.stderr.flush()
-            self._comm.Abort(1)
+            self._comm.Abort(130 if isinstance(error, KeyboardInterrupt) else 1)  # as a shell says it of Ctrl-C
             raise  # it may take a moment

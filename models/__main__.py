@@ -25,16 +25,21 @@ import shlex
 import sys
 import traceback
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from scipy import sparse
 
 from minigrad import checkpoint
-from minigrad.parallel import ranks_of
+from minigrad.parallel import AnotherRankFailed, ranks_of
 from models import posterior, report, runs
 from models.counts import Counts, batch_codes
 from models.runs import Run
+
+LAUNCHERS = (("PMI_SIZE", "PMI_RANK"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"))  # variables that mpiexec sets
+PICTURES = (".png", ".pdf", ".svg")
+OPTIONS = {"backed=True": "--on-disk", 'layer="counts"': "--layer counts", 'layer="raw"': "--layer raw"}  # in words of errors
 
 
 class WrongUsage(Exception):
@@ -44,35 +49,62 @@ class WrongUsage(Exception):
 # ----------------------------------------------------------------------------------------------------------- commands
 def train(options) -> int:
     """Train a model; a run that was killed goes on with --resume."""
-    ranks = ranks_of(options.parallel)
-    with ranks.together():
-        return train_run(Run(options.out), options, is_first=ranks.rank == 0)
-
-
-def train_run(run: Run, options, is_first: bool) -> int:
-    """What `train` does, on one process or on each of several, of which the first alone writes and prints."""
-    path, settings = training_settings(run, options)
-    counts = runs.training_counts(path, settings)
-    batch = None if settings.get("batch_key") is None else runs.labels_of(counts, settings["batch_key"])
-    model = runs.new_model(counts, len(batch_codes(batch, len(counts))[1]), settings)
-    if is_first:
-        if not run.checkpoint.exists():
+    refuse_processes_apart(options)
+    run, ranks = Run(options.out), ranks_of(options.parallel)
+    options.is_first = ranks.rank == 0  # of several processes, the first alone writes and prints
+    with ranks.preparing():
+        path, settings = training_settings(run, options)
+        counts = runs.training_counts(path, settings)
+        batch = None if settings.get("batch_key") is None else runs.labels_of(counts, settings["batch_key"])
+        model = runs.new_model(counts, len(batch_codes(batch, len(counts))[1]), settings)
+    with ranks.preparing():  # when all have seen whether the run is new
+        if options.is_first and not run.checkpoint.exists():
             run.begin(path, settings)
+    if options.is_first:
         say(f"{len(counts):,} cells, {counts.shape[1]:,} genes"
             + f", {model.n_batches} batches" * (batch is not None) + f" of {path}")
     try:
-        history = model.fit(counts, batch, checkpoint=run.checkpoint, resume=options.resume, device=options.device,
-                            parallel=options.parallel, **runs.fit_arguments(settings))
-        if is_first:
+        with fatal_errors_in_a_line(options):
+            history = model.fit(counts, batch, checkpoint=run.checkpoint, resume=options.resume, device=options.device,
+                                parallel=options.parallel, **runs.fit_arguments(settings))
+        if options.is_first:
             run.write_history(history)
         if history.interrupted:
             raise KeyboardInterrupt
     except KeyboardInterrupt:  # which fit lets through when it comes again, while the last checkpoint is written
-        say(f"go on with: {program()} train --resume --out {shlex.quote(str(run.folder))}")
+        if options.is_first:
+            say(f"go on with: {how_to_go_on(run, options, ranks.size)}")
         raise
-    if is_first:
+    if options.is_first:
         print_result(run, history)
     return 0
+
+
+def refuse_processes_apart(options) -> None:
+    """WrongUsage where mpiexec started several processes that know nothing of each other: all would write the same run."""
+    for size, rank in LAUNCHERS:
+        n = os.environ.get(size, "")
+        if options.parallel is None and n.isdecimal() and int(n) > 1:
+            options.is_first = os.environ.get(rank, "0") == "0"
+            raise WrongUsage(f"mpiexec started {n} processes, of which each would train, and write {options.out}; add "
+                             "--parallel mpi, and they train one model together")
+
+
+@contextmanager
+def fatal_errors_in_a_line(options):
+    """Within, an error of one rank that ends all of them is shown as `main` shows errors: see Ranks.together."""
+    before = sys.excepthook
+    sys.excepthook = lambda kind, error, place: complain(error, options)
+    try:
+        yield
+    finally:
+        sys.excepthook = before
+
+
+def how_to_go_on(run: Run, options, n_ranks: int) -> str:
+    """The command that goes on with an interrupted training."""
+    command = f"{program()} train --resume --out {shlex.quote(str(run.folder))}"
+    return command if options.parallel is None else f"mpiexec -n {n_ranks} {command} --parallel {options.parallel}"
 
 
 def print_result(run: Run, history) -> None:
@@ -91,8 +123,7 @@ def training_settings(run: Run, options) -> tuple[str, dict]:
             raise WrongUsage("COUNTS is missing (only with --resume it is known from the run)")
         if run.checkpoint.exists():
             raise WrongUsage(f"{run.folder} holds a run already: go on with --resume, or give another --out")
-        if "selection" in given and "genes" not in given:
-            raise WrongUsage("--selection says how to choose --genes N: give both")
+        check_together(run, options.counts, given)
         return options.counts, given
     path, settings = run.config()
     for name, value in given.items():
@@ -103,11 +134,24 @@ def training_settings(run: Run, options) -> tuple[str, dict]:
     return options.counts or path, settings
 
 
+def check_together(run: Run, path, given: dict) -> None:
+    """WrongUsage where the options of a new training do not go together."""
+    if any(is_same(path, file) for file in run.files):
+        raise WrongUsage(f"COUNTS {path} has the name of a file of the run, and would be replaced; give another --out")
+    if "selection" in given and "genes" not in given:
+        raise WrongUsage("--selection says how to choose --genes N: give both")
+    if given.get("selection") == "pearson" and "on_disk" in given:
+        raise WrongUsage("--selection pearson needs all counts in memory; leave out --on-disk, or choose by variance")
+    if "early_stopping" in given and given.get("validation") == 0:
+        raise WrongUsage("--early-stopping looks at cells held out, and --validation 0 holds out none; raise it")
+
+
 def embed(options) -> int:
     """Latent coordinates: the mean of q(z | x) of each cell."""
-    run, kind = Run(options.run), output(options.out)
+    run, kind = Run(options.run), output("--out", options.out)
     model = run.model()
     counts, path, batch = of_run(run, options)
+    keep_counts(run, path, "--out", options.out, is_added=True)
     z = model.latent(runs.genes_by_name(counts, model_genes(model)), batch)
     names = [f"z{i}" for i in range(z.shape[1])]
     runs.write_cells(options.out, counts, "obsm", "X_scVI", z, names, source=path)
@@ -117,10 +161,11 @@ def embed(options) -> int:
 
 def denoise(options) -> int:
     """Expected counts of each cell and gene: the mean mu of the negative binomial. The table is dense, and held in memory."""
-    run, kind = Run(options.run), output(options.out)
+    run, kind = Run(options.run), output("--out", options.out)
     model = run.model()
     everything, path, batch = of_run(run, options)
     counts = runs.genes_by_name(everything, model_genes(model))
+    keep_counts(run, path, "--out", options.out, is_added=counts is everything)
     mu = model.denoise(counts, batch, library_size=options.library_size, transform_batch=options.transform_batch,
                        n_samples=options.samples, seed=options.seed)
     runs.write_cells(options.out, counts, "layers", "scvi_denoised", mu, counts.genes,
@@ -132,7 +177,7 @@ def denoise(options) -> int:
 def impute_score(options) -> int:
     """Hide counts, train anew on the rest with the settings of the run, and see how well what was hidden is recovered: the
     median absolute error over hidden entries, beside that of each gene's mean and of PCA (10 components of normalised
-    log1p counts). The run itself has seen all counts, and is not used. Memory: n_genes x n_genes, for PCA."""
+    log1p counts). The run itself has seen all counts, and is not used. Memory: all counts, and n_genes x n_genes for PCA."""
     run = Run(options.run)
     _, settings = run.config()
     model = run.model()
@@ -153,14 +198,20 @@ def impute_score(options) -> int:
 
 def de(options) -> int:
     """A table of the genes that two groups of cells express differently, most certain first. Bayes factors are no p-values.
-    With one label, group b is all other cells, those without a label included."""
+    With one label, group b is all other cells, those without a label included. All counts are held in memory."""
     if len(options.groups) > 2:
         raise WrongUsage(f"--groups takes one label or two, not {len(options.groups)}: {', '.join(options.groups)}")
-    for path in filter(None, (options.csv, options.volcano)):
-        checkpoint.check_target(path)
+    if len(set(options.groups)) < len(options.groups):
+        raise WrongUsage(f"--groups: both are {options.groups[0]!r}; give two that differ, or one, for it against the rest")
+    targets = [(option, path, allowed) for option, path, allowed in
+               (("--csv", options.csv, (".csv",)), ("--volcano", options.volcano, PICTURES)) if path is not None]
+    for target in targets:
+        output(*target)
     run = Run(options.run)
     model = run.model()
-    counts, _, batch = of_run(run, options)
+    counts, read_from, batch = of_run(run, options)
+    for option, path, _ in targets:
+        keep_counts(run, read_from, option, path)
     labels = runs.labels_of(counts, options.key).astype(str)
     groups = [labels == name for name in options.groups]
     for name, group in zip(options.groups, groups):
@@ -183,7 +234,9 @@ def de(options) -> int:
 
 def generate(options) -> int:
     """Counts of new cells: z from the prior, library sizes and batches as in the training."""
-    kind, model = output(options.out), Run(options.run).model()
+    run, kind = Run(options.run), output("--out", options.out)
+    model = run.model()
+    keep_counts(run, run.config()[0], "--out", options.out)
     x = sparse.csr_array(model.generate(options.cells, batch=options.batch, seed=options.seed))
     runs.write_counts(options.out, Counts(x, model_genes(model), [f"generated_{i}" for i in range(x.shape[0])]))
     say(f"{x.shape[0]:,} cells x {x.shape[1]:,} genes, {kind} written: {options.out}")
@@ -193,10 +246,11 @@ def generate(options) -> int:
 def make_report(options) -> int:
     """A page of pictures, one HTML file: training curves, latent space, use of its dimensions, counts of genes and library
     sizes in the data and in draws from the model. Of large data a random 3,000 cells are looked at."""
-    run = Run(options.run)
-    model, out = run.model(), options.out or run.folder / "index.html"
-    checkpoint.check_target(out)
+    run, out = Run(options.run), options.out or Path(options.run) / "index.html"
+    model = run.model()
+    output("--out", out, (".html",))
     counts, path, batch = of_run(run, options)
+    keep_counts(run, path, "--out", out)
     labels = None if options.color is None else runs.labels_of(counts, options.color).astype(str)
     with runs.whole_file(out) as temporary:
         report.write(temporary, model, run.history(), runs.genes_by_name(counts, model_genes(model)), batch, labels,
@@ -207,7 +261,7 @@ def make_report(options) -> int:
 
 def of_run(run: Run, options) -> tuple:
     """(counts with all their genes, their path, batch labels or None), as the options and the run say."""
-    on_disk = getattr(options, "on_disk", False)
+    on_disk = getattr(options, "on_disk", False)  # None where the option is there, and was not given
     counts, path, key = run.counts(options.counts, options.layer, options.batch_key, on_disk)
     return counts, path, None if key is None else runs.labels_of(counts, key)
 
@@ -217,29 +271,46 @@ def model_genes(model) -> list:
     return model.genes if model.genes is not None else [f"gene_{i}" for i in range(model.n_genes)]
 
 
-def output(path) -> str:
-    """The kind of file that --out asks for, before any work is done for it. WrongUsage for an unknown one."""
+def output(option: str, path, allowed: tuple = runs.SUFFIXES) -> str:
+    """The kind of file that an option asks for, before any work is done for it. WrongUsage for one that is not allowed,
+    OSError or ImportError where it could not be written."""
     try:
-        kind = runs.suffix(path)
+        kind = runs.suffix(path, allowed)
     except ValueError as error:
-        raise WrongUsage(f"--out {error}") from None
+        raise WrongUsage(f"{option} {error}") from None
     checkpoint.check_target(path)
+    if kind == ".h5ad":
+        runs.h5ad_packages(path)
     return kind
 
 
+def keep_counts(run: Run, read_from, option: str, target, is_added: bool = False) -> None:
+    """WrongUsage where the file that an option asks for is one of counts, or of the run: it would be lost.
+
+    read_from: the path of the counts that were read. is_added: results are added to an .h5ad of counts, and nothing is lost.
+    """
+    if is_added and all(str(path).lower().endswith(".h5ad") for path in (read_from, target)) and is_same(read_from, target):
+        return
+    trained_on, _ = run.config()
+    for path, what in ((read_from, "the counts"), (trained_on, "the counts that the run was trained on"),
+                       *((path, "a file of the run") for path in run.files)):
+        if is_same(path, target):
+            raise WrongUsage(f"{option} {target} is {what}, and would be replaced; give another path")
+
+
+def is_same(a, b) -> bool:
+    """Whether two paths lead to one file, which is there."""
+    return os.path.exists(a) and os.path.exists(b) and os.path.samefile(a, b)
+
+
 # --------------------------------------------------------------------------------------------------- what can be typed
-def whole(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
-    return int(text)
-
-
-def seed(text: str) -> int:
-    """A whole number of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, not {text!r}")
-    return int(text)
+def whole(least: int):
+    """A function from text to a whole number that is not below the least, for argparse."""
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, not {text!r}")
+        return int(text)
+    return parse
 
 
 def number(allowed, words: str):
@@ -279,7 +350,7 @@ def parser() -> argparse.ArgumentParser:
                                       allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
         add_options(command.add_argument)
         command.add_argument("--debug", action="store_true", help="after a failure, show the traceback too")
-        command.set_defaults(run_command=function)
+        command.set_defaults(run_command=function, is_first=True)
     return top
 
 
@@ -292,31 +363,33 @@ def train_options(add) -> None:
         "numbers of one that was not; a run that is not there yet begins")
     add("--layer", default=unset, help='layer of an .h5ad or .loom file with the counts ("raw": raw.X); default: the main matrix')
     add("--batch-key", metavar="COLUMN", default=unset, help="obs column with the batch of each cell; default: all one batch")
-    add("--genes", metavar="N", type=whole, default=unset, help="train on the N genes that vary most; default: all")
+    add("--genes", metavar="N", type=whole(1), default=unset, help="train on the N genes that vary most; default: all")
     add("--selection", choices=list(runs.SELECTIONS), default=unset, help="how --genes chooses: by the variance of counts "
-        "(default; Lopez et al. 2018), or of Pearson residuals, which does not favour genes of high mean (Lause et al. 2021)")
+        "(default; Lopez et al. 2018), or of Pearson residuals, which does not favour genes of high mean (Lause et al. 2021), "
+        "and needs all counts in memory")
     add("--likelihood", choices=["zinb", "nb", "poisson"], default=unset, help="distribution of counts (default: zinb)")
     add("--dispersion", choices=["gene", "gene-batch", "gene-cell"], default=unset,
         help="what the inverse dispersion theta is specific to (default: gene)")
     add("--library", choices=["observed", "latent"], default=unset,
         help="library size: the cell's total, or a latent variable (default: observed)")
-    add("--latent", metavar="N", dest="n_latent", type=whole, default=unset, help="dimensions of z (default: 30)")
-    add("--hidden", metavar="N", dest="n_hidden", type=whole, default=unset, help="width of hidden layers (default: 128)")
-    add("--layers", metavar="N", dest="n_layers", type=whole, default=unset, help="hidden layers (default: 1)")
+    add("--latent", metavar="N", dest="n_latent", type=whole(1), default=unset, help="dimensions of z (default: 30)")
+    add("--hidden", metavar="N", dest="n_hidden", type=whole(1), default=unset, help="width of hidden layers (default: 128)")
+    add("--layers", metavar="N", dest="n_layers", type=whole(1), default=unset, help="hidden layers (default: 1)")
     add("--dropout", metavar="P", type=FRACTION, default=unset, help="in the encoder (default: 0.1)")
-    add("--epochs", metavar="N", type=whole, default=unset, help="default: 200, fewer above 20,000 cells")
-    add("--batch-size", metavar="N", type=whole, default=unset, help="cells a minibatch (default: 128)")
+    add("--epochs", metavar="N", type=whole(1), default=unset, help="default: 200, fewer above 20,000 cells")
+    add("--batch-size", metavar="N", type=whole(2), default=unset, help="cells a minibatch, 2 or more (default: 128)")
     add("--validation", metavar="F", type=FRACTION, default=unset, help="fraction of cells held out (default: 0.1)")
     add("--learning-rate", metavar="RATE", type=POSITIVE, default=unset, help="at the start; falls to 0 (default: 0.004)")
     add("--kl-warmup", metavar="F", type=HALF, default=unset,
         help="fraction of the training over which the KL weight rises to 1 (default: 0.25)")
     add("--early-stopping", action="store_true", default=unset,
         help="stop when the held-out ELBO has not improved for 20 epochs, and keep the best weights")
-    add("--seed", metavar="N", type=seed, default=unset, help="of weights, split, order and noise (default: 0)")
+    add("--seed", metavar="N", type=whole(0), default=unset, help="of weights, split, order and noise (default: 0)")
     add("--device", choices=["numpy", "cupy"],
         help="where to compute: cupy is an NVIDIA GPU (default: the variable MINIGRAD_DEVICE, else numpy)")
     add("--on-disk", action="store_true", default=unset, help="leave the counts in their .h5ad file and read them a block at "
-        "a time: for files larger than memory")
+        "a time: for files larger than memory. embed, denoise and report then do so too; de and impute-score need all counts "
+        "in memory")
     add("--parallel", choices=["mpi"], help="train on all processes that mpiexec started: "
         "mpiexec -n 4 python -m models train COUNTS --out RUN --parallel mpi; --batch-size is that of all together")
 
@@ -331,7 +404,8 @@ def counts_options(add) -> None:
 
 def on_disk_option(add) -> None:
     """For commands that go through the cells once."""
-    add("--on-disk", action="store_true", help="leave the counts in their .h5ad file and read them a block at a time")
+    add("--on-disk", action="store_true", default=None, help="leave the counts in their .h5ad file and read them a block at a "
+        "time; without COUNTS it is known from the run")
 
 
 def embed_options(add) -> None:
@@ -345,18 +419,19 @@ def denoise_options(add) -> None:
     counts_options(add)
     on_disk_option(add)
     add("--out", metavar="FILE", type=Path, required=True, help='.csv (a line a cell), .npz (arrays cells, columns, '
-        'scvi_denoised) or .h5ad (layers["scvi_denoised"])')
+        'scvi_denoised) or .h5ad (layers["scvi_denoised"], beside all that COUNTS has if it is an .h5ad and the run has all '
+        'of its genes)')
     add("--library-size", metavar="N", type=POSITIVE, help="what every cell's expectations sum to (default: its own total)")
     add("--transform-batch", metavar="LABEL", help="as if measured in this batch (default: its own)")
-    add("--samples", metavar="N", type=whole, default=1, help="draws of z to average over (default: 1)")
-    add("--seed", metavar="N", type=seed, default=0, help="of the draws (default: 0)")
+    add("--samples", metavar="N", type=whole(1), default=1, help="draws of z to average over (default: 1)")
+    add("--seed", metavar="N", type=whole(0), default=0, help="of the draws (default: 0)")
 
 
 def impute_options(add) -> None:
     counts_options(add)
     add("--fraction", metavar="F", type=INSIDE, default=0.1, help="of the counts above 0 that are hidden (default: 0.1)")
-    add("--epochs", metavar="N", type=whole, help="of the new training (default: those of the run)")
-    add("--seed", metavar="N", type=seed, default=0, help="of what is hidden (default: 0)")
+    add("--epochs", metavar="N", type=whole(1), help="of the new training (default: those of the run)")
+    add("--seed", metavar="N", type=whole(0), default=0, help="of what is hidden (default: 0)")
     add("--device", choices=["numpy", "cupy"], help="where to train")
 
 
@@ -368,24 +443,25 @@ def de_options(add) -> None:
         "is the log2 fold change beyond --delta (change)")
     add("--delta", metavar="D", type=AT_LEAST_0, default=0.25, help="log2 fold change of mode change (default: 0.25)")
     add("--fdr", metavar="F", type=INSIDE, default=0.05, help="expected share of false genes among is_de (default: 0.05)")
-    add("--samples", metavar="N", type=whole, default=5000, help="pairs of cells that are drawn (default: 5000)")
-    add("--rows", metavar="N", type=whole, default=20, help="genes printed (default: 20)")
-    add("--csv", metavar="FILE", type=Path, help="write the whole table")
-    add("--volcano", metavar="PNG", type=Path, help="draw the volcano plot (.png, .pdf or .svg)")
-    add("--seed", metavar="N", type=seed, default=0, help="of the draws (default: 0)")
+    add("--samples", metavar="N", type=whole(1), default=5000, help="pairs of cells that are drawn (default: 5000)")
+    add("--rows", metavar="N", type=whole(1), default=20, help="genes printed (default: 20)")
+    add("--csv", metavar="FILE", type=Path, help="write the whole table (.csv)")
+    add("--volcano", metavar="FILE", type=Path, help="draw the volcano plot (.png, .pdf or .svg)")
+    add("--seed", metavar="N", type=whole(0), default=0, help="of the draws (default: 0)")
 
 
 def generate_options(add) -> None:
     add("run", metavar="RUN", type=Path, help="folder of a trained model")
     add("--out", metavar="FILE", type=Path, required=True, help=".csv, .npz or .h5ad, which COUNTS may be again")
-    add("--cells", metavar="N", type=whole, required=True, help="how many cells")
+    add("--cells", metavar="N", type=whole(1), required=True, help="how many cells")
     add("--batch", metavar="LABEL", help="of all of them (default: batches as in the training)")
-    add("--seed", metavar="N", type=seed, default=0, help="of the draws (default: 0)")
+    add("--seed", metavar="N", type=whole(0), default=0, help="of the draws (default: 0)")
 
 
 def report_options(add) -> None:
     counts_options(add)
-    add("--out", metavar="FILE", type=Path, help="default: RUN/index.html")
+    on_disk_option(add)
+    add("--out", metavar="FILE", type=Path, help="the page, .html (default: RUN/index.html)")
     add("--color", metavar="COLUMN", help="obs column by which cells are coloured (default: clusters found by k-means)")
 
 
@@ -416,21 +492,25 @@ def main(arguments: list[str] | None = None) -> int:
         return said.code
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: say(f"warning: {message}")
+            warnings.showwarning = lambda message, *_: options.is_first and say(f"warning: {message}")
             code = options.run_command(options)
             sys.stdout.flush()
             return code
-    except KeyboardInterrupt:
-        say("interrupted")
-        return 130
     except BrokenPipeError:  # what reads our output, such as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:
-        if options.debug:
-            traceback.print_exc()
-        say(f"{program()} {options.command}: error: {sentence(error)}")
-        return 2 if isinstance(error, WrongUsage) else 1
+    except (Exception, KeyboardInterrupt) as error:
+        return complain(error, options, aloud=options.is_first)
+
+
+def complain(error: BaseException, options, aloud: bool = True) -> int:
+    """The exit code for an error; aloud: after a line that says what went wrong. --debug: and the traceback, in any case."""
+    is_ctrl_c = isinstance(error, KeyboardInterrupt)
+    if options.debug and not is_ctrl_c:
+        traceback.print_exception(type(error), error, error.__traceback__)
+    if aloud:
+        say("interrupted" if is_ctrl_c else f"{program()} {options.command}: error: {sentence(error)}")
+    return 130 if is_ctrl_c else 2 if isinstance(error, WrongUsage) else 1
 
 
 def sentence(error: Exception) -> str:
@@ -438,7 +518,9 @@ def sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or ''}: {error.strerror}".lstrip(": ")
     text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
-    expected = isinstance(error, (WrongUsage, ValueError, OSError, ImportError, FloatingPointError))
+    for argument, option in OPTIONS.items():
+        text = text.replace(argument, option)
+    expected = isinstance(error, (WrongUsage, ValueError, OSError, ImportError, FloatingPointError, AnotherRankFailed))
     return text if expected and text else f"{type(error).__name__}: {text} (--debug shows where)"
 
 

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from minigrad.backend import Array
 from models.clustering import adjusted_rand_index, batch_mixing, kmeans, normalized_mutual_information, silhouette
 from models.counts import Counts, library_size
+from models.runs import in_memory
 
 # Okabe & Ito (2008), then three more for up to ten classes; markers tell apart what colours alone might not.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442", "#7F7F7F", "#882255")
@@ -43,10 +44,12 @@ def write(path, model, history, counts: Counts, batch: Array | str | None = None
     """Write the page, one HTML file, for a trained SCVI and counts (n_cells, n_genes) of its genes.
 
     batch: a label per cell, or None; labels: (n_cells,) str by which cells are coloured and clusters judged, called
-    label_name; None: k-means clusters. A large data set is looked at in a random few thousand cells.
+    label_name; None: k-means clusters. A large data set is looked at in a random few thousand cells, and only these are
+    read into memory where the counts lie on the disk.
     """
     rows = np.sort(np.random.default_rng(0).permutation(len(counts))[:MOST_CELLS])
-    counts, batch, labels = counts[rows], batch if batch is None else batch[rows], labels if labels is None else labels[rows]
+    counts = in_memory(counts[rows])
+    batch, labels = batch if batch is None else batch[rows], labels if labels is None else labels[rows]
     mean, std = model.latent(counts, batch, return_std=True)
     shown = kmeans(mean, min(N_CLUSTERS, len(mean))).astype(str) if labels is None else most_frequent(labels)
     drawn = np.sort(np.random.default_rng(1).permutation(len(counts))[:MOST_DRAWN])

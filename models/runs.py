@@ -25,6 +25,7 @@ import numpy as np
 from scipy import sparse
 
 from minigrad import checkpoint
+from minigrad.data import Blocks, pieces
 from minigrad.fit import History
 from models.counts import Counts, annotate_h5ad, highest_variance, pearson_residual_variance, read
 from models.scvi import SCVI
@@ -73,6 +74,14 @@ def genes_by_name(counts: Counts, genes, whose: str = "the model") -> Counts:
     return counts.select_genes(np.array([position[name] for name in genes]))
 
 
+def in_memory(counts: Counts) -> Counts:
+    """The same counts, a matrix that lies on the disk read into memory, as CSR."""
+    if not isinstance(counts.X, Blocks):
+        return counts
+    x = sparse.vstack([part for _, part in pieces(counts.X)], format="csr")
+    return Counts(x, counts.genes, counts.cells, counts.obs)
+
+
 def labels_of(counts: Counts, key: str) -> np.ndarray:
     """An obs column, (n_cells,), as it is. ValueError lists the columns there are."""
     if key not in counts.obs:
@@ -87,6 +96,8 @@ class Run:
     def __init__(self, folder):
         self.folder = Path(folder)
         self.checkpoint, self.config_file = self.folder / "model.npz", self.folder / "config.json"
+        self.history_file = self.folder / "history.csv"
+        self.files = self.config_file, self.checkpoint, self.history_file
 
     def begin(self, counts_path, settings: dict) -> None:
         """Make the folder, and write down where the counts are and what the training is told."""
@@ -123,29 +134,34 @@ class Run:
 
     def write_history(self, history: History) -> None:
         """history.csv, a line an epoch."""
-        write_table(self.folder / "history.csv", history.names, zip(*history.columns.values()))
+        write_table(self.history_file, history.names, zip(*history.columns.values()))
 
     def counts(self, path=None, layer: str | None = None, batch_key=None,
-               on_disk: bool = False) -> tuple[Counts, str, str | None]:
+               on_disk: bool | None = False) -> tuple[Counts, str, str | None]:
         """(all genes of the counts, their path, name of the batch column or None).
 
         path: another file than the one trained on; then layer is that of this file, and not the run's. on_disk: leave the
-        matrix in its file. FileNotFoundError where the counts are no longer there.
+        matrix in its file; None: where the training left it, if these are the counts trained on. FileNotFoundError where
+        the counts are no longer there.
         """
         trained_on, settings = self.config()
         if path is None and not os.path.exists(trained_on):
             raise FileNotFoundError(f"{trained_on}: the counts of {self.folder} are no longer there; pass their path as COUNTS")
         layer = settings.get("layer") if layer is None and path is None else layer
+        on_disk = path is None and settings.get("on_disk", False) if on_disk is None else on_disk
         path = trained_on if path is None else path
         return read_counts(path, layer, on_disk), path, batch_key or settings.get("batch_key")
 
 
 def training_counts(path, settings: dict) -> Counts:
-    """The counts as a model with these settings sees them: the layer, and the genes that vary most."""
+    """The counts as a model with these settings sees them: the layer, and the genes that vary most. ValueError for too few."""
     counts = read_counts(path, settings.get("layer"), settings.get("on_disk", False))
-    if "genes" in settings:
-        counts = counts.select_genes(SELECTIONS[settings.get("selection", "variance")](counts.X, settings["genes"]))
-    return counts
+    if "genes" not in settings:
+        return counts
+    n, there = settings["genes"], counts.shape[1]
+    if n > there:
+        raise ValueError(f"{path}: has {there:,} genes, fewer than --genes {n}; ask for at most as many, or leave --genes out")
+    return counts.select_genes(SELECTIONS[settings.get("selection", "variance")](counts.X, n))
 
 
 def new_model(counts: Counts, n_batches: int, settings: dict) -> SCVI:
@@ -228,20 +244,26 @@ def write_counts(path, counts: Counts) -> None:
 
 def write_h5ad(path, counts: Counts, **places) -> None:
     """A new .h5ad file: counts, names and obs, with places such as obsm={"X_scVI": z}. ImportError without anndata."""
-    try:
-        anndata, pandas = importlib.import_module("anndata"), importlib.import_module("pandas")
-    except ImportError as error:
-        raise ImportError(f'{path}: .h5ad needs anndata: pip install "minigrad-scvi[singlecell]"') from error
+    anndata, pandas = h5ad_packages(path)
     obs = {key: pandas.Categorical(v) if v.dtype == object else v for key, v in counts.obs.items()}  # None: no category
-    data = anndata.AnnData(X=sparse.csr_matrix(counts.X), obs=pandas.DataFrame(obs, index=unique_names(counts.cells)),
+    data = anndata.AnnData(X=sparse.csr_matrix(in_memory(counts).X), obs=pandas.DataFrame(obs, index=unique_names(counts.cells)),
                            var=pandas.DataFrame(index=unique_names(counts.genes)), **places)
     with whole_file(path) as temporary:
         data.write_h5ad(temporary)
 
 
-def suffix(path) -> str:
-    """The kind of file that a path asks for: one of SUFFIXES, or ValueError."""
+def h5ad_packages(path) -> tuple:
+    """(anndata, pandas), which write the .h5ad file `path`. ImportError that says how to install them."""
+    try:
+        return importlib.import_module("anndata"), importlib.import_module("pandas")
+    except ImportError as error:
+        raise ImportError(f'{path}: .h5ad needs anndata: pip install "minigrad-scvi[singlecell]"') from error
+
+
+def suffix(path, allowed: tuple = SUFFIXES) -> str:
+    """The kind of file that a path asks for: one of those allowed, or ValueError."""
     found = Path(path).suffix.lower()
-    if found not in SUFFIXES:
-        raise ValueError(f"{path}: must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, which say what is written")
+    if found not in allowed:
+        raise ValueError(f"{path}: must end in {', '.join(allowed[:-1])}{' or ' * (len(allowed) > 1)}{allowed[-1]}, by which "
+                         "it is known what is written")
     return found

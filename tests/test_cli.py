@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
+from minigrad.data import Blocks
 from models import SCVI, posterior, report, runs
 from models.__main__ import COMMANDS, main, parser, program
 from models.counts import Counts, as_matrix, highest_variance, pearson_residual_variance, read
@@ -100,25 +101,118 @@ def test_training_and_embedding_from_disk(place, tmp_path):
     assert call("train", "--out", tmp_path / "r", "--resume") == 0
 
 
-def test_two_processes_train_one_run(place, tmp_path):
+KINDS = ("csv", "npz", "h5ad")
+
+
+def content(path):
+    """What embed or denoise wrote: (names of cells, values)."""
+    if path.suffix == ".csv":
+        _, *rows = rows_of(path)
+        return [row[0] for row in rows], np.array([row[1:] for row in rows], np.float32)
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            return list(file["cells"]), file["X_scVI" if "X_scVI" in file else "scvi_denoised"]
+    data = anndata.read_h5ad(path)
+    return list(data.obs_names), data.obsm["X_scVI"] if "X_scVI" in data.obsm else data.layers["scvi_denoised"]
+
+
+@pytest.fixture(scope="module", params=["all", "8"])
+def on_disk(place, tmp_path_factory, request):
+    """A run trained on counts that stay in their file, with all genes and with some of them."""
+    run, genes = tmp_path_factory.mktemp("disk") / "run", [] if request.param == "all" else ["--genes", request.param]
+    assert call("train", place / "counts.h5ad", "--out", run, "--on-disk", "--batch-key", "donor", *genes, *SMALL) == 0
+    return run
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("command", ["embed", "denoise"])
+def test_every_kind_of_file_is_written_from_the_disk_as_from_memory(place, on_disk, tmp_path, command, kind):
+    for name, words in (("memory", [place / "counts.h5ad"]), ("disk", []), ("told", [place / "counts.h5ad", "--on-disk"])):
+        assert call(command, on_disk, *words, "--out", tmp_path / f"{name}.{kind}") == 0
+    cells, values = content(tmp_path / f"memory.{kind}")
+    assert cells == list(made_counts().cells) and values.shape[0] == 60 and np.ptp(values) > 0
+    for name in ("disk", "told"):
+        assert content(tmp_path / f"{name}.{kind}")[0] == cells
+        np.testing.assert_allclose(content(tmp_path / f"{name}.{kind}")[1], values, rtol=1e-5, atol=1e-6)
+    if kind == "h5ad":
+        kept = [anndata.read_h5ad(tmp_path / f"{name}.h5ad") for name in ("memory", "disk")]
+        np.testing.assert_array_equal(*[data.X.toarray() for data in kept])
+        assert list(kept[0].var_names) == list(kept[1].var_names)
+
+
+def test_a_run_trained_from_disk_is_asked_from_disk(place, on_disk, tmp_path, monkeypatch):
+    found, original = [], runs.read_counts
+
+    def read_counts(*arguments):
+        counts = original(*arguments)
+        found.append(isinstance(counts.X, Blocks))
+        return counts
+    monkeypatch.setattr(runs, "read_counts", read_counts)
+    monkeypatch.setattr(report, "MOST_CELLS", 40)
+    page, same_page, out, given = tmp_path / "a.html", tmp_path / "b.html", ["--out", tmp_path / "z.npz"], place / "counts.h5ad"
+    for words, stays in ((["embed", on_disk, *out], True), (["denoise", on_disk, *out], True),
+                         (["report", on_disk, "--color", "kind", "--out", page], True), (["embed", on_disk, given, *out], False),
+                         (["report", on_disk, given, "--color", "kind", "--out", same_page], False),
+                         (["de", on_disk, "--key", "kind", "--groups", "T cell", "--samples", "50"], False)):
+        assert call(*words) == 0
+        assert found.pop() == stays, words
+    numbers = [re.findall("<tr>.*</table>", path.read_text()) for path in (page, same_page)]
+    assert numbers[0] == numbers[1] and "<td>40" in numbers[0][0] and page.read_text().count("<img") == 5
+
+
+def on_ranks(*words, code=None):
+    """A command, or with `code` that program, on two ranks."""
     pytest.importorskip("mpi4py")
     places = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
     mpiexec = shutil.which("mpiexec", path=places)
     if mpiexec is None:
         pytest.skip('there is no mpiexec: pip install "minigrad-scvi[mpi]"')
-    command = [mpiexec, "-n", "2", sys.executable, "-m", "models", "train", place / "counts.npz", "--out", tmp_path / "r",
-               "--parallel", "mpi", *SMALL]
-    done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
+    start = ["-m", "models"] if code is None else ["-c", code]
+    return subprocess.run([mpiexec, "-n", "2", sys.executable, *start, *map(str, words)], cwd=ROOT, capture_output=True,
+                          text=True, timeout=120, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
+
+
+def test_two_processes_train_one_run(place, tmp_path):
+    done = on_ranks("train", place / "counts.npz", "--out", tmp_path / "r", "--parallel", "mpi", *SMALL)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("validation_elbo") == 1 and done.stderr.count("60 cells, 12 genes") == 1
     assert len(rows_of(tmp_path / "r" / "history.csv")) == 4
     model = SCVI.load(tmp_path / "r" / "model.npz")
     assert model.latent(made_counts().X).shape == (60, 4)
-    broken = [*command[:-len(SMALL)], "--layer", "none"]
-    broken[broken.index(tmp_path / "r")] = tmp_path / "other"
-    done = subprocess.run([str(word) for word in broken], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode != 0 and "failed, which ends all" in done.stderr and not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("words, code, says", [
+    (["{counts}", "--out", "{new}", "--parallel", "mpi", "--layer", "a"], 1, "only .h5ad and .loom"),
+    (["{other}", "--out", "{run}", "--parallel", "mpi", "--resume"], 1, "model.npz is a checkpoint of a run with"),
+    (["{counts}", "--out", "{run}", "--parallel", "mpi"], 2, "holds a run already"),
+    (["{counts}", "--out", "{new}"], 2, "mpiexec started 2 processes, .*; add --parallel mpi")])
+def test_on_two_processes_an_error_is_one_line_too(names, words, code, says):
+    done = on_ranks("train", *[word.format(**names) for word in words])
+    assert done.returncode == code and re.search(says, done.stderr.splitlines()[-1]), done.stderr
+    assert done.stderr.count("error") == 1 and "Traceback" not in done.stderr and "failed" not in done.stderr
+    assert not done.stdout and not names["new"].exists()
+
+
+def test_warnings_come_once_and_tracebacks_when_asked_for(names, tmp_path):
+    counts = made_counts()
+    counts.X = sparse.csr_array(counts.X.toarray() * (np.arange(60) > 1)[:, None])
+    runs.write_counts(tmp_path / "c.npz", counts)
+    done = on_ranks("train", tmp_path / "c.npz", "--out", tmp_path / "r", "--parallel", "mpi", *SMALL)
+    assert done.returncode == 0 and done.stderr.count("warning: 2 cells without counts") == 1, done.stderr
+    done = on_ranks("train", names["counts"], "--out", names["run"], "--parallel", "mpi", "--debug")
+    assert done.returncode == 2 and "Traceback" in done.stderr and done.stderr.count("error:") == 1
+
+
+@pytest.mark.parametrize("launcher", ["PMI", "OMPI_COMM_WORLD"])
+def test_processes_that_would_write_the_same_run_are_refused(names, monkeypatch, capsys, launcher):
+    words = ["train", names["counts"], "--out", names["new"]]
+    monkeypatch.setenv(f"{launcher}_SIZE", "3")
+    for rank, lines in ((0, 1), (2, 0)):
+        monkeypatch.setenv(f"{launcher}_RANK", str(rank))
+        assert call(*words) == 2 and len(capsys.readouterr().err.splitlines()) == lines
+    assert call("embed", names["run"], "--out", names["run"].parent / "ranks.npz") == 0  # each may write a file of its own
+    monkeypatch.setenv(f"{launcher}_SIZE", "1")
+    assert call(*words[:-1], names["run"].parent / f"one_{launcher}", *SMALL) == 0
 
 
 def test_a_run_is_three_files_and_says_what_it_was_told(place):
@@ -169,13 +263,20 @@ def test_genes_are_selected_and_found_again_by_name(place, tmp_path, words, rule
 STOPS = """
 import os, signal, sys
 from minigrad.fit import _Run
+from models import SCVI
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background would start without
 write = _Run.write
 def write_and_stop(self, *arguments):
     write(self, *arguments)
-    if self.epoch == 2 and times:
+    if self.epoch == 2 and any(times):
         os.kill(os.getpid(), times.pop())
 _Run.write, times = write_and_stop, list(map(int, sys.argv[1].split(",")))
+first = SCVI.loss
+def loss_or_error(self, *arguments, progress, **keywords):
+    if progress > 0.6 and times == [0] and os.environ["PMI_RANK"] == "1":
+        raise OSError(28, "No space left on device", "disk")
+    return first(self, *arguments, progress=progress, **keywords)
+SCVI.loss = loss_or_error
 from models.__main__ import main
 sys.exit(main(sys.argv[2:]))
 """
@@ -202,6 +303,24 @@ def test_a_stopped_run_resumes_to_the_same_bits(place, model, tmp_path, signals,
     same(SCVI.load(tmp_path / "r" / "model.npz").state_dict(), model.state_dict())
     assert len(rows_of(tmp_path / "r" / "history.csv")) == 4
     assert not list((tmp_path / "r").glob("*.part*"))
+
+
+def test_ctrl_c_on_two_processes_says_how_to_go_on(place, tmp_path):
+    words = ["train", place / "counts.npz", "--out", tmp_path / "r", "--parallel", "mpi", *SMALL]
+    done = on_ranks(2, *words, code=STOPS)  # the first rank is pressed, and all agree
+    assert done.returncode == 130 and "failed" not in done.stderr and "Traceback" not in done.stderr, done.stderr
+    hint = f"mpiexec -n 2 python -m models train --resume --out {tmp_path / 'r'} --parallel mpi"
+    assert done.stderr.splitlines()[-2:] == [f"go on with: {hint}", "interrupted"]
+    done = on_ranks(*shlex.split(hint)[6:])
+    assert done.returncode == 0 and len(rows_of(tmp_path / "r" / "history.csv")) == 4, done.stderr
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_process_that_dies_says_why_in_a_line(place, tmp_path, debug):
+    words = ["train", place / "counts.npz", "--out", tmp_path / "r", "--parallel", "mpi", *SMALL, *["--debug"] * debug]
+    done = on_ranks(0, *words, code=STOPS)
+    assert done.returncode == 1 and "rank 1 of 2 failed, which ends all:" in done.stderr, done.stderr
+    assert done.stderr.count("error: disk: No space left on device") == 1 and ("Traceback" in done.stderr) == debug
 
 
 def test_resuming_what_is_not_there_begins_and_what_is_finished_ends(place, model, tmp_path):
@@ -381,6 +500,22 @@ WRONG_USAGE = [
     (["de", "{run}", "--groups", "T cell"], "--key"),
     (["de", "{run}", "--key", "kind", "--groups", "a", "b", "c"], "one label or two, not 3"),
     (["de", "{run}", "--key", "kind", "--groups", "a", "--fdr", "1"], "between 0 and 1"),
+    (["train", "{counts}", "--out", "{new}", "--batch-size", "1"], "whole number of at least 2"),
+    (["train", "{counts}", "--out", "{new}", "--early-stopping", "--validation", "0"], "--validation 0 holds out none"),
+    (["train", "{counts}", "--out", "{new}", "--genes", "5", "--selection", "pearson", "--on-disk"], "leave out --on-disk"),
+    (["embed", "{run}", "--out", "{counts}"], "--out {counts} is the counts, and would be replaced"),
+    (["denoise", "{run}", "--out", "{counts}"], "is the counts"),
+    (["generate", "{run}", "--cells", "3", "--out", "{counts}"], "is the counts"),
+    (["embed", "{run}", "{other}", "--out", "{counts}"], "is the counts that the run was trained on"),
+    (["embed", "{run}", "{other}", "--out", "{other}"], "is the counts"),
+    (["embed", "{run}", "--out", "{run}/model.npz"], "a file of the run"),
+    (["denoise", "{run}", "--out", "{run}/history.csv"], "a file of the run"),
+    (["generate", "{run}", "--cells", "3", "--out", "{run}/model.npz"], "a file of the run"),
+    (["de", "{run}", "--key", "kind", "--groups", "B cell", "--csv", "{run}/history.csv"], "--csv {run}/history.csv is a file"),
+    (["de", "{run}", "--key", "kind", "--groups", "B cell", "B cell"], "both are 'B cell'"),
+    (["de", "{none}", "--key", "kind", "--groups", "B cell", "--volcano", "{new}.txt"], "must end in .png, .pdf or .svg"),
+    (["de", "{none}", "--key", "kind", "--groups", "B cell", "--csv", "{new}.png"], "must end in .csv"),
+    (["report", "{run}", "--out", "{run}/config.json"], "must end in .html"),
     (["generate", "{run}", "--out", "{new}.npz"], "--cells"), (["impute-score", "{run}", "--fraction", "0"], "between 0 and 1")]
 
 FAILURES = [
@@ -388,7 +523,9 @@ FAILURES = [
     (["train", "{bad}", "--out", "{new}"], "counts are whole numbers"),
     (["train", "{counts}", "--out", "{new}", "--layer", "spliced"], "only .h5ad and .loom"),
     (["train", "{counts}", "--out", "{new}", "--batch-key", "lane"], "no column 'lane' of cells in the counts; there are: kind"),
-    (["train", "{counts}", "--out", "{new}", "--genes", "99"], "n must be from 1 to the 12 genes"),
+    (["train", "{counts}", "--out", "{new}", "--genes", "99"], "has 12 genes, fewer than --genes 99"),
+    (["train", "{counts}", "--out", "{new}", "--on-disk"], "--on-disk: only .h5ad files are read from the disk"),
+    (["embed", "{run}", "{bad}", "--out", "{new}.csv"], r"looks normalised or scaled.* \(--layer counts\)"),
     (["train", "{counts}", "--out", "{counts}"], "counts.npz"),
     (["train", "--out", "{new}", "--resume"], "is no run: it has no config.json"),
     (["train", "{other}", "--out", "{run}", "--resume"], "this one has {'n_rows': 30"),
@@ -404,9 +541,7 @@ FAILURES = [
     (["denoise", "{run}", "--transform-batch", "middle", "--out", "{new}.csv"], "middle unknown; the model knows new, old"),
     (["de", "{run}", "--key", "kind", "--groups", "NK"], "no cell has kind 'NK'; there are: B cell, T cell"),
     (["de", "{run}", "--key", "age", "--groups", "NK"], "no column 'age'"),
-    (["de", "{run}", "--key", "kind", "--groups", "B cell", "B cell"], "share"),
     (["de", "{run}", "--key", "kind", "--groups", "B cell", "--csv", "{none}/a.csv"], "there is no folder"),
-    (["de", "{run}", "--key", "kind", "--groups", "B cell", "--volcano", "{new}.docx"], "docx"),
     (["generate", "{run}", "--cells", "3", "--batch", "middle", "--out", "{new}.npz"], "middle unknown"),
     (["report", "{run}", "--color", "age"], "no column 'age'")]
 
@@ -432,9 +567,12 @@ def names(place):
 
 @pytest.mark.parametrize("words, says", WRONG_USAGE)
 def test_wrong_usage_is_2_and_says_why(names, capsys, words, says):
+    kept = [names["counts"], names["other"], *names["run"].iterdir()]
+    before = [path.read_bytes() for path in kept]
     assert main([word.format(**names) for word in words]) == 2
     out, err = capsys.readouterr()
-    assert says in err.splitlines()[-1] and "Traceback" not in err and not out
+    assert [path.read_bytes() for path in kept] == before
+    assert says.format(**names) in err.splitlines()[-1] and "Traceback" not in err and not out
     assert not names["new"].exists()
 
 
@@ -448,6 +586,47 @@ def test_a_failure_is_1_and_one_line(names, capsys, words, says):
     assert "Traceback" not in err and (not out or words[0] == "de")
     assert {p: p.read_bytes() for p in names["run"].iterdir()} == before
     assert not list(names["run"].parent.glob("*.part*"))
+
+
+def test_counts_are_added_to_but_never_replaced(place, tmp_path, capsys):
+    counts = tmp_path / "c.h5ad"
+    shutil.copy(place / "counts.h5ad", counts)
+    assert call("train", counts, "--out", tmp_path / "r", *SMALL) == 0
+    assert call("train", counts, "--out", tmp_path / "few", "--genes", 5, *SMALL) == 0
+    assert call("embed", tmp_path / "few", "--out", counts) == 0
+    assert call("denoise", tmp_path / "r", "--out", counts) == 0
+    data = anndata.read_h5ad(counts)
+    assert data.obsm["X_scVI"].shape == (60, 4) and data.layers["scvi_denoised"].shape == (60, 12)
+    np.testing.assert_array_equal(data.X.toarray(), made_counts().X.toarray())
+    assert data.uns["kept"] == "note"
+    before = counts.read_bytes()
+    capsys.readouterr()
+    for name in ("csv", "html", "png"):
+        os.link(counts, tmp_path / f"link.{name}")
+    de = ["de", tmp_path / "r", "--key", "kind", "--groups", "T cell", "--samples", "9"]
+    for words in (["denoise", tmp_path / "few", "--out", counts], ["denoise", tmp_path / "few", counts, "--out", counts],
+                  ["embed", tmp_path / "r", place / "counts.h5ad", "--out", counts],  # a copy of another file
+                  ["generate", tmp_path / "r", "--cells", 3, "--out", counts],
+                  ["embed", tmp_path / "r", "--out", tmp_path / "link.csv"],
+                  ["report", tmp_path / "r", "--out", tmp_path / "link.html"],
+                  [*de, "--csv", tmp_path / "link.csv"], [*de, "--volcano", tmp_path / "link.png"]):
+        assert call(*words) == 2 and "and would be replaced; give another path" in capsys.readouterr().err, words
+        assert counts.read_bytes() == before and os.path.samefile(counts, tmp_path / "link.csv")
+
+
+def test_counts_are_not_where_a_run_keeps_its_history(tmp_path, capsys):
+    runs.write_counts(tmp_path / "history.csv", made_counts())
+    assert call("train", tmp_path / "history.csv", "--out", tmp_path, *SMALL) == 2
+    assert "has the name of a file of the run" in capsys.readouterr().err and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_matrix_by_columns_is_refused_in_words_of_options(place, tmp_path, capsys):
+    data = anndata.read_h5ad(place / "counts.h5ad")
+    data.X = data.X.tocsc()
+    data.write_h5ad(tmp_path / "c.h5ad")
+    assert call("train", tmp_path / "c.h5ad", "--out", tmp_path / "r", "--on-disk") == 1
+    err = capsys.readouterr().err
+    assert "without --on-disk" in err and "backed" not in err
 
 
 def test_debug_shows_the_traceback_and_the_line(names, capsys):
@@ -471,6 +650,9 @@ def test_a_failed_training_can_be_tried_again(names, tmp_path, capsys):
 
 def test_a_missing_package_is_named(names, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "anndata", None)
+    for words in (["embed"], ["denoise"], ["generate", "--cells", 3]):  # before any work: there is no such run
+        assert call(*words, names["none"], "--out", names["new"].with_suffix(".h5ad")) == 1
+        assert 'pip install "minigrad-scvi[singlecell]"' in capsys.readouterr().err
     assert call("embed", names["run"], "--out", names["new"].with_suffix(".h5ad")) == 1
     assert 'pip install "minigrad-scvi[singlecell]"' in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "cupy", None)

@@ -18,7 +18,7 @@ PACKAGES = ("minigrad", "models", "demos")
 TOP = {"minigrad", "models", "tests", "demos", "setup.cfg", "README.md", "LICENSE", "CHANGELOG.md", ".gitignore", ".ci",
        "pyproject.toml"}
 CORE_LINES, FUNCTION_LINES = 450, 40
-LONG = {"recorded": 52}  # every operation passes there: a call more, or a comprehension for a loop, costs it 5 to 10 %
+LONG = {"recorded": 53}  # every operation passes there: a call more, or a comprehension for a loop, costs it 5 to 10 %
 
 
 def modules(*packages):
