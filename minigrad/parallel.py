@@ -19,6 +19,7 @@ Know after: why one sum over ranks a step is nearly all that it takes.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -125,5 +126,6 @@ class Ranks:
             print(f"rank {self.rank} of {self.size} failed, which ends all:", file=sys.stderr)
             sys.excepthook(*sys.exc_info())
             sys.stderr.flush()
+            time.sleep(0.5)  # mpiexec passes on what it has read when the end comes, and no more
             self._comm.Abort(130 if isinstance(error, KeyboardInterrupt) else 1)  # as a shell says it of Ctrl-C
             raise  # it may take a moment
