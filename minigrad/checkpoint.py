@@ -16,7 +16,9 @@ import json
 import os
 import time
 import zipfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 
@@ -59,13 +61,23 @@ def save(path, arrays: dict[str, np.ndarray], meta: dict) -> None:
     arrays[_META] = np.frombuffer(text.encode(), np.uint8)
     if arrays[_META].nbytes > LARGEST_META:
         raise ValueError(f"{path}: the description (configuration, genes, history) is larger than {LARGEST_META} bytes")
+    with whole_file(path) as temporary, open(temporary, "xb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+@contextmanager
+def whole_file(path) -> Iterator[Path]:
+    """A temporary path beside `path`, of the same suffix, which on leaving becomes `path`, flushed to the disk.
+
+    After an error it is removed, and `path` is as it was. OSError where `path` cannot be written.
+    """
+    path = os.path.abspath(os.fspath(path))
     check_target(path)
     _remove_stale(path)
-    temporary = f"{path}.{os.urandom(4).hex()}.part"
+    temporary = Path(f"{path}.{os.urandom(4).hex()}.part{os.path.splitext(path)[1]}")
     try:
-        with open(temporary, "xb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
+        yield temporary
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
@@ -77,7 +89,7 @@ def save(path, arrays: dict[str, np.ndarray], meta: dict) -> None:
 
 def _remove_stale(path) -> None:
     """Remove what processes that were killed while they saved to this path left beside it."""
-    for left in glob.glob(glob.escape(path) + "." + "[0-9a-f]" * 8 + ".part"):
+    for left in glob.glob(glob.escape(path) + "." + "[0-9a-f]" * 8 + ".part" + glob.escape(os.path.splitext(path)[1])):
         with suppress(OSError):  # another process may be doing the same
             if time.time() - os.path.getmtime(left) > STALE:
                 os.unlink(left)

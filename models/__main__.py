@@ -226,7 +226,7 @@ def de(options) -> int:
     print(f"a: {groups[0].sum():,} cells, {options.groups[0]!r}; b: {other}, of {options.key}\n{table.head(options.rows)}")
     for path, write in ((options.csv, table.to_csv), (options.volcano, table.volcano)):
         if path is not None:
-            with runs.whole_file(path) as temporary:
+            with checkpoint.whole_file(path) as temporary:
                 write(temporary)
             say(f"written: {path}")
     return 0
@@ -252,7 +252,7 @@ def make_report(options) -> int:
     counts, path, batch = of_run(run, options)
     keep_counts(run, path, "--out", out)
     labels = None if options.color is None else runs.labels_of(counts, options.color).astype(str)
-    with runs.whole_file(out) as temporary:
+    with checkpoint.whole_file(out) as temporary:
         report.write(temporary, model, run.history(), runs.genes_by_name(counts, model_genes(model)), batch, labels,
                      options.color or "cluster", title=f"{run.folder.name}: scVI on {Path(path).name}")
     say(f"written: {out}")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import numpy as np
 from scipy import sparse
 
 from minigrad.backend import Array
+from minigrad.checkpoint import whole_file
 from minigrad.data import Blocks, pieces
 from models import files
 from models.files import BLOCK, Refused, frame, need
@@ -434,10 +434,7 @@ def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None) -> None:
     h5py, write_elem = need("h5py"), need("anndata").io.write_elem
     if not h5py.is_hdf5(path_in):
         raise ValueError(f"{path_in}: not there, or no .h5ad file; pass the one that results are to be added to")
-    path_out = Path(path_out)
-    handle, temporary = tempfile.mkstemp(dir=path_out.parent, prefix=path_out.name, suffix=".part")
-    os.close(handle)
-    try:
+    with whole_file(path_out) as temporary:
         shutil.copyfile(path_in, temporary)
         with h5py.File(temporary, "r+") as file:
             if "obs" not in file or "var" not in file:
@@ -454,9 +451,3 @@ def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None) -> None:
             columns += [key for key in obs or {} if key not in columns]
             file["obs"].attrs["column-order"] = np.array(columns, dtype=h5py.string_dtype())
         shutil.copymode(path_in, temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path_out)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -17,14 +17,13 @@ import csv
 import importlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 from scipy import sparse
 
 from minigrad import checkpoint
+from minigrad.checkpoint import whole_file
 from minigrad.data import Blocks, pieces
 from minigrad.fit import History
 from models.counts import Counts, annotate_h5ad, highest_variance, pearson_residual_variance, read
@@ -175,23 +174,6 @@ def fit_arguments(settings: dict) -> dict:
 
 
 # -------------------------------------------------------------------------------------------------------------- files
-@contextmanager
-def whole_file(path) -> Iterator[str]:
-    """A temporary path beside `path`, of the same suffix, which on leaving becomes `path`; after an error it is removed."""
-    path = Path(path)
-    checkpoint.check_target(path)
-    temporary = path.with_name(f"{path.stem}.{os.urandom(4).hex()}.part{path.suffix}")
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-
-
 def write_table(path, header, rows) -> None:
     """A CSV file with a first line of names. Floats have the 9 digits that say exactly which float32 they are."""
     with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:

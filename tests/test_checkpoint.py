@@ -214,15 +214,16 @@ def test_a_full_disk(tmp_path):
 
 
 def test_what_killed_processes_left_is_removed_after_a_day(tmp_path):
-    names = {"a.npz.0123abcd.part": 2, "a.npz.89abcdef.part": 0, "b.npz.0123abcd.part": 2, "a.npz.part": 2,
-             "a.npz.0123abcd.part.txt": 2, "a.npz.notes.part": 2, "[a].npz.0123abcd.part": 2}
+    names = {"a.npz.0123abcd.part.npz": 2, "a.npz.89abcdef.part.npz": 0, "b.npz.0123abcd.part.npz": 2, "a.npz.part.npz": 2,
+             "a.npz.0123abcd.part.txt": 2, "a.npz.notes.part.npz": 2, "[a].npz.0123abcd.part.npz": 2}
     for name, days in names.items():
         (tmp_path / name).write_text("x")
         os.utime(tmp_path / name, (time.time() - 86_400 * days,) * 2)
     checkpoint.save(tmp_path / "a.npz", ARRAYS, META)
-    assert set(os.listdir(tmp_path)) == {"a.npz", *names} - {"a.npz.0123abcd.part"}
+    assert set(os.listdir(tmp_path)) == {"a.npz", *names} - {"a.npz.0123abcd.part.npz"}
     checkpoint.save(tmp_path / "[a].npz", ARRAYS, META)
-    assert set(os.listdir(tmp_path)) == {"a.npz", "[a].npz", *names} - {"a.npz.0123abcd.part", "[a].npz.0123abcd.part"}
+    gone = {"a.npz.0123abcd.part.npz", "[a].npz.0123abcd.part.npz"}
+    assert set(os.listdir(tmp_path)) == {"a.npz", "[a].npz", *names} - gone
 
 
 def killed_while_saving(folder):
