@@ -104,10 +104,6 @@ class Blocks:
         x, rows = self.read(int(start), int(stop)), self.file_rows[self.bounds[i]:self.bounds[i + 1]] - start
         return (x if len(rows) == stop - start else take_rows(x, rows)).astype(self.dtype, copy=False)
 
-    def sum(self) -> float:
-        """The sum of all entries, in one pass over the file."""
-        return float(sum(part.data.sum(dtype=np.float64) for _, part in pieces(self)))
-
 
 def block_bounds(indptr: np.ndarray) -> np.ndarray:
     """Where to cut CSR rows with this indptr, shape (n_rows + 1,), into blocks of about ENTRIES entries: `bounds` of Blocks."""

@@ -108,7 +108,8 @@ def fit(model, columns, *, epochs: int, optimizer, batch_size: int = 128, valida
         train, held_out = _minibatches(columns, batch_size, validation, seed, early_stopping, ranks)
         model.to(device)
         run = _Run(model, optimizer(model.parameters()), train, held_out, epochs, seed, schedule, early_stopping, device, ranks)
-        settings = _settings(run, columns, batch_size, validation)
+        is_compared = checkpoint or resume or ranks.size > 1
+        settings = _settings(run, columns, batch_size, validation) if is_compared else None  # reads all of the data
         if resume:
             run.resume(checkpoint, settings, describe())
         if checkpoint and ranks.rank == 0:
@@ -306,14 +307,12 @@ class _Run:
     def share(self, value, n_rows) -> tuple[float, int]:
         """The loss of the minibatch and its rows, from those of this rank; also agrees on stopping, and averages the
         running statistics of batch norm, so that all ranks, and each checkpoint, have the same."""
-        if self.ranks.size == 1:
-            return value, n_rows
         running = self.buffers("running_")
         told = [[value * n_rows, n_rows, self.is_interrupted], *[n_rows * backend.to_host(r).astype(np.float64) for r in running]]
         total = self.ranks.sum(np.concatenate([np.ravel(part) for part in told]))
         self.is_stopping, at = bool(total[2]), 3
         for r in running:
-            r[...] = backend.to_device((total[at:at + r.size] / total[1]).reshape(r.shape), self.device)
+            backend.assign(r, (total[at:at + r.size] / total[1]).reshape(r.shape))
             at += r.size
         return float(total[0] / total[1]), int(total[1])
 

@@ -73,7 +73,7 @@ class Ranks:
         host = backend.to_host(array)
         self._comm.Allreduce(self._mpi.IN_PLACE, host)
         if host is not array:
-            array[...] = backend.to_device(host, backend.device_of(array))
+            backend.assign(array, host)
         return array
 
     def first(self, array: Array, root: int = 0) -> Array:
@@ -81,7 +81,7 @@ class Ranks:
         host = backend.to_host(array)
         self._comm.Bcast(host, root=root)
         if host is not array:
-            array[...] = backend.to_device(host, backend.device_of(array))
+            backend.assign(array, host)
         return array
 
     def first_text(self, text: str, root: int = 0) -> str:

@@ -254,12 +254,14 @@ def _complaint(name, row, column, value) -> str:
             'usually in adata.layers["counts"] (layer="counts") or in adata.raw (layer="raw")')
 
 
-def batch_codes(batch, n_cells: int, known=None, obs=None) -> tuple:
+def batch_codes(batch, n_cells: int, known=None, obs=None, name: str = "batch",
+                advice: str = ". Leave those cells out, or train a model with them") -> tuple:
     """Batches as numbers: `(codes, names)`, codes (n_cells,) positions in the list `names` of str.
 
     batch: a whole number or string per cell; or the name of a column of `obs` (a mapping or frame); or None, all cells
     in one batch. known: the batches that a model was trained with, which then are `names`; labels match by their str.
-    Without it names are sorted, numbers as numbers.
+    Without it names are sorted, numbers as numbers. name, advice: of the argument, and what to do, in the error for an
+    unknown batch.
     Raises ValueError for another length, missing labels, an unknown column, and batches not in `known`.
     """
     known = None if known is None else [str(label) for label in known]
@@ -279,8 +281,7 @@ def batch_codes(batch, n_cells: int, known=None, obs=None) -> tuple:
     names = [str(value) for value in values]
     unknown = [label for label in names if known is not None and label not in known]
     if unknown:
-        raise ValueError(f"batch: {', '.join(unknown)} unknown; the model knows {', '.join(known)}. Leave those cells out, or "
-                         "train a model with them")
+        raise ValueError(f"{name}: {', '.join(unknown)} unknown; the model knows {', '.join(known)}{advice}")
     return (codes, names) if known is None else (np.array([known.index(label) for label in names])[codes], known)
 
 

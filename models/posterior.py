@@ -299,10 +299,7 @@ def _codes_of(self, labels, name: str) -> np.ndarray:
     labels = np.atleast_1d(labels)
     if not len(labels):
         raise ValueError(f"{name}: no batch given")
-    unknown = sorted({str(label) for label in labels} - {str(label) for label in self.batches})
-    if unknown:
-        raise ValueError(f"{name}: {', '.join(unknown)} unknown; the model knows {', '.join(map(str, self.batches))}")
-    return batch_codes(labels, len(labels), known=self.batches)[0]
+    return batch_codes(labels, len(labels), known=self.batches, name=name, advice="")[0]
 
 
 # ------------------------------------------------------------------------------------------------------------ samples

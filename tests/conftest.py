@@ -4,8 +4,22 @@ import os
 for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
+import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
+
+from minigrad import tensor  # noqa: E402
 
 settings.register_profile("suite", deadline=None, print_blob=True, derandomize=True,
                           suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors])
 settings.load_profile("suite")
+
+
+@pytest.fixture
+def table_as_it_was():
+    """For tests that add primitives: others walk the table, and must not find them there."""
+    tables = tensor.PRIMITIVES, tensor.IMPLEMENTATIONS
+    before = [dict(table) for table in tables]
+    yield
+    for table, old in zip(tables, before):
+        table.clear()
+        table.update(old)

@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minigrad import checkpoint
+from tests.limits import each_in_a_child
 
 ARRAYS = {"weights/layers.0.weight": np.arange(12, dtype=np.float32).reshape(3, 4), "weights/bias": np.ones(3),
           "optimizer/n_steps": np.array(7)}
@@ -400,29 +401,21 @@ HOSTILE = {
 }
 
 
+def load_or_be_refused(path):
+    """Print what was loaded, or an error that is no sentence."""
+    try:
+        arrays, meta = checkpoint.load(path)
+        print(f"{path.name}: loaded {str(arrays)[:100]} {str(meta)[:100]}")
+    except ValueError as error:
+        said = str(error)
+        start = f"{path}: cannot be loaded: "
+        if "\n" in said or not said.startswith(start) or len(said) > len(start) + 220:
+            print(f"{path.name}: not a sentence: {said[:500]}")
+
+
 def limited_loads(folder):
-    """(In its own process.) Load each file in a child that may take 2 seconds and 300 MB more than it has."""
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    for path in sorted(Path(folder).iterdir()):
-        child = os.fork()
-        if child == 0:
-            resource.setrlimit(resource.RLIMIT_CPU, (2, 2))
-            resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20, used + 300 * 2**20))
-            try:
-                arrays, meta = checkpoint.load(path)
-                print(f"{path.name}: loaded {str(arrays)[:100]} {str(meta)[:100]}")
-            except ValueError as error:
-                said = str(error)
-                start = f"{path}: cannot be loaded: "
-                if "\n" in said or not said.startswith(start) or len(said) > len(start) + 220:
-                    print(f"{path.name}: not a sentence: {said[:500]}")
-            except BaseException as error:
-                print(f"{path.name}: {type(error).__name__}: {str(error)[:200]}")
-            sys.stdout.flush()
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        if status:
-            print(f"{path.name}: ended by {status}")
+    """(In its own process.)"""
+    each_in_a_child(folder, load_or_be_refused)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")

@@ -5,12 +5,10 @@ Know before reading: models/counts.py. Know after: which inputs are taken, which
 import gzip
 import io
 import os
-import resource
 import subprocess
 import sys
 import tracemalloc
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +20,7 @@ from scipy import sparse
 from minigrad.data import pieces
 from models import counts as C, files as F
 from models.counts import Counts, as_matrix, read
+from tests.limits import each_in_a_child
 
 DATA = "demos/data"
 X = np.random.default_rng(0).poisson(0.7, (23, 17)) * np.random.default_rng(1).integers(0, 30, (23, 17))
@@ -543,23 +542,12 @@ def test_damaged_files_end_in_counts_or_in_one_sentence(pristine, flips, cut):
 
 
 def limited_reads(folder):
-    """(In its own process.) Read each file in a child that may take 2 seconds and 300 MB more than it has."""
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    for path in sorted(Path(folder).iterdir()):
-        child = os.fork()
-        if child == 0:
-            resource.setrlimit(resource.RLIMIT_CPU, (2, 2))
-            resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20, used + 300 * 2**20))
-            try:
-                read_or_refused(path)
-                if path.suffix == ".h5ad":
-                    read_or_refused(path, backed=True)
-            except BaseException as error:
-                print(f"{path.name}: {type(error).__name__}: {str(error)[:300]}", flush=True)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        if status:
-            print(f"{path.name}: ended by {status}", flush=True)
+    """(In its own process.)"""
+    def read_it(path):
+        read_or_refused(path)
+        if path.suffix == ".h5ad":
+            read_or_refused(path, backed=True)
+    each_in_a_child(folder, read_it)
 
 
 def limited(folder):

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minigrad import tensor
 from models import SCVI, counts
 
 ROOT = Path(__file__).parents[1]
@@ -21,15 +20,7 @@ SHOWN = ["minigrad.tensor.Tensor", "minigrad.tensor.grad", "minigrad.tensor.prim
          "minigrad.nn.Sequential", "models.autoencoder.Autoencoder", "models.vae.VAE", "models.scvi.SCVI"]
 
 
-@pytest.fixture(autouse=True)
-def table_as_it_was():
-    """An example adds a primitive; other tests walk the table, and must not find it there."""
-    tables = tensor.PRIMITIVES, tensor.IMPLEMENTATIONS
-    before = [dict(table) for table in tables]
-    yield
-    for table, old in zip(tables, before):
-        table.clear()
-        table.update(old)
+pytestmark = pytest.mark.usefixtures("table_as_it_was")  # exercises and examples add primitives
 
 
 def docstrings(path):

@@ -384,6 +384,7 @@ def test_generate_refuses_what_it_cannot_make():
         model.generate(0)
     with pytest.raises(ValueError, match="5 unknown; the model knows 0, 1"):
         model.generate(3, batch=5)
+    np.testing.assert_array_equal(model.generate(3, batch=1.0), model.generate(3, batch=1))  # numbers, however written
     with pytest.raises(ValueError, match="2 labels for n=3 cells"):
         model.generate(3, batch=[0, 1])
 

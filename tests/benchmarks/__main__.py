@@ -20,8 +20,9 @@ from statistics import median
 
 from tqdm import tqdm
 
+from tests.benchmarks.work import MISSING
+
 ROOT = Path(__file__).parents[2]
-MISSING = 3  # exit status of a worker whose library is not installed
 # job: (epochs a turn, unit, factor from seconds to it, our side, {side: goal for the ratio})
 JOBS = {
     "scvi-nb-brain": (3, "s an epoch", 1.0, "ours", {"pytorch": 3.0, "scvi_tools": 6.0, "by_hand": None}),

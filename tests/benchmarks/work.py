@@ -13,6 +13,7 @@ BRAIN = Path(__file__).parents[2] / "demos/data/brain10k.npz"
 N_LATENT, N_HIDDEN, DROPOUT, BATCH, RATE = 10, 128, 0.1, 128, 1e-3
 AE_WIDTHS, VAE_WIDTHS, N_ROWS = (1000, 2048, 1024, 128), (1000, 512, 256, 32), 1280
 CHAIN = 4000  # operations on four floats
+MISSING = 3  # exit status of a worker whose library is not installed
 
 
 def counts(name: str) -> sparse.csr_array:

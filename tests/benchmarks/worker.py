@@ -8,12 +8,14 @@ import json
 import resource
 import sys
 
+from tests.benchmarks.work import MISSING
+
 
 def main(side, name, units):
     try:
         module = importlib.import_module(f"tests.benchmarks.{side}")
     except ModuleNotFoundError:
-        sys.exit(3)  # MISSING in __main__.py
+        sys.exit(MISSING)
     run = module.job(name, int(units))
     for _ in sys.stdin:
         seconds = run()
