@@ -287,51 +287,35 @@ def _canonical(counts, shape):
 
 
 def _nonzeros(counts, rows):
-    """The non-zeros of a block of rows (a slice), by row, as (index, gene, x, starts, filled).
-
-    index: (k,) flat positions in the block; gene: (k,); x: (k,) counts; filled: the rows that have any; starts: where
-    each of these begins in the others.
-    """
+    """The non-zeros of a block of rows (a slice), by row: (index, row, gene, count), (k,) each; index: position in the block."""
     n_genes = counts.shape[1]
-    row_starts = np.arange(0, (rows.stop - rows.start + 1) * n_genes, n_genes)
     if sparse.issparse(counts):
         ends = counts.indptr[rows.start:rows.stop + 1]
-        gene, x = (a[ends[0]:ends[-1]] for a in (counts.indices, counts.data))
-        index = np.repeat(row_starts[:-1], ends[1:] - ends[:-1])
-        index += gene
-        ends = ends - ends[0]
-    else:
-        block = counts[rows].ravel()
-        index = np.flatnonzero(block != 0)  # of booleans: three times faster than of numbers
-        ends = np.searchsorted(index, row_starts)
-        gene, x = index - np.repeat(row_starts[:-1], ends[1:] - ends[:-1]), block[index]
-    filled = np.flatnonzero(ends[1:] > ends[:-1])
-    return index, gene.astype(np.intp), x, ends[filled], filled
+        row = np.repeat(np.arange(len(ends) - 1), ends[1:] - ends[:-1])
+        gene, count = (a[ends[0]:ends[-1]] for a in (counts.indices, counts.data))
+        return row * n_genes + gene, row, gene.astype(np.intp, copy=False), count
+    block = counts[rows].ravel()
+    index = np.flatnonzero(block != 0)  # of booleans: three times faster than of numbers
+    row = np.repeat(np.arange(rows.stop - rows.start), np.diff(np.searchsorted(index, np.arange(0, block.size + 1, n_genes))))
+    return index, row, index - row * n_genes, block[index]
 
 
-def _by_row(values, starts, filled, n_rows):
-    """Sums of values (k,) over each row: (n_rows,) float64."""
-    sums = np.zeros(n_rows)
-    if len(filled):
-        sums[filled] = np.add.reduceat(values.astype(np.float64), starts)
-    return sums
+def _row_sums(x):
+    """x.sum(axis=1), by a product with ones: a third of the time."""
+    return x @ np.ones(x.shape[1], x.dtype)
 
 
-def _lookup(log_theta):
-    """For a gene and a small count x: log[(1+1/theta)...(1+(x-1)/theta)/x!], and minus the sum of k/(theta+k), k < x.
+def _tables(log_theta):
+    """For a small count x and a gene: log[(1+1/theta)...(1+(x-1)/theta)/x!], and minus the sum of k/(theta+k), k < x.
 
     log_theta: (n_genes,). Returns two arrays (SMALL + 1, n_genes). Neither cancels; both are 0 for x = 1, the usual count.
     """
     theta = np.exp(log_theta)
     k = np.arange(1, SMALL, dtype=theta.dtype)[:, None]
     ways, slope = np.zeros((2, SMALL + 1, len(theta)), theta.dtype)
-    np.multiply(k / (k + 1), 1 / theta, out=ways[2:])
-    ways[2:] += 1 / (k + 1)
-    np.log(ways[2:], out=ways[2:])
-    np.divide(-k, theta + k, out=slope[2:])
-    for x in range(3, SMALL + 1):  # cumsum(axis=0) takes three times as long
-        ways[x] += ways[x - 1]
-        slope[x] += slope[x - 1]
+    up_to = np.tri(SMALL - 1, dtype=theta.dtype)
+    np.matmul(up_to, np.log(k / (k + 1) * (1 / theta) + 1 / (k + 1)), out=ways[2:])
+    np.matmul(up_to, -k / (theta + k), out=slope[2:])
     return ways, slope
 
 
@@ -377,22 +361,24 @@ def _textbook_nb(x, log_mu, log_theta, theta_terms, gradients, large):
 
 
 class _LogMu:
-    """The means of a block of rows, given by their logarithms (n, n_genes)."""
+    """The means of a block of rows, given by their logarithms (n, n_genes): log_mu = base + shift."""
+
+    shift = 0.0
 
     def __init__(self, log_mu):
-        self.log_mu, self.top, self.shape, self.dtype = log_mu, log_mu.max(initial=-np.inf), log_mu.shape, log_mu.dtype
+        self.base, self.top, self.shape, self.dtype = log_mu, log_mu.max(initial=-np.inf), log_mu.shape, log_mu.dtype
 
     def mu(self, out):
         """The means, written into `out` (n, n_genes)."""
-        return np.exp(self.log_mu, out=out)
+        return np.exp(self.base, out=out)
 
-    def at(self, index, starts, filled):
-        """log_mu of the non-zeros, (k,)."""
-        return self.log_mu.take(index)
+    def at(self, index, row):
+        """log_mu of some entries, (k,)."""
+        return self.base.take(index)
 
     def whole(self):
         """log_mu, (n, n_genes)."""
-        return self.log_mu
+        return self.base
 
     def pull(self, d_mu):
         """Turns derivatives for log_mu, in place, into those for what was given; returns those for log_library."""
@@ -402,34 +388,33 @@ class _LogMu:
 class _Shares(_LogMu):
     """The means of a block of rows that share out a library: log_mu = log_softmax(logits) + log_library.
 
-    One exp does for the softmax and for the means, and log_mu itself is made for the non-zeros only: together with the
-    gradient in place a third less time than log_softmax, addition and the kernel of log_mu. What e^(logits - highest)
+    One exp does for the softmax and for the means, and log_mu itself is made only where it is asked for: together with
+    the gradient in place a third less time than log_softmax, addition and the kernel of log_mu. What e^(logits - highest)
     loses below e^-87 could matter only beside a theta of e^-60 and a library above e^13: there log_mu is made.
     """
 
     def __init__(self, logits, log_library):
-        (e,), self.shape, self.dtype = _buffers("shares", 1, logits.shape, logits.dtype), logits.shape, logits.dtype
-        highest = logits.max(axis=1, keepdims=True)
-        np.exp(np.subtract(logits, highest, out=e), out=e)
-        total = e.sum(axis=1, keepdims=True)
-        self.logits, self.e, self.total, self.library = logits, e, total, np.exp(log_library)
-        self.shift = log_library - highest - np.log(total)  # log_mu - logits
-        self.top, self.is_vast = (highest + self.shift).max(initial=-np.inf), not log_library.max(initial=0.0) <= 13.0
+        (self.base, self.e), self.shape, self.dtype = _buffers("shares", 2, logits.shape, logits.dtype), logits.shape, logits.dtype
+        np.subtract(logits, logits.max(axis=1, keepdims=True), out=self.base)
+        np.exp(self.base, out=self.e)
+        self.total, self.library = _row_sums(self.e)[:, None], np.exp(log_library)
+        self.shift = log_library - np.log(self.total)
+        self.top, self.is_vast = self.shift.max(initial=-np.inf), not log_library.max(initial=0.0) <= 13.0
 
     def mu(self, out):
         if self.is_vast:
             return np.exp(self.whole(), out=out)
         return np.multiply(self.e, self.library / self.total, out=out)
 
-    def at(self, index, starts, filled):
-        return self.logits.take(index) + np.repeat(self.shift[filled, 0], np.diff(starts, append=len(index)))
+    def at(self, index, row):
+        return self.base.take(index) + self.shift[row, 0]
 
     def whole(self):
-        return self.logits + self.shift
+        return self.base + self.shift
 
     def pull(self, d_mu):
         """d_logits = d_mu - softmax(logits) * (their sum), and that sum is what log_library has."""
-        total = d_mu.sum(axis=1, keepdims=True)
+        total = _row_sums(d_mu)[:, None]
         self.e *= total / self.total
         d_mu -= self.e
         return total
@@ -442,7 +427,7 @@ def _extreme(entries, mean, log_theta, zi_logits=None):
     that is good enough while mu < 15 or theta < 400 (50 and 1000 pass the truth table, but miss 1e-5 on 3 in 100,000
     points of a denser grid). The bounds on zi_logits are those of `_inflate`. Extreme is also x > 10^6 or no count.
     """
-    index, _, x, *_ = entries
+    index, _, _, x = entries
     odd = (np.rint(np.minimum(np.maximum(x, 1.0), 1e6)) != x).nonzero()[0]
     steep, large = (6.0, 2.7) if log_theta.dtype == np.float32 else (np.inf, np.inf)
     low, high, top = log_theta.min(), log_theta.max(), mean.top
@@ -458,69 +443,44 @@ def _extreme(entries, mean, log_theta, zi_logits=None):
     return ~fine
 
 
-def _zero_nb(r, sigmoid, bracket, softplus):
-    """sigmoid(d), sigmoid(d) - softplus(d) and softplus(d) of a block, from r = e^d = mu/theta, which is used up.
+def _sigmoid_softplus(r, sigmoid, softplus, u, spare):
+    """sigmoid(d) and softplus(d) of a block, from r = e^d = mu/theta, which is used up, as are u and spare.
 
-    With u = 1 + e^d all digits are right also when e^d is small, with one logarithm and no log1p (seven times slower):
-    what rounding u takes away cancels in (u-1)/u - log(u), and softplus is recovered with the exact e^d/u.
+    With u = 1 + r all digits are right also when r is small, with one logarithm and no log1p (seven times slower): what
+    rounding u takes away, r - (u - 1), is exact, and comes back to first order.
     """
-    np.add(r, 1.0, out=softplus)
-    np.log(softplus, out=bracket)
-    np.divide(r, softplus, out=sigmoid)
-    np.subtract(softplus, 1.0, out=r)
-    np.divide(r, softplus, out=r)
-    np.subtract(r, bracket, out=bracket)
-    np.subtract(sigmoid, bracket, out=softplus)
+    np.add(r, 1.0, out=u)
+    np.divide(r, u, out=sigmoid)
+    np.log(u, out=softplus)
+    r -= np.subtract(u, 1.0, out=spare)
+    r /= u
+    softplus += r
 
 
-def _easy_nb(x, index, at, log_mu, theta, lookup, sigmoid, bracket):
-    """log NB and its derivatives at small counts, from what is known of the block and a table; all (k,)."""
-    t, s, b = theta.take(at), sigmoid.take(index), bracket.take(index)
-    softplus = s - b
-    value = x * (log_mu - softplus) - t * softplus
-    d_theta = x * s + t * b
-    if lookup:
-        cell = x.astype(np.intp) * len(theta) + at
-        value += lookup[0].take(cell, mode="clip")  # what is not in the table is done again
-        d_theta += lookup[1].take(cell, mode="clip")
-    return value, x - (x + t) * s, d_theta
+def _hard_nb(chosen, entries, mean, log_theta, gradients):
+    """log NB and its derivatives for those non-zeros that are no small counts, in float64; (k,) each.
 
-
-def _nonzero_nb(entries, log_mu, log_theta, theta, lookup, gradients, *known):
-    """log NB and its derivatives for the non-zeros of a block, each by the quickest way that is accurate; (k,) each.
-
-    log_mu: (k,); log_theta, theta: (n_genes,), then with a lookup, or (n, n_genes); known: what `_zero_nb` found.
-    Measured: counts up to SMALL, 10 ns an entry; larger ones, 40 ns; in float64, 300 ns.
+    log_theta: (n_genes,), or (n, n_genes). Measured: 40 ns an entry for float32; 300 ns for float64.
     """
-    index, gene, x, *_ = entries
-    at = gene if theta.ndim == 1 else index
-
-    def columns(chosen):
-        given = x[chosen], log_mu[chosen], log_theta.take(at[chosen])
-        return [a.astype(np.float64) for a in given]
-
-    if log_mu.dtype == np.float64:
-        return _exact_nb(*columns(slice(None)))
-    results = _easy_nb(x.astype(np.float32), index, at, log_mu, theta, lookup, *known)
-    large = (x > (SMALL if lookup else 1)).nonzero()[0]
-    if len(large):
-        once_a_gene = lookup and len(large) > len(theta)
-        of_gene, (x, log_mu, log_theta) = log_theta, columns(large)
-        terms = _gamma_shifted(np.exp(of_gene.astype(np.float64) if once_a_gene else log_theta))
-        terms = [a.take(gene[large]) for a in terms] if once_a_gene else terms
-        for result, part in zip(results, _textbook_nb(x, log_mu, log_theta, terms, gradients, bool(lookup))):
-            result[large] = part
-    return results
+    index, row, gene, x = (a[chosen] for a in entries)
+    x, log_mu, of_gene = x.astype(np.float64), mean.at(index, row).astype(np.float64), log_theta.astype(np.float64)
+    log_theta = of_gene.take(index if of_gene.ndim == 2 else gene)
+    if mean.dtype == np.float64:
+        return _exact_nb(x, log_mu, log_theta)
+    once_a_gene = of_gene.ndim == 1 and len(x) > len(of_gene)
+    terms = _gamma_shifted(np.exp(of_gene if once_a_gene else log_theta))
+    terms = [a.take(gene) for a in terms] if once_a_gene else terms
+    return list(_textbook_nb(x, log_mu, log_theta, terms, gradients, x.min() >= 8))
 
 
-def _inflate(zi_logits, theta, softplus, index, extreme, outputs, odds, q):
+def _inflate(zi_logits, zero, index, extreme, outputs, odds, q):
     """From NB to ZINB: scales the derivatives of a block in place, writes d_zi, returns the sums of what is not log NB.
 
-    softplus: 0 at non-zeros (index) and extreme entries. With e = NB(0), o = exp(zi_logits) and q = 1/(1+o):
-    ZINB(0) = (o + e) q, of which the NB has the share e/(o + e). Sums of logarithms are taken of products of two,
-    which cannot underflow within the bounds of `_extreme`: half the logarithms.
+    zero: -log NB(0), which is used up; 0 at non-zeros (index) and extreme entries. With e = NB(0), o = exp(zi_logits) and
+    q = 1 + o: ZINB(0) = (o + e) / q, of which the NB has the share e/(o + e). Sums of logarithms are taken of products of
+    two, which cannot underflow within the bounds of `_extreme`: half the logarithms.
     """
-    zero = np.exp(np.multiply(softplus, -theta, out=softplus), out=softplus)
+    np.exp(np.negative(zero, out=zero), out=zero)
     np.exp(zi_logits, out=odds)
     np.add(odds, 1.0, out=q)
     odds += zero
@@ -538,63 +498,85 @@ def _inflate(zi_logits, theta, softplus, index, extreme, outputs, odds, q):
     half = odds.shape[1] // 2
     rest = odds[:, :odds.shape[1] - half]
     odds[:, :half] *= odds[:, odds.shape[1] - half:]
-    return np.log(rest, out=rest).sum(axis=1)
+    return _row_sums(np.log(rest, out=rest))
 
 
-def _nb_block(entries, mean, parameters, lookup, outputs):
+def _nb_block(entries, mean, parameters, tables, outputs):
     """log p of each cell of a block of rows: (n,). Writes outputs: d_mu, d_theta and for ZINB d_zi, unless it is empty.
 
-    entries: what `_nonzeros` gave; mean: a _LogMu; parameters: log_theta (n, n_genes) or, with a lookup, (n_genes,)
-    (d_theta is then left divided by theta), and for ZINB zi_logits (n, n_genes).
+    entries: what `_nonzeros` gave; mean: a _LogMu; parameters: log_theta (n, n_genes) or, with tables, (n_genes,), and for
+    ZINB zi_logits (n, n_genes). All entries are first done as if they were small: with W from the tables
+
+        log NB(x) = x (log_mu - softplus(d)) - theta softplus(d) + W(x, theta),  d_mu = x - (x+theta) sigmoid(d),
+        d_theta = (x+theta) sigmoid(d) - theta softplus(d) + dW
     """
-    (index, gene, _, *rows), (log_theta, *zi_logits) = entries, parameters
+    (index, row, gene, count), (log_theta, *zi_logits) = entries, parameters
     theta, extreme, shape = np.exp(log_theta), _extreme(entries, mean, *parameters), mean.shape
-    softplus, r, q, *scratch = _buffers("block", 5, shape, log_theta.dtype)
+    x, softplus, r, u, *scratch = _buffers("block", 6, shape, mean.dtype)
     d_mu, d_theta, *d_zi = outputs or scratch
     np.multiply(mean.mu(r), 1.0 / theta, out=r)
-    _zero_nb(r, d_mu, d_theta, softplus)
-    values, *slopes = _nonzero_nb(entries, mean.at(index, *rows), log_theta, theta, lookup, bool(outputs), d_mu, d_theta)
-    softplus.reshape(-1)[index] = 0.0
-    if extreme is not None:
-        softplus[extreme] = 0.0
-        values[extreme.take(index)] = 0.0
+    _sigmoid_softplus(r, d_theta, softplus, u, d_mu)
+    is_small = (count <= (SMALL if tables else 1)) & (mean.dtype == np.float32)
+    hard = (~is_small).nonzero()[0]
+    x.fill(0.0)
+    x.reshape(-1)[index] = count
+    for a in (x, softplus):
+        a.reshape(-1)[index[hard]] = 0.0
+        if extreme is not None:
+            a[extreme] = 0.0
+    zero = np.multiply(softplus, theta, out=r)
     if outputs:
-        np.multiply(d_mu, -theta, out=d_mu)
-        if not lookup:
-            np.multiply(d_theta, theta, out=d_theta)
-    y = _by_row(values, *rows, shape[0])
+        d_mu[...] = x
+        d_mu += theta
+        d_mu *= d_theta
+        np.subtract(d_mu, zero, out=d_theta)
+        np.subtract(x, d_mu, out=d_mu)
+    y = np.vecdot(x, np.subtract(mean.base, softplus, out=u)).astype(np.float64)
+    y += _row_sums(x) * np.ravel(mean.shift)
     if zi_logits:
-        y += _inflate(*zi_logits, theta, softplus, index, extreme, outputs, r, q)
+        y -= np.bincount(row, zero.take(index), shape[0])
+        zero.reshape(-1)[index] = 0.0
+        y += _inflate(*zi_logits, zero, index, extreme, outputs, u, softplus)
     else:
-        y -= np.vecdot(softplus, theta)
-    if outputs:
-        d_mu.reshape(-1)[index] = slopes[0]
-        d_theta.reshape(-1)[index] = slopes[1] / theta.take(gene) if lookup else slopes[1]
+        y -= _row_sums(zero)
+    if tables:
+        several = (is_small & (count > 1)).nonzero()[0]
+        if extreme is not None:
+            several = several[~extreme.take(index[several])]
+        cell = count[several].astype(np.intp) * shape[1] + gene[several]
+        y += np.bincount(row[several], tables[0].take(cell), shape[0])
+        if outputs:
+            d_theta.reshape(-1)[index[several]] += tables[1].take(cell)
+    if len(hard):
+        value, *slopes = _hard_nb(hard, entries, mean, log_theta, bool(outputs))
+        if extreme is not None:
+            value[extreme.take(index[hard])] = 0.0
+        y += np.bincount(row[hard], value, shape[0])
+        for output, slope in zip(outputs, slopes):
+            output.reshape(-1)[index[hard]] = slope
     if extreme is not None:
-        _mend(np.flatnonzero(extreme), y, entries, [mean.whole(), *parameters], outputs, lookup)
+        _mend(np.flatnonzero(extreme), y, entries, [mean.whole(), *parameters], outputs)
     return y
 
 
-def _mend(where, y, entries, parameters, outputs, lookup):
+def _mend(where, y, entries, parameters, outputs):
     """Adds to y, and writes into the outputs, what the exact formulas give at some (flat) positions of a block."""
     log_mu, log_theta, *zi_logits = parameters
     x = np.zeros(log_mu.size)
-    x[entries[0]] = entries[2]
+    x[entries[0]] = entries[3]
     columns = [x, log_mu, np.broadcast_to(log_theta, log_mu.shape), *zi_logits]
     columns = [c.take(where).astype(np.float64) for c in columns]
     value, *slopes = (_exact_zinb if zi_logits else _exact_nb)(*columns)
     y += np.bincount(where // log_mu.shape[1], value, len(y))
-    if lookup:
-        slopes[1] /= np.exp(columns[2])
     for output, slope in zip(outputs, slopes):
         output.reshape(-1)[where] = slope
 
 
-def _poisson_block(entries, mean, parameters, lookup, outputs):
+def _poisson_block(entries, mean, parameters, tables, outputs):
     """log p of each cell of a block of rows: (n,). Writes outputs: d_mu, unless it is empty."""
-    index, _, x, *rows = entries
+    index, row, _, x = entries
     rate = mean.mu(outputs[0] if outputs else _buffers("block", 1, mean.shape, mean.dtype)[0])
-    x, at, log_at = x.astype(mean.dtype), rate.take(index), mean.at(index, *rows)
+    x, at, log_at = x.astype(mean.dtype), rate.take(index), mean.at(index, row)
     value, slope = x * log_at - at, x - at
     if mean.dtype == np.float32:
         value -= LOG_FACTORIAL.take(x.astype(np.intp), mode="clip")
@@ -603,7 +585,7 @@ def _poisson_block(entries, mean, parameters, lookup, outputs):
         hard = np.arange(len(x))
     value[hard], slope[hard] = _exact_poisson(x[hard].astype(np.float64), log_at[hard].astype(np.float64))
     rate.reshape(-1)[index] = 0.0
-    y = _by_row(value, *rows, len(rate)) - rate.sum(axis=1)
+    y = np.bincount(row, value, len(rate)) - rate.sum(axis=1)
     if outputs:
         np.negative(rate, out=rate)
         rate.reshape(-1)[index] = slope
@@ -635,7 +617,7 @@ def _cells(block, needs, counts, first, *parameters, log_library=None):
     shape, dtype = first.shape, np.result_type(first, *parameters, np.float32)
     counts, first = _canonical(counts, shape), np.ascontiguousarray(first, dtype)
     columns = [_prepared(p, shape, dtype, i == 0) for i, p in enumerate(parameters)]
-    lookup = _lookup(columns[0]) if columns and columns[0].ndim == 1 else None
+    tables = _tables(columns[0]) if columns and columns[0].ndim == 1 else None
     if log_library is not None and log_library.shape != (len(first), 1):
         raise ValueError(f"log_library has shape {log_library.shape}, must be {(len(first), 1)}")
     y, slopes = np.zeros(len(first), dtype), [np.empty(shape, dtype) for _ in (first, *parameters)] if any(needs) else []
@@ -644,25 +626,23 @@ def _cells(block, needs, counts, first, *parameters, log_library=None):
         entries, outputs = _nonzeros(counts, rows), [d[rows] for d in slopes]
         with np.errstate(all="ignore"):  # of entries that are done again, exactly
             mean = _LogMu(first[rows]) if log_library is None else _Shares(first[rows], log_library[rows].astype(dtype))
-            y[rows] = block(entries, mean, [c[rows] if c.ndim == 2 else c for c in columns], lookup, outputs)
-            if len(entries[-1]) < mean.shape[0]:
-                empty = np.setdiff1d(np.arange(mean.shape[0]), entries[-1])  # cells without counts
+            y[rows] = block(entries, mean, [c[rows] if c.ndim == 2 else c for c in columns], tables, outputs)
+            empty = np.bincount(entries[1], minlength=mean.shape[0]) == 0  # cells without counts
+            if empty.any():
                 for z in (y[rows], *outputs):
                     z[empty] = 0.0
             if outputs:
                 of_library[rows] = mean.pull(outputs[0])
     if slopes and log_library is not None:
         slopes.insert(1, of_library)
-    return y, ([d if need else None for d, need in zip(slopes, needs[1:])], np.exp(columns[0]) if lookup else None)
+    return y, ([d if need else None for d, need in zip(slopes, needs[1:])], tables is not None)
 
 
 def _cells_backward(g, y, saved, needs, counts, *parameters, at=1):
     """Gradients from g (n_cells,); where theta is per gene, d_theta is summed over the cells here. at: its position."""
-    slopes, theta = saved
-    found = [None if d is None else g[:, None] * d for i, d in enumerate(slopes) if theta is None or i != at]
-    if theta is not None:
-        d = slopes[at]
-        found.insert(at, None if d is None else ((g @ d) * theta).reshape(parameters[at].shape))
+    slopes, is_per_gene = saved
+    found = [None if d is None else (g @ d).reshape(p.shape) if is_per_gene and i == at else g[:, None] * d
+             for i, (d, p) in enumerate(zip(slopes, parameters))]
     return [None, *found]
 
 
