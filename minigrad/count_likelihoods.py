@@ -258,6 +258,8 @@ def _zinb(needs, x, log_mu, log_theta, zi_logits):
 # ------------------------------------------------------------------------------------------- sums over genes, per cell
 SMALL = 8           # counts up to here come from a table per gene: 96 % of the non-zeros of brain10k, 61 % of cortex
 BLOCK = 256 * 1024  # entries of a block of rows: bounds the scratch; smaller ones lose more to calls than caches win
+BELOW = np.tri(SMALL + 1, SMALL - 1, -2, np.float32)  # row x has a 1 for each k from 1 to x - 1: a product with it sums
+FEW = 1000          # gamma functions of fewer numbers by SciPy's: 0.1 us each, where ours are 0.02 and 25 us a call
 LOG_FACTORIAL = special.gammaln(np.arange(1024) + 1.0)
 _scratch = threading.local()
 
@@ -287,17 +289,21 @@ def _canonical(counts, shape):
 
 
 def _nonzeros(counts, rows):
-    """The non-zeros of a block of rows (a slice), by row: (index, row, gene, count), (k,) each; index: position in the block."""
+    """The non-zeros of a block of rows (a slice), by row: (index, row, gene, count), (k,) each; and which rows have none.
+
+    index: flat positions in the block.
+    """
     n_genes = counts.shape[1]
     if sparse.issparse(counts):
         ends = counts.indptr[rows.start:rows.stop + 1]
-        row = np.repeat(np.arange(len(ends) - 1), ends[1:] - ends[:-1])
         gene, count = (a[ends[0]:ends[-1]] for a in (counts.indices, counts.data))
-        return row * n_genes + gene, row, gene.astype(np.intp, copy=False), count
-    block = counts[rows].ravel()
-    index = np.flatnonzero(block != 0)  # of booleans: three times faster than of numbers
-    row = np.repeat(np.arange(rows.stop - rows.start), np.diff(np.searchsorted(index, np.arange(0, block.size + 1, n_genes))))
-    return index, row, index - row * n_genes, block[index]
+    else:
+        block = counts[rows].ravel()
+        index = np.flatnonzero(block != 0)  # of booleans: three times faster than of numbers
+        ends, gene, count = np.searchsorted(index, np.arange(0, block.size + 1, n_genes)), index % n_genes, block[index]
+    lengths = ends[1:] - ends[:-1]
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    return (row * n_genes + gene, row, gene.astype(np.intp, copy=False), count), lengths == 0
 
 
 def _row_sums(x):
@@ -308,15 +314,19 @@ def _row_sums(x):
 def _tables(log_theta):
     """For a small count x and a gene: log[(1+1/theta)...(1+(x-1)/theta)/x!], and minus the sum of k/(theta+k), k < x.
 
-    log_theta: (n_genes,). Returns two arrays (SMALL + 1, n_genes). Neither cancels; both are 0 for x = 1, the usual count.
+    log_theta: (n_genes,) float32. Returns two arrays (SMALL + 1, n_genes). Neither cancels; both are 0 for x = 1, the usual
+    count.
     """
     theta = np.exp(log_theta)
     k = np.arange(1, SMALL, dtype=theta.dtype)[:, None]
-    ways, slope = np.zeros((2, SMALL + 1, len(theta)), theta.dtype)
-    up_to = np.tri(SMALL - 1, dtype=theta.dtype)
-    np.matmul(up_to, np.log(k / (k + 1) * (1 / theta) + 1 / (k + 1)), out=ways[2:])
-    np.matmul(up_to, -k / (theta + k), out=slope[2:])
-    return ways, slope
+    return BELOW @ np.log(k / (k + 1) * (1 / theta) + 1 / (k + 1)), BELOW @ (-k / (theta + k))
+
+
+def _gammas(z):
+    """lgamma(z) and digamma(z) for any z > 0, float64, good to 1e-10."""
+    if len(z) < FEW:
+        return special.gammaln(z), special.digamma(z)
+    return _gamma_large(z) if z.min() >= 8.0 else _gamma_shifted(z)
 
 
 def _gamma_shifted(theta):
@@ -345,13 +355,13 @@ def _log_factorial(x):
     return found
 
 
-def _textbook_nb(x, log_mu, log_theta, theta_terms, gradients, large):
+def _textbook_nb(x, log_mu, log_theta, gammas_of_theta, gradients):
     """log NB and, if asked, its derivatives, as one writes them: in float64 good to 1e-6 where nothing is extreme.
 
-    theta_terms: lgamma(theta), digamma(theta); large: whether all x are at least 8. All (k,) float64.
+    gammas_of_theta: lgamma(theta), digamma(theta). All (k,) float64.
     """
-    mu, theta, (gamma_theta, slope_theta) = np.exp(log_mu), np.exp(log_theta), theta_terms
-    total, (gamma_sum, slope_sum) = theta + mu, (_gamma_large if large else _gamma_shifted)(x + theta)
+    mu, theta, (gamma_theta, slope_theta) = np.exp(log_mu), np.exp(log_theta), gammas_of_theta
+    total, (gamma_sum, slope_sum) = theta + mu, _gammas(x + theta)
     log_total = np.log(total)
     yield gamma_sum - gamma_theta - _log_factorial(x) + theta * (log_theta - log_total) + x * (log_mu - log_total)
     if gradients:
@@ -394,7 +404,8 @@ class _Shares(_LogMu):
     """
 
     def __init__(self, logits, log_library):
-        (self.base, self.e), self.shape, self.dtype = _buffers("shares", 2, logits.shape, logits.dtype), logits.shape, logits.dtype
+        self.shape, self.dtype = logits.shape, logits.dtype
+        self.base, self.e = _buffers("shares", 2, self.shape, self.dtype)
         np.subtract(logits, logits.max(axis=1, keepdims=True), out=self.base)
         np.exp(self.base, out=self.e)
         self.total, self.library = _row_sums(self.e)[:, None], np.exp(log_library)
@@ -457,20 +468,44 @@ def _sigmoid_softplus(r, sigmoid, softplus, u, spare):
     softplus += r
 
 
-def _hard_nb(chosen, entries, mean, log_theta, gradients):
-    """log NB and its derivatives for those non-zeros that are no small counts, in float64; (k,) each.
+def _small_nb(index, count, apart, mean, theta, outputs):
+    """The formulas of `_nb_block` but for W, for all entries of a block except those `apart` (flat positions).
 
-    log_theta: (n_genes,), or (n, n_genes). Measured: 40 ns an entry for float32; 300 ns for float64.
+    Returns the sums over genes of x (log_mu - softplus(d)), (n,) float64, the block of theta softplus(d), and two blocks
+    of scratch; writes d_mu and d_theta.
+    """
+    x, softplus, r, u, *scratch = _buffers("block", 6, mean.shape, mean.dtype)
+    d_mu, d_theta, *_ = outputs or scratch
+    np.multiply(mean.mu(r), 1.0 / theta, out=r)
+    _sigmoid_softplus(r, d_theta, softplus, u, d_mu)
+    x.fill(0.0)
+    x.reshape(-1)[index] = count
+    x.reshape(-1)[apart] = softplus.reshape(-1)[apart] = 0.0
+    zero = np.multiply(softplus, theta, out=r)
+    if outputs:
+        np.add(x, theta, out=d_mu)
+        d_mu *= d_theta
+        np.subtract(d_mu, zero, out=d_theta)
+        np.subtract(x, d_mu, out=d_mu)
+    y = np.vecdot(x, np.subtract(mean.base, softplus, out=u)).astype(np.float64)
+    return y + _row_sums(x) * np.ravel(mean.shift), zero, (softplus, u)
+
+
+def _hard_nb(chosen, entries, mean, log_theta, gradients):
+    """log NB and its derivatives for some non-zeros, in float64; (k,) each. log_theta: (n_genes,), or (n, n_genes).
+
+    Measured for float32: 40 to 100 ns an entry; for float64: 300 ns.
     """
     index, row, gene, x = (a[chosen] for a in entries)
-    x, log_mu, of_gene = x.astype(np.float64), mean.at(index, row).astype(np.float64), log_theta.astype(np.float64)
-    log_theta = of_gene.take(index if of_gene.ndim == 2 else gene)
+    x, log_mu, log_theta = x.astype(np.float64), mean.at(index, row).astype(np.float64), log_theta.astype(np.float64)
+    of_each = log_theta.take(gene if log_theta.ndim == 1 else index)
     if mean.dtype == np.float64:
-        return _exact_nb(x, log_mu, log_theta)
-    once_a_gene = of_gene.ndim == 1 and len(x) > len(of_gene)
-    terms = _gamma_shifted(np.exp(of_gene if once_a_gene else log_theta))
-    terms = [a.take(gene) for a in terms] if once_a_gene else terms
-    return list(_textbook_nb(x, log_mu, log_theta, terms, gradients, x.min() >= 8))
+        return _exact_nb(x, log_mu, of_each)
+    if log_theta.ndim == 1 and len(x) > len(log_theta):
+        gammas = [a.take(gene) for a in _gammas(np.exp(log_theta))]
+    else:
+        gammas = _gammas(np.exp(of_each))
+    return _textbook_nb(x, log_mu, of_each, gammas, gradients)
 
 
 def _inflate(zi_logits, zero, index, extreme, outputs, odds, q):
@@ -505,58 +540,46 @@ def _nb_block(entries, mean, parameters, tables, outputs):
     """log p of each cell of a block of rows: (n,). Writes outputs: d_mu, d_theta and for ZINB d_zi, unless it is empty.
 
     entries: what `_nonzeros` gave; mean: a _LogMu; parameters: log_theta (n, n_genes) or, with tables, (n_genes,), and for
-    ZINB zi_logits (n, n_genes). All entries are first done as if they were small: with W from the tables
+    ZINB zi_logits (n, n_genes). Zeros and small counts, which are nearly all, are done together, with W from the tables:
 
         log NB(x) = x (log_mu - softplus(d)) - theta softplus(d) + W(x, theta),  d_mu = x - (x+theta) sigmoid(d),
         d_theta = (x+theta) sigmoid(d) - theta softplus(d) + dW
     """
     (index, row, gene, count), (log_theta, *zi_logits) = entries, parameters
-    theta, extreme, shape = np.exp(log_theta), _extreme(entries, mean, *parameters), mean.shape
-    x, softplus, r, u, *scratch = _buffers("block", 6, shape, mean.dtype)
-    d_mu, d_theta, *d_zi = outputs or scratch
-    np.multiply(mean.mu(r), 1.0 / theta, out=r)
-    _sigmoid_softplus(r, d_theta, softplus, u, d_mu)
+    theta, extreme = np.exp(log_theta), _extreme(entries, mean, *parameters)
     is_small = (count <= (SMALL if tables else 1)) & (mean.dtype == np.float32)
-    hard = (~is_small).nonzero()[0]
-    x.fill(0.0)
-    x.reshape(-1)[index] = count
-    for a in (x, softplus):
-        a.reshape(-1)[index[hard]] = 0.0
-        if extreme is not None:
-            a[extreme] = 0.0
-    zero = np.multiply(softplus, theta, out=r)
-    if outputs:
-        d_mu[...] = x
-        d_mu += theta
-        d_mu *= d_theta
-        np.subtract(d_mu, zero, out=d_theta)
-        np.subtract(x, d_mu, out=d_mu)
-    y = np.vecdot(x, np.subtract(mean.base, softplus, out=u)).astype(np.float64)
-    y += _row_sums(x) * np.ravel(mean.shift)
+    is_hard = ~is_small
+    apart = index[is_hard.nonzero()[0]]
+    if extreme is not None:
+        is_small, is_hard = (a & ~extreme.take(index) for a in (is_small, is_hard))
+        apart = np.append(apart, np.flatnonzero(extreme))
+    y, zero, spare = _small_nb(index, count, apart, mean, theta, outputs)
     if zi_logits:
-        y -= np.bincount(row, zero.take(index), shape[0])
+        y -= np.bincount(row, zero.take(index), len(y))
         zero.reshape(-1)[index] = 0.0
-        y += _inflate(*zi_logits, zero, index, extreme, outputs, u, softplus)
+        y += _inflate(*zi_logits, zero, index, extreme, outputs, *spare)
     else:
         y -= _row_sums(zero)
     if tables:
         several = (is_small & (count > 1)).nonzero()[0]
-        if extreme is not None:
-            several = several[~extreme.take(index[several])]
-        cell = count[several].astype(np.intp) * shape[1] + gene[several]
-        y += np.bincount(row[several], tables[0].take(cell), shape[0])
+        cell = count[several].astype(np.intp) * len(theta) + gene[several]
+        y += np.bincount(row[several], tables[0].take(cell), len(y))
         if outputs:
-            d_theta.reshape(-1)[index[several]] += tables[1].take(cell)
-    if len(hard):
-        value, *slopes = _hard_nb(hard, entries, mean, log_theta, bool(outputs))
-        if extreme is not None:
-            value[extreme.take(index[hard])] = 0.0
-        y += np.bincount(row[hard], value, shape[0])
-        for output, slope in zip(outputs, slopes):
-            output.reshape(-1)[index[hard]] = slope
+            outputs[1].reshape(-1)[index[several]] += tables[1].take(cell)
+    if is_hard.any():
+        hard = is_hard.nonzero()[0]
+        _put(index[hard], row[hard], _hard_nb(hard, entries, mean, log_theta, bool(outputs)), y, outputs)
     if extreme is not None:
         _mend(np.flatnonzero(extreme), y, entries, [mean.whole(), *parameters], outputs)
     return y
+
+
+def _put(index, row, results, y, outputs):
+    """Adds values to the sums of their rows, and writes their derivatives into the outputs."""
+    value, *slopes = results
+    y += np.bincount(row, value, len(y))
+    for output, slope in zip(outputs, slopes):
+        output.reshape(-1)[index] = slope
 
 
 def _mend(where, y, entries, parameters, outputs):
@@ -566,10 +589,7 @@ def _mend(where, y, entries, parameters, outputs):
     x[entries[0]] = entries[3]
     columns = [x, log_mu, np.broadcast_to(log_theta, log_mu.shape), *zi_logits]
     columns = [c.take(where).astype(np.float64) for c in columns]
-    value, *slopes = (_exact_zinb if zi_logits else _exact_nb)(*columns)
-    y += np.bincount(where // log_mu.shape[1], value, len(y))
-    for output, slope in zip(outputs, slopes):
-        output.reshape(-1)[where] = slope
+    _put(where, where // log_mu.shape[1], (_exact_zinb if zi_logits else _exact_nb)(*columns), y, outputs)
 
 
 def _poisson_block(entries, mean, parameters, tables, outputs):
@@ -617,25 +637,25 @@ def _cells(block, needs, counts, first, *parameters, log_library=None):
     shape, dtype = first.shape, np.result_type(first, *parameters, np.float32)
     counts, first = _canonical(counts, shape), np.ascontiguousarray(first, dtype)
     columns = [_prepared(p, shape, dtype, i == 0) for i, p in enumerate(parameters)]
-    tables = _tables(columns[0]) if columns and columns[0].ndim == 1 else None
+    is_per_gene = bool(columns) and columns[0].ndim == 1
+    tables = _tables(columns[0]) if is_per_gene and dtype == np.float32 else None
     if log_library is not None and log_library.shape != (len(first), 1):
         raise ValueError(f"log_library has shape {log_library.shape}, must be {(len(first), 1)}")
     y, slopes = np.zeros(len(first), dtype), [np.empty(shape, dtype) for _ in (first, *parameters)] if any(needs) else []
     of_library = np.empty((len(first), 1), dtype)
     for rows in _blocks(*shape):
-        entries, outputs = _nonzeros(counts, rows), [d[rows] for d in slopes]
+        (entries, is_empty), outputs = _nonzeros(counts, rows), [d[rows] for d in slopes]
         with np.errstate(all="ignore"):  # of entries that are done again, exactly
             mean = _LogMu(first[rows]) if log_library is None else _Shares(first[rows], log_library[rows].astype(dtype))
             y[rows] = block(entries, mean, [c[rows] if c.ndim == 2 else c for c in columns], tables, outputs)
-            empty = np.bincount(entries[1], minlength=mean.shape[0]) == 0  # cells without counts
-            if empty.any():
+            if is_empty.any():  # cells without counts
                 for z in (y[rows], *outputs):
-                    z[empty] = 0.0
+                    z[is_empty] = 0.0
             if outputs:
                 of_library[rows] = mean.pull(outputs[0])
     if slopes and log_library is not None:
         slopes.insert(1, of_library)
-    return y, ([d if need else None for d, need in zip(slopes, needs[1:])], tables is not None)
+    return y, ([d if need else None for d, need in zip(slopes, needs[1:])], is_per_gene)
 
 
 def _cells_backward(g, y, saved, needs, counts, *parameters, at=1):

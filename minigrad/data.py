@@ -40,8 +40,9 @@ def take_rows(column: Array, rows: np.ndarray) -> Array:
     np.cumsum(lengths, out=indptr[1:])
     at = np.repeat(start - indptr[:-1], lengths)
     at += np.arange(indptr[-1], dtype=at.dtype)
-    taken = (column.data.take(at), column.indices.take(at), indptr)
-    return type(column)(taken, shape=(len(rows), column.shape[1]))
+    taken = type(column)((column.data.take(at), column.indices.take(at), indptr), shape=(len(rows), column.shape[1]))
+    taken.has_canonical_format = column.has_canonical_format  # which SciPy would find out for every minibatch anew
+    return taken
 
 
 def split(n_rows: int, validation: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -91,17 +91,17 @@ class Tensor:
             raise RuntimeError("backward(): nothing to differentiate; no input of this Tensor had requires_grad=True")
         gradient = gradient.data if isinstance(gradient, Tensor) else gradient
         for t, g in _sweep(self, _initial(self, gradient, "backward"), release=True):
-            if t.origin is None and t.grad is not None:
+            if t.grad is not None:
                 np.add(t.grad, g, out=t.grad)
-            elif t.origin is None:  # rules may return views or their own input: a leaf gets a copy of its own
+            else:  # rules may return views or their own input: a leaf gets a copy of its own
                 t.grad = np.empty_like(g) if _home(t) is None else t.home
                 if g is not t.grad:  # else the sweep had it written there
                     np.copyto(t.grad, g)
 
     def __array_ufunc__(self, ufunc, method, *inputs, **keywords):
-        if method != "__call__":
-            raise TypeError(f"numpy.{ufunc.__name__}.{method} does not take Tensors; numpy.sum, cumsum, prod ... do")
-        return _dispatch(ufunc, inputs, keywords)
+        if method == "__call__":
+            return _dispatch(ufunc, inputs, keywords)
+        raise TypeError(f"numpy.{ufunc.__name__}.{method} does not take Tensors; numpy.sum, cumsum, prod ... do")
 
     def __array_function__(self, function, types, inputs, keywords):
         return _dispatch(function, inputs, keywords)
@@ -152,7 +152,7 @@ def recorded(function, name, n_inputs, allowed, rules=repeat(None), joint=None, 
     (y, saved), and joint(g, y, saved, needs, *arrays) all gradients; needs says of each input whether its gradient is asked
     for. n_inputs None: any number. twin: the same in plain NumPy, for devices and for gradients of gradients.
     """
-    new = Tensor.__new__
+    new, ndarray, is_weak = Tensor.__new__, np.ndarray, getattr(np, name, None) is function  # takes a Python float as it is
     extras = [] if isinstance(function, np.ufunc) else list(inspect.signature(function).parameters)[n_inputs or 0:]
 
     def call(*inputs, **keywords):
@@ -170,7 +170,7 @@ def recorded(function, name, n_inputs, allowed, rules=repeat(None), joint=None, 
             else:
                 arrays.append(x)
                 needs.append(False)
-                mixed = True
+                mixed = mixed or type(x) is not float or not is_weak
         if mixed and tensor is not None:
             arrays = [a if type(x) is Tensor or not (joint or rule) else backend.settled(a, tensor.data.dtype, name, joint)
                       for x, a, rule in zip(inputs, arrays, rules)]
@@ -187,12 +187,11 @@ def recorded(function, name, n_inputs, allowed, rules=repeat(None), joint=None, 
         if tensor is None:
             return y
         out = new(Tensor)
-        out.data = np.asarray(y) if isinstance(y, (np.generic, float)) else y
-        out.requires_grad = record
+        out.data = y if type(y) is ndarray or not isinstance(y, (np.generic, float)) else np.asarray(y)
+        out.requires_grad, out.number = record, next(_numbers)
         # tuples of arrays and flags, unlike lists, drop out of garbage collection
         out.origin = (call, inputs, tuple(arrays), keywords, saved, tuple(needs)) if record else None
         out.grad = out.home = None
-        out.number = next(_numbers)
         return out
 
     call.__name__, call.keywords, call.rules, call.joint, call.twin = name, tuple(allowed), rules, joint, twin
@@ -220,9 +219,8 @@ def grad(output, inputs, gradient=None, create_graph=False) -> list:
     found = {x.number: Tensor(np.zeros_like(x.data)) if create_graph else np.zeros_like(x.data) for x in inputs}
     if output.requires_grad and inputs:
         with _recording_is(create_graph):
-            for t, g in _sweep(output, gradient, record=create_graph, oldest=min(found)):
-                if t.number in found:
-                    found[t.number] = g
+            for t, g in _sweep(output, gradient, record=create_graph, also=found, oldest=min(found)):
+                found[t.number] = g
     return [found[x.number] if create_graph else np.copy(found[x.number]) for x in inputs]
 
 
@@ -239,22 +237,21 @@ def _initial(output, gradient, caller):
     return gradient if gradient.dtype == output.dtype else gradient.astype(output.dtype)
 
 
-def _sweep(output, gradient, record=False, release=False, oldest=0):
-    """Yield (Tensor, gradient), from the output backwards, each Tensor once and with its gradient complete.
+def _sweep(output, gradient, record=False, release=False, also=(), oldest=0):
+    """Yield (Tensor, gradient) of each leaf, and of the Tensors with a number in `also`, each with its gradient complete.
 
-    record: rules are given Tensors, so that gradients are recorded. release: drop the graph on the way.
-    oldest: Tensors with a smaller number are of no interest; nothing asked for can lie beyond them.
+    record: rules are given Tensors, and record. release: drop the graph on the way. oldest: nothing of interest lies beyond.
     """
     pending, queue = {output.number: gradient}, [(-output.number, output)]  # the smallest comes first: minus the number
     while queue:
         t = heappop(queue)[1]
         g = pending.pop(t.number)
-        yield t, g
-        if t.origin is None or t.number == oldest:
-            continue
+        if t.origin is None or t.number in also:
+            yield t, g
+            if t.origin is None or t.number == oldest:
+                continue
         if not t.origin:
-            raise RuntimeError("this graph was used up by an earlier backward(): run the forward computation again, or use "
-                               "minigrad.grad, which leaves it whole")
+            raise RuntimeError("this graph was used up by an earlier backward(): run forward again, or use minigrad.grad instead")
         inputs, gradients = t.origin[1], _pull(t, g, record)
         if release:
             t.origin = ()
@@ -283,7 +280,10 @@ def _pull(t, g, record):
     y, arrays = (t, [x if type(x) is Tensor else a for x, a in zip(inputs, arrays)]) if record else (t.data, arrays)
     if call.joint is not None:
         return [dx if need else None for dx, need in zip(call.joint(g, y, saved, needs, *arrays, **keywords), needs)]
-    return [rule(g, y, *arrays, **keywords) if need and rule else None for rule, need in zip(call.rules, needs)]
+    found = []  # a loop: lists of this size take twice as long to comprehend
+    for rule, need in zip(call.rules, needs):
+        found.append(rule(g, y, *arrays, **keywords) if need and rule else None)
+    return found
 
 
 def _through_twin(twin, g, inputs, arrays, keywords, needs):

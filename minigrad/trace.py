@@ -57,7 +57,7 @@ def _gradients(output, gradient) -> dict[int, np.ndarray]:
         return {}
     gradient = gradient.data if isinstance(gradient, Tensor) else gradient
     start = tensor._initial(output, gradient, "trace")
-    return {t.number: g for t, g in tensor._sweep(output, start)}
+    return {t.number: g for t, g in tensor._sweep(output, start, also=range(output.number + 1))}
 
 
 def _names(names, steps) -> dict[int, str]:
