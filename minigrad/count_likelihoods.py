@@ -637,8 +637,7 @@ def _cells(block, needs, counts, first, *parameters, log_library=None):
     shape, dtype = first.shape, np.result_type(first, *parameters, np.float32)
     counts, first = _canonical(counts, shape), np.ascontiguousarray(first, dtype)
     columns = [_prepared(p, shape, dtype, i == 0) for i, p in enumerate(parameters)]
-    is_per_gene = bool(columns) and columns[0].ndim == 1
-    tables = _tables(columns[0]) if is_per_gene and dtype == np.float32 else None
+    tables = _tables(columns[0]) if columns and columns[0].ndim == 1 and dtype == np.float32 else None
     if log_library is not None and log_library.shape != (len(first), 1):
         raise ValueError(f"log_library has shape {log_library.shape}, must be {(len(first), 1)}")
     y, slopes = np.zeros(len(first), dtype), [np.empty(shape, dtype) for _ in (first, *parameters)] if any(needs) else []
@@ -655,19 +654,14 @@ def _cells(block, needs, counts, first, *parameters, log_library=None):
                 of_library[rows] = mean.pull(outputs[0])
     if slopes and log_library is not None:
         slopes.insert(1, of_library)
-    return y, ([d if need else None for d, need in zip(slopes, needs[1:])], is_per_gene)
+    return y, [d if need else None for d, need in zip(slopes, needs[1:])]
 
 
-def _cells_backward(g, y, saved, needs, counts, *parameters, at=1):
-    """Gradients from g (n_cells,); where theta is per gene, d_theta is summed over the cells here. at: its position."""
-    slopes, is_per_gene = saved
-    found = [None if d is None else (g @ d).reshape(p.shape) if is_per_gene and i == at else g[:, None] * d
-             for i, (d, p) in enumerate(zip(slopes, parameters))]
-    return [None, *found]
-
-
-def _shares_backward(*arguments):
-    return _cells_backward(*arguments, at=2)
+def _cells_backward(g, y, slopes, needs, counts, *parameters):
+    """Gradients from g (n_cells,). Where a parameter has one value a gene, the sum over the cells is a quick product."""
+    def pulled(d, p):
+        return (g @ d).reshape(p.shape) if p.shape in (d.shape[1:], (1, *d.shape[1:])) else g[:, None] * d
+    return [None, *(None if d is None else pulled(d, p) for d, p in zip(slopes, parameters))]
 
 
 def _poisson_cells(needs, counts, log_mu):
@@ -735,7 +729,7 @@ zinb_log_prob = fused(zinb_twin, _zinb, _elementwise_backward, "zinb_log_prob")
 poisson_cell_log_prob = fused(_per_cell(poisson_twin), _poisson_cells, _cells_backward, "poisson_cell_log_prob")
 nb_cell_log_prob = fused(_per_cell(nb_twin), _nb_cells, _cells_backward, "nb_cell_log_prob")
 zinb_cell_log_prob = fused(_per_cell(zinb_twin), _zinb_cells, _cells_backward, "zinb_cell_log_prob")
-poisson_shares_log_prob = fused(_of_softmax(_per_cell(poisson_twin)), _poisson_shares, _shares_backward,
+poisson_shares_log_prob = fused(_of_softmax(_per_cell(poisson_twin)), _poisson_shares, _cells_backward,
                                 "poisson_shares_log_prob")
-nb_shares_log_prob = fused(_of_softmax(_per_cell(nb_twin)), _nb_shares, _shares_backward, "nb_shares_log_prob")
-zinb_shares_log_prob = fused(_of_softmax(_per_cell(zinb_twin)), _zinb_shares, _shares_backward, "zinb_shares_log_prob")
+nb_shares_log_prob = fused(_of_softmax(_per_cell(nb_twin)), _nb_shares, _cells_backward, "nb_shares_log_prob")
+zinb_shares_log_prob = fused(_of_softmax(_per_cell(zinb_twin)), _zinb_shares, _cells_backward, "zinb_shares_log_prob")
