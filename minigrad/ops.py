@@ -38,7 +38,8 @@ maximum = primitive(np.maximum, lambda g, y, a, b: np.where(a == b, 0.5 * g, np.
                     lambda g, y, a, b: np.where(a == b, 0.5 * g, np.where(b > a, g, 0.0)))
 minimum = primitive(np.minimum, lambda g, y, a, b: np.where(a == b, 0.5 * g, np.where(a < b, g, 0.0)),
                     lambda g, y, a, b: np.where(a == b, 0.5 * g, np.where(b < a, g, 0.0)))
-where = primitive(np.where, None, lambda g, y, c, a, b: np.where(c, g, 0.0), lambda g, y, c, a, b: np.where(c, 0.0, g))
+where = primitive(lambda c, a, b: np.where(c, a, b), None, lambda g, y, c, a, b: np.where(c, g, 0.0),
+                  lambda g, y, c, a, b: np.where(c, 0.0, g), name="where")
 # At a = b = 0 the exponent is 0, not -1: the slope is 0. At a = 0, y log a is y log 1 = 0, not 0 * -infinity.
 power = primitive(np.power, lambda g, y, a, b: g * b * np.power(a, b - 1.0 + ((a == 0) & (b == 0))),
                   lambda g, y, a, b: g * y * np.log(a + (a == 0)))
@@ -102,7 +103,7 @@ def _split_rule(g, y, saved, needs, *inputs, axis=0):
 
 
 reshape = primitive(lambda x, shape: x.reshape(shape), lambda g, y, x, shape: np.reshape(g, x.shape), name="reshape")
-IMPLEMENTATIONS[np.reshape] = reshape
+IMPLEMENTATIONS.update({np.reshape: reshape, np.where: where})
 transpose = primitive(np.transpose, lambda g, y, x, axes=None: np.transpose(
     g, None if axes is None else tuple(np.argsort([a % x.ndim for a in axes]).tolist())))
 broadcast_to = primitive(np.broadcast_to, lambda g, y, x, shape: g)

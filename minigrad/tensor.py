@@ -10,9 +10,8 @@ a *vector-Jacobian product*, one small function ("rule") per input of f. The tab
    be. Origins are the graph. They point only from outputs to inputs: no cycles, and dropping the output frees it all.
 3. Tensors are numbered as they are made, so inputs have smaller numbers than outputs. Visiting by descending number
    meets a Tensor only after everything that used it: its gradient is complete by then.
-4. At each visit the rules turn the gradient of the output into gradients of the inputs, and gradients that reach the
-   same Tensor by several ways add up. Rules are plain NumPy: given arrays they compute; given Tensors (`create_graph`)
-   they record, and the gradient can be differentiated again.
+4. At each visit the rules turn the output's gradient into those of the inputs; what reaches a Tensor by several ways adds
+   up. Rules are plain NumPy: given arrays they compute; given Tensors (`create_graph`) they record, for second derivatives.
 
 Know after: everything that happens between `numpy.exp(t)` and `t.grad`.
 """
@@ -70,10 +69,9 @@ class Tensor:
         if data.dtype.kind not in "fiub" or dtype.kind != "f":
             raise TypeError(f"Tensor({data.dtype}, dtype={dtype}): data must be real numbers, and dtype a floating one")
         self.data = data if data.dtype == dtype else data.astype(dtype)
-        self.requires_grad = requires_grad
+        self.requires_grad, self.number = requires_grad, next(_numbers)
         self.grad = self.home = None  # home: where an optimiser wants the gradient written
         self.origin = None  # of a leaf; () once used up; else (call, inputs, arrays, keywords, saved, needs)
-        self.number = next(_numbers)
 
     shape, ndim = property(lambda self: self.data.shape), property(lambda self: self.data.ndim)
     size, dtype = property(lambda self: self.data.size), property(lambda self: self.data.dtype)
@@ -152,8 +150,9 @@ def recorded(function, name, n_inputs, allowed, rules=repeat(None), joint=None, 
     (y, saved), and joint(g, y, saved, needs, *arrays) all gradients; needs says of each input whether its gradient is asked
     for. n_inputs None: any number. twin: the same in plain NumPy, for devices and for gradients of gradients.
     """
-    new, ndarray, is_weak = Tensor.__new__, np.ndarray, getattr(np, name, None) is function  # takes a Python float as it is
-    extras = [] if isinstance(function, np.ufunc) else list(inspect.signature(function).parameters)[n_inputs or 0:]
+    new, ndarray, is_ufunc = Tensor.__new__, np.ndarray, isinstance(function, np.ufunc)
+    is_weak = is_ufunc and getattr(np, name, None) is function is not np.power  # takes a Python float as it is, rules included
+    extras = [] if is_ufunc else list(inspect.signature(function).parameters)[n_inputs or 0:]
 
     def call(*inputs, **keywords):
         if joint is None and len(inputs) != n_inputs:  # np.sum(t, 1): what follows the arrays are keywords

@@ -214,6 +214,52 @@ def test_finite_at_extremes(family, dtype):
             assert np.isfinite(found).all()
 
 
+@PRECISIONS
+@EVERY
+def test_a_gene_that_is_never_expressed_leaves_the_others_alone(family, dtype):
+    """A mean of 0, log_mu = -inf: a count of 0 is certain, one of 1 impossible. Also as logits, which mask genes so."""
+    counts, others = np.array([[2, 0, 1], [0, 1, 3]]), [np.zeros((2, 3), dtype) for _ in range(N_PARAMETERS[family] - 1)]
+    log_mu = np.array([[0.5, -np.inf, 1.0], [0.5, -np.inf, 1.0]], dtype)
+    y, *gradients = value_and_gradients(log_prob(family, True), counts, [log_mu, *others])
+    without = log_prob(family, True)(counts[:1, ::2], log_mu[:1, ::2], *(p[:1, ::2] for p in others))
+    zi_of_zero = 0.0  # log of the chance of a 0, which is 1 in the NB and in the ZINB
+    assert y[0] == pytest.approx(without[0] + zi_of_zero, rel=1e-6) and y[1] == -np.inf
+    assert all(np.isfinite(g[0]).all() for g in gradients)
+    shares = getattr(cl, f"{family}_shares_log_prob")
+    y = shares(counts[:1], log_mu[:1], np.full((1, 1), 1.5, dtype), *(p[:1] for p in others))
+    without = shares(counts[:1, ::2], log_mu[:1, ::2], np.full((1, 1), 1.5, dtype), *(p[:1, ::2] for p in others))
+    assert y[0] == pytest.approx(without[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype, log_theta", [(np.float32, 86.0), (np.float32, 95.0), (np.float64, 705.0), (np.float64, 1e4)])
+@pytest.mark.parametrize("family", ["nb", "zinb"])
+def test_a_dispersion_beyond_the_range_of_exp_is_the_poisson(family, dtype, log_theta):
+    counts, log_mu = np.array([[1.0, 0.0, 2.0, 30.0]]), np.array([[0.1, 1.0, 0.0, 3.0]], dtype)
+    theta, rest = np.array([log_theta, log_theta, 0.0, log_theta], dtype), [np.full((1, 4), -30, dtype)] * (family == "zinb")
+    expected = stats.poisson.logpmf(counts[0], np.exp(log_mu[0].astype(float)))
+    expected[2] = np.log(0.125)  # where mu = theta = 1, a count of k has probability 2^-(k + 1)
+    y, d_mu, d_theta, *_ = value_and_gradients(log_prob(family, True), counts, [log_mu, theta, *rest])
+    assert_close(y, [expected.sum()], 1e-5)
+    assert_close(d_mu[0, [0, 1, 3]], (counts - np.exp(log_mu))[0, [0, 1, 3]], 1e-5)
+    assert_close(d_theta[[0, 1, 3]], np.zeros(3), 1e-5)
+    assert_close(log_prob(family)(counts, log_mu, theta, *rest), [expected], 1e-5)
+
+
+@pytest.mark.parametrize("family", ["nb", "zinb"])
+@pytest.mark.parametrize("cell", [False, True])
+def test_a_parameter_that_is_nan_makes_its_own_entries_nan(family, cell):
+    """At zeros too; and a cell without counts says nothing, whatever the parameters."""
+    counts, rest = np.array([[0.0, 2.0], [3.0, 1.0]]), [np.zeros((2, 2))] * (family == "zinb")
+    y = log_prob(family, cell)(counts, np.zeros((2, 2)), np.array([[np.nan, 0.0], [0.0, 0.0]]), *rest)
+    np.testing.assert_array_equal(np.isnan(y), [True, False] if cell else [[True, False], [False, False]])
+
+
+def test_no_genes_have_no_gradients():
+    library = Tensor(np.ones((3, 1)), requires_grad=True)
+    cl.nb_shares_log_prob(np.ones((3, 0)), np.ones((3, 0)), library, np.ones(0)).backward(np.ones(3))
+    np.testing.assert_array_equal(library.grad, np.zeros((3, 1)))
+
+
 @EVERY
 def test_finite_where_exp_overflows(family):
     x, *parameters = np.meshgrid([0.0, 3.0], *[[-1e6, -1e3, 1e3, 1e6]] * N_PARAMETERS[family])

@@ -228,6 +228,12 @@ def test_batch_norm_keeps_dtypes_and_its_gradients_flow_in_both_modes(dtype):
             np.testing.assert_allclose(g_x, v / np.sqrt(layer.running_var + layer.eps), rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, bool, np.float16])
+def test_batch_norm_takes_its_statistics_of_whole_numbers_and_halves_without_overflow(dtype):
+    x = np.random.default_rng(0).poisson(60, (300, 3)).astype(dtype)
+    np.testing.assert_allclose(nn.BatchNorm1d(3)(x).data, nn.BatchNorm1d(3)(x.astype(np.float64)).data, atol=5e-3)
+
+
 def test_batch_norm_needs_two_rows_and_its_own_width():
     layer = nn.BatchNorm1d(3)
     with pytest.raises(ValueError, match="2 rows.*eval"):

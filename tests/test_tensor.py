@@ -454,6 +454,27 @@ def test_float32_stays_float32(name):
     assert x.grad.dtype == np.float32
 
 
+def steps(y):
+    """y and all Tensors below it."""
+    return [y] + [step for x in (y.origin[1] if y.origin else ()) if isinstance(x, Tensor) for step in steps(x)]
+
+
+@pytest.mark.parametrize("f", [lambda t: t ** 1.5, lambda t: 2.0 ** t, lambda t: np.maximum(t, 1.5), lambda t: 1.0 / t - 0.3,
+                               lambda t: np.logaddexp(0.5, t), lambda t: np.where(t.data > 1, t, 2.5)])
+def test_python_floats_leave_every_step_of_a_gradient_in_float32(f):
+    t = Tensor(np.array([1.0, 2.0], np.float32), requires_grad=True)
+    first, = grad(f(t), t, np.ones(2, np.float32), create_graph=True)
+    assert {str(step.dtype) for step in steps(first)} == {"float32"}
+
+
+def test_a_function_of_the_users_stays_in_float32_beside_a_python_float():
+    convolve = primitive(np.convolve, lambda g, y, a, b: g, lambda g, y, a, b: g)
+    try:
+        assert convolve(Tensor(np.ones(2, np.float32)), 0.25).dtype == np.float32
+    finally:
+        del PRIMITIVES["convolve"], IMPLEMENTATIONS[np.convolve]
+
+
 def tensor_inputs(y):
     """The leaves below y."""
     if y.origin is None:
