@@ -150,7 +150,7 @@ def recorded(function, name, n_inputs, allowed, rules=repeat(None), joint=None, 
     (y, saved), and joint(g, y, saved, needs, *arrays) all gradients; needs says of each input whether its gradient is asked
     for. n_inputs None: any number. twin: the same in plain NumPy, for devices and for gradients of gradients.
     """
-    new, ndarray, is_ufunc = Tensor.__new__, np.ndarray, isinstance(function, np.ufunc)
+    new, ndarray, is_ufunc = Tensor.__new__, np.ndarray, isinstance(inspect.unwrap(function), np.ufunc)
     is_weak = is_ufunc and getattr(np, name, None) is function is not np.power  # takes a Python float as it is, rules included
     extras = [] if is_ufunc else list(inspect.signature(function).parameters)[n_inputs or 0:]
 
