@@ -253,6 +253,13 @@ def test_a_parameter_that_is_nan_makes_its_own_entries_nan(family, cell):
     np.testing.assert_array_equal(np.isnan(y), [True, False] if cell else [[True, False], [False, False]])
 
 
+def test_where_float32_would_not_do_the_exact_formulas_take_over():
+    """A point just inside of an earlier bound on theta: there the quick formula misses the derivative by 1.2e-5."""
+    columns = [np.full((1, 1), v, np.float32) for v in (8.0, 3.59443736076355, 5.93658971786499)]
+    *_, expected = cl._exact_nb(*(c.ravel().astype(np.float64) for c in columns))
+    assert_close(value_and_gradients(cl.nb_cell_log_prob, columns[0], columns[1:])[2], [expected], 1e-5)
+
+
 def test_no_genes_have_no_gradients():
     library = Tensor(np.ones((3, 1)), requires_grad=True)
     cl.nb_shares_log_prob(np.ones((3, 0)), np.ones((3, 0)), library, np.ones(0)).backward(np.ones(3))
