@@ -354,9 +354,7 @@ def _textbook_nb(x, log_mu, log_theta, gammas, gradients):
 
 
 class _LogMu:
-    """The means of a block of rows, given by their logarithms (n, n_genes): log_mu = base + shift."""
-
-    shift = 0.0
+    """The means of a block of rows, given by their logarithms (n, n_genes)."""
 
     def __init__(self, log_mu):
         self.base, self.top, self.shape, self.dtype = log_mu, log_mu.max(initial=-np.inf), log_mu.shape, log_mu.dtype
