@@ -4,6 +4,7 @@ A demo is a module with a docstring (the lesson; its first line is the list's) a
 and saves pictures through demos/show.py. `add_options(parser)` is for those that take more than --quick, --out and
 --device, which all have: `--device cupy` trains their models on a GPU.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -16,8 +17,23 @@ from pathlib import Path
 from demos import page
 from minigrad.backend import DEVICES
 
-DEMOS = ("autodiff", "bottleneck", "gene_expression", "pca", "denoising", "elbo", "reparameterization", "vae", "ae_vs_vae",
-         "counts", "scvi", "batches", "differential_expression", "tsne", "geneex")
+DEMOS = (
+    "autodiff",
+    "bottleneck",
+    "gene_expression",
+    "pca",
+    "denoising",
+    "elbo",
+    "reparameterization",
+    "vae",
+    "ae_vs_vae",
+    "counts",
+    "scvi",
+    "batches",
+    "differential_expression",
+    "tsne",
+    "geneex",
+)
 
 
 def load(name):
@@ -40,11 +56,23 @@ def list_demos() -> None:
 def run_demo(name: str, arguments: list[str]) -> None:
     """Run one demo with its command-line options."""
     module = load(name)
-    parser = argparse.ArgumentParser(prog=f"python -m demos {name}", description=module.__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m demos {name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--quick", action="store_true", help="a small version, in seconds")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for what the demo writes (default: out)")
-    parser.add_argument("--device", choices=DEVICES, help="where models train (default: MINIGRAD_DEVICE, else numpy)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out"),
+        help="folder for what the demo writes (default: out)",
+    )
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        help="where models train (default: MINIGRAD_DEVICE, else numpy)",
+    )
     if hasattr(module, "add_options"):
         module.add_options(parser)
     options = parser.parse_args(arguments)
@@ -72,7 +100,9 @@ def main(arguments: list[str]) -> int:
         page.write(options.parse_known_args(rest)[0].out, available())
         return 0
     if name not in available():
-        print(f"there is no demo {name!r}; there are: {', '.join(available())}, all", file=sys.stderr)
+        print(
+            f"there is no demo {name!r}; there are: {', '.join(available())}, all", file=sys.stderr
+        )
         return 2
     run_demo(name, rest)
     return 0

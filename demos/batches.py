@@ -8,6 +8,7 @@ is told each cell's batch need not: what the decoder can explain by the batch, z
 The mixing entropy looks at the 50 nearest neighbours of a cell: log 2 = 0.69 nats if half of them are of each batch, 0 if
 all are of one. The silhouette of the types should survive.
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -27,12 +28,16 @@ def with_batch_effect(x, seed: int = 0):
     batch = rng.permutation(np.arange(x.shape[0]) % 2)
     rates = rng.uniform(0.15, 1.0, (2, x.shape[1]))
     dense = x.toarray().astype(np.int64)
-    return sparse.csr_matrix(rng.binomial(dense, rates[batch]).astype(np.float32)), np.array(["first", "second"])[batch]
+    return sparse.csr_matrix(rng.binomial(dense, rates[batch]).astype(np.float32)), np.array(
+        ["first", "second"]
+    )[batch]
 
 
 def run(options) -> None:
     counts = read(show.DATA / "cortex.npz")
-    rows = np.sort(np.random.default_rng(0).permutation(len(counts))[:400 if options.quick else 1200])
+    rows = np.sort(
+        np.random.default_rng(0).permutation(len(counts))[: 400 if options.quick else 1200]
+    )
     x, batch = with_batch_effect(counts.X[rows])
     types, epochs = counts.obs["labels"][rows], 10 if options.quick else 50
     spaces = {"PCA": principal_components(x, 30)}
@@ -40,9 +45,13 @@ def run(options) -> None:
         model = SCVI(x.shape[1], n_batches=n_batches, likelihood="nb")
         model.fit(x, batch if n_batches > 1 else None, epochs=epochs)
         spaces[name] = model.latent(x, batch if n_batches > 1 else None)
-    print(f"{'':<24}{'mixing entropy (0.69 best)':>28}{'silhouette of types':>22}{'of batches':>13}")
+    print(
+        f"{'':<24}{'mixing entropy (0.69 best)':>28}{'silhouette of types':>22}{'of batches':>13}"
+    )
     for name, z in spaces.items():
-        print(f"{name:<24}{batch_mixing(z, batch):>28.2f}{silhouette(z, types):>22.2f}{silhouette(z, batch):>13.2f}")
+        print(
+            f"{name:<24}{batch_mixing(z, batch):>28.2f}{silhouette(z, types):>22.2f}{silhouette(z, batch):>13.2f}"
+        )
     f, axes = show.figure(2, 3, width=3.9, height=3.4)
     shown = np.random.default_rng(1).permutation(len(types))[:800]
     for column, (name, z) in zip(axes.T, spaces.items()):
@@ -53,6 +62,13 @@ def run(options) -> None:
     axes[0, 0].set_ylabel("by batch (simulated)")
     axes[1, 0].set_ylabel("by cell type (annotated)")
     for row in axes:
-        row[-1].legend(fontsize=8, markerscale=2, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    show.save(f, options.out, "batches", "t-SNE of three latent spaces. PCA and a model blind to batches keep the two "
-              "(simulated) batches apart; a model whose decoder is told the batch mixes them, and the cell types stay apart.")
+        row[-1].legend(
+            fontsize=8, markerscale=2, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5)
+        )
+    show.save(
+        f,
+        options.out,
+        "batches",
+        "t-SNE of three latent spaces. PCA and a model blind to batches keep the two "
+        "(simulated) batches apart; a model whose decoder is told the batch mixes them, and the cell types stay apart.",
+    )

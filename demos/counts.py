@@ -5,6 +5,7 @@ zero-inflated one adds structural zeros: with probability pi the count is 0 what
 means the two differ in their zeros first. Real data answer which is needed: theta of each gene is set so that the NB has
 the variance that was measured, and the zeros that this NB predicts are compared with the zeros that were counted.
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -25,7 +26,7 @@ def zeros_by_gene(x):
     x, totals = x[totals > 0], totals[totals > 0]
     rho = np.asarray(x.sum(axis=0)).ravel() / totals.sum()
     x, rho = x[:, rho > 0], rho[rho > 0]
-    mu_squares = rho ** 2 * np.sum(totals ** 2)
+    mu_squares = rho**2 * np.sum(totals**2)
     spread = np.asarray(x.multiply(x).sum(axis=0)).ravel() - 2 * rho * (x.T @ totals) + mu_squares
     theta = np.clip(mu_squares / np.maximum(spread - rho * totals.sum(), 1e-9), 1e-3, 1e6)
     counted = 1.0 - np.diff(x.tocsc().indptr) / x.shape[0]
@@ -39,11 +40,19 @@ def draw_distributions(axes) -> None:
     x, pi = np.arange(16.0), 0.3
     nb = NegativeBinomial(np.log(4.0), np.log(2.0))
     zinb = ZeroInflatedNegativeBinomial(np.log(4.0 / (1 - pi)), np.log(2.0), np.log(pi / (1 - pi)))
-    for offset, (name, d) in zip((-0.2, 0.2), {"NB": nb, "ZINB, 30 % structural zeros": zinb}.items()):
+    for offset, (name, d) in zip(
+        (-0.2, 0.2), {"NB": nb, "ZINB, 30 % structural zeros": zinb}.items()
+    ):
         p = np.exp(d.log_prob(x))
         mean = float(np.sum(np.arange(400.0) * np.exp(d.log_prob(np.arange(400.0)))))
         print(f"{name:<28} mean {mean:.3f}, P(0) = {p[0]:.3f}")
-        axes.bar(x + offset, p, width=0.4, label=f"{name}: P(0) = {p[0]:.2f}", color=show.COLORS[0 if offset < 0 else 1])
+        axes.bar(
+            x + offset,
+            p,
+            width=0.4,
+            label=f"{name}: P(0) = {p[0]:.2f}",
+            color=show.COLORS[0 if offset < 0 else 1],
+        )
     axes.set(xlabel="count of a gene", ylabel="probability", title="equal means (4), theta = 2")
     axes.legend(frameon=False, fontsize=8)
 
@@ -51,16 +60,36 @@ def draw_distributions(axes) -> None:
 def run(options) -> None:
     f, axes = show.figure(1, 4, width=3.7)
     draw_distributions(axes[0, 0])
-    print(f"\n{'':<10}{'zeros counted':>15}{'Poisson':>10}{'NB':>8}   genes with more zeros than the NB predicts, by over 0.1")
+    print(
+        f"\n{'':<10}{'zeros counted':>15}{'Poisson':>10}{'NB':>8}   genes with more zeros than the NB predicts, by over 0.1"
+    )
     for ax, (name, title) in zip(axes[0, 1:], DATASETS.items()):
         x = read(show.DATA / f"{name}.npz").X
         counted, poisson, nb = zeros_by_gene(x[:500] if options.quick else x[:3000])
-        print(f"{name:<10}{counted.mean():>15.3f}{poisson.mean():>10.3f}{nb.mean():>8.3f}   {np.mean(counted - nb > 0.1):.1%}")
+        print(
+            f"{name:<10}{counted.mean():>15.3f}{poisson.mean():>10.3f}{nb.mean():>8.3f}   {np.mean(counted - nb > 0.1):.1%}"
+        )
         ax.plot([0, 1], [0, 1], color="#888888", linewidth=0.8)
-        ax.scatter(poisson, counted, s=7, color=show.COLORS[1], marker="s", linewidths=0, label="Poisson", rasterized=True)
-        ax.scatter(nb, counted, s=7, color=show.COLORS[0], linewidths=0, label="NB", rasterized=True)
+        ax.scatter(
+            poisson,
+            counted,
+            s=7,
+            color=show.COLORS[1],
+            marker="s",
+            linewidths=0,
+            label="Poisson",
+            rasterized=True,
+        )
+        ax.scatter(
+            nb, counted, s=7, color=show.COLORS[0], linewidths=0, label="NB", rasterized=True
+        )
         ax.set(xlabel="zeros predicted (fraction of cells)", ylabel="zeros counted", title=title)
         ax.legend(frameon=False, fontsize=8, markerscale=2, loc="lower right")
-    show.save(f, options.out, "counts", "Left: NB and ZINB of the same mean differ in their zeros. Right, a point a gene: an NB "
-              "of the gene's own variance predicts its zeros in the 10x data (on the line), a Poisson too few. In cortex many "
-              "genes have more zeros than their NB: there a ZINB, or a mean that differs by cell type, has something to explain.")
+    show.save(
+        f,
+        options.out,
+        "counts",
+        "Left: NB and ZINB of the same mean differ in their zeros. Right, a point a gene: an NB "
+        "of the gene's own variance predicts its zeros in the 10x data (on the line), a Poisson too few. In cortex many "
+        "genes have more zeros than their NB: there a ZINB, or a mean that differs by cell type, has something to explain.",
+    )

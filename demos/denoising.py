@@ -4,6 +4,7 @@ The chapter's "Undercomplete and overcomplete autoencoders". A code that is larg
 included: the best an overcomplete autoencoder can do with noisy data is to copy them, and it nearly does. Asked for the
 *clean* curve behind a noisy one, copying no longer pays: it must learn what curves look like.
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -27,23 +28,42 @@ def run(options) -> None:
     train, clean = waves(800 if options.quick else 6000, 0), waves(1000, 1)
     noisy = clean + np.random.default_rng(2).normal(0, SIGMA, clean.shape).astype(np.float32)
     models = {}
-    print(f"squared error per entry against the clean curves; the noisy input itself: {np.mean((noisy - clean) ** 2):.4f}")
+    print(
+        f"squared error per entry against the clean curves; the noisy input itself: {np.mean((noisy - clean) ** 2):.4f}"
+    )
     for name, noise in (("plain", 0.0), ("denoising", SIGMA)):
         models[name] = Autoencoder(N, hidden=(128,), n_latent=2 * N, noise=noise)
-        seen = train if noise else train + np.random.default_rng(3).normal(0, SIGMA, train.shape).astype(np.float32)
+        seen = (
+            train
+            if noise
+            else train + np.random.default_rng(3).normal(0, SIGMA, train.shape).astype(np.float32)
+        )
         models[name].fit(seen, epochs=5 if options.quick else 60)
         y = models[name].reconstruct(noisy)
         kept = np.corrcoef((noisy - y).ravel(), (noisy - clean).ravel())[0, 1]
-        print(f"{name:<10} trained on {'noisy -> same' if noise == 0 else 'noisy -> clean'}: {np.mean((y - clean) ** 2):.4f}; "
-              f"correlation of what it changed with the noise: {kept:.2f}")
+        print(
+            f"{name:<10} trained on {'noisy -> same' if noise == 0 else 'noisy -> clean'}: {np.mean((y - clean) ** 2):.4f}; "
+            f"correlation of what it changed with the noise: {kept:.2f}"
+        )
     f, axes = show.figure(1, 3, width=3.6, height=3)
     for ax, i in zip(axes[0], range(3)):
         ax.plot(noisy[i], ".", color="#999999", markersize=4, label="noisy input")
         ax.plot(clean[i], color="black", linewidth=1, label="clean")
         for (name, model), color, style in zip(models.items(), show.COLORS[1::-1], ("--", "-")):
-            ax.plot(model.reconstruct(noisy[i:i + 1])[0], style, color=color, label=name)
+            ax.plot(model.reconstruct(noisy[i : i + 1])[0], style, color=color, label=name)
         ax.set(xlabel="position")
     axes[0, 0].set_ylabel("value")
-    f.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    show.save(f, options.out, "denoising", f"Three new curves. Both autoencoders have a code of {2 * N} numbers for {N} inputs: "
-              "the plain one copies the noise, the one that was trained on noisy inputs removes most of it.")
+    f.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        fontsize=9,
+    )
+    show.save(
+        f,
+        options.out,
+        "denoising",
+        f"Three new curves. Both autoencoders have a code of {2 * N} numbers for {N} inputs: "
+        "the plain one copies the noise, the one that was trained on noisy inputs removes most of it.",
+    )

@@ -4,6 +4,7 @@ Each third of the cells has another third of the genes switched on; noise is eve
 which cell is of which kind. Its 128-dimensional code, seen by PCA, falls into three groups (a); so does a code of 2
 dimensions, drawn directly (b).
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -30,14 +31,24 @@ def run(options) -> None:
         history = model.fit(x, epochs=epochs)
         z = model.latent(x)
         found = kmeans(z, 3)
-        print(f"latent {n_latent:>3}: mean squared error {history['validation_loss'][-1]:.3f} on held-out cells (noise: 1); "
-              f"k-means finds the profiles with ARI {adjusted_rand_index(profile, found):.3f}")
+        print(
+            f"latent {n_latent:>3}: mean squared error {history['validation_loss'][-1]:.3f} on held-out cells (noise: 1); "
+            f"k-means finds the profiles with ARI {adjusted_rand_index(profile, found):.3f}"
+        )
         if n_latent > 2:
             centred = z - z.mean(axis=0)
             z = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
         show.scatter(ax, z, [f"profile {p + 1}" for p in profile], size=5)
-        ax.set(title=f"latent {n_latent}, {how}", xlabel="PC 1" if n_latent > 2 else "z 1",
-               ylabel="PC 2" if n_latent > 2 else "z 2")
+        ax.set(
+            title=f"latent {n_latent}, {how}",
+            xlabel="PC 1" if n_latent > 2 else "z 1",
+            ylabel="PC 2" if n_latent > 2 else "z 2",
+        )
     axes[0, 1].legend(frameon=False, fontsize=8, markerscale=2)
-    show.save(f, options.out, "gene_expression", f"Codes of {n_cells} cells. Left: 128 dimensions, their first two principal "
-              "components. Right: a code of two dimensions. The three profiles separate in both.")
+    show.save(
+        f,
+        options.out,
+        "gene_expression",
+        f"Codes of {n_cells} cells. Left: 128 dimensions, their first two principal "
+        "components. Right: a code of two dimensions. The three profiles separate in both.",
+    )

@@ -4,6 +4,7 @@ The chapter's "Autoencoder application: Gene expression". `--size course` trains
 mouse cortex, log-normalised. `--size published` takes one training step of each preset at the size of the Genomic Data
 Commons profiles (60,484 genes in the chapter; 60,483 in the NCI's code, 244 million weights), and prints time and memory.
 """
+
 from __future__ import annotations
 
 import resource
@@ -28,20 +29,33 @@ def run(options) -> None:
 def course(options) -> None:
     """Train 2048-1024-128 on real cells, and draw the code by its principal components."""
     counts = read(show.DATA / "cortex.npz")
-    rows = np.random.default_rng(0).permutation(len(counts))[:300 if options.quick else 3005]
+    rows = np.random.default_rng(0).permutation(len(counts))[: 300 if options.quick else 3005]
     x, labels = log1p(normalize(counts.X[rows])).toarray(), counts.obs["labels"][rows]
     model = Autoencoder.geneex(x.shape[1], preset="course")
     history = model.fit(x, epochs=1 if options.quick else 8)
     z = model.latent(x)
-    print(f"{sum(p.size for p in model.parameters()):,} weights, {np.mean(history['seconds']):.1f} s an epoch; squared error on "
-          f"held-out cells {history['validation_loss'][0]:.3f} after one epoch, {history['validation_loss'][-1]:.3f} at the end "
-          f"(variance of the data: {x.var(axis=0).mean():.3f})")
+    print(
+        f"{sum(p.size for p in model.parameters()):,} weights, {np.mean(history['seconds']):.1f} s an epoch; squared error on "
+        f"held-out cells {history['validation_loss'][0]:.3f} after one epoch, {history['validation_loss'][-1]:.3f} at the end "
+        f"(variance of the data: {x.var(axis=0).mean():.3f})"
+    )
     f, axes = show.figure(width=6, height=4.4)
     centred = z - z.mean(axis=0)
     show.scatter(axes[0, 0], centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T, labels)
     axes[0, 0].set(title="code of 128 dimensions, seen by PCA", xlabel="PC 1", ylabel="PC 2")
-    f.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8, markerscale=2)
-    show.save(f, options.out, "geneex", "The GENEEX autoencoder (2048-1024-128) on mouse cortex: its code, by cell type.")
+    f.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        loc="outside right upper",
+        frameon=False,
+        fontsize=8,
+        markerscale=2,
+    )
+    show.save(
+        f,
+        options.out,
+        "geneex",
+        "The GENEEX autoencoder (2048-1024-128) on mouse cortex: its code, by cell type.",
+    )
 
 
 def published(options) -> None:
@@ -51,7 +65,11 @@ def published(options) -> None:
         model = Autoencoder.geneex(n_genes, preset=preset)
         started = time.perf_counter()
         model.fit(x, epochs=1, batch_size=130, validation=0.0)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        print(f"{preset:<8} {sum(p.size for p in model.parameters()):>12,} weights: one step of {len(x)} profiles in "
-              f"{time.perf_counter() - started:.1f} s, peak memory {peak / 1e9:.1f} GB")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+            1 if sys.platform == "darwin" else 1024
+        )
+        print(
+            f"{preset:<8} {sum(p.size for p in model.parameters()):>12,} weights: one step of {len(x)} profiles in "
+            f"{time.perf_counter() - started:.1f} s, peak memory {peak / 1e9:.1f} GB"
+        )
         del model

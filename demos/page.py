@@ -1,4 +1,5 @@
 """What demos printed and drew, as one page: `out/index.html`, viewable without a network."""
+
 from __future__ import annotations
 
 import base64
@@ -46,16 +47,23 @@ def write(out: Path, names: list[str]) -> Path:
     parts = [f"<nav>{' '.join(f'<a href=#{n}>{n}</a>' for n in names)}</nav>"]
     for name in names:
         doc = html.escape(importlib.import_module(f"demos.{name}").__doc__.strip())
-        parts.append(f"<h2 id={name}>{name}</h2><p><code>python -m demos {name}</code></p><pre>{doc}</pre>")
+        parts.append(
+            f"<h2 id={name}>{name}</h2><p><code>python -m demos {name}</code></p><pre>{doc}</pre>"
+        )
         for picture in sorted(out.glob(f"{name}*.png")):
             caption = picture.with_suffix(".caption")
             if not caption.exists():
                 continue
             data = base64.b64encode(picture.read_bytes()).decode()
             text = html.escape(caption.read_text(encoding="utf-8"))
-            parts.append(f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>')
+            parts.append(
+                f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+            )
         parts.append(f"<pre>{html.escape((out / f'{name}.txt').read_text(encoding='utf-8'))}</pre>")
     page = out / "index.html"
-    page.write_text(f"<!doctype html><html lang=en><meta charset=utf-8><title>minigrad demos</title><style>{STYLE}</style>"
-                    f"<h1>minigrad: every demo</h1>{''.join(parts)}</html>\n", encoding="utf-8")
+    page.write_text(
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>minigrad demos</title><style>{STYLE}</style>"
+        f"<h1>minigrad: every demo</h1>{''.join(parts)}</html>\n",
+        encoding="utf-8",
+    )
     return page

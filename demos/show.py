@@ -1,4 +1,5 @@
 """Pictures of the demos: one palette that colour-blind readers can tell apart, one way to save with a caption."""
+
 from __future__ import annotations
 
 from pathlib import Path

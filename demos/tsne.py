@@ -6,6 +6,7 @@ that each has about `perplexity` neighbours. Nearness q_ij in the plane has the 
 which lets groups drift apart. The points move down the gradient of KL(p || q), which the engine finds by itself: the
 published gradient formula appears nowhere below. All pairs are compared, so it is for at most a thousand cells or so.
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -43,7 +44,9 @@ def tsne(x: np.ndarray, perplexity: float = 30.0, n_steps: int = 400, seed: int 
     """Points (n, 2) for the rows of x (n, features). Starts at the first two principal components."""
     x = x - x.mean(axis=0)
     u, s, _ = np.linalg.svd(x, full_matrices=False)
-    y = Tensor((1e-2 * u[:, :2] * s[:2] / (u[:, 0] * s[0]).std()).astype(np.float32), requires_grad=True)
+    y = Tensor(
+        (1e-2 * u[:, :2] * s[:2] / (u[:, 0] * s[0]).std()).astype(np.float32), requires_grad=True
+    )
     p = nearness(x, min(perplexity, (len(x) - 1) / 3))
     optimizer = optim.SGD([y], learning_rate=max(len(x) / 12, 10.0), momentum=0.5)
     for step in range(n_steps):
@@ -67,15 +70,29 @@ def run(options) -> None:
     p = nearness(components, 30.0)
     positive = p[p > 0]
     kl = loss(Tensor(y), p).item() + float(np.sum(positive * np.log(positive)))
-    kl_pca = loss(Tensor((components[:, :2] / components[:, 0].std()).astype(np.float32)), p).item() \
-        + float(np.sum(positive * np.log(positive)))
-    print(f"KL(p || q): {kl_pca:.2f} nats for the first two principal components, {kl:.2f} after t-SNE")
+    kl_pca = loss(
+        Tensor((components[:, :2] / components[:, 0].std()).astype(np.float32)), p
+    ).item() + float(np.sum(positive * np.log(positive)))
+    print(
+        f"KL(p || q): {kl_pca:.2f} nats for the first two principal components, {kl:.2f} after t-SNE"
+    )
     f, axes = show.figure(1, 2, width=4.6, height=4.4)
     show.scatter(axes[0, 0], components[:, :2], labels)
     show.scatter(axes[0, 1], y, labels)
     axes[0, 0].set(title="two principal components", xlabel="PC 1", ylabel="PC 2")
     axes[0, 1].set(title="t-SNE of 20 components", xlabel="t-SNE 1", ylabel="t-SNE 2")
-    f.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, markerscale=2,
-             frameon=False)
-    show.save(f, options.out, "tsne", f"{n_cells} blood cells (Zheng et al. 2017), coloured by annotated type: the first two "
-              "principal components overlap, t-SNE of the first 20 separates the groups.")
+    f.legend(
+        *axes[0, 1].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        fontsize=8,
+        markerscale=2,
+        frameon=False,
+    )
+    show.save(
+        f,
+        options.out,
+        "tsne",
+        f"{n_cells} blood cells (Zheng et al. 2017), coloured by annotated type: the first two "
+        "principal components overlap, t-SNE of the first 20 separates the groups.",
+    )

@@ -6,6 +6,7 @@ the reconstruction term the log-probability of each molecule's gene. The curves 
 reconstruction improves as KL(q || prior) is spent. Draws from the prior, decoded, look like cells in their average
 expression, and a histogram of one gene beside the data's shows how much of the variation they have.
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -21,17 +22,33 @@ def run(options) -> None:
     log_expression = log1p(normalize(raw)).toarray()
     f, axes = show.figure(2, 3)
     for row, name, x in zip(axes, ("normal", "categorical"), (log_expression, raw.toarray())):
-        model = VAE(x.shape[1], hidden=(128,), n_latent=10, decoder=name, sigma="learned" if name == "normal" else 1.0)
+        model = VAE(
+            x.shape[1],
+            hidden=(128,),
+            n_latent=10,
+            decoder=name,
+            sigma="learned" if name == "normal" else 1.0,
+        )
         history = model.fit(x, epochs=4 if options.quick else 40)
         new = model.generate(len(x), seed=1)
-        fractions = [a / np.maximum(a.sum(axis=1, keepdims=True), 1e-9) if name == "categorical" else a for a in (x, new)]
+        fractions = [
+            a / np.maximum(a.sum(axis=1, keepdims=True), 1e-9) if name == "categorical" else a
+            for a in (x, new)
+        ]
         means, spreads = [a.mean(axis=0) for a in fractions], [a.std(axis=0) for a in fractions]
         gene = int(np.argsort(spreads[0])[-5])
-        print(f"{name:<12} decoder: held-out ELBO {history['validation_elbo'][-1]:.1f} nats a cell (reconstruction "
-              f"{history['validation_reconstruction'][-1]:.1f}, KL {history['validation_kl'][-1]:.1f}); genes, cells against "
-              f"draws: correlation of means {np.corrcoef(*means)[0, 1]:.3f}, of spreads {np.corrcoef(*spreads)[0, 1]:.3f}")
+        print(
+            f"{name:<12} decoder: held-out ELBO {history['validation_elbo'][-1]:.1f} nats a cell (reconstruction "
+            f"{history['validation_reconstruction'][-1]:.1f}, KL {history['validation_kl'][-1]:.1f}); genes, cells against "
+            f"draws: correlation of means {np.corrcoef(*means)[0, 1]:.3f}, of spreads {np.corrcoef(*spreads)[0, 1]:.3f}"
+        )
         epochs = history["epoch"]
-        row[0].plot(epochs, -np.array(history["validation_reconstruction"]), color=show.COLORS[0], label="-reconstruction")
+        row[0].plot(
+            epochs,
+            -np.array(history["validation_reconstruction"]),
+            color=show.COLORS[0],
+            label="-reconstruction",
+        )
         row[0].set(xlabel="epoch", ylabel="-reconstruction (nats a cell)", title=f"{name} decoder")
         twin = row[0].twinx()
         twin.plot(epochs, history["validation_kl"], "--", color=show.COLORS[1])
@@ -42,10 +59,22 @@ def run(options) -> None:
         row[1].set(xlabel="mean of a gene, cells", ylabel="mean of a gene, draws")
         bins = np.linspace(0, np.quantile(fractions[0][:, gene], 0.995), 30)
         row[2].hist(fractions[0][:, gene], bins, density=True, color="#999999", label="cells")
-        row[2].hist(fractions[1][:, gene], bins, density=True, histtype="step", linewidth=1.6, color=show.COLORS[5],
-                    label="draws")
+        row[2].hist(
+            fractions[1][:, gene],
+            bins,
+            density=True,
+            histtype="step",
+            linewidth=1.6,
+            color=show.COLORS[5],
+            label="draws",
+        )
         unit = "fraction" if name == "categorical" else "log expression"
         row[2].set(xlabel=f"{unit} of gene {gene}", ylabel="density")
         row[2].legend(frameon=False)
-    show.save(f, options.out, "vae", "VAEs on mouse cortex, above with a Normal, below with a categorical decoder: the terms of "
-              "the held-out ELBO, the means of all genes in cells and in draws from the prior, and the spread of one gene.")
+    show.save(
+        f,
+        options.out,
+        "vae",
+        "VAEs on mouse cortex, above with a Normal, below with a categorical decoder: the terms of "
+        "the held-out ELBO, the means of all genes in cells and in draws from the prior, and the spread of one gene.",
+    )

@@ -6,6 +6,7 @@ is given and hands the work to that type, so nearly all of this project runs on 
 Know after: the few things that no protocol covers. Moving an array, asking where it is, writing into it, and drawing
 noise where it is needed. This is the only module that imports CuPy.
 """
+
 from __future__ import annotations
 
 from types import ModuleType
@@ -35,11 +36,16 @@ def _cupy():
     """The cupy package, or an error that says what is missing."""
     try:
         import cupy
+
         n_devices = cupy.cuda.runtime.getDeviceCount()
     except ImportError as error:
-        raise ImportError('device "cupy" needs CuPy: pip install "minigrad-scvi[gpu]" on a machine with an NVIDIA GPU') from error
+        raise ImportError(
+            'device "cupy" needs CuPy: pip install "minigrad-scvi[gpu]" on a machine with an NVIDIA GPU'
+        ) from error
     except Exception as error:
-        raise RuntimeError(f'device "cupy": CuPy is installed but found no usable GPU ({error})') from error
+        raise RuntimeError(
+            f'device "cupy": CuPy is installed but found no usable GPU ({error})'
+        ) from error
     if not n_devices:
         raise RuntimeError('device "cupy": CuPy is installed but found no GPU')
     return cupy
@@ -60,6 +66,7 @@ def to_device(x: Array, device: str) -> Array:
     cupy = _cupy()
     if sparse.issparse(x):
         from cupyx.scipy.sparse import csr_matrix
+
         return csr_matrix(x.tocsr())
     return cupy.asarray(x)
 
@@ -114,22 +121,36 @@ def special_of(x: Array) -> ModuleType:
     if device_of(x) != "cupy":
         return special
     from cupyx.scipy import special as cupy_special
+
     return cupy_special
 
 
 def on_host(arrays) -> bool:
     """Whether all of these are what a kernel written for NumPy takes: arrays, numbers, SciPy's matrices, or None."""
-    return all(isinstance(x, (np.ndarray, np.generic, float, int)) or x is None or sparse.issparse(x) for x in arrays)
+    return all(
+        isinstance(x, (np.ndarray, np.generic, float, int)) or x is None or sparse.issparse(x)
+        for x in arrays
+    )
 
 
 def explained(error: Exception, name: str, arrays) -> Exception:
     """The same kind of error, saying which operation failed on what: dtypes, shapes, and devices where they differ."""
+
     def describe(x):
         where = "" if device_of(x) == "numpy" else f" on {device_of(x)}"
         return f"{x.dtype}{list(x.shape)}{where}" if hasattr(x, "shape") else repr(x)
-    kind = next(k for k in (np.linalg.LinAlgError, IndexError, ValueError, TypeError) if isinstance(error, k))
+
+    kind = next(
+        k
+        for k in (np.linalg.LinAlgError, IndexError, ValueError, TypeError)
+        if isinstance(error, k)
+    )
     devices = sorted({device_of(x) for x in arrays if hasattr(x, "shape")})
-    advice = f"; operands on {' and '.join(devices)}: use backend.to_device first" if len(devices) > 1 else ""
+    advice = (
+        f"; operands on {' and '.join(devices)}: use backend.to_device first"
+        if len(devices) > 1
+        else ""
+    )
     return kind(f"{name}({', '.join(map(describe, arrays))}): {error}{advice}")
 
 
@@ -144,7 +165,9 @@ def as_array(x: Array) -> Array:
     x: any shape and dtype, both of which stay. TypeError for a masked array.
     """
     if isinstance(x, np.ma.MaskedArray):
-        raise TypeError("a masked array: its mask would be lost; fill it first, or select with numpy.where")
+        raise TypeError(
+            "a masked array: its mask would be lost; fill it first, or select with numpy.where"
+        )
     return np.asarray(x) if isinstance(x, np.ndarray) or not hasattr(x, "__array_function__") else x
 
 
@@ -163,10 +186,14 @@ def settled(x: Array, dtype: np.dtype, name: str, sparse_too: bool = False) -> A
     if is_sparse(x) or x is None:
         if sparse_too:
             return x
-        raise TypeError(f"{name}: an operand is {'None' if x is None else 'a sparse matrix'}; "
-                        "minigrad.functional.linear(sparse, weight, bias) is sparse @ Tensor, other operations take arrays")
+        raise TypeError(
+            f"{name}: an operand is {'None' if x is None else 'a sparse matrix'}; "
+            "minigrad.functional.linear(sparse, weight, bias) is sparse @ Tensor, other operations take arrays"
+        )
     if not hasattr(x, "__array_function__"):
-        raise TypeError(f"{name}: an operand is a {type(x).__name__}; pass an array, a number or a Tensor")
+        raise TypeError(
+            f"{name}: an operand is a {type(x).__name__}; pass an array, a number or a Tensor"
+        )
     x = as_array(x)
     if x.dtype.kind not in "fiub":
         raise TypeError(f"{name}: an operand is an array of {x.dtype}; Tensors are of real numbers")
@@ -176,14 +203,23 @@ def settled(x: Array, dtype: np.dtype, name: str, sparse_too: bool = False) -> A
 def unbroadcast(g: Array, shape: tuple) -> Array:
     """Undo broadcasting: a gradient (or a Tensor) summed over the axes along which its input, of this shape, was stretched."""
     lead = g.ndim - len(shape)
-    axes = (*range(lead), *[lead + i for i, n in enumerate(shape) if n == 1 and g.shape[lead + i] != 1])
+    axes = (
+        *range(lead),
+        *[lead + i for i, n in enumerate(shape) if n == 1 and g.shape[lead + i] != 1],
+    )
     return np.reshape(np.sum(g, axis=axes), shape)
 
 
 def not_an_array() -> Exception:
     """The error that says why NumPy or SciPy may not turn a Tensor into an array behind the user's back."""
-    if not isinstance(special.gammaln, np.ufunc):  # no TypeError: SciPy would catch it, and say less
-        return RuntimeError("scipy.special does not take Tensors while SCIPY_ARRAY_API is set: it wraps its functions, and "
-                            "they no longer ask their argument. Unset that environment variable before Python starts")
-    return TypeError("a Tensor does not turn into an array silently: take .data (no derivative flows), or use a NumPy "
-                     "function of the table; sparse @ Tensor is minigrad.functional.linear(sparse, weight, bias)")
+    if not isinstance(
+        special.gammaln, np.ufunc
+    ):  # no TypeError: SciPy would catch it, and say less
+        return RuntimeError(
+            "scipy.special does not take Tensors while SCIPY_ARRAY_API is set: it wraps its functions, and "
+            "they no longer ask their argument. Unset that environment variable before Python starts"
+        )
+    return TypeError(
+        "a Tensor does not turn into an array silently: take .data (no derivative flows), or use a NumPy "
+        "function of the table; sparse @ Tensor is minigrad.functional.linear(sparse, weight, bias)"
+    )

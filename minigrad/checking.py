@@ -26,6 +26,7 @@ is slow, but it knows nothing of rules, so it can judge them. Five things make i
 Know after: how far a difference quotient can be trusted, and that every rule in the table holds: run
 `python -m minigrad.checking`, which walks it in a few seconds.
 """
+
 from __future__ import annotations
 
 import sys
@@ -41,9 +42,9 @@ from scipy import sparse
 from minigrad import distributions, functional  # noqa: F401  (they put their kernels into the table)
 from minigrad.tensor import PRIMITIVES, Tensor, grad
 
-TOLERANCE = 1e-7      # of the derivative's own size; right rules are within 1e-9
-SETTLED = 1e-10       # a quotient that agrees this well with its neighbour needs no shorter step
-ROUGH = 1e-5          # one that agrees no better than this cannot judge anything
+TOLERANCE = 1e-7  # of the derivative's own size; right rules are within 1e-9
+SETTLED = 1e-10  # a quotient that agrees this well with its neighbour needs no shorter step
+ROUGH = 1e-5  # one that agrees no better than this cannot judge anything
 ORDERS = ("first", "second")
 
 
@@ -76,24 +77,40 @@ def gradcheck(f, *inputs, order: int = 2, seed: int = 0) -> list[float]:
     y = _value(f, arrays)
     _demand_finite(f, arrays, y)
     unit = float(np.max(np.abs(y), initial=0.0))
-    with np.errstate(all="ignore"):  # steps may leave the domain of f, where nothing is checked then
+    with np.errstate(
+        all="ignore"
+    ):  # steps may leave the domain of f, where nothing is checked then
         return _checked(f, arrays, y.shape, unit, order, np.random.default_rng(seed))
 
 
 def _checked(f, arrays, shape, unit, order, rng) -> list[float]:
     """The work of gradcheck; shape: that of f's output; unit: its largest absolute value."""
-    cotangent, directions = _random(rng, shape), [_random(rng, x.shape) * np.maximum(1.0, np.abs(x)) for x in arrays]
+    cotangent, directions = (
+        _random(rng, shape),
+        [_random(rng, x.shape) * np.maximum(1.0, np.abs(x)) for x in arrays],
+    )
     weights, worst = [_random(rng, x.shape) for x in arrays], [0.0] * order
     for i, direction in enumerate(directions):
         line = _Line(lambda xs: _value(f, xs), arrays, i, direction, ORDERS[0], unit)
         error, smooth = _compare(line, lambda c: _pulled(f, arrays, i, c), cotangent)
         worst[0] = max(worst[0], error)
-        cotangent = np.where(smooth, cotangent, 0.0)  # what has no first derivative has no second one either
+        cotangent = np.where(
+            smooth, cotangent, 0.0
+        )  # what has no first derivative has no second one either
     if order == 2:
         _compare_recorded(f, arrays, cotangent, unit)
         for i, direction in enumerate(directions):
-            line = _Line(lambda xs: _flat(_gradients(f, xs, cotangent)), arrays, i, direction, ORDERS[1], unit)
-            error, _ = _compare(line, lambda w: _pulled_twice(f, arrays, i, cotangent, w), _flat(weights))
+            line = _Line(
+                lambda xs: _flat(_gradients(f, xs, cotangent)),
+                arrays,
+                i,
+                direction,
+                ORDERS[1],
+                unit,
+            )
+            error, _ = _compare(
+                line, lambda w: _pulled_twice(f, arrays, i, cotangent, w), _flat(weights)
+            )
             worst[1] = max(worst[1], error)
     return worst
 
@@ -104,6 +121,7 @@ class _Line(NamedTuple):
     unit: a typical size of what f computes with. Rounding is judged by it where the function itself gives only
     rounding, such as the gradient of a constant.
     """
+
     function: Callable  # list of arrays -> array
     arrays: list
     i: int
@@ -120,7 +138,9 @@ class _Line(NamedTuple):
         return f"the {self.order} derivative with respect to input {self.i} (shape {self.direction.shape})"
 
     def along(self) -> str:
-        text = np.array2string(self.direction, precision=4, separator=", ", threshold=12, edgeitems=2)
+        text = np.array2string(
+            self.direction, precision=4, separator=", ", threshold=12, edgeitems=2
+        )
         return "along the direction " + " ".join(text.split())
 
 
@@ -133,29 +153,45 @@ def _compare(line: _Line, pulled, cotangent):
     gradient, connected = pulled(np.where(smooth, cotangent, 0.0))
     x = line.arrays[line.i]
     if gradient.shape != x.shape or gradient.dtype != x.dtype:
-        raise GradientError(f"gradcheck: {line} comes as {gradient.dtype} of shape {gradient.shape}, the input is "
-                            f"{x.dtype} of shape {x.shape}")
+        raise GradientError(
+            f"gradcheck: {line} comes as {gradient.dtype} of shape {gradient.shape}, the input is "
+            f"{x.dtype} of shape {x.shape}"
+        )
     finite = bool(np.all(np.isfinite(gradient)))
     if not np.all(smooth):
         whose = "the output" if line.order == ORDERS[0] else "the gradients"
-        warnings.warn(f"gradcheck: {line} does not exist here: {np.sum(~smooth)} of {smooth.size} entries of {whose} "
-                      f"have a kink, a jump or an end of their domain {line.along()}; they are left out"
-                      + ("" if finite else ", and the gradient is not finite"), UserWarning, stacklevel=4)
+        warnings.warn(
+            f"gradcheck: {line} does not exist here: {np.sum(~smooth)} of {smooth.size} entries of {whose} "
+            f"have a kink, a jump or an end of their domain {line.along()}; they are left out"
+            + ("" if finite else ", and the gradient is not finite"),
+            UserWarning,
+            stacklevel=4,
+        )
         if not finite:
             return 0.0, smooth
     if not finite:
-        raise GradientError(f"gradcheck: {line} has {np.sum(~np.isfinite(gradient))} entries that are not finite")
+        raise GradientError(
+            f"gradcheck: {line} has {np.sum(~np.isfinite(gradient))} entries that are not finite"
+        )
     slope, spread, scale = _slope(line, cotangent, smooth)
     value = float(np.sum(gradient * line.direction))
     scale = max(scale, float(np.sum(np.abs(gradient * line.direction))))
     error = abs(slope - value) / scale if scale else 0.0
     if error * scale > max(TOLERANCE * scale, 10.0 * spread):
-        cut = "; no graph leads from the output to this input (.data, detach or no_grad on the way?)"
-        raise GradientError(f"gradcheck: {line} is wrong {line.along()}: difference quotients give {slope:.12g}, the "
-                            f"rules give {value:.12g} (relative error {error:.1e}, that of the quotients "
-                            f"{spread / scale:.0e}){'' if connected else cut}")
+        cut = (
+            "; no graph leads from the output to this input (.data, detach or no_grad on the way?)"
+        )
+        raise GradientError(
+            f"gradcheck: {line} is wrong {line.along()}: difference quotients give {slope:.12g}, the "
+            f"rules give {value:.12g} (relative error {error:.1e}, that of the quotients "
+            f"{spread / scale:.0e}){'' if connected else cut}"
+        )
     if not connected:
-        warnings.warn(f"gradcheck: f does not depend on input {line.i}: nothing to check", UserWarning, stacklevel=4)
+        warnings.warn(
+            f"gradcheck: f does not depend on input {line.i}: nothing to check",
+            UserWarning,
+            stacklevel=4,
+        )
     return error, smooth
 
 
@@ -168,18 +204,24 @@ def _smooth(line: _Line) -> np.ndarray:
     """
     here = line(0.0)
     for k in (22, 26, 30, 34):  # shorter ones only where these leave the domain
-        h = 2.0 ** -k
+        h = 2.0**-k
         steps = [line(m * h) for m in (1, -1, 4, -4)]
         if all(np.all(np.isfinite(step)) for step in steps):
             break
     ahead, behind, far_ahead, far_behind = steps
     jump = np.abs(ahead - 2.0 * here + behind) / h
     far_jump = np.abs(far_ahead - 2.0 * here + far_behind) / (4.0 * h)
-    size, far_size = [(np.abs(a - here) + np.abs(here - b)) / step
-                      for a, b, step in ((ahead, behind, h), (far_ahead, far_behind, 4.0 * h))]
+    size, far_size = [
+        (np.abs(a - here) + np.abs(here - b)) / step
+        for a, b, step in ((ahead, behind, h), (far_ahead, far_behind, 4.0 * h))
+    ]
     largest, top = [np.max(a[np.isfinite(a)], initial=0.0) for a in (size, np.abs(here))]
     noise = 1e-4 * size + 1e-7 * largest + 1e3 * np.finfo(np.float64).eps * max(top, line.unit) / h
-    return np.isfinite(jump) & ((jump <= noise) | (jump <= 0.7 * far_jump)) & (size <= 1.5 * far_size + noise)
+    return (
+        np.isfinite(jump)
+        & ((jump <= noise) | (jump <= 0.7 * far_jump))
+        & (size <= 1.5 * far_size + noise)
+    )
 
 
 def _slope(line: _Line, cotangent, smooth):
@@ -191,10 +233,14 @@ def _slope(line: _Line, cotangent, smooth):
     """
     c, here = cotangent[smooth], line(0.0)[smooth]
     best, size = (0.0, np.inf, 1.0), float(np.abs(c) @ np.abs(here))
-    nearby = [1e-2 * np.abs(c) @ np.abs((line(h)[smooth] - here) / h) for h in (2.0 ** -8, -2.0 ** -8)]
-    floor = max([1e-6 * size, 1e-5 * line.unit, *(float(steep) for steep in nearby if np.isfinite(steep))])
+    nearby = [
+        1e-2 * np.abs(c) @ np.abs((line(h)[smooth] - here) / h) for h in (2.0**-8, -(2.0**-8))
+    ]
+    floor = max(
+        [1e-6 * size, 1e-5 * line.unit, *(float(steep) for steep in nearby if np.isfinite(steep))]
+    )
     for k in range(10, 35, 3):
-        h = 2.0 ** -k
+        h = 2.0**-k
         far, mid, near = [(line(m * h) - line(-m * h))[smooth] / (2.0 * m * h) for m in (4, 2, 1)]
         fine, coarse = (4.0 * near - mid) / 3.0, (4.0 * mid - far) / 3.0
         spread = abs(float(c @ (fine - coarse))) + np.finfo(np.float64).eps * size / h
@@ -204,8 +250,10 @@ def _slope(line: _Line, cotangent, smooth):
         if best[1] <= SETTLED * best[2]:
             break
     if best[1] > ROUGH * best[2]:
-        raise GradientError(f"gradcheck: {line} cannot be judged {line.along()}: difference quotients settle no better "
-                            f"than to {best[0]:.6g} +- {best[1]:.1g}; f is noisy, of low precision, or has a kink near")
+        raise GradientError(
+            f"gradcheck: {line} cannot be judged {line.along()}: difference quotients settle no better "
+            f"than to {best[0]:.6g} +- {best[1]:.1g}; f is noisy, of low precision, or has a kink near"
+        )
     return best
 
 
@@ -223,9 +271,13 @@ def _value(f, arrays) -> np.ndarray:
     """f at arrays, as an array. GradientError unless f returns a float64 Tensor."""
     y = f(*[Tensor(x) for x in arrays])
     if not isinstance(y, Tensor):
-        raise GradientError(f"gradcheck: f returned a {type(y).__name__}, not a Tensor: no derivative can flow")
+        raise GradientError(
+            f"gradcheck: f returned a {type(y).__name__}, not a Tensor: no derivative can flow"
+        )
     if y.dtype != np.float64:
-        raise GradientError(f"gradcheck: f returned {y.dtype} for float64 inputs: something on the way is not float64")
+        raise GradientError(
+            f"gradcheck: f returned {y.dtype} for float64 inputs: something on the way is not float64"
+        )
     return y.data
 
 
@@ -234,9 +286,13 @@ def _demand_finite(f, arrays, y):
     for what, x in [*((f"input {i}", x) for i, x in enumerate(arrays)), ("the output of f", y)]:
         if not np.all(np.isfinite(x)):
             n_bad = np.sum(~np.isfinite(x))
-            raise GradientError(f"gradcheck: {what} has {n_bad} of {np.size(x)} entries that are not finite")
+            raise GradientError(
+                f"gradcheck: {what} has {n_bad} of {np.size(x)} entries that are not finite"
+            )
     if not np.array_equal(y, _value(f, arrays)):
-        raise GradientError("gradcheck: f gives two different results at the same inputs; draw noise outside of it")
+        raise GradientError(
+            "gradcheck: f gives two different results at the same inputs; draw noise outside of it"
+        )
 
 
 def _run(f, arrays, wanted, order):
@@ -250,7 +306,9 @@ def _grad(y, xs, cotangent, what, **keywords):
     try:
         return grad(y, xs, cotangent, **keywords)
     except Exception as error:
-        raise GradientError(f"gradcheck: {what} could not be computed: {type(error).__name__}: {error}") from error
+        raise GradientError(
+            f"gradcheck: {what} could not be computed: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _pulled(f, arrays, i, cotangent):
@@ -273,22 +331,31 @@ def _pulled_twice(f, arrays, i, cotangent, weights):
     gradients = _grad(y, xs, cotangent, what, create_graph=True)
     ends = np.cumsum([x.size for x in arrays])
     found = np.zeros_like(arrays[i])
-    for g, x, end in zip(gradients, arrays, ends):  # one by one: they need not all depend on the inputs
-        found = found + _grad(g, [xs[i]], weights[end - x.size:end].reshape(x.shape), what)[0]
+    for g, x, end in zip(
+        gradients, arrays, ends
+    ):  # one by one: they need not all depend on the inputs
+        found = found + _grad(g, [xs[i]], weights[end - x.size : end].reshape(x.shape), what)[0]
     return found, True
 
 
 def _compare_recorded(f, arrays, cotangent, unit):
     """Recorded gradients (create_graph=True) come from rules run on Tensors, or a kernel's twin; they must agree."""
-    plain, recorded = _gradients(f, arrays, cotangent), _gradients(f, arrays, cotangent, create_graph=True)
+    plain, recorded = (
+        _gradients(f, arrays, cotangent),
+        _gradients(f, arrays, cotangent, create_graph=True),
+    )
     scale = max([1e-6 * unit, *(float(np.max(np.abs(g), initial=0.0)) for g in plain)])
     for i, (a, b) in enumerate(zip(plain, recorded)):
         if not isinstance(b, Tensor) or b.shape != a.shape or b.dtype != a.dtype:
-            raise GradientError(f"gradcheck: create_graph=True gives something else for input {i}: {b!r:.200}")
+            raise GradientError(
+                f"gradcheck: create_graph=True gives something else for input {i}: {b!r:.200}"
+            )
         error = np.max(np.abs(a - b.data), initial=0.0)
         if error > TOLERANCE * scale:
-            raise GradientError(f"gradcheck: the gradient for input {i} (shape {a.shape}) differs by {error:.3g}, of "
-                                f"{scale:.3g}, between create_graph=False and True: a rule or a kernel's twin is wrong")
+            raise GradientError(
+                f"gradcheck: the gradient for input {i} (shape {a.shape}) differs by {error:.3g}, of "
+                f"{scale:.3g}, between create_graph=False and True: a rule or a kernel's twin is wrong"
+            )
 
 
 # ------------------------------------------------------------------------------------------ examples of the whole table
@@ -317,6 +384,7 @@ class Example:
     keywords: passed on. first: applied to the first input, where not any will do. by: called in place of the primitive,
     where it is reached through another function.
     """
+
     inputs: tuple
     keywords: dict = field(default_factory=dict)
     first: Callable | None = None
@@ -324,16 +392,22 @@ class Example:
 
     def drawn(self, uniform) -> list[np.ndarray]:
         """The arrays (float64) to differentiate with respect to; uniform(shape) gives numbers in [0, 1)."""
-        return [np.asarray(x.domain.values(uniform(x.shape))) for x in self.inputs if isinstance(x, _Input)]
+        return [
+            np.asarray(x.domain.values(uniform(x.shape)))
+            for x in self.inputs
+            if isinstance(x, _Input)
+        ]
 
     def function(self, call) -> Callable:
         """The primitive `call` as a function of what `drawn` returns alone."""
+
         def f(*drawn):
             drawn = iter(drawn)
             inputs = [next(drawn) if isinstance(x, _Input) else x for x in self.inputs]
             if self.first:
                 inputs[0] = self.first(inputs[0])
             return (self.by or call)(*inputs, **self.keywords)
+
         return f
 
 
@@ -346,9 +420,20 @@ def elementwise(*domains) -> list[Example]:
     """Examples for an elementwise function of one input a domain: plain, 0-d, stretched by broadcasting, and empty."""
     if len(domains) == 1:
         return [example(domains[0](*shape)) for shape in ((), (5,), (2, 3), (0, 2))]
-    shapes = [[(3,)], [()], [(), (2, 3)], [(2, 3), ()], [(2, 1), (3,)], [(1,), (3, 2), (2,)], [(0, 2), (1,)],
-              [(1, 1), (2, 0)]]
-    return [example(*[domain(*some[k % len(some)]) for k, domain in enumerate(domains)]) for some in shapes]
+    shapes = [
+        [(3,)],
+        [()],
+        [(), (2, 3)],
+        [(2, 3), ()],
+        [(2, 1), (3,)],
+        [(1,), (3, 2), (2,)],
+        [(0, 2), (1,)],
+        [(1, 1), (2, 0)],
+    ]
+    return [
+        example(*[domain(*some[k % len(some)]) for k, domain in enumerate(domains)])
+        for some in shapes
+    ]
 
 
 def several(domain, *cases, first=None) -> list[Example]:
@@ -365,7 +450,9 @@ def _distinct(u):
 
 def _well_conditioned(x):
     """Square matrices (..., n, n) with entries up to 2, made far from singular; for Tensors too."""
-    return 0.3 * x + np.broadcast_to(np.diag([3.0, -3.0, 4.5, 6.0][:x.shape[-1]]), x.shape).astype(x.dtype)
+    return 0.3 * x + np.broadcast_to(np.diag([3.0, -3.0, 4.5, 6.0][: x.shape[-1]]), x.shape).astype(
+        x.dtype
+    )
 
 
 def _positive_definite(x):
@@ -378,96 +465,251 @@ positive = Domain(lambda u: 0.3 + 2.7 * u)
 fraction = Domain(lambda u: 0.1 + 0.8 * u)
 away = Domain(lambda u: np.where(u < 0.5, u - 0.7, u + 0.2))  # from 0, on either side
 distinct = Domain(_distinct)
-even = Domain(lambda u: np.floor(8.0 * u) / 2.0 - 2.0)        # halves, and
-odd = Domain(lambda u: np.floor(8.0 * u) / 2.0 - 1.75)        # what never comes closer than a quarter to them
+even = Domain(lambda u: np.floor(8.0 * u) / 2.0 - 2.0)  # halves, and
+odd = Domain(
+    lambda u: np.floor(8.0 * u) / 2.0 - 1.75
+)  # what never comes closer than a quarter to them
 
 # Elementwise functions: where to try each of their inputs.
 ELEMENTWISE = {
-    "add": (real, real), "subtract": (real, real), "multiply": (real, real), "divide": (real, away), "square": (real,),
-    "negative": (real,), "reciprocal": (away,), "sqrt": (positive,), "exp": (real,), "expm1": (real,), "sin": (real,),
-    "log": (positive,), "log1p": (positive,), "cos": (real,), "sinh": (real,), "cosh": (real,), "tanh": (real,),
-    "arctan": (real,), "absolute": (away,), "sign": (away,), "logaddexp": (real, real), "maximum": (even, odd),
-    "minimum": (even, odd), "power": (positive, real), "gammaln": (positive,), "gamma": (positive,), "erf": (real,),
-    "digamma": (positive,), "betaln": (positive, positive), "erfc": (real,), "ndtr": (real,), "expit": (real,),
-    "logit": (fraction,), "log_expit": (real,), "xlogy": (real, positive), "normal_kl": (real, positive, real, positive),
-    "alias": (real,), "relu": (away,),
+    "add": (real, real),
+    "subtract": (real, real),
+    "multiply": (real, real),
+    "divide": (real, away),
+    "square": (real,),
+    "negative": (real,),
+    "reciprocal": (away,),
+    "sqrt": (positive,),
+    "exp": (real,),
+    "expm1": (real,),
+    "sin": (real,),
+    "log": (positive,),
+    "log1p": (positive,),
+    "cos": (real,),
+    "sinh": (real,),
+    "cosh": (real,),
+    "tanh": (real,),
+    "arctan": (real,),
+    "absolute": (away,),
+    "sign": (away,),
+    "logaddexp": (real, real),
+    "maximum": (even, odd),
+    "minimum": (even, odd),
+    "power": (positive, real),
+    "gammaln": (positive,),
+    "gamma": (positive,),
+    "erf": (real,),
+    "digamma": (positive,),
+    "betaln": (positive, positive),
+    "erfc": (real,),
+    "ndtr": (real,),
+    "expit": (real,),
+    "logit": (fraction,),
+    "log_expit": (real,),
+    "xlogy": (real, positive),
+    "normal_kl": (real, positive, real, positive),
+    "alias": (real,),
+    "relu": (away,),
 }
 EXAMPLES = {name: elementwise(*domains) for name, domains in ELEMENTWISE.items()}
 
 EXAMPLES["power"] += [
-    example(away(3), 3.0), example(real(2, 2), 2), example(real(3), 1), example(real(), 0.0), example(0.5, real(3)),
-    example(away(2, 1), np.array([-2, 0, 1])), example(positive(3), Domain(np.zeros_like)(3))]
+    example(away(3), 3.0),
+    example(real(2, 2), 2),
+    example(real(3), 1),
+    example(real(), 0.0),
+    example(0.5, real(3)),
+    example(away(2, 1), np.array([-2, 0, 1])),
+    example(positive(3), Domain(np.zeros_like)(3)),
+]
 EXAMPLES["gammaln"] += [example(Domain(lambda u: -0.9 + 0.8 * u)(4))]
 EXAMPLES["xlogy"] += [example(0.0, positive(3)), example(np.array([0.0, 2.0]), positive(3, 1))]
 
 _CONDITION = np.array([[True, False, True], [False, False, True]])
 _REPEATED = np.array([2, 0, 2, -1])
-_COUNTS = np.array([[0.0, 3.0, 1.0], [0.0, 0.0, 0.0], [12.0, 0.0, 1.0]])  # with a cell that has none
+_COUNTS = np.array(
+    [[0.0, 3.0, 1.0], [0.0, 0.0, 0.0], [12.0, 0.0, 1.0]]
+)  # with a cell that has none
 _SQUARE = ((3, 3), (1, 1), (2, 2, 2))
 
-EXAMPLES.update({
-    "where": [
-        example(_CONDITION, real(2, 3), real(2, 3)), example(_CONDITION, real(), real(3)),
-        example(True, real(2), real()), example(_CONDITION, real(2, 1), 1.0),
-        example(np.zeros((0, 3), bool), real(1, 3), real(1))],
-    "astype": several(real, ((2, 3), {"dtype": np.float64})),
-    "polygamma": several(positive, ((3,), {"n": 1}), ((), {"n": 2}), ((2, 2), {"n": 3}), ((0,), {"n": 1})),
-    # reductions
-    "sum": several(
-        real, (3,), (), ((2, 3), {"axis": 1}), ((2, 3, 2), {"axis": (0, -1)}), ((2, 3), {"keepdims": True}),
-        ((2, 3), {"axis": -2, "keepdims": True}), ((0, 2), {"axis": 0}), ((2, 3), {"axis": ()})),
-    "max": several(
-        distinct, (4,), (), ((2, 3), {"axis": 1}), ((2, 3, 2), {"axis": (0, -1)}), ((0, 2), {"axis": 1}),
-        ((3, 2), {"axis": -2, "keepdims": True})),
-    "cumsum": several(real, (4,), (), (2, 3), ((2, 3), {"axis": 0}), ((2, 3, 2), {"axis": -2}), (0,)),
-    # shapes and reading
-    "reshape": several(
-        real, ((2, 3), {"shape": (3, 2)}), ((4,), {"shape": (2, -1)}), ((), {"shape": (1, 1)}), ((1,), {"shape": ()}),
-        ((0, 2), {"shape": (0,)}), ((3,), {"shape": 3})),
-    "transpose": several(
-        real, (2, 3), (), (0, 2), ((2, 3, 4), {"axes": (2, 0, 1)}), ((2, 3, 1), {"axes": (-1, 0, -2)})),
-    "broadcast_to": several(
-        real, ((3,), {"shape": (2, 3)}), ((), {"shape": (2, 2)}), ((2, 1), {"shape": (3, 2, 2)}),
-        ((1,), {"shape": (0,)}), ((2,), {"shape": (2,)})),
-    "getitem": several(real, *[((3, 4), {"index": index}) for index in (
-        1, -1, slice(1, None), (slice(None, None, -2), 2), (Ellipsis, None, 1), (), None, (1, 2), (0, slice(0, 0)),
-        [0, 0], _REPEATED, (_REPEATED, [0, 0, 0, 1]), (_REPEATED[:, None], _REPEATED), (slice(None), _REPEATED),
-        (_REPEATED, slice(1, 3)), (_REPEATED, None, 1), np.array([], int), np.array([True, False, True]),
-        np.array([[True, False, True, False]] * 3))], ((), {"index": ()}), ((0, 2), {"index": slice(1)})),
-    "scatter": several(
-        real, ((4, 2), {"index": _REPEATED, "shape": (3, 2)}), ((2,), {"index": (slice(None), 1), "shape": (2, 3)}),
-        ((), {"index": (0, 1), "shape": (2, 2)}), ((4,), {"index": (_REPEATED, _REPEATED), "shape": (3, 3)}),
-        ((2,), {"index": np.array([True, False, True]), "shape": (3,)})),
-    "concatenate": [
-        example(real(3), real(2)), example(real(2, 3), real(1, 3), axis=0), example(real(2, 0), real(2, 1), axis=1),
-        example(real(2, 1), real(2, 3), real(2, 2), axis=-1), example(real(2), np.ones(3)), example(real(2))],
-    # linear algebra
-    "matmul": [example(real(*a), real(*b)) for a, b in (
-        ((2, 3), (3, 4)), ((2, 2, 3), (2, 3, 2)), ((2, 3), (4, 3, 1)), ((2, 1, 3, 2), (3, 2, 2)), ((1, 1), (1, 1)),
-        ((2, 0), (0, 3)))],
-    "einsum": [example(real(*a), real(*b), subscripts=subscripts) for a, b, subscripts in (
-        ((2, 3), (3, 4), "ij,jk->ik"), ((3,), (3,), "i,i->"), ((2,), (3,), "i,j->ji"), ((), (2,), ",i->i"),
-        ((2, 3, 2), (3, 2), "bij,ij->bj"))],
-    "inv": several(real, *_SQUARE, first=_well_conditioned),
-    "det": several(real, *_SQUARE, first=_well_conditioned),
-    "logabsdet": several(real, *_SQUARE, first=_well_conditioned),
-    "cholesky": several(real, *_SQUARE, first=_positive_definite),
-    "solve": [example(real(*a), real(*b), first=_well_conditioned) for a, b in (
-        ((3, 3), (3, 2)), ((2, 2, 2), (2, 2, 1)), ((2, 2), (3, 2, 1)), ((3, 2, 2), (2, 1)))],
-    # kernels of functional.py
-    "linear": [example(real(4, 3), real(2, 3), real(2)), example(sparse.csr_matrix(np.eye(3)), real(2, 3), real(2))],
-    "softmax": several(real, (3,), (2, 3), ((2, 3), {"axis": 0}), ((2, 2, 2), {"axis": 1}), (0, 2)),
-    "batch_norm": [example(real(5, 3), real(3), real(3), by=lambda *inputs: functional.batch_norm(*inputs)[0])],
-})
+EXAMPLES.update(
+    {
+        "where": [
+            example(_CONDITION, real(2, 3), real(2, 3)),
+            example(_CONDITION, real(), real(3)),
+            example(True, real(2), real()),
+            example(_CONDITION, real(2, 1), 1.0),
+            example(np.zeros((0, 3), bool), real(1, 3), real(1)),
+        ],
+        "astype": several(real, ((2, 3), {"dtype": np.float64})),
+        "polygamma": several(
+            positive, ((3,), {"n": 1}), ((), {"n": 2}), ((2, 2), {"n": 3}), ((0,), {"n": 1})
+        ),
+        # reductions
+        "sum": several(
+            real,
+            (3,),
+            (),
+            ((2, 3), {"axis": 1}),
+            ((2, 3, 2), {"axis": (0, -1)}),
+            ((2, 3), {"keepdims": True}),
+            ((2, 3), {"axis": -2, "keepdims": True}),
+            ((0, 2), {"axis": 0}),
+            ((2, 3), {"axis": ()}),
+        ),
+        "max": several(
+            distinct,
+            (4,),
+            (),
+            ((2, 3), {"axis": 1}),
+            ((2, 3, 2), {"axis": (0, -1)}),
+            ((0, 2), {"axis": 1}),
+            ((3, 2), {"axis": -2, "keepdims": True}),
+        ),
+        "cumsum": several(
+            real, (4,), (), (2, 3), ((2, 3), {"axis": 0}), ((2, 3, 2), {"axis": -2}), (0,)
+        ),
+        # shapes and reading
+        "reshape": several(
+            real,
+            ((2, 3), {"shape": (3, 2)}),
+            ((4,), {"shape": (2, -1)}),
+            ((), {"shape": (1, 1)}),
+            ((1,), {"shape": ()}),
+            ((0, 2), {"shape": (0,)}),
+            ((3,), {"shape": 3}),
+        ),
+        "transpose": several(
+            real,
+            (2, 3),
+            (),
+            (0, 2),
+            ((2, 3, 4), {"axes": (2, 0, 1)}),
+            ((2, 3, 1), {"axes": (-1, 0, -2)}),
+        ),
+        "broadcast_to": several(
+            real,
+            ((3,), {"shape": (2, 3)}),
+            ((), {"shape": (2, 2)}),
+            ((2, 1), {"shape": (3, 2, 2)}),
+            ((1,), {"shape": (0,)}),
+            ((2,), {"shape": (2,)}),
+        ),
+        "getitem": several(
+            real,
+            *[
+                ((3, 4), {"index": index})
+                for index in (
+                    1,
+                    -1,
+                    slice(1, None),
+                    (slice(None, None, -2), 2),
+                    (Ellipsis, None, 1),
+                    (),
+                    None,
+                    (1, 2),
+                    (0, slice(0, 0)),
+                    [0, 0],
+                    _REPEATED,
+                    (_REPEATED, [0, 0, 0, 1]),
+                    (_REPEATED[:, None], _REPEATED),
+                    (slice(None), _REPEATED),
+                    (_REPEATED, slice(1, 3)),
+                    (_REPEATED, None, 1),
+                    np.array([], int),
+                    np.array([True, False, True]),
+                    np.array([[True, False, True, False]] * 3),
+                )
+            ],
+            ((), {"index": ()}),
+            ((0, 2), {"index": slice(1)}),
+        ),
+        "scatter": several(
+            real,
+            ((4, 2), {"index": _REPEATED, "shape": (3, 2)}),
+            ((2,), {"index": (slice(None), 1), "shape": (2, 3)}),
+            ((), {"index": (0, 1), "shape": (2, 2)}),
+            ((4,), {"index": (_REPEATED, _REPEATED), "shape": (3, 3)}),
+            ((2,), {"index": np.array([True, False, True]), "shape": (3,)}),
+        ),
+        "concatenate": [
+            example(real(3), real(2)),
+            example(real(2, 3), real(1, 3), axis=0),
+            example(real(2, 0), real(2, 1), axis=1),
+            example(real(2, 1), real(2, 3), real(2, 2), axis=-1),
+            example(real(2), np.ones(3)),
+            example(real(2)),
+        ],
+        # linear algebra
+        "matmul": [
+            example(real(*a), real(*b))
+            for a, b in (
+                ((2, 3), (3, 4)),
+                ((2, 2, 3), (2, 3, 2)),
+                ((2, 3), (4, 3, 1)),
+                ((2, 1, 3, 2), (3, 2, 2)),
+                ((1, 1), (1, 1)),
+                ((2, 0), (0, 3)),
+            )
+        ],
+        "einsum": [
+            example(real(*a), real(*b), subscripts=subscripts)
+            for a, b, subscripts in (
+                ((2, 3), (3, 4), "ij,jk->ik"),
+                ((3,), (3,), "i,i->"),
+                ((2,), (3,), "i,j->ji"),
+                ((), (2,), ",i->i"),
+                ((2, 3, 2), (3, 2), "bij,ij->bj"),
+            )
+        ],
+        "inv": several(real, *_SQUARE, first=_well_conditioned),
+        "det": several(real, *_SQUARE, first=_well_conditioned),
+        "logabsdet": several(real, *_SQUARE, first=_well_conditioned),
+        "cholesky": several(real, *_SQUARE, first=_positive_definite),
+        "solve": [
+            example(real(*a), real(*b), first=_well_conditioned)
+            for a, b in (
+                ((3, 3), (3, 2)),
+                ((2, 2, 2), (2, 2, 1)),
+                ((2, 2), (3, 2, 1)),
+                ((3, 2, 2), (2, 1)),
+            )
+        ],
+        # kernels of functional.py
+        "linear": [
+            example(real(4, 3), real(2, 3), real(2)),
+            example(sparse.csr_matrix(np.eye(3)), real(2, 3), real(2)),
+        ],
+        "softmax": several(
+            real, (3,), (2, 3), ((2, 3), {"axis": 0}), ((2, 2, 2), {"axis": 1}), (0, 2)
+        ),
+        "batch_norm": [
+            example(
+                real(5, 3), real(3), real(3), by=lambda *inputs: functional.batch_norm(*inputs)[0]
+            )
+        ],
+    }
+)
 EXAMPLES["min"], EXAMPLES["log_softmax"] = EXAMPLES["max"], EXAMPLES["softmax"]
-for _name, _n in (("poisson", 1), ("nb", 2), ("zinb", 3)):  # log-likelihoods of counts (data), and _n parameters
+for _name, _n in (
+    ("poisson", 1),
+    ("nb", 2),
+    ("zinb", 3),
+):  # log-likelihoods of counts (data), and _n parameters
     _shapes = [[(3, 3)] * _n, [(3, 3), (3,), (3, 3)][:_n]]
-    EXAMPLES[f"{_name}_cell_log_prob"] = [example(counts, *[real(*shape) for shape in shapes])
-                                          for shapes in _shapes for counts in (_COUNTS, sparse.csr_matrix(_COUNTS))]
-    EXAMPLES[f"{_name}_shares_log_prob"] = [example(counts, real(3, 3), real(3, 1), *[real(*shape) for shape in shapes[1:]])
-                                            for shapes in _shapes for counts in (_COUNTS, sparse.csr_matrix(_COUNTS))]
-    EXAMPLES[f"{_name}_log_prob"] = [example(_COUNTS, *[real(*shape) for shape in shapes]) for shapes in _shapes] + [
-        example(2.0, *[real()] * _n), example(_COUNTS[:, :1], *[real(2)] * _n)]
+    EXAMPLES[f"{_name}_cell_log_prob"] = [
+        example(counts, *[real(*shape) for shape in shapes])
+        for shapes in _shapes
+        for counts in (_COUNTS, sparse.csr_matrix(_COUNTS))
+    ]
+    EXAMPLES[f"{_name}_shares_log_prob"] = [
+        example(counts, real(3, 3), real(3, 1), *[real(*shape) for shape in shapes[1:]])
+        for shapes in _shapes
+        for counts in (_COUNTS, sparse.csr_matrix(_COUNTS))
+    ]
+    EXAMPLES[f"{_name}_log_prob"] = [
+        example(_COUNTS, *[real(*shape) for shape in shapes]) for shapes in _shapes
+    ] + [example(2.0, *[real()] * _n), example(_COUNTS[:, :1], *[real(2)] * _n)]
 
 
 # ------------------------------------------------------------------------------------------------------ the whole table
@@ -491,7 +733,9 @@ def check_primitive(name: str, seed: int = 0) -> list[float]:
 def main() -> int:
     """Walk the table, print the worst relative errors of each primitive; 0 if all are right and checked, else 1."""
     start, bad = time.perf_counter(), 0
-    print(f"{'primitive':<16}{'examples':>9}{'first order':>13}{'second order':>14}   worst relative errors")
+    print(
+        f"{'primitive':<16}{'examples':>9}{'first order':>13}{'second order':>14}   worst relative errors"
+    )
     for name in sorted(PRIMITIVES):
         if not EXAMPLES.get(name):
             bad += 1

@@ -8,6 +8,7 @@ another size than is there are refused before memory is taken.
 
 Know after: why a killed run loses no more than what came after its last checkpoint.
 """
+
 from __future__ import annotations
 
 import glob
@@ -25,7 +26,9 @@ import numpy as np
 FORMAT = "minigrad checkpoint"
 VERSION = 2
 LARGEST_META = 6_000_000  # bytes of JSON: 60,000 names of genes take one million; six million take a second to read
-STALE = 86_400  # seconds after which an unfinished file is one of a dead process: no save takes a day
+STALE = (
+    86_400  # seconds after which an unfinished file is one of a dead process: no save takes a day
+)
 _META = "meta"
 _MOST = 10_000  # arrays in a file
 
@@ -39,11 +42,17 @@ def check_target(path) -> None:
     path = os.path.abspath(os.fspath(path))
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
-        raise FileNotFoundError(f"{path} cannot be written: there is no folder {folder}; make it first")
+        raise FileNotFoundError(
+            f"{path} cannot be written: there is no folder {folder}; make it first"
+        )
     if os.path.isdir(path):
-        raise IsADirectoryError(f"{path} cannot be written: it is a folder; give the path of a file in it")
+        raise IsADirectoryError(
+            f"{path} cannot be written: it is a folder; give the path of a file in it"
+        )
     if not os.access(folder, os.W_OK):
-        raise PermissionError(f"{path} cannot be written: no permission to write into the folder {folder}")
+        raise PermissionError(
+            f"{path} cannot be written: no permission to write into the folder {folder}"
+        )
 
 
 def save(path, arrays: dict[str, np.ndarray], meta: dict) -> None:
@@ -56,11 +65,15 @@ def save(path, arrays: dict[str, np.ndarray], meta: dict) -> None:
     arrays = {name: np.asarray(a) for name, a in arrays.items()}
     for name, a in arrays.items():
         if a.dtype.kind not in "fiub" or name == _META:
-            raise ValueError(f"{path}: the array {name!r} of {a.dtype} cannot be saved: only numbers, and none called meta")
+            raise ValueError(
+                f"{path}: the array {name!r} of {a.dtype} cannot be saved: only numbers, and none called meta"
+            )
     text = json.dumps({"format": FORMAT, "version": VERSION, **meta})
     arrays[_META] = np.frombuffer(text.encode(), np.uint8)
     if arrays[_META].nbytes > LARGEST_META:
-        raise ValueError(f"{path}: the description (configuration, genes, history) is larger than {LARGEST_META} bytes")
+        raise ValueError(
+            f"{path}: the description (configuration, genes, history) is larger than {LARGEST_META} bytes"
+        )
     with whole_file(path) as temporary, open(temporary, "xb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
@@ -89,7 +102,9 @@ def whole_file(path) -> Iterator[Path]:
 
 def _remove_stale(path) -> None:
     """Remove what processes that were killed while they saved to this path left beside it."""
-    for left in glob.glob(glob.escape(path) + "." + "[0-9a-f]" * 8 + ".part" + glob.escape(os.path.splitext(path)[1])):
+    for left in glob.glob(
+        glob.escape(path) + "." + "[0-9a-f]" * 8 + ".part" + glob.escape(os.path.splitext(path)[1])
+    ):
         with suppress(OSError):  # another process may be doing the same
             if time.time() - os.path.getmtime(left) > STALE:
                 os.unlink(left)
@@ -127,8 +142,10 @@ def load(path) -> tuple[dict[str, np.ndarray], dict]:
         raise ValueError(f"{path}: cannot be loaded: {error}") from None
     except Exception as error:  # a dozen kinds, from BadZipFile to TokenError and MemoryError
         said = " ".join(str(error).split())[:100]
-        raise ValueError(f"{path}: cannot be loaded: it is damaged, or no minigrad checkpoint "
-                         f"({type(error).__name__}{': ' * bool(said)}{said})") from error
+        raise ValueError(
+            f"{path}: cannot be loaded: it is damaged, or no minigrad checkpoint "
+            f"({type(error).__name__}{': ' * bool(said)}{said})"
+        ) from error
 
 
 def _meta(arrays) -> dict:
@@ -141,14 +158,20 @@ def _meta(arrays) -> dict:
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise _Refused("it is no minigrad checkpoint")
     if meta.get("version") != VERSION:
-        raise _Refused(f"its format is version {str(meta.get('version'))[:20]}, this program reads version {VERSION}")
+        raise _Refused(
+            f"its format is version {str(meta.get('version'))[:20]}, this program reads version {VERSION}"
+        )
     return meta
 
 
 def _name(member: zipfile.ZipInfo) -> str:
     """The name of the array in a member; refuses what np.savez does not write."""
     name = member.filename
-    if not name.endswith(".npy") or name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
+    if (
+        not name.endswith(".npy")
+        or name.startswith(("/", "\\"))
+        or ".." in name.replace("\\", "/").split("/")
+    ):
         raise _Refused(f"it holds {name[:100]!r}, which is no array")
     if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
         raise _Refused(f"{name[:100]!r} is compressed, which this program never writes")
@@ -160,16 +183,21 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     name = repr(member.filename[:100])
     content = io.BytesIO(archive.read(member))
     version = np.lib.format.read_magic(content)
-    header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
     if version not in header:
         raise _Refused(f"{name} has the unknown npy version {version}")
     shape, fortran, dtype = header[version](content)
     if dtype.kind not in "fiub":
         raise _Refused(f"{name} holds {str(dtype)[:50]}, not numbers")
-    raw = content.getbuffer()[content.tell():]
+    raw = content.getbuffer()[content.tell() :]
     count = int(np.prod(shape, dtype=object)) if shape else 1
     if count * dtype.itemsize != len(raw) or any(n < 0 for n in shape):
-        raise _Refused(f"{name} promises shape {str(shape)[:50]} of {dtype}, but holds {len(raw)} bytes")
+        raise _Refused(
+            f"{name} promises shape {str(shape)[:50]} of {dtype}, but holds {len(raw)} bytes"
+        )
     return np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran else "C").copy()
 
 
@@ -185,11 +213,19 @@ class Saved:
 
     def save(self, path) -> None:
         """Write weights, configuration and what else belongs to the model to an npz file, atomically."""
-        save(path, {f"weights/{name}": a for name, a in self.state_dict().items()}, self.description())
+        save(
+            path,
+            {f"weights/{name}": a for name, a in self.state_dict().items()},
+            self.description(),
+        )
 
     def description(self) -> dict:
         """What is in a file beside the weights."""
-        return {"model": type(self).__name__, "config": self.config, **{n: getattr(self, n) for n in self.described}}
+        return {
+            "model": type(self).__name__,
+            "config": self.config,
+            **{n: getattr(self, n) for n in self.described},
+        }
 
     @classmethod
     def load(cls, path) -> Saved:
@@ -199,13 +235,27 @@ class Saved:
             raise ValueError(f"{path}: holds a {str(meta.get('model'))[:50]}, not a {cls.__name__}")
         try:
             weights = {k[8:]: a for k, a in arrays.items() if k.startswith("weights/")}
-            (n_arrays, size), found = cls.least_size(meta["config"]), sum(a.size for a in weights.values())
+            (n_arrays, size), found = (
+                cls.least_size(meta["config"]),
+                sum(a.size for a in weights.values()),
+            )
             if n_arrays > len(weights) or size > found:
-                raise ValueError(f"at least {n_arrays} arrays of {size:.4g} numbers; it holds {len(weights)} of {found}")
+                raise ValueError(
+                    f"at least {n_arrays} arrays of {size:.4g} numbers; it holds {len(weights)} of {found}"
+                )
             model = cls(**meta["config"])
             model.load_state_dict(weights)
             for name in cls.described:
                 setattr(model, name, meta[name])
-        except (TypeError, KeyError, ValueError, AttributeError, OverflowError, MemoryError) as error:
-            raise ValueError(f"{path}: cannot be loaded: its description does not fit ({error})") from error
+        except (
+            TypeError,
+            KeyError,
+            ValueError,
+            AttributeError,
+            OverflowError,
+            MemoryError,
+        ) as error:
+            raise ValueError(
+                f"{path}: cannot be loaded: its description does not fit ({error})"
+            ) from error
         return model.eval()

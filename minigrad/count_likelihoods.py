@@ -36,6 +36,7 @@ fraction, a negative number, infinity) has log p = -inf and gradient 0; NaN give
 
 Know after: how a formula that is right on paper is made right, and quick, on a machine.
 """
+
 import threading
 
 import numpy as np
@@ -91,21 +92,27 @@ def zinb_twin(x: Array, log_mu: Array, log_theta: Array, zi_logits: Array) -> Ar
     """
     nb_zero = -np.exp(log_theta) * np.logaddexp(0.0, log_mu - log_theta)
     zero = np.logaddexp(0.0, nb_zero - zi_logits) - np.logaddexp(0.0, -zi_logits)
-    return np.where(_beside(x, log_mu) == 0, zero, nb_twin(x, log_mu, log_theta) - np.logaddexp(0.0, zi_logits))
+    return np.where(
+        _beside(x, log_mu) == 0, zero, nb_twin(x, log_mu, log_theta) - np.logaddexp(0.0, zi_logits)
+    )
 
 
 def _per_cell(twin):
     """The twin of a sum over genes: 0 for a cell without counts."""
+
     def cell_twin(counts, *parameters):
         x = counts.toarray() if hasattr(counts, "toarray") else counts
         return np.where(np.any(x != 0, axis=1), np.sum(twin(x, *parameters), axis=1), 0.0)
+
     return cell_twin
 
 
 def _of_softmax(cell_twin):
     """The same with means that share out a library: log_mu = log_softmax(logits) + log_library."""
+
     def softmax_twin(counts, logits, log_library, *parameters):
         return cell_twin(counts, log_softmax(logits) + log_library, *parameters)
+
     return softmax_twin
 
 
@@ -142,7 +149,9 @@ def _excess(c, w, cw, log_1_w):
     near = np.abs(w) < 0.2
     v = np.where(near, w, 0.0)
     v = v / (2.0 + v)
-    series = 2.0 * v * v * _odd_series(v, [1 / k for k in (3, 5, 7, 9, 11, 13, 15, 17)]) - 2.0 * v * v / (1.0 - v)
+    series = 2.0 * v * v * _odd_series(
+        v, [1 / k for k in (3, 5, 7, 9, 11, 13, 15, 17)]
+    ) - 2.0 * v * v / (1.0 - v)
     return np.where(near, c * series, c * log_1_w - cw)
 
 
@@ -171,8 +180,19 @@ def _exact_nb(x, log_mu, log_theta):
     log_z, log_x = np.where(whole, np.log(x0 + theta), log_theta), np.log(x1)
     theta_l = _excess(theta, (x0 - mu) / (theta + mu), d_mu, log_z - log_sum)
     x_l = _excess(x1, -d_mu / x1, -d_mu, log_mu - log_x + log_z - log_sum)
-    (s_z, slope_z), (s_theta, slope_theta) = _stirling(x1 + theta, log_z), _stirling(theta, log_theta)
-    value = theta_l + x_l - 0.5 * (log_z - log_theta + log_x) - HALF_LOG_2PI + s_z - s_theta - _stirling(x1, log_x)[0]
+    (s_z, slope_z), (s_theta, slope_theta) = (
+        _stirling(x1 + theta, log_z),
+        _stirling(theta, log_theta),
+    )
+    value = (
+        theta_l
+        + x_l
+        - 0.5 * (log_z - log_theta + log_x)
+        - HALF_LOG_2PI
+        + s_z
+        - s_theta
+        - _stirling(x1, log_x)[0]
+    )
     zero = -np.where(up, theta * (d + log_1_r), mu * np.where(r != 0.0, log_1_r / r, 1.0))
     d_theta = theta_l + np.where(whole, slope_z * (theta / (x1 + theta)) - slope_theta, 0.0)
     return _outside(x, whole, np.where(whole, value, zero), d_mu, d_theta)
@@ -197,9 +217,13 @@ def _exact_zinb(x, log_mu, log_theta, zi_logits):
     value, d_mu, d_theta = _exact_nb(x, log_mu, log_theta)
     a, zero = zi_logits, x == 0.0
     odds = a - value  # at 0 this is a + theta softplus(d)
-    value_0 = np.where(odds < 0.0, value + _softplus(odds) - _softplus(a), _softplus(-odds) - _softplus(-a))
+    value_0 = np.where(
+        odds < 0.0, value + _softplus(odds) - _softplus(a), _softplus(-odds) - _softplus(-a)
+    )
     value = np.where(zero, value_0, value - _softplus(a))
-    share = np.where(zero, special.expit(-odds), 1.0)  # of the probability of this x that comes from the NB
+    share = np.where(
+        zero, special.expit(-odds), 1.0
+    )  # of the probability of this x that comes from the NB
     d_zi = np.where(zero, special.expit(-a) - share, -special.expit(a))
     d_mu, d_theta = (np.where(share > 0.0, share * d, 0.0) for d in (d_mu, d_theta))
     return _outside(x, _is_positive_count(x), value, d_mu, d_theta, d_zi)
@@ -208,7 +232,11 @@ def _exact_zinb(x, log_mu, log_theta, zi_logits):
 # -------------------------------------------------------------------------------------------------------- elementwise
 def _elementwise(exact, x, parameters, needs):
     """(log p, its gradients) of any broadcastable arrays, in blocks that keep the temporaries of `exact` in cache."""
-    dtype = np.result_type(*parameters, np.float16) if any(hasattr(p, "dtype") for p in parameters) else np.float64
+    dtype = (
+        np.result_type(*parameters, np.float16)
+        if any(hasattr(p, "dtype") for p in parameters)
+        else np.float64
+    )
     x, *parameters = np.broadcast_arrays(x, *parameters)
     columns = [np.ravel(a) for a in (x, *parameters)]
     results = [np.empty(x.size, dtype) if need else None for need in (True, *needs[1:])]
@@ -256,9 +284,13 @@ def _zinb(needs, x, log_mu, log_theta, zi_logits):
 
 
 # ------------------------------------------------------------------------------------------- sums over genes, per cell
-SMALL = 8           # counts up to here come from a table per gene: 96 % of the non-zeros of brain10k, 61 % of cortex
-BLOCK = 256 * 1024  # entries of a block of rows: bounds the scratch; smaller ones lose more to calls than caches win
-BELOW = np.tri(SMALL + 1, SMALL - 1, -2, np.float32)  # row x has a 1 for each k from 1 to x - 1: a product with it sums
+SMALL = 8  # counts up to here come from a table per gene: 96 % of the non-zeros of brain10k, 61 % of cortex
+BLOCK = (
+    256 * 1024
+)  # entries of a block of rows: bounds the scratch; smaller ones lose more to calls than caches win
+BELOW = np.tri(
+    SMALL + 1, SMALL - 1, -2, np.float32
+)  # row x has a 1 for each k from 1 to x - 1: a product with it sums
 LOG_FACTORIAL = special.gammaln(np.arange(1024) + 1.0)
 _scratch = threading.local()
 
@@ -276,7 +308,9 @@ def _buffers(name, k, shape, dtype):
 def _canonical(counts, shape):
     """Dense counts as they are, sparse ones as CSR without duplicates or stored zeros; never changes the caller's."""
     if counts.shape != shape:
-        raise ValueError(f"counts have shape {counts.shape}, log_mu {shape}: both must be (n_cells, n_genes)")
+        raise ValueError(
+            f"counts have shape {counts.shape}, log_mu {shape}: both must be (n_cells, n_genes)"
+        )
     if not sparse.issparse(counts):
         return counts
     counts = counts.tocsr()
@@ -294,12 +328,16 @@ def _nonzeros(counts, rows):
     """
     n_genes = counts.shape[1]
     if sparse.issparse(counts):
-        ends = counts.indptr[rows.start:rows.stop + 1]
-        gene, count = (a[ends[0]:ends[-1]] for a in (counts.indices, counts.data))
+        ends = counts.indptr[rows.start : rows.stop + 1]
+        gene, count = (a[ends[0] : ends[-1]] for a in (counts.indices, counts.data))
     else:
         block = counts[rows].ravel()
         index = np.flatnonzero(block != 0)  # of booleans: three times faster than of numbers
-        ends, gene, count = np.searchsorted(index, np.arange(0, block.size + 1, n_genes)), index % n_genes, block[index]
+        ends, gene, count = (
+            np.searchsorted(index, np.arange(0, block.size + 1, n_genes)),
+            index % n_genes,
+            block[index],
+        )
     lengths = ends[1:] - ends[:-1]
     row = np.repeat(np.arange(len(lengths)), lengths)
     return row * n_genes + gene, row, gene.astype(np.intp, copy=False), count, lengths
@@ -308,7 +346,9 @@ def _nonzeros(counts, rows):
 def _by_row(values, lengths):
     """Sums over each row of values (k,) at all non-zeros: (n,) float64. A tenth of the time of bincount."""
     sums, starts = np.zeros(len(lengths)), np.cumsum(lengths) - lengths
-    sums[lengths > 0] = np.add.reduceat(values.astype(np.float64), starts[lengths > 0]) if len(values) else 0.0
+    sums[lengths > 0] = (
+        np.add.reduceat(values.astype(np.float64), starts[lengths > 0]) if len(values) else 0.0
+    )
     return sums
 
 
@@ -350,14 +390,21 @@ def _textbook_nb(x, log_mu, log_theta, gammas, gradients):
     if gradients:
         difference = (x - mu) / total
         yield theta * difference
-        yield theta * (special.digamma(x + theta) - slope_theta + log_theta - log_total - difference)
+        yield theta * (
+            special.digamma(x + theta) - slope_theta + log_theta - log_total - difference
+        )
 
 
 class _LogMu:
     """The means of a block of rows, given by their logarithms (n, n_genes)."""
 
     def __init__(self, log_mu):
-        self.base, self.top, self.shape, self.dtype = log_mu, log_mu.max(initial=-np.inf), log_mu.shape, log_mu.dtype
+        self.base, self.top, self.shape, self.dtype = (
+            log_mu,
+            log_mu.max(initial=-np.inf),
+            log_mu.shape,
+            log_mu.dtype,
+        )
 
     def mu(self, out):
         """The means, written into `out` (n, n_genes)."""
@@ -391,7 +438,10 @@ class _Shares(_LogMu):
         np.exp(self.base, out=self.e)
         self.total, self.library = _row_sums(self.e)[:, None], np.exp(log_library)
         self.shift = log_library - np.log(self.total)
-        self.top, self.is_vast = self.shift.max(initial=-np.inf), not log_library.max(initial=0.0) <= 13.0
+        self.top, self.is_vast = (
+            self.shift.max(initial=-np.inf),
+            not log_library.max(initial=0.0) <= 13.0,
+        )
 
     def mu(self, out):
         if self.is_vast:
@@ -423,11 +473,23 @@ def _extreme(entries, mean, log_theta, zi_logits=None):
     odd = (np.rint(np.minimum(np.maximum(x, 1.0), 1e6)) != x).nonzero()[0]
     steep, large = (5.5, 2.7) if log_theta.dtype == np.float32 else (np.inf, np.inf)
     low, high, top = log_theta.min(), log_theta.max(), mean.top
-    fine = low >= -60.0 and high <= 14.0 and top <= 80.0 and top - low <= 80.0 and (high <= steep or top <= large)
-    if fine and not len(odd) and (zi_logits is None or (zi_logits.max() <= 40.0 and zi_logits.min() >= -40.0)):
+    fine = (
+        low >= -60.0
+        and high <= 14.0
+        and top <= 80.0
+        and top - low <= 80.0
+        and (high <= steep or top <= large)
+    )
+    if (
+        fine
+        and not len(odd)
+        and (zi_logits is None or (zi_logits.max() <= 40.0 and zi_logits.min() >= -40.0))
+    ):
         return None
     log_mu = mean.whole()
-    fine = (log_theta >= -60.0) & (log_theta <= 14.0) & (log_mu <= 80.0) & (log_mu - log_theta <= 80.0)
+    fine = (
+        (log_theta >= -60.0) & (log_theta <= 14.0) & (log_mu <= 80.0) & (log_mu - log_theta <= 80.0)
+    )
     fine = fine & ((log_theta <= steep) | (log_mu <= large))
     if zi_logits is not None:
         fine &= np.abs(zi_logits) <= 40.0
@@ -476,14 +538,18 @@ def _hard_nb(chosen, entries, mean, log_theta, gradients):
     Measured for float32: 100 ns an entry; for float64: 300 ns.
     """
     index, row, gene, x = (a[chosen] for a in entries[:4])
-    x, log_mu, of_each = (a.astype(np.float64) for a in (
-        x, mean.at(index, row), log_theta.take(gene if log_theta.ndim == 1 else index)))
+    x, log_mu, of_each = (
+        a.astype(np.float64)
+        for a in (x, mean.at(index, row), log_theta.take(gene if log_theta.ndim == 1 else index))
+    )
     if mean.dtype == np.float64:
         return _exact_nb(x, log_mu, of_each)
     once_a_gene = log_theta.ndim == 1 and len(x) > len(log_theta)
     theta = np.exp(log_theta.astype(np.float64) if once_a_gene else of_each)
     gammas = special.gammaln(theta), special.digamma(theta)
-    return _textbook_nb(x, log_mu, of_each, [a.take(gene) for a in gammas] if once_a_gene else gammas, gradients)
+    return _textbook_nb(
+        x, log_mu, of_each, [a.take(gene) for a in gammas] if once_a_gene else gammas, gradients
+    )
 
 
 def _inflate(zi_logits, zero, index, extreme, outputs, odds, q):
@@ -509,8 +575,8 @@ def _inflate(zi_logits, zero, index, extreme, outputs, odds, q):
     if extreme is not None:
         odds[extreme] = 1.0
     half = odds.shape[1] // 2
-    rest = odds[:, :odds.shape[1] - half]
-    odds[:, :half] *= odds[:, odds.shape[1] - half:]
+    rest = odds[:, : odds.shape[1] - half]
+    odds[:, :half] *= odds[:, odds.shape[1] - half :]
     return _row_sums(np.log(rest, out=rest))
 
 
@@ -548,7 +614,13 @@ def _nb_block(entries, mean, parameters, tables, outputs):
         y -= _row_sums(zero)
     if is_hard.any():
         hard = is_hard.nonzero()[0]
-        _put(index[hard], row[hard], _hard_nb(hard, entries, mean, log_theta, bool(outputs)), y, outputs)
+        _put(
+            index[hard],
+            row[hard],
+            _hard_nb(hard, entries, mean, log_theta, bool(outputs)),
+            y,
+            outputs,
+        )
     if extreme is not None:
         _mend(np.flatnonzero(extreme), y, entries, [mean.whole(), *parameters], outputs)
     return y
@@ -569,7 +641,13 @@ def _mend(where, y, entries, parameters, outputs):
     x[entries[0]] = entries[3]
     columns = [x, log_mu, np.broadcast_to(log_theta, log_mu.shape), *zi_logits]
     columns = [c.take(where).astype(np.float64) for c in columns]
-    _put(where, where // log_mu.shape[1], (_exact_zinb if zi_logits else _exact_nb)(*columns), y, outputs)
+    _put(
+        where,
+        where // log_mu.shape[1],
+        (_exact_zinb if zi_logits else _exact_nb)(*columns),
+        y,
+        outputs,
+    )
 
 
 def _poisson_block(entries, mean, parameters, tables, outputs):
@@ -583,7 +661,9 @@ def _poisson_block(entries, mean, parameters, tables, outputs):
         hard = np.flatnonzero(~((x >= 1.0) & (x <= SMALL) & (x == np.rint(x))))
     else:
         hard = np.arange(len(x))
-    value[hard], slope[hard] = _exact_poisson(x[hard].astype(np.float64), log_at[hard].astype(np.float64))
+    value[hard], slope[hard] = _exact_poisson(
+        x[hard].astype(np.float64), log_at[hard].astype(np.float64)
+    )
     rate.reshape(-1)[index] = 0.0
     y = _by_row(value, lengths) - rate.sum(axis=1)
     if outputs:
@@ -617,16 +697,27 @@ def _cells(block, needs, counts, first, *parameters, log_library=None):
     shape, dtype = first.shape, np.result_type(first, *parameters, np.float32)
     counts, first = _canonical(counts, shape), np.ascontiguousarray(first, dtype)
     columns = [_prepared(p, shape, dtype, i == 0) for i, p in enumerate(parameters)]
-    tables = _tables(columns[0]) if columns and columns[0].ndim == 1 and dtype == np.float32 else None
+    tables = (
+        _tables(columns[0]) if columns and columns[0].ndim == 1 and dtype == np.float32 else None
+    )
     if log_library is not None and log_library.shape != (len(first), 1):
         raise ValueError(f"log_library has shape {log_library.shape}, must be {(len(first), 1)}")
-    y, slopes = np.zeros(len(first), dtype), [np.empty(shape, dtype) for _ in (first, *parameters)] if any(needs) else []
+    y, slopes = (
+        np.zeros(len(first), dtype),
+        [np.empty(shape, dtype) for _ in (first, *parameters)] if any(needs) else [],
+    )
     of_library = np.zeros((len(first), 1), dtype)
     for rows in _blocks(*shape):
         entries, outputs = _nonzeros(counts, rows), [d[rows] for d in slopes]
         with np.errstate(all="ignore"):  # of entries that are done again, exactly
-            mean = _LogMu(first[rows]) if log_library is None else _Shares(first[rows], log_library[rows].astype(dtype))
-            y[rows] = block(entries, mean, [c[rows] if c.ndim == 2 else c for c in columns], tables, outputs)
+            mean = (
+                _LogMu(first[rows])
+                if log_library is None
+                else _Shares(first[rows], log_library[rows].astype(dtype))
+            )
+            y[rows] = block(
+                entries, mean, [c[rows] if c.ndim == 2 else c for c in columns], tables, outputs
+            )
             if not entries[-1].all():  # cells without counts
                 for z in (y[rows], *outputs):
                     z[entries[-1] == 0] = 0.0
@@ -639,8 +730,14 @@ def _cells(block, needs, counts, first, *parameters, log_library=None):
 
 def _cells_backward(g, y, slopes, needs, counts, *parameters):
     """Gradients from g (n_cells,). Where a parameter has one value a gene, the sum over the cells is a quick product."""
+
     def pulled(d, p):
-        return (g @ d).reshape(p.shape) if p.shape in (d.shape[1:], (1, *d.shape[1:])) else g[:, None] * d
+        return (
+            (g @ d).reshape(p.shape)
+            if p.shape in (d.shape[1:], (1, *d.shape[1:]))
+            else g[:, None] * d
+        )
+
     return [None, *(None if d is None else pulled(d, p) for d, p in zip(slopes, parameters))]
 
 
@@ -706,10 +803,20 @@ def _zinb_shares(needs, counts, logits, log_library, log_theta, zi_logits):
 poisson_log_prob = fused(poisson_twin, _poisson, _elementwise_backward, "poisson_log_prob")
 nb_log_prob = fused(nb_twin, _nb, _elementwise_backward, "nb_log_prob")
 zinb_log_prob = fused(zinb_twin, _zinb, _elementwise_backward, "zinb_log_prob")
-poisson_cell_log_prob = fused(_per_cell(poisson_twin), _poisson_cells, _cells_backward, "poisson_cell_log_prob")
+poisson_cell_log_prob = fused(
+    _per_cell(poisson_twin), _poisson_cells, _cells_backward, "poisson_cell_log_prob"
+)
 nb_cell_log_prob = fused(_per_cell(nb_twin), _nb_cells, _cells_backward, "nb_cell_log_prob")
 zinb_cell_log_prob = fused(_per_cell(zinb_twin), _zinb_cells, _cells_backward, "zinb_cell_log_prob")
-poisson_shares_log_prob = fused(_of_softmax(_per_cell(poisson_twin)), _poisson_shares, _cells_backward,
-                                "poisson_shares_log_prob")
-nb_shares_log_prob = fused(_of_softmax(_per_cell(nb_twin)), _nb_shares, _cells_backward, "nb_shares_log_prob")
-zinb_shares_log_prob = fused(_of_softmax(_per_cell(zinb_twin)), _zinb_shares, _cells_backward, "zinb_shares_log_prob")
+poisson_shares_log_prob = fused(
+    _of_softmax(_per_cell(poisson_twin)),
+    _poisson_shares,
+    _cells_backward,
+    "poisson_shares_log_prob",
+)
+nb_shares_log_prob = fused(
+    _of_softmax(_per_cell(nb_twin)), _nb_shares, _cells_backward, "nb_shares_log_prob"
+)
+zinb_shares_log_prob = fused(
+    _of_softmax(_per_cell(zinb_twin)), _zinb_shares, _cells_backward, "zinb_shares_log_prob"
+)

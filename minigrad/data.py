@@ -11,6 +11,7 @@ is sorted. A thread reads the next blocks while these are trained on.
 
 Know after: how rows become minibatches, what is held out for validation, and how little of a file need be in memory.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -22,9 +23,11 @@ from scipy import sparse
 from minigrad import backend
 from minigrad.backend import Array
 
-SPLIT, ORDER, NOISE, VALIDATION = range(4)  # purposes of random numbers: the second entry of a generator's key
-ENTRIES = 2**16                             # non-zeros a block: half a megabyte, read in about the time it takes to seek
-AT_ONCE = 128                               # blocks shuffled together: 64 MB, of which four copies exist for a moment
+SPLIT, ORDER, NOISE, VALIDATION = range(
+    4
+)  # purposes of random numbers: the second entry of a generator's key
+ENTRIES = 2**16  # non-zeros a block: half a megabyte, read in about the time it takes to seek
+AT_ONCE = 128  # blocks shuffled together: 64 MB, of which four copies exist for a moment
 
 
 def take_rows(column: Array, rows: np.ndarray) -> Array:
@@ -40,8 +43,12 @@ def take_rows(column: Array, rows: np.ndarray) -> Array:
     np.cumsum(lengths, out=indptr[1:])
     at = np.repeat(start - indptr[:-1], lengths)
     at += np.arange(indptr[-1], dtype=at.dtype)
-    taken = type(column)((column.data.take(at), column.indices.take(at), indptr), shape=(len(rows), column.shape[1]))
-    taken.has_canonical_format = column.has_canonical_format  # which SciPy would find out for every minibatch anew
+    taken = type(column)(
+        (column.data.take(at), column.indices.take(at), indptr), shape=(len(rows), column.shape[1])
+    )
+    taken.has_canonical_format = (
+        column.has_canonical_format
+    )  # which SciPy would find out for every minibatch anew
     return taken
 
 
@@ -66,10 +73,18 @@ class Blocks:
     that `block` gives. rows: sorted numbers of the file's rows that belong to the column (None: all).
     """
 
-    def __init__(self, read, bounds, n_columns: int, dtype=np.float32, rows: np.ndarray | None = None):
-        self.read, self.file_bounds, self.dtype = read, np.asarray(bounds, dtype=np.int64), np.dtype(dtype)
+    def __init__(
+        self, read, bounds, n_columns: int, dtype=np.float32, rows: np.ndarray | None = None
+    ):
+        self.read, self.file_bounds, self.dtype = (
+            read,
+            np.asarray(bounds, dtype=np.int64),
+            np.dtype(dtype),
+        )
         self.file_rows = np.arange(self.file_bounds[-1]) if rows is None else rows
-        self.bounds = np.searchsorted(self.file_rows, self.file_bounds)  # the same, in rows of the column
+        self.bounds = np.searchsorted(
+            self.file_rows, self.file_bounds
+        )  # the same, in rows of the column
         self.shape = len(self.file_rows), int(n_columns)
 
     ndim = 2
@@ -84,7 +99,9 @@ class Blocks:
         """The column of some rows only: a mask, a slice, or increasing row numbers. Nothing is read."""
         rows = np.arange(len(self))[rows]
         if rows.ndim != 1 or np.any(np.diff(rows) <= 0):
-            raise IndexError("rows of a column on the disk must be in increasing order, each once; read it into memory first")
+            raise IndexError(
+                "rows of a column on the disk must be in increasing order, each once; read it into memory first"
+            )
         return Blocks(self.read, self.file_bounds, self.shape[1], self.dtype, self.file_rows[rows])
 
     def astype(self, dtype) -> Blocks:
@@ -93,17 +110,24 @@ class Blocks:
 
     def select_columns(self, columns: np.ndarray) -> Blocks:
         """The same rows, of each only these entries (whole numbers, any order). Nothing is read."""
+
         def read(start, stop):
             part = self.read(start, stop)[:, columns]
             part.sort_indices()
             return part
+
         return Blocks(read, self.file_bounds, len(columns), self.dtype, self.file_rows)
 
     def block(self, i: int) -> sparse.csr_array:
         """Rows bounds[i] to bounds[i + 1], as a CSR matrix in memory."""
-        start, stop = self.file_bounds[i:i + 2]
-        x, rows = self.read(int(start), int(stop)), self.file_rows[self.bounds[i]:self.bounds[i + 1]] - start
-        return (x if len(rows) == stop - start else take_rows(x, rows)).astype(self.dtype, copy=False)
+        start, stop = self.file_bounds[i : i + 2]
+        x, rows = (
+            self.read(int(start), int(stop)),
+            self.file_rows[self.bounds[i] : self.bounds[i + 1]] - start,
+        )
+        return (x if len(rows) == stop - start else take_rows(x, rows)).astype(
+            self.dtype, copy=False
+        )
 
 
 def block_bounds(indptr: np.ndarray) -> np.ndarray:
@@ -117,12 +141,20 @@ def pieces(column: Array) -> Iterator[tuple[int, Array]]:
     if isinstance(column, Blocks):
         bounds, piece = column.bounds, column.block
     else:
-        bounds = (block_bounds(column.indptr) if sparse.issparse(column) else
-                  np.arange(0, len(column) + 1 + (step := max(1, ENTRIES // column.shape[1])), step).clip(max=len(column)))
+        bounds = (
+            block_bounds(column.indptr)
+            if sparse.issparse(column)
+            else np.arange(
+                0, len(column) + 1 + (step := max(1, ENTRIES // column.shape[1])), step
+            ).clip(max=len(column))
+        )
 
         def piece(i):
-            return column[bounds[i]:bounds[i + 1]]
-    yield from ((int(bounds[i]), piece(i)) for i in range(len(bounds) - 1) if bounds[i] < bounds[i + 1])
+            return column[bounds[i] : bounds[i + 1]]
+
+    yield from (
+        (int(bounds[i]), piece(i)) for i in range(len(bounds) - 1) if bounds[i] < bounds[i + 1]
+    )
 
 
 def ahead(items) -> Iterator:
@@ -144,12 +176,20 @@ class Minibatches:
     join its neighbour: batch norm could not use them. ValueError for columns of different length, and a batch_size below 1.
     """
 
-    def __init__(self, columns, batch_size: int, rows: np.ndarray | None = None, shard: tuple[int, int] = (0, 1)):
+    def __init__(
+        self,
+        columns,
+        batch_size: int,
+        rows: np.ndarray | None = None,
+        shard: tuple[int, int] = (0, 1),
+    ):
         lengths = {column.shape[0] for column in columns}
         if len(lengths) != 1:
             raise ValueError(f"columns must have the same number of rows, not {sorted(lengths)}")
         if any(sparse.issparse(column) and column.format != "csr" for column in columns):
-            raise ValueError("sparse columns must be in CSR format, whose rows are together: use .tocsr()")
+            raise ValueError(
+                "sparse columns must be in CSR format, whose rows are together: use .tocsr()"
+            )
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         self.columns, self.rows = list(columns), np.arange(lengths.pop()) if rows is None else rows
@@ -173,7 +213,9 @@ class Minibatches:
         """Minibatches of one epoch in its own random order, from minibatch number `first` on."""
         key = [seed, ORDER, epoch]
         if self.on_disk:
-            return self._from_disk(_spread(len(self.columns[0].bounds) - 1, backend.generator(key)), key, first)
+            return self._from_disk(
+                _spread(len(self.columns[0].bounds) - 1, backend.generator(key)), key, first
+            )
         return self._in_order(self.rows[backend.generator(key).permutation(len(self.rows))], first)
 
     def _share(self, start, stop) -> slice:
@@ -201,24 +243,37 @@ class Minibatches:
         column, bounds = self.columns[0], self.bounds[first:]
         if np.any(np.diff(self.rows) <= 0):
             raise ValueError("rows of a column on the disk must be in increasing order, each once")
-        starts, seen, at, rows, x = np.searchsorted(self.rows, column.bounds), 0, 0, self.rows[:0], None
+        starts, seen, at, rows, x = (
+            np.searchsorted(self.rows, column.bounds),
+            0,
+            0,
+            self.rows[:0],
+            None,
+        )
         for number, group in enumerate(groups):
             group = [i for i in group if starts[i] < starts[i + 1]]
             if not group or not bounds:
                 continue
-            found = np.concatenate([self.rows[starts[i]:starts[i + 1]] for i in group])
+            found = np.concatenate([self.rows[starts[i] : starts[i + 1]] for i in group])
             seen += len(found)
             if seen <= bounds[0][0]:  # a run that resumes has trained on all of this group
                 at = seen
                 continue
-            new = _stack([take_rows(column.block(i), self.rows[starts[i]:starts[i + 1]] - column.bounds[i]) for i in group])
+            new = _stack(
+                [
+                    take_rows(
+                        column.block(i), self.rows[starts[i] : starts[i + 1]] - column.bounds[i]
+                    )
+                    for i in group
+                ]
+            )
             if key is not None:
                 order = backend.generator([*key, number]).permutation(len(found))
                 found, new = found[order], take_rows(new, order)
             rows, x = np.concatenate([rows, found]), new if x is None else _stack([x, new])
             whole = [b for b in bounds if b[1] <= seen]
             yield at, rows, x, whole
-            bounds = bounds[len(whole):]
+            bounds = bounds[len(whole) :]
             rest = bounds[0][0] - at if bounds else len(rows)
             at, rows, x = at + rest, rows[rest:], x[rest:]
 
@@ -226,7 +281,10 @@ class Minibatches:
 def _spread(n_blocks, rng):
     """All blocks in random groups of AT_ONCE: from each of as many equal parts of the file one."""
     n_groups = -(-n_blocks // AT_ONCE)
-    parts = [a + rng.permutation(min(n_groups, n_blocks - a)) for a in range(0, n_blocks, max(n_groups, 1))]
+    parts = [
+        a + rng.permutation(min(n_groups, n_blocks - a))
+        for a in range(0, n_blocks, max(n_groups, 1))
+    ]
     return [[part[i] for part in parts if i < len(part)] for i in range(n_groups)]
 
 

@@ -5,6 +5,7 @@ given a Tensor; since it is made of functions with known derivatives, its deriva
 
 Know after: why a table of some fifty rules is enough for NumPy, and what Tensor's methods (`t.mean(axis=0)`) are.
 """
+
 from __future__ import annotations
 
 import inspect
@@ -23,6 +24,7 @@ from minigrad.tensor import IMPLEMENTATIONS, Tensor
 
 def implements(*functions) -> Callable:
     """Decorator: this is what NumPy's `functions` do when given Tensors."""
+
     def register(implementation):
         @wraps(implementation)
         def call(*inputs, **keywords):
@@ -30,16 +32,20 @@ def implements(*functions) -> Callable:
                 return implementation(*inputs, **keywords)
             except np.exceptions.AxisError as error:
                 raise np.exceptions.AxisError(f"{functions[0].__name__}: {error}") from error
+
         call.keywords = tuple(inspect.signature(implementation).parameters)
         IMPLEMENTATIONS.update({function: call for function in functions})
         return implementation
+
     return register
 
 
 def _settled(name, *operands) -> list:
     """Operands beside a Tensor as the table takes them: numbers, integer arrays in its dtype. TypeError for lists."""
     dtype = next(x.dtype for x in operands if isinstance(x, Tensor))
-    operands = [dtype.type(x) if type(x) is float else x for x in operands]  # with a shape, which these functions ask for
+    operands = [
+        dtype.type(x) if type(x) is float else x for x in operands
+    ]  # with a shape, which these functions ask for
     return [x if isinstance(x, Tensor) else backend.settled(x, dtype, name) for x in operands]
 
 
@@ -77,7 +83,9 @@ def mean(x: Array, axis=None, *, keepdims: bool = False) -> Array:
 @implements(np.var)
 def var(x: Array, axis=None, *, ddof: int = 0, keepdims: bool = False) -> Array:
     centred = x - mean(x, axis, keepdims=True)
-    return _divided(np.sum(np.square(centred), axis=axis, keepdims=keepdims), _count(x, axis) - ddof)
+    return _divided(
+        np.sum(np.square(centred), axis=axis, keepdims=keepdims), _count(x, axis) - ddof
+    )
 
 
 @implements(np.std)
@@ -92,9 +100,11 @@ def prod(x: Array, axis=None, *, keepdims: bool = False) -> Array:
         x = swapaxes(x, 0, a)
         while len(x) > 1:
             half = len(x) // 2
-            rest = [x[2 * half:]] if len(x) % 2 else []
-            x = concatenate(x[:half] * x[half:2 * half], *rest, axis=0)
-        x = swapaxes(x if len(x) else np.ones_like(x.data, shape=(1, *x.shape[1:])) + _zero(x), 0, a)
+            rest = [x[2 * half :]] if len(x) % 2 else []
+            x = concatenate(x[:half] * x[half : 2 * half], *rest, axis=0)
+        x = swapaxes(
+            x if len(x) else np.ones_like(x.data, shape=(1, *x.shape[1:])) + _zero(x), 0, a
+        )
     return x if keepdims else squeeze(x, tuple(_axes(axis, x.ndim)))
 
 
@@ -107,7 +117,9 @@ def _zero(x):
 def norm(x: Array, ord=None, axis=None, keepdims: bool = False) -> Array:
     """Euclidean length of all entries or along axis (a number); other norms are not offered. Its slope at 0 is 0."""
     if ord not in (None, 2, "fro") or ord == 2 and x.ndim > 1 and not isinstance(axis, int):
-        raise TypeError(f"numpy.linalg.norm of a Tensor: only the Euclidean norm is offered, not ord={ord!r}")
+        raise TypeError(
+            f"numpy.linalg.norm of a Tensor: only the Euclidean norm is offered, not ord={ord!r}"
+        )
     return _root(np.sum(np.square(x), axis=axis, keepdims=keepdims))
 
 
@@ -153,7 +165,9 @@ def ravel(x: Array) -> Array:
 
 @implements(np.moveaxis)
 def moveaxis(x: Array, source, destination) -> Array:
-    start, end = [_axes(tuple(a) if hasattr(a, "__len__") else a, x.ndim) for a in (source, destination)]
+    start, end = [
+        _axes(tuple(a) if hasattr(a, "__len__") else a, x.ndim) for a in (source, destination)
+    ]
     if len(start) != len(end):
         raise ValueError(f"moveaxis: {len(start)} axes to move, {len(end)} places to move them to")
     order = [a for a in range(x.ndim) if a not in start]
@@ -213,7 +227,9 @@ def roll(x: Array, shift, axis=None) -> Array:
         before = _before(x, a)
         n = x.shape[len(before)]
         cut = -int(by) % n if n else 0
-        x = concatenate(x[(*before, slice(cut, None))], x[(*before, slice(None, cut))], axis=len(before))
+        x = concatenate(
+            x[(*before, slice(cut, None))], x[(*before, slice(None, cut))], axis=len(before)
+        )
     return x
 
 
@@ -232,7 +248,9 @@ def stack(arrays, axis=0) -> Array:
 
 @implements(np.vstack)
 def vstack(tup) -> Array:
-    return concatenate(*[x if x.ndim > 1 else np.reshape(x, (1, -1)) for x in _settled("vstack", *tup)], axis=0)
+    return concatenate(
+        *[x if x.ndim > 1 else np.reshape(x, (1, -1)) for x in _settled("vstack", *tup)], axis=0
+    )
 
 
 @implements(np.hstack)
@@ -248,7 +266,9 @@ def split(x: Array, indices_or_sections, axis=0) -> list[Tensor]:
     n = x.shape[len(before)]
     if isinstance(ends, (int, np.integer)):
         if n % ends:
-            raise ValueError(f"split: {n} entries along axis {axis} do not make {ends} equal sections")
+            raise ValueError(
+                f"split: {n} entries along axis {axis} do not make {ends} equal sections"
+            )
         ends = [n // ends * (i + 1) for i in range(ends - 1)]
     return [x[(*before, slice(a, b))] for a, b in zip([0, *ends], [*ends, n])]
 
@@ -265,8 +285,10 @@ def take_along_axis(x: Array, indices, axis=-1) -> Array:
     if axis is None:
         return ravel(x)[indices]
     axis = len(_before(x, axis))
-    grid = [np.arange(n, like=x.data).reshape([-1 if a == b else 1 for b in range(x.ndim)])
-            for a, n in enumerate(x.shape)]
+    grid = [
+        np.arange(n, like=x.data).reshape([-1 if a == b else 1 for b in range(x.ndim)])
+        for a, n in enumerate(x.shape)
+    ]
     return x[tuple(indices if a == axis else i for a, i in enumerate(grid))]
 
 
@@ -332,7 +354,12 @@ def solve(a: Array, b: Array) -> Array:
         stack = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     except ValueError as error:
         raise backend.explained(error, "solve", (a, b)) from error
-    return ops.solve(*[x if x.shape[:-2] == stack else np.broadcast_to(x, (*stack, *x.shape[-2:])) for x in (a, b)])
+    return ops.solve(
+        *[
+            x if x.shape[:-2] == stack else np.broadcast_to(x, (*stack, *x.shape[-2:]))
+            for x in (a, b)
+        ]
+    )
 
 
 @implements(np.dot)
@@ -366,17 +393,25 @@ def tensordot(a: Array, b: Array, axes=2) -> Array:
     a, b = _settled("tensordot", a, b)
     if isinstance(axes, (int, np.integer)):
         axes = (range(a.ndim - axes, a.ndim), range(axes))
-    lost_a, lost_b = [_axes(tuple(np.atleast_1d(lost).tolist()), x.ndim) for lost, x in zip(axes, (a, b))]
+    lost_a, lost_b = [
+        _axes(tuple(np.atleast_1d(lost).tolist()), x.ndim) for lost, x in zip(axes, (a, b))
+    ]
     if len(lost_a) != len(lost_b):
-        raise ValueError(f"tensordot: {len(lost_a)} axes of the one operand against {len(lost_b)} of the other")
+        raise ValueError(
+            f"tensordot: {len(lost_a)} axes of the one operand against {len(lost_b)} of the other"
+        )
     letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    of_a = list(letters[:a.ndim])
-    of_b = list(letters[a.ndim:a.ndim + b.ndim])
+    of_a = list(letters[: a.ndim])
+    of_b = list(letters[a.ndim : a.ndim + b.ndim])
     for i, j in zip(lost_a, lost_b):
         if a.shape[i] != b.shape[j]:
-            raise ValueError(f"tensordot: axis {i} of shape {a.shape} and axis {j} of shape {b.shape} differ in length")
+            raise ValueError(
+                f"tensordot: axis {i} of shape {a.shape} and axis {j} of shape {b.shape} differ in length"
+            )
         of_b[j] = of_a[i]
-    kept = [c for i, c in enumerate(of_a) if i not in lost_a] + [c for j, c in enumerate(of_b) if j not in lost_b]
+    kept = [c for i, c in enumerate(of_a) if i not in lost_a] + [
+        c for j, c in enumerate(of_b) if j not in lost_b
+    ]
     return einsum(a, b, f"{''.join(of_a)},{''.join(of_b)}->{''.join(kept)}")
 
 
@@ -398,13 +433,15 @@ def multi_dot(arrays) -> Array:
 def _einsum(subscripts, *operands, optimize=False):
     """Any einsum in steps of one or two operands: labels that only one operand has are summed first."""
     if not isinstance(subscripts, str):
-        raise TypeError("einsum of Tensors: write the subscripts as a string, as in einsum('ij,j->i', a, b)")
+        raise TypeError(
+            "einsum of Tensors: write the subscripts as a string, as in einsum('ij,j->i', a, b)"
+        )
     operands = _settled("einsum", *operands)
     terms, out = _einsum_labels(subscripts, operands)
     terms, operands = _einsum_stretched(terms, operands)
     while True:
         for k, labels in enumerate(terms):
-            others = set("".join(terms[:k] + terms[k + 1:]) + out)
+            others = set("".join(terms[:k] + terms[k + 1 :]) + out)
             terms[k], operands[k] = _own_labels_summed(labels, operands[k], others)
         if len(operands) == 1:
             return np.transpose(operands[0], tuple(terms[0].index(c) for c in out))
@@ -419,12 +456,26 @@ def _einsum_stretched(terms, operands):
     size = {}
     for c, n in [pair for labels, x in zip(terms, operands) for pair in zip(labels, x.shape)]:
         if size.setdefault(c, n) != n and 1 not in (n, size[c]):
-            raise ValueError(f"einsum: label {c!r} is {size[c]} long in one operand and {n} in another")
+            raise ValueError(
+                f"einsum: label {c!r} is {size[c]} long in one operand and {n} in another"
+            )
         size[c] = n if size[c] == 1 else size[c]
-    keep = [[n == size[c] or labels.count(c) > 1 and set(x.shape[i] for i, d in enumerate(labels) if d == c) != {1}
-             for c, n in zip(labels, x.shape)] for labels, x in zip(terms, operands)]
-    return (["".join(c for c, kept in zip(labels, k) if kept) for labels, k in zip(terms, keep)],
-            [np.squeeze(x, tuple(i for i, kept in enumerate(k) if not kept)) for x, k in zip(operands, keep)])
+    keep = [
+        [
+            n == size[c]
+            or labels.count(c) > 1
+            and set(x.shape[i] for i, d in enumerate(labels) if d == c) != {1}
+            for c, n in zip(labels, x.shape)
+        ]
+        for labels, x in zip(terms, operands)
+    ]
+    return (
+        ["".join(c for c, kept in zip(labels, k) if kept) for labels, k in zip(terms, keep)],
+        [
+            np.squeeze(x, tuple(i for i, kept in enumerate(k) if not kept))
+            for x, k in zip(operands, keep)
+        ],
+    )
 
 
 def _einsum_labels(subscripts, operands):
@@ -433,21 +484,29 @@ def _einsum_labels(subscripts, operands):
     terms, arrow, out = subscripts.partition("->")
     terms = terms.split(",")
     if len(terms) != len(operands):
-        raise ValueError(f"einsum: {subscripts!r} names {len(terms)} operands, {len(operands)} were given")
+        raise ValueError(
+            f"einsum: {subscripts!r} names {len(terms)} operands, {len(operands)} were given"
+        )
     free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in subscripts]
     n_free = [x.ndim - len(labels.replace("...", "")) for labels, x in zip(terms, operands)]
-    longest = "".join(free[:max(n for n, labels in zip([0, *n_free], ["...", *terms]) if "..." in labels)])
-    terms = [t.replace("...", longest[len(longest) - n:]) for t, n in zip(terms, n_free)]
+    longest = "".join(
+        free[: max(n for n, labels in zip([0, *n_free], ["...", *terms]) if "..." in labels)]
+    )
+    terms = [t.replace("...", longest[len(longest) - n :]) for t, n in zip(terms, n_free)]
     for labels, x in zip(terms, operands):
         if len(labels) != x.ndim:
-            raise ValueError(f"einsum: {subscripts!r} names {len(labels)} axes of an operand of shape {x.shape}")
+            raise ValueError(
+                f"einsum: {subscripts!r} names {len(labels)} axes of an operand of shape {x.shape}"
+            )
     if not arrow:
         joined = "".join(terms)
         out = "..." + "".join(sorted(c for c in set(joined) - set(longest) if joined.count(c) == 1))
     out = out.replace("...", longest)
     if len(set(out)) < len(out) or set(out) - set("".join(terms)) or set(longest) - set(out):
-        raise ValueError(f"einsum: the output of {subscripts!r} must have labels of its operands, each once, and ... "
-                         "where they have it")
+        raise ValueError(
+            f"einsum: the output of {subscripts!r} must have labels of its operands, each once, and ... "
+            "where they have it"
+        )
     return terms, out
 
 
@@ -457,24 +516,62 @@ def _own_labels_summed(labels, x, others):
         while labels.count(c) > 1:
             i, j = labels.index(c), labels.rindex(c)
             if x.shape[i] != x.shape[j]:
-                raise ValueError(f"einsum: label {c!r} is {x.shape[i]} long in one place and {x.shape[j]} in another")
+                raise ValueError(
+                    f"einsum: label {c!r} is {x.shape[i]} long in one place and {x.shape[j]} in another"
+                )
             x = np.diagonal(x, axis1=i, axis2=j)
-            labels = labels[:i] + labels[i + 1:j] + labels[j + 1:] + c
+            labels = labels[:i] + labels[i + 1 : j] + labels[j + 1 :] + c
     lost = tuple(i for i, c in enumerate(labels) if c not in others)
     return "".join(c for c in labels if c in others), np.sum(x, axis=lost) if lost else x
 
 
 # -------------------------------------------------------------- functions without a derivative give plain NumPy arrays
-PLAIN = [np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal, np.logical_and, np.logical_or,
-         np.logical_not, np.logical_xor, np.isnan, np.isinf, np.isfinite, np.signbit, np.floor, np.ceil, np.rint,
-         np.trunc, np.round, np.argmax, np.argmin, np.argsort, np.any, np.all, np.count_nonzero, np.nonzero, np.shape,
-         np.ndim, np.size, np.isclose, np.allclose, np.array_equal, np.searchsorted, np.floor_divide, np.zeros_like,
-         np.ones_like, np.full_like, np.empty_like]
+PLAIN = [
+    np.equal,
+    np.not_equal,
+    np.less,
+    np.less_equal,
+    np.greater,
+    np.greater_equal,
+    np.logical_and,
+    np.logical_or,
+    np.logical_not,
+    np.logical_xor,
+    np.isnan,
+    np.isinf,
+    np.isfinite,
+    np.signbit,
+    np.floor,
+    np.ceil,
+    np.rint,
+    np.trunc,
+    np.round,
+    np.argmax,
+    np.argmin,
+    np.argsort,
+    np.any,
+    np.all,
+    np.count_nonzero,
+    np.nonzero,
+    np.shape,
+    np.ndim,
+    np.size,
+    np.isclose,
+    np.allclose,
+    np.array_equal,
+    np.searchsorted,
+    np.floor_divide,
+    np.zeros_like,
+    np.ones_like,
+    np.full_like,
+    np.empty_like,
+]
 
 
 def _plain(function):
     def call(*inputs, **keywords):
         return function(*[x.data if isinstance(x, Tensor) else x for x in inputs], **keywords)
+
     call.keywords = None
     return call
 
@@ -485,16 +582,45 @@ IMPLEMENTATIONS.update({function: _plain(function) for function in PLAIN})
 # ---------------------------------------------------------------------------------------------------- Tensor's methods
 def _many(function):
     """t.reshape(2, 3) is t.reshape((2, 3)); so too transpose."""
+
     def method(t, *sizes):
-        return function(t, sizes[0] if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes or None)
+        return function(
+            t, sizes[0] if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes or None
+        )
+
     return method
 
 
-for _name in ("sum", "mean", "var", "std", "prod", "max", "min", "cumsum", "ravel", "swapaxes", "squeeze", "dot",
-              "clip", "take", "diagonal", "trace", "argmax", "argmin", "argsort", "any", "all", "round", "nonzero"):
+for _name in (
+    "sum",
+    "mean",
+    "var",
+    "std",
+    "prod",
+    "max",
+    "min",
+    "cumsum",
+    "ravel",
+    "swapaxes",
+    "squeeze",
+    "dot",
+    "clip",
+    "take",
+    "diagonal",
+    "trace",
+    "argmax",
+    "argmin",
+    "argsort",
+    "any",
+    "all",
+    "round",
+    "nonzero",
+):
     setattr(Tensor, _name, IMPLEMENTATIONS[getattr(np, _name)])
 for _name in ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"):
-    _dunder = {"equal": "eq", "not_equal": "ne"}.get(_name, _name[0] + ("e" if _name.endswith("equal") else "t"))
+    _dunder = {"equal": "eq", "not_equal": "ne"}.get(
+        _name, _name[0] + ("e" if _name.endswith("equal") else "t")
+    )
     setattr(Tensor, f"__{_dunder}__", IMPLEMENTATIONS[getattr(np, _name)])
 
 
@@ -515,8 +641,10 @@ def to_numpy(t) -> np.ndarray:
 
 def _astype(t, dtype):
     if np.dtype(dtype).kind != "f":
-        raise TypeError(f"astype({np.dtype(dtype)}): Tensors are of floating numbers; take .data.astype, through which no "
-                        "derivative flows")
+        raise TypeError(
+            f"astype({np.dtype(dtype)}): Tensors are of floating numbers; take .data.astype, through which no "
+            "derivative flows"
+        )
     return ops.astype(t, dtype=dtype)
 
 
@@ -526,11 +654,15 @@ def _refuse_array(t, *_, **__):
 
 
 def _refuse_assignment(t, index, value):
-    raise TypeError("a Tensor cannot be assigned into: what was recorded would be wrong. Use numpy.where, or .data")
+    raise TypeError(
+        "a Tensor cannot be assigned into: what was recorded would be wrong. Use numpy.where, or .data"
+    )
 
 
 def _refuse_subclass(cls):
-    raise TypeError("Tensor has no subclasses: operations know it by its exact type; put a Tensor into your class instead")
+    raise TypeError(
+        "Tensor has no subclasses: operations know it by its exact type; put a Tensor into your class instead"
+    )
 
 
 def _represent(t):
@@ -539,7 +671,11 @@ def _represent(t):
 
 
 Tensor.detach, Tensor.item, Tensor.numpy = detach, item, to_numpy
-Tensor.__array__, Tensor.__setitem__, Tensor.__init_subclass__ = _refuse_array, _refuse_assignment, classmethod(_refuse_subclass)
+Tensor.__array__, Tensor.__setitem__, Tensor.__init_subclass__ = (
+    _refuse_array,
+    _refuse_assignment,
+    classmethod(_refuse_subclass),
+)
 Tensor.__repr__, Tensor.__iter__ = _represent, lambda t: (t[i] for i in range(len(t)))
 Tensor.__len__, Tensor.__bool__ = lambda t: len(t.data), lambda t: bool(t.data)
 Tensor.__float__ = lambda t: float(t.data)
@@ -547,6 +683,8 @@ Tensor.__format__ = lambda t, spec: format(t.item(), spec) if spec else str(t)
 Tensor.__matmul__, Tensor.__rmatmul__ = matmul, lambda a, b: matmul(b, a)
 Tensor.astype, Tensor.flatten, Tensor.__pos__ = _astype, ravel, positive
 # Other names of the same.
-IMPLEMENTATIONS.update({np.amax: ops.max, np.amin: ops.min, special.expm1: ops.expm1, special.log1p: ops.log1p})
+IMPLEMENTATIONS.update(
+    {np.amax: ops.max, np.amin: ops.min, special.expm1: ops.expm1, special.log1p: ops.log1p}
+)
 Tensor.reshape, Tensor.transpose = _many(reshape), _many(IMPLEMENTATIONS[np.transpose])
 Tensor.T = property(np.transpose)

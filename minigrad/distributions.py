@@ -7,6 +7,7 @@ The count distributions are parametrised by logarithms, which is what networks p
 
 Know after: the terms of every objective in models/.
 """
+
 from __future__ import annotations
 
 from math import log, pi
@@ -54,11 +55,13 @@ class Normal:
         self.loc, self.scale = loc, scale
 
     mean = property(lambda self: self.loc + 0.0 * self.scale)
-    variance = property(lambda self: self.scale ** 2 + 0.0 * self.loc)
+    variance = property(lambda self: self.scale**2 + 0.0 * self.loc)
 
     def log_prob(self, x: Array) -> Array:
         """-(x - loc)^2 / (2 scale^2) - log scale - log(2 pi) / 2, elementwise, in nats."""
-        return -0.5 * np.square((x - self.loc) / self.scale) - _log(self.scale) - 0.5 * log(2.0 * pi)
+        return (
+            -0.5 * np.square((x - self.loc) / self.scale) - _log(self.scale) - 0.5 * log(2.0 * pi)
+        )
 
     def rsample(self, eps: Array | None = None, rng: np.random.Generator | None = None) -> Array:
         """loc + scale * eps: a draw that gradients pass (chapter, "The reparameterization trick"; Kingma & Welling
@@ -68,9 +71,13 @@ class Normal:
         for both or neither.
         """
         if (eps is None) == (rng is None):
-            raise TypeError("Normal.rsample: give either eps= (standard normal noise) or rng= (a generator)")
+            raise TypeError(
+                "Normal.rsample: give either eps= (standard normal noise) or rng= (a generator)"
+            )
         if eps is None:
-            eps = rng.standard_normal(_joint_shape(self.loc, self.scale), dtype=_dtype(self.loc, self.scale))
+            eps = rng.standard_normal(
+                _joint_shape(self.loc, self.scale), dtype=_dtype(self.loc, self.scale)
+            )
         return self.loc + self.scale * eps
 
     def sample(self, rng: np.random.Generator) -> Array:
@@ -128,7 +135,10 @@ class Categorical:
         """One draw for each row, one-hot, a plain array (..., k)."""
         p = _plain(self.mean)
         ends = np.cumsum(p, axis=-1)  # the last is 1 but for rounding
-        chosen = np.sum(rng.random((*p.shape[:-1], 1), dtype=p.dtype) * ends[..., -1:] >= ends[..., :-1], axis=-1)
+        chosen = np.sum(
+            rng.random((*p.shape[:-1], 1), dtype=p.dtype) * ends[..., -1:] >= ends[..., :-1],
+            axis=-1,
+        )
         return (chosen[..., None] == np.arange(p.shape[-1], like=p)).astype(p.dtype)
 
 
@@ -173,7 +183,9 @@ class NegativeBinomial:
         self.log_mu, self.log_theta = log_mu, log_theta
 
     mean = property(lambda self: np.exp(self.log_mu + 0.0 * self.log_theta))
-    variance = property(lambda self: np.exp(self.log_mu) + np.exp(2.0 * self.log_mu - self.log_theta))
+    variance = property(
+        lambda self: np.exp(self.log_mu) + np.exp(2.0 * self.log_mu - self.log_theta)
+    )
 
     def log_prob(self, x: Array) -> Array:
         """log NB(x), elementwise, in nats; count_likelihoods.py has the formula. x: whole numbers >= 0."""
@@ -182,7 +194,10 @@ class NegativeBinomial:
     def sample(self, rng: np.random.Generator) -> Array:
         """One count for each entry, a plain array of the parameters' dtype."""
         shape = _joint_shape(self.log_mu, self.log_theta)
-        log_mu, log_theta = np.broadcast_to(_plain(self.log_mu), shape), np.broadcast_to(_plain(self.log_theta), shape)
+        log_mu, log_theta = (
+            np.broadcast_to(_plain(self.log_mu), shape),
+            np.broadcast_to(_plain(self.log_theta), shape),
+        )
         rate = rng.standard_gamma(np.exp(log_theta), size=shape) * np.exp(log_mu - log_theta)
         return rng.poisson(rate, size=shape).astype(_dtype(self.log_mu, self.log_theta))
 
@@ -201,7 +216,9 @@ class ZeroInflatedNegativeBinomial:
     def __init__(self, log_mu: Array, log_theta: Array, zi_logits: Array):
         self.log_mu, self.log_theta, self.zi_logits = log_mu, log_theta, zi_logits
 
-    mean = property(lambda self: np.exp(self.log_mu + 0.0 * self.log_theta) * special.expit(-self.zi_logits))
+    mean = property(
+        lambda self: np.exp(self.log_mu + 0.0 * self.log_theta) * special.expit(-self.zi_logits)
+    )
 
     @property
     def variance(self) -> Array:
@@ -216,14 +233,20 @@ class ZeroInflatedNegativeBinomial:
     def sample(self, rng: np.random.Generator) -> Array:
         """One count for each entry, a plain array of the parameters' dtype."""
         shape = _joint_shape(self.log_mu, self.log_theta, self.zi_logits)
-        x = NegativeBinomial(np.broadcast_to(_plain(self.log_mu), shape), self.log_theta).sample(rng)
+        x = NegativeBinomial(np.broadcast_to(_plain(self.log_mu), shape), self.log_theta).sample(
+            rng
+        )
         x = x.astype(_dtype(self.log_mu, self.log_theta, self.zi_logits))
-        return np.where(rng.random(shape) < special.expit(_plain(self.zi_logits)), np.zeros_like(x), x)
+        return np.where(
+            rng.random(shape) < special.expit(_plain(self.zi_logits)), np.zeros_like(x), x
+        )
 
 
 def _normal_kl_twin(q_loc, q_scale, p_loc, p_scale):
     """KL(Normal(q_loc, q_scale) || Normal(p_loc, p_scale)), elementwise (Kingma & Welling 2014, appendix B)."""
-    return _log(p_scale) - _log(q_scale) - 0.5 + 0.5 * (q_scale ** 2 + (q_loc - p_loc) ** 2) / p_scale ** 2
+    return (
+        _log(p_scale) - _log(q_scale) - 0.5 + 0.5 * (q_scale**2 + (q_loc - p_loc) ** 2) / p_scale**2
+    )
 
 
 def _normal_kl_forward(needs, *parameters):
@@ -231,9 +254,13 @@ def _normal_kl_forward(needs, *parameters):
 
 
 def _normal_kl_backward(g, y, saved, needs, q_loc, q_scale, p_loc, p_scale):
-    u, r = (q_loc - p_loc) / p_scale ** 2, q_scale / p_scale ** 2
-    return (g * u if needs[0] else None, g * (r - 1.0 / q_scale) if needs[1] else None, -g * u if needs[2] else None,
-            g * (1.0 - r * q_scale - u * (q_loc - p_loc)) / p_scale if needs[3] else None)
+    u, r = (q_loc - p_loc) / p_scale**2, q_scale / p_scale**2
+    return (
+        g * u if needs[0] else None,
+        g * (r - 1.0 / q_scale) if needs[1] else None,
+        -g * u if needs[2] else None,
+        g * (1.0 - r * q_scale - u * (q_loc - p_loc)) / p_scale if needs[3] else None,
+    )
 
 
 _normal_kl = functional.fused(_normal_kl_twin, _normal_kl_forward, _normal_kl_backward, "normal_kl")
@@ -255,6 +282,11 @@ def kl_divergence(q, p) -> Array:
         log_q, log_p = functional.log_softmax(q.logits), functional.log_softmax(p.logits)
         return np.sum(np.exp(log_q) * (log_q - log_p), axis=-1)
     if isinstance(q, Bernoulli) and isinstance(p, Bernoulli):
-        return (q.mean * (q.logits - p.logits)
-                + functional.softplus(p.logits) - functional.softplus(q.logits))
-    raise TypeError(f"kl_divergence: no closed form for {type(q).__name__} against {type(p).__name__}")
+        return (
+            q.mean * (q.logits - p.logits)
+            + functional.softplus(p.logits)
+            - functional.softplus(q.logits)
+        )
+    raise TypeError(
+        f"kl_divergence: no closed form for {type(q).__name__} against {type(p).__name__}"
+    )

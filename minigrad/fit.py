@@ -10,6 +10,7 @@ ends with the very numbers of one that was not.
 
 Know after: all that happens between `model.fit(x)` and the history that it returns.
 """
+
 from __future__ import annotations
 
 import json
@@ -31,8 +32,15 @@ from minigrad.parallel import ranks_of
 from minigrad.tensor import no_grad
 
 SAVE_EVERY = 60.0  # seconds between checkpoints within an epoch that takes longer than that
-POSITION = ("epoch", "batch", "loss_sum", "n_seen", "seconds", "best_epoch")  # of a run, as a checkpoint has it
-PATIENCE = 20      # epochs without a better validation score after which early stopping stops
+POSITION = (
+    "epoch",
+    "batch",
+    "loss_sum",
+    "n_seen",
+    "seconds",
+    "best_epoch",
+)  # of a run, as a checkpoint has it
+PATIENCE = 20  # epochs without a better validation score after which early stopping stops
 
 
 class History:
@@ -65,27 +73,51 @@ class History:
             self.columns.setdefault(name, []).append(value)
 
     def __repr__(self):
-        last = ", ".join(f"{name} {values[-1]:.6g}" for name, values in self.columns.items() if values)
+        last = ", ".join(
+            f"{name} {values[-1]:.6g}" for name, values in self.columns.items() if values
+        )
         return f"History({len(self)} epochs; last: {last})"
 
     def plot(self, path) -> None:
         """Draw the curves of loss and validation against epochs into a picture file (.png, .pdf, .svg)."""
         from matplotlib.figure import Figure
+
         names = [n for n in self.names if n.startswith(("train_", "validation_"))]
         figure = Figure(figsize=(4.2 * len(names), 3.2), layout="constrained")
-        for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names), squeeze=False)).ravel(), names):
+        for axes, name in zip(
+            np.atleast_1d(figure.subplots(1, len(names), squeeze=False)).ravel(), names
+        ):
             axes.plot(self["epoch"], self[name], color="#0072B2")
             shown = [y for x, y in zip(self["epoch"], self[name]) if x > min(2, len(self) // 2)]
-            if shown and max(shown) > min(shown):  # the first epochs would squeeze all others into a line
+            if shown and max(shown) > min(
+                shown
+            ):  # the first epochs would squeeze all others into a line
                 margin = 0.08 * (max(shown) - min(shown))
                 axes.set_ylim(min(shown) - margin, max(shown) + margin)
-            axes.set(xlabel="epoch", ylabel=name.replace("_", " ") + " (nats a cell)" * ("elbo" in name))
+            axes.set(
+                xlabel="epoch", ylabel=name.replace("_", " ") + " (nats a cell)" * ("elbo" in name)
+            )
         figure.savefig(path, dpi=120)
 
 
-def fit(model, columns, *, epochs: int, optimizer, batch_size: int = 128, validation: float = 0.1, seed: int = 0,
-        schedule=optim.CosineSchedule, early_stopping: bool | int = False, checkpoint=None, resume: bool = False,
-        progress: bool = True, device: str | None = None, parallel: str | None = None, describe=dict) -> History:
+def fit(
+    model,
+    columns,
+    *,
+    epochs: int,
+    optimizer,
+    batch_size: int = 128,
+    validation: float = 0.1,
+    seed: int = 0,
+    schedule=optim.CosineSchedule,
+    early_stopping: bool | int = False,
+    checkpoint=None,
+    resume: bool = False,
+    progress: bool = True,
+    device: str | None = None,
+    parallel: str | None = None,
+    describe=dict,
+) -> History:
     """Train a model; returns the History. Afterwards the model holds its weights and is in evaluation mode.
 
     columns: parallel arrays, CSR matrices or Blocks, a row a cell. optimizer: called with the list of parameters, returns
@@ -107,16 +139,32 @@ def fit(model, columns, *, epochs: int, optimizer, batch_size: int = 128, valida
         device = device or os.environ.get("MINIGRAD_DEVICE") or model.device
         train, held_out = _minibatches(columns, batch_size, validation, seed, early_stopping, ranks)
         model.to(device)
-        run = _Run(model, optimizer(model.parameters()), train, held_out, epochs, seed, schedule, early_stopping, device, ranks)
+        run = _Run(
+            model,
+            optimizer(model.parameters()),
+            train,
+            held_out,
+            epochs,
+            seed,
+            schedule,
+            early_stopping,
+            device,
+            ranks,
+        )
         is_compared = checkpoint or resume or ranks.size > 1
-        settings = _settings(run, columns, batch_size, validation) if is_compared else None  # reads all of the data
+        settings = (
+            _settings(run, columns, batch_size, validation) if is_compared else None
+        )  # reads all of the data
         if resume:
             run.resume(checkpoint, settings, describe())
         if checkpoint and ranks.rank == 0:
             run.save = lambda: run.write(checkpoint, settings, describe())
     run.align(settings)
     hidden = ranks.rank > 0 or (None if progress else True)
-    with ranks.together(), tqdm(total=epochs * len(train), initial=run.n_done, unit="batch", disable=hidden) as bar:
+    with (
+        ranks.together(),
+        tqdm(total=epochs * len(train), initial=run.n_done, unit="batch", disable=hidden) as bar,
+    ):
         run.until_interrupted(bar)
     run.finish()
     return run.history
@@ -127,26 +175,41 @@ def _minibatches(columns, batch_size, validation, seed, early_stopping, ranks):
     n = columns[0].shape[0]
     train_rows, held_out = split(n, validation, seed)
     if early_stopping and not len(held_out):
-        raise ValueError(f"early_stopping needs validation rows; validation={validation} of {n} gives none")
+        raise ValueError(
+            f"early_stopping needs validation rows; validation={validation} of {n} gives none"
+        )
     if not len(train_rows):
         raise ValueError("no rows to train on")
     if ranks.size > 1 and min(batch_size, len(train_rows)) < 2 * ranks.size:
-        raise ValueError(f"batch_size={batch_size} of {len(train_rows)} rows: each of {ranks.size} ranks needs 2 at least; "
-                         "raise batch_size, which is for all ranks together, or use fewer")
-    return (Minibatches(columns, batch_size, train_rows, (ranks.rank, ranks.size)),
-            Minibatches(columns, max(batch_size, 512), held_out))
+        raise ValueError(
+            f"batch_size={batch_size} of {len(train_rows)} rows: each of {ranks.size} ranks needs 2 at least; "
+            "raise batch_size, which is for all ranks together, or use fewer"
+        )
+    return (
+        Minibatches(columns, batch_size, train_rows, (ranks.rank, ranks.size)),
+        Minibatches(columns, max(batch_size, 512), held_out),
+    )
 
 
 def _settings(run, columns, batch_size, validation) -> dict:
     """What must be the same for a run to be resumed to the same end."""
     column = columns[0]
-    settings = {"epochs": int(run.epochs), "batch_size": int(batch_size), "n_rows": int(column.shape[0]),
-                "validation": float(validation), "seed": int(run.seed), "early_stopping": run.patience,
-                "optimizer": type(run.optimizer).__name__, "learning_rate": float(run.optimizer.learning_rate),
-                "weight_decay": float(getattr(run.optimizer, "weight_decay", 0.0)),
-                "data": [_fingerprint(each) for each in columns], "processes": run.ranks.size,
-                "on_disk": isinstance(column, Blocks), "kl_warmup": getattr(run.model, "kl_warmup", None),
-                "config": {k: v for k, v in getattr(run.model, "config", {}).items() if k != "seed"}}
+    settings = {
+        "epochs": int(run.epochs),
+        "batch_size": int(batch_size),
+        "n_rows": int(column.shape[0]),
+        "validation": float(validation),
+        "seed": int(run.seed),
+        "early_stopping": run.patience,
+        "optimizer": type(run.optimizer).__name__,
+        "learning_rate": float(run.optimizer.learning_rate),
+        "weight_decay": float(getattr(run.optimizer, "weight_decay", 0.0)),
+        "data": [_fingerprint(each) for each in columns],
+        "processes": run.ranks.size,
+        "on_disk": isinstance(column, Blocks),
+        "kl_warmup": getattr(run.model, "kl_warmup", None),
+        "config": {k: v for k, v in getattr(run.model, "config", {}).items() if k != "seed"},
+    }
     return json.loads(json.dumps(settings))  # as they come back from a file
 
 
@@ -162,7 +225,19 @@ def _fingerprint(column) -> str:
 class _Run:
     """One training: the state that moves, and the steps that move it."""
 
-    def __init__(self, model, optimizer, train, held_out, epochs, seed, schedule, early_stopping, device, ranks):
+    def __init__(
+        self,
+        model,
+        optimizer,
+        train,
+        held_out,
+        epochs,
+        seed,
+        schedule,
+        early_stopping,
+        device,
+        ranks,
+    ):
         self.model, self.optimizer, self.train, self.held_out = model, optimizer, train, held_out
         self.epochs, self.seed, self.device, self.ranks = epochs, seed, device, ranks
         self.schedule = schedule(optimizer, epochs * len(train)) if schedule else None
@@ -172,8 +247,10 @@ class _Run:
         self.loss_sum, self.n_seen, self.seconds = 0.0, 0, 0.0
         self.best, self.best_score, self.best_epoch = None, -math.inf, 0
         self.good = model.state_dict()
-        self.is_whole = True                           # no step is half done
-        self.is_interrupted = self.is_stopping = False  # Ctrl-C was pressed here; all ranks agreed to stop
+        self.is_whole = True  # no step is half done
+        self.is_interrupted = self.is_stopping = (
+            False  # Ctrl-C was pressed here; all ranks agreed to stop
+        )
         self.last_save = time.monotonic()
 
     def save(self) -> None:
@@ -187,7 +264,9 @@ class _Run:
         first = self.ranks.first_text(mine)
         with self.ranks.preparing():
             if first != mine:
-                raise ValueError(f"the ranks must train the same: the first has {first}, number {self.ranks.rank} {mine}")
+                raise ValueError(
+                    f"the ranks must train the same: the first has {first}, number {self.ranks.rank} {mine}"
+                )
         for array in (self.optimizer.weights, *self.buffers("")):
             self.ranks.first(array)
         if not self.n_done:
@@ -195,7 +274,11 @@ class _Run:
 
     def buffers(self, start) -> list:
         """Those arrays of the model that are not trained, and whose names begin so."""
-        return [getattr(module, name) for _, module, name in self.model.named_buffers() if name.startswith(start)]
+        return [
+            getattr(module, name)
+            for _, module, name in self.model.named_buffers()
+            if name.startswith(start)
+        ]
 
     def until_interrupted(self, bar) -> None:
         """Train to the end, or to Ctrl-C: then the last whole step is saved, and said to be the last."""
@@ -209,18 +292,24 @@ class _Run:
             if self.is_whole:
                 self.save()
             if self.ranks.rank == 0:
-                bar.write(f"interrupted: the weights are those of the {'last step' if self.best is None else 'best epoch'}, "
-                          "the history ends with the last whole epoch", file=sys.stderr)
+                bar.write(
+                    f"interrupted: the weights are those of the {'last step' if self.best is None else 'best epoch'}, "
+                    "the history ends with the last whole epoch",
+                    file=sys.stderr,
+                )
 
     @contextmanager
     def patient(self):
         """Within: Ctrl-C waits for `rest`, where weights and position fit together; a second one does not wait."""
-        ours = (threading.current_thread() is threading.main_thread()
-                and signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+        ours = (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        )
 
         def wait(*_):
             self.is_interrupted = True
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
         try:
             if ours:
                 signal.signal(signal.SIGINT, wait)
@@ -252,18 +341,31 @@ class _Run:
                 self.give_up("the last step made a weight infinite or NaN", bad)
             scores = self.validate()
             self.is_whole = False
-            self.history.append(epoch=self.epoch + 1, train_loss=self.loss_sum / self.n_seen, **scores,
-                                seconds=self.seconds, learning_rate=float(self.optimizer.learning_rate))
+            self.history.append(
+                epoch=self.epoch + 1,
+                train_loss=self.loss_sum / self.n_seen,
+                **scores,
+                seconds=self.seconds,
+                learning_rate=float(self.optimizer.learning_rate),
+            )
             self.epoch, self.batch = self.epoch + 1, 0
             self.loss_sum, self.n_seen, self.seconds = 0.0, 0, 0.0
             self.good = state
             self.remember_best(scores)
             self.is_whole = True
-            bar.set_postfix({name: f"{values[-1]:.5g}" for name, values in self.history.columns.items()
-                             if name.startswith(("train", "validation"))}, refresh=False)
+            bar.set_postfix(
+                {
+                    name: f"{values[-1]:.5g}"
+                    for name, values in self.history.columns.items()
+                    if name.startswith(("train", "validation"))
+                },
+                refresh=False,
+            )
             self.save()
             self.last_save = time.monotonic()
-        if self.best is not None:  # the file of a finished run holds the weights that the model is left with
+        if (
+            self.best is not None
+        ):  # the file of a finished run holds the weights that the model is left with
             self.model.load_state_dict(self.best)
             self.save()
 
@@ -281,7 +383,9 @@ class _Run:
             self.seconds += time.perf_counter() - started
             bar.update()
             self.rest()
-            started = time.perf_counter()  # saving does not count, waiting for the next minibatch does
+            started = (
+                time.perf_counter()
+            )  # saving does not count, waiting for the next minibatch does
 
     def step(self, minibatch) -> tuple[float, int]:
         """One minibatch forward, backward, and one change of the weights. Returns the loss, and of how many rows it is."""
@@ -293,11 +397,15 @@ class _Run:
             value, n_rows = self.share(loss.item(), n_rows)
             gradients *= minibatch[0].shape[0] / n_rows
             self.ranks.sum(gradients)
-        with np.errstate(invalid="ignore"):  # one number, the only one that a GPU is waited for: NaN if either is not finite
+        with np.errstate(
+            invalid="ignore"
+        ):  # one number, the only one that a GPU is waited for: NaN if either is not finite
             finite = (value + 0.0 * (gradients @ gradients)).item()
         if not math.isfinite(finite):
             finite = float(value)
-            if not (math.isfinite(finite) and np.all(np.isfinite(gradients))):  # else only the square overflows
+            if not (
+                math.isfinite(finite) and np.all(np.isfinite(gradients))
+            ):  # else only the square overflows
                 self.stop_at_nonfinite(self.loss(minibatch))
         self.optimizer.step()
         if self.schedule:
@@ -308,18 +416,23 @@ class _Run:
         """The loss of the minibatch and its rows, from those of this rank; also agrees on stopping, and averages the
         running statistics of batch norm, so that all ranks, and each checkpoint, have the same."""
         running = self.buffers("running_")
-        told = [[value * n_rows, n_rows, self.is_interrupted], *[n_rows * backend.to_host(r).astype(np.float64) for r in running]]
+        told = [
+            [value * n_rows, n_rows, self.is_interrupted],
+            *[n_rows * backend.to_host(r).astype(np.float64) for r in running],
+        ]
         total = self.ranks.sum(np.concatenate([np.ravel(part) for part in told]))
         self.is_stopping, at = bool(total[2]), 3
         for r in running:
-            backend.assign(r, (total[at:at + r.size] / total[1]).reshape(r.shape))
+            backend.assign(r, (total[at : at + r.size] / total[1]).reshape(r.shape))
             at += r.size
         return float(total[0] / total[1]), int(total[1])
 
     def loss(self, minibatch):
         key = [self.seed, NOISE, self.epoch, self.batch] + [self.ranks.rank] * (self.ranks.size > 1)
         rng = backend.generator(key, self.device)
-        return self.model.loss(*minibatch, progress=self.n_done / (self.epochs * len(self.train)), rng=rng)
+        return self.model.loss(
+            *minibatch, progress=self.n_done / (self.epochs * len(self.train)), rng=rng
+        )
 
     def stop_at_nonfinite(self, loss):
         """Find the first non-finite number on the tape of this minibatch's loss, or in its gradients, and give up."""
@@ -329,8 +442,16 @@ class _Run:
         if not bad and math.isfinite(loss.item()):
             self.optimizer.zero_grad()
             loss.backward()
-            bad = [name for name, p in parameters.items() if p.grad is not None and not np.all(np.isfinite(p.grad))]
-        self.give_up(where or ("the gradients" if self.ranks.size == 1 else "the loss or a gradient of a rank"), bad)
+            bad = [
+                name
+                for name, p in parameters.items()
+                if p.grad is not None and not np.all(np.isfinite(p.grad))
+            ]
+        self.give_up(
+            where
+            or ("the gradients" if self.ranks.size == 1 else "the loss or a gradient of a rank"),
+            bad,
+        )
 
     def give_up(self, where, bad):
         """Restore the weights of the last whole epoch, and say what was not finite."""
@@ -339,7 +460,8 @@ class _Run:
         raise FloatingPointError(
             f"not finite in epoch {self.epoch + 1}, batch {min(self.batch + 1, len(self.train))}: {where}; "
             f"parameters that are not finite, or their gradients: {bad or 'none'}. The weights of the last good epoch "
-            "were restored. A smaller learning_rate often helps; check the input for extreme values")
+            "were restored. A smaller learning_rate often helps; check the input for extreme values"
+        )
 
     def validate(self) -> dict[str, float]:
         """The mean over held-out rows of what the model reports of them."""
@@ -357,7 +479,12 @@ class _Run:
                 self.rest()
         if self.ranks.size > 1:
             names = json.loads(self.ranks.first_text(json.dumps(list(totals))))
-            totals = dict(zip(names, self.ranks.sum(np.array([totals.get(name, 0.0) for name in names])).tolist()))
+            totals = dict(
+                zip(
+                    names,
+                    self.ranks.sum(np.array([totals.get(name, 0.0) for name in names])).tolist(),
+                )
+            )
         return {f"validation_{name}": total / n_rows for name, total in totals.items()}
 
     def remember_best(self, scores) -> None:
@@ -381,12 +508,28 @@ class _Run:
 
     def write(self, path, settings, description) -> None:
         """Write all that resuming exactly needs."""
-        state = {"weights": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "best": self.best or {},
-                 "good": self.good}
-        arrays = {f"{group}/{name}": np.asarray(backend.to_host(a)) for group, d in state.items() for name, a in d.items()}
-        files.save(path, arrays, {**description, "settings": settings, "history": self.history.columns,
-                                  "position": {name: getattr(self, name) for name in POSITION},
-                                  "best_score": None if self.best is None else self.best_score})
+        state = {
+            "weights": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best or {},
+            "good": self.good,
+        }
+        arrays = {
+            f"{group}/{name}": np.asarray(backend.to_host(a))
+            for group, d in state.items()
+            for name, a in d.items()
+        }
+        files.save(
+            path,
+            arrays,
+            {
+                **description,
+                "settings": settings,
+                "history": self.history.columns,
+                "position": {name: getattr(self, name) for name in POSITION},
+                "best_score": None if self.best is None else self.best_score,
+            },
+        )
 
     def resume(self, path, settings, description) -> None:
         """Go on from a checkpoint, if there is one; ValueError if it is of another run."""
@@ -397,12 +540,20 @@ class _Run:
         arrays, meta = files.load(path)
         before = meta.get("settings") or {}
         if before != settings:
-            names = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
-            raise ValueError(f"{path} is a checkpoint of a run with {({name: before.get(name) for name in names})}, "
-                             f"this one has {({name: settings.get(name) for name in names})}")
-        for name, value in json.loads(json.dumps(description)).items():  # names of genes, of batches
+            names = [
+                name for name in {**before, **settings} if before.get(name) != settings.get(name)
+            ]
+            raise ValueError(
+                f"{path} is a checkpoint of a run with { ({name: before.get(name) for name in names}) }, "
+                f"this one has { ({name: settings.get(name) for name in names}) }"
+            )
+        for name, value in json.loads(
+            json.dumps(description)
+        ).items():  # names of genes, of batches
             if name not in ("config", "trained") and meta.get(name) != value:
-                raise ValueError(f"{path} is a checkpoint of a run with other {name}, or in another order")
+                raise ValueError(
+                    f"{path} is a checkpoint of a run with other {name}, or in another order"
+                )
         groups = {"best": {}}
         for key, array in arrays.items():
             group, _, name = key.partition("/")
@@ -415,7 +566,9 @@ class _Run:
             self.history = History(meta["history"])
             vars(self).update({name: meta["position"][name] for name in POSITION})
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{path}: cannot be resumed from: it is incomplete ({error})") from error
+            raise ValueError(
+                f"{path}: cannot be resumed from: it is incomplete ({error})"
+            ) from error
         if self.schedule and self.n_done:
             self.schedule.n = self.n_done - 1
             self.schedule.step()

@@ -8,6 +8,7 @@ dropout mask is an input, the statistics of a batch are an output.
 
 Know after: every function that the layers of nn.py are made of.
 """
+
 from __future__ import annotations
 
 import inspect
@@ -29,7 +30,9 @@ def fused(twin, forward, backward, name) -> Callable:
     gradient per input, None where not needed; or, for a large one, a function that computes it: of an array to write it
     into, or None for a new one. Kernels see NumPy arrays (and SciPy's CSR matrices) only.
     """
-    keywords = [k for k, p in inspect.signature(twin).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    keywords = [
+        k for k, p in inspect.signature(twin).parameters.items() if p.kind is p.KEYWORD_ONLY
+    ]
     call = recorded(forward, name, None, keywords, joint=backward, twin=twin)
     call.__doc__ = forward.__doc__ or twin.__doc__
     return call
@@ -56,9 +59,11 @@ def _linear_forward(needs, x, weight, bias):
 
 def _linear_backward(g, y, x, needs, _, weight, bias):
     rows = g.reshape(-1, g.shape[-1])
-    return (g @ weight if needs[0] else None,
-            (lambda out: np.matmul(rows.T, x.reshape(-1, x.shape[-1]), out=out)) if needs[1] else None,
-            np.sum(rows, axis=0) if needs[2] else None)
+    return (
+        g @ weight if needs[0] else None,
+        (lambda out: np.matmul(rows.T, x.reshape(-1, x.shape[-1]), out=out)) if needs[1] else None,
+        np.sum(rows, axis=0) if needs[2] else None,
+    )
 
 
 linear = fused(_linear, _linear_forward, _linear_backward, "linear")
@@ -70,7 +75,12 @@ def _relu(x):
     return np.where(x <= 0, 0.0, x)  # NaN stays NaN
 
 
-relu = fused(_relu, lambda needs, x: (np.maximum(x, 0), None), lambda g, y, saved, needs, x: [g * (y != 0)], "relu")
+relu = fused(
+    _relu,
+    lambda needs, x: (np.maximum(x, 0), None),
+    lambda g, y, saved, needs, x: [g * (y != 0)],
+    "relu",
+)
 
 
 def softplus(x: Array) -> Array:
@@ -110,7 +120,9 @@ def logsumexp(x: Array, axis=None, keepdims: bool = False) -> Array:
     x: any shape and floating dtype, which stays; the axis goes, or with keepdims gets length 1.
     """
     highest = _highest(x, axis)
-    with np.errstate(divide="ignore"):  # the sum over nothing but -inf is 0, and its logarithm rightly -inf
+    with np.errstate(
+        divide="ignore"
+    ):  # the sum over nothing but -inf is 0, and its logarithm rightly -inf
         total = np.log(np.sum(np.exp(x - highest), axis=axis, keepdims=True)) + highest
     return total if keepdims else np.squeeze(total, axis)
 
@@ -159,7 +171,9 @@ log_softmax = fused(_log_softmax, _log_softmax_forward, _log_softmax_backward, "
 
 
 # ----------------------------------------------------------------------------------------------------- normalisation
-def batch_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> tuple[Array, np.ndarray, np.ndarray]:
+def batch_norm(
+    x: Array, weight: Array, bias: Array, eps: float = 1e-5
+) -> tuple[Array, np.ndarray, np.ndarray]:
     """Each feature to mean 0 and variance 1 over the minibatch, then scaled and shifted (Ioffe & Szegedy 2015, alg. 1).
 
     x: (n, n_features), n >= 2; weight, bias: (n_features,); eps: added to the variance. Returns (y, mean, var): y as x,
@@ -168,7 +182,9 @@ def batch_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> tuple
     """
     data = x.data if isinstance(x, Tensor) else x
     if data.ndim != 2 or data.shape[1:] != weight.shape:
-        raise ValueError(f"batch_norm: x has shape {data.shape}, not (n, n_features) with weight's {weight.shape}")
+        raise ValueError(
+            f"batch_norm: x has shape {data.shape}, not (n, n_features) with weight's {weight.shape}"
+        )
     mean = np.mean(data, axis=0)
     centred = data - mean
     var = np.mean(centred * centred, axis=0)
@@ -210,9 +226,13 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> Array
     weight, bias: (n_features,); eps: added to the variance. ValueError for other shapes.
     """
     if x.shape[-1:] != weight.shape:
-        raise ValueError(f"layer_norm: x has shape {x.shape}, not (..., n_features) with weight's {weight.shape}")
+        raise ValueError(
+            f"layer_norm: x has shape {x.shape}, not (..., n_features) with weight's {weight.shape}"
+        )
     centred = x - np.mean(x, axis=-1, keepdims=True)
-    return weight * centred / np.sqrt(np.mean(np.square(centred), axis=-1, keepdims=True) + eps) + bias
+    return (
+        weight * centred / np.sqrt(np.mean(np.square(centred), axis=-1, keepdims=True) + eps) + bias
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ losses
@@ -222,7 +242,9 @@ def mse(prediction: Array, target: Array) -> Array:
     ValueError for different shapes.
     """
     if prediction.shape != target.shape:
-        raise ValueError(f"mse: prediction has shape {prediction.shape}, target {target.shape}; they must be the same")
+        raise ValueError(
+            f"mse: prediction has shape {prediction.shape}, target {target.shape}; they must be the same"
+        )
     return np.mean(np.square(prediction - target))
 
 
@@ -233,12 +255,18 @@ def cross_entropy(logits: Array, target: Array) -> Array:
     ValueError for other shapes, IndexError for a class that is not there.
     """
     if target.shape not in (logits.shape, logits.shape[:1]):
-        raise ValueError(f"cross_entropy: logits {logits.shape} need a target of {logits.shape[:1]} or the same shape, "
-                         f"not {target.shape}")
+        raise ValueError(
+            f"cross_entropy: logits {logits.shape} need a target of {logits.shape[:1]} or the same shape, "
+            f"not {target.shape}"
+        )
     log_p = log_softmax(logits)
     if target.ndim == 1:
-        if np.any((target < 0) | (target >= logits.shape[1])):  # negative ones would count from the last; a GPU wraps all
-            raise IndexError(f"cross_entropy: classes go from 0 to {logits.shape[1] - 1}, the target's from "
-                             f"{np.min(target)} to {np.max(target)}")
+        if np.any(
+            (target < 0) | (target >= logits.shape[1])
+        ):  # negative ones would count from the last; a GPU wraps all
+            raise IndexError(
+                f"cross_entropy: classes go from 0 to {logits.shape[1] - 1}, the target's from "
+                f"{np.min(target)} to {np.max(target)}"
+            )
         return -np.mean(log_p[np.arange(len(target), like=target), target])
     return -np.sum(log_p * target) / len(target)

@@ -7,6 +7,7 @@ noise look at `rng`.
 
 Know after: what PyTorch's torch.nn does when a layer is made, moved, saved, or switched to evaluation.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -20,11 +21,15 @@ from minigrad.tensor import Tensor
 
 def Parameter(data, dtype=None) -> Tensor:
     """A leaf Tensor that is trained: a copy of `data` (any shape), float32 unless data or dtype say otherwise."""
-    data = np.array(data, dtype=dtype if dtype is not None or hasattr(data, "dtype") else np.float32)
+    data = np.array(
+        data, dtype=dtype if dtype is not None or hasattr(data, "dtype") else np.float32
+    )
     return Tensor(data if data.dtype.kind == "f" else data.astype(np.float32), requires_grad=True)
 
 
-_streams = np.random.default_rng(0)  # each layer made without a generator gets a stream of its own, by order of making
+_streams = np.random.default_rng(
+    0
+)  # each layer made without a generator gets a stream of its own, by order of making
 
 
 class Module:
@@ -39,7 +44,9 @@ class Module:
             if isinstance(value, Module):
                 yield name, value
             elif isinstance(value, (list, tuple)):
-                yield from ((f"{name}.{i}", m) for i, m in enumerate(value) if isinstance(m, Module))
+                yield from (
+                    (f"{name}.{i}", m) for i, m in enumerate(value) if isinstance(m, Module)
+                )
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """Yield (dotted name, module) of this and of all modules inside, in the order of definition."""
@@ -57,7 +64,9 @@ class Module:
     def named_buffers(self) -> Iterator[tuple[str, Module, str]]:
         """Yield (dotted name, owner, attribute) of all buffers."""
         for prefix, module in self.named_modules():
-            yield from ((f"{prefix}.{name}" if prefix else name, module, name) for name in module.buffers)
+            yield from (
+                (f"{prefix}.{name}" if prefix else name, module, name) for name in module.buffers
+            )
 
     def parameters(self) -> list[Tensor]:
         """All parameters, of any shapes, as a list."""
@@ -71,19 +80,26 @@ class Module:
     def state_dict(self) -> dict[str, np.ndarray]:
         """Names to host copies of all parameters and buffers; shapes and dtypes stay."""
         state = {name: np.array(p.numpy()) for name, p in self.named_parameters()}
-        state.update({name: np.array(backend.to_host(getattr(m, a))) for name, m, a in self.named_buffers()})
+        state.update(
+            {name: np.array(backend.to_host(getattr(m, a))) for name, m, a in self.named_buffers()}
+        )
         return state
 
     def load_state_dict(self, state) -> None:
         """Write arrays into parameters and buffers, in place. ValueError for missing or unknown names and wrong shapes."""
         targets = {name: p.data for name, p in self.named_parameters()}
         targets.update({name: getattr(m, a) for name, m, a in self.named_buffers()})
-        missing, unknown = sorted(targets.keys() - state.keys()), sorted(state.keys() - targets.keys())
+        missing, unknown = (
+            sorted(targets.keys() - state.keys()),
+            sorted(state.keys() - targets.keys()),
+        )
         if missing or unknown:
             raise ValueError(f"load_state_dict: missing names {missing}, unknown names {unknown}")
         for name, target in targets.items():
             if np.shape(state[name]) != target.shape:
-                raise ValueError(f"load_state_dict: {name} has shape {np.shape(state[name])}, not {target.shape}")
+                raise ValueError(
+                    f"load_state_dict: {name} has shape {np.shape(state[name])}, not {target.shape}"
+                )
         for name, target in targets.items():
             backend.assign(target, state[name])
 
@@ -114,7 +130,9 @@ class Linear(Module):
     x: (..., n_in), or CSR. The bound is that of He et al. 2015 with PyTorch's a = sqrt(5).
     """
 
-    def __init__(self, n_in: int, n_out: int, *, dtype=np.float32, rng: np.random.Generator | None = None):
+    def __init__(
+        self, n_in: int, n_out: int, *, dtype=np.float32, rng: np.random.Generator | None = None
+    ):
         rng = rng if rng is not None else _streams.spawn(1)[0]
         bound = 1.0 / np.sqrt(max(n_in, 1))
         self.weight = Parameter(rng.uniform(-bound, bound, (n_out, n_in)), dtype)
@@ -133,9 +151,17 @@ class BatchNorm1d(Module):
 
     buffers = ("running_mean", "running_var")
 
-    def __init__(self, n_features: int, *, momentum: float = 0.1, eps: float = 1e-5, dtype=np.float32):
-        self.weight, self.bias = Parameter(np.ones(n_features), dtype), Parameter(np.zeros(n_features), dtype)
-        self.running_mean, self.running_var = np.zeros(n_features, dtype), np.ones(n_features, dtype)
+    def __init__(
+        self, n_features: int, *, momentum: float = 0.1, eps: float = 1e-5, dtype=np.float32
+    ):
+        self.weight, self.bias = (
+            Parameter(np.ones(n_features), dtype),
+            Parameter(np.zeros(n_features), dtype),
+        )
+        self.running_mean, self.running_var = (
+            np.zeros(n_features, dtype),
+            np.ones(n_features, dtype),
+        )
         self.momentum, self.eps = momentum, eps
 
     def __call__(self, x, rng=None):
@@ -143,9 +169,14 @@ class BatchNorm1d(Module):
             scale = self.weight / np.sqrt(self.running_var + self.eps)
             return x * scale + (self.bias - self.running_mean * scale)
         if len(x) < 2:
-            raise ValueError(f"BatchNorm1d in training needs at least 2 rows, not {len(x)}: call .eval() to predict")
+            raise ValueError(
+                f"BatchNorm1d in training needs at least 2 rows, not {len(x)}: call .eval() to predict"
+            )
         y, mean, var = functional.batch_norm(x, self.weight, self.bias, self.eps)
-        for running, new in ((self.running_mean, mean), (self.running_var, var * (len(x) / (len(x) - 1)))):
+        for running, new in (
+            (self.running_mean, mean),
+            (self.running_var, var * (len(x) / (len(x) - 1))),
+        ):
             running *= 1.0 - self.momentum
             running += self.momentum * new
         return y
@@ -158,7 +189,10 @@ class LayerNorm(Module):
     """
 
     def __init__(self, n_features: int, *, eps: float = 1e-5, dtype=np.float32):
-        self.weight, self.bias = Parameter(np.ones(n_features), dtype), Parameter(np.zeros(n_features), dtype)
+        self.weight, self.bias = (
+            Parameter(np.ones(n_features), dtype),
+            Parameter(np.zeros(n_features), dtype),
+        )
         self.eps = eps
 
     def __call__(self, x, rng=None):
@@ -183,7 +217,9 @@ class Dropout(Module):
         rng = rng if rng is not None else self.rng
         mask = (rng.random(x.shape, dtype=np.float32) >= self.p).astype(x.dtype)
         mask /= 1.0 - self.p
-        return functional.dropout(x, backend.to_device(mask, backend.device_of(x)))  # a generator of its own is the host's
+        return functional.dropout(
+            x, backend.to_device(mask, backend.device_of(x))
+        )  # a generator of its own is the host's
 
 
 class ReLU(Module):
@@ -210,11 +246,11 @@ class Softmax(Module):
 class Sequential(Module):
     """Layers one after the other: Sequential(Linear(8, 4), ReLU(), ...).
 
-        >>> network = Sequential(Linear(8, 4), ReLU(), Linear(4, 1))
-        >>> network(np.ones((5, 8), np.float32)).shape
-        (5, 1)
-        >>> [(name, p.shape) for name, p in network.named_parameters()][:2]
-        [('layers.0.weight', (4, 8)), ('layers.0.bias', (4,))]
+    >>> network = Sequential(Linear(8, 4), ReLU(), Linear(4, 1))
+    >>> network(np.ones((5, 8), np.float32)).shape
+    (5, 1)
+    >>> [(name, p.shape) for name, p in network.named_parameters()][:2]
+    [('layers.0.weight', (4, 8)), ('layers.0.bias', (4,))]
     """
 
     def __init__(self, *layers: Module):

@@ -3,6 +3,7 @@
 Know before reading: tensor.py. Constants in rules are Python floats, which keep float32 as it is.
 Know after: all derivatives that the engine knows; the others (derived.py) follow from these by the chain rule.
 """
+
 from math import pi, sqrt as root
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy import special
 from minigrad.backend import add_at, special_of
 from minigrad.tensor import IMPLEMENTATIONS, Tensor, primitive, recorded
 
+# fmt: off
 # ------------------------------------------------------------------------------------------------------- elementwise
 add = primitive(np.add, lambda g, y, a, b: g, lambda g, y, a, b: g)
 subtract = primitive(np.subtract, lambda g, y, a, b: g, lambda g, y, a, b: -g)

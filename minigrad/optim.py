@@ -6,6 +6,7 @@ NumPy calls over one array however many parameters there are, done in blocks tha
 
 Know after: SGD, Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019), and the usual schedules.
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -29,11 +30,15 @@ class Optimizer:
         if not self.parameters:
             raise ValueError(f"{type(self).__name__}: no parameters to train")
         if not all(isinstance(p, Tensor) and p.origin is None for p in self.parameters):
-            raise TypeError(f"{type(self).__name__}: parameters must be a list of leaf Tensors, "
-                            "such as module.parameters() or [nn.Parameter(...)]")
+            raise TypeError(
+                f"{type(self).__name__}: parameters must be a list of leaf Tensors, "
+                "such as module.parameters() or [nn.Parameter(...)]"
+            )
         kinds = {p.dtype for p in self.parameters}
         if len(kinds) > 1:
-            raise ValueError(f"{type(self).__name__}: parameters of several dtypes {sorted(map(str, kinds))}; use one")
+            raise ValueError(
+                f"{type(self).__name__}: parameters of several dtypes {sorted(map(str, kinds))}; use one"
+            )
         if len({id(p) for p in self.parameters}) < len(self.parameters):
             raise ValueError(f"{type(self).__name__}: a parameter is listed twice")
         self.learning_rate, self.n_steps = learning_rate, 0
@@ -41,7 +46,7 @@ class Optimizer:
         self.weights, self.gradients = [np.zeros_like(like, shape=(size,)) for _ in range(2)]
         self.moments = [np.zeros_like(self.weights) for _ in range(self.n_moments)]
         self.block = backend.at_a_time(self.weights, BLOCK)
-        self.scratch = np.empty_like(self.weights[:self.block])
+        self.scratch = np.empty_like(self.weights[: self.block])
         self.ends = np.cumsum([p.size for p in self.parameters]).tolist()
         self.views, self.homes = [], []
         for p, end in zip(self.parameters, self.ends):
@@ -55,9 +60,13 @@ class Optimizer:
         """Make every p.data a view of the arena again, and its gradient's home, should somebody have replaced them."""
         for p, view, home in zip(self.parameters, self.views, self.homes):
             if p.data is not view:
-                if p.data.shape != view.shape or backend.device_of(p.data) != backend.device_of(view):
-                    raise ValueError(f"{type(self).__name__}: a parameter of shape {view.shape} has become "
-                                     f"{p.data.shape} on {backend.device_of(p.data)}; make a new optimiser after that")
+                if p.data.shape != view.shape or backend.device_of(p.data) != backend.device_of(
+                    view
+                ):
+                    raise ValueError(
+                        f"{type(self).__name__}: a parameter of shape {view.shape} has become "
+                        f"{p.data.shape} on {backend.device_of(p.data)}; make a new optimiser after that"
+                    )
                 view[...] = p.data
                 p.data = view
             p.home = home
@@ -74,7 +83,7 @@ class Optimizer:
         for start, stop in self._spans():
             for a in range(start, stop, self.block):
                 b = min(a + self.block, stop)
-                self._update(slice(a, b), self.scratch[:b - a])
+                self._update(slice(a, b), self.scratch[: b - a])
 
     def _spans(self):
         """(start, stop) of the stretches of the arena whose parameters have gradients."""
@@ -104,7 +113,9 @@ class Optimizer:
         expected = {"n_steps": (), **{f"moment{i}": m.shape for i, m in enumerate(self.moments)}}
         found = {name: np.shape(a) for name, a in state.items()}
         if found != expected:
-            raise ValueError(f"{type(self).__name__}: a state of {expected} is needed, this one has {found}")
+            raise ValueError(
+                f"{type(self).__name__}: a state of {expected} is needed, this one has {found}"
+            )
         self.n_steps = int(state["n_steps"])
         for i, m in enumerate(self.moments):
             backend.assign(m, state[f"moment{i}"])
@@ -135,15 +146,22 @@ class Adam(Optimizer):
 
     n_moments = 2
 
-    def __init__(self, parameters, learning_rate: float = 1e-3, betas=(0.9, 0.999), eps: float = 1e-8):
+    def __init__(
+        self, parameters, learning_rate: float = 1e-3, betas=(0.9, 0.999), eps: float = 1e-8
+    ):
         super().__init__(parameters, learning_rate)
         self.betas, self.eps = betas, eps
 
     def _update(self, block, s):
         """The moments are kept as m/(1-b1) and v/(1-b2), so that a step is one pass over the arrays less for each; the
         bias corrections are folded into the step size and eps."""
-        (b1, b2), g, m, v = self.betas, self.gradients[block], self.moments[0][block], self.moments[1][block]
-        correction = ((1.0 - b2 ** self.n_steps) / (1.0 - b2)) ** 0.5
+        (b1, b2), g, m, v = (
+            self.betas,
+            self.gradients[block],
+            self.moments[0][block],
+            self.moments[1][block],
+        )
+        correction = ((1.0 - b2**self.n_steps) / (1.0 - b2)) ** 0.5
         m *= b1
         m += g
         v *= b2
@@ -151,7 +169,7 @@ class Adam(Optimizer):
         np.sqrt(v, out=s)
         s += self.eps * correction
         np.divide(m, s, out=s)
-        s *= self.learning_rate * correction * (1.0 - b1) / (1.0 - b1 ** self.n_steps)
+        s *= self.learning_rate * correction * (1.0 - b1) / (1.0 - b1**self.n_steps)
         self.weights[block] -= s
 
 
@@ -162,17 +180,29 @@ class AdamW(Adam):
     arena, so that the decayed weights of a block are one slice. ValueError for a stranger among them.
     """
 
-    def __init__(self, parameters, learning_rate: float = 1e-3, betas=(0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 1e-2, undecayed=()):
+    def __init__(
+        self,
+        parameters,
+        learning_rate: float = 1e-3,
+        betas=(0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        undecayed=(),
+    ):
         parameters, left_out = list(parameters), {id(p) for p in undecayed}
         if not left_out <= {id(p) for p in parameters}:
             raise ValueError("AdamW: undecayed holds a Tensor that is not one of the parameters")
         parameters = sorted(parameters, key=lambda p: id(p) in left_out)  # the sort is stable
         super().__init__(parameters, learning_rate, betas, eps)
-        self.weight_decay, self.n_decayed = weight_decay, sum(p.size for p in parameters if id(p) not in left_out)
+        self.weight_decay, self.n_decayed = (
+            weight_decay,
+            sum(p.size for p in parameters if id(p) not in left_out),
+        )
 
     def _update(self, block, s):
-        self.weights[block.start:min(block.stop, self.n_decayed)] *= 1.0 - self.learning_rate * self.weight_decay
+        self.weights[block.start : min(block.stop, self.n_decayed)] *= (
+            1.0 - self.learning_rate * self.weight_decay
+        )
         super()._update(block, s)
 
 
@@ -182,7 +212,9 @@ def clip_grad_norm(parameters, max_norm: float) -> float:
     FloatingPointError, and all gradients untouched, where the norm is not finite.
     """
     parameters = [p for p in parameters if p.grad is not None]
-    norm = float(sum(float(np.sum(np.square(p.grad.astype(np.float64)))) for p in parameters)) ** 0.5
+    norm = (
+        float(sum(float(np.sum(np.square(p.grad.astype(np.float64)))) for p in parameters)) ** 0.5
+    )
     if not np.isfinite(norm):
         raise FloatingPointError(f"clip_grad_norm: the norm of the gradients is {norm}")
     if norm > max_norm:
@@ -195,19 +227,32 @@ class CosineSchedule:
     """The learning rate falls from its start to 0 over n_steps calls of step(), on half a cosine (Loshchilov & Hutter 2017)."""
 
     def __init__(self, optimizer: Optimizer, n_steps: int):
-        self.optimizer, self.start, self.n_steps, self.n = optimizer, optimizer.learning_rate, n_steps, 0
+        self.optimizer, self.start, self.n_steps, self.n = (
+            optimizer,
+            optimizer.learning_rate,
+            n_steps,
+            0,
+        )
 
     def step(self) -> None:
         """Call once after every optimiser step."""
         self.n += 1
-        self.optimizer.learning_rate = self.start * 0.5 * (1.0 + np.cos(np.pi * min(self.n / self.n_steps, 1.0)).item())
+        self.optimizer.learning_rate = (
+            self.start * 0.5 * (1.0 + np.cos(np.pi * min(self.n / self.n_steps, 1.0)).item())
+        )
 
 
 class StepSchedule:
     """The learning rate = start * factor^floor(n / every) after n calls of step(): multiplied by `factor` every so often."""
 
     def __init__(self, optimizer: Optimizer, every: int, factor: float = 0.1):
-        self.optimizer, self.start, self.every, self.factor, self.n = optimizer, optimizer.learning_rate, every, factor, 0
+        self.optimizer, self.start, self.every, self.factor, self.n = (
+            optimizer,
+            optimizer.learning_rate,
+            every,
+            factor,
+            0,
+        )
 
     def step(self) -> None:
         """Call once after every optimiser step (or epoch)."""

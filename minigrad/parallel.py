@@ -16,6 +16,7 @@ a file that one machine lacks, start Python with `-m mpi4py`, or do all within `
 
 Know after: why one sum over ranks a step is nearly all that it takes.
 """
+
 from __future__ import annotations
 
 import sys
@@ -64,7 +65,9 @@ class Ranks:
         try:
             from mpi4py import MPI
         except ImportError as error:
-            raise ImportError('parallel="mpi" needs mpi4py: pip install "minigrad-scvi[mpi]"') from error
+            raise ImportError(
+                'parallel="mpi" needs mpi4py: pip install "minigrad-scvi[mpi]"'
+            ) from error
         self._mpi, self._comm = MPI, MPI.COMM_WORLD
         self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
 
@@ -88,7 +91,11 @@ class Ranks:
         """The text of rank 0, or of `root`."""
         content = np.frombuffer(text.encode(), np.uint8)
         length = int(self.first(np.array([len(content)]), root)[0])
-        return self.first(content.copy() if self.rank == root else np.empty(length, np.uint8), root).tobytes().decode()
+        return (
+            self.first(content.copy() if self.rank == root else np.empty(length, np.uint8), root)
+            .tobytes()
+            .decode()
+        )
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
@@ -127,5 +134,7 @@ class Ranks:
             sys.excepthook(*sys.exc_info())
             sys.stderr.flush()
             time.sleep(0.5)  # mpiexec passes on what it has read when the end comes, and no more
-            self._comm.Abort(130 if isinstance(error, KeyboardInterrupt) else 1)  # as a shell says it of Ctrl-C
+            self._comm.Abort(
+                130 if isinstance(error, KeyboardInterrupt) else 1
+            )  # as a shell says it of Ctrl-C
             raise  # it may take a moment

@@ -11,24 +11,34 @@ a file of it with matplotlib. The method is Sugiyama's (1981), in four steps, a 
 
 Know after: how programs like Graphviz's dot draw a graph.
 """
+
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
 
-LETTER, LINE = 0.076, 0.155  # inches: width of a letter and height of a line, DejaVu Sans Mono at 9 points
-LEGEND = 1.05                # inches: width of an entry of the legend
-GAP = 0.26                   # inches: between layers, where arrows bend
+LETTER, LINE = (
+    0.076,
+    0.155,
+)  # inches: width of a letter and height of a line, DejaVu Sans Mono at 9 points
+LEGEND = 1.05  # inches: width of an entry of the legend
+GAP = 0.26  # inches: between layers, where arrows bend
 DPI = 110
 FONT = dict(family="monospace", size=9, linespacing=1.22, parse_math=False)
-COLOURS = {"leaf": ("#FBE3B5", "#B87700"), "data": ("#EEEEEE", "#777777"), "operation": ("#DCEFFB", "#2F7FB5"),
-           "module": ("#F6E4EE", "#9C3F75"), "output": ("#CFEFE3", "#00795A"),
-           "not finite": ("#F9D6C4", "#B34700")}  # light and dark of Okabe and Ito's
+COLOURS = {
+    "leaf": ("#FBE3B5", "#B87700"),
+    "data": ("#EEEEEE", "#777777"),
+    "operation": ("#DCEFFB", "#2F7FB5"),
+    "module": ("#F6E4EE", "#9C3F75"),
+    "output": ("#CFEFE3", "#00795A"),
+    "not finite": ("#F9D6C4", "#B34700"),
+}  # light and dark of Okabe and Ito's
 
 
 class Box(NamedTuple):
     """A box of the picture: its text, its kind (of COLOURS), and, in inches, its centre and size."""
+
     text: str
     kind: str
     x: float
@@ -44,20 +54,28 @@ def layout(texts, edges) -> tuple[list, list, tuple[float, float]]:
     below a title. edges: pairs (a, b) of indices, a < b,
     sorted. Layers run downwards or to the right, whichever comes nearer to the shape of a page.
     """
-    sizes = np.array([(LETTER * max(map(len, lines)) + 0.2, LINE * len(lines) + 0.16) for lines, _ in texts])
+    sizes = np.array(
+        [(LETTER * max(map(len, lines)) + 0.2, LINE * len(lines) + 0.16) for lines, _ in texts]
+    )
     layers, paths = _routed(_depths(len(texts), edges), edges)
     layers, near = _ordered(layers, paths)
     plans = [_plan(layers, paths, near, sizes, down) for down in (True, False)]
-    centres, arrows, (width, height) = min(plans, key=lambda plan: abs(np.log(plan[2][0] / plan[2][1] / 1.2)))
+    centres, arrows, (width, height) = min(
+        plans, key=lambda plan: abs(np.log(plan[2][0] / plan[2][1] / 1.2))
+    )
     widest = max(width, LEGEND * len({kind for _, kind in texts}))
     margin = np.array([0.2 + (widest - width) / 2, 0.2])
-    boxes = [Box("\n".join(lines), kind, *(c + margin), *size) for (lines, kind), c, size in zip(texts, centres, sizes)]
+    boxes = [
+        Box("\n".join(lines), kind, *(c + margin), *size)
+        for (lines, kind), c, size in zip(texts, centres, sizes)
+    ]
     return boxes, [points + margin for points in arrows], (widest + 0.4, height + 0.75)
 
 
 def paint(path, boxes, arrows, size) -> None:
     """Write what `layout` gave to a picture file (.png, .pdf, .svg), with a legend of the colours that occur."""
     from matplotlib.figure import Figure
+
     width, height = size
     figure = Figure(figsize=size)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
@@ -76,13 +94,32 @@ def paint(path, boxes, arrows, size) -> None:
 def _paint_box(axes, box) -> None:
     """A box and its text: centred; of a module, a title and a list below it."""
     from matplotlib.patches import FancyBboxPatch
+
     light, dark = COLOURS[box.kind]
     left, top = box.x - box.width / 2, box.y - box.height / 2
-    axes.add_patch(FancyBboxPatch((left, top), box.width, box.height, boxstyle="round,pad=0,rounding_size=0.06",
-                                  facecolor=light, edgecolor=dark, linewidth=1.2))
+    axes.add_patch(
+        FancyBboxPatch(
+            (left, top),
+            box.width,
+            box.height,
+            boxstyle="round,pad=0,rounding_size=0.06",
+            facecolor=light,
+            edgecolor=dark,
+            linewidth=1.2,
+        )
+    )
     title, *rest = box.text.split("\n")
     if rest and rest[0].startswith(" "):  # a list: columns, which must not be centred line by line
-        axes.text(left + 0.1, top + 0.08 + LINE / 2, title, ha="left", va="center", color=dark, weight="bold", **FONT)
+        axes.text(
+            left + 0.1,
+            top + 0.08 + LINE / 2,
+            title,
+            ha="left",
+            va="center",
+            color=dark,
+            weight="bold",
+            **FONT,
+        )
         axes.text(left + 0.1, box.y + LINE / 2, "\n".join(rest), ha="left", va="center", **FONT)
     else:
         axes.text(box.x, box.y, box.text, ha="center", va="center", **FONT)
@@ -92,16 +129,31 @@ def _arrow(points):
     """An arrow along points as `_plan` gives them: straight within a layer, a Bezier curve from one to the next."""
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.path import Path
+
     hops = len(points) // 4
-    codes = [Path.MOVETO] + [Path.LINETO, Path.CURVE4, Path.CURVE4, Path.CURVE4] * hops + [Path.LINETO]
-    return FancyArrowPatch(path=Path(points, codes), arrowstyle="-|>,head_length=4,head_width=2.2", color="#555555",
-                           linewidth=0.9, joinstyle="round", shrinkA=0, shrinkB=0)
+    codes = (
+        [Path.MOVETO] + [Path.LINETO, Path.CURVE4, Path.CURVE4, Path.CURVE4] * hops + [Path.LINETO]
+    )
+    return FancyArrowPatch(
+        path=Path(points, codes),
+        arrowstyle="-|>,head_length=4,head_width=2.2",
+        color="#555555",
+        linewidth=0.9,
+        joinstyle="round",
+        shrinkA=0,
+        shrinkB=0,
+    )
 
 
 def _depths(n, edges) -> list[int]:
     """The layer of each step: an operation just below its deepest input, a leaf just above its first user."""
     depth = [0] * n
-    for a, b in edges:  # sorted by a, and every input has a smaller number than its user: depth[a] is final
+    for (
+        a,
+        b,
+    ) in (
+        edges
+    ):  # sorted by a, and every input has a smaller number than its user: depth[a] is final
         depth[b] = max(depth[b], depth[a] + 1)
     made = {b for _, b in edges}
     for i in set(range(n)) - made:
@@ -132,8 +184,11 @@ def _ordered(layers, paths):
     Sugiyama's heuristic (1981): downwards and upwards, sort each layer by the mean place of its neighbours.
     """
     hops = {hop for path in paths for hop in zip(path, path[1:])}
-    near = {v: (sorted(a for a, b in hops if b == v), sorted(b for a, b in hops if a == v))
-            for layer in layers for v in layer}
+    near = {
+        v: (sorted(a for a, b in hops if b == v), sorted(b for a, b in hops if a == v))
+        for layer in layers
+        for v in layer
+    }
     layers, best, fewest = [list(layer) for layer in layers], None, None
     for sweep in range(24):
         for layer in layers if sweep % 2 == 0 else layers[::-1]:
@@ -141,7 +196,9 @@ def _ordered(layers, paths):
             layer.sort(key=lambda v: np.mean([place[u] for u in near[v][sweep % 2]] or place[v]))
         place = {v: i for layer in layers for i, v in enumerate(layer)}
         by_layer = [[(place[a], place[b]) for a in layer for b in near[a][1]] for layer in layers]
-        crossings = sum((a - c) * (b - d) < 0 for pairs in by_layer for a, b in pairs for c, d in pairs)
+        crossings = sum(
+            (a - c) * (b - d) < 0 for pairs in by_layer for a, b in pairs for c, d in pairs
+        )
         if best is None or crossings < fewest:
             best, fewest = [list(layer) for layer in layers], crossings
     return best, near
@@ -154,21 +211,43 @@ def _across(layers, paths, near, widths, gap) -> dict[int, float]:
     the sweeps all bends of a trunk are drawn, strongly, to one line: long arrows become straight. Leaves count little
     and give way, and at last boxes look only at what they are made from, so that chains become straight too.
     """
-    from scipy.optimize import isotonic_regression  # not above: it would double the time that importing minigrad takes
+    from scipy.optimize import (
+        isotonic_regression,
+    )  # not above: it would double the time that importing minigrad takes
+
     trunk_of = {v: path[0] for path in paths for v in path[1:-1]}
     trunks = {a: [v for v in trunk_of if trunk_of[v] == a] for a in set(trunk_of.values())}
-    trunks = {a: trunk + [u for v in trunk for u in near[v][0] + near[v][1]] for a, trunk in trunks.items()}
+    trunks = {
+        a: trunk + [u for v in trunk for u in near[v][0] + near[v][1]]
+        for a, trunk in trunks.items()
+    }
     made = {v: [u for u in near[v][0] + near[v][1] if near[u][0]] for v in near}
     inputs = {v: [u for u in near[v][0] if near[u][0]] for v in near}
     half = {v: widths[v] / 2 if v < len(widths) else 0.0 for layer in layers for v in layer}
-    apart = [np.cumsum([0.0] + [half[u] + half[v] + gap for u, v in zip(layer, layer[1:])]) for layer in layers]
-    x = {v: place - places[-1] / 2 for layer, places in zip(layers, apart) for v, place in zip(layer, places)}
+    apart = [
+        np.cumsum([0.0] + [half[u] + half[v] + gap for u, v in zip(layer, layer[1:])])
+        for layer in layers
+    ]
+    x = {
+        v: place - places[-1] / 2
+        for layer, places in zip(layers, apart)
+        for v, place in zip(layer, places)
+    }
     for sweep in range(40):
-        line = {a: sum(x[v] for v in trunk) / len(trunk) for a, trunk in trunks.items()} if sweep > 20 else {}
+        line = (
+            {a: sum(x[v] for v in trunk) / len(trunk) for a, trunk in trunks.items()}
+            if sweep > 20
+            else {}
+        )
         for k in range(len(layers)) if sweep % 2 == 0 else reversed(range(len(layers))):
-            towards = [sweep > 30 and inputs[v] or made[v] or near[v][0] + near[v][1] or [v] for v in layers[k]]
-            wanted = [line[trunk_of[v]] if trunk_of.get(v) in line else sum(x[u] for u in us) / len(us)
-                      for v, us in zip(layers[k], towards)] - apart[k]
+            towards = [
+                sweep > 30 and inputs[v] or made[v] or near[v][0] + near[v][1] or [v]
+                for v in layers[k]
+            ]
+            wanted = [
+                line[trunk_of[v]] if trunk_of.get(v) in line else sum(x[u] for u in us) / len(us)
+                for v, us in zip(layers[k], towards)
+            ] - apart[k]
             weights = [50.0 if v in trunk_of else 1.0 if near[v][0] else 0.02 for v in layers[k]]
             x.update(zip(layers[k], isotonic_regression(wanted, weights=weights).x + apart[k]))
     left = min(x[v] - half[v] for v in x)
@@ -186,15 +265,25 @@ def _plan(layers, paths, near, sizes, down):
     start = np.cumsum([0.0] + [d + GAP for d in depths])
     layer_of = {v: k for k, layer in enumerate(layers) for v in layer}
     middle = [start[layer_of[i]] + depths[layer_of[i]] / 2 for i in range(len(deep))]
-    arrows, before = [], {b: sorted(x[p[-2]] for p in paths if p[-1] == b) for b in {p[-1] for p in paths}}
+    arrows, before = (
+        [],
+        {b: sorted(x[p[-2]] for p in paths if p[-1] == b) for b in {p[-1] for p in paths}},
+    )
     for path in paths:
         a, b, k = path[0], path[-1], layer_of[path[0]]
         rank, n = before[b].index(x[path[-2]]), len(before[b])
-        port = x[b] + (rank - (n - 1) / 2) * min(0.25, wide[b] / (n + 1))  # arrows into one box side by side
+        port = x[b] + (rank - (n - 1) / 2) * min(
+            0.25, wide[b] / (n + 1)
+        )  # arrows into one box side by side
         points = [(x[a], middle[a] + deep[a] / 2)]
         for p, q in zip([x[v] for v in path[:-1]], [*[x[v] for v in path[1:-1]], port]):
             end, beginning = start[k] + depths[k], start[k + 1]
-            points += [(p, end), (p, (end + beginning) / 2), (q, (end + beginning) / 2), (q, beginning)]
+            points += [
+                (p, end),
+                (p, (end + beginning) / 2),
+                (q, (end + beginning) / 2),
+                (q, beginning),
+            ]
             k += 1
         arrows.append(np.array([*points, (port, middle[b] - deep[b] / 2)]))
     turn = slice(None) if down else slice(None, None, -1)

@@ -12,6 +12,7 @@ each follows its inputs. All functions here start from that list. `backward()` u
 Know after: that the graph of a computation is a plain list of Tensors, and how to see which module each step is of,
 without a module having to say so. How boxes and arrows find their places is in picture.py.
 """
+
 from __future__ import annotations
 
 import sys
@@ -40,8 +41,10 @@ def tape(output: Tensor) -> list[Tensor]:
         if t.number in found:
             continue
         if t.origin == ():
-            raise RuntimeError("trace: this graph was used up by an earlier backward(); look at it before, or run the "
-                               "forward computation again")
+            raise RuntimeError(
+                "trace: this graph was used up by an earlier backward(); look at it before, or run the "
+                "forward computation again"
+            )
         found[t.number] = t
         waiting += _inputs(t)
     return [found[number] for number in sorted(found)]
@@ -67,9 +70,16 @@ def _names(names, steps) -> dict[int, str]:
     """
     names = names.named_parameters() if hasattr(names, "named_parameters") else names or {}
     pairs = names.items() if isinstance(names, Mapping) else names
-    named = {(a if isinstance(a, Tensor) else b).number: b if isinstance(a, Tensor) else a for a, b in pairs}
+    named = {
+        (a if isinstance(a, Tensor) else b).number: b if isinstance(a, Tensor) else a
+        for a, b in pairs
+    }
     for t in steps:
-        paths = [named[x.number].split(".")[:-1] for x in _inputs(t) if not x.origin and x.number in named]
+        paths = [
+            named[x.number].split(".")[:-1]
+            for x in _inputs(t)
+            if not x.origin and x.number in named
+        ]
         if layer := ".".join(commonprefix(paths)):
             named.setdefault(t.number, layer)
     return named
@@ -80,7 +90,10 @@ def _short(x) -> str:
     if isinstance(x, tuple):
         return f"({','.join(map(_short, x))})"
     if isinstance(x, slice):
-        return ":".join("" if i is None else str(i) for i in (x.start, x.stop, x.step)[:2 if x.step is None else 3])
+        return ":".join(
+            "" if i is None else str(i)
+            for i in (x.start, x.stop, x.step)[: 2 if x.step is None else 3]
+        )
     if hasattr(x, "shape") and x.shape != ():
         return f"{'csr' if backend.is_sparse(x) else 'array'}{_shape(x)}"
     if isinstance(x, (float, np.generic, np.ndarray)):
@@ -109,14 +122,18 @@ def _operation(t) -> str:
     """
     if not t.origin:
         return "leaf" if t.requires_grad else "data"
-    said = ", ".join(f"{k}={_short(v)}" for k, v in t.origin[3].items()
-                     if v is not None and v is not False and not np.ndim(getattr(v, "data", None)))
+    said = ", ".join(
+        f"{k}={_short(v)}"
+        for k, v in t.origin[3].items()
+        if v is not None and v is not False and not np.ndim(getattr(v, "data", None))
+    )
     return t.origin[0].__name__ + (f"({said})" if said else "")
 
 
 # --------------------------------------------------------------------------------------------------------- the table
 class Row(NamedTuple):
     """A step of the tape. value, gradient: Euclidean norms; gradient is None where there is none."""
+
     step: int
     name: str
     operation: str
@@ -133,13 +150,30 @@ class Table(list):
     def __str__(self):
         def number(x):
             return "-" if x is None else f"{x:.4g}"
+
         cells = [("step", "name", "operation", "from", "shape", "dtype", "|value|", "|gradient|")]
-        cells += [(f"#{r.step}", r.name, r.operation, r.inputs, _shape(r), r.dtype, number(r.value),
-                   number(r.gradient)) for r in self]
+        cells += [
+            (
+                f"#{r.step}",
+                r.name,
+                r.operation,
+                r.inputs,
+                _shape(r),
+                r.dtype,
+                number(r.value),
+                number(r.gradient),
+            )
+            for r in self
+        ]
         columns = [c for c in zip(*cells) if any(c[1:]) or c[0] != "name"]
         wide = [max(map(len, c)) for c in columns]
-        lines = ["  ".join(x.rjust(w) if c[0] in ("step", "|value|", "|gradient|") else x.ljust(w)
-                           for x, w, c in zip(line, wide, columns)).rstrip() for line in zip(*columns)]
+        lines = [
+            "  ".join(
+                x.rjust(w) if c[0] in ("step", "|value|", "|gradient|") else x.ljust(w)
+                for x, w, c in zip(line, wide, columns)
+            ).rstrip()
+            for line in zip(*columns)
+        ]
         return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
     __repr__ = __str__
@@ -154,12 +188,27 @@ def table(output: Tensor, gradient: Array | None = None, names=None) -> Table:
     """
     steps, gradients = tape(output), _gradients(output, gradient)
     labels, names = _labels(steps), _names(names, steps)
-    return Table(Row(i, names.get(t.number, ""), _operation(t), _operands(t, labels) if t.origin else "", t.shape,
-                     t.dtype.name, _norm(t.numpy()), _norm(gradients.get(t.number))) for i, t in enumerate(steps))
+    return Table(
+        Row(
+            i,
+            names.get(t.number, ""),
+            _operation(t),
+            _operands(t, labels) if t.origin else "",
+            t.shape,
+            t.dtype.name,
+            _norm(t.numpy()),
+            _norm(gradients.get(t.number)),
+        )
+        for i, t in enumerate(steps)
+    )
 
 
 def _norm(x) -> float | None:
-    return None if x is None else float(np.linalg.norm(np.ravel(backend.to_host(x)).astype(np.float64)))
+    return (
+        None
+        if x is None
+        else float(np.linalg.norm(np.ravel(backend.to_host(x)).astype(np.float64)))
+    )
 
 
 # -------------------------------------------------------------------------------------- numbers that are not finite
@@ -206,8 +255,10 @@ def first_nonfinite(output: Tensor, names=None, gradients: bool = False) -> str 
         return " ".join(filter(None, [labels[t.number], names.get(t.number), _operation(t)]))
 
     def operands(t):
-        return "; ".join(f"input {title(x) if type(x) is Tensor else i}: {_range(x)}"
-                         for i, x in enumerate(t.origin[1]))
+        return "; ".join(
+            f"input {title(x) if type(x) is Tensor else i}: {_range(x)}"
+            for i, x in enumerate(t.origin[1])
+        )
 
     for t in steps:
         if not _is_finite(t.data):
@@ -215,10 +266,22 @@ def first_nonfinite(output: Tensor, names=None, gradients: bool = False) -> str 
     known = _gradients(output, None) if gradients else {}
     for t in reversed(steps):
         if t.number in known and not _is_finite(known[t.number]):
-            users = [u for u in steps if u.number in known and u.origin and any(x is t for x in u.origin[1])]
-            bad = [u for u in users if not all(map(_is_finite, _computed(tensor._pull(u, known[u.number], record=False))))]
-            through = [f"it comes through step {title(u)}, whose gradient is {_range(known[u.number])}; {operands(u)}"
-                       for u in bad] or ["the sum of several gradients overflows"]
+            users = [
+                u
+                for u in steps
+                if u.number in known and u.origin and any(x is t for x in u.origin[1])
+            ]
+            bad = [
+                u
+                for u in users
+                if not all(
+                    map(_is_finite, _computed(tensor._pull(u, known[u.number], record=False)))
+                )
+            ]
+            through = [
+                f"it comes through step {title(u)}, whose gradient is {_range(known[u.number])}; {operands(u)}"
+                for u in bad
+            ] or ["the sum of several gradients overflows"]
             return f"the gradient of step {title(t)} is {_range(known[t.number])}; {'; '.join(through)}"
     return None
 
@@ -231,14 +294,23 @@ def watch() -> Iterator[None]:
     can be made to call a function at every return (a profiler's hook); here it looks at what primitives and rules
     return, so that nothing is spent on it elsewhere. Two or three times slower: for finding a fault.
     """
-    call, pull = tensor._alias.__code__, tensor._pull.__code__  # all primitives are closures of one piece of code
+    call, pull = (
+        tensor._alias.__code__,
+        tensor._pull.__code__,
+    )  # all primitives are closures of one piece of code
 
     def at_return(frame, event, result):
         if event != "return" or frame.f_code not in (call, pull) or result is None:
             return
         local = frame.f_locals
         if frame.f_code is call:
-            name, inputs, further, results, what = local["name"], local["arrays"], [], [result], ["the result"]
+            name, inputs, further, results, what = (
+                local["name"],
+                local["arrays"],
+                [],
+                [result],
+                ["the result"],
+            )
         else:
             name, inputs = f"the rule of {local['t'].origin[0].__name__}", local["t"].origin[2]
             further, results = [local["g"]], _computed(result)
@@ -247,8 +319,10 @@ def watch() -> Iterator[None]:
         if bad and all(map(_is_finite, [*inputs, *further])):
             said = [f"input {i}: {_range(x)}" for i, x in enumerate(inputs)]
             said += [f"gradient of the output: {_range(g)}" for g in further]
-            raise FloatingPointError(f"{name}: {what[bad[0]]} is {_range(results[bad[0]])}; all that went in is "
-                                     f"finite: {'; '.join(said)}")
+            raise FloatingPointError(
+                f"{name}: {what[bad[0]]} is {_range(results[bad[0]])}; all that went in is "
+                f"finite: {'; '.join(said)}"
+            )
 
     before = sys.getprofile()
     sys.setprofile(at_return)
@@ -259,9 +333,11 @@ def watch() -> Iterator[None]:
 
 
 # ------------------------------------------------------------------------------------------------------- the picture
-SMALL = 4    # entries: up to so many are written out
-FEW = 20     # steps: of up to so many, each has a box of its own, whether or not it belongs to a module
-MOST = 400   # steps: more make no picture
+SMALL = 4  # entries: up to so many are written out
+FEW = (
+    20  # steps: of up to so many, each has a box of its own, whether or not it belongs to a module
+)
+MOST = 400  # steps: more make no picture
 
 
 def draw(output: Tensor, path, names=None, gradient: Array | None = None) -> None:
@@ -276,15 +352,19 @@ def draw(output: Tensor, path, names=None, gradient: Array | None = None) -> Non
     picture.paint(path, *layout(output, names, gradient))
 
 
-def layout(output: Tensor, names=None, gradient: Array | None = None) -> tuple[list, list, tuple[float, float]]:
+def layout(
+    output: Tensor, names=None, gradient: Array | None = None
+) -> tuple[list, list, tuple[float, float]]:
     """Where all goes in the picture of a graph, in inches: (boxes, arrows, (width, height)), see picture.layout.
 
     ValueError for more than 400 steps.
     """
     steps = tape(output)
     if len(steps) > MOST:
-        raise ValueError(f"trace.draw: {len(steps)} steps are too many for a picture (the most is {MOST}); "
-                         "print(trace.table(output)) shows them")
+        raise ValueError(
+            f"trace.draw: {len(steps)} steps are too many for a picture (the most is {MOST}); "
+            "print(trace.table(output)) shows them"
+        )
     index = {t.number: i for i, t in enumerate(steps)}
     edges = sorted({(index[x.number], i) for i, t in enumerate(steps) for x in _inputs(t)})
     groups, members = [""] * len(steps), [[i] for i in range(len(steps))]
@@ -293,9 +373,13 @@ def layout(output: Tensor, names=None, gradient: Array | None = None) -> tuple[l
         members = _gathered(groups, edges)
     box = {i: b for b, inside in enumerate(members) for i in inside}
     texts = _Texts(steps, _names(names, steps), _gradients(output, gradient))
-    return picture.layout([texts.module(groups[inside[0]], inside) if groups[inside[0]] else texts.step(*inside)
-                           for inside in members],
-                          sorted({(box[a], box[b]) for a, b in edges if box[a] != box[b]}))
+    return picture.layout(
+        [
+            texts.module(groups[inside[0]], inside) if groups[inside[0]] else texts.step(*inside)
+            for inside in members
+        ],
+        sorted({(box[a], box[b]) for a, b in edges if box[a] != box[b]}),
+    )
 
 
 # ---------------------------------------------------------------------------------------- which module a step is of
@@ -316,8 +400,10 @@ def _groups(steps, edges, model) -> list[str]:
         before[b] |= before[a] if own[a] is None else {own[a]}
     for a, b in sorted(edges, reverse=True):
         after[a] |= after[b] if own[b] is None else {own[b]}
-    return [(min(p) if len(p) == 1 and p == n else "") if name is None else name
-            for name, p, n in zip(own, before, after)]
+    return [
+        (min(p) if len(p) == 1 and p == n else "") if name is None else name
+        for name, p, n in zip(own, before, after)
+    ]
 
 
 def _gathered(groups, edges) -> list[list[int]]:
@@ -329,7 +415,12 @@ def _gathered(groups, edges) -> list[list[int]]:
     inputs = [[] for _ in groups]
     for a, b in edges:
         inputs[b].append(a)
-    members, needs, latest, box = [], [], {}, []  # needs: all boxes that a box is made from, by whatever way
+    members, needs, latest, box = (
+        [],
+        [],
+        {},
+        [],
+    )  # needs: all boxes that a box is made from, by whatever way
     for i, group in enumerate(groups):
         direct, b = {box[a] for a in inputs[i]}, latest.get(group)
         others = direct - {b}
@@ -357,23 +448,52 @@ class _Texts:
     def step(self, i):
         """A box of its own for step i."""
         t = self.steps[i]
-        x, g, name = t.numpy(), backend.to_host(self.gradients.get(t.number)), self.names.get(t.number)
-        title = f"{_operation(t)} {_operands(t, self.label)}" if t.origin else "" if name else _operation(t)
+        x, g, name = (
+            t.numpy(),
+            backend.to_host(self.gradients.get(t.number)),
+            self.names.get(t.number),
+        )
+        title = (
+            f"{_operation(t)} {_operands(t, self.label)}"
+            if t.origin
+            else ""
+            if name
+            else _operation(t)
+        )
         lines = textwrap.wrap(" ".join(filter(None, [f"#{i}", name, title])), 38)
         if x.size <= SMALL:
-            lines += [f"{what:5} {_written(a)}" for what, a in (("value", x), ("grad", g)) if a is not None]
+            lines += [
+                f"{what:5} {_written(a)}"
+                for what, a in (("value", x), ("grad", g))
+                if a is not None
+            ]
         else:
             lines.append(f"{x.dtype} {_shape(x)}")
-        kind = "output" if i == len(self.steps) - 1 else "operation" if t.origin else "leaf" if t.requires_grad else "data"
+        kind = (
+            "output"
+            if i == len(self.steps) - 1
+            else "operation"
+            if t.origin
+            else "leaf"
+            if t.requires_grad
+            else "data"
+        )
         return lines, kind if self.is_finite(t) else "not finite"
 
     def module(self, group, inside):
         """One box for the steps `inside` a module: its name, and a line for each but the parameters used there."""
         used = {x.number for i in inside for x in _inputs(self.steps[i])}
-        listed = [self.steps[i] for i in inside if self.steps[i].origin or self.steps[i].number not in used]
+        listed = [
+            self.steps[i]
+            for i in inside
+            if self.steps[i].origin or self.steps[i].number not in used
+        ]
         rows = [self.row(t, group) for t in listed]
         wide = [max(map(len, column)) for column in zip(*rows)]
-        lines = [" " + "  ".join(cell.ljust(w) for cell, w in zip(row, wide) if w).rstrip() for row in rows]
+        lines = [
+            " " + "  ".join(cell.ljust(w) for cell, w in zip(row, wide) if w).rstrip()
+            for row in rows
+        ]
         fine = all(self.is_finite(self.steps[i]) for i in inside)
         return [group, *lines], "module" if fine else "not finite"
 
@@ -384,9 +504,17 @@ class _Texts:
         parameters = {x.number: x for x in _inputs(t) if not x.origin and x.number in self.names}
         label = {**self.label, **{n: self.names[n].removeprefix(f"{layer}.") for n in parameters}}
         title = f"{_operation(t)} {_operands(t, label)}" if t.origin else path.rpartition(".")[2]
-        flaws = ", ".join(label[x.number] for x in [t, *parameters.values()] if not self.is_finite(x))
+        flaws = ", ".join(
+            label[x.number] for x in [t, *parameters.values()] if not self.is_finite(x)
+        )
         within = layer.removeprefix(group).removeprefix(".")
-        return self.label[t.number], within, title, f"{t.dtype} {_shape(t)}", flaws and f"not finite: {flaws}"
+        return (
+            self.label[t.number],
+            within,
+            title,
+            f"{t.dtype} {_shape(t)}",
+            flaws and f"not finite: {flaws}",
+        )
 
     def is_finite(self, t) -> bool:
         """Whether value and gradient of a step are."""
@@ -394,4 +522,6 @@ class _Texts:
 
 
 def _written(x) -> str:
-    return np.array2string(np.asarray(x), formatter={"float_kind": lambda v: f"{v:.3g}"}).replace("\n", "")
+    return np.array2string(np.asarray(x), formatter={"float_kind": lambda v: f"{v:.3g}"}).replace(
+        "\n", ""
+    )

@@ -1,4 +1,5 @@
 """Autoencoders, variational autoencoders and scVI on minigrad."""
+
 from models.autoencoder import Autoencoder, TiedLinearAutoencoder
 from models.scvi import SCVI
 from models.vae import VAE

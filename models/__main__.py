@@ -14,6 +14,7 @@ taken from it by name. Tables go to standard output, progress and warnings to st
 not at all. Exit codes: 0; 1 for a failure, with a line that says why (--debug: and the traceback); 2 for wrong usage;
 130 for Ctrl-C.
 """
+
 # Know before reading: runs.py, which says what a run is, and argparse. A command is a function of its options; a test
 # calls `main` with a list of words. Know after: what each command calls, so that a notebook can do the same.
 from __future__ import annotations
@@ -37,9 +38,16 @@ from models import posterior, report, runs
 from models.counts import Counts, batch_codes
 from models.runs import Run
 
-LAUNCHERS = (("PMI_SIZE", "PMI_RANK"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"))  # variables that mpiexec sets
+LAUNCHERS = (
+    ("PMI_SIZE", "PMI_RANK"),
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+)  # variables that mpiexec sets
 PICTURES = (".png", ".pdf", ".svg")
-OPTIONS = {"backed=True": "--on-disk", 'layer="counts"': "--layer counts", 'layer="raw"': "--layer raw"}  # in words of errors
+OPTIONS = {
+    "backed=True": "--on-disk",
+    'layer="counts"': "--layer counts",
+    'layer="raw"': "--layer raw",
+}  # in words of errors
 
 
 class WrongUsage(Exception):
@@ -55,23 +63,39 @@ def train(options) -> int:
     with ranks.preparing():
         path, settings = training_settings(run, options)
         counts = runs.training_counts(path, settings)
-        batch = None if settings.get("batch_key") is None else runs.labels_of(counts, settings["batch_key"])
+        batch = (
+            None
+            if settings.get("batch_key") is None
+            else runs.labels_of(counts, settings["batch_key"])
+        )
         model = runs.new_model(counts, len(batch_codes(batch, len(counts))[1]), settings)
     with ranks.preparing():  # when all have seen whether the run is new
         if options.is_first and not run.checkpoint.exists():
             run.begin(path, settings)
     if options.is_first:
-        say(f"{len(counts):,} cells, {counts.shape[1]:,} genes"
-            + f", {model.n_batches} batches" * (batch is not None) + f" of {path}")
+        say(
+            f"{len(counts):,} cells, {counts.shape[1]:,} genes"
+            + f", {model.n_batches} batches" * (batch is not None)
+            + f" of {path}"
+        )
     try:
         with fatal_errors_in_a_line(options):
-            history = model.fit(counts, batch, checkpoint=run.checkpoint, resume=options.resume, device=options.device,
-                                parallel=options.parallel, **runs.fit_arguments(settings))
+            history = model.fit(
+                counts,
+                batch,
+                checkpoint=run.checkpoint,
+                resume=options.resume,
+                device=options.device,
+                parallel=options.parallel,
+                **runs.fit_arguments(settings),
+            )
         if options.is_first:
             run.write_history(history)
         if history.interrupted:
             raise KeyboardInterrupt
-    except KeyboardInterrupt:  # which fit lets through when it comes again, while the last checkpoint is written
+    except (
+        KeyboardInterrupt
+    ):  # which fit lets through when it comes again, while the last checkpoint is written
         if options.is_first:
             say(f"go on with: {how_to_go_on(run, options, ranks.size)}")
         raise
@@ -86,8 +110,10 @@ def refuse_processes_apart(options) -> None:
         n = os.environ.get(size, "")
         if options.parallel is None and n.isdecimal() and int(n) > 1:
             options.is_first = os.environ.get(rank, "0") == "0"
-            raise WrongUsage(f"mpiexec started {n} processes, of which each would train, and write {options.out}; add "
-                             "--parallel mpi, and they train one model together")
+            raise WrongUsage(
+                f"mpiexec started {n} processes, of which each would train, and write {options.out}; add "
+                "--parallel mpi, and they train one model together"
+            )
 
 
 @contextmanager
@@ -104,7 +130,11 @@ def fatal_errors_in_a_line(options):
 def how_to_go_on(run: Run, options, n_ranks: int) -> str:
     """The command that goes on with an interrupted training."""
     command = f"{program()} train --resume --out {shlex.quote(str(run.folder))}"
-    return command if options.parallel is None else f"mpiexec -n {n_ranks} {command} --parallel {options.parallel}"
+    return (
+        command
+        if options.parallel is None
+        else f"mpiexec -n {n_ranks} {command} --parallel {options.parallel}"
+    )
 
 
 def print_result(run: Run, history) -> None:
@@ -117,33 +147,47 @@ def print_result(run: Run, history) -> None:
 
 def training_settings(run: Run, options) -> tuple[str, dict]:
     """(path of the counts, settings) of a new training, or with --resume those of the run; nothing may contradict them."""
-    given = {name: value for name, value in vars(options).items() if name in (*runs.COUNTS, *runs.MODEL, *runs.FIT)}
+    given = {
+        name: value
+        for name, value in vars(options).items()
+        if name in (*runs.COUNTS, *runs.MODEL, *runs.FIT)
+    }
     if not options.resume or options.counts is not None and not run.config_file.exists():
         if options.counts is None:
             raise WrongUsage("COUNTS is missing (only with --resume it is known from the run)")
         if run.checkpoint.exists():
-            raise WrongUsage(f"{run.folder} holds a run already: go on with --resume, or give another --out")
+            raise WrongUsage(
+                f"{run.folder} holds a run already: go on with --resume, or give another --out"
+            )
         check_together(run, options.counts, given)
         return options.counts, given
     path, settings = run.config()
     for name, value in given.items():
         if settings.get(name) != value:
             option = "--" + name.removeprefix("n_").replace("_", "-")
-            raise WrongUsage(f"{option} {value} contradicts {run.folder}, which was begun with "
-                             f"{settings.get(name, 'the default')}; leave it out to go on, or give another --out")
+            raise WrongUsage(
+                f"{option} {value} contradicts {run.folder}, which was begun with "
+                f"{settings.get(name, 'the default')}; leave it out to go on, or give another --out"
+            )
     return options.counts or path, settings
 
 
 def check_together(run: Run, path, given: dict) -> None:
     """WrongUsage where the options of a new training do not go together."""
     if any(is_same(path, file) for file in run.files):
-        raise WrongUsage(f"COUNTS {path} has the name of a file of the run, and would be replaced; give another --out")
+        raise WrongUsage(
+            f"COUNTS {path} has the name of a file of the run, and would be replaced; give another --out"
+        )
     if "selection" in given and "genes" not in given:
         raise WrongUsage("--selection says how to choose --genes N: give both")
     if given.get("selection") == "pearson" and "on_disk" in given:
-        raise WrongUsage("--selection pearson needs all counts in memory; leave out --on-disk, or choose by variance")
+        raise WrongUsage(
+            "--selection pearson needs all counts in memory; leave out --on-disk, or choose by variance"
+        )
     if "early_stopping" in given and given.get("validation") == 0:
-        raise WrongUsage("--early-stopping looks at cells held out, and --validation 0 holds out none; raise it")
+        raise WrongUsage(
+            "--early-stopping looks at cells held out, and --validation 0 holds out none; raise it"
+        )
 
 
 def embed(options) -> int:
@@ -166,10 +210,23 @@ def denoise(options) -> int:
     everything, path, batch = of_run(run, options)
     counts = runs.genes_by_name(everything, model_genes(model))
     keep_counts(run, path, "--out", options.out, is_added=counts is everything)
-    mu = model.denoise(counts, batch, library_size=options.library_size, transform_batch=options.transform_batch,
-                       n_samples=options.samples, seed=options.seed)
-    runs.write_cells(options.out, counts, "layers", "scvi_denoised", mu, counts.genes,
-                     source=path if counts is everything else None)
+    mu = model.denoise(
+        counts,
+        batch,
+        library_size=options.library_size,
+        transform_batch=options.transform_batch,
+        n_samples=options.samples,
+        seed=options.seed,
+    )
+    runs.write_cells(
+        options.out,
+        counts,
+        "layers",
+        "scvi_denoised",
+        mu,
+        counts.genes,
+        source=path if counts is everything else None,
+    )
     say(f"{mu.shape[0]:,} cells x {mu.shape[1]:,} genes, {kind} written: {options.out}")
     return 0
 
@@ -183,12 +240,15 @@ def impute_score(options) -> int:
     model = run.model()
     counts, _, batch = of_run(run, options)
     x = runs.genes_by_name(counts, model_genes(model)).X
-    arguments = runs.fit_arguments(settings) | ({} if options.epochs is None else {"epochs": options.epochs})
+    arguments = runs.fit_arguments(settings) | (
+        {} if options.epochs is None else {"epochs": options.epochs}
+    )
 
     def impute(corrupted):
         fresh = type(model)(**model.config)
         fresh.fit(corrupted, batch, device=options.device, **arguments)
         return fresh.to("numpy").denoise(corrupted, batch, n_samples=10)
+
     found = posterior.imputation_error(x, impute, fraction=options.fraction, seed=options.seed)
     print(f"{options.fraction:.0%} of the counts above 0 hidden; median absolute error, in counts")
     for name, value in found.items():
@@ -200,11 +260,21 @@ def de(options) -> int:
     """A table of the genes that two groups of cells express differently, most certain first. Bayes factors are no p-values.
     With one label, group b is all other cells, those without a label included. All counts are held in memory."""
     if len(options.groups) > 2:
-        raise WrongUsage(f"--groups takes one label or two, not {len(options.groups)}: {', '.join(options.groups)}")
+        raise WrongUsage(
+            f"--groups takes one label or two, not {len(options.groups)}: {', '.join(options.groups)}"
+        )
     if len(set(options.groups)) < len(options.groups):
-        raise WrongUsage(f"--groups: both are {options.groups[0]!r}; give two that differ, or one, for it against the rest")
-    targets = [(option, path, allowed) for option, path, allowed in
-               (("--csv", options.csv, (".csv",)), ("--volcano", options.volcano, PICTURES)) if path is not None]
+        raise WrongUsage(
+            f"--groups: both are {options.groups[0]!r}; give two that differ, or one, for it against the rest"
+        )
+    targets = [
+        (option, path, allowed)
+        for option, path, allowed in (
+            ("--csv", options.csv, (".csv",)),
+            ("--volcano", options.volcano, PICTURES),
+        )
+        if path is not None
+    ]
     for target in targets:
         output(*target)
     run = Run(options.run)
@@ -220,10 +290,20 @@ def de(options) -> int:
             there = ", ".join(there[:20]) + " ..." * (len(there) > 20)
             raise ValueError(f"no cell has {options.key} {name!r}; there are: {there}")
     table = model.differential_expression(
-        runs.genes_by_name(counts, model_genes(model)), *groups, mode=options.mode, delta=options.delta, fdr=options.fdr,
-        n_samples=options.samples, batch=batch, genes=model_genes(model), seed=options.seed)
+        runs.genes_by_name(counts, model_genes(model)),
+        *groups,
+        mode=options.mode,
+        delta=options.delta,
+        fdr=options.fdr,
+        n_samples=options.samples,
+        batch=batch,
+        genes=model_genes(model),
+        seed=options.seed,
+    )
     other = repr(options.groups[1]) if len(groups) > 1 else "all other cells"
-    print(f"a: {groups[0].sum():,} cells, {options.groups[0]!r}; b: {other}, of {options.key}\n{table.head(options.rows)}")
+    print(
+        f"a: {groups[0].sum():,} cells, {options.groups[0]!r}; b: {other}, of {options.key}\n{table.head(options.rows)}"
+    )
     for path, write in ((options.csv, table.to_csv), (options.volcano, table.volcano)):
         if path is not None:
             with checkpoint.whole_file(path) as temporary:
@@ -238,7 +318,9 @@ def generate(options) -> int:
     model = run.model()
     keep_counts(run, run.config()[0], "--out", options.out)
     x = sparse.csr_array(model.generate(options.cells, batch=options.batch, seed=options.seed))
-    runs.write_counts(options.out, Counts(x, model_genes(model), [f"generated_{i}" for i in range(x.shape[0])]))
+    runs.write_counts(
+        options.out, Counts(x, model_genes(model), [f"generated_{i}" for i in range(x.shape[0])])
+    )
     say(f"{x.shape[0]:,} cells x {x.shape[1]:,} genes, {kind} written: {options.out}")
     return 0
 
@@ -253,15 +335,25 @@ def make_report(options) -> int:
     keep_counts(run, path, "--out", out)
     labels = None if options.color is None else runs.labels_of(counts, options.color).astype(str)
     with checkpoint.whole_file(out) as temporary:
-        report.write(temporary, model, run.history(), runs.genes_by_name(counts, model_genes(model)), batch, labels,
-                     options.color or "cluster", title=f"{run.folder.name}: scVI on {Path(path).name}")
+        report.write(
+            temporary,
+            model,
+            run.history(),
+            runs.genes_by_name(counts, model_genes(model)),
+            batch,
+            labels,
+            options.color or "cluster",
+            title=f"{run.folder.name}: scVI on {Path(path).name}",
+        )
     say(f"written: {out}")
     return 0
 
 
 def of_run(run: Run, options) -> tuple:
     """(counts with all their genes, their path, batch labels or None), as the options and the run say."""
-    on_disk = getattr(options, "on_disk", False)  # None where the option is there, and was not given
+    on_disk = getattr(
+        options, "on_disk", False
+    )  # None where the option is there, and was not given
     counts, path, key = run.counts(options.counts, options.layer, options.batch_key, on_disk)
     return counts, path, None if key is None else runs.labels_of(counts, key)
 
@@ -289,13 +381,22 @@ def keep_counts(run: Run, read_from, option: str, target, is_added: bool = False
 
     read_from: the path of the counts that were read. is_added: results are added to an .h5ad of counts, and nothing is lost.
     """
-    if is_added and all(str(path).lower().endswith(".h5ad") for path in (read_from, target)) and is_same(read_from, target):
+    if (
+        is_added
+        and all(str(path).lower().endswith(".h5ad") for path in (read_from, target))
+        and is_same(read_from, target)
+    ):
         return
     trained_on, _ = run.config()
-    for path, what in ((read_from, "the counts"), (trained_on, "the counts that the run was trained on"),
-                       *((path, "a file of the run") for path in run.files)):
+    for path, what in (
+        (read_from, "the counts"),
+        (trained_on, "the counts that the run was trained on"),
+        *((path, "a file of the run") for path in run.files),
+    ):
         if is_same(path, target):
-            raise WrongUsage(f"{option} {target} is {what}, and would be replaced; give another path")
+            raise WrongUsage(
+                f"{option} {target} is {what}, and would be replaced; give another path"
+            )
 
 
 def is_same(a, b) -> bool:
@@ -306,15 +407,20 @@ def is_same(a, b) -> bool:
 # --------------------------------------------------------------------------------------------------- what can be typed
 def whole(least: int):
     """A function from text to a whole number that is not below the least, for argparse."""
+
     def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, not {text!r}")
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number of at least {least}, not {text!r}"
+            )
         return int(text)
+
     return parse
 
 
 def number(allowed, words: str):
     """A function from text to a float for which `allowed` holds, for argparse; words say which those are."""
+
     def parse(text: str) -> float:
         try:
             value = float(text)
@@ -323,6 +429,7 @@ def number(allowed, words: str):
         if not allowed(value):
             raise argparse.ArgumentTypeError(f"must be {words}, not {text!r}")
         return value
+
     return parse
 
 
@@ -340,16 +447,31 @@ def program() -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line; each command sets `run_command`."""
-    top = argparse.ArgumentParser(prog=program(), description=__doc__.format(prog=program()), allow_abbrev=False,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = top.add_subparsers(metavar="COMMAND", required=True, dest="command",
-                                  help=f"{', '.join(COMMANDS)}; `{program()} COMMAND --help` says more")
+    top = argparse.ArgumentParser(
+        prog=program(),
+        description=__doc__.format(prog=program()),
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(
+        metavar="COMMAND",
+        required=True,
+        dest="command",
+        help=f"{', '.join(COMMANDS)}; `{program()} COMMAND --help` says more",
+    )
     for name, (function, add_options, examples) in COMMANDS.items():
         lines = "\n".join(f"  {program()} {name} {line}" for line in examples.split("\n"))
-        command = commands.add_parser(name, description=inspect.getdoc(function), epilog=f"examples:\n{lines}",
-                                      allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+        command = commands.add_parser(
+            name,
+            description=inspect.getdoc(function),
+            epilog=f"examples:\n{lines}",
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         add_options(command.add_argument)
-        command.add_argument("--debug", action="store_true", help="after a failure, show the traceback too")
+        command.add_argument(
+            "--debug", action="store_true", help="after a failure, show the traceback too"
+        )
         command.set_defaults(run_command=function, is_first=True)
     return top
 
@@ -357,80 +479,249 @@ def parser() -> argparse.ArgumentParser:
 def train_options(add) -> None:
     """Options without a value here are left to the model's defaults, which the run then need not know."""
     unset = argparse.SUPPRESS
-    add("counts", metavar="COUNTS", nargs="?", help="counts to train on; known from the run with --resume")
+    add(
+        "counts",
+        metavar="COUNTS",
+        nargs="?",
+        help="counts to train on; known from the run with --resume",
+    )
     add("--out", metavar="RUN", type=Path, required=True, help="folder for the run; it is made")
-    add("--resume", action="store_true", help="go on with a run that was stopped or killed, with its settings, to the very "
-        "numbers of one that was not; a run that is not there yet begins")
-    add("--layer", default=unset, help='layer of an .h5ad or .loom file with the counts ("raw": raw.X); default: the main matrix')
-    add("--batch-key", metavar="COLUMN", default=unset, help="obs column with the batch of each cell; default: all one batch")
-    add("--genes", metavar="N", type=whole(1), default=unset, help="train on the N genes that vary most; default: all")
-    add("--selection", choices=list(runs.SELECTIONS), default=unset, help="how --genes chooses: by the variance of counts "
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with a run that was stopped or killed, with its settings, to the very "
+        "numbers of one that was not; a run that is not there yet begins",
+    )
+    add(
+        "--layer",
+        default=unset,
+        help='layer of an .h5ad or .loom file with the counts ("raw": raw.X); default: the main matrix',
+    )
+    add(
+        "--batch-key",
+        metavar="COLUMN",
+        default=unset,
+        help="obs column with the batch of each cell; default: all one batch",
+    )
+    add(
+        "--genes",
+        metavar="N",
+        type=whole(1),
+        default=unset,
+        help="train on the N genes that vary most; default: all",
+    )
+    add(
+        "--selection",
+        choices=list(runs.SELECTIONS),
+        default=unset,
+        help="how --genes chooses: by the variance of counts "
         "(default; Lopez et al. 2018), or of Pearson residuals, which does not favour genes of high mean (Lause et al. 2021), "
-        "and needs all counts in memory")
-    add("--likelihood", choices=["zinb", "nb", "poisson"], default=unset, help="distribution of counts (default: zinb)")
-    add("--dispersion", choices=["gene", "gene-batch", "gene-cell"], default=unset,
-        help="what the inverse dispersion theta is specific to (default: gene)")
-    add("--library", choices=["observed", "latent"], default=unset,
-        help="library size: the cell's total, or a latent variable (default: observed)")
-    add("--latent", metavar="N", dest="n_latent", type=whole(1), default=unset, help="dimensions of z (default: 30)")
-    add("--hidden", metavar="N", dest="n_hidden", type=whole(1), default=unset, help="width of hidden layers (default: 128)")
-    add("--layers", metavar="N", dest="n_layers", type=whole(1), default=unset, help="hidden layers (default: 1)")
-    add("--dropout", metavar="P", type=FRACTION, default=unset, help="in the encoder (default: 0.1)")
-    add("--epochs", metavar="N", type=whole(1), default=unset, help="default: 200, fewer above 20,000 cells")
-    add("--batch-size", metavar="N", type=whole(2), default=unset, help="cells a minibatch, 2 or more (default: 128)")
-    add("--validation", metavar="F", type=FRACTION, default=unset, help="fraction of cells held out (default: 0.1)")
-    add("--learning-rate", metavar="RATE", type=POSITIVE, default=unset, help="at the start; falls to 0 (default: 0.004)")
-    add("--kl-warmup", metavar="F", type=HALF, default=unset,
-        help="fraction of the training over which the KL weight rises to 1 (default: 0.25)")
-    add("--early-stopping", action="store_true", default=unset,
-        help="stop when the held-out ELBO has not improved for 20 epochs, and keep the best weights")
-    add("--seed", metavar="N", type=whole(0), default=unset, help="of weights, split, order and noise (default: 0)")
-    add("--device", choices=["numpy", "cupy"],
-        help="where to compute: cupy is an NVIDIA GPU (default: the variable MINIGRAD_DEVICE, else numpy)")
-    add("--on-disk", action="store_true", default=unset, help="leave the counts in their .h5ad file and read them a block at "
+        "and needs all counts in memory",
+    )
+    add(
+        "--likelihood",
+        choices=["zinb", "nb", "poisson"],
+        default=unset,
+        help="distribution of counts (default: zinb)",
+    )
+    add(
+        "--dispersion",
+        choices=["gene", "gene-batch", "gene-cell"],
+        default=unset,
+        help="what the inverse dispersion theta is specific to (default: gene)",
+    )
+    add(
+        "--library",
+        choices=["observed", "latent"],
+        default=unset,
+        help="library size: the cell's total, or a latent variable (default: observed)",
+    )
+    add(
+        "--latent",
+        metavar="N",
+        dest="n_latent",
+        type=whole(1),
+        default=unset,
+        help="dimensions of z (default: 30)",
+    )
+    add(
+        "--hidden",
+        metavar="N",
+        dest="n_hidden",
+        type=whole(1),
+        default=unset,
+        help="width of hidden layers (default: 128)",
+    )
+    add(
+        "--layers",
+        metavar="N",
+        dest="n_layers",
+        type=whole(1),
+        default=unset,
+        help="hidden layers (default: 1)",
+    )
+    add(
+        "--dropout", metavar="P", type=FRACTION, default=unset, help="in the encoder (default: 0.1)"
+    )
+    add(
+        "--epochs",
+        metavar="N",
+        type=whole(1),
+        default=unset,
+        help="default: 200, fewer above 20,000 cells",
+    )
+    add(
+        "--batch-size",
+        metavar="N",
+        type=whole(2),
+        default=unset,
+        help="cells a minibatch, 2 or more (default: 128)",
+    )
+    add(
+        "--validation",
+        metavar="F",
+        type=FRACTION,
+        default=unset,
+        help="fraction of cells held out (default: 0.1)",
+    )
+    add(
+        "--learning-rate",
+        metavar="RATE",
+        type=POSITIVE,
+        default=unset,
+        help="at the start; falls to 0 (default: 0.004)",
+    )
+    add(
+        "--kl-warmup",
+        metavar="F",
+        type=HALF,
+        default=unset,
+        help="fraction of the training over which the KL weight rises to 1 (default: 0.25)",
+    )
+    add(
+        "--early-stopping",
+        action="store_true",
+        default=unset,
+        help="stop when the held-out ELBO has not improved for 20 epochs, and keep the best weights",
+    )
+    add(
+        "--seed",
+        metavar="N",
+        type=whole(0),
+        default=unset,
+        help="of weights, split, order and noise (default: 0)",
+    )
+    add(
+        "--device",
+        choices=["numpy", "cupy"],
+        help="where to compute: cupy is an NVIDIA GPU (default: the variable MINIGRAD_DEVICE, else numpy)",
+    )
+    add(
+        "--on-disk",
+        action="store_true",
+        default=unset,
+        help="leave the counts in their .h5ad file and read them a block at "
         "a time: for files larger than memory. embed, denoise and report then do so too; de and impute-score need all counts "
-        "in memory")
-    add("--parallel", choices=["mpi"], help="train on all processes that mpiexec started: "
-        "mpiexec -n 4 python -m models train COUNTS --out RUN --parallel mpi; --batch-size is that of all together")
+        "in memory",
+    )
+    add(
+        "--parallel",
+        choices=["mpi"],
+        help="train on all processes that mpiexec started: "
+        "mpiexec -n 4 python -m models train COUNTS --out RUN --parallel mpi; --batch-size is that of all together",
+    )
 
 
 def counts_options(add) -> None:
     """What every command that reads counts takes."""
     add("run", metavar="RUN", type=Path, help="folder of a trained model")
-    add("counts", metavar="COUNTS", nargs="?", help="other counts than the run was trained on; genes are matched by name")
-    add("--layer", help="layer of COUNTS, where given (default: that of the run for its own counts, else the main matrix)")
-    add("--batch-key", metavar="COLUMN", help="obs column with the batch of each cell (default: that of the run)")
+    add(
+        "counts",
+        metavar="COUNTS",
+        nargs="?",
+        help="other counts than the run was trained on; genes are matched by name",
+    )
+    add(
+        "--layer",
+        help="layer of COUNTS, where given (default: that of the run for its own counts, else the main matrix)",
+    )
+    add(
+        "--batch-key",
+        metavar="COLUMN",
+        help="obs column with the batch of each cell (default: that of the run)",
+    )
 
 
 def on_disk_option(add) -> None:
     """For commands that go through the cells once."""
-    add("--on-disk", action="store_true", default=None, help="leave the counts in their .h5ad file and read them a block at a "
-        "time; without COUNTS it is known from the run")
+    add(
+        "--on-disk",
+        action="store_true",
+        default=None,
+        help="leave the counts in their .h5ad file and read them a block at a "
+        "time; without COUNTS it is known from the run",
+    )
 
 
 def embed_options(add) -> None:
     counts_options(add)
     on_disk_option(add)
-    add("--out", metavar="FILE", type=Path, required=True, help='.csv (a line a cell), .npz (arrays cells, columns, X_scVI) or '
-        '.h5ad (obsm["X_scVI"], beside all that COUNTS has if it is an .h5ad)')
+    add(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help=".csv (a line a cell), .npz (arrays cells, columns, X_scVI) or "
+        '.h5ad (obsm["X_scVI"], beside all that COUNTS has if it is an .h5ad)',
+    )
 
 
 def denoise_options(add) -> None:
     counts_options(add)
     on_disk_option(add)
-    add("--out", metavar="FILE", type=Path, required=True, help='.csv (a line a cell), .npz (arrays cells, columns, '
+    add(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help=".csv (a line a cell), .npz (arrays cells, columns, "
         'scvi_denoised) or .h5ad (layers["scvi_denoised"], beside all that COUNTS has if it is an .h5ad and the run has all '
-        'of its genes)')
-    add("--library-size", metavar="N", type=POSITIVE, help="what every cell's expectations sum to (default: its own total)")
-    add("--transform-batch", metavar="LABEL", help="as if measured in this batch (default: its own)")
-    add("--samples", metavar="N", type=whole(1), default=1, help="draws of z to average over (default: 1)")
+        "of its genes)",
+    )
+    add(
+        "--library-size",
+        metavar="N",
+        type=POSITIVE,
+        help="what every cell's expectations sum to (default: its own total)",
+    )
+    add(
+        "--transform-batch", metavar="LABEL", help="as if measured in this batch (default: its own)"
+    )
+    add(
+        "--samples",
+        metavar="N",
+        type=whole(1),
+        default=1,
+        help="draws of z to average over (default: 1)",
+    )
     add("--seed", metavar="N", type=whole(0), default=0, help="of the draws (default: 0)")
 
 
 def impute_options(add) -> None:
     counts_options(add)
-    add("--fraction", metavar="F", type=INSIDE, default=0.1, help="of the counts above 0 that are hidden (default: 0.1)")
-    add("--epochs", metavar="N", type=whole(1), help="of the new training (default: those of the run)")
+    add(
+        "--fraction",
+        metavar="F",
+        type=INSIDE,
+        default=0.1,
+        help="of the counts above 0 that are hidden (default: 0.1)",
+    )
+    add(
+        "--epochs",
+        metavar="N",
+        type=whole(1),
+        help="of the new training (default: those of the run)",
+    )
     add("--seed", metavar="N", type=whole(0), default=0, help="of what is hidden (default: 0)")
     add("--device", choices=["numpy", "cupy"], help="where to train")
 
@@ -438,12 +729,41 @@ def impute_options(add) -> None:
 def de_options(add) -> None:
     counts_options(add)
     add("--key", metavar="COLUMN", required=True, help="obs column with the labels")
-    add("--groups", metavar="LABEL", nargs="+", required=True, help="group a, and group b (default: all other cells)")
-    add("--mode", choices=["vanilla", "change"], default="vanilla", help="is one higher than the other (vanilla, default), or "
-        "is the log2 fold change beyond --delta (change)")
-    add("--delta", metavar="D", type=AT_LEAST_0, default=0.25, help="log2 fold change of mode change (default: 0.25)")
-    add("--fdr", metavar="F", type=INSIDE, default=0.05, help="expected share of false genes among is_de (default: 0.05)")
-    add("--samples", metavar="N", type=whole(1), default=5000, help="pairs of cells that are drawn (default: 5000)")
+    add(
+        "--groups",
+        metavar="LABEL",
+        nargs="+",
+        required=True,
+        help="group a, and group b (default: all other cells)",
+    )
+    add(
+        "--mode",
+        choices=["vanilla", "change"],
+        default="vanilla",
+        help="is one higher than the other (vanilla, default), or "
+        "is the log2 fold change beyond --delta (change)",
+    )
+    add(
+        "--delta",
+        metavar="D",
+        type=AT_LEAST_0,
+        default=0.25,
+        help="log2 fold change of mode change (default: 0.25)",
+    )
+    add(
+        "--fdr",
+        metavar="F",
+        type=INSIDE,
+        default=0.05,
+        help="expected share of false genes among is_de (default: 0.05)",
+    )
+    add(
+        "--samples",
+        metavar="N",
+        type=whole(1),
+        default=5000,
+        help="pairs of cells that are drawn (default: 5000)",
+    )
     add("--rows", metavar="N", type=whole(1), default=20, help="genes printed (default: 20)")
     add("--csv", metavar="FILE", type=Path, help="write the whole table (.csv)")
     add("--volcano", metavar="FILE", type=Path, help="draw the volcano plot (.png, .pdf or .svg)")
@@ -452,7 +772,13 @@ def de_options(add) -> None:
 
 def generate_options(add) -> None:
     add("run", metavar="RUN", type=Path, help="folder of a trained model")
-    add("--out", metavar="FILE", type=Path, required=True, help=".csv, .npz or .h5ad, which COUNTS may be again")
+    add(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help=".csv, .npz or .h5ad, which COUNTS may be again",
+    )
     add("--cells", metavar="N", type=whole(1), required=True, help="how many cells")
     add("--batch", metavar="LABEL", help="of all of them (default: batches as in the training)")
     add("--seed", metavar="N", type=whole(0), default=0, help="of the draws (default: 0)")
@@ -462,17 +788,37 @@ def report_options(add) -> None:
     counts_options(add)
     on_disk_option(add)
     add("--out", metavar="FILE", type=Path, help="the page, .html (default: RUN/index.html)")
-    add("--color", metavar="COLUMN", help="obs column by which cells are coloured (default: clusters found by k-means)")
+    add(
+        "--color",
+        metavar="COLUMN",
+        help="obs column by which cells are coloured (default: clusters found by k-means)",
+    )
 
 
 COMMANDS = {
-    "train": (train, train_options, "counts.h5ad --out run --layer counts --batch-key donor --genes 2000\n"
-              "demos/data/cortex.npz --out run --likelihood nb --epochs 50\n--out run --resume"),
-    "embed": (embed, embed_options, "run --out latent.csv\nrun new_cells.h5ad --out new_cells_scvi.h5ad"),
-    "denoise": (denoise, denoise_options, "run --out denoised.npz --samples 25\nrun --out denoised.csv --library-size 10000"),
+    "train": (
+        train,
+        train_options,
+        "counts.h5ad --out run --layer counts --batch-key donor --genes 2000\n"
+        "demos/data/cortex.npz --out run --likelihood nb --epochs 50\n--out run --resume",
+    ),
+    "embed": (
+        embed,
+        embed_options,
+        "run --out latent.csv\nrun new_cells.h5ad --out new_cells_scvi.h5ad",
+    ),
+    "denoise": (
+        denoise,
+        denoise_options,
+        "run --out denoised.npz --samples 25\nrun --out denoised.csv --library-size 10000",
+    ),
     "impute-score": (impute_score, impute_options, "run\nrun --fraction 0.2 --epochs 50"),
-    "de": (de, de_options, 'run --key labels --groups "CD19+ B" Dendritic --csv de.csv --volcano de.png\n'
-           'run --key labels --groups Dendritic --mode change'),
+    "de": (
+        de,
+        de_options,
+        'run --key labels --groups "CD19+ B" Dendritic --csv de.csv --volcano de.png\n'
+        "run --key labels --groups Dendritic --mode change",
+    ),
     "generate": (generate, generate_options, "run --cells 1000 --out new.npz"),
     "report": (make_report, report_options, "run\nrun --color labels --out page.html"),
 }
@@ -492,7 +838,9 @@ def main(arguments: list[str] | None = None) -> int:
         return said.code
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: options.is_first and say(f"warning: {message}")
+            warnings.showwarning = lambda message, *_: (
+                options.is_first and say(f"warning: {message}")
+            )
             code = options.run_command(options)
             sys.stdout.flush()
             return code
@@ -509,7 +857,11 @@ def complain(error: BaseException, options, aloud: bool = True) -> int:
     if options.debug and not is_ctrl_c:
         traceback.print_exception(type(error), error, error.__traceback__)
     if aloud:
-        say("interrupted" if is_ctrl_c else f"{program()} {options.command}: error: {sentence(error)}")
+        say(
+            "interrupted"
+            if is_ctrl_c
+            else f"{program()} {options.command}: error: {sentence(error)}"
+        )
     return 130 if is_ctrl_c else 2 if isinstance(error, WrongUsage) else 1
 
 
@@ -517,10 +869,14 @@ def sentence(error: Exception) -> str:
     """What an error says, in one line; of one that nobody wrote a sentence for, its kind too."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or ''}: {error.strerror}".lstrip(": ")
-    text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    text = " ".join(
+        str(error.args[0] if isinstance(error, KeyError) and error.args else error).split()
+    )
     for argument, option in OPTIONS.items():
         text = text.replace(argument, option)
-    expected = isinstance(error, (WrongUsage, ValueError, OSError, ImportError, FloatingPointError, AnotherRankFailed))
+    expected = isinstance(
+        error, (WrongUsage, ValueError, OSError, ImportError, FloatingPointError, AnotherRankFailed)
+    )
     return text if expected and text else f"{type(error).__name__}: {text} (--debug shows where)"
 
 

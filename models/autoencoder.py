@@ -14,6 +14,7 @@ layers and with one matrix for both ways the code is that of principal component
 
 Know after: everything of a VAE (vae.py) but the probabilities.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -33,10 +34,14 @@ from minigrad.parallel import ranks_of
 from minigrad.tensor import Tensor
 from models.counts import Counts
 
-CHUNK = 512      # rows at a time when predicting
-BLOCK = 2 ** 20  # entries checked at a time, so that checks need little memory of their own
-LOSSES = {"linear": ("mse",), "sigmoid": ("mse", "bce"), "softmax": ("cross_entropy", "mse")}  # the default first
-UNIT_ADVICE = '{} is for features in [0, 1]: scale each, for example by (x - min) / (max - min)'
+CHUNK = 512  # rows at a time when predicting
+BLOCK = 2**20  # entries checked at a time, so that checks need little memory of their own
+LOSSES = {
+    "linear": ("mse",),
+    "sigmoid": ("mse", "bce"),
+    "softmax": ("cross_entropy", "mse"),
+}  # the default first
+UNIT_ADVICE = "{} is for features in [0, 1]: scale each, for example by (x - min) / (max - min)"
 FRACTION_ADVICE = "{} is for counts or fractions, which are not negative"
 
 
@@ -58,7 +63,9 @@ def sizes(**named) -> list[int]:
 def widths(hidden) -> list[int]:
     """The widths of hidden layers as ints; ValueError for what is no sequence of whole numbers of at least 1."""
     if isinstance(hidden, str) or not hasattr(hidden, "__len__"):
-        raise ValueError(f"hidden must be a sequence of widths such as (512, 256), or () for none, not {hidden!r}")
+        raise ValueError(
+            f"hidden must be a sequence of widths such as (512, 256), or () for none, not {hidden!r}"
+        )
     return sizes(**{f"hidden[{i}]": n for i, n in enumerate(hidden)})
 
 
@@ -69,7 +76,9 @@ def floating(dtype) -> np.dtype:
     return np.dtype(dtype)
 
 
-def as_features(x: Array, n_features: int, dtype, low=-np.inf, high=np.inf, advice: str = "") -> np.ndarray | sparse.csr_array:
+def as_features(
+    x: Array, n_features: int, dtype, low=-np.inf, high=np.inf, advice: str = ""
+) -> np.ndarray | sparse.csr_array:
     """The rows of x as a C-contiguous array or canonical CSR matrix (n, n_features) of `dtype`, every entry checked.
 
     x: array or nested list of numbers of any real dtype, SciPy sparse matrix, frame, AnnData (its .X) or Counts;
@@ -78,9 +87,13 @@ def as_features(x: Array, n_features: int, dtype, low=-np.inf, high=np.inf, advi
     """
     annotated = all(hasattr(x, attribute) for attribute in ("X", "layers", "obs_names"))
     x = x.X if annotated or isinstance(x, Counts) else x
-    x = x.to_memory() if hasattr(x, "to_memory") else x  # of an AnnData object opened with backed="r"
+    x = (
+        x.to_memory() if hasattr(x, "to_memory") else x
+    )  # of an AnnData object opened with backed="r"
     if isinstance(x, Blocks):
-        raise ValueError("x: lies on the disk, which only SCVI trains from; read it without backed=True")
+        raise ValueError(
+            "x: lies on the disk, which only SCVI trains from; read it without backed=True"
+        )
     if isinstance(x, np.ma.MaskedArray):
         raise ValueError("x: a masked array; fill the masked entries first, with x.filled(value)")
     if not sparse.issparse(x):
@@ -89,17 +102,29 @@ def as_features(x: Array, n_features: int, dtype, low=-np.inf, high=np.inf, advi
         except (ValueError, TypeError) as error:
             raise ValueError(f"x: no matrix of numbers ({error})") from error
     if x.ndim != 2:
-        raise ValueError(f"x: has shape {x.shape}, must be (n, {n_features}); for a single row pass x[None, :]")
+        raise ValueError(
+            f"x: has shape {x.shape}, must be (n, {n_features}); for a single row pass x[None, :]"
+        )
     if x.shape[1] != n_features:
-        raise ValueError(f"x: has {x.shape[1]} columns, the model was made for n_features={n_features}; select the "
-                         "same features, in the same order")
+        raise ValueError(
+            f"x: has {x.shape[1]} columns, the model was made for n_features={n_features}; select the "
+            "same features, in the same order"
+        )
     if x.shape[0] == 0:
         raise ValueError(f"x: has shape {x.shape}, no rows; pass at least one")
     if x.dtype.kind not in "buif":
-        raise ValueError(f"x: has dtype {x.dtype}, must be real numbers; convert it, or drop the columns that are text")
-    limit = float(np.finfo(dtype).max)  # comparing with finite bounds finds NaN and infinity in one go
+        raise ValueError(
+            f"x: has dtype {x.dtype}, must be real numbers; convert it, or drop the columns that are text"
+        )
+    limit = float(
+        np.finfo(dtype).max
+    )  # comparing with finite bounds finds NaN and infinity in one go
     bounds = max(low, -limit), min(high, limit)
-    return _csr(x, dtype, bounds, advice) if sparse.issparse(x) else _dense(x, np.dtype(dtype), bounds, advice)
+    return (
+        _csr(x, dtype, bounds, advice)
+        if sparse.issparse(x)
+        else _dense(x, np.dtype(dtype), bounds, advice)
+    )
 
 
 def _csr(x, dtype, bounds, advice):
@@ -111,15 +136,19 @@ def _csr(x, dtype, bounds, advice):
     except ValueError as error:
         raise ValueError(f"x: a broken sparse matrix ({error}); build it again") from error
     if not x.has_canonical_format:
-        x = sparse.csr_array((x.data.astype(np.float64), x.indices.copy(), x.indptr.copy()), shape=x.shape)
+        x = sparse.csr_array(
+            (x.data.astype(np.float64), x.indices.copy(), x.indptr.copy()), shape=x.shape
+        )
         x.sum_duplicates()
     with np.errstate(over="ignore"):
         result = x.astype(dtype, copy=False)
     for a in range(0, result.nnz, BLOCK):
-        bad = _first_bad(result.data[a:a + BLOCK], bounds)
+        bad = _first_bad(result.data[a : a + BLOCK], bounds)
         if bad is not None:
             row = np.searchsorted(x.indptr, a + bad, side="right") - 1
-            raise ValueError(_complaint(row, x.indices[a + bad], x.data[a + bad], result.dtype, advice))
+            raise ValueError(
+                _complaint(row, x.indices[a + bad], x.data[a + bad], result.dtype, advice)
+            )
     return result
 
 
@@ -131,8 +160,8 @@ def _dense(x, dtype, bounds, advice):
     for a in range(0, len(x), step):
         if not right:
             with np.errstate(over="ignore"):
-                result[a:a + step] = x[a:a + step]
-        bad = _first_bad(result[a:a + step].ravel(), bounds)
+                result[a : a + step] = x[a : a + step]
+        bad = _first_bad(result[a : a + step].ravel(), bounds)
         if bad is not None:
             row, column = divmod(bad, x.shape[1])
             raise ValueError(_complaint(a + row, column, x[a + row, column], dtype, advice))
@@ -162,8 +191,11 @@ def means(x: Array) -> np.ndarray:
 def mean_variance(x: Array, mean: Array) -> float:
     """The variance of a feature, averaged over features, of x (n, n_features), dense or CSR, whose `means` are given."""
     values = x.data if sparse.issparse(x) else x.ravel()
-    squares = sum(float(np.sum(np.square(values[a:a + BLOCK], dtype=np.float64))) for a in range(0, len(values), BLOCK))
-    return squares / (x.shape[0] * x.shape[1]) - float(np.mean(mean ** 2))
+    squares = sum(
+        float(np.sum(np.square(values[a : a + BLOCK], dtype=np.float64)))
+        for a in range(0, len(values), BLOCK)
+    )
+    return squares / (x.shape[0] * x.shape[1]) - float(np.mean(mean**2))
 
 
 def dense(x: Array) -> Array:
@@ -181,20 +213,37 @@ class FeatureModel(Saved, Module):
 
     described = ("trained", "batch_size")
     trained = False
-    batch_size = 128               # of `fit`, where it is not told another; None: all rows at once
+    batch_size = 128  # of `fit`, where it is not told another; None: all rows at once
     learning_rate = 1e-3
-    low, high = -np.inf, np.inf    # the entries of x that the loss is made for
-    advice = ""                    # what to do about others
+    low, high = -np.inf, np.inf  # the entries of x that the loss is made for
+    advice = ""  # what to do about others
 
     @staticmethod
     def least_size(config) -> tuple[int, int]:
         """(arrays, numbers) of the encoder's matrices in a model with this configuration: see checkpoint.Saved."""
-        units = [int(config["n_features"]), *map(int, config.get("hidden", ())), int(config["n_latent"])]
+        units = [
+            int(config["n_features"]),
+            *map(int, config.get("hidden", ())),
+            int(config["n_latent"]),
+        ]
         return len(units) - 1, sum(n_in * n_out for n_in, n_out in zip(units, units[1:]))
 
-    def fit(self, x: Array, *, epochs: int | None = None, batch_size: int | None = None, validation: float = 0.1,
-            learning_rate: float | None = None, seed: int | None = None, early_stopping: bool | int = False, checkpoint=None,
-            resume: bool = False, progress: bool = True, device: str | None = None, parallel: str | None = None) -> History:
+    def fit(
+        self,
+        x: Array,
+        *,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        validation: float = 0.1,
+        learning_rate: float | None = None,
+        seed: int | None = None,
+        early_stopping: bool | int = False,
+        checkpoint=None,
+        resume: bool = False,
+        progress: bool = True,
+        device: str | None = None,
+        parallel: str | None = None,
+    ) -> History:
         """Train on x (n, n_features) with Adam, the learning rate falling to 0 on half a cosine. Returns the History.
 
         x: array or list, SciPy sparse matrix (never dense as a whole), or AnnData (its .X); real numbers, converted to
@@ -207,17 +256,31 @@ class FeatureModel(Saved, Module):
         with ranks_of(parallel).preparing():
             x = self._rows(x, in_range=True)
         n, seed = x.shape[0], self.config["seed"] if seed is None else seed
-        batch_size = sizes(batch_size=(self.batch_size or n) if batch_size is None else batch_size)[0]
+        batch_size = sizes(batch_size=(self.batch_size or n) if batch_size is None else batch_size)[
+            0
+        ]
         epochs = self._default_epochs(n, batch_size) if epochs is None else sizes(epochs=epochs)[0]
         learning_rate = self.learning_rate if learning_rate is None else learning_rate
         rows, _ = split(n, validation, seed)
         if len(rows):
             self._start_from(x if len(rows) == n else take_rows(x, rows))
             self.trained = True
-        return fit(self, (x,), epochs=epochs, optimizer=lambda p: self._optimizer(p, learning_rate),
-                   batch_size=batch_size, validation=validation, seed=seed, early_stopping=early_stopping,
-                   checkpoint=checkpoint, resume=resume, progress=progress, device=device, parallel=parallel,
-                   describe=self.description)
+        return fit(
+            self,
+            (x,),
+            epochs=epochs,
+            optimizer=lambda p: self._optimizer(p, learning_rate),
+            batch_size=batch_size,
+            validation=validation,
+            seed=seed,
+            early_stopping=early_stopping,
+            checkpoint=checkpoint,
+            resume=resume,
+            progress=progress,
+            device=device,
+            parallel=parallel,
+            describe=self.description,
+        )
 
     def _default_epochs(self, n, batch_size) -> int:
         return max(10, min(200, round(5000 * batch_size / n)))
@@ -235,7 +298,7 @@ class FeatureModel(Saved, Module):
 
     def minibatches(self, x: Array, size=CHUNK, in_range: bool = False) -> Iterator[Array]:
         """Yield dense pieces (size, n_features) of checked rows, in their order, where the weights are."""
-        for piece, in Minibatches((self._rows(x, in_range),), size):
+        for (piece,) in Minibatches((self._rows(x, in_range),), size):
             yield dense(backend.to_device(piece, self.device))
 
     def predict(self, x: Array, function) -> np.ndarray:
@@ -277,9 +340,21 @@ class Autoencoder(FeatureModel):
         ((64, 2), (64, 6), 2)
     """
 
-    def __init__(self, n_features: int, hidden=(512, 256), n_latent: int = 32, output: str = "linear", loss=None,
-                 dropout: float = 0.0, noise: float = 0.0, dtype=np.float32, seed: int = 0, *,
-                 latent_activation: str = "linear", initialization: str = "uniform"):
+    def __init__(
+        self,
+        n_features: int,
+        hidden=(512, 256),
+        n_latent: int = 32,
+        output: str = "linear",
+        loss=None,
+        dropout: float = 0.0,
+        noise: float = 0.0,
+        dtype=np.float32,
+        seed: int = 0,
+        *,
+        latent_activation: str = "linear",
+        initialization: str = "uniform",
+    ):
         one_of("output", output, LOSSES)
         one_of(f"loss (of output={output!r})", loss, (None, *LOSSES[output]))
         one_of("latent_activation", latent_activation, ("linear", "relu"))
@@ -291,12 +366,24 @@ class Autoencoder(FeatureModel):
         self.n_features, self.n_latent = sizes(n_features=n_features, n_latent=n_latent)
         self.dtype, self.output, self.noise = floating(dtype), output, float(noise)
         self.objective, self.latent_activation = loss or LOSSES[output][0], latent_activation
-        self.config = dict(n_features=self.n_features, hidden=widths(hidden), n_latent=self.n_latent, output=output,
-                           loss=loss, dropout=float(dropout), noise=self.noise, dtype=self.dtype.name, seed=int(seed),
-                           latent_activation=latent_activation, initialization=initialization)
+        self.config = dict(
+            n_features=self.n_features,
+            hidden=widths(hidden),
+            n_latent=self.n_latent,
+            output=output,
+            loss=loss,
+            dropout=float(dropout),
+            noise=self.noise,
+            dtype=self.dtype.name,
+            seed=int(seed),
+            latent_activation=latent_activation,
+            initialization=initialization,
+        )
         if output != "linear":
             self.low, self.high = 0.0, 1.0 if output == "sigmoid" else np.inf
-            self.advice = (UNIT_ADVICE if output == "sigmoid" else FRACTION_ADVICE).format(f"output={output!r}")
+            self.advice = (UNIT_ADVICE if output == "sigmoid" else FRACTION_ADVICE).format(
+                f"output={output!r}"
+            )
         rng = np.random.default_rng(seed)
         down = [self.n_features, *self.config["hidden"], self.n_latent]
         self.encoder = layers(down, dropout, dtype=dtype, rng=rng)
@@ -322,8 +409,14 @@ class Autoencoder(FeatureModel):
         one_of("preset", preset, ("course", "p1b1"))
         arguments = dict(hidden=(2048, 1024), n_latent=128, dropout=0.1)
         if preset == "p1b1":
-            arguments = dict(hidden=(2000, 600), n_latent=2, output="sigmoid", loss="mse", latent_activation="relu",
-                             initialization="glorot")
+            arguments = dict(
+                hidden=(2000, 600),
+                n_latent=2,
+                output="sigmoid",
+                loss="mse",
+                latent_activation="relu",
+                initialization="glorot",
+            )
         model = cls(n_genes, **{**arguments, **changes})
         model.batch_size = 100 if preset == "p1b1" else cls.batch_size
         return model
@@ -339,11 +432,17 @@ class Autoencoder(FeatureModel):
         return self._activated(self.decoder(z, rng))
 
     def _activated(self, raw):
-        return {"linear": lambda y: y, "sigmoid": special.expit, "softmax": functional.softmax}[self.output](raw)
+        return {"linear": lambda y: y, "sigmoid": special.expit, "softmax": functional.softmax}[
+            self.output
+        ](raw)
 
     def row_loss(self, x: Array, rng: np.random.Generator | None = None) -> Array:
         """The loss of each row, (n,): of x against what is made of x plus noise (none without rng). x: dense."""
-        noisy = x + self.noise * rng.standard_normal(x.shape, dtype=x.dtype) if self.noise and rng is not None else x
+        noisy = (
+            x + self.noise * rng.standard_normal(x.shape, dtype=x.dtype)
+            if self.noise and rng is not None
+            else x
+        )
         raw = self.decoder(self.encode(noisy, rng), rng)
         if self.objective == "bce":
             return -np.mean(Bernoulli(raw).log_prob(x), axis=1)
@@ -351,7 +450,9 @@ class Autoencoder(FeatureModel):
             return -Categorical(raw).log_prob(x) / self.n_features
         return np.mean(np.square(self._activated(raw) - x), axis=1)
 
-    def loss(self, x: Array, *, progress: float = 1.0, rng: np.random.Generator | None = None) -> Tensor:
+    def loss(
+        self, x: Array, *, progress: float = 1.0, rng: np.random.Generator | None = None
+    ) -> Tensor:
         """The loss of a minibatch (n, n_features), dense or CSR: a scalar, the mean over rows."""
         return np.mean(self.row_loss(dense(x), rng))
 
@@ -395,12 +496,24 @@ class TiedLinearAutoencoder(FeatureModel):
     def __init__(self, n_features: int, n_latent: int, dtype=np.float32, seed: int = 0):
         self.n_features, self.n_latent = sizes(n_features=n_features, n_latent=n_latent)
         if self.n_latent > self.n_features:
-            raise ValueError(f"n_latent={n_latent} exceeds n_features={n_features}: there are no more components")
+            raise ValueError(
+                f"n_latent={n_latent} exceeds n_features={n_features}: there are no more components"
+            )
         self.dtype = floating(dtype)
-        self.config = dict(n_features=self.n_features, n_latent=self.n_latent, dtype=self.dtype.name, seed=int(seed))
+        self.config = dict(
+            n_features=self.n_features,
+            n_latent=self.n_latent,
+            dtype=self.dtype.name,
+            seed=int(seed),
+        )
         start = np.random.default_rng(seed).standard_normal((self.n_features, self.n_latent))
-        self.weight, self.mean = Parameter(start / n_features ** 0.5, dtype), np.zeros(self.n_features, dtype)
-        self.learning_rate = 0.3 / n_features ** 0.5  # the entries of an orthonormal W are of size 1/sqrt(n_features)
+        self.weight, self.mean = (
+            Parameter(start / n_features**0.5, dtype),
+            np.zeros(self.n_features, dtype),
+        )
+        self.learning_rate = (
+            0.3 / n_features**0.5
+        )  # the entries of an orthonormal W are of size 1/sqrt(n_features)
         self.variance = 1.0  # of a feature, the mean over features
 
     def fit(self, x: Array, *, validation: float = 0.0, **training) -> History:
@@ -436,7 +549,9 @@ class TiedLinearAutoencoder(FeatureModel):
         """The mean squared error of each row of a dense minibatch: (n,)."""
         return np.mean(np.square(self.decode(self.encode(x)) - x), axis=1)
 
-    def loss(self, x: Array, *, progress: float = 1.0, rng: np.random.Generator | None = None) -> Tensor:
+    def loss(
+        self, x: Array, *, progress: float = 1.0, rng: np.random.Generator | None = None
+    ) -> Tensor:
         """The mean squared error of a minibatch, dense or CSR: a scalar."""
         return np.mean(self.row_loss(dense(x)))
 

@@ -19,6 +19,7 @@ an array, a list or a pandas column; only which cells share a label matters.
 
 Know after: Lloyd's iteration and why its start decides, what each score counts, and where each one is undefined.
 """
+
 from __future__ import annotations
 
 import operator
@@ -30,12 +31,15 @@ from scipy.spatial.distance import cdist
 
 from minigrad.backend import Array
 
-BLOCK = 2 ** 22  # numbers in the largest temporary table of distances: 32 MB
+BLOCK = 2**22  # numbers in the largest temporary table of distances: 32 MB
 
 
 # ---------------------------------------------------------------------------------------------------------- k-means
 
-def kmeans(z: Array, k: int, seed: int = 0, n_restarts: int = 10, max_iter: int = 300) -> np.ndarray:
+
+def kmeans(
+    z: Array, k: int, seed: int = 0, n_restarts: int = 10, max_iter: int = 300
+) -> np.ndarray:
     """Split points into k groups so that they lie close to the means of their groups.
 
     z: (n, d) real numbers, finite. k: number of groups, 1 to n. seed: a non-negative integer; one seed gives one
@@ -53,7 +57,9 @@ def kmeans(z: Array, k: int, seed: int = 0, n_restarts: int = 10, max_iter: int 
     k = _whole_number("kmeans", "k", k, 1, len(z), "the number of points in z")
     n_restarts = _whole_number("kmeans", "n_restarts", n_restarts, 1)
     max_iter = _whole_number("kmeans", "max_iter", max_iter, 1)
-    z = z - np.median(z, axis=0)  # else squares cancel in _nearest; not the mean, which one far point carries off
+    z = z - np.median(
+        z, axis=0
+    )  # else squares cancel in _nearest; not the mean, which one far point carries off
     best, least = None, np.inf
     for restart in range(n_restarts):
         start = _spread_out(z, k, np.random.default_rng([seed, restart]))
@@ -112,7 +118,11 @@ def _lloyd(z, means, max_iter):
     labels = None
     for _ in range(max_iter):
         before, labels = labels, _refill(z, _nearest(z, means), means)
-        if before is not None and np.array_equal(before, labels) and not _move_one(z, labels, means):
+        if (
+            before is not None
+            and np.array_equal(before, labels)
+            and not _move_one(z, labels, means)
+        ):
             break
         means = _means(z, labels)
     return labels
@@ -181,13 +191,16 @@ def _inertia(z, codes, means):
 
 def _numbered_by_size(labels):
     """The same groups, numbered from the largest; of equal ones the first met comes first."""
-    _, first, codes, sizes = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
+    _, first, codes, sizes = np.unique(
+        labels, return_index=True, return_inverse=True, return_counts=True
+    )
     rank = np.empty(len(sizes), dtype=np.int64)
     rank[np.lexsort((first, -sizes))] = np.arange(len(sizes))
     return rank[codes]
 
 
 # ------------------------------------------------------------------------------------ comparing two labellings
+
 
 def adjusted_rand_index(a: Array, b: Array) -> float:
     """How far two labellings agree on which pairs of cells belong together, corrected for chance.
@@ -219,7 +232,9 @@ def normalized_mutual_information(a: Array, b: Array) -> float:
     n = n_a.sum()
     shared = (n_ab / n * np.log(n * n_ab / (n_a[i] * n_b[j]))).sum()
     largest = (_entropy(n_a / n) + _entropy(n_b / n)) / 2
-    return float(np.clip(shared / largest, 0, 1)) if largest else 1.0  # clip: rounding leaves 1e-16 outside
+    return (
+        float(np.clip(shared / largest, 0, 1)) if largest else 1.0
+    )  # clip: rounding leaves 1e-16 outside
 
 
 def _contingency(function, a, b):
@@ -243,6 +258,7 @@ def _entropy(p):
 
 # ------------------------------------------------------------------------------------------- looking at the space
 
+
 def silhouette(z: Array, labels: Array) -> float:
     """How well groups are set apart: the mean over cells of (distance to the next group - to its own), scaled.
 
@@ -258,8 +274,12 @@ def silhouette(z: Array, labels: Array) -> float:
     codes = _codes("silhouette", "labels", labels, len(z))
     sizes = np.bincount(codes)
     if len(sizes) < 2:
-        raise ValueError("silhouette: labels has one group only, and the score compares groups; pass two or more")
-    order = np.argsort(codes, kind="stable")  # now each group is a run of columns, summed by reduceat
+        raise ValueError(
+            "silhouette: labels has one group only, and the score compares groups; pass two or more"
+        )
+    order = np.argsort(
+        codes, kind="stable"
+    )  # now each group is a run of columns, summed by reduceat
     z, codes = z[order], codes[order]
     starts = np.cumsum(sizes) - sizes
     total = 0.0
@@ -281,7 +301,9 @@ def _silhouettes(to_groups, own, sizes):
     return np.divide(b - a, larger, out=np.zeros_like(a), where=(others > 0) & (larger > 0))
 
 
-def batch_mixing(z: Array, batch: Array, n_neighbors: int = 50, n_cells: int | None = 5000, seed: int = 0) -> float:
+def batch_mixing(
+    z: Array, batch: Array, n_neighbors: int = 50, n_cells: int | None = 5000, seed: int = 0
+) -> float:
     """Whether batches mix in the space: the mean entropy of the batches among a cell's nearest neighbours.
 
     z: (n, d) real numbers, finite. batch: (n,) labels. n_neighbors: neighbours of a cell, the cell itself not counted,
@@ -296,7 +318,9 @@ def batch_mixing(z: Array, batch: Array, n_neighbors: int = 50, n_cells: int | N
     """
     z = _points("batch_mixing", z)
     codes = _codes("batch_mixing", "batch", batch, len(z))
-    n_neighbors = _whole_number("batch_mixing", "n_neighbors", n_neighbors, 1, len(z) - 1, "the other cells in z")
+    n_neighbors = _whole_number(
+        "batch_mixing", "n_neighbors", n_neighbors, 1, len(z) - 1, "the other cells in z"
+    )
     n_cells = len(z) if n_cells is None else _whole_number("batch_mixing", "n_cells", n_cells, 1)
     cells = np.arange(len(z))
     if n_cells < len(z):
@@ -304,8 +328,13 @@ def batch_mixing(z: Array, batch: Array, n_neighbors: int = 50, n_cells: int | N
     tree, n_batches = cKDTree(z), codes.max() + 1
     total = 0.0
     for rows in _row_blocks(len(cells), n_neighbors + 1 + n_batches):
-        met = codes[_neighbours(tree, z, cells[rows], n_neighbors)] + n_batches * np.arange(len(cells[rows]))[:, None]
-        counts = np.bincount(met.ravel(), minlength=n_batches * len(met)).reshape(len(met), n_batches)
+        met = (
+            codes[_neighbours(tree, z, cells[rows], n_neighbors)]
+            + n_batches * np.arange(len(cells[rows]))[:, None]
+        )
+        counts = np.bincount(met.ravel(), minlength=n_batches * len(met)).reshape(
+            len(met), n_batches
+        )
         total += _entropy(counts / n_neighbors).sum()
     return float(total / len(cells))
 
@@ -314,55 +343,80 @@ def _neighbours(tree, z, cells, n_neighbors):
     """(cells, n_neighbors) rows of z nearest to each cell, itself left out, which may not come first among equals."""
     nearest = tree.query(z[cells], n_neighbors + 1, workers=-1)[1]
     itself = nearest == cells[:, None]
-    itself[~itself.any(axis=1), -1] = True  # crowded out by more equal rows than there are neighbours: drop the last
+    itself[~itself.any(axis=1), -1] = (
+        True  # crowded out by more equal rows than there are neighbours: drop the last
+    )
     return nearest[~itself].reshape(len(cells), n_neighbors)
 
 
 # ------------------------------------------------------------------------------------------------ what is passed in
 
+
 def _points(function, z):
     """z as a float64 array (n, d), or an error."""
     if sparse.issparse(z):
-        raise TypeError(f"{function}: z is a sparse matrix; pass a dense array, such as model.latent(x)")
+        raise TypeError(
+            f"{function}: z is a sparse matrix; pass a dense array, such as model.latent(x)"
+        )
     z = np.asarray(z)
     if z.dtype.kind not in "fiub":
         raise TypeError(f"{function}: z must be real numbers, not dtype {z.dtype}")
     if z.ndim != 2:
-        raise ValueError(f"{function}: z must be (n cells, d features), not of shape {z.shape}; "
-                         "for one feature pass z.reshape(-1, 1)")
+        raise ValueError(
+            f"{function}: z must be (n cells, d features), not of shape {z.shape}; "
+            "for one feature pass z.reshape(-1, 1)"
+        )
     if z.size == 0:
-        raise ValueError(f"{function}: z of shape {z.shape} is empty; pass at least one cell and one feature")
+        raise ValueError(
+            f"{function}: z of shape {z.shape} is empty; pass at least one cell and one feature"
+        )
     z = z.astype(np.float64, copy=False)
     bad = ~np.isfinite(z).all(axis=1)
     if bad.any():
-        raise ValueError(f"{function}: z has NaN or infinity in {bad.sum()} of {len(z)} rows, "
-                         f"first in row {bad.argmax()}; leave those cells out")
+        raise ValueError(
+            f"{function}: z has NaN or infinity in {bad.sum()} of {len(z)} rows, "
+            f"first in row {bad.argmax()}; leave those cells out"
+        )
     if np.abs(z).max() > 1e150:
-        raise ValueError(f"{function}: z reaches {np.abs(z).max():.1e}, whose square is no float64; rescale it")
+        raise ValueError(
+            f"{function}: z reaches {np.abs(z).max():.1e}, whose square is no float64; rescale it"
+        )
     return z
 
 
 def _codes(function, name, labels, n=None, owner="z"):
     """Labels as integers 0..number of groups - 1, in the labels' sorted order, or an error. n: cells there must be."""
     if not isinstance(labels, np.ndarray) and not hasattr(labels, "__array__"):
-        labels = np.array(labels, dtype=object)  # a list: NumPy would turn its NaN among strings into the word "nan"
+        labels = np.array(
+            labels, dtype=object
+        )  # a list: NumPy would turn its NaN among strings into the word "nan"
     labels = np.asarray(labels)
     if labels.ndim != 1:
-        raise ValueError(f"{function}: {name} must be one label per cell, shape (n,), not of shape {labels.shape}")
+        raise ValueError(
+            f"{function}: {name} must be one label per cell, shape (n,), not of shape {labels.shape}"
+        )
     if n is not None and len(labels) != n:
-        raise ValueError(f"{function}: {name} has {len(labels)} labels, but {owner} has {n} cells; pass one per cell")
+        raise ValueError(
+            f"{function}: {name} has {len(labels)} labels, but {owner} has {n} cells; pass one per cell"
+        )
     if len(labels) == 0:
         raise ValueError(f"{function}: {name} is empty; pass the label of at least one cell")
     try:
-        missing = [x is None or x != x for x in labels] if labels.dtype == object else labels != labels
+        missing = (
+            [x is None or x != x for x in labels] if labels.dtype == object else labels != labels
+        )
         missing = np.array(missing, dtype=bool)
         if not missing.any():
             return np.unique(labels, return_inverse=True)[1]
     except TypeError as error:
-        raise TypeError(f"{function}: {name} mixes labels that cannot be compared ({error}); "
-                        "pass all integers or all strings, none missing") from error
-    raise ValueError(f"{function}: {name} is missing (NaN or None) for {missing.sum()} of {len(labels)} cells, "
-                     f"first for cell {missing.argmax()}; leave those cells out, or give them a label of their own")
+        raise TypeError(
+            f"{function}: {name} mixes labels that cannot be compared ({error}); "
+            "pass all integers or all strings, none missing"
+        ) from error
+    raise ValueError(
+        f"{function}: {name} is missing (NaN or None) for {missing.sum()} of {len(labels)} cells, "
+        f"first for cell {missing.argmax()}; leave those cells out, or give them a label of their own"
+    )
 
 
 def _whole_number(function, name, value, lowest, highest=None, what=None):
@@ -374,7 +428,9 @@ def _whole_number(function, name, value, lowest, highest=None, what=None):
     if number < lowest:
         raise ValueError(f"{function}: {name} must be at least {lowest}, not {number}")
     if highest is not None and number > highest:
-        raise ValueError(f"{function}: {name} = {number} is more than {what}, {highest}; pass fewer, or more cells")
+        raise ValueError(
+            f"{function}: {name} = {number} is more than {what}, {highest}; pass fewer, or more cells"
+        )
     return number
 
 

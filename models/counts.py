@@ -8,6 +8,7 @@ larger than the memory stays on the disk, as minigrad/data.py's Blocks.
 Know after: the one place, `as_matrix`, where anything a user passes is checked and brought to one form; what
 "normalised" means; and two rules by which genes are selected.
 """
+
 from __future__ import annotations
 
 import os
@@ -36,20 +37,26 @@ class Counts:
     array.
     Raises ValueError where lengths disagree.
     """
+
     X: sparse.csr_array | Blocks
     genes: np.ndarray
     cells: np.ndarray
     obs: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        self.genes, self.cells = np.asarray(self.genes).astype(str), np.asarray(self.cells).astype(str)
+        self.genes, self.cells = (
+            np.asarray(self.genes).astype(str),
+            np.asarray(self.cells).astype(str),
+        )
         self.obs = {key: np.asarray(values) for key, values in self.obs.items()}
         n_cells, n_genes = self.X.shape
         lengths = {"genes": (self.genes, n_genes), "cells": (self.cells, n_cells)}
         lengths.update({f"obs[{key!r}]": (values, n_cells) for key, values in self.obs.items()})
         for name, (values, n) in lengths.items():
             if values.shape != (n,):
-                raise Refused(f"{name} has shape {values.shape}, needs ({n},): X is {n_cells} cells x {n_genes} genes")
+                raise Refused(
+                    f"{name} has shape {values.shape}, needs ({n},): X is {n_cells} cells x {n_genes} genes"
+                )
 
     @property
     def shape(self) -> tuple:
@@ -65,7 +72,12 @@ class Counts:
     def __getitem__(self, cells) -> Counts:
         """The cells of a slice, a boolean mask, an array of positions or one position, as Counts."""
         rows = np.atleast_1d(np.arange(len(self))[cells])
-        return Counts(self.X[rows], self.genes, self.cells[rows], {key: v[rows] for key, v in self.obs.items()})
+        return Counts(
+            self.X[rows],
+            self.genes,
+            self.cells[rows],
+            {key: v[rows] for key, v in self.obs.items()},
+        )
 
     def select_genes(self, genes) -> Counts:
         """The genes of a boolean mask, an array of positions or a slice, as Counts."""
@@ -78,6 +90,7 @@ class Counts:
 
 
 # Reading
+
 
 def read(path, layer: str | None = None, backed: bool = False) -> Counts:
     """Counts from a file or a 10x folder, checked as `as_matrix` does.
@@ -112,14 +125,18 @@ def read(path, layer: str | None = None, backed: bool = False) -> Counts:
 
 
 def _damaged(path, error) -> ValueError:
-    return ValueError(f"{path}: damaged, truncated, or not of the format that its name says; write or fetch it "
-                      f"again ({type(error).__name__}: {' '.join(str(error).split())})")
+    return ValueError(
+        f"{path}: damaged, truncated, or not of the format that its name says; write or fetch it "
+        f"again ({type(error).__name__}: {' '.join(str(error).split())})"
+    )
 
 
 def _checked(x: Blocks, path) -> Blocks:
     """The same column on the disk, every block made canonical, or refused, when it is read."""
     if 0 in x.shape:
-        raise ValueError(f"{path}: has shape {x.shape}, that is no {'cells' if x.shape[0] == 0 else 'genes'}")
+        raise ValueError(
+            f"{path}: has shape {x.shape}, that is no {'cells' if x.shape[0] == 0 else 'genes'}"
+        )
 
     def rows(start, stop):
         try:
@@ -129,13 +146,16 @@ def _checked(x: Blocks, path) -> Blocks:
         except Exception as error:  # as above
             raise _damaged(path, error) from error
         return _canonical_rows(part, str(path), first=start)
+
     return Blocks(rows, x.file_bounds, x.shape[1])
 
 
 # Checking
 
-def as_matrix(counts, layer: str | None = None, name: str = "counts",
-              on_disk: bool = False) -> np.ndarray | sparse.csr_array | Blocks:
+
+def as_matrix(
+    counts, layer: str | None = None, name: str = "counts", on_disk: bool = False
+) -> np.ndarray | sparse.csr_array | Blocks:
     """Whatever holds counts, as one checked matrix: what every model and function here does first.
 
     counts, (n_cells, n_genes): a dense array, list, frame or memory map; any SciPy sparse matrix or array; an AnnData
@@ -153,23 +173,31 @@ def as_matrix(counts, layer: str | None = None, name: str = "counts",
     x = _unwrap(counts, layer, name, on_disk)
     if isinstance(x, Blocks):
         if not on_disk:
-            raise ValueError(f"{name}: lies on the disk, and this needs all of it in memory: read it without backed=True, "
-                             "or read fewer cells")
+            raise ValueError(
+                f"{name}: lies on the disk, and this needs all of it in memory: read it without backed=True, "
+                "or read fewer cells"
+            )
         return x
     if isinstance(x, np.ma.MaskedArray):
-        raise ValueError(f"{name}: a masked array; fill the masked entries first, with x.filled(0) if they are zeros")
+        raise ValueError(
+            f"{name}: a masked array; fill the masked entries first, with x.filled(0) if they are zeros"
+        )
     if not sparse.issparse(x):
         try:
             x = np.asarray(x)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{name}: no matrix of numbers ({error})") from error
     if x.ndim != 2:
-        raise ValueError(f"{name}: has shape {x.shape}, must be (n_cells, n_genes); for a single cell pass x[None, :]")
+        raise ValueError(
+            f"{name}: has shape {x.shape}, must be (n_cells, n_genes); for a single cell pass x[None, :]"
+        )
     if 0 in x.shape:
         none = "cells" if x.shape[0] == 0 else "genes"
         raise ValueError(f"{name}: has shape {x.shape}, that is no {none}; pass at least one")
     if x.dtype.kind not in "buif":
-        raise ValueError(f"{name}: has dtype {x.dtype}, must be numbers; convert it, or drop the columns that are text")
+        raise ValueError(
+            f"{name}: has dtype {x.dtype}, must be numbers; convert it, or drop the columns that are text"
+        )
     return _canonical_rows(x, name) if sparse.issparse(x) else _dense_rows(x, name)
 
 
@@ -177,7 +205,9 @@ def _unwrap(counts, layer, name, on_disk):
     """The matrix inside an AnnData object or Counts, or what was passed."""
     annotated = all(hasattr(counts, attribute) for attribute in ("X", "layers", "obs_names"))
     if layer is not None and not annotated:
-        raise ValueError(f"{name}: layer={layer!r} needs an AnnData object, not {type(counts).__name__}")
+        raise ValueError(
+            f"{name}: layer={layer!r} needs an AnnData object, not {type(counts).__name__}"
+        )
     if annotated and on_disk and getattr(counts, "isbacked", False) and not counts.is_view:
         return read(counts.filename, layer, backed=True).X
     if layer is None:
@@ -187,9 +217,13 @@ def _unwrap(counts, layer, name, on_disk):
     else:
         x = counts.raw.X if layer == "raw" and counts.raw is not None else None
     if x is None and annotated:
-        raise ValueError(f"{name}: no {'X' if layer is None else f'layer {layer!r}'}; there are the layers "
-                         f"{list(counts.layers) if annotated else []}")
-    return x.to_memory() if hasattr(x, "to_memory") else x  # of an AnnData object opened with backed="r"
+        raise ValueError(
+            f"{name}: no {'X' if layer is None else f'layer {layer!r}'}; there are the layers "
+            f"{list(counts.layers) if annotated else []}"
+        )
+    return (
+        x.to_memory() if hasattr(x, "to_memory") else x
+    )  # of an AnnData object opened with backed="r"
 
 
 def _canonical_rows(x, name, first=0):
@@ -202,10 +236,14 @@ def _canonical_rows(x, name, first=0):
         except ValueError as error:
             raise ValueError(f"{name}: a broken sparse matrix ({error}); build it again") from error
     else:
-        x = x.astype(np.float64)  # so that duplicates of a small dtype do not overflow when added up
+        x = x.astype(
+            np.float64
+        )  # so that duplicates of a small dtype do not overflow when added up
     x = sparse.csr_array(x.tocsr())
     if not x.has_canonical_format or not x.data.all():
-        x = sparse.csr_array((x.data.astype(np.float64), x.indices.copy(), x.indptr.copy()), shape=x.shape)
+        x = sparse.csr_array(
+            (x.data.astype(np.float64), x.indices.copy(), x.indptr.copy()), shape=x.shape
+        )
         x.sum_duplicates()
         x.eliminate_zeros()
     bad = _first_bad(x.data)
@@ -214,7 +252,9 @@ def _canonical_rows(x, name, first=0):
         raise ValueError(_complaint(name, first + row, x.indices[bad], x.data[bad]))
     index = np.int32 if max(x.nnz, x.shape[1]) < 2**31 else np.int64
     parts = zip((x.data, x.indices, x.indptr), (np.float32, index, index))
-    return sparse.csr_array(tuple(part.astype(dtype, copy=False) for part, dtype in parts), shape=x.shape)
+    return sparse.csr_array(
+        tuple(part.astype(dtype, copy=False) for part, dtype in parts), shape=x.shape
+    )
 
 
 def _dense_rows(x, name):
@@ -223,20 +263,20 @@ def _dense_rows(x, name):
     result = x if right else np.empty(x.shape, np.float32)
     step = max(1, BLOCK // x.shape[1])
     for a in range(0, len(x), step):
-        block = np.ascontiguousarray(x[a:a + step])
+        block = np.ascontiguousarray(x[a : a + step])
         bad = _first_bad(block.ravel())
         if bad is not None:
             row, column = divmod(bad, x.shape[1])
             raise ValueError(_complaint(name, a + row, column, block[row, column]))
         if not right:
-            result[a:a + step] = block
+            result[a : a + step] = block
     return result
 
 
 def _first_bad(values):
     """Position of the first entry that is no finite whole number from 0 to LARGEST_COUNT, or None."""
     for a in range(0, len(values), BLOCK):
-        v = values[a:a + BLOCK].astype(np.float64)
+        v = values[a : a + BLOCK].astype(np.float64)
         bad = ~((v >= 0) & (v <= LARGEST_COUNT) & (v == np.floor(v)))
         if bad.any():
             return a + int(bad.argmax())
@@ -248,14 +288,24 @@ def _complaint(name, row, column, value) -> str:
     if not np.isfinite(value):
         return f"{found}; counts are finite: fill in or drop missing values first"
     if value > LARGEST_COUNT:
-        return (f"{found}, above {LARGEST_COUNT:,}, up to which float32 is exact; is it a total, or an identifier? "
-                "Leave that column out")
-    return (f"{found}; counts are whole numbers from 0 up, and this matrix looks normalised or scaled. Raw counts are "
-            'usually in adata.layers["counts"] (layer="counts") or in adata.raw (layer="raw")')
+        return (
+            f"{found}, above {LARGEST_COUNT:,}, up to which float32 is exact; is it a total, or an identifier? "
+            "Leave that column out"
+        )
+    return (
+        f"{found}; counts are whole numbers from 0 up, and this matrix looks normalised or scaled. Raw counts are "
+        'usually in adata.layers["counts"] (layer="counts") or in adata.raw (layer="raw")'
+    )
 
 
-def batch_codes(batch, n_cells: int, known=None, obs=None, name: str = "batch",
-                advice: str = ". Leave those cells out, or train a model with them") -> tuple:
+def batch_codes(
+    batch,
+    n_cells: int,
+    known=None,
+    obs=None,
+    name: str = "batch",
+    advice: str = ". Leave those cells out, or train a model with them",
+) -> tuple:
     """Batches as numbers: `(codes, names)`, codes (n_cells,) positions in the list `names` of str.
 
     batch: a whole number or string per cell; or the name of a column of `obs` (a mapping or frame); or None, all cells
@@ -267,37 +317,56 @@ def batch_codes(batch, n_cells: int, known=None, obs=None, name: str = "batch",
     known = None if known is None else [str(label) for label in known]
     if batch is None:
         if known is not None and len(known) > 1:
-            raise ValueError(f"batch: say which batch each cell is from; the model knows {', '.join(known)}")
+            raise ValueError(
+                f"batch: say which batch each cell is from; the model knows {', '.join(known)}"
+            )
         return np.zeros(n_cells, dtype=np.int64), known or ["0"]
     if isinstance(batch, str):
         columns = [] if obs is None else [str(column) for column in obs]
         if batch not in columns:
-            raise ValueError(f"batch: no obs column {batch!r}; there are: {', '.join(columns) or 'none'}")
+            raise ValueError(
+                f"batch: no obs column {batch!r}; there are: {', '.join(columns) or 'none'}"
+            )
         batch = obs[batch]
     labels = np.asarray(batch)
     if labels.shape != (n_cells,):
-        raise ValueError(f"batch: has shape {labels.shape}, must be one label for each of {n_cells} cells")
+        raise ValueError(
+            f"batch: has shape {labels.shape}, must be one label for each of {n_cells} cells"
+        )
     values, codes = np.unique(_plain_labels(labels), return_inverse=True)
     names = [str(value) for value in values]
     unknown = [label for label in names if known is not None and label not in known]
     if unknown:
-        raise ValueError(f"{name}: {', '.join(unknown)} unknown; the model knows {', '.join(known)}{advice}")
-    return (codes, names) if known is None else (np.array([known.index(label) for label in names])[codes], known)
+        raise ValueError(
+            f"{name}: {', '.join(unknown)} unknown; the model knows {', '.join(known)}{advice}"
+        )
+    return (
+        (codes, names)
+        if known is None
+        else (np.array([known.index(label) for label in names])[codes], known)
+    )
 
 
 def _plain_labels(labels):
     """Labels of one comparable dtype: whole numbers, or strings."""
-    if labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels == np.floor(labels)).all():
+    if (
+        labels.dtype.kind == "f"
+        and np.isfinite(labels).all()
+        and (labels == np.floor(labels)).all()
+    ):
         return labels.astype(np.int64)
     if labels.dtype.kind not in "biuU":
         for i, label in enumerate(labels.tolist()):
             if not isinstance(label, (int, np.integer, str)):
-                raise ValueError(f"batch: cell {i} has the label {label!r}; labels must be whole numbers or strings")
+                raise ValueError(
+                    f"batch: cell {i} has the label {label!r}; labels must be whole numbers or strings"
+                )
         return labels.astype(str)
     return labels
 
 
 # Sums over cells and genes
+
 
 @dataclass
 class Moments:
@@ -306,6 +375,7 @@ class Moments:
     totals: sum over genes of x, (n_cells,); and sums over cells, (n_genes,) each: of_genes of x, squares of x^2,
     with_totals of x t.
     """
+
     totals: np.ndarray
     of_genes: np.ndarray
     squares: np.ndarray
@@ -320,20 +390,26 @@ def moments(x: Array) -> Moments:
         part = part if sparse.issparse(part) else sparse.csr_array(part)
         data = part.data.astype(np.float64)
         totals = np.asarray(part.sum(axis=1, dtype=np.float64)).ravel()
-        found.totals[start:start + len(totals)] = totals
-        for sums, values in ((found.of_genes, data), (found.squares, data ** 2),
-                             (found.with_totals, data * np.repeat(totals, np.diff(part.indptr)))):
+        found.totals[start : start + len(totals)] = totals
+        for sums, values in (
+            (found.of_genes, data),
+            (found.squares, data**2),
+            (found.with_totals, data * np.repeat(totals, np.diff(part.indptr))),
+        ):
             sums += np.bincount(part.indices, values, n_genes)
     return found
 
 
 # Normalising
 
+
 def library_size(x: Array) -> np.ndarray:
     """Total count of each cell, (n_cells,) float64. x: what `as_matrix` takes, also on the disk, and its errors."""
     x = as_matrix(x, on_disk=True)
     parts = (part for _, part in pieces(x)) if isinstance(x, Blocks) else [x]
-    return np.concatenate([np.asarray(part.sum(axis=1, dtype=np.float64)).ravel() for part in parts])
+    return np.concatenate(
+        [np.asarray(part.sum(axis=1, dtype=np.float64)).ravel() for part in parts]
+    )
 
 
 def empty_cells(x: Array) -> np.ndarray:
@@ -378,6 +454,7 @@ def log1p(x: Array) -> Array:
 
 # Selecting genes
 
+
 def highest_variance(x: Array, n: int) -> np.ndarray:
     """The n genes whose counts vary most: the rule of the scVI paper (Lopez et al. 2018). Sorted positions, (n,).
 
@@ -386,7 +463,7 @@ def highest_variance(x: Array, n: int) -> np.ndarray:
     """
     x = as_matrix(x, on_disk=True)
     sums = moments(x)
-    return _top(sums.squares / x.shape[0] - (sums.of_genes / x.shape[0])**2, n)
+    return _top(sums.squares / x.shape[0] - (sums.of_genes / x.shape[0]) ** 2, n)
 
 
 def pearson_residual_variance(x: Array, n: int, theta: float = 100) -> np.ndarray:
@@ -407,12 +484,12 @@ def pearson_residual_variance(x: Array, n: int, theta: float = 100) -> np.ndarra
     columns = x.tocsc() if sparse.issparse(x) else x
     variance, step = np.empty(n_genes), max(1, 4 * BLOCK // n_cells)
     for a in range(0, n_genes, step):
-        block = columns[:, a:a + step]
+        block = columns[:, a : a + step]
         block = block.toarray() if sparse.issparse(block) else block
-        mu = cell_total[:, None] * gene_total[a:a + step] / max(cell_total.sum(), 1)
+        mu = cell_total[:, None] * gene_total[a : a + step] / max(cell_total.sum(), 1)
         deviation = np.sqrt(mu + mu**2 / theta)
         residual = np.divide(block - mu, deviation, out=np.zeros_like(mu), where=mu > 0)
-        variance[a:a + step] = residual.clip(-np.sqrt(n_cells), np.sqrt(n_cells)).var(axis=0)
+        variance[a : a + step] = residual.clip(-np.sqrt(n_cells), np.sqrt(n_cells)).var(axis=0)
     return _top(variance, n)
 
 
@@ -425,6 +502,7 @@ def _top(score, n):
 
 # Writing back
 
+
 def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None) -> None:
     """A copy of an .h5ad file with results added, the rest as it was; written whole or not at all.
 
@@ -434,19 +512,31 @@ def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None) -> None:
     """
     h5py, write_elem = need("h5py"), need("anndata").io.write_elem
     if not h5py.is_hdf5(path_in):
-        raise ValueError(f"{path_in}: not there, or no .h5ad file; pass the one that results are to be added to")
+        raise ValueError(
+            f"{path_in}: not there, or no .h5ad file; pass the one that results are to be added to"
+        )
     with whole_file(path_out) as temporary:
         shutil.copyfile(path_in, temporary)
         with h5py.File(temporary, "r+") as file:
             if "obs" not in file or "var" not in file:
                 raise ValueError(f"{path_in}: no .h5ad file, it has no obs and var")
             shape = tuple(len(frame(file[axis], columns=False)[0]) for axis in ("obs", "var"))
-            for place, added, wanted in (("obsm", obsm, shape[:1]), ("obs", obs, shape[:1]), ("layers", layers, shape)):
+            for place, added, wanted in (
+                ("obsm", obsm, shape[:1]),
+                ("obs", obs, shape[:1]),
+                ("layers", layers, shape),
+            ):
                 for key, values in (added or {}).items():
                     values = values if sparse.issparse(values) else np.asarray(values)
-                    if values.shape[:len(wanted)] != wanted or "/" in key or (place == "obs" and values.ndim > 1):
-                        raise ValueError(f"{place}[{key!r}] has shape {values.shape}, {path_in} is {shape}; pass one "
-                                         "row per cell, and a name without a slash")
+                    if (
+                        values.shape[: len(wanted)] != wanted
+                        or "/" in key
+                        or (place == "obs" and values.ndim > 1)
+                    ):
+                        raise ValueError(
+                            f"{place}[{key!r}] has shape {values.shape}, {path_in} is {shape}; pass one "
+                            "row per cell, and a name without a slash"
+                        )
                     write_elem(file.require_group(place), key, values)
             columns = [str(key) for key in file["obs"].attrs["column-order"]]
             columns += [key for key in obs or {} if key not in columns]

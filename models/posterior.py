@@ -11,6 +11,7 @@ and counts in the dtype of the model.
 Know after: how an intractable log p(x) is estimated, what "expression" means for a model that has batches, and what a
 Bayes factor of differential expression says and does not say.
 """
+
 from __future__ import annotations
 
 import csv
@@ -23,24 +24,37 @@ from scipy import sparse, special
 from minigrad import backend
 from minigrad.backend import Array
 from minigrad.data import take_rows
-from minigrad.distributions import NegativeBinomial, Normal, Poisson, ZeroInflatedNegativeBinomial, kl_divergence
+from minigrad.distributions import (
+    NegativeBinomial,
+    Normal,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+    kl_divergence,
+)
 from minigrad.fit import evaluating
 from minigrad.tensor import Tensor
 from models.counts import as_matrix, batch_codes, log1p, normalize
 
-POSTERIOR = 17        # purpose of random numbers, beside those of minigrad/data.py
-BUDGET = 1 << 19      # entries (draws of cells x genes) decoded at a time: 2 MB an array in float32
-CACHED = 1 << 16      # entries of them whose likelihood is computed at a time: temporaries that stay in the cache
+POSTERIOR = 17  # purpose of random numbers, beside those of minigrad/data.py
+BUDGET = 1 << 19  # entries (draws of cells x genes) decoded at a time: 2 MB an array in float32
+CACHED = (
+    1 << 16
+)  # entries of them whose likelihood is computed at a time: temporaries that stay in the cache
 
 
 # -------------------------------------------------------------------------------------------------------------- draws
 def _noise(seed, device):
     """Sources of random numbers, a generator each, so that each is used in the order of cells and of their draws."""
     names = ("standard_normal", "standard_normal", "standard_gamma", "poisson", "random")
-    z, library, gamma, poisson, uniform = (getattr(backend.generator([seed, POSTERIOR, i], device), name)
-                                           for i, name in enumerate(names))
-    return SimpleNamespace(z=z, library=library,
-                           counts=SimpleNamespace(standard_gamma=gamma, poisson=poisson, random=uniform))
+    z, library, gamma, poisson, uniform = (
+        getattr(backend.generator([seed, POSTERIOR, i], device), name)
+        for i, name in enumerate(names)
+    )
+    return SimpleNamespace(
+        z=z,
+        library=library,
+        counts=SimpleNamespace(standard_gamma=gamma, poisson=poisson, random=uniform),
+    )
 
 
 def _whole(name: str, n) -> int:
@@ -61,12 +75,20 @@ def _posteriors(self, data, n_samples: int, noise):
     rows, start = max(1, BUDGET // data.columns[0].shape[1]), 0
     for minibatch in data:
         x, codes = [backend.to_device(column, self.device) for column in minibatch]
-        q_z, q_l = [None if q is None else Normal(q.loc.data, q.scale.data) for q in self.inference(x)]
+        q_z, q_l = [
+            None if q is None else Normal(q.loc.data, q.scale.data) for q in self.inference(x)
+        ]
         for i in range(0, len(codes), max(1, rows // n_samples)):
             at = slice(i, min(i + max(1, rows // n_samples), len(codes)))
             part = take_rows(x, np.arange(at.start, at.stop))
             of_z, of_l = [None if q is None else Normal(q.loc[at], q.scale[at]) for q in (q_z, q_l)]
-            draws = _draws(of_z, self.observed_log_library(part) if of_l is None else of_l, n_samples, rows, noise)
+            draws = _draws(
+                of_z,
+                self.observed_log_library(part) if of_l is None else of_l,
+                n_samples,
+                rows,
+                noise,
+            )
             yield slice(start + at.start, start + at.stop), part, codes[at], of_z, of_l, draws
         start += len(codes)
 
@@ -78,7 +100,11 @@ def _draws(q_z, library, n_samples, rows, noise):
         n = min(max(1, rows // c), n_samples - start)
         z = q_z.loc[:, None] + q_z.scale[:, None] * noise.z((c, n, q_z.loc.shape[1]), dtype=dtype)
         if isinstance(library, Normal):
-            yield z, library.loc[:, None] + library.scale[:, None] * noise.library((c, n, 1), dtype=dtype)
+            yield (
+                z,
+                library.loc[:, None]
+                + library.scale[:, None] * noise.library((c, n, 1), dtype=dtype),
+            )
         else:
             yield z, np.broadcast_to(library[:, None], (c, n, 1))
 
@@ -86,7 +112,9 @@ def _draws(q_z, library, n_samples, rows, noise):
 def _decode(self, z, log_library, codes) -> dict:
     """What `generative` says of z (c, n, n_latent), log_library (c, n, 1), codes (c,): plain arrays of c * n rows."""
     c, n = z.shape[:2]
-    parameters = self.generative(z.reshape(c * n, -1), log_library.reshape(c * n, 1), np.repeat(codes, n))
+    parameters = self.generative(
+        z.reshape(c * n, -1), log_library.reshape(c * n, 1), np.repeat(codes, n)
+    )
     return {name: p.data if isinstance(p, Tensor) else p for name, p in parameters.items()}
 
 
@@ -96,8 +124,15 @@ def _has_library(x, q_l):
 
 
 # --------------------------------------------------------------------------------------------- bounds and likelihoods
-def elbo(self, counts, batch: Array | str | None = None, *, n_samples: int = 1, seed: int = 0,
-         layer: str | None = None) -> np.ndarray:
+def elbo(
+    self,
+    counts,
+    batch: Array | str | None = None,
+    *,
+    n_samples: int = 1,
+    seed: int = 0,
+    layer: str | None = None,
+) -> np.ndarray:
     """The evidence lower bound of each cell, KL weight 1, averaged over n_samples draws: (n_cells,) float64, in nats.
 
     E_q[log p(x | z, l)] - KL(q(z) || p(z)) - KL(q(l) || p(l)) (chapter, "Two optimization objectives"; Kingma & Welling 2014,
@@ -107,7 +142,9 @@ def elbo(self, counts, batch: Array | str | None = None, *, n_samples: int = 1, 
     n_samples, data = _whole("n_samples", n_samples), self.minibatches(counts, batch, layer)
     found = np.empty(len(data.rows))
     with evaluating(self):
-        for cells, x, codes, q_z, q_l, draws in _posteriors(self, data, n_samples, _noise(seed, self.device)):
+        for cells, x, codes, q_z, q_l, draws in _posteriors(
+            self, data, n_samples, _noise(seed, self.device)
+        ):
             kl = np.sum(kl_divergence(q_z, Normal(0.0, 1.0)), axis=1)
             if q_l is not None:
                 kl = kl + np.sum(kl_divergence(q_l, self.library_prior(codes)), axis=1)
@@ -116,8 +153,16 @@ def elbo(self, counts, batch: Array | str | None = None, *, n_samples: int = 1, 
     return found
 
 
-def log_likelihood(self, counts, batch: Array | str | None = None, *, n_samples: int = 1000, seed: int = 0,
-                   return_error: bool = False, layer: str | None = None) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+def log_likelihood(
+    self,
+    counts,
+    batch: Array | str | None = None,
+    *,
+    n_samples: int = 1000,
+    seed: int = 0,
+    return_error: bool = False,
+    layer: str | None = None,
+) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """log p(x) of each cell, (n_cells,) float64, in nats: the log of the mean over z ~ q of p(x, z) / q(z).
 
     A lower bound in expectation that n_samples tightens (Burda et al. 2016, eq. 8): for comparing models on cells that
@@ -128,8 +173,12 @@ def log_likelihood(self, counts, batch: Array | str | None = None, *, n_samples:
     n_samples, data = _whole("n_samples", n_samples), self.minibatches(counts, batch, layer)
     value, error = np.empty((2, len(data.rows)))
     with evaluating(self):
-        for cells, x, codes, q_z, q_l, draws in _posteriors(self, data, n_samples, _noise(seed, self.device)):
-            weights = (backend.to_host(_log_weights(self, x, codes, q_z, q_l, *draw)) for draw in draws)
+        for cells, x, codes, q_z, q_l, draws in _posteriors(
+            self, data, n_samples, _noise(seed, self.device)
+        ):
+            weights = (
+                backend.to_host(_log_weights(self, x, codes, q_z, q_l, *draw)) for draw in draws
+            )
             value[cells], error[cells] = log_mean_exp(weights)
             if getattr(self, "likelihood", None) in _ONE_CELL:
                 empty = backend.to_host(~_has_library(x, None)).ravel()
@@ -139,9 +188,11 @@ def log_likelihood(self, counts, batch: Array | str | None = None, *, n_samples:
 
 def _log_weights(self, x, codes, q_z, q_l, z, log_library):
     """log of p(x | z, l) p(z) p(l) / (q(z) q(l)) for n draws of z (and l) a cell: (n, n_cells) float64."""
+
     def ratio(p, q, draws):
         q = Normal(q.loc[:, None], q.scale[:, None])
         return np.sum(p.log_prob(draws) - q.log_prob(draws), axis=-1)
+
     log_w = _log_prob_of_draws(self, x, codes, z, log_library) + ratio(Normal(0.0, 1.0), q_z, z)
     if q_l is not None:
         prior = self.library_prior(codes)
@@ -162,12 +213,14 @@ def log_mean_exp(blocks) -> tuple[np.ndarray, np.ndarray]:
         level = np.where(np.isfinite(highest), highest, 0.0)  # where all weights are 0 yet
         shrink, w = np.exp(before - level), np.exp(log_w - level)
         total = total * shrink + np.sum(w, axis=0)
-        squares = squares * shrink ** 2 + np.sum(w * w, axis=0)
+        squares = squares * shrink**2 + np.sum(w * w, axis=0)
         n += len(log_w)
     if not n:
         raise ValueError("log_mean_exp: no draws to average")
     with np.errstate(divide="ignore", invalid="ignore"):
-        relative_variance = (n * squares / total ** 2 - 1.0) / (n - 1) if n > 1 else np.full_like(total, np.nan)
+        relative_variance = (
+            (n * squares / total**2 - 1.0) / (n - 1) if n > 1 else np.full_like(total, np.nan)
+        )
         return level + np.log(total / n), np.sqrt(np.maximum(relative_variance, 0.0))
 
 
@@ -180,9 +233,18 @@ def _log_prob_of_draws(self, x, codes, z, log_library):
     (c, n), parameters = z.shape[:2], _decode(self, z, log_library, codes)
     one_cell = _ONE_CELL.get(getattr(self, "likelihood", None))
     log_theta, rows = parameters.get("log_theta"), max(1, CACHED // x.shape[1])
-    if one_cell is None or getattr(self, "dispersion", None) == "gene-cell" or not backend.on_host(parameters.values()):
-        log_p = self.log_prob(take_rows(x, np.repeat(np.arange(c), n)), log_library.reshape(c * n, 1), parameters["log_rho"],
-                              log_theta, parameters["zi_logits"])
+    if (
+        one_cell is None
+        or getattr(self, "dispersion", None) == "gene-cell"
+        or not backend.on_host(parameters.values())
+    ):
+        log_p = self.log_prob(
+            take_rows(x, np.repeat(np.arange(c), n)),
+            log_library.reshape(c * n, 1),
+            parameters["log_rho"],
+            log_theta,
+            parameters["zi_logits"],
+        )
         return log_p.reshape(c, n).astype(np.float64)
     found, x = np.empty(c * n), x.toarray() if sparse.issparse(x) else x
     for i in range(c):
@@ -190,7 +252,9 @@ def _log_prob_of_draws(self, x, codes, z, log_library):
         cell = one_cell(x[i], theta_of_cell)
         for start in range(i * n, (i + 1) * n, rows):
             part = slice(start, min(start + rows, (i + 1) * n))
-            found[part] = cell(*[p[part] for p in (parameters["log_mu"], parameters["zi_logits"]) if p is not None])
+            found[part] = cell(
+                *[p[part] for p in (parameters["log_mu"], parameters["zi_logits"]) if p is not None]
+            )
     return found.reshape(c, n)
 
 
@@ -212,7 +276,11 @@ def _one_cell_nb(x, log_theta):
     for the zeros log ZINB(0) = log(e^a + e^nb) - softplus(a) with a = zi_logits, nb = log NB(0).
     """
     wide, theta_wide = x.astype(np.float64), np.exp(log_theta.astype(np.float64))
-    ways = special.gammaln(wide + theta_wide) - special.gammaln(theta_wide) - special.gammaln(wide + 1.0)
+    ways = (
+        special.gammaln(wide + theta_wide)
+        - special.gammaln(theta_wide)
+        - special.gammaln(wide + 1.0)
+    )
     constant, theta, zeros = np.sum(ways[x > 0]), np.exp(log_theta), np.flatnonzero(x == 0)
     nonzero = (x > 0).astype(x.dtype)
 
@@ -221,15 +289,24 @@ def _one_cell_nb(x, log_theta):
         above, below = np.maximum(d, 0.0), np.minimum(d, 0.0)
         r = np.exp(below - above, out=d)
         u = 1.0 + r
-        log_1_r = np.log(u) + (r - (u - 1.0)) / u  # log1p(r) to all digits: the last term is what u = 1 + r rounds away
+        log_1_r = (
+            np.log(u) + (r - (u - 1.0)) / u
+        )  # log1p(r) to all digits: the last term is what u = 1 + r rounds away
         if zi_logits is None:
             return constant + below @ x - above @ theta - log_1_r @ (x + theta)
         value = constant + below @ x - above @ (theta * nonzero) - log_1_r @ (x + theta * nonzero)
         nb = (above.take(zeros, axis=1) + log_1_r.take(zeros, axis=1)) * -theta[zeros]
         a = zi_logits.take(zeros, axis=1)
         top = np.maximum(a, nb)
-        value += np.sum(top - np.maximum(a, 0.0), axis=1) + _sum_log(1.0 + np.exp(np.minimum(a, nb) - top))
-        return value - np.maximum(zi_logits, 0.0) @ nonzero - _sum_log(1.0 + np.exp(-np.abs(zi_logits)))
+        value += np.sum(top - np.maximum(a, 0.0), axis=1) + _sum_log(
+            1.0 + np.exp(np.minimum(a, nb) - top)
+        )
+        return (
+            value
+            - np.maximum(zi_logits, 0.0) @ nonzero
+            - _sum_log(1.0 + np.exp(-np.abs(zi_logits)))
+        )
+
     return log_prob
 
 
@@ -242,8 +319,16 @@ _ONE_CELL = {"poisson": _one_cell_poisson, "nb": _one_cell_nb, "zinb": _one_cell
 
 
 # --------------------------------------------------------------------------------------------------------- expression
-def expression_fraction(self, counts, batch: Array | str | None = None, *, transform_batch: str | list | None = None,
-                        n_samples: int = 1, seed: int = 0, layer: str | None = None) -> np.ndarray:
+def expression_fraction(
+    self,
+    counts,
+    batch: Array | str | None = None,
+    *,
+    transform_batch: str | list | None = None,
+    n_samples: int = 1,
+    seed: int = 0,
+    layer: str | None = None,
+) -> np.ndarray:
     """rho: the expected fraction of each gene in a cell's expression, (n_cells, n_genes); rows sum to 1.
 
     Averaged over n_samples draws of z. transform_batch: a label (or a list of them, which are averaged over): what
@@ -251,26 +336,50 @@ def expression_fraction(self, counts, batch: Array | str | None = None, *, trans
     noise of counting, the depth of sequencing, and the batch. A cell without counts has what the encoder makes of it.
     ValueError for an unknown batch, with those known.
     """
-    return _expected(self, counts, batch, transform_batch, n_samples, seed, layer, lambda rho, library, cells: rho)
+    return _expected(
+        self,
+        counts,
+        batch,
+        transform_batch,
+        n_samples,
+        seed,
+        layer,
+        lambda rho, library, cells: rho,
+    )
 
 
-def denoise(self, counts, batch: Array | str | None = None, *, library_size: Array | None = None,
-            transform_batch: str | list | None = None, n_samples: int = 1, seed: int = 0,
-            layer: str | None = None) -> np.ndarray:
+def denoise(
+    self,
+    counts,
+    batch: Array | str | None = None,
+    *,
+    library_size: Array | None = None,
+    transform_batch: str | list | None = None,
+    n_samples: int = 1,
+    seed: int = 0,
+    layer: str | None = None,
+) -> np.ndarray:
     """mu: expected counts, (n_cells, n_genes), of the negative binomial (without extra zeros): rho, times library size.
 
     library_size: what each cell's expectations shall sum to, a number or (n_cells,); None: its own library size, the
     observed one (0 for a cell without counts), or drawn from q(l). The rest as for expression_fraction. For imputing,
     and for pictures of single genes. ValueError for a library_size that is not positive.
     """
-    if library_size is not None and not (np.all(np.isfinite(library_size)) and np.all(np.asarray(library_size) > 0)):
+    if library_size is not None and not (
+        np.all(np.isfinite(library_size)) and np.all(np.asarray(library_size) > 0)
+    ):
         raise ValueError(f"library_size must be positive and finite, not {library_size}")
 
     def mu(rho, library, cells):
         if library_size is None:
             return rho * library
-        given = library_size if np.ndim(library_size) == 0 else np.asarray(library_size)[cells, None, None]
+        given = (
+            library_size
+            if np.ndim(library_size) == 0
+            else np.asarray(library_size)[cells, None, None]
+        )
         return rho * (given if np.ndim(given) == 0 else backend.to_device(given, self.device))
+
     n_cells = len(library_size) if np.ndim(library_size) else None
     return _expected(self, counts, batch, transform_batch, n_samples, seed, layer, mu, n_cells)
 
@@ -280,14 +389,23 @@ def _expected(self, counts, batch, transform_batch, n_samples, seed, layer, fini
     n_samples, data = _whole("n_samples", n_samples), self.minibatches(counts, batch, layer)
     if n_sizes not in (None, len(data.rows)):
         raise ValueError(f"library_size has {n_sizes} entries for {len(data.rows)} cells")
-    targets = [None] if transform_batch is None else _codes_of(self, transform_batch, "transform_batch")
+    targets = (
+        [None] if transform_batch is None else _codes_of(self, transform_batch, "transform_batch")
+    )
     found = np.zeros((len(data.rows), self.n_genes), self.dtype)
     with evaluating(self):
-        for cells, x, codes, _, q_l, draws in _posteriors(self, data, n_samples, _noise(seed, self.device)):
+        for cells, x, codes, _, q_l, draws in _posteriors(
+            self, data, n_samples, _noise(seed, self.device)
+        ):
             for z, log_library in draws:
                 library = np.exp(log_library) * _has_library(x, q_l)
                 for target in targets:
-                    decoded = _decode(self, z, log_library, codes if target is None else np.full_like(codes, target))
+                    decoded = _decode(
+                        self,
+                        z,
+                        log_library,
+                        codes if target is None else np.full_like(codes, target),
+                    )
                     rho = np.exp(decoded["log_rho"]).reshape(*z.shape[:2], -1)
                     found[cells] += backend.to_host(np.sum(finish(rho, library, cells), axis=1))
     found /= n_samples * len(targets)
@@ -309,11 +427,20 @@ def _sample(self, parameters: dict, rng):
         return Poisson(parameters["log_mu"]).sample(rng)
     if self.likelihood == "nb":
         return NegativeBinomial(parameters["log_mu"], parameters["log_theta"]).sample(rng)
-    return ZeroInflatedNegativeBinomial(*[parameters[k] for k in ("log_mu", "log_theta", "zi_logits")]).sample(rng)
+    return ZeroInflatedNegativeBinomial(
+        *[parameters[k] for k in ("log_mu", "log_theta", "zi_logits")]
+    ).sample(rng)
 
 
-def sample_posterior(self, counts, batch: Array | str | None = None, *, n_samples: int = 1, seed: int = 0,
-                     layer: str | None = None) -> np.ndarray:
+def sample_posterior(
+    self,
+    counts,
+    batch: Array | str | None = None,
+    *,
+    n_samples: int = 1,
+    seed: int = 0,
+    layer: str | None = None,
+) -> np.ndarray:
     """New counts for each cell, from the posterior predictive: z ~ q(z | x), then counts ~ p(x | z, l).
 
     (n_cells, n_genes), or (n_samples, n_cells, n_genes) for more than one; whole numbers, in the dtype of the model.
@@ -327,9 +454,11 @@ def sample_posterior(self, counts, batch: Array | str | None = None, *, n_sample
         for cells, x, codes, _, q_l, draws in _posteriors(self, data, n_samples, noise):
             start = 0
             for z, log_library in draws:
-                sample = _sample(self, _decode(self, z, log_library, codes), noise.counts).reshape(*z.shape[:2], -1)
+                sample = _sample(self, _decode(self, z, log_library, codes), noise.counts).reshape(
+                    *z.shape[:2], -1
+                )
                 sample = backend.to_host(sample * _has_library(x, q_l))
-                found[start:start + z.shape[1], cells] = sample.transpose(1, 0, 2)
+                found[start : start + z.shape[1], cells] = sample.transpose(1, 0, 2)
                 start += z.shape[1]
     return found[0] if n_samples == 1 else found
 
@@ -344,26 +473,32 @@ def generate(self, n: int, *, batch: Array | str | None = None, seed: int = 0) -
     n, noise, rows = _whole("n", n), _noise(seed, self.device), max(1, BUDGET // self.n_genes)
     if batch is None:
         edges = np.cumsum(backend.to_host(self.batch_fraction), dtype=np.float64)
-        codes = np.searchsorted(edges[:-1] / edges[-1], backend.generator([seed, POSTERIOR]).random(n), side="right")
+        codes = np.searchsorted(
+            edges[:-1] / edges[-1], backend.generator([seed, POSTERIOR]).random(n), side="right"
+        )
     else:
         codes = _codes_of(self, batch, "batch")
         if len(codes) not in (1, n):
-            raise ValueError(f"batch: {len(codes)} labels for n={n} cells; give one for all, or one for each")
+            raise ValueError(
+                f"batch: {len(codes)} labels for n={n} cells; give one for all, or one for each"
+            )
         codes = np.broadcast_to(codes, n)
     found = np.empty((n, self.n_genes), self.dtype)
     with evaluating(self):
         for start in range(0, n, rows):
-            of = backend.to_device(codes[start:start + rows], self.device)
+            of = backend.to_device(codes[start : start + rows], self.device)
             prior = self.library_prior(of)
             z = noise.z((len(of), 1, self.n_latent), dtype=self.dtype)
             log_library = prior.loc + prior.scale * noise.library((len(of), 1), dtype=self.dtype)
             sample = _sample(self, _decode(self, z, log_library[:, None], of), noise.counts)
-            found[start:start + rows] = backend.to_host(sample)
+            found[start : start + rows] = backend.to_host(sample)
     return found
 
 
 # --------------------------------------------------------------------------------------------------------- imputation
-def imputation_error(counts, impute, *, fraction: float = 0.1, n_components: int = 10, seed: int = 0) -> dict:
+def imputation_error(
+    counts, impute, *, fraction: float = 0.1, n_components: int = 10, seed: int = 0
+) -> dict:
     """How well hidden counts are recovered, by the measure of the scVI paper (Lopez et al. 2018: uniform zeros).
 
     Each non-zero entry of counts (n_cells, n_genes) is set to zero with probability `fraction`, a draw of its own.
@@ -375,16 +510,25 @@ def imputation_error(counts, impute, *, fraction: float = 0.1, n_components: int
     x = sparse.csr_array(as_matrix(counts))
     hidden = backend.generator([seed, POSTERIOR]).random(x.nnz) < fraction
     if not 0 < fraction < 1 or not hidden.any():
-        raise ValueError(f"fraction must be in (0, 1) and hide an entry; {fraction} of {x.nnz} non-zeros does not")
+        raise ValueError(
+            f"fraction must be in (0, 1) and hide an entry; {fraction} of {x.nnz} non-zeros does not"
+        )
     rows, columns = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))[hidden], x.indices[hidden]
-    corrupted = sparse.csr_array((np.where(hidden, 0, x.data), x.indices.copy(), x.indptr.copy()), shape=x.shape)
+    corrupted = sparse.csr_array(
+        (np.where(hidden, 0, x.data), x.indices.copy(), x.indptr.copy()), shape=x.shape
+    )
     corrupted.eliminate_zeros()
     imputed = np.asarray(impute(corrupted.copy()))
     if imputed.shape != x.shape:
         raise ValueError(f"impute returned shape {imputed.shape} for counts of shape {x.shape}")
-    found = {"model": imputed[rows, columns], "gene mean": np.asarray(corrupted.mean(axis=0)).ravel()[columns],
-             "pca": _pca_imputed(corrupted, rows, columns, n_components)}
-    return {name: float(np.median(np.abs(values - x.data[hidden]))) for name, values in found.items()}
+    found = {
+        "model": imputed[rows, columns],
+        "gene mean": np.asarray(corrupted.mean(axis=0)).ravel()[columns],
+        "pca": _pca_imputed(corrupted, rows, columns, n_components),
+    }
+    return {
+        name: float(np.median(np.abs(values - x.data[hidden]))) for name, values in found.items()
+    }
 
 
 def _pca_imputed(x, rows, columns, n_components):
@@ -424,7 +568,13 @@ class DifferentialExpression:
     """
 
     def __init__(self, columns, *, mode, n_samples: int, delta, fdr):
-        self.columns, self.mode, self.n_samples, self.delta, self.fdr = columns, mode, n_samples, delta, fdr
+        self.columns, self.mode, self.n_samples, self.delta, self.fdr = (
+            columns,
+            mode,
+            n_samples,
+            delta,
+            fdr,
+        )
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.columns:
@@ -441,13 +591,20 @@ class DifferentialExpression:
 
     def head(self, n: int) -> str:
         """The first n rows as text."""
-        hypothesis = "rho_a > rho_b" if self.mode == "vanilla" else f"log2 fold change beyond {self.delta:g}"
-        lines = [f"{hypothesis} in {self.n_samples:,} pairs of cells; {np.sum(self['is_de']):,} of {len(self):,} genes "
-                 f"at an expected FDR of {self.fdr:g}. Bayes factors are no p-values."]
+        hypothesis = (
+            "rho_a > rho_b" if self.mode == "vanilla" else f"log2 fold change beyond {self.delta:g}"
+        )
+        lines = [
+            f"{hypothesis} in {self.n_samples:,} pairs of cells; {np.sum(self['is_de']):,} of {len(self):,} genes "
+            f"at an expected FDR of {self.fdr:g}. Bayes factors are no p-values."
+        ]
         shown = {name: [_short(v) for v in column[:n]] for name, column in self.columns.items()}
         widths = {name: max(len(name), *map(len, values)) for name, values in shown.items()}
         lines.append("  ".join(name.rjust(widths[name]) for name in shown))
-        lines += ["  ".join(shown[name][i].rjust(widths[name]) for name in shown) for i in range(min(n, len(self)))]
+        lines += [
+            "  ".join(shown[name][i].rjust(widths[name]) for name in shown)
+            for i in range(min(n, len(self)))
+        ]
         return "\n".join(lines + [f"... {len(self) - n:,} more"] * (len(self) > n))
 
     def to_csv(self, path) -> None:
@@ -460,21 +617,38 @@ class DifferentialExpression:
     def volcano(self, path, n_labels: int = 16) -> None:
         """Draw Bayes factors against fold changes into a picture file (.png, .pdf, .svg); the first genes are named."""
         from matplotlib.figure import Figure
+
         figure = Figure(figsize=(8, 5.5), layout="constrained")
         axes = figure.add_subplot()
         x, bayes, is_de = self["lfc_median"], self["bayes_factor"], self["is_de"]
         y = np.abs(bayes) if self.mode == "vanilla" else bayes
-        for chosen, color, label in ((is_de & (x <= 0), "#0072B2", "higher in b"), (~is_de, "#999999", "neither"),
-                                     (is_de & (x > 0), "#D55E00", "higher in a")):
-            axes.scatter(x[chosen], y[chosen], s=16, color=color, alpha=0.7, linewidths=0,
-                         label=f"{label} ({np.sum(chosen):,} genes)")
+        for chosen, color, label in (
+            (is_de & (x <= 0), "#0072B2", "higher in b"),
+            (~is_de, "#999999", "neither"),
+            (is_de & (x > 0), "#D55E00", "higher in a"),
+        ):
+            axes.scatter(
+                x[chosen],
+                y[chosen],
+                s=16,
+                color=color,
+                alpha=0.7,
+                linewidths=0,
+                label=f"{label} ({np.sum(chosen):,} genes)",
+            )
         reach = 1.35 * max(np.max(np.abs(x)), 1e-3)
-        axes.set(xlim=(-reach, reach), xlabel="log2 fold change of rho, a over b (median over pairs)",
-                 ylabel=("|log Bayes factor|" if self.mode == "vanilla" else "log Bayes factor") + " (nats)")
+        axes.set(
+            xlim=(-reach, reach),
+            xlabel="log2 fold change of rho, a over b (median over pairs)",
+            ylabel=("|log Bayes factor|" if self.mode == "vanilla" else "log Bayes factor")
+            + " (nats)",
+        )
         for side in (-1, 1):
-            chosen = np.flatnonzero(np.where(x > 0, 1, -1) == side)[:n_labels // 2]
+            chosen = np.flatnonzero(np.where(x > 0, 1, -1) == side)[: n_labels // 2]
             _name_genes(axes, self["gene"][chosen], x[chosen], y[chosen], side * reach)
-        figure.legend(loc="outside lower center", ncols=3, frameon=False, title=f"expected FDR {self.fdr:g}")
+        figure.legend(
+            loc="outside lower center", ncols=3, frameon=False, title=f"expected FDR {self.fdr:g}"
+        )
         figure.savefig(path, dpi=150)
 
 
@@ -486,14 +660,37 @@ def _name_genes(axes, names, x, y, edge) -> None:
     """Names in a column at one edge, each with a line to its point; in an order in which few lines cross."""
     bottom, top = axes.get_ylim()
     for i, k in enumerate(np.lexsort((-np.abs(x), -y))):
-        axes.annotate(names[k], (x[k], y[k]), xytext=(0.98 * edge, top - (i + 1) * 0.06 * (top - bottom)), fontsize=8,
-                      ha="left" if edge < 0 else "right", va="center",
-                      arrowprops={"arrowstyle": "-", "color": "#BBBBBB", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 2})
+        axes.annotate(
+            names[k],
+            (x[k], y[k]),
+            xytext=(0.98 * edge, top - (i + 1) * 0.06 * (top - bottom)),
+            fontsize=8,
+            ha="left" if edge < 0 else "right",
+            va="center",
+            arrowprops={
+                "arrowstyle": "-",
+                "color": "#BBBBBB",
+                "linewidth": 0.6,
+                "shrinkA": 1,
+                "shrinkB": 2,
+            },
+        )
 
 
-def differential_expression(self, counts, group_a: Array, group_b: Array | None = None, mode: str = "vanilla",
-                            n_samples: int = 5000, delta: float = 0.25, fdr: float = 0.05, batch: Array | str | None = None,
-                            genes=None, seed: int = 0, layer: str | None = None) -> DifferentialExpression:
+def differential_expression(
+    self,
+    counts,
+    group_a: Array,
+    group_b: Array | None = None,
+    mode: str = "vanilla",
+    n_samples: int = 5000,
+    delta: float = 0.25,
+    fdr: float = 0.05,
+    batch: Array | str | None = None,
+    genes=None,
+    seed: int = 0,
+    layer: str | None = None,
+) -> DifferentialExpression:
     """Which genes two groups of cells express differently: a DifferentialExpression, which documents its columns.
 
     group_a, group_b: boolean masks (n_cells,) or positions of cells; group_b=None: all other cells. n_samples pairs are
@@ -512,23 +709,48 @@ def differential_expression(self, counts, group_a: Array, group_b: Array | None 
     if not 0 <= delta < np.inf or not 0 < fdr < 1:
         raise ValueError(f"delta must be at least 0 and fdr between 0 and 1, not {delta} and {fdr}")
     n_samples = _whole("n_samples", n_samples)
-    x, codes = self.minibatches(counts, batch, layer, on_disk=False).columns  # pairs are of any cells, in any order
+    x, codes = self.minibatches(
+        counts, batch, layer, on_disk=False
+    ).columns  # pairs are of any cells, in any order
     names, groups = _gene_names(self, counts, genes), _groups(x, group_a, group_b)
     lfc, rho = _pairs(self, x, codes, groups, n_samples, seed)
-    found, raw = _summary(lfc, delta if mode == "change" else None), [_raw(take_rows(x, cells)) for cells in groups]
-    p, evidence = found["probability"], np.abs(found["bayes_factor"]) if mode == "vanilla" else found["probability"]
-    columns = dict(gene=names, **found, rho_a=rho[0], rho_b=rho[1], raw_mean_a=raw[0][0], raw_mean_b=raw[1][0],
-                   nonzero_a=raw[0][1], nonzero_b=raw[1][1],
-                   is_de=_expected_fdr_set(p if mode == "change" else np.maximum(p, 1.0 - p), fdr))
-    order = np.lexsort((-np.abs(found["lfc_mean"]) / np.maximum(found["lfc_std"], 1e-12), -evidence))
-    return DifferentialExpression({name: column[order] for name, column in columns.items()}, mode=mode,
-                                  n_samples=n_samples, delta=delta, fdr=fdr)
+    found, raw = (
+        _summary(lfc, delta if mode == "change" else None),
+        [_raw(take_rows(x, cells)) for cells in groups],
+    )
+    p, evidence = (
+        found["probability"],
+        np.abs(found["bayes_factor"]) if mode == "vanilla" else found["probability"],
+    )
+    columns = dict(
+        gene=names,
+        **found,
+        rho_a=rho[0],
+        rho_b=rho[1],
+        raw_mean_a=raw[0][0],
+        raw_mean_b=raw[1][0],
+        nonzero_a=raw[0][1],
+        nonzero_b=raw[1][1],
+        is_de=_expected_fdr_set(p if mode == "change" else np.maximum(p, 1.0 - p), fdr),
+    )
+    order = np.lexsort(
+        (-np.abs(found["lfc_mean"]) / np.maximum(found["lfc_std"], 1e-12), -evidence)
+    )
+    return DifferentialExpression(
+        {name: column[order] for name, column in columns.items()},
+        mode=mode,
+        n_samples=n_samples,
+        delta=delta,
+        fdr=fdr,
+    )
 
 
 def _raw(x):
     """Mean count and fraction of cells with a count, of each gene: two (n_genes,)."""
-    return (np.asarray(x.sum(axis=0, dtype=np.float64)).ravel() / x.shape[0],
-            np.asarray((x != 0).sum(axis=0)).ravel() / x.shape[0])
+    return (
+        np.asarray(x.sum(axis=0, dtype=np.float64)).ravel() / x.shape[0],
+        np.asarray((x != 0).sum(axis=0)).ravel() / x.shape[0],
+    )
 
 
 def _pairs(self, x, codes, groups, n_samples, seed):
@@ -538,19 +760,23 @@ def _pairs(self, x, codes, groups, n_samples, seed):
     in_batch = codes[rng.choice(np.concatenate(groups), n_samples)]
     cells, at = np.unique(picked, return_inverse=True)
     at = at.reshape(picked.shape)
-    mean, std = self.latent(take_rows(x, cells), np.asarray(self.batches)[codes[cells]], return_std=True)
+    mean, std = self.latent(
+        take_rows(x, cells), np.asarray(self.batches)[codes[cells]], return_std=True
+    )
     lfc, rho = np.empty((n_samples, self.n_genes), self.dtype), np.zeros((2, self.n_genes))
     step = max(1, BUDGET // (2 * self.n_genes))
     with evaluating(self):
         for start in range(0, n_samples, step):
-            of, codes_of = at[:, start:start + step], in_batch[start:start + step]
-            z = mean[of] + std[of] * rng.standard_normal((*of.shape, self.n_latent), dtype=self.dtype)
+            of, codes_of = at[:, start : start + step], in_batch[start : start + step]
+            z = mean[of] + std[of] * rng.standard_normal(
+                (*of.shape, self.n_latent), dtype=self.dtype
+            )
             no_library = np.zeros((of.size, 1), self.dtype)  # rho is the same for any
             inputs = z.reshape(of.size, -1), no_library, np.tile(codes_of, 2)
             decoded = self.generative(*[backend.to_device(a, self.device) for a in inputs])
             log_rho = decoded["log_rho"].numpy().reshape(*of.shape, -1)
             rho += np.exp(log_rho).sum(axis=1)
-            lfc[start:start + step] = (log_rho[0] - log_rho[1]) / np.log(2.0)
+            lfc[start : start + step] = (log_rho[0] - log_rho[1]) / np.log(2.0)
     return lfc, rho / n_samples
 
 
@@ -559,15 +785,25 @@ def _summary(lfc, delta) -> dict:
     n, n_genes = lfc.shape
     p, mean, median, std = np.empty((4, n_genes))
     for start in range(0, n_genes, 256):
-        part, genes = lfc[:, start:start + 256].astype(np.float64), slice(start, start + 256)
+        part, genes = lfc[:, start : start + 256].astype(np.float64), slice(start, start + 256)
         if delta is None:
             held = np.sum(part > 0, axis=0) + 0.5 * np.sum(part == 0, axis=0)
         else:
             held = np.maximum(np.sum(part > delta, axis=0), np.sum(part < -delta, axis=0))
         p[genes] = (held + 0.5) / (n + 1)
-        mean[genes], median[genes], std[genes] = part.mean(axis=0), np.median(part, axis=0), part.std(axis=0)
-    return dict(probability=p, probability_error=np.sqrt(p * (1.0 - p) / n), bayes_factor=special.logit(p),
-                lfc_mean=mean, lfc_median=median, lfc_std=std)
+        mean[genes], median[genes], std[genes] = (
+            part.mean(axis=0),
+            np.median(part, axis=0),
+            part.std(axis=0),
+        )
+    return dict(
+        probability=p,
+        probability_error=np.sqrt(p * (1.0 - p) / n),
+        bayes_factor=special.logit(p),
+        lfc_mean=mean,
+        lfc_median=median,
+        lfc_std=std,
+    )
 
 
 def _expected_fdr_set(probability, fdr) -> np.ndarray:
@@ -575,17 +811,30 @@ def _expected_fdr_set(probability, fdr) -> np.ndarray:
     order = np.argsort(-probability, kind="stable")
     expected = np.cumsum(1.0 - probability[order]) / np.arange(1, len(order) + 1)
     chosen = np.zeros(len(order), bool)
-    chosen[order[:np.searchsorted(expected, fdr, side="right")]] = True
+    chosen[order[: np.searchsorted(expected, fdr, side="right")]] = True
     return chosen
 
 
 def _gene_names(self, counts, genes) -> np.ndarray:
     """Names of the genes: those given, or the model's, or those of the counts, or gene_0, gene_1 ..."""
-    given = [names for names in (genes, self.genes, getattr(counts, "genes", getattr(counts, "var_names", None)))
-             if names is not None]
-    names = np.asarray(given[0]).astype(str) if given else np.array([f"gene_{i}" for i in range(self.n_genes)])
+    given = [
+        names
+        for names in (
+            genes,
+            self.genes,
+            getattr(counts, "genes", getattr(counts, "var_names", None)),
+        )
+        if names is not None
+    ]
+    names = (
+        np.asarray(given[0]).astype(str)
+        if given
+        else np.array([f"gene_{i}" for i in range(self.n_genes)])
+    )
     if names.shape != (self.n_genes,):
-        raise ValueError(f"genes: has shape {names.shape}, must be the names of the {self.n_genes} genes of the model")
+        raise ValueError(
+            f"genes: has shape {names.shape}, must be the names of the {self.n_genes} genes of the model"
+        )
     return names
 
 
@@ -593,10 +842,16 @@ def _groups(x, group_a, group_b) -> list:
     """Positions of the cells with counts in each of two groups; ValueError where they make no sense."""
     n_cells = x.shape[0]
     a = _positions(group_a, n_cells, "group_a")
-    b = np.setdiff1d(np.arange(n_cells), a) if group_b is None else _positions(group_b, n_cells, "group_b")
+    b = (
+        np.setdiff1d(np.arange(n_cells), a)
+        if group_b is None
+        else _positions(group_b, n_cells, "group_b")
+    )
     both = np.intersect1d(a, b)
     if len(both):
-        raise ValueError(f"group_a and group_b share {len(both)} cells, such as {both[0]}; a cell can be in one only")
+        raise ValueError(
+            f"group_a and group_b share {len(both)} cells, such as {both[0]}; a cell can be in one only"
+        )
     counted = np.asarray(x.sum(axis=1)).ravel() > 0
     for name, cells in (("group_a", a), ("group_b", b)):
         if not np.any(counted[cells]):
@@ -610,12 +865,18 @@ def _positions(group, n_cells: int, name: str) -> np.ndarray:
     if group.dtype == bool and group.shape == (n_cells,):
         return np.flatnonzero(group)
     if group.ndim != 1 or (group.size and group.dtype.kind not in "iu"):
-        raise ValueError(f"{name} must be a boolean mask of {n_cells} cells or a list of positions, not {group.dtype} "
-                         f"of shape {group.shape}; from labels, make a mask: labels == 'B cell'")
+        raise ValueError(
+            f"{name} must be a boolean mask of {n_cells} cells or a list of positions, not {group.dtype} "
+            f"of shape {group.shape}; from labels, make a mask: labels == 'B cell'"
+        )
     cells, times = np.unique(group.astype(np.int64), return_counts=True)
     if len(cells) and (cells[0] < 0 or cells[-1] >= n_cells):
-        raise ValueError(f"{name} has positions from {cells[0]} to {cells[-1]}; there are cells 0 to {n_cells - 1}")
+        raise ValueError(
+            f"{name} has positions from {cells[0]} to {cells[-1]}; there are cells 0 to {n_cells - 1}"
+        )
     if np.any(times > 1):
         twice = cells[np.argmax(times > 1)]
-        raise ValueError(f"{name} lists cell {twice} more than once; a mask is of booleans, not of 0 and 1")
+        raise ValueError(
+            f"{name} lists cell {twice} more than once; a mask is of booleans, not of 0 and 1"
+        )
     return cells

@@ -12,6 +12,7 @@ The page holds its pictures and needs no network. Also here: the palette of this
 
 Know after: how to look at a fitted model before believing it.
 """
+
 from __future__ import annotations
 
 import base64
@@ -22,25 +23,50 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minigrad.backend import Array
-from models.clustering import adjusted_rand_index, batch_mixing, kmeans, normalized_mutual_information, silhouette
+from models.clustering import (
+    adjusted_rand_index,
+    batch_mixing,
+    kmeans,
+    normalized_mutual_information,
+    silhouette,
+)
 from models.counts import Counts, library_size
 from models.runs import in_memory
 
 # Okabe & Ito (2008), then three more for up to ten classes; markers tell apart what colours alone might not.
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442", "#7F7F7F", "#882255")
+COLORS = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#000000",
+    "#F0E442",
+    "#7F7F7F",
+    "#882255",
+)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 img { max-width: 100%; border: 1px solid #ddd }
 pre { background: #f6f6f6; padding: .8rem; white-space: pre-wrap; font-size: 12px }
 figcaption { color: #555; margin-bottom: 1.5rem } code { background: #f6f6f6 } nav a { margin-right: .8rem }"""
-MOST_CELLS = 3000   # shown, and looked at for what needs all pairs of them
-MOST_DRAWN = 1000   # cells of which the model draws counts
-N_CLUSTERS = 7      # where no labels are given: the colours before yellow, which is pale on white
-MOST_LABELS = 10    # that the palette tells apart; the rarer ones become "others"
+MOST_CELLS = 3000  # shown, and looked at for what needs all pairs of them
+MOST_DRAWN = 1000  # cells of which the model draws counts
+N_CLUSTERS = 7  # where no labels are given: the colours before yellow, which is pale on white
+MOST_LABELS = 10  # that the palette tells apart; the rarer ones become "others"
 
 
-def write(path, model, history, counts: Counts, batch: Array | str | None = None, labels: Array | None = None,
-          label_name: str = "cluster", title: str = "scVI") -> None:
+def write(
+    path,
+    model,
+    history,
+    counts: Counts,
+    batch: Array | str | None = None,
+    labels: Array | None = None,
+    label_name: str = "cluster",
+    title: str = "scVI",
+) -> None:
     """Write the page, one HTML file, for a trained SCVI and counts (n_cells, n_genes) of its genes.
 
     batch: a label per cell, or None; labels: (n_cells,) str by which cells are coloured and clusters judged, called
@@ -49,37 +75,75 @@ def write(path, model, history, counts: Counts, batch: Array | str | None = None
     """
     rows = np.sort(np.random.default_rng(0).permutation(len(counts))[:MOST_CELLS])
     counts = in_memory(counts[rows])
-    batch, labels = batch if batch is None else batch[rows], labels if labels is None else labels[rows]
+    batch, labels = (
+        batch if batch is None else batch[rows],
+        labels if labels is None else labels[rows],
+    )
     mean, std = model.latent(counts, batch, return_std=True)
-    shown = kmeans(mean, min(N_CLUSTERS, len(mean))).astype(str) if labels is None else most_frequent(labels)
+    shown = (
+        kmeans(mean, min(N_CLUSTERS, len(mean))).astype(str)
+        if labels is None
+        else most_frequent(labels)
+    )
     drawn = np.sort(np.random.default_rng(1).permutation(len(counts))[:MOST_DRAWN])
     of_drawn = None if batch is None else batch[drawn]
     parts = [
         table(facts(model, history, len(rows)) + scores(mean, batch, labels, label_name)),
-        figure(training(history), "Training: loss of the training cells, and ELBO of the held-out ones with its two parts, by "
-               "epoch. A validation ELBO that falls again says that the model learns its training cells by heart."),
-        figure(latent_space(mean, shown, label_name, library_size(counts.X)), f"{len(mean):,} cells on the first principal "
-               f"components of their latent means, by {label_name} and by library size."),
-        figure(dimensions(mean, std), "KL divergence of q(z | x) from the prior, averaged over cells, by latent dimension. "
-               "Where it is near 0 the dimension goes unused; where all are, the latent space says nothing."),
-        figure(genes(counts.X[drawn], model.sample_posterior(counts[drawn], of_drawn)), "A point a gene: in the data, and in "
-               "counts drawn from the model for the same cells. On the line the model has it right."),
-        figure(cells(counts.X, model.generate(max(len(rows), 100))), "Cells of the data, and cells generated from the prior: "
-               "their library sizes and numbers of genes detected.")]
+        figure(
+            training(history),
+            "Training: loss of the training cells, and ELBO of the held-out ones with its two parts, by "
+            "epoch. A validation ELBO that falls again says that the model learns its training cells by heart.",
+        ),
+        figure(
+            latent_space(mean, shown, label_name, library_size(counts.X)),
+            f"{len(mean):,} cells on the first principal "
+            f"components of their latent means, by {label_name} and by library size.",
+        ),
+        figure(
+            dimensions(mean, std),
+            "KL divergence of q(z | x) from the prior, averaged over cells, by latent dimension. "
+            "Where it is near 0 the dimension goes unused; where all are, the latent space says nothing.",
+        ),
+        figure(
+            genes(counts.X[drawn], model.sample_posterior(counts[drawn], of_drawn)),
+            "A point a gene: in the data, and in "
+            "counts drawn from the model for the same cells. On the line the model has it right.",
+        ),
+        figure(
+            cells(counts.X, model.generate(max(len(rows), 100))),
+            "Cells of the data, and cells generated from the prior: "
+            "their library sizes and numbers of genes detected.",
+        ),
+    ]
     name = html.escape(title)
-    path.write_text(f"<!doctype html><html lang=en><meta charset=utf-8><title>{name}</title><style>{STYLE}</style>"
-                    f"<h1>{name}</h1>{''.join(parts)}</html>\n", encoding="utf-8")
+    path.write_text(
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{name}</title><style>{STYLE}</style>"
+        f"<h1>{name}</h1>{''.join(parts)}</html>\n",
+        encoding="utf-8",
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- the numbers
 def facts(model, history, n_shown: int) -> list:
     """(what, value) pairs, str: of the model and its training."""
     c = model.config
-    found = [("model", f"{c['likelihood']}, {c['n_genes']:,} genes, {c['n_batches']} batch(es), "
-              f"{c['n_latent']} latent dimensions, {c['n_layers']} x {c['n_hidden']} hidden units"),
-             ("training", f"{len(history)} epochs, {sum(history['seconds']):.0f} s" if len(history) else "no whole epoch")]
+    found = [
+        (
+            "model",
+            f"{c['likelihood']}, {c['n_genes']:,} genes, {c['n_batches']} batch(es), "
+            f"{c['n_latent']} latent dimensions, {c['n_layers']} x {c['n_hidden']} hidden units",
+        ),
+        (
+            "training",
+            f"{len(history)} epochs, {sum(history['seconds']):.0f} s"
+            if len(history)
+            else "no whole epoch",
+        ),
+    ]
     if "validation_elbo" in history:
-        found.append(("held-out ELBO, last epoch", f"{history['validation_elbo'][-1]:.1f} nats a cell"))
+        found.append(
+            ("held-out ELBO, last epoch", f"{history['validation_elbo'][-1]:.1f} nats a cell")
+        )
     return [*found, ("cells looked at", f"{n_shown:,}")]
 
 
@@ -88,13 +152,22 @@ def scores(z: Array, batch, labels: Array, label_name) -> list:
     found, n_labels = [], 0 if labels is None else len(set(labels))
     if 1 < n_labels < len(z):
         clusters = kmeans(z, n_labels)
-        found += [(f"{n_labels} k-means clusters against {label_name}",
-                   f"ARI {adjusted_rand_index(labels, clusters):.2f}, NMI {normalized_mutual_information(labels, clusters):.2f}"),
-                  (f"silhouette of {label_name}", f"{silhouette(z, labels):.2f}")]
+        found += [
+            (
+                f"{n_labels} k-means clusters against {label_name}",
+                f"ARI {adjusted_rand_index(labels, clusters):.2f}, NMI {normalized_mutual_information(labels, clusters):.2f}",
+            ),
+            (f"silhouette of {label_name}", f"{silhouette(z, labels):.2f}"),
+        ]
     if batch is not None and len(z) > 50 and len(set(batch)) > 1:
         p = np.unique(batch, return_counts=True)[1] / len(batch)
-        found.append(("entropy of batch mixing", f"{batch_mixing(z, batch):.2f} nats; {-np.sum(p * np.log(p)):.2f} if z knew "
-                      "nothing of batches"))
+        found.append(
+            (
+                "entropy of batch mixing",
+                f"{batch_mixing(z, batch):.2f} nats; {-np.sum(p * np.log(p)):.2f} if z knew "
+                "nothing of batches",
+            )
+        )
     return found
 
 
@@ -103,7 +176,7 @@ def most_frequent(labels: Array) -> np.ndarray:
     names, numbers = np.unique(labels, return_counts=True)
     if len(names) <= MOST_LABELS:
         return labels
-    kept = names[np.argsort(-numbers, kind="stable")[:MOST_LABELS - 1]]
+    kept = names[np.argsort(-numbers, kind="stable")[: MOST_LABELS - 1]]
     return np.where(np.isin(labels, kept), labels, "others")
 
 
@@ -121,23 +194,42 @@ def latent_space(mean: Array, labels: Array, label_name, library: Array) -> byte
     """Cells on two principal components of the latent means (n, n_latent): by label, and by library size (n,)."""
     centred = mean - mean.mean(axis=0)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
-    points, share = (u * s)[:, :2], s ** 2 / max(np.sum(s ** 2), 1e-30)
+    points, share = (u * s)[:, :2], s**2 / max(np.sum(s**2), 1e-30)
     if points.shape[1] == 1:
         points, share = np.column_stack([points, np.zeros(len(points))]), np.append(share, 0.0)
     f = Figure(figsize=(11.5, 4.4), layout="constrained")
     left, right = f.subplots(1, 2)
     scatter(left, points, labels)
-    left.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), title=label_name, fontsize=8, markerscale=2, frameon=False)
-    dots = right.scatter(*points.T, c=np.log10(np.maximum(library, 1.0)), s=8, cmap="viridis", linewidths=0, rasterized=True)
+    left.legend(
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+        title=label_name,
+        fontsize=8,
+        markerscale=2,
+        frameon=False,
+    )
+    dots = right.scatter(
+        *points.T,
+        c=np.log10(np.maximum(library, 1.0)),
+        s=8,
+        cmap="viridis",
+        linewidths=0,
+        rasterized=True,
+    )
     f.colorbar(dots, ax=right, label="log10 library size (counts a cell)")
     for axes in (left, right):
-        axes.set(xticks=[], yticks=[], xlabel=f"PC 1 of z ({share[0]:.0%} of its variance)", ylabel=f"PC 2 of z ({share[1]:.0%})")
+        axes.set(
+            xticks=[],
+            yticks=[],
+            xlabel=f"PC 1 of z ({share[0]:.0%} of its variance)",
+            ylabel=f"PC 2 of z ({share[1]:.0%})",
+        )
     return png(f)
 
 
 def dimensions(mean: Array, std: Array) -> bytes:
     """KL(q(z_j | x) || Normal(0, 1)) of each latent dimension j, largest first, averaged over cells."""
-    kl = np.mean((mean ** 2 + std ** 2 - 1) / 2 - np.log(std), axis=0)
+    kl = np.mean((mean**2 + std**2 - 1) / 2 - np.log(std), axis=0)
     f = Figure(figsize=(6.5, 3), layout="constrained")
     axes = f.add_subplot()
     axes.bar(np.arange(1, len(kl) + 1), np.sort(kl)[::-1], color=COLORS[0])
@@ -150,13 +242,35 @@ def genes(x: Array, drawn: Array) -> bytes:
     x = x.toarray()
     f = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = f.subplots(1, 2)
-    means = np.maximum([x.mean(axis=0), drawn.mean(axis=0)], 0.5 / len(x))  # a gene without counts has a place on the log scale
+    means = np.maximum(
+        [x.mean(axis=0), drawn.mean(axis=0)], 0.5 / len(x)
+    )  # a gene without counts has a place on the log scale
     left.scatter(*means, s=9, color=COLORS[0], linewidths=0, alpha=0.7)
-    left.plot([means.min(), means.max()], [means.min(), means.max()], color="#555555", linewidth=0.8, zorder=0)
-    left.set(xscale="log", yscale="log", xlabel="mean count in the data", ylabel="mean count in draws from the model")
-    right.scatter(np.mean(x == 0, axis=0), np.mean(drawn == 0, axis=0), s=9, color=COLORS[0], linewidths=0, alpha=0.7)
+    left.plot(
+        [means.min(), means.max()],
+        [means.min(), means.max()],
+        color="#555555",
+        linewidth=0.8,
+        zorder=0,
+    )
+    left.set(
+        xscale="log",
+        yscale="log",
+        xlabel="mean count in the data",
+        ylabel="mean count in draws from the model",
+    )
+    right.scatter(
+        np.mean(x == 0, axis=0),
+        np.mean(drawn == 0, axis=0),
+        s=9,
+        color=COLORS[0],
+        linewidths=0,
+        alpha=0.7,
+    )
     right.plot([0, 1], [0, 1], color="#555555", linewidth=0.8, zorder=0)
-    right.set(xlabel="fraction of zeros in the data", ylabel="fraction of zeros in draws from the model")
+    right.set(
+        xlabel="fraction of zeros in the data", ylabel="fraction of zeros in draws from the model"
+    )
     return png(f)
 
 
@@ -169,8 +283,19 @@ def cells(x: Array, generated: Array) -> bytes:
     names = "log10 library size (counts a cell)", "genes detected in a cell"
     for axes, values, name in zip((left, right), (sizes, detected), names):
         bins = np.linspace(min(v.min() for v in values), max(v.max() for v in values) + 1e-6, 41)
-        for v, color, label, style in zip(values, (COLORS[0], COLORS[5]), ("data", "generated from the prior"), ("-", "--")):
-            axes.hist(v, bins, density=True, histtype="step", linewidth=1.6, color=color, linestyle=style, label=label)
+        for v, color, label, style in zip(
+            values, (COLORS[0], COLORS[5]), ("data", "generated from the prior"), ("-", "--")
+        ):
+            axes.hist(
+                v,
+                bins,
+                density=True,
+                histtype="step",
+                linewidth=1.6,
+                color=color,
+                linestyle=style,
+                label=label,
+            )
         axes.set(xlabel=name, ylabel="density of cells", yticks=[])
     left.legend(frameon=False, fontsize=8, loc="upper left")
     low, high = left.get_ylim()
@@ -183,8 +308,16 @@ def scatter(axes, points: np.ndarray, labels: Array, size: float = 8.0) -> None:
     labels = np.asarray(labels)
     for i, name in enumerate(sorted(set(labels))):
         chosen = labels == name
-        axes.scatter(*points[chosen].T, s=size, color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)], linewidths=0,
-                     alpha=0.75, label=str(name), rasterized=True)
+        axes.scatter(
+            *points[chosen].T,
+            s=size,
+            color=COLORS[i % len(COLORS)],
+            marker=MARKERS[i % len(MARKERS)],
+            linewidths=0,
+            alpha=0.75,
+            label=str(name),
+            rasterized=True,
+        )
     axes.set(xticks=[], yticks=[])
 
 

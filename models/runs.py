@@ -11,6 +11,7 @@ that occur twice get a number, so that a name says which gene is meant. All file
 
 Know after: what is in a run, and what `python -m models` writes.
 """
+
 from __future__ import annotations
 
 import csv
@@ -32,8 +33,23 @@ from models.scvi import SCVI
 FORMAT, VERSION = "minigrad run", 1
 SUFFIXES = (".csv", ".npz", ".h5ad")
 SELECTIONS = {"variance": highest_variance, "pearson": pearson_residual_variance}
-COUNTS = ("layer", "batch_key", "genes", "selection", "on_disk")  # settings that say what of the counts the model sees
-MODEL = ("likelihood", "dispersion", "library", "n_latent", "n_hidden", "n_layers", "dropout", "seed")
+COUNTS = (
+    "layer",
+    "batch_key",
+    "genes",
+    "selection",
+    "on_disk",
+)  # settings that say what of the counts the model sees
+MODEL = (
+    "likelihood",
+    "dispersion",
+    "library",
+    "n_latent",
+    "n_hidden",
+    "n_layers",
+    "dropout",
+    "seed",
+)
 FIT = ("epochs", "batch_size", "validation", "learning_rate", "kl_warmup", "early_stopping")
 
 
@@ -68,8 +84,10 @@ def genes_by_name(counts: Counts, genes, whose: str = "the model") -> Counts:
     position = {name: i for i, name in enumerate(counts.genes.tolist())}
     missing = [name for name in genes if name not in position]
     if missing:
-        raise ValueError(f"{len(missing)} of the {len(genes)} genes of {whose} are not among the {counts.shape[1]} of the "
-                         f"counts: {', '.join(missing[:5])}{' ...' * (len(missing) > 5)}; pass counts with the same gene names")
+        raise ValueError(
+            f"{len(missing)} of the {len(genes)} genes of {whose} are not among the {counts.shape[1]} of the "
+            f"counts: {', '.join(missing[:5])}{' ...' * (len(missing) > 5)}; pass counts with the same gene names"
+        )
     return counts.select_genes(np.array([position[name] for name in genes]))
 
 
@@ -84,7 +102,9 @@ def in_memory(counts: Counts) -> Counts:
 def labels_of(counts: Counts, key: str) -> np.ndarray:
     """An obs column, (n_cells,), as it is. ValueError lists the columns there are."""
     if key not in counts.obs:
-        raise ValueError(f"no column {key!r} of cells in the counts; there are: {', '.join(counts.obs) or 'none'}")
+        raise ValueError(
+            f"no column {key!r} of cells in the counts; there are: {', '.join(counts.obs) or 'none'}"
+        )
     return counts.obs[key]
 
 
@@ -101,30 +121,43 @@ class Run:
     def begin(self, counts_path, settings: dict) -> None:
         """Make the folder, and write down where the counts are and what the training is told."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        config = {"format": FORMAT, "version": VERSION, "counts": os.path.abspath(counts_path), "settings": settings}
+        config = {
+            "format": FORMAT,
+            "version": VERSION,
+            "counts": os.path.abspath(counts_path),
+            "settings": settings,
+        }
         with whole_file(self.config_file) as path:
             path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def config(self) -> tuple[str, dict]:
         """(path of the counts, settings), as `begin` wrote them. FileNotFoundError, ValueError where it did not."""
         if not self.config_file.exists():
-            raise FileNotFoundError(f"{self.folder} is no run: it has no config.json; make one with the command train")
+            raise FileNotFoundError(
+                f"{self.folder} is no run: it has no config.json; make one with the command train"
+            )
         try:
             config = json.loads(self.config_file.read_text(encoding="utf-8"))
             right = config["format"] == FORMAT and config["version"] == VERSION
             counts, settings = str(config["counts"]), dict(config["settings"])
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.config_file}: damaged, or not of a run ({type(error).__name__}: {error})") from error
+            raise ValueError(
+                f"{self.config_file}: damaged, or not of a run ({type(error).__name__}: {error})"
+            ) from error
         unknown = [name for name in settings if name not in (*COUNTS, *MODEL, *FIT)]
         if not right or unknown:
-            raise ValueError(f"{self.config_file}: not of a run that this program reads {' '.join(unknown)}".rstrip())
+            raise ValueError(
+                f"{self.config_file}: not of a run that this program reads {' '.join(unknown)}".rstrip()
+            )
         return counts, settings
 
     def model(self) -> SCVI:
         """The trained model, in evaluation mode. FileNotFoundError where none was written."""
         if not self.checkpoint.exists():
             self.config()  # the better error, where the folder is none of ours
-            raise FileNotFoundError(f"{self.folder} has no model.npz: its training wrote no checkpoint; run train again")
+            raise FileNotFoundError(
+                f"{self.folder} has no model.npz: its training wrote no checkpoint; run train again"
+            )
         return SCVI.load(self.checkpoint)
 
     def history(self) -> History:
@@ -135,8 +168,9 @@ class Run:
         """history.csv, a line an epoch."""
         write_table(self.history_file, history.names, zip(*history.columns.values()))
 
-    def counts(self, path=None, layer: str | None = None, batch_key=None,
-               on_disk: bool | None = False) -> tuple[Counts, str, str | None]:
+    def counts(
+        self, path=None, layer: str | None = None, batch_key=None, on_disk: bool | None = False
+    ) -> tuple[Counts, str, str | None]:
         """(all genes of the counts, their path, name of the batch column or None).
 
         path: another file than the one trained on; then layer is that of this file, and not the run's. on_disk: leave the
@@ -145,7 +179,9 @@ class Run:
         """
         trained_on, settings = self.config()
         if path is None and not os.path.exists(trained_on):
-            raise FileNotFoundError(f"{trained_on}: the counts of {self.folder} are no longer there; pass their path as COUNTS")
+            raise FileNotFoundError(
+                f"{trained_on}: the counts of {self.folder} are no longer there; pass their path as COUNTS"
+            )
         layer = settings.get("layer") if layer is None and path is None else layer
         on_disk = path is None and settings.get("on_disk", False) if on_disk is None else on_disk
         path = trained_on if path is None else path
@@ -159,13 +195,17 @@ def training_counts(path, settings: dict) -> Counts:
         return counts
     n, there = settings["genes"], counts.shape[1]
     if n > there:
-        raise ValueError(f"{path}: has {there:,} genes, fewer than --genes {n}; ask for at most as many, or leave --genes out")
+        raise ValueError(
+            f"{path}: has {there:,} genes, fewer than --genes {n}; ask for at most as many, or leave --genes out"
+        )
     return counts.select_genes(SELECTIONS[settings.get("selection", "variance")](counts.X, n))
 
 
 def new_model(counts: Counts, n_batches: int, settings: dict) -> SCVI:
     """An untrained model for these counts, with the settings that are the model's."""
-    return SCVI(counts.shape[1], n_batches, **{name: settings[name] for name in MODEL if name in settings})
+    return SCVI(
+        counts.shape[1], n_batches, **{name: settings[name] for name in MODEL if name in settings}
+    )
 
 
 def fit_arguments(settings: dict) -> dict:
@@ -200,9 +240,15 @@ def write_cells(path, counts: Counts, place: str, name: str, values, columns, so
     """
     kind = suffix(path)
     if kind == ".csv":
-        write_table(path, ["cell", *columns], ([cell, *row.tolist()] for cell, row in zip(counts.cells, values)))
+        write_table(
+            path,
+            ["cell", *columns],
+            ([cell, *row.tolist()] for cell, row in zip(counts.cells, values)),
+        )
     elif kind == ".npz":
-        write_arrays(path, cells=counts.cells, columns=np.asarray(columns, dtype=str), **{name: values})
+        write_arrays(
+            path, cells=counts.cells, columns=np.asarray(columns, dtype=str), **{name: values}
+        )
     elif source is not None and str(source).lower().endswith(".h5ad"):
         checkpoint.check_target(path)
         annotate_h5ad(source, path, **{place: {name: values}})
@@ -214,12 +260,24 @@ def write_counts(path, counts: Counts) -> None:
     """Counts as a file that models.counts.read reads, of the kind that the suffix of path says: .csv, .npz or .h5ad."""
     kind = suffix(path)
     if kind == ".csv":
-        rows = (counts.X[i:i + 1].toarray()[0].astype(np.int64).tolist() for i in range(len(counts)))
-        write_table(path, ["cell", *counts.genes], ([cell, *row] for cell, row in zip(counts.cells, rows)))
+        rows = (
+            counts.X[i : i + 1].toarray()[0].astype(np.int64).tolist() for i in range(len(counts))
+        )
+        write_table(
+            path, ["cell", *counts.genes], ([cell, *row] for cell, row in zip(counts.cells, rows))
+        )
     elif kind == ".npz":
         x = counts.X
-        write_arrays(path, data=x.data, indices=x.indices, indptr=x.indptr, shape=np.array(x.shape), genes=counts.genes,
-                     cells=counts.cells, **counts.obs)
+        write_arrays(
+            path,
+            data=x.data,
+            indices=x.indices,
+            indptr=x.indptr,
+            shape=np.array(x.shape),
+            genes=counts.genes,
+            cells=counts.cells,
+            **counts.obs,
+        )
     else:
         write_h5ad(path, counts)
 
@@ -227,9 +285,15 @@ def write_counts(path, counts: Counts) -> None:
 def write_h5ad(path, counts: Counts, **places) -> None:
     """A new .h5ad file: counts, names and obs, with places such as obsm={"X_scVI": z}. ImportError without anndata."""
     anndata, pandas = h5ad_packages(path)
-    obs = {key: pandas.Categorical(v) if v.dtype == object else v for key, v in counts.obs.items()}  # None: no category
-    data = anndata.AnnData(X=sparse.csr_matrix(in_memory(counts).X), obs=pandas.DataFrame(obs, index=unique_names(counts.cells)),
-                           var=pandas.DataFrame(index=unique_names(counts.genes)), **places)
+    obs = {
+        key: pandas.Categorical(v) if v.dtype == object else v for key, v in counts.obs.items()
+    }  # None: no category
+    data = anndata.AnnData(
+        X=sparse.csr_matrix(in_memory(counts).X),
+        obs=pandas.DataFrame(obs, index=unique_names(counts.cells)),
+        var=pandas.DataFrame(index=unique_names(counts.genes)),
+        **places,
+    )
     with whole_file(path) as temporary:
         data.write_h5ad(temporary)
 
@@ -239,13 +303,17 @@ def h5ad_packages(path) -> tuple:
     try:
         return importlib.import_module("anndata"), importlib.import_module("pandas")
     except ImportError as error:
-        raise ImportError(f'{path}: .h5ad needs anndata: pip install "minigrad-scvi[singlecell]"') from error
+        raise ImportError(
+            f'{path}: .h5ad needs anndata: pip install "minigrad-scvi[singlecell]"'
+        ) from error
 
 
 def suffix(path, allowed: tuple = SUFFIXES) -> str:
     """The kind of file that a path asks for: one of those allowed, or ValueError."""
     found = Path(path).suffix.lower()
     if found not in allowed:
-        raise ValueError(f"{path}: must end in {', '.join(allowed[:-1])}{' or ' * (len(allowed) > 1)}{allowed[-1]}, by which "
-                         "it is known what is written")
+        raise ValueError(
+            f"{path}: must end in {', '.join(allowed[:-1])}{' or ' * (len(allowed) > 1)}{allowed[-1]}, by which "
+            "it is known what is written"
+        )
     return found

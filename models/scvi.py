@@ -12,6 +12,7 @@ lower bound  ELBO = E_q[log p(x | z, l)] - KL(q(z) || p(z)) - KL(q(l) || p(l)).
 
 Know after: every network of the chapter's figure (NN1 to NN6) and what it is for.
 """
+
 from __future__ import annotations
 
 import warnings
@@ -22,7 +23,11 @@ import numpy as np
 from minigrad import backend, functional, optim
 from minigrad.backend import Array
 from minigrad.checkpoint import Saved
-from minigrad.count_likelihoods import nb_shares_log_prob, poisson_shares_log_prob, zinb_shares_log_prob
+from minigrad.count_likelihoods import (
+    nb_shares_log_prob,
+    poisson_shares_log_prob,
+    zinb_shares_log_prob,
+)
 from minigrad.data import Minibatches
 from minigrad.distributions import Normal, kl_divergence
 from minigrad.fit import History, evaluating, fit
@@ -33,10 +38,14 @@ from models import posterior
 from models.autoencoder import one_of, sizes
 from models.counts import as_matrix, batch_codes, moments
 
-VARIANCE_FLOOR = 1e-4   # added to the variance of q, as the reference does: keeps KL finite when a dimension is very sure
-LIBRARY_FLOOR = 1e-4    # least variance of log library sizes in a batch: one cell alone has none
-CHUNK = 512             # cells at a time when predicting
-LIKELIHOODS = {"zinb": zinb_shares_log_prob, "nb": nb_shares_log_prob, "poisson": poisson_shares_log_prob}
+VARIANCE_FLOOR = 1e-4  # added to the variance of q, as the reference does: keeps KL finite when a dimension is very sure
+LIBRARY_FLOOR = 1e-4  # least variance of log library sizes in a batch: one cell alone has none
+CHUNK = 512  # cells at a time when predicting
+LIKELIHOODS = {
+    "zinb": zinb_shares_log_prob,
+    "nb": nb_shares_log_prob,
+    "poisson": poisson_shares_log_prob,
+}
 
 
 class Layers(Module):
@@ -46,8 +55,17 @@ class Layers(Module):
     (0: none is taken).
     """
 
-    def __init__(self, n_in: int, n_hidden: int, n_layers: int, n_batches: int = 0, dropout: float = 0.0, *, dtype,
-                 rng: np.random.Generator):
+    def __init__(
+        self,
+        n_in: int,
+        n_hidden: int,
+        n_layers: int,
+        n_batches: int = 0,
+        dropout: float = 0.0,
+        *,
+        dtype,
+        rng: np.random.Generator,
+    ):
         widths = [n_in] + [n_hidden] * (n_layers - 1)
         self.linears = [Linear(n + n_batches, n_hidden, dtype=dtype, rng=rng) for n in widths]
         self.norms = [BatchNorm1d(n_hidden, momentum=0.01, eps=1e-3, dtype=dtype) for _ in widths]
@@ -66,7 +84,17 @@ class Encoder(Module):
     h = Layers(x), mean = W h + b, variance = exp(V h + c) + VARIANCE_FLOOR (Lopez et al. 2018, Methods).
     """
 
-    def __init__(self, n_genes: int, n_out: int, n_hidden: int, n_layers: int, dropout, *, dtype, rng: np.random.Generator):
+    def __init__(
+        self,
+        n_genes: int,
+        n_out: int,
+        n_hidden: int,
+        n_layers: int,
+        dropout,
+        *,
+        dtype,
+        rng: np.random.Generator,
+    ):
         self.layers = Layers(n_genes, n_hidden, n_layers, dropout=dropout, dtype=dtype, rng=rng)
         self.mean = Linear(n_hidden, n_out, dtype=dtype, rng=rng)
         self.log_var = Linear(n_hidden, n_out, dtype=dtype, rng=rng)
@@ -83,9 +111,22 @@ class Decoder(Module):
     zero; ZINB only), theta (dispersion "gene-cell" only).
     """
 
-    def __init__(self, n_genes: int, n_latent: int, n_hidden: int, n_layers: int, n_batches: int, likelihood, dispersion, *,
-                 dtype, rng: np.random.Generator):
-        self.layers = Layers(n_latent, n_hidden, n_layers, n_batches if n_batches > 1 else 0, dtype=dtype, rng=rng)
+    def __init__(
+        self,
+        n_genes: int,
+        n_latent: int,
+        n_hidden: int,
+        n_layers: int,
+        n_batches: int,
+        likelihood,
+        dispersion,
+        *,
+        dtype,
+        rng: np.random.Generator,
+    ):
+        self.layers = Layers(
+            n_latent, n_hidden, n_layers, n_batches if n_batches > 1 else 0, dtype=dtype, rng=rng
+        )
         self.rho = Linear(n_hidden, n_genes, dtype=dtype, rng=rng)
         if likelihood == "zinb":
             self.zi = Linear(n_hidden, n_genes, dtype=dtype, rng=rng)
@@ -118,24 +159,68 @@ class SCVI(Saved, Module):
     buffers = ("library_log_mean", "library_log_var", "batch_fraction")
     described = ("batches", "genes", "trained")
 
-    def __init__(self, n_genes: int, n_batches: int = 1, *, n_latent: int = 30, n_hidden: int = 128, n_layers: int = 1,
-                 dropout: float = 0.1, likelihood: str = "zinb", dispersion: str = "gene", library: str = "observed",
-                 library_log_mean=None, library_log_var=None, dtype=np.float32, seed: int = 0):
+    def __init__(
+        self,
+        n_genes: int,
+        n_batches: int = 1,
+        *,
+        n_latent: int = 30,
+        n_hidden: int = 128,
+        n_layers: int = 1,
+        dropout: float = 0.1,
+        likelihood: str = "zinb",
+        dispersion: str = "gene",
+        library: str = "observed",
+        library_log_mean=None,
+        library_log_var=None,
+        dtype=np.float32,
+        seed: int = 0,
+    ):
         one_of("likelihood", likelihood, LIKELIHOODS)
         one_of("dispersion", dispersion, ("gene", "gene-batch", "gene-cell"))
         one_of("library", library, ("observed", "latent"))
         n_genes, n_batches, n_latent, n_hidden, n_layers = sizes(
-            n_genes=n_genes, n_batches=n_batches, n_latent=n_latent, n_hidden=n_hidden, n_layers=n_layers)
-        self.config = dict(n_genes=n_genes, n_batches=n_batches, n_latent=n_latent, n_hidden=n_hidden, n_layers=n_layers,
-                           dropout=float(dropout), likelihood=likelihood, dispersion=dispersion, library=library,
-                           dtype=np.dtype(dtype).name, seed=int(seed))
+            n_genes=n_genes,
+            n_batches=n_batches,
+            n_latent=n_latent,
+            n_hidden=n_hidden,
+            n_layers=n_layers,
+        )
+        self.config = dict(
+            n_genes=n_genes,
+            n_batches=n_batches,
+            n_latent=n_latent,
+            n_hidden=n_hidden,
+            n_layers=n_layers,
+            dropout=float(dropout),
+            likelihood=likelihood,
+            dispersion=dispersion,
+            library=library,
+            dtype=np.dtype(dtype).name,
+            seed=int(seed),
+        )
         self.likelihood, self.dispersion, self.library = likelihood, dispersion, library
-        self.n_genes, self.n_batches, self.n_latent, self.dtype = n_genes, n_batches, n_latent, np.dtype(dtype)
+        self.n_genes, self.n_batches, self.n_latent, self.dtype = (
+            n_genes,
+            n_batches,
+            n_latent,
+            np.dtype(dtype),
+        )
         rng, kind = np.random.default_rng(seed), dict(dtype=dtype)
         self.z_encoder = Encoder(n_genes, n_latent, n_hidden, n_layers, dropout, rng=rng, **kind)
         if library == "latent":
             self.l_encoder = Encoder(n_genes, 1, n_hidden, 1, dropout, rng=rng, **kind)
-        self.decoder = Decoder(n_genes, n_latent, n_hidden, n_layers, n_batches, likelihood, dispersion, rng=rng, **kind)
+        self.decoder = Decoder(
+            n_genes,
+            n_latent,
+            n_hidden,
+            n_layers,
+            n_batches,
+            likelihood,
+            dispersion,
+            rng=rng,
+            **kind,
+        )
         if likelihood != "poisson" and dispersion != "gene-cell":
             shape = (n_genes,) if dispersion == "gene" else (n_genes, n_batches)
             self.log_theta = Parameter(rng.standard_normal(shape), dtype)
@@ -146,7 +231,9 @@ class SCVI(Saved, Module):
         self.batches, self.genes, self.trained = list(range(n_batches)), None, False
 
     # ------------------------------------------------------------------------------------------------ the model itself
-    def inference(self, counts, rng: np.random.Generator | None = None) -> tuple[Normal, Normal | None]:
+    def inference(
+        self, counts, rng: np.random.Generator | None = None
+    ) -> tuple[Normal, Normal | None]:
         """q(z | x) and q(log l | x) of a minibatch; the latter None where the library is observed. counts: (n, n_genes)."""
         x = _log1p(counts)
         return self.z_encoder(x, rng), self.l_encoder(x, rng) if self.library == "latent" else None
@@ -159,8 +246,13 @@ class SCVI(Saved, Module):
         one_hot = self.one_hot(batch) if self.n_batches > 1 else None
         h, log_theta = self.decoder.layers(z, rng, one_hot), None
         if self.likelihood != "poisson":
-            log_theta = (self.decoder.theta(h) if self.dispersion == "gene-cell" else self.log_theta
-                         if self.dispersion == "gene" else self.one_hot(batch) @ np.transpose(self.log_theta))
+            log_theta = (
+                self.decoder.theta(h)
+                if self.dispersion == "gene-cell"
+                else self.log_theta
+                if self.dispersion == "gene"
+                else self.one_hot(batch) @ np.transpose(self.log_theta)
+            )
         zi_logits = self.decoder.zi(h) if self.likelihood == "zinb" else None
         return dict(logits=self.decoder.rho(h), log_theta=log_theta, zi_logits=zi_logits)
 
@@ -173,8 +265,14 @@ class SCVI(Saved, Module):
         log_rho = functional.log_softmax(heads.pop("logits"))
         return dict(log_rho=log_rho, log_mu=log_rho + log_library, **heads)
 
-    def log_prob(self, counts, log_library: Array, logits: Array, log_theta: Array | None = None,
-                 zi_logits: Array | None = None) -> Array:
+    def log_prob(
+        self,
+        counts,
+        log_library: Array,
+        logits: Array,
+        log_theta: Array | None = None,
+        zi_logits: Array | None = None,
+    ) -> Array:
         """log p(x | z, l) = sum over genes of log (ZI)NB or Poisson: (n,), in nats.
 
         counts: (n, n_genes); log_library: (n, 1); the other parameters are those of `heads`.
@@ -182,8 +280,14 @@ class SCVI(Saved, Module):
         parameters = [p for p in (log_theta, zi_logits) if p is not None]
         return LIKELIHOODS[self.likelihood](counts, logits, log_library, *parameters)
 
-    def terms(self, counts, batch, rng: np.random.Generator | None = None, eps_z: Array | None = None,
-              eps_l: Array | None = None) -> tuple[Array, Array, Array]:
+    def terms(
+        self,
+        counts,
+        batch,
+        rng: np.random.Generator | None = None,
+        eps_z: Array | None = None,
+        eps_l: Array | None = None,
+    ) -> tuple[Array, Array, Array]:
         """(E_q[log p(x | z, l)], KL(q(z) || p(z)), KL(q(l) || p(l))) of each cell, (n,) each, by one draw from q.
 
         In nats; ELBO = the first minus the others (chapter, "Two optimization objectives"; Kingma & Welling 2014, eq. 7 and
@@ -199,7 +303,9 @@ class SCVI(Saved, Module):
             kl_l = np.sum(kl_divergence(q_l, self.library_prior(batch)), axis=1)
         return self.log_prob(counts, log_library, **self.heads(z, batch, rng)), kl_z, kl_l
 
-    def loss(self, counts, batch, *, progress: float = 1.0, rng: np.random.Generator | None = None) -> Tensor:
+    def loss(
+        self, counts, batch, *, progress: float = 1.0, rng: np.random.Generator | None = None
+    ) -> Tensor:
         """-ELBO, averaged over the minibatch: a scalar = -mean(log p - weight kl_z - kl_l), in nats.
 
         weight: rises from 0 to 1 while progress does from 0 to kl_warmup.
@@ -226,13 +332,31 @@ class SCVI(Saved, Module):
 
     def library_prior(self, batch) -> Normal:
         """p(log l) of each cell's batch, parameters (n, 1)."""
-        return Normal(self.library_log_mean[batch][:, None], np.sqrt(self.library_log_var[batch])[:, None])
+        return Normal(
+            self.library_log_mean[batch][:, None], np.sqrt(self.library_log_var[batch])[:, None]
+        )
 
     # -------------------------------------------------------------------------------------------------------- training
-    def fit(self, counts, batch: Array | str | None = None, *, epochs: int | None = None, batch_size: int = 128,
-            validation: float = 0.1, learning_rate: float = 4e-3, seed: int | None = None, kl_warmup: float = 0.25,
-            weight_decay: float | None = None, early_stopping: bool | int = False, checkpoint=None, resume: bool = False,
-            progress: bool = True, device: str | None = None, layer: str | None = None, parallel: str | None = None) -> History:
+    def fit(
+        self,
+        counts,
+        batch: Array | str | None = None,
+        *,
+        epochs: int | None = None,
+        batch_size: int = 128,
+        validation: float = 0.1,
+        learning_rate: float = 4e-3,
+        seed: int | None = None,
+        kl_warmup: float = 0.25,
+        weight_decay: float | None = None,
+        early_stopping: bool | int = False,
+        checkpoint=None,
+        resume: bool = False,
+        progress: bool = True,
+        device: str | None = None,
+        layer: str | None = None,
+        parallel: str | None = None,
+    ) -> History:
         """Train on counts (n_cells, n_genes): array, SciPy sparse, AnnData (its .X or `layer`), or counts.read's result.
 
         Counts on the disk (counts.read with backed=True, AnnData with backed="r") stay there, whatever their size.
@@ -253,16 +377,33 @@ class SCVI(Saved, Module):
         epochs = usual if epochs is None else epochs
         if weight_decay is None:
             n_steps = epochs * max(1, round(x.shape[0] * (1 - validation) / batch_size))
-            weight_decay = self._weight_decay(x.shape[0], min(1.0, epochs / usual), learning_rate * n_steps / 2)
+            weight_decay = self._weight_decay(
+                x.shape[0], min(1.0, epochs / usual), learning_rate * n_steps / 2
+            )
         optimizer = partial(self._optimizer, learning_rate=learning_rate, weight_decay=weight_decay)
         self.kl_warmup, self.trained = kl_warmup, True
         try:
             if (n := x.shape[0] - round(validation * x.shape[0])) < 2 and validation < 1:
-                raise ValueError(f"validation={validation} of {x.shape[0]} cells leaves {n} to train on; training needs at "
-                                 "least 2")
-            return fit(self, (x, codes), epochs=epochs, optimizer=optimizer, batch_size=batch_size, validation=validation,
-                       seed=self.config["seed"] if seed is None else seed, early_stopping=early_stopping, device=device,
-                       checkpoint=checkpoint, resume=resume, progress=progress, parallel=parallel, describe=self.description)
+                raise ValueError(
+                    f"validation={validation} of {x.shape[0]} cells leaves {n} to train on; training needs at "
+                    "least 2"
+                )
+            return fit(
+                self,
+                (x, codes),
+                epochs=epochs,
+                optimizer=optimizer,
+                batch_size=batch_size,
+                validation=validation,
+                seed=self.config["seed"] if seed is None else seed,
+                early_stopping=early_stopping,
+                device=device,
+                checkpoint=checkpoint,
+                resume=resume,
+                progress=progress,
+                parallel=parallel,
+                describe=self.description,
+            )
         except (ValueError, OSError, ImportError, RuntimeError):
             self.trained, self.batches, self.genes = before
             raise
@@ -270,12 +411,16 @@ class SCVI(Saved, Module):
     def _check_training(self, batch, epochs, batch_size, learning_rate, kl_warmup) -> None:
         """ValueError for arguments of `fit` that cannot be."""
         if not 0 <= kl_warmup <= 0.5:
-            raise ValueError(f"kl_warmup must be in [0, 0.5] (a fraction of the training), not {kl_warmup}")
+            raise ValueError(
+                f"kl_warmup must be in [0, 0.5] (a fraction of the training), not {kl_warmup}"
+            )
         if self.n_batches > 1 and batch is None:
             raise ValueError(f"batch is missing: the model was made for n_batches={self.n_batches}")
         sizes(batch_size=batch_size, **({} if epochs is None else {"epochs": epochs}))
         if batch_size < 2:
-            raise ValueError(f"batch_size must be at least 2, for batch norm compares the cells of a minibatch, not {batch_size}")
+            raise ValueError(
+                f"batch_size must be at least 2, for batch norm compares the cells of a minibatch, not {batch_size}"
+            )
         if not learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, not {learning_rate!r}")
 
@@ -294,24 +439,35 @@ class SCVI(Saved, Module):
         validation cells of pbmc68k (ELBO, nats a cell; length 0.15, 0.3, 0.5): linear -712, -703, -684; cubic -678,
         -672, -671.
         """
-        return float(np.clip(20000 / n_cells, 0.5, 20)) * length ** 3 / rates
+        return float(np.clip(20000 / n_cells, 0.5, 20)) * length**3 / rates
 
     def _training_cells(self, counts, batch, layer):
         """Checked counts and batch codes of the cells that have counts; starts a new model at their moments."""
         x = as_matrix(counts, layer=layer, on_disk=True)
         genes = getattr(counts, "genes", getattr(counts, "var_names", None))
         self._check_width(x)
-        known = self.batches if self.trained else None  # weights that are trained belong to these batches, in this order
-        codes, batches = batch_codes(batch, x.shape[0], known=known, obs=getattr(counts, "obs", None))
+        known = (
+            self.batches if self.trained else None
+        )  # weights that are trained belong to these batches, in this order
+        codes, batches = batch_codes(
+            batch, x.shape[0], known=known, obs=getattr(counts, "obs", None)
+        )
         if len(batches) > self.n_batches:
-            raise ValueError(f"batch has {len(batches)} different labels, but the model was made for "
-                             f"n_batches={self.n_batches}")
+            raise ValueError(
+                f"batch has {len(batches)} different labels, but the model was made for "
+                f"n_batches={self.n_batches}"
+            )
         sums = moments(x)
         full = np.flatnonzero(sums.totals > 0)
         if len(full) < 2:
-            raise ValueError(f"counts: {len(full)} cells with counts of {x.shape[0]}; training needs at least 2")
+            raise ValueError(
+                f"counts: {len(full)} cells with counts of {x.shape[0]}; training needs at least 2"
+            )
         if len(full) < x.shape[0]:
-            warnings.warn(f"{x.shape[0] - len(full)} cells without counts are left out of training", stacklevel=3)
+            warnings.warn(
+                f"{x.shape[0] - len(full)} cells without counts are left out of training",
+                stacklevel=3,
+            )
             x, codes, sums.totals = x[full], codes[full], sums.totals[full]
         self.batches, self.genes = batches, None if genes is None else [str(g) for g in genes]
         x = x.astype(self.dtype) if x.dtype != self.dtype else x
@@ -329,12 +485,17 @@ class SCVI(Saved, Module):
         if self.likelihood == "zinb":
             self.decoder.zi.bias.data[...] = -2.0
         if self.likelihood != "poisson":
-            spread = sums.squares - 2 * rho * sums.with_totals + rho ** 2 * np.sum(totals ** 2)
-            log_theta = np.log(np.clip(rho ** 2 * np.sum(totals ** 2) / np.maximum(spread - of_gene, 1e-8), 0.05, 100))
+            spread = sums.squares - 2 * rho * sums.with_totals + rho**2 * np.sum(totals**2)
+            log_theta = np.log(
+                np.clip(rho**2 * np.sum(totals**2) / np.maximum(spread - of_gene, 1e-8), 0.05, 100)
+            )
             if self.dispersion == "gene-cell":
                 backend.assign(self.decoder.theta.bias.data, log_theta)
             else:
-                backend.assign(self.log_theta.data, log_theta if self.dispersion == "gene" else log_theta[:, None])
+                backend.assign(
+                    self.log_theta.data,
+                    log_theta if self.dispersion == "gene" else log_theta[:, None],
+                )
         for b in range(self.n_batches):
             of_batch = np.log(totals[codes == b]) if np.any(codes == b) else np.log(totals)
             if not self.library_given[0]:
@@ -344,8 +505,14 @@ class SCVI(Saved, Module):
             self.batch_fraction[b] = np.mean(codes == b)
 
     # ------------------------------------------------------------------------------------- what a trained model is asked
-    def minibatches(self, counts, batch: Array | str | None = None, layer: str | None = None, size=CHUNK,
-                    on_disk: bool = True) -> Minibatches:
+    def minibatches(
+        self,
+        counts,
+        batch: Array | str | None = None,
+        layer: str | None = None,
+        size=CHUNK,
+        on_disk: bool = True,
+    ) -> Minibatches:
         """Checked counts and batch codes, `size` cells at a time in their order: (n, n_genes) and (n,).
 
         ValueError for an unknown batch, and other genes. on_disk: whether counts may stay on the disk, see as_matrix.
@@ -354,13 +521,23 @@ class SCVI(Saved, Module):
         genes = getattr(counts, "genes", getattr(counts, "var_names", None))
         self._check_width(x)
         if self.genes is not None and genes is not None and self.genes != [str(g) for g in genes]:
-            raise ValueError("counts: its genes differ, or stand in another order, from those that the model was trained on "
-                             "(model.genes); select and order them alike")
-        codes, _ = batch_codes(batch, x.shape[0], known=self.batches, obs=getattr(counts, "obs", None))
+            raise ValueError(
+                "counts: its genes differ, or stand in another order, from those that the model was trained on "
+                "(model.genes); select and order them alike"
+            )
+        codes, _ = batch_codes(
+            batch, x.shape[0], known=self.batches, obs=getattr(counts, "obs", None)
+        )
         return Minibatches((x.astype(self.dtype) if x.dtype != self.dtype else x, codes), size)
 
-    def latent(self, counts, batch: Array | str | None = None, *, return_std: bool = False,
-               layer: str | None = None) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+    def latent(
+        self,
+        counts,
+        batch: Array | str | None = None,
+        *,
+        return_std: bool = False,
+        layer: str | None = None,
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Mean of q(z | x): (n_cells, n_latent), deterministic. With return_std: (means, standard deviations)."""
         means, stds = [], []
         with evaluating(self):
@@ -368,7 +545,9 @@ class SCVI(Saved, Module):
                 q_z, _ = self.inference(backend.to_device(x, self.device))
                 means.append(q_z.loc.numpy())
                 stds.append(q_z.scale.numpy())
-        return (np.concatenate(means), np.concatenate(stds)) if return_std else np.concatenate(means)
+        return (
+            (np.concatenate(means), np.concatenate(stds)) if return_std else np.concatenate(means)
+        )
 
     elbo = posterior.elbo
     log_likelihood = posterior.log_likelihood
@@ -383,9 +562,15 @@ class SCVI(Saved, Module):
     def least_size(config) -> tuple[int, int]:
         """(arrays, numbers) that the weights of a model with this configuration are at least: see checkpoint.Saved."""
         genes, batches, latent, hidden, layers = (
-            int(config[name]) for name in ("n_genes", "n_batches", "n_latent", "n_hidden", "n_layers"))
-        inputs = genes + latent + (layers - 1) * hidden + (layers * batches if batches > 1 else 0)  # of the hidden units
-        return layers, hidden * inputs + batches * (genes if config["dispersion"] == "gene-batch" else 1)
+            int(config[name])
+            for name in ("n_genes", "n_batches", "n_latent", "n_hidden", "n_layers")
+        )
+        inputs = (
+            genes + latent + (layers - 1) * hidden + (layers * batches if batches > 1 else 0)
+        )  # of the hidden units
+        return layers, hidden * inputs + batches * (
+            genes if config["dispersion"] == "gene-batch" else 1
+        )
 
     @classmethod
     def from_scvi_tools(cls, state, **config) -> SCVI:
@@ -396,8 +581,12 @@ class SCVI(Saved, Module):
         and listed in `.ignored`.
         """
         first = np.asarray(state["z_encoder.encoder.fc_layers.Layer 0.0.weight"])
-        sizes = dict(n_genes=first.shape[1], n_hidden=first.shape[0], dtype=first.dtype,
-                     n_latent=np.asarray(state["z_encoder.mean_encoder.weight"]).shape[0])
+        sizes = dict(
+            n_genes=first.shape[1],
+            n_hidden=first.shape[0],
+            dtype=first.dtype,
+            n_latent=np.asarray(state["z_encoder.mean_encoder.weight"]).shape[0],
+        )
         model = cls(**{**sizes, **config})
         new, model.ignored = {}, []
         targets = model.state_dict()
@@ -413,30 +602,43 @@ class SCVI(Saved, Module):
 
     def _check_width(self, x) -> None:
         if x.shape[1] != self.n_genes:
-            raise ValueError(f"counts have {x.shape[1]} genes, the model was made for n_genes={self.n_genes}; select the same "
-                             "genes, in the same order")
+            raise ValueError(
+                f"counts have {x.shape[1]} genes, the model was made for n_genes={self.n_genes}; select the same "
+                "genes, in the same order"
+            )
 
 
 def _log1p(counts):
     """log(1 + counts), dense or CSR. NumPy's log1p and SciPy's would take five times as long; 1 + a count is exact."""
     if not backend.is_sparse(counts):
         return np.log(counts + 1.0)
-    return type(counts)((np.log(counts.data + 1.0), counts.indices, counts.indptr), shape=counts.shape)
+    return type(counts)(
+        (np.log(counts.data + 1.0), counts.indices, counts.indptr), shape=counts.shape
+    )
 
 
 def _per_batch(values, default, n_batches, dtype):
     """Prior parameters of the library, one a batch."""
-    return np.array(np.broadcast_to(default if values is None else np.ravel(values), n_batches), dtype)
+    return np.array(
+        np.broadcast_to(default if values is None else np.ravel(values), n_batches), dtype
+    )
 
 
 def _our_name(name: str) -> str:
     """The name here of a weight in scvi-tools' state dict."""
     if name == "px_r":
         return "log_theta"
-    for theirs, ours in (("encoder.fc_layers.Layer ", "layers."), ("px_decoder.fc_layers.Layer ", "layers."),
-                         ("mean_encoder", "mean"), ("var_encoder", "log_var"), ("px_scale_decoder.0", "rho"),
-                         ("px_r_decoder", "theta"), ("px_dropout_decoder", "zi"), ("library_log_vars", "library_log_var"),
-                         ("library_log_means", "library_log_mean")):
+    for theirs, ours in (
+        ("encoder.fc_layers.Layer ", "layers."),
+        ("px_decoder.fc_layers.Layer ", "layers."),
+        ("mean_encoder", "mean"),
+        ("var_encoder", "log_var"),
+        ("px_scale_decoder.0", "rho"),
+        ("px_r_decoder", "theta"),
+        ("px_dropout_decoder", "zi"),
+        ("library_log_vars", "library_log_var"),
+        ("library_log_means", "library_log_mean"),
+    ):
         name = name.replace(theirs, ours)
     owner, _, rest = name.partition("layers.")
     if not rest:

@@ -17,6 +17,7 @@ trick"; Kingma & Welling 2014, section 2.4).
 
 Know after: scVI (scvi.py), but for what is special about counts.
 """
+
 from __future__ import annotations
 
 from numbers import Real
@@ -31,11 +32,25 @@ from minigrad.fit import History, evaluating
 from minigrad.nn import Linear, Parameter
 from minigrad.tensor import Tensor
 from models import posterior
-from models.autoencoder import (FRACTION_ADVICE, UNIT_ADVICE, FeatureModel, dense, floating, layers, mean_variance,
-                                means, one_of, sizes, widths)
+from models.autoencoder import (
+    FRACTION_ADVICE,
+    UNIT_ADVICE,
+    FeatureModel,
+    dense,
+    floating,
+    layers,
+    mean_variance,
+    means,
+    one_of,
+    sizes,
+    widths,
+)
 
-RANGES = {"normal": (-np.inf, np.inf, ""), "bernoulli": (0.0, 1.0, UNIT_ADVICE),
-          "categorical": (0.0, np.inf, FRACTION_ADVICE)}  # of x for each decoder, and what to do about others
+RANGES = {
+    "normal": (-np.inf, np.inf, ""),
+    "bernoulli": (0.0, 1.0, UNIT_ADVICE),
+    "categorical": (0.0, np.inf, FRACTION_ADVICE),
+}  # of x for each decoder, and what to do about others
 TINY = 1e-30  # stands for the total of a row of zeros
 
 
@@ -63,18 +78,38 @@ class VAE(FeatureModel):
         ((64, 2), (64,), (3, 5))
     """
 
-    def __init__(self, n_features: int, hidden=(512, 256), n_latent: int = 32, decoder: str = "normal",
-                 sigma: float | str = 1.0, dtype=np.float32, seed: int = 0):
+    def __init__(
+        self,
+        n_features: int,
+        hidden=(512, 256),
+        n_latent: int = 32,
+        decoder: str = "normal",
+        sigma: float | str = 1.0,
+        dtype=np.float32,
+        seed: int = 0,
+    ):
         one_of("decoder", decoder, RANGES)
         learned = isinstance(sigma, str) and sigma == "learned"
         if not learned and not (isinstance(sigma, Real) and 0 < sigma < np.inf):
-            raise ValueError(f'sigma must be a standard deviation above 0, or "learned", not {sigma!r}')
+            raise ValueError(
+                f'sigma must be a standard deviation above 0, or "learned", not {sigma!r}'
+            )
         self.n_features, self.n_latent = sizes(n_features=n_features, n_latent=n_latent)
         self.dtype, self.kind, hidden = floating(dtype), decoder, widths(hidden)
         self.low, self.high, advice = RANGES[decoder]
-        self.advice, self.widest = advice.format(f"decoder={decoder!r}"), max(self.n_features, self.n_latent, *hidden)
-        self.config = dict(n_features=self.n_features, hidden=hidden, n_latent=self.n_latent, decoder=decoder,
-                           sigma=sigma if learned else float(sigma), dtype=self.dtype.name, seed=int(seed))
+        self.advice, self.widest = (
+            advice.format(f"decoder={decoder!r}"),
+            max(self.n_features, self.n_latent, *hidden),
+        )
+        self.config = dict(
+            n_features=self.n_features,
+            hidden=hidden,
+            n_latent=self.n_latent,
+            decoder=decoder,
+            sigma=sigma if learned else float(sigma),
+            dtype=self.dtype.name,
+            seed=int(seed),
+        )
         rng, down = np.random.default_rng(seed), [self.n_features, *hidden]
         self.encoder = layers(down, dtype=dtype, rng=rng)
         self.mean = Linear(down[-1], self.n_latent, dtype=dtype, rng=rng)
@@ -110,7 +145,9 @@ class VAE(FeatureModel):
         log_p = self.decode(z).log_prob(x)
         return log_p if self.kind == "categorical" else np.sum(log_p, axis=1)
 
-    def terms(self, x: Array, rng: np.random.Generator | None = None, eps: Array | None = None) -> tuple[Array, Array]:
+    def terms(
+        self, x: Array, rng: np.random.Generator | None = None, eps: Array | None = None
+    ) -> tuple[Array, Array]:
         """(E_q[log p(x | z)], KL(q(z | x) || p(z))) of each row of a dense minibatch, (n,) each, by one draw from q.
 
         In nats; their difference estimates the ELBO without bias (chapter, "VAE Pytorch code"; Kingma & Welling 2014, eq. 7
@@ -120,13 +157,17 @@ class VAE(FeatureModel):
         kl = np.sum(kl_divergence(q, Normal(0.0, 1.0)), axis=1)
         return self.log_prob(x, q.rsample(eps, None if eps is not None else rng)), kl
 
-    def loss(self, x: Array, *, progress: float = 1.0, rng: np.random.Generator | None = None) -> Tensor:
+    def loss(
+        self, x: Array, *, progress: float = 1.0, rng: np.random.Generator | None = None
+    ) -> Tensor:
         """-ELBO, averaged over the minibatch (dense or CSR): a scalar = -mean(log p - weight kl), in nats.
 
         weight: rises from 0 to 1 while progress does from 0 to kl_warmup.
         """
         log_p, kl = self.terms(dense(x), rng)
-        return -np.mean(log_p - (min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0) * kl)
+        return -np.mean(
+            log_p - (min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0) * kl
+        )
 
     def validation(self, x: Array, *, rng: np.random.Generator | None = None) -> dict:
         """The ELBO of each row (KL weight 1) and its two parts, as plain arrays."""
@@ -145,7 +186,9 @@ class VAE(FeatureModel):
         ValueError for kl_warmup out of range.
         """
         if not 0 <= kl_warmup <= 0.5:
-            raise ValueError(f"kl_warmup must be in [0, 0.5] (a fraction of the training), not {kl_warmup}")
+            raise ValueError(
+                f"kl_warmup must be in [0, 0.5] (a fraction of the training), not {kl_warmup}"
+            )
         self.kl_warmup = float(kl_warmup)
         return super().fit(x, **training)
 
@@ -169,10 +212,14 @@ class VAE(FeatureModel):
         return super()._rows(x, in_range or self.kind == "categorical")
 
     # ------------------------------------------------------------------------------------ what a trained model is asked
-    def latent(self, x: Array, *, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+    def latent(
+        self, x: Array, *, return_std: bool = False
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Mean of q(z | x): (n, n_latent), deterministic. With return_std: (means, standard deviations)."""
         mean = self.predict(x, lambda piece: self.encode(piece).loc)
-        return (mean, self.predict(x, lambda piece: self.encode(piece).scale)) if return_std else mean
+        return (
+            (mean, self.predict(x, lambda piece: self.encode(piece).scale)) if return_std else mean
+        )
 
     def reconstruct(self, x: Array) -> np.ndarray:
         """E[x' | z] at the mean of q(z | x): (n, n_features); of a categorical decoder fractions, rows sum to 1."""
@@ -186,13 +233,22 @@ class VAE(FeatureModel):
         n_samples, found = sizes(n_samples=n_samples)[0], []
         with evaluating(self):
             for i, piece in enumerate(self.minibatches(x, in_range=True)):
-                rng, q = backend.generator([seed, posterior.POSTERIOR, i], self.device), self.encode(piece)
-                log_p = sum(self.log_prob(piece, q.sample(rng)).numpy().astype(np.float64) for _ in range(n_samples))
-                found.append(log_p / n_samples - np.sum(kl_divergence(q, Normal(0.0, 1.0)), axis=1).numpy())
+                rng, q = (
+                    backend.generator([seed, posterior.POSTERIOR, i], self.device),
+                    self.encode(piece),
+                )
+                log_p = sum(
+                    self.log_prob(piece, q.sample(rng)).numpy().astype(np.float64)
+                    for _ in range(n_samples)
+                )
+                found.append(
+                    log_p / n_samples - np.sum(kl_divergence(q, Normal(0.0, 1.0)), axis=1).numpy()
+                )
         return np.concatenate(found)
 
-    def log_likelihood(self, x: Array, n_samples: int = 1000, seed: int = 0,
-                       return_error: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+    def log_likelihood(
+        self, x: Array, n_samples: int = 1000, seed: int = 0, return_error: bool = False
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """log p(x) of each row, (n,) float64, nats: log of the mean over n_samples z ~ q of p(x | z) p(z) / q(z | x).
 
         A lower bound in expectation that n_samples tightens (Burda et al. 2016, eq. 8). return_error: also its Monte
@@ -201,21 +257,36 @@ class VAE(FeatureModel):
         n_samples, values, errors = sizes(n_samples=n_samples)[0], [], []
         with evaluating(self):
             for i, piece in enumerate(self.minibatches(x, size=128, in_range=True)):
-                rng, q = backend.generator([seed, posterior.POSTERIOR, i], self.device), self.encode(piece)
+                rng, q = (
+                    backend.generator([seed, posterior.POSTERIOR, i], self.device),
+                    self.encode(piece),
+                )
                 at_once = max(1, posterior.BUDGET // (len(piece) * self.widest))
-                blocks = (backend.to_host(self._log_weights(piece, q, min(at_once, n_samples - start), rng))
-                          for start in range(0, n_samples, at_once))
+                blocks = (
+                    backend.to_host(
+                        self._log_weights(piece, q, min(at_once, n_samples - start), rng)
+                    )
+                    for start in range(0, n_samples, at_once)
+                )
                 value, error = posterior.log_mean_exp(blocks)
                 values.append(value)
                 errors.append(error)
-        return (np.concatenate(values), np.concatenate(errors)) if return_error else np.concatenate(values)
+        return (
+            (np.concatenate(values), np.concatenate(errors))
+            if return_error
+            else np.concatenate(values)
+        )
 
     def _log_weights(self, x, q, n, rng):
         """log of p(x | z) p(z) / q(z) for n draws of z a row: (n, n_rows)."""
         q = Normal(q.loc.data, q.scale.data)
         z = q.loc + q.scale * rng.standard_normal((n, *q.loc.shape), dtype=self.dtype)
-        log_p = self.log_prob(np.tile(x, (n, 1)), z.reshape(-1, self.n_latent)).data.reshape(n, len(x))
-        return log_p.astype(np.float64) + np.sum(Normal(0.0, 1.0).log_prob(z) - q.log_prob(z), axis=-1)
+        log_p = self.log_prob(np.tile(x, (n, 1)), z.reshape(-1, self.n_latent)).data.reshape(
+            n, len(x)
+        )
+        return log_p.astype(np.float64) + np.sum(
+            Normal(0.0, 1.0).log_prob(z) - q.log_prob(z), axis=-1
+        )
 
     def generate(self, n: int, seed: int = 0, mean: bool = False) -> np.ndarray:
         """n new rows, (n, n_features): z from the prior, then a draw from p(x | z), noise of the decoder included.

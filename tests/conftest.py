@@ -1,4 +1,5 @@
 """One BLAS thread a test process (two processes run side by side), and hypothesis settings that are the same everywhere."""
+
 import os
 
 for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
@@ -9,8 +10,13 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 
 from minigrad import tensor  # noqa: E402
 
-settings.register_profile("suite", deadline=None, print_blob=True, derandomize=True,
-                          suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors])
+settings.register_profile(
+    "suite",
+    deadline=None,
+    print_blob=True,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
+)
 settings.load_profile("suite")
 
 

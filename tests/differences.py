@@ -1,4 +1,5 @@
 """Difference quotients of a whole model, for the tests of autoencoders and VAEs."""
+
 import numpy as np
 import pytest
 

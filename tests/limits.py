@@ -1,4 +1,5 @@
 """Children that may take little time and memory, for files that were made to do harm."""
+
 import os
 import resource
 import sys

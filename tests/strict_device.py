@@ -19,6 +19,7 @@ that fail to compile; dtypes that a ufunc lacks. A method or function that CuPy 
 missing here, and a few of CuPy's that would send an operand themselves (einsum does) refuse here. So what passes here has
 a right to run on a GPU, and tests/gpu asks one whether it does.
 """
+
 import inspect
 import sys
 from types import ModuleType, SimpleNamespace
@@ -27,10 +28,12 @@ import numpy as np
 from scipy import sparse, special
 
 SCALARS = (bool, int, float, complex, np.generic)
-UFUNCS = set("""add subtract multiply divide power negative absolute sign square sqrt reciprocal exp expm1 log log1p sin cos
+UFUNCS = set(
+    """add subtract multiply divide power negative absolute sign square sqrt reciprocal exp expm1 log log1p sin cos
     sinh cosh tanh arctan logaddexp maximum minimum matmul equal not_equal less less_equal greater greater_equal
     isfinite isnan isinf floor ceil rint trunc logical_and logical_or logical_not bitwise_and bitwise_or invert remainder
-    floor_divide signbit""".split())
+    floor_divide signbit""".split()
+)
 SPECIAL = set("gammaln gamma psi betaln erf erfc ndtr expit logit log_expit xlogy zeta".split())
 COMPARISONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"}
 # The functions of NumPy that the engine calls, with the arguments that CuPy's functions of the same name take.
@@ -116,7 +119,10 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
 
     shape, ndim = property(lambda self: self._host.shape), property(lambda self: self._host.ndim)
     size, dtype = property(lambda self: self._host.size), property(lambda self: self._host.dtype)
-    nbytes, T = property(lambda self: self._host.nbytes), property(lambda self: ndarray(self._host.T))
+    nbytes, T = (
+        property(lambda self: self._host.nbytes),
+        property(lambda self: ndarray(self._host.T)),
+    )
 
     # ---------------------------------------------------------------------------------------- there and back
     def get(self):
@@ -131,12 +137,16 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __bool__(self):
         if self.size != 1:
-            raise ValueError("The truth value of an array with more than one element is ambiguous. Use a.any() or a.all()")
+            raise ValueError(
+                "The truth value of an array with more than one element is ambiguous. Use a.any() or a.all()"
+            )
         return bool(self.get())
 
     def __array__(self, dtype=None, copy=None):
-        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy "
-                        "array explicitly.")
+        raise TypeError(
+            "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy "
+            "array explicitly."
+        )
 
     def __int__(self):
         return int(self.get())
@@ -225,14 +235,18 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
             return add_at(*inputs)
         if keywords.keys() - {"dtype", "casting"}:
             raise TypeError(f"Wrong arguments {keywords}")
-        return _filled(out, ufunc(*map(_bare, inputs), out=tuple(map(_bare, out)) or None, **keywords))
+        return _filled(
+            out, ufunc(*map(_bare, inputs), out=tuple(map(_bare, out)) or None, **keywords)
+        )
 
     def __array_function__(self, function, types, inputs, keywords):
         module = ".".join(filter(None, function.__module__.split(".")[1:]))
         name = f"{module}.{function.__name__}" if module else function.__name__
         if name not in SIGNATURES or not all(issubclass(t, (ndarray, np.ndarray)) for t in types):
             return NotImplemented
-        SIGNATURES[name].bind(*inputs, **keywords)  # TypeError for what CuPy's function does not take
+        SIGNATURES[name].bind(
+            *inputs, **keywords
+        )  # TypeError for what CuPy's function does not take
         if name in PARTICULAR:
             return PARTICULAR[name](*inputs, **keywords)
         out = keywords.get("out")
@@ -265,13 +279,19 @@ def _filled(out, y):
 
 def _wrapped(index, shape):
     """An index as NumPy takes it: lists and NumPy arrays are sent first, integers beyond the end are wrapped around."""
-    parts, found, axis = [_sent(part) for part in (index if isinstance(index, tuple) else (index,))], [], 0
+    parts, found, axis = (
+        [_sent(part) for part in (index if isinstance(index, tuple) else (index,))],
+        [],
+        0,
+    )
     taken = sum(map(_n_axes, parts))
     for part in parts:
         n_axes = len(shape) - taken if part is Ellipsis else _n_axes(part)
         if isinstance(part, ndarray):
             if part.dtype.kind not in "biu":
-                raise IndexError(f"arrays used as indices must be of integer or boolean type (actual: {part.dtype.type})")
+                raise IndexError(
+                    f"arrays used as indices must be of integer or boolean type (actual: {part.dtype.type})"
+                )
             part = part._host
             part = part if part.dtype.kind == "b" or not shape[axis] else part % shape[axis]
         axis += n_axes
@@ -319,7 +339,9 @@ def solve(a, b):
     if not isinstance(a, ndarray) or not isinstance(b, ndarray):
         raise np.linalg.LinAlgError("cupy.linalg only supports cupy.ndarray")
     if b.ndim > 1 and a.shape[:-1] != b.shape[:-1]:
-        raise ValueError("a must have (..., M, M) shape and b must have (..., M, K) for multidimensional b")
+        raise ValueError(
+            "a must have (..., M, M) shape and b must have (..., M, K) for multidimensional b"
+        )
     return ndarray(np.linalg.solve(a._host, b._host))
 
 
@@ -347,14 +369,24 @@ class csr_matrix:
     __array_priority__ = 101
 
     def __init__(self, arg1, shape=None, dtype=None, copy=False):
-        parts = isinstance(arg1, tuple) and len(arg1) == 3 and all(isinstance(part, ndarray) for part in arg1)
+        parts = (
+            isinstance(arg1, tuple)
+            and len(arg1) == 3
+            and all(isinstance(part, ndarray) for part in arg1)
+        )
         if not parts and not sparse.issparse(arg1):
-            raise TypeError("the double is made from SciPy's matrices, or from three arrays on the device")
-        self._host = sparse.csr_matrix(tuple(part._host for part in arg1) if parts else arg1, shape, dtype)
+            raise TypeError(
+                "the double is made from SciPy's matrices, or from three arrays on the device"
+            )
+        self._host = sparse.csr_matrix(
+            tuple(part._host for part in arg1) if parts else arg1, shape, dtype
+        )
         if self._host.dtype.char not in "?fdFD":
             raise ValueError("Only bool, float32, float64, complex64 and complex128 are supported")
         if not parts:
-            TRANSFERS.to_device.extend(part.nbytes for part in (self._host.data, self._host.indices, self._host.indptr))
+            TRANSFERS.to_device.extend(
+                part.nbytes for part in (self._host.data, self._host.indices, self._host.indptr)
+            )
 
     @classmethod
     def _of(cls, host):
@@ -365,12 +397,20 @@ class csr_matrix:
 
     shape, ndim = property(lambda self: self._host.shape), property(lambda self: 2)
     dtype, nnz = property(lambda self: self._host.dtype), property(lambda self: self._host.nnz)
-    data, indices = property(lambda self: ndarray(self._host.data)), property(lambda self: ndarray(self._host.indices))
-    indptr, T = property(lambda self: ndarray(self._host.indptr)), property(lambda self: csr_matrix._of(self._host.T))
+    data, indices = (
+        property(lambda self: ndarray(self._host.data)),
+        property(lambda self: ndarray(self._host.indices)),
+    )
+    indptr, T = (
+        property(lambda self: ndarray(self._host.indptr)),
+        property(lambda self: csr_matrix._of(self._host.T)),
+    )
 
     def get(self):
         """SciPy's matrix: three transfers."""
-        TRANSFERS.to_host.extend(part.nbytes for part in (self._host.data, self._host.indices, self._host.indptr))
+        TRANSFERS.to_host.extend(
+            part.nbytes for part in (self._host.data, self._host.indices, self._host.indptr)
+        )
         return self._host.copy()
 
     def toarray(self, order=None, out=None):
@@ -445,16 +485,27 @@ def module(name, **contents) -> ModuleType:
 
 def installed(monkeypatch, n_devices=1):
     """Within the test, `import cupy` and `import cupyx...` find the doubles. n_devices: a number, or an error to raise."""
+
     def count():
         if isinstance(n_devices, Exception):
             raise n_devices
         return n_devices
-    cupy = module("cupy", ndarray=ndarray, asarray=asarray, add=SimpleNamespace(at=add_at),
-                  random=SimpleNamespace(Generator=Generator, Philox4x3210=Philox4x3210),
-                  cuda=SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=count)))
-    found = {"cupy": cupy, "cupyx": module("cupyx"), "cupyx.scipy": module("cupyx.scipy"),
-             "cupyx.scipy.sparse": module("cupyx.scipy.sparse", csr_matrix=csr_matrix),
-             "cupyx.scipy.special": module("cupyx.scipy.special", polygamma=polygamma)}
+
+    cupy = module(
+        "cupy",
+        ndarray=ndarray,
+        asarray=asarray,
+        add=SimpleNamespace(at=add_at),
+        random=SimpleNamespace(Generator=Generator, Philox4x3210=Philox4x3210),
+        cuda=SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=count)),
+    )
+    found = {
+        "cupy": cupy,
+        "cupyx": module("cupyx"),
+        "cupyx.scipy": module("cupyx.scipy"),
+        "cupyx.scipy.sparse": module("cupyx.scipy.sparse", csr_matrix=csr_matrix),
+        "cupyx.scipy.special": module("cupyx.scipy.special", polygamma=polygamma),
+    }
     for name, new in found.items():
         monkeypatch.setitem(sys.modules, name, new)
         parent, _, child = name.rpartition(".")

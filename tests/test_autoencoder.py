@@ -1,4 +1,5 @@
 """models/autoencoder.py against plain NumPy, finite differences, and the singular value decomposition."""
+
 import itertools
 
 import numpy as np
@@ -18,7 +19,9 @@ quiet = dict(progress=False, device="numpy")
 def rows(n=200, n_features=20, rank=3, seed=0):
     """Real-valued rows of a linear space of few dimensions."""
     rng = np.random.default_rng(seed)
-    return rng.standard_normal((n, rank)) @ rng.standard_normal((rank, n_features)) + rng.standard_normal(n_features)
+    return rng.standard_normal((n, rank)) @ rng.standard_normal(
+        (rank, n_features)
+    ) + rng.standard_normal(n_features)
 
 
 def suited(x, output):
@@ -41,8 +44,11 @@ def by_hand(model, x):
                 raw = np.where(raw > 0, raw, 0)
         if part == "encoder" and model.latent_activation == "relu":
             raw = np.where(raw > 0, raw, 0)
-    out = {"linear": raw, "sigmoid": 1 / (1 + np.exp(-raw)),
-           "softmax": np.exp(raw) / np.exp(raw).sum(axis=1, keepdims=True)}[model.output]
+    out = {
+        "linear": raw,
+        "sigmoid": 1 / (1 + np.exp(-raw)),
+        "softmax": np.exp(raw) / np.exp(raw).sum(axis=1, keepdims=True),
+    }[model.output]
     if model.objective == "mse":
         return ((x - out) ** 2).sum(axis=1) / x.shape[1], out
     if model.objective == "bce":
@@ -55,7 +61,9 @@ def by_hand(model, x):
 @pytest.mark.parametrize("output, loss", KINDS)
 def test_losses_and_outputs_are_the_formulas(output, loss, hidden, activation):
     x = suited(rows(30), output)
-    model = Autoencoder(20, hidden, 4, output, loss, dtype=np.float64, latent_activation=activation, dropout=0.5).eval()
+    model = Autoencoder(
+        20, hidden, 4, output, loss, dtype=np.float64, latent_activation=activation, dropout=0.5
+    ).eval()
     expected, out = by_hand(model, x)
     np.testing.assert_allclose(model.row_loss(x).data, expected, rtol=1e-12)
     np.testing.assert_allclose(model.reconstruct(x), out, rtol=1e-12)
@@ -66,14 +74,26 @@ def test_losses_and_outputs_are_the_formulas(output, loss, hidden, activation):
 @pytest.mark.parametrize("output, loss", KINDS)
 def test_gradients_with_dropout_and_noise(output, loss):
     x = suited(rows(12, 6), output)
-    model = Autoencoder(6, (8, 5), 3, output, loss, dropout=0.3, noise=0.2, dtype=np.float64, seed=3)
+    model = Autoencoder(
+        6, (8, 5), 3, output, loss, dropout=0.3, noise=0.2, dtype=np.float64, seed=3
+    )
     check_gradients(model, lambda: model.loss(x, rng=np.random.default_rng(5)))
 
 
 def test_defaults_by_output():
-    assert [Autoencoder(3, (), 2, output).objective for output in LOSSES] == ["mse", "mse", "cross_entropy"]
+    assert [Autoencoder(3, (), 2, output).objective for output in LOSSES] == [
+        "mse",
+        "mse",
+        "cross_entropy",
+    ]
     assert [p.shape for p in Autoencoder(10).parameters()][::2] == [
-        (512, 10), (256, 512), (32, 256), (256, 32), (512, 256), (10, 512)]
+        (512, 10),
+        (256, 512),
+        (32, 256),
+        (256, 32),
+        (512, 256),
+        (10, 512),
+    ]
 
 
 def test_bce_of_extreme_logits_is_finite_and_right():
@@ -81,7 +101,9 @@ def test_bce_of_extreme_logits_is_finite_and_right():
     for layer in (model.encoder[0], model.decoder[0]):
         layer.weight.data[...], layer.bias.data[...] = 1.0, 0.0
     model.decoder[0].weight.data[...] = 1e4
-    x = np.array([[0.0], [1.0], [0.5]], np.float32)  # logits 0, 1e4, 5e3: the half costs 5e3 - 2.5e3
+    x = np.array(
+        [[0.0], [1.0], [0.5]], np.float32
+    )  # logits 0, 1e4, 5e3: the half costs 5e3 - 2.5e3
     np.testing.assert_allclose(model.row_loss(x).data, [np.log(2), 0.0, 2500.0], rtol=1e-6)
     model.decoder[0].weight.data[...] = -1e4
     np.testing.assert_allclose(model.row_loss(x).data, [np.log(2), 1e4, 2500.0], rtol=1e-6)
@@ -92,15 +114,26 @@ def test_bce_of_extreme_logits_is_finite_and_right():
 def test_noise_and_dropout_are_for_training_only():
     x = rows(40).astype(np.float32)
     model = Autoencoder(20, (16,), 4, dropout=0.4, noise=0.5)
-    assert np.array_equal(model.latent(x), model.latent(x)) and model.training  # predicting leaves the mode as it was
+    assert (
+        np.array_equal(model.latent(x), model.latent(x)) and model.training
+    )  # predicting leaves the mode as it was
     loss = [model.loss(x, rng=np.random.default_rng(seed)).item() for seed in (0, 0, 1)]
     assert loss[0] == loss[1] != loss[2]
-    for function, given in ((model.encode, x), (model.decode, np.ones((9, 4), np.float32))):  # dropout is in both halves
-        assert not np.array_equal(*(function(given, np.random.default_rng(seed)).data for seed in (0, 1)))
+    for function, given in (
+        (model.encode, x),
+        (model.decode, np.ones((9, 4), np.float32)),
+    ):  # dropout is in both halves
+        assert not np.array_equal(
+            *(function(given, np.random.default_rng(seed)).data for seed in (0, 1))
+        )
     model.eval()  # no dropout now, but a denoiser is validated by denoising
-    noisy = x + np.float32(0.5) * np.random.default_rng(4).standard_normal(x.shape, dtype=np.float32)
+    noisy = x + np.float32(0.5) * np.random.default_rng(4).standard_normal(
+        x.shape, dtype=np.float32
+    )
     expected = np.mean((model.reconstruct(noisy) - x) ** 2, axis=1)
-    np.testing.assert_allclose(model.validation(x, rng=np.random.default_rng(4))["loss"], expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        model.validation(x, rng=np.random.default_rng(4))["loss"], expected, rtol=1e-5
+    )
 
 
 def test_arithmetic_stays_in_the_dtype():
@@ -122,13 +155,15 @@ def test_low_rank_data_pass_a_bottleneck_of_their_rank_and_no_narrower_one():
         error[n_latent] = np.mean((model.reconstruct(x) - x) ** 2) / x.var(axis=0).mean()
     assert error[3] < 1e-6 and error[30] < 1e-6
     left = np.linalg.svd(x - x.mean(axis=0), compute_uv=False) ** 2
-    assert left[2] / left.sum() <= error[2] < 1.05 * left[2] / left.sum()  # no linear code of two is better than PCA
+    assert (
+        left[2] / left.sum() <= error[2] < 1.05 * left[2] / left.sum()
+    )  # no linear code of two is better than PCA
     assert len(history) == 60 and history["validation_loss"][-1] < 1e-5
 
 
 def test_a_curve_needs_one_number_a_row():
     t = np.random.default_rng(0).uniform(-2, 2, 600)
-    x = np.stack([t, t ** 2, np.sin(2 * t), np.cos(t)], axis=1)
+    x = np.stack([t, t**2, np.sin(2 * t), np.cos(t)], axis=1)
     model = Autoencoder(4, (64,), 1)
     model.fit(x, epochs=60, learning_rate=1e-2, batch_size=64, **quiet)
     unexplained = np.mean((model.reconstruct(x) - x) ** 2) / x.var(axis=0).mean()
@@ -144,9 +179,17 @@ def test_every_loss_falls_towards_its_least_value(output, loss):
     model.train()
     model.fit(x, epochs=30, learning_rate=1e-2, batch_size=32, **quiet)
     after = np.mean(model.row_loss(x.astype(np.float32)).data)
-    least = {"mse": 0.0, "bce": -np.mean(np.where((x > 0) & (x < 1), x * np.log(np.clip(x, 1e-9, 1))
-                                                  + (1 - x) * np.log(np.clip(1 - x, 1e-9, 1)), 0)),
-             "cross_entropy": -np.mean(x * np.log(np.clip(x, 1e-9, 1)))}[model.objective]
+    least = {
+        "mse": 0.0,
+        "bce": -np.mean(
+            np.where(
+                (x > 0) & (x < 1),
+                x * np.log(np.clip(x, 1e-9, 1)) + (1 - x) * np.log(np.clip(1 - x, 1e-9, 1)),
+                0,
+            )
+        ),
+        "cross_entropy": -np.mean(x * np.log(np.clip(x, 1e-9, 1))),
+    }[model.objective]
     assert least - 1e-6 < after < least + 0.1 * (before - least)
 
 
@@ -155,12 +198,17 @@ def test_denoising_beats_the_identity():
     clean = clean / clean.std() + 0.3 * rng.standard_normal(clean.shape)
     noisy = clean + 0.5 * rng.standard_normal(clean.shape)
     errors = {}
-    for noise in (0.0, 0.5):  # overcomplete: without noise it learns to pass all on, and noise with it
+    for noise in (
+        0.0,
+        0.5,
+    ):  # overcomplete: without noise it learns to pass all on, and noise with it
         model = Autoencoder(30, (), 40, noise=noise)
         model.fit(clean[:800], epochs=30, batch_size=32, learning_rate=1e-2, **quiet)
         errors[noise] = np.mean((model.reconstruct(noisy[800:]) - clean[800:]) ** 2)
     identity = np.mean((noisy[800:] - clean[800:]) ** 2)
-    best = np.cov(clean.T) @ np.linalg.inv(np.cov(clean.T) + 0.25 * np.eye(30))  # of all linear ways: Wiener's filter
+    best = np.cov(clean.T) @ np.linalg.inv(
+        np.cov(clean.T) + 0.25 * np.eye(30)
+    )  # of all linear ways: Wiener's filter
     filtered = (noisy[800:] - clean.mean(axis=0)) @ best.T + clean.mean(axis=0)
     assert errors[0.0] > 0.95 * identity
     assert errors[0.5] < 1.1 * np.mean((filtered - clean[800:]) ** 2) < 0.5 * identity
@@ -170,18 +218,26 @@ def test_early_stopping_keeps_the_best_epoch():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((60, 30))
     model = Autoencoder(30, (128,), 30)
-    history = model.fit(x, epochs=300, learning_rate=1e-2, validation=0.3, early_stopping=5, **quiet)
+    history = model.fit(
+        x, epochs=300, learning_rate=1e-2, validation=0.3, early_stopping=5, **quiet
+    )
     assert len(history) < 300
     from minigrad.data import split
+
     held_out = split(60, 0.3, 0)[1]
     score = np.mean(model.row_loss(x[held_out].astype(np.float32)).data)
     assert score == pytest.approx(min(history["validation_loss"]), rel=1e-5)
 
 
 # ---------------------------------------------------------------------------------------------------------------- files
-@pytest.mark.parametrize("make", [lambda: Autoencoder(20, (8,), 3, "linear", dropout=0.1, noise=0.3, dtype=np.float64),
-                                  lambda: Autoencoder.geneex(20, "p1b1", hidden=(6,)),
-                                  lambda: TiedLinearAutoencoder(20, 3)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Autoencoder(20, (8,), 3, "linear", dropout=0.1, noise=0.3, dtype=np.float64),
+        lambda: Autoencoder.geneex(20, "p1b1", hidden=(6,)),
+        lambda: TiedLinearAutoencoder(20, 3),
+    ],
+)
 def test_saving_and_loading_is_exact(make, tmp_path):
     model, x = make(), suited(rows(50), "sigmoid")
     model.fit(x, epochs=2, **quiet)
@@ -197,21 +253,41 @@ def test_saving_and_loading_is_exact(make, tmp_path):
 
 def test_a_file_whose_description_does_not_fit_is_refused(tmp_path):
     from minigrad import checkpoint
+
     path = tmp_path / "model.npz"
     weights = {f"weights/{name}": a for name, a in Autoencoder(3, (), 2).state_dict().items()}
-    good = dict(model="Autoencoder", config=dict(n_features=3, hidden=[], n_latent=2), trained=True, batch_size=128)
+    good = dict(
+        model="Autoencoder",
+        config=dict(n_features=3, hidden=[], n_latent=2),
+        trained=True,
+        batch_size=128,
+    )
     checkpoint.save(path, weights, good)
     assert Autoencoder.load(path).trained
-    for config in (dict(n_features=-3), dict(n_features=3, unheard=1), dict(n_features=4), [1], dict(n_features="x")):
+    for config in (
+        dict(n_features=-3),
+        dict(n_features=3, unheard=1),
+        dict(n_features=4),
+        [1],
+        dict(n_features="x"),
+    ):
         checkpoint.save(path, weights, {**good, "config": config})
         with pytest.raises(ValueError, match="its description does not fit"):
             Autoencoder.load(path)
 
 
-@pytest.mark.parametrize("cls, arguments", [(Autoencoder, dict(hidden=(8,), n_latent=3, dropout=0.2, noise=0.1)),
-                                            (TiedLinearAutoencoder, dict(n_latent=3))])
+@pytest.mark.parametrize(
+    "cls, arguments",
+    [
+        (Autoencoder, dict(hidden=(8,), n_latent=3, dropout=0.2, noise=0.1)),
+        (TiedLinearAutoencoder, dict(n_latent=3)),
+    ],
+)
 def test_resuming_is_exact(cls, arguments, tmp_path, monkeypatch):
-    x, training = rows(300), dict(epochs=6, batch_size=50, validation=0.2, checkpoint=tmp_path / "run.npz", **quiet)
+    x, training = (
+        rows(300),
+        dict(epochs=6, batch_size=50, validation=0.2, checkpoint=tmp_path / "run.npz", **quiet),
+    )
     whole = cls(20, **arguments)
     expected = whole.fit(x, **{**training, "checkpoint": None})
     killed, calls, loss = cls(20, **arguments), [], cls.loss
@@ -221,6 +297,7 @@ def test_resuming_is_exact(cls, arguments, tmp_path, monkeypatch):
         if len(calls) == 18:
             raise KeyboardInterrupt
         return loss(self, *minibatch, **keywords)
+
     monkeypatch.setattr(cls, "loss", interrupted)
     assert len(killed.fit(x, **training)) == 3
     monkeypatch.setattr(cls, "loss", loss)
@@ -235,7 +312,9 @@ def test_resuming_is_exact(cls, arguments, tmp_path, monkeypatch):
 def test_one_seed_one_result():
     x = rows(100)
     runs = [Autoencoder(20, (8,), 3, seed=seed) for seed in (0, 0, 1, 0)]
-    for model, seed in zip(runs, (4, 4, 4, 5)):  # the model's seed is of the weights, fit's of the order and the split
+    for model, seed in zip(
+        runs, (4, 4, 4, 5)
+    ):  # the model's seed is of the weights, fit's of the order and the split
         model.fit(x, epochs=2, seed=seed, **quiet)
     a, b, c, d = (model.latent(x) for model in runs)
     assert np.array_equal(a, b) and not np.array_equal(a, c) and not np.array_equal(a, d)
@@ -245,18 +324,33 @@ def test_one_seed_one_result():
 def _not_canonical(x):
     """CSR with unsorted columns, each entry split in two, and stored zeros."""
     x = sparse.csr_array(x)
-    columns = np.concatenate([np.tile(x.indices[a:b][::-1], 2) for a, b in zip(x.indptr, x.indptr[1:])])
-    data = np.concatenate([np.append(x.data[a:b][::-1] - 1, np.ones(b - a)) for a, b in zip(x.indptr, x.indptr[1:])])
+    columns = np.concatenate(
+        [np.tile(x.indices[a:b][::-1], 2) for a, b in zip(x.indptr, x.indptr[1:])]
+    )
+    data = np.concatenate(
+        [np.append(x.data[a:b][::-1] - 1, np.ones(b - a)) for a, b in zip(x.indptr, x.indptr[1:])]
+    )
     return sparse.csr_array((data, columns, 2 * x.indptr), shape=x.shape)
 
 
 WHOLE = np.random.default_rng(0).poisson(1.0, (40, 6)).astype(float)
-SAME = {"list": WHOLE.tolist(), "int64": WHOLE.astype(np.int64), "uint8": WHOLE.astype(np.uint8), "float64": WHOLE,
-        "float32": WHOLE.astype(np.float32), "big-endian": WHOLE.astype(">f4"), "Fortran": np.asfortranarray(WHOLE),
-        "view": np.repeat(WHOLE, 2, axis=1)[:, ::2], "read-only": WHOLE.copy(), "CSR": sparse.csr_matrix(WHOLE),
-        "CSC": sparse.csc_array(WHOLE), "COO": sparse.coo_array(WHOLE), "not canonical": _not_canonical(WHOLE),
-        "int CSR": sparse.csr_array(WHOLE.astype(np.int32)),
-        "Counts": Counts(sparse.csr_array(WHOLE), range(6), range(40))}
+SAME = {
+    "list": WHOLE.tolist(),
+    "int64": WHOLE.astype(np.int64),
+    "uint8": WHOLE.astype(np.uint8),
+    "float64": WHOLE,
+    "float32": WHOLE.astype(np.float32),
+    "big-endian": WHOLE.astype(">f4"),
+    "Fortran": np.asfortranarray(WHOLE),
+    "view": np.repeat(WHOLE, 2, axis=1)[:, ::2],
+    "read-only": WHOLE.copy(),
+    "CSR": sparse.csr_matrix(WHOLE),
+    "CSC": sparse.csc_array(WHOLE),
+    "COO": sparse.coo_array(WHOLE),
+    "not canonical": _not_canonical(WHOLE),
+    "int CSR": sparse.csr_array(WHOLE.astype(np.int32)),
+    "Counts": Counts(sparse.csr_array(WHOLE), range(6), range(40)),
+}
 SAME["read-only"].flags.writeable = False
 
 
@@ -269,21 +363,33 @@ def test_all_kinds_of_input_give_the_same_numbers(kind):
     model.fit(x, epochs=2, **quiet)
     assert np.array_equal(model.latent(x), expected.latent(WHOLE))
     if before is not None and sparse.issparse(x):
-        assert all(np.array_equal(a, b) for a, b in zip((before.data, *before.nonzero()), (x.data, *x.nonzero())))
+        assert all(
+            np.array_equal(a, b)
+            for a, b in zip((before.data, *before.nonzero()), (x.data, *x.nonzero()))
+        )
     elif before is not None:
         assert np.array_equal(x, before)
 
 
 def test_what_the_model_gets_is_canonical_and_contiguous():
     once = sparse.csr_array(([0.5, 0.25], ([0, 1], [1, 0])), shape=(2, 2))
-    twice = sparse.csr_array((np.array([1.5, -1.0, 0.25]), np.array([1, 1, 0]), np.array([0, 2, 3])), shape=(2, 2))
-    for x, dtype in itertools.product((once, twice), (np.float32, np.float64)):  # it is sums that count, and are in range
+    twice = sparse.csr_array(
+        (np.array([1.5, -1.0, 0.25]), np.array([1, 1, 0]), np.array([0, 2, 3])), shape=(2, 2)
+    )
+    for x, dtype in itertools.product(
+        (once, twice), (np.float32, np.float64)
+    ):  # it is sums that count, and are in range
         found = as_features(x, 2, dtype, 0, 1)
         assert found.has_canonical_format and np.array_equal(found.toarray(), [[0, 0.5], [0.25, 0]])
     assert len(twice.data) == 3
     with pytest.raises(ValueError, match="row 0, column 1 .* is 1.2"):
-        as_features(sparse.coo_array(([0.6, 0.6], ([0, 0], [1, 1])), shape=(2, 2)), 2, np.float32, 0, 1)
-    for x in (np.asfortranarray(WHOLE.astype(np.float32)), np.repeat(WHOLE.astype(np.float32), 2, axis=1)[:, ::2]):
+        as_features(
+            sparse.coo_array(([0.6, 0.6], ([0, 0], [1, 1])), shape=(2, 2)), 2, np.float32, 0, 1
+        )
+    for x in (
+        np.asfortranarray(WHOLE.astype(np.float32)),
+        np.repeat(WHOLE.astype(np.float32), 2, axis=1)[:, ::2],
+    ):
         found = as_features(x, 6, np.float32)
         assert found.flags.c_contiguous and np.array_equal(found, WHOLE)
 
@@ -293,7 +399,11 @@ def test_bool_and_anndata():
     x = WHOLE > 1
     model = Autoencoder(6, (), 2, "sigmoid")
     model.fit(x, epochs=1, **quiet)
-    for same in (x.astype(float), anndata.AnnData(x.astype(np.float32)), anndata.AnnData(sparse.csr_matrix(x * 1.0))):
+    for same in (
+        x.astype(float),
+        anndata.AnnData(x.astype(np.float32)),
+        anndata.AnnData(sparse.csr_matrix(x * 1.0)),
+    ):
         assert np.array_equal(model.latent(x), model.latent(same))
 
 
@@ -310,14 +420,23 @@ def _broken():
 
 
 BAD = [
-    (np.zeros((0, 6)), "no rows"), (np.zeros(6), r"x\[None, :\]"), (np.zeros((2, 3, 6)), r"must be \(n, 6\)"),
-    (np.zeros((5, 7)), "has 7 columns.*n_features=6"), (np.zeros((5, 0)), "has 0 columns"),
-    (_with(np.nan), "row 2, column 3 .* is nan; values must be finite"), (_with(-np.inf), "is -inf; values must"),
-    (sparse.csr_array(_with(np.nan)), "row 2, column 3 .* is nan"), (sparse.csc_array(_with(np.inf)), "row 2, column"),
+    (np.zeros((0, 6)), "no rows"),
+    (np.zeros(6), r"x\[None, :\]"),
+    (np.zeros((2, 3, 6)), r"must be \(n, 6\)"),
+    (np.zeros((5, 7)), "has 7 columns.*n_features=6"),
+    (np.zeros((5, 0)), "has 0 columns"),
+    (_with(np.nan), "row 2, column 3 .* is nan; values must be finite"),
+    (_with(-np.inf), "is -inf; values must"),
+    (sparse.csr_array(_with(np.nan)), "row 2, column 3 .* is nan"),
+    (sparse.csc_array(_with(np.inf)), "row 2, column"),
     (_with(1e300), "row 2, column 3 .* is 1e[+]300, beyond the range of float32.*float64"),
     (sparse.csr_array(_with(1e300)), "beyond the range of float32"),
-    (np.full((5, 6), "a"), "has dtype <U1"), (np.full((5, 6), 1j), "complex128"), ([[1, 2], [3]], "no matrix of numb"),
-    (np.ma.masked_array(np.zeros((5, 6)), np.eye(5, 6)), "masked"), (None, "shape"), (_broken(), "broken sparse matr"),
+    (np.full((5, 6), "a"), "has dtype <U1"),
+    (np.full((5, 6), 1j), "complex128"),
+    ([[1, 2], [3]], "no matrix of numb"),
+    (np.ma.masked_array(np.zeros((5, 6)), np.eye(5, 6)), "masked"),
+    (None, "shape"),
+    (_broken(), "broken sparse matr"),
 ]
 
 
@@ -329,18 +448,34 @@ def test_bad_input_is_named(x, message, ask):
             getattr(model, ask)(x)
 
 
-@pytest.mark.parametrize("output, value, message", [
-    ("sigmoid", 1.5, r"row 2, column 3 .* is 1.5; output='sigmoid' is for features in \[0, 1\]: scale each"),
-    ("sigmoid", -0.5, "is -0.5; output='sigmoid'"), ("softmax", -1.0, "is -1.0; output='softmax' .* not negative")])
+@pytest.mark.parametrize(
+    "output, value, message",
+    [
+        (
+            "sigmoid",
+            1.5,
+            r"row 2, column 3 .* is 1.5; output='sigmoid' is for features in \[0, 1\]: scale each",
+        ),
+        ("sigmoid", -0.5, "is -0.5; output='sigmoid'"),
+        ("softmax", -1.0, "is -1.0; output='softmax' .* not negative"),
+    ],
+)
 def test_ranges_of_outputs(output, value, message):
     model, x = Autoencoder(6, (), 2, output), _with(value)
     for x in (x, sparse.csr_array(x)):
         with pytest.raises(ValueError, match=message):
             model.fit(x)
-        assert model.latent(x).shape == (5, 2)  # new rows may lie outside of the range of those trained on
+        assert model.latent(x).shape == (
+            5,
+            2,
+        )  # new rows may lie outside of the range of those trained on
     assert not model.trained
-    with pytest.raises(ValueError, match="row 399999, column 2 "):  # beyond the first block of the check
-        Autoencoder(6, (), 2, output).fit(np.vstack([np.zeros((399999, 6)), _with(value, (0, 2))[:1]]))
+    with pytest.raises(
+        ValueError, match="row 399999, column 2 "
+    ):  # beyond the first block of the check
+        Autoencoder(6, (), 2, output).fit(
+            np.vstack([np.zeros((399999, 6)), _with(value, (0, 2))[:1]])
+        )
 
 
 @pytest.mark.parametrize("shape", [(1, 6), (2, 1), (1, 1), (200, 1)])
@@ -354,23 +489,43 @@ def test_one_row_and_one_feature(shape):
     assert np.isfinite(model.reconstruct(x)).all()
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (dict(n_features=0), "n_features must be a whole number"), (dict(n_features=2.5), "n_features"),
-    (dict(n_latent=0), "n_latent"), (dict(n_latent=np.nan), "n_latent"), (dict(n_latent="2"), "n_latent"),
-    (dict(hidden=(8, 0)), r"hidden\[1\]"), (dict(hidden=8), r"hidden must be a sequence .*\(512, 256\)"),
-    (dict(hidden=None), "hidden"), (dict(output="tanh"), "output must be one of .*'softmax'.*not 'tanh'"),
-    (dict(loss="bce"), "loss .*output='linear'.*must be one of"), (dict(output="softmax", loss="bce"), "cross_entropy"),
-    (dict(dropout=1.0), "dropout"), (dict(noise=-1), "noise"), (dict(noise=np.nan), "noise"),
-    (dict(dtype=np.int32), "dtype must be"), (dict(dtype=np.float16), "dtype must be"), (dict(dtype=None), "dtype"),
-    (dict(latent_activation="tanh"), "latent_activation"), (dict(initialization="he"), "initialization")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(n_features=0), "n_features must be a whole number"),
+        (dict(n_features=2.5), "n_features"),
+        (dict(n_latent=0), "n_latent"),
+        (dict(n_latent=np.nan), "n_latent"),
+        (dict(n_latent="2"), "n_latent"),
+        (dict(hidden=(8, 0)), r"hidden\[1\]"),
+        (dict(hidden=8), r"hidden must be a sequence .*\(512, 256\)"),
+        (dict(hidden=None), "hidden"),
+        (dict(output="tanh"), "output must be one of .*'softmax'.*not 'tanh'"),
+        (dict(loss="bce"), "loss .*output='linear'.*must be one of"),
+        (dict(output="softmax", loss="bce"), "cross_entropy"),
+        (dict(dropout=1.0), "dropout"),
+        (dict(noise=-1), "noise"),
+        (dict(noise=np.nan), "noise"),
+        (dict(dtype=np.int32), "dtype must be"),
+        (dict(dtype=np.float16), "dtype must be"),
+        (dict(dtype=None), "dtype"),
+        (dict(latent_activation="tanh"), "latent_activation"),
+        (dict(initialization="he"), "initialization"),
+    ],
+)
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         Autoencoder(**{"n_features": 6, **arguments})
 
 
 def test_bad_arguments_of_training_are_named():
-    for arguments, message in [(dict(epochs=-1), "epochs"), (dict(epochs=1.5), "epochs"), (dict(batch_size=0), "batch"),
-                               (dict(validation=1.0), "validation"), (dict(validation=0.9), "no rows")]:
+    for arguments, message in [
+        (dict(epochs=-1), "epochs"),
+        (dict(epochs=1.5), "epochs"),
+        (dict(batch_size=0), "batch"),
+        (dict(validation=1.0), "validation"),
+        (dict(validation=0.9), "no rows"),
+    ]:
         model = Autoencoder(6, (), 2)
         with pytest.raises(ValueError, match=message):
             model.fit(WHOLE[:1], progress=False, **arguments)
@@ -379,6 +534,7 @@ def test_bad_arguments_of_training_are_named():
 
 def test_memory_of_checks_is_that_of_a_block():
     import tracemalloc
+
     x = np.zeros((2000, 3000), np.float32)
     tracemalloc.start()
     assert as_features(x, 3000, np.float32) is x
@@ -390,7 +546,13 @@ def test_memory_of_checks_is_that_of_a_block():
 def test_geneex_course():
     model = Autoencoder.geneex(50)
     assert [p.shape for p in model.parameters() if len(p.shape) == 2] == [
-        (2048, 50), (1024, 2048), (128, 1024), (1024, 128), (2048, 1024), (50, 2048)]
+        (2048, 50),
+        (1024, 2048),
+        (128, 1024),
+        (1024, 128),
+        (2048, 1024),
+        (50, 2048),
+    ]
     assert (model.output, model.objective, model.latent_activation) == ("linear", "mse", "linear")
     assert 0 < model.config["dropout"] < 1
     assert (model.latent(np.random.default_rng(0).random((30, 50))) < 0).any()
@@ -400,11 +562,26 @@ def test_geneex_course():
 def test_geneex_p1b1():
     model = Autoencoder.geneex(50, preset="p1b1")
     assert [p.shape for p in model.parameters() if len(p.shape) == 2] == [
-        (2000, 50), (600, 2000), (2, 600), (600, 2), (2000, 600), (50, 2000)]
-    assert (model.output, model.objective, model.batch_size, model.config["dropout"]) == ("sigmoid", "mse", 100, 0.0)
-    published = 120_968_000 + 1_200_600 + 1_202 + 1_800 + 1_202_000 + 121_026_483  # layer by layer, 60,483 features
+        (2000, 50),
+        (600, 2000),
+        (2, 600),
+        (600, 2),
+        (2000, 600),
+        (50, 2000),
+    ]
+    assert (model.output, model.objective, model.batch_size, model.config["dropout"]) == (
+        "sigmoid",
+        "mse",
+        100,
+        0.0,
+    )
+    published = (
+        120_968_000 + 1_200_600 + 1_202 + 1_800 + 1_202_000 + 121_026_483
+    )  # layer by layer, 60,483 features
     assert sum(p.size for p in model.parameters()) + 2 * 2000 * 60433 + 60433 == published
-    for layer in (m for part in (model.encoder, model.decoder) for m in part.layers if hasattr(m, "weight")):
+    for layer in (
+        m for part in (model.encoder, model.decoder) for m in part.layers if hasattr(m, "weight")
+    ):
         bound = np.sqrt(6 / sum(layer.weight.shape))
         assert not layer.bias.data.any()
         assert 0.98 * bound < np.abs(layer.weight.data).max() <= bound * (1 + 1e-6)
@@ -412,7 +589,10 @@ def test_geneex_p1b1():
     x = np.random.default_rng(0).random((250, 50))
     assert (model.latent(x) >= 0).all() and (model.latent(x) == 0).any()  # ReLU at the bottleneck
     sizes = []
-    model.loss, loss = lambda x, **keywords: (sizes.append(len(x)), loss(x, **keywords))[1], model.loss
+    model.loss, loss = (
+        lambda x, **keywords: (sizes.append(len(x)), loss(x, **keywords))[1],
+        model.loss,
+    )
     history = model.fit(x, epochs=1, validation=0, **quiet)
     assert sizes == [100, 100, 50] and 0 < history["train_loss"][0] < 0.5
     with pytest.raises(ValueError, match="preset must be one of"):
@@ -421,11 +601,16 @@ def test_geneex_p1b1():
 
 # ------------------------------------------------------------------------------------------------------------------ PCA
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("scale, kind", [(1.0, np.asarray), (1e-3, np.asarray), (100.0, sparse.csr_array)])
+@pytest.mark.parametrize(
+    "scale, kind", [(1.0, np.asarray), (1e-3, np.asarray), (100.0, sparse.csr_array)]
+)
 def test_tied_linear_autoencoder_becomes_pca(dtype, scale, kind):
     rng, d = np.random.default_rng(1), 4
     turn = np.linalg.qr(rng.standard_normal((40, 40)))[0]
-    x = scale * ((rng.standard_normal((300, 40)) / np.sqrt(np.arange(1, 41))) @ turn + rng.standard_normal(40))
+    x = scale * (
+        (rng.standard_normal((300, 40)) / np.sqrt(np.arange(1, 41))) @ turn
+        + rng.standard_normal(40)
+    )
     model = TiedLinearAutoencoder(40, d, dtype=dtype)
     model.fit(kind(x), **quiet)
     u, s, v = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
@@ -433,16 +618,23 @@ def test_tied_linear_autoencoder_becomes_pca(dtype, scale, kind):
     assert subspace_angles(v[:d].T, w).max() < 1e-3
     np.testing.assert_allclose(w.T @ w, np.eye(d), atol=1e-4)
     np.testing.assert_allclose(model.mean, x.mean(axis=0), rtol=1e-4, atol=1e-6 * scale)
-    np.testing.assert_allclose(model.reconstruct(x), (u[:, :d] * s[:d]) @ v[:d] + x.mean(axis=0), atol=1e-3 * scale)
-    assert model.row_loss(x.astype(dtype)).data.mean() == pytest.approx(np.sum(s[d:] ** 2) / x.size, rel=1e-4)
+    np.testing.assert_allclose(
+        model.reconstruct(x), (u[:, :d] * s[:d]) @ v[:d] + x.mean(axis=0), atol=1e-3 * scale
+    )
+    assert model.row_loss(x.astype(dtype)).data.mean() == pytest.approx(
+        np.sum(s[d:] ** 2) / x.size, rel=1e-4
+    )
 
 
 def test_tied_gradients_and_training_mean():
     from minigrad.data import split
+
     x = rows(50, 6)
     model = TiedLinearAutoencoder(6, 2, dtype=np.float64)
     model.fit(x, epochs=1, validation=0.2, **quiet)
-    np.testing.assert_allclose(model.mean, x[split(50, 0.2, 0)[0]].mean(axis=0))  # not of the rows held out
+    np.testing.assert_allclose(
+        model.mean, x[split(50, 0.2, 0)[0]].mean(axis=0)
+    )  # not of the rows held out
     check_gradients(model, lambda: model.loss(x))
     with pytest.raises(ValueError, match="n_latent=7 exceeds n_features=6"):
         TiedLinearAutoencoder(6, 7)

@@ -4,6 +4,7 @@ Three tables. EQUAL: other forms of the same numbers; what is trained and predic
 float32 array, or, for sparse forms, from canonical CSR. REFUSED: an error that names the argument, says what was found
 and what to do. ODD: legitimate but extreme; all that comes out is finite, and right where there is a right answer.
 """
+
 import os
 import subprocess
 import sys
@@ -25,7 +26,9 @@ N, G = 24, 5
 BATCH = np.array(["left", "right"])[np.arange(N) % 2]
 MODELS = {
     "SCVI": lambda n: SCVI(n, 2, n_latent=2, n_hidden=4),
-    "SCVI nb latent library": lambda n: SCVI(n, 2, n_latent=2, n_hidden=4, likelihood="nb", library="latent"),
+    "SCVI nb latent library": lambda n: SCVI(
+        n, 2, n_latent=2, n_hidden=4, likelihood="nb", library="latent"
+    ),
     "SCVI poisson": lambda n: SCVI(n, 2, n_latent=2, n_hidden=4, likelihood="poisson"),
     "VAE normal": lambda n: VAE(n, (4,), 2, sigma="learned"),
     "VAE bernoulli": lambda n: VAE(n, (4,), 2, decoder="bernoulli"),
@@ -33,7 +36,8 @@ MODELS = {
     "AE linear": lambda n: Autoencoder(n, (4,), 2),
     "AE sigmoid": lambda n: Autoencoder(n, (4,), 2, output="sigmoid", loss="bce"),
     "AE softmax": lambda n: Autoencoder(n, (4,), 2, output="softmax"),
-    "tied linear AE": lambda n: TiedLinearAutoencoder(n, min(2, n))}
+    "tied linear AE": lambda n: TiedLinearAutoencoder(n, min(2, n)),
+}
 SCVIS = [name for name in MODELS if name.startswith("SCVI")]
 UNIT = ("VAE bernoulli", "AE sigmoid")  # features in [0, 1]
 NOT_NEGATIVE = (*SCVIS, *UNIT, "VAE categorical", "AE softmax")
@@ -66,10 +70,18 @@ def ask(name, model, x, **arguments):
     """What a model predicts of x: name -> array."""
     arguments = {**batches(name, x), **arguments}
     if name in SCVIS:
-        return {"latent": model.latent(x, **arguments), "denoise": model.denoise(x, **arguments),
-                "elbo": model.elbo(x, **arguments), "log p": model.log_likelihood(x, n_samples=3, **arguments)}
+        return {
+            "latent": model.latent(x, **arguments),
+            "denoise": model.denoise(x, **arguments),
+            "elbo": model.elbo(x, **arguments),
+            "log p": model.log_likelihood(x, n_samples=3, **arguments),
+        }
     found = {"latent": model.latent(x), "reconstruct": model.reconstruct(x)}
-    return {**found, "elbo": model.elbo(x), "log p": model.log_likelihood(x, n_samples=3)} if name.startswith("VAE") else found
+    return (
+        {**found, "elbo": model.elbo(x), "log p": model.log_likelihood(x, n_samples=3)}
+        if name.startswith("VAE")
+        else found
+    )
 
 
 def same(found, expected):
@@ -79,7 +91,9 @@ def same(found, expected):
 
 
 def all_finite(arrays):
-    assert all(np.isfinite(a).all() for a in arrays.values()), {k: a for k, a in arrays.items() if not np.isfinite(a).all()}
+    assert all(np.isfinite(a).all() for a in arrays.values()), {
+        k: a for k, a in arrays.items() if not np.isfinite(a).all()
+    }
 
 
 _trained = {}
@@ -109,7 +123,13 @@ def duplicates(x):
     """COO-like CSR: each non-zero stands as two entries whose sum it is."""
     rows, columns = np.nonzero(x)
     values = x[rows, columns]
-    a = sparse.coo_array((np.concatenate([values - 1, np.ones_like(values)]), (np.tile(rows, 2), np.tile(columns, 2))), x.shape)
+    a = sparse.coo_array(
+        (
+            np.concatenate([values - 1, np.ones_like(values)]),
+            (np.tile(rows, 2), np.tile(columns, 2)),
+        ),
+        x.shape,
+    )
     order = np.argsort(a.coords[0], kind="stable")
     indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(x)) * 2)])
     return sparse.csr_array((a.data[order], a.coords[1][order], indptr), shape=x.shape)
@@ -118,7 +138,9 @@ def duplicates(x):
 def stored_zeros(x):
     """CSR that stores every entry."""
     n, g = x.shape
-    return sparse.csr_array((x.ravel().copy(), np.tile(np.arange(g), n), np.arange(0, n * g + 1, g)), shape=x.shape)
+    return sparse.csr_array(
+        (x.ravel().copy(), np.tile(np.arange(g), n), np.arange(0, n * g + 1, g)), shape=x.shape
+    )
 
 
 def read_only(x):
@@ -148,19 +170,41 @@ def long_indices(x):
 
 
 DENSE = {
-    "int64": lambda x: x.astype(np.int64), "uint8": lambda x: x.astype(np.uint8), "int8": lambda x: x.astype(np.int8),
-    "float64": lambda x: x.astype(np.float64), "float16": lambda x: x.astype(np.float16),
-    "long double": lambda x: x.astype(np.longdouble), "big-endian": lambda x: x.astype(">f4"),
-    "big-endian int": lambda x: x.astype(">i8"), "Fortran order": np.asfortranarray,
-    "every other column": lambda x: np.repeat(x, 2, axis=1)[:, ::2], "reversed": lambda x: x[::-1].copy()[::-1],
-    "unaligned": unaligned, "read-only": read_only, "list of lists": lambda x: x.tolist(),
-    "frame": pandas.DataFrame, "read-only memory map": None}
+    "int64": lambda x: x.astype(np.int64),
+    "uint8": lambda x: x.astype(np.uint8),
+    "int8": lambda x: x.astype(np.int8),
+    "float64": lambda x: x.astype(np.float64),
+    "float16": lambda x: x.astype(np.float16),
+    "long double": lambda x: x.astype(np.longdouble),
+    "big-endian": lambda x: x.astype(">f4"),
+    "big-endian int": lambda x: x.astype(">i8"),
+    "Fortran order": np.asfortranarray,
+    "every other column": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+    "reversed": lambda x: x[::-1].copy()[::-1],
+    "unaligned": unaligned,
+    "read-only": read_only,
+    "list of lists": lambda x: x.tolist(),
+    "frame": pandas.DataFrame,
+    "read-only memory map": None,
+}
 SPARSE = {
-    "csr_matrix": sparse.csr_matrix, "csc": sparse.csc_array, "coo": sparse.coo_array, "lil": sparse.lil_array,
-    "dok": sparse.dok_array, "bsr": sparse.bsr_array, "dia": sparse.dia_array, "unsorted": unsorted, "duplicates": duplicates,
-    "stored zeros": stored_zeros, "read-only csr": read_only_csr, "int64 indices": long_indices,
+    "csr_matrix": sparse.csr_matrix,
+    "csc": sparse.csc_array,
+    "coo": sparse.coo_array,
+    "lil": sparse.lil_array,
+    "dok": sparse.dok_array,
+    "bsr": sparse.bsr_array,
+    "dia": sparse.dia_array,
+    "unsorted": unsorted,
+    "duplicates": duplicates,
+    "stored zeros": stored_zeros,
+    "read-only csr": read_only_csr,
+    "int64 indices": long_indices,
     "csr int8": lambda x: sparse.csr_array(x.astype(np.int8)),
-    "Counts": lambda x: Counts(sparse.csr_array(x), [f"g{i}" for i in range(x.shape[1])], [f"c{i}" for i in range(len(x))])}
+    "Counts": lambda x: Counts(
+        sparse.csr_array(x), [f"g{i}" for i in range(x.shape[1])], [f"c{i}" for i in range(len(x))]
+    ),
+}
 
 
 def memory_map(x, tmp_path):
@@ -204,10 +248,12 @@ def test_dense_and_sparse_agree(name):
 # ---------------------------------------------------------------------------------------------------------------- refused
 def entry(value):
     """A change of one entry, in row 3 and column 2."""
+
     def put(x):
         x = x.astype(np.float64)
         x[3, 2] = value
         return x
+
     return put
 
 
@@ -217,25 +263,63 @@ def csr(put):
 
 MISSING = r"row 3, column 2 \(from 0\) is (nan|inf|-inf); (counts|values) (are|must be) finite: fill in or drop missing"
 REFUSED = {  # kind: (the input made of clean counts, what the error says after the name of the argument)
-    "no cells": (lambda x: x[:0], r"has shape \(0, 5\), (that is no cells|no rows); pass at least one"),
-    "no genes": (lambda x: x[:, :0], r"has (shape \(24, 0\), that is no genes; pass at least one|0 columns.*select the same)"),
-    "NaN": (entry(np.nan), MISSING), "infinity": (entry(np.inf), MISSING), "minus infinity": (entry(-np.inf), MISSING),
-    "NaN in CSR": (csr(entry(np.nan)), MISSING), "infinity in CSR": (csr(entry(np.inf)), MISSING),
-    "twice as wide": (lambda x: np.hstack([x, x]), r"ha(s|ve) 10 (genes|columns), the model was made for .*=5; select the same"),
-    "CSR one narrower": (lambda x: sparse.csr_array(x[:, 1:]), r"ha(s|ve) 4 (genes|columns), .*=5; select the same"),
-    "one cell as a vector": (lambda x: x[0], r"has shape \(5,\), must be .*; for a single (cell|row) pass x\[None, :\]"),
+    "no cells": (
+        lambda x: x[:0],
+        r"has shape \(0, 5\), (that is no cells|no rows); pass at least one",
+    ),
+    "no genes": (
+        lambda x: x[:, :0],
+        r"has (shape \(24, 0\), that is no genes; pass at least one|0 columns.*select the same)",
+    ),
+    "NaN": (entry(np.nan), MISSING),
+    "infinity": (entry(np.inf), MISSING),
+    "minus infinity": (entry(-np.inf), MISSING),
+    "NaN in CSR": (csr(entry(np.nan)), MISSING),
+    "infinity in CSR": (csr(entry(np.inf)), MISSING),
+    "twice as wide": (
+        lambda x: np.hstack([x, x]),
+        r"ha(s|ve) 10 (genes|columns), the model was made for .*=5; select the same",
+    ),
+    "CSR one narrower": (
+        lambda x: sparse.csr_array(x[:, 1:]),
+        r"ha(s|ve) 4 (genes|columns), .*=5; select the same",
+    ),
+    "one cell as a vector": (
+        lambda x: x[0],
+        r"has shape \(5,\), must be .*; for a single (cell|row) pass x\[None, :\]",
+    ),
     "three dimensions": (lambda x: x[None], r"has shape \(1, 24, 5\), must be"),
     "text": (lambda x: x.astype(str), r"has dtype <U32, must be .*numbers; convert it, or drop"),
-    "objects": (lambda x: x.astype(object), "has dtype object, must be .*numbers; convert it, or drop"),
-    "complex": (lambda x: x.astype(complex), "has dtype complex128, must be .*numbers; convert it, or drop"),
-    "masked": (lambda x: np.ma.masked_equal(x, 0), r"a masked array; fill the masked entries first, with x.filled\("),
+    "objects": (
+        lambda x: x.astype(object),
+        "has dtype object, must be .*numbers; convert it, or drop",
+    ),
+    "complex": (
+        lambda x: x.astype(complex),
+        "has dtype complex128, must be .*numbers; convert it, or drop",
+    ),
+    "masked": (
+        lambda x: np.ma.masked_equal(x, 0),
+        r"a masked array; fill the masked entries first, with x.filled\(",
+    ),
     "ragged": (lambda x: [[1, 2], [3]], "no matrix of numbers"),
-    "broken CSR": (lambda x: broken(x), "a broken sparse matrix .*; build it again")}
+    "broken CSR": (lambda x: broken(x), "a broken sparse matrix .*; build it again"),
+}
 COUNTS_ONLY = {
-    "negative": (entry(-1), r"row 3, column 2 \(from 0\) is -1.0; counts are whole numbers from 0 up.* Raw counts are usually"),
+    "negative": (
+        entry(-1),
+        r"row 3, column 2 \(from 0\) is -1.0; counts are whole numbers from 0 up.* Raw counts are usually",
+    ),
     "negative in CSR": (csr(entry(-1)), "row 3.* is -1.0; counts are whole numbers from 0 up"),
-    "fractional": (entry(0.5), r"row 3, column 2 \(from 0\) is 0.5; counts are whole numbers .*looks normalised"),
-    "above 2^24": (entry(2.0**24 + 2), "row 3.* is 16777218.0, above 16,777,216, .*Leave that column out")}
+    "fractional": (
+        entry(0.5),
+        r"row 3, column 2 \(from 0\) is 0.5; counts are whole numbers .*looks normalised",
+    ),
+    "above 2^24": (
+        entry(2.0**24 + 2),
+        "row 3.* is 16777218.0, above 16,777,216, .*Leave that column out",
+    ),
+}
 
 
 def broken(x):
@@ -254,7 +338,11 @@ def refused(name, x, says, model=None):
     same(fresh.state_dict(), before)
     assert not fresh.trained
     model = trained(name)[0] if model is None else model
-    asked = ("latent", "denoise", "elbo", "sample_posterior") if name in SCVIS else ("latent", "reconstruct")
+    asked = (
+        ("latent", "denoise", "elbo", "sample_posterior")
+        if name in SCVIS
+        else ("latent", "reconstruct")
+    )
     for question in asked:
         with pytest.raises(ValueError, match=f"^{argument}:? {says}"):
             getattr(model, question)(x, **batches(name, x))
@@ -283,7 +371,9 @@ def test_what_is_out_of_range_is_refused_in_training_and_by_the_likelihood(name,
     if name.startswith("VAE"):
         with pytest.raises(ValueError, match=says):
             trained(name)[0].elbo(entry(value)(clean(name)))
-    all_finite({"latent": trained(name)[0].latent(entry(value)(clean(name)))})  # an encoder takes any number: say, noisy ones
+    all_finite(
+        {"latent": trained(name)[0].latent(entry(value)(clean(name)))}
+    )  # an encoder takes any number: say, noisy ones
 
 
 @pytest.mark.parametrize("name", ["VAE categorical", "AE softmax"])
@@ -297,17 +387,37 @@ def test_negative_fractions_are_refused(name):
                 getattr(trained(name)[0], question)(entry(-1)(clean(name)))
 
 
-@pytest.mark.parametrize("batch, says", [
-    (np.array(["left", "middle"])[np.arange(N) % 2], "batch: middle unknown; the model knows left, right. Leave those cells out"),
-    (BATCH[:-1], r"batch: has shape \(23,\), must be one label for each of 24 cells"),
-    (BATCH[:, None], r"batch: has shape \(24, 1\)"), (None, "batch: say which batch each cell is from; the model knows left"),
-    (np.where(np.arange(N) == 7, None, BATCH), "batch: cell 7 has the label None; labels must be whole numbers or strings"),
-    (np.where(np.arange(N) == 7, np.nan, 1.0), "batch: cell 0 has the label 1.0|batch: cell 7 has the label nan"),
-    ("donor", "batch: no obs column 'donor'; there are: none")])
+@pytest.mark.parametrize(
+    "batch, says",
+    [
+        (
+            np.array(["left", "middle"])[np.arange(N) % 2],
+            "batch: middle unknown; the model knows left, right. Leave those cells out",
+        ),
+        (BATCH[:-1], r"batch: has shape \(23,\), must be one label for each of 24 cells"),
+        (BATCH[:, None], r"batch: has shape \(24, 1\)"),
+        (None, "batch: say which batch each cell is from; the model knows left"),
+        (
+            np.where(np.arange(N) == 7, None, BATCH),
+            "batch: cell 7 has the label None; labels must be whole numbers or strings",
+        ),
+        (
+            np.where(np.arange(N) == 7, np.nan, 1.0),
+            "batch: cell 0 has the label 1.0|batch: cell 7 has the label nan",
+        ),
+        ("donor", "batch: no obs column 'donor'; there are: none"),
+    ],
+)
 def test_batches_that_a_model_does_not_know(batch, says):
     model, x = trained("SCVI")[0], clean("SCVI")
     before = model.state_dict()
-    for question in (model.latent, model.denoise, model.elbo, model.log_likelihood, model.sample_posterior):
+    for question in (
+        model.latent,
+        model.denoise,
+        model.elbo,
+        model.log_likelihood,
+        model.sample_posterior,
+    ):
         with pytest.raises(ValueError, match=says):
             question(x, batch)
     with pytest.raises(ValueError, match=says if batch is not None else "batch is missing"):
@@ -316,7 +426,9 @@ def test_batches_that_a_model_does_not_know(batch, says):
 
 
 def test_more_batches_than_the_model_has():
-    with pytest.raises(ValueError, match="batch has 3 different labels, but the model was made for n_batches=2"):
+    with pytest.raises(
+        ValueError, match="batch has 3 different labels, but the model was made for n_batches=2"
+    ):
         MODELS["SCVI"](G).fit(clean("SCVI"), np.arange(N) % 3)
 
 
@@ -331,7 +443,9 @@ def test_one_cell(name):
             np.testing.assert_allclose(alone[key], predicted[key][:1], rtol=1e-5, atol=1e-6)
     all_finite(alone)
     if name in SCVIS:
-        with pytest.raises(ValueError, match="counts: 1 cells with counts of 1; training needs at least 2"):
+        with pytest.raises(
+            ValueError, match="counts: 1 cells with counts of 1; training needs at least 2"
+        ):
             train(name, x[:1])
     else:
         all_finite(train(name, x[:1]).state_dict())
@@ -358,7 +472,9 @@ def test_cells_without_counts(name, form):
     model, _, clean_predictions = trained(name, form)
     predicted = ask(name, model, form(x))
     all_finite(predicted)
-    np.testing.assert_allclose(predicted["latent"][~empty], clean_predictions["latent"][~empty], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        predicted["latent"][~empty], clean_predictions["latent"][~empty], rtol=1e-5, atol=1e-6
+    )
     if name in SCVIS and "latent library" not in name:
         assert np.all(predicted["denoise"][empty] == 0) and np.all(predicted["log p"][empty] == 0)
 
@@ -373,14 +489,21 @@ def test_genes_without_counts_and_no_counts_at_all(name, form):
     nothing = form(np.zeros((N, G), np.float32))
     all_finite(ask(name, model, nothing))
     if name in SCVIS:
-        with pytest.raises(ValueError, match="counts: 0 cells with counts of 24; training needs at least 2"):
+        with pytest.raises(
+            ValueError, match="counts: 0 cells with counts of 24; training needs at least 2"
+        ):
             train(name, nothing)
     else:
         all_finite(train(name, nothing).state_dict())
 
 
-@pytest.mark.parametrize("name, value", [*((name, 0.5) for name in MODELS if name not in SCVIS),
-                                         *((name, -1.0) for name in MODELS if name not in NOT_NEGATIVE)])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *((name, 0.5) for name in MODELS if name not in SCVIS),
+        *((name, -1.0) for name in MODELS if name not in NOT_NEGATIVE),
+    ],
+)
 def test_features_may_be_what_counts_may_not(name, value):
     x = entry(value)(clean(name))
     model = train(name, x)
@@ -389,8 +512,10 @@ def test_features_may_be_what_counts_may_not(name, value):
 
 
 def test_minibatches_and_splits_of_one_cell():
-    for arguments, says in ((dict(batch_size=1), "batch_size must be at least 2, .* not 1"),
-                            (dict(validation=0.95), "validation=0.95 of 24 cells leaves 1 to train on; .* at least 2")):
+    for arguments, says in (
+        (dict(batch_size=1), "batch_size must be at least 2, .* not 1"),
+        (dict(validation=0.95), "validation=0.95 of 24 cells leaves 1 to train on; .* at least 2"),
+    ):
         model = MODELS["SCVI"](G)
         with pytest.raises(ValueError, match=says):
             model.fit(clean("SCVI"), BATCH, epochs=1, **arguments)
@@ -402,26 +527,57 @@ def test_minibatches_and_splits_of_one_cell():
 
 # ------------------------------------------------------------------------------------------------- extremes, for long enough
 @settings(max_examples=3)
-@given(st.integers(2, 12), st.integers(1, 6), st.sampled_from(["zinb", "nb", "poisson"]),
-       st.sampled_from(["observed", "latent"]), st.integers(2, 8), st.integers(0, 2**32 - 1))
-def test_a_hundred_epochs_on_extreme_counts_leave_finite_weights(n_cells, n_genes, likelihood, library, batch_size, seed):
+@given(
+    st.integers(2, 12),
+    st.integers(1, 6),
+    st.sampled_from(["zinb", "nb", "poisson"]),
+    st.sampled_from(["observed", "latent"]),
+    st.integers(2, 8),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_hundred_epochs_on_extreme_counts_leave_finite_weights(
+    n_cells, n_genes, likelihood, library, batch_size, seed
+):
     """Library sizes from 1 to 10^7, counts to 10^6: each cell's own, log-uniformly drawn, over genes as unequal."""
     rng = np.random.default_rng(seed)
     total = np.append([1, 10**7], 10 ** rng.uniform(0, 7, n_cells))[:n_cells].astype(np.int64)
     x = np.minimum(rng.multinomial(total, rng.dirichlet(np.full(n_genes, 0.3))), 10**6)
-    model = SCVI(n_genes, n_latent=2, n_hidden=4, likelihood=likelihood, library=library, seed=seed % 1000)
+    model = SCVI(
+        n_genes, n_latent=2, n_hidden=4, likelihood=likelihood, library=library, seed=seed % 1000
+    )
     history = model.fit(x, epochs=100, batch_size=batch_size, validation=0.0)
     all_finite(model.state_dict())
-    all_finite({"loss": np.array(history["train_loss"]), "latent": model.latent(x), "denoise": model.denoise(x),
-                "elbo": model.elbo(x)})
+    all_finite(
+        {
+            "loss": np.array(history["train_loss"]),
+            "latent": model.latent(x),
+            "denoise": model.denoise(x),
+            "elbo": model.elbo(x),
+        }
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- files that lie
-LIES = {"SCVI": ({"n_genes": 4 * 10**6}, {"n_hidden": 30000}, {"n_layers": 10**9}, {"n_batches": 10**8}, {"n_latent": 10**8},
-                 {"n_genes": 9e9}, {"n_genes": 1e300}, {"dispersion": "gene-batch", "n_genes": 10**4, "n_batches": 10**5}),
-        "VAE": ({"n_features": 10**8}, {"hidden": [30000, 30000]}, {"n_latent": 10**8}, {"hidden": [1] * 10**6}),
-        "Autoencoder": ({"n_features": 10**8}, {"hidden": [30000, 30000]}, {"n_latent": 10**8}),
-        "TiedLinearAutoencoder": ({"n_features": 10**8}, {"n_latent": 10**8, "n_features": 10**8})}
+LIES = {
+    "SCVI": (
+        {"n_genes": 4 * 10**6},
+        {"n_hidden": 30000},
+        {"n_layers": 10**9},
+        {"n_batches": 10**8},
+        {"n_latent": 10**8},
+        {"n_genes": 9e9},
+        {"n_genes": 1e300},
+        {"dispersion": "gene-batch", "n_genes": 10**4, "n_batches": 10**5},
+    ),
+    "VAE": (
+        {"n_features": 10**8},
+        {"hidden": [30000, 30000]},
+        {"n_latent": 10**8},
+        {"hidden": [1] * 10**6},
+    ),
+    "Autoencoder": ({"n_features": 10**8}, {"hidden": [30000, 30000]}, {"n_latent": 10**8}),
+    "TiedLinearAutoencoder": ({"n_features": 10**8}, {"n_latent": 10**8, "n_features": 10**8}),
+}
 LOAD = """
 import resource, sys, models
 limit = 2 * 10**9
@@ -446,8 +602,14 @@ def test_a_model_that_claims_to_be_large_is_refused_before_it_is_made(tmp_path):
             lie = {**meta, "config": {**meta["config"], **change}}
             checkpoint.save(tmp_path / f"{meta['model']}-{i}.npz", arrays, lie)
     files = sorted(str(p) for p in tmp_path.glob("*-*.npz"))
-    done = subprocess.run([sys.executable, "-c", LOAD, *files], cwd=Path(__file__).parent.parent, capture_output=True, text=True,
-                          timeout=120, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, *files],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     *lines, grown = done.stdout.splitlines()
     assert len(lines) == len(files) == sum(map(len, LIES.values()))

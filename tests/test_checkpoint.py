@@ -3,6 +3,7 @@
 The tests that kill, fill a disk or limit memory run in a process of their own (`python test_checkpoint.py NAME ...`),
 which forks: so that nothing happens to pytest, and Python starts only once.
 """
+
 import errno
 import io
 import json
@@ -26,8 +27,11 @@ from hypothesis import strategies as st
 from minigrad import checkpoint
 from tests.limits import each_in_a_child
 
-ARRAYS = {"weights/layers.0.weight": np.arange(12, dtype=np.float32).reshape(3, 4), "weights/bias": np.ones(3),
-          "optimizer/n_steps": np.array(7)}
+ARRAYS = {
+    "weights/layers.0.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "weights/bias": np.ones(3),
+    "optimizer/n_steps": np.array(7),
+}
 META = {"model": "SCVI", "history": {"train_loss": [0.1, 1e-300, 3.0]}, "genes": ["Actb", "Gapdh"]}
 
 
@@ -35,20 +39,36 @@ def same(found, expected):
     assert list(found) == list(expected)
     for name, a in expected.items():
         f, a = found[name], np.asarray(a)
-        assert type(f) is np.ndarray and f.dtype == a.dtype and f.shape == a.shape and f.tobytes() == a.tobytes()
+        assert (
+            type(f) is np.ndarray
+            and f.dtype == a.dtype
+            and f.shape == a.shape
+            and f.tobytes() == a.tobytes()
+        )
         assert f.flags.writeable
 
 
 def in_own_process(*args, prefix=(), timeout=60):
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run([*prefix, sys.executable, __file__, *map(str, args)], capture_output=True, text=True, env=env,
-                          timeout=timeout)
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [*prefix, sys.executable, __file__, *map(str, args)],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=timeout,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 # ----------------------------------------------------------------------------------------------------- there and back
-@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?", ">f4", ">i8"])
+@pytest.mark.parametrize(
+    "dtype", ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?", ">f4", ">i8"]
+)
 def test_arrays_of_every_dtype_and_shape(tmp_path, dtype):
     shapes, rng = [(), (0,), (5,), (2, 0, 3), (2, 3, 4), (1,) * 20], np.random.default_rng(0)
     arrays = {str(shape): rng.integers(0, 100, shape).astype(dtype) for shape in shapes}
@@ -59,8 +79,14 @@ def test_arrays_of_every_dtype_and_shape(tmp_path, dtype):
 def test_what_floats_hold_and_how_arrays_lie(tmp_path):
     odd = np.array([np.nan, np.inf, -np.inf, -0.0, 5e-324, np.finfo(float).max])
     square = np.arange(12.0).reshape(3, 4)
-    arrays = {"odd": odd, "fortran": np.asfortranarray(square), "turned": square.T, "every second": square[::2, ::-1],
-              "größe/α": odd[:1], "a.b.c": odd[:2]}
+    arrays = {
+        "odd": odd,
+        "fortran": np.asfortranarray(square),
+        "turned": square.T,
+        "every second": square[::2, ::-1],
+        "größe/α": odd[:1],
+        "a.b.c": odd[:2],
+    }
     checkpoint.save(str(tmp_path / "a.npz"), arrays, {})
     same(checkpoint.load(str(tmp_path / "a.npz"))[0], arrays)
     with np.load(tmp_path / "a.npz") as plain:  # and anybody can read it
@@ -68,18 +94,32 @@ def test_what_floats_hold_and_how_arrays_lie(tmp_path):
 
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-                    lambda x: st.lists(x) | st.dictionaries(st.text(), x), max_leaves=20))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+        lambda x: st.lists(x) | st.dictionaries(st.text(), x),
+        max_leaves=20,
+    )
+)
 def test_meta_is_what_json_can_hold(tmp_path, value):
     path = tmp_path / "a.npz"
     checkpoint.save(path, {}, {"value": value})
     arrays, meta = checkpoint.load(path)
-    assert arrays == {} and meta == {"value": value, "format": checkpoint.FORMAT, "version": checkpoint.VERSION}
+    assert arrays == {} and meta == {
+        "value": value,
+        "format": checkpoint.FORMAT,
+        "version": checkpoint.VERSION,
+    }
 
 
 def test_what_cannot_be_saved_is_said_before_anything_is_written(tmp_path):
     path = tmp_path / "a.npz"
-    for bad in (np.array([None]), np.array(["text"]), np.ones(2, complex), np.array(["2020"], "M8[s]")):
+    for bad in (
+        np.array([None]),
+        np.array(["text"]),
+        np.ones(2, complex),
+        np.array(["2020"], "M8[s]"),
+    ):
         with pytest.raises(ValueError, match="'x'.*cannot be saved"):
             checkpoint.save(path, {"fine": np.ones(2), "x": bad}, {})
     with pytest.raises(ValueError, match="'meta'"):
@@ -109,6 +149,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 def fails(error):
     def function(*args, **kwargs):
         raise error
+
     return function
 
 
@@ -116,6 +157,7 @@ def half_written(error):
     def savez(file, *args, **kwargs):
         file.write(b"PK\x03\x04 half of it")
         raise error
+
     return savez
 
 
@@ -141,6 +183,7 @@ def test_ctrl_c_just_after_the_renaming(tmp_path, monkeypatch):
     def replace_and_stop(a, b):
         replace(a, b)
         raise KeyboardInterrupt
+
     monkeypatch.setattr(checkpoint.os, "replace", replace_and_stop)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save(tmp_path / "a.npz", ARRAYS, META)
@@ -148,7 +191,9 @@ def test_ctrl_c_just_after_the_renaming(tmp_path, monkeypatch):
     same(checkpoint.load(tmp_path / "a.npz")[0], ARRAYS)
 
 
-@pytest.mark.parametrize("check", [checkpoint.check_target, lambda path: checkpoint.save(path, {}, {})])
+@pytest.mark.parametrize(
+    "check", [checkpoint.check_target, lambda path: checkpoint.save(path, {}, {})]
+)
 def test_where_nothing_can_be_written(tmp_path, monkeypatch, check):
     with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
         check(tmp_path / "nowhere" / "a.npz")
@@ -170,7 +215,10 @@ def limited_file_size(folder):
     checkpoint.save(path, ARRAYS, META)
     before = path.read_bytes()
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-    for size in (3_000, 100_000):  # beyond the limit in the buffer's last flush, or in the middle of an array
+    for size in (
+        3_000,
+        100_000,
+    ):  # beyond the limit in the buffer's last flush, or in the middle of an array
         try:
             checkpoint.save(path, {"a": np.ones(size)}, META)
         except OSError as error:
@@ -206,7 +254,12 @@ def test_files_that_may_not_grow(tmp_path):
 def test_a_full_disk(tmp_path):
     private = ["unshare", "--mount", "--map-root-user"]
     try:
-        can = subprocess.run([*private, "mount", "-t", "tmpfs", "tmpfs", tmp_path], capture_output=True).returncode == 0
+        can = (
+            subprocess.run(
+                [*private, "mount", "-t", "tmpfs", "tmpfs", tmp_path], capture_output=True
+            ).returncode
+            == 0
+        )
     except OSError:
         can = False
     if not can:
@@ -215,8 +268,15 @@ def test_a_full_disk(tmp_path):
 
 
 def test_what_killed_processes_left_is_removed_after_a_day(tmp_path):
-    names = {"a.npz.0123abcd.part.npz": 2, "a.npz.89abcdef.part.npz": 0, "b.npz.0123abcd.part.npz": 2, "a.npz.part.npz": 2,
-             "a.npz.0123abcd.part.txt": 2, "a.npz.notes.part.npz": 2, "[a].npz.0123abcd.part.npz": 2}
+    names = {
+        "a.npz.0123abcd.part.npz": 2,
+        "a.npz.89abcdef.part.npz": 0,
+        "b.npz.0123abcd.part.npz": 2,
+        "a.npz.part.npz": 2,
+        "a.npz.0123abcd.part.txt": 2,
+        "a.npz.notes.part.npz": 2,
+        "[a].npz.0123abcd.part.npz": 2,
+    }
     for name, days in names.items():
         (tmp_path / name).write_text("x")
         os.utime(tmp_path / name, (time.time() - 86_400 * days,) * 2)
@@ -236,12 +296,18 @@ def killed_while_saving(folder):
         child = os.fork()
         if child == 0:
             for k in range(last + 1, 10**9):
-                checkpoint.save(path, {"a": np.full(20_000, float(k)), "b": np.full(3, float(k))}, {"k": k})
+                checkpoint.save(
+                    path, {"a": np.full(20_000, float(k)), "b": np.full(3, float(k))}, {"k": k}
+                )
         time.sleep(rng.uniform(0.0, 0.06))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         arrays, meta = checkpoint.load(path)
-        assert np.all(arrays["a"] == meta["k"]) and np.all(arrays["b"] == meta["k"]) and len(arrays["a"]) == 20_000
+        assert (
+            np.all(arrays["a"] == meta["k"])
+            and np.all(arrays["b"] == meta["k"])
+            and len(arrays["a"]) == 20_000
+        )
         seen.append(meta["k"])
     assert seen == sorted(seen) and len(set(seen)) > 3, seen
 
@@ -255,12 +321,24 @@ def npy(array, **changes):
     """The bytes of an .npy file; changes: of the header's entries, or header= all of its text."""
     a = np.asarray(array)
     header = {"descr": a.dtype.str, "fortran_order": False, "shape": a.shape, **changes}
-    text = (header.get("header") or repr({k: header[k] for k in ("descr", "fortran_order", "shape")})).encode() + b"\n"
-    return b"\x93NUMPY" + bytes(changes.get("version", (1, 0))) + struct.pack("<H", len(text)) + text + a.tobytes()
+    text = (
+        header.get("header") or repr({k: header[k] for k in ("descr", "fortran_order", "shape")})
+    ).encode() + b"\n"
+    return (
+        b"\x93NUMPY"
+        + bytes(changes.get("version", (1, 0)))
+        + struct.pack("<H", len(text))
+        + text
+        + a.tobytes()
+    )
 
 
 def meta_npy(text=None, **changes):
-    text = json.dumps({"format": checkpoint.FORMAT, "version": checkpoint.VERSION, **changes}) if text is None else text
+    text = (
+        json.dumps({"format": checkpoint.FORMAT, "version": checkpoint.VERSION, **changes})
+        if text is None
+        else text
+    )
     return npy(np.frombuffer(text if isinstance(text, bytes) else text.encode(), np.uint8))
 
 
@@ -308,13 +386,17 @@ def overlapping(n=300, size=2**20):
     for i in reversed(range(n)):
         name, content = f"{i:05}.npy".encode(), local + data
         n_bytes = len(content)
-        fields = struct.pack("<HHHHHIIIHH", 20, 0, 0, 0, 33, zlib.crc32(content), n_bytes, n_bytes, len(name), 0)
+        fields = struct.pack(
+            "<HHHHHIIIHH", 20, 0, 0, 0, 33, zlib.crc32(content), n_bytes, n_bytes, len(name), 0
+        )
         local = b"PK\x03\x04" + fields + name + local
         starts.append((name, fields, len(local)))
     for name, fields, back in starts:
         where = struct.pack("<HHHII", 0, 0, 0, 0, len(local) - back)
         central += b"PK\x01\x02" + struct.pack("<H", 20) + fields + where + name
-    end = b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, n, n, len(central), len(local) + len(data), 0)
+    end = b"PK\x05\x06" + struct.pack(
+        "<HHHHIIH", 0, 0, n, n, len(central), len(local) + len(data), 0
+    )
     return local + data + central + end
 
 
@@ -335,51 +417,76 @@ def header(text):
 
 HEADER = "{'descr': '<f8', 'fortran_order': False, 'shape': (4,), }"
 HOSTILE = {
-    "empty": lambda: b"", "text": lambda: b"not a zip\n" * 50, "noise": lambda: np.random.default_rng(0).bytes(10**5),
-    "zeros": lambda: bytes(10**6), "an npy file": lambda: npy(np.ones(3)), "empty zip": lambda: archive(),
-    "end of a zip": lambda: archive(GOOD_META)[-22:], "text in a zip": lambda: archive(("a.txt", "hello"), GOOD_META),
-    "a folder in a zip": lambda: archive(("a/", ""), GOOD_META), "zip in a zip": lambda: archive(("a.npy", archive())),
+    "empty": lambda: b"",
+    "text": lambda: b"not a zip\n" * 50,
+    "noise": lambda: np.random.default_rng(0).bytes(10**5),
+    "zeros": lambda: bytes(10**6),
+    "an npy file": lambda: npy(np.ones(3)),
+    "empty zip": lambda: archive(),
+    "end of a zip": lambda: archive(GOOD_META)[-22:],
+    "text in a zip": lambda: archive(("a.txt", "hello"), GOOD_META),
+    "a folder in a zip": lambda: archive(("a/", ""), GOOD_META),
+    "zip in a zip": lambda: archive(("a.npy", archive())),
     "plain npz": lambda: archive(("a.npy", npy(np.ones(3)))),
-    "old version": lambda: meta_only(version=0), "new version": lambda: meta_only(version=checkpoint.VERSION + 1),
-    "version true": lambda: meta_only(version="1"), "version huge": lambda: meta_only(version="9" * 10**6),
-    "another format": lambda: meta_only(format="another"), "no format": lambda: meta_only("{}"),
+    "old version": lambda: meta_only(version=0),
+    "new version": lambda: meta_only(version=checkpoint.VERSION + 1),
+    "version true": lambda: meta_only(version="1"),
+    "version huge": lambda: meta_only(version="9" * 10**6),
+    "another format": lambda: meta_only(format="another"),
+    "no format": lambda: meta_only("{}"),
     "meta list": lambda: meta_only("[1, 2]"),
     "meta number": lambda: meta_only("3"),
     "meta null": lambda: meta_only("null"),
     "meta empty": lambda: meta_only(""),
     "meta text": lambda: meta_only("hello"),
     "meta cut": lambda: meta_only('{"format": '),
-    "meta not utf-8": lambda: meta_only(b'{"format": "\xff\xfe"}'), "meta zeros": lambda: meta_only(bytes(1000)),
-    "meta deep": lambda: meta_only("[" * 200_000), "meta deep objects": lambda: meta_only('{"a":' * 200_000),
+    "meta not utf-8": lambda: meta_only(b'{"format": "\xff\xfe"}'),
+    "meta zeros": lambda: meta_only(bytes(1000)),
+    "meta deep": lambda: meta_only("[" * 200_000),
+    "meta deep objects": lambda: meta_only('{"a":' * 200_000),
     "meta long number": lambda: meta_only("9" * 200_000),
     "meta of lists": lambda: meta_only("[" + "[]," * 6_000_000 + "0]"),
     "meta of objects": lambda: meta_only("[" + "{}," * 6_000_000 + "0]"),
     "meta of floats": lambda: archive(("meta.npy", npy(np.ones(5)))),
-    "pickle": pickled, "pickle, false flag": pickled_under_a_false_flag,
+    "pickle": pickled,
+    "pickle, false flag": pickled_under_a_false_flag,
     "pickle as meta": lambda: archive(("meta.npy", npy(np.zeros(1), descr="|O"))),
-    "deflated bomb": lambda: archive(("a.npy", npy(np.zeros(2**26, np.uint8))), compression=zipfile.ZIP_DEFLATED),
+    "deflated bomb": lambda: archive(
+        ("a.npy", npy(np.zeros(2**26, np.uint8))), compression=zipfile.ZIP_DEFLATED
+    ),
     "bzip2": lambda: archive(GOOD_META, compression=zipfile.ZIP_BZIP2),
-    "lzma": lambda: archive(GOOD_META, compression=zipfile.ZIP_LZMA), "overlapping bomb": overlapping,
-    "claims 4 GB": lambda: claims(2**32 - 2), "claims 2 GB": lambda: claims(2**31), "claims 1 byte": lambda: claims(1),
-    "name ../": lambda: one_array(npy(np.ones(3)), "../a.npy"), "name a/../..": lambda: one_array(b"", "a/../../b.npy"),
-    "name /": lambda: one_array(npy(np.ones(3)), "/etc/a.npy"), "name ..\\": lambda: one_array(b"", "..\\a.npy"),
-    "name long": lambda: one_array(b"", "../" + "a\n" * 20_000), "no suffix": lambda: one_array(npy(np.ones(3)), "a"),
+    "lzma": lambda: archive(GOOD_META, compression=zipfile.ZIP_LZMA),
+    "overlapping bomb": overlapping,
+    "claims 4 GB": lambda: claims(2**32 - 2),
+    "claims 2 GB": lambda: claims(2**31),
+    "claims 1 byte": lambda: claims(1),
+    "name ../": lambda: one_array(npy(np.ones(3)), "../a.npy"),
+    "name a/../..": lambda: one_array(b"", "a/../../b.npy"),
+    "name /": lambda: one_array(npy(np.ones(3)), "/etc/a.npy"),
+    "name ..\\": lambda: one_array(b"", "..\\a.npy"),
+    "name long": lambda: one_array(b"", "../" + "a\n" * 20_000),
+    "no suffix": lambda: one_array(npy(np.ones(3)), "a"),
     "twice": lambda: archive(("a.npy", npy(np.ones(3))), ("a.npy", npy(np.zeros(3))), GOOD_META),
     "many": lambda: archive(*[(f"{i}.npy", npy(np.ones(1))) for i in range(12_000)], GOOD_META),
     "shape too large": lambda: shape(10**9, 10**9),
     "shape too small": lambda: shape(3),
     "shape overflows": lambda: shape(2**62, 4),
-    "shape negative": lambda: shape(-4), "shape negative twice": lambda: shape(-2, -2), "shape empty": lambda: shape(),
+    "shape negative": lambda: shape(-4),
+    "shape negative twice": lambda: shape(-2, -2),
+    "shape empty": lambda: shape(),
     "shape 0 and huge": lambda: one_array(npy(np.ones(0), shape=(0, 10**30))),
     "shape of 70": lambda: shape(*[1] * 69, 4),
     "shape long": lambda: shape(*[10**9] * 800),
     "shape of floats": lambda: shape(4.0),
     "shape text": lambda: shape("4"),
-    "no bytes": lambda: one_array(b""), "magic only": lambda: one_array(npy(np.ones(3))[:8]),
-    "cut header": lambda: one_array(npy(np.ones(3))[:30]), "no magic": lambda: one_array(b"x" * 200),
+    "no bytes": lambda: one_array(b""),
+    "magic only": lambda: one_array(npy(np.ones(3))[:8]),
+    "cut header": lambda: one_array(npy(np.ones(3))[:30]),
+    "no magic": lambda: one_array(b"x" * 200),
     "npy 3.0": lambda: one_array(npy(np.ones(3), version=(3, 0))),
     "npy 9.9": lambda: one_array(npy(np.ones(3), version=(9, 9))),
-    "header text": lambda: header("hello"), "header code": lambda: header("__import__('os').system('touch executed')"),
+    "header text": lambda: header("hello"),
+    "header code": lambda: header("__import__('os').system('touch executed')"),
     "header open": lambda: header(HEADER[:-6]),
     "header deep": lambda: header("(" * 9000),
     "header huge": lambda: header(HEADER + " " * 60_000),
@@ -389,13 +496,28 @@ HOSTILE = {
     "header minus": lambda: header("-" * 5000 + "1"),
     "header list": lambda: header("[1]"),
     "header empty": lambda: header(" "),
-    "header extra": lambda: header(HEADER[:-1] + "'x': 1}"), "header not ascii": lambda: header("é€"),
+    "header extra": lambda: header(HEADER[:-1] + "'x': 1}"),
+    "header not ascii": lambda: header("é€"),
     "order": lambda: header(HEADER.replace("False", "3")),
     "dtype list": lambda: one_array(npy(np.ones(4), descr=["<f8"])),
     "dtype none": lambda: one_array(npy(np.ones(4), descr=None)),
     "dtype number": lambda: one_array(npy(np.ones(4), descr=8)),
-    **{f"dtype {d}": lambda d=d: one_array(npy(np.ones(4), descr=d))
-       for d in ("|O", "<c16", "|S8", "<U2", "<M8[s]", "|V8", "|V2000000000", "nonsense", "", "f8,f8", "|O8")},
+    **{
+        f"dtype {d}": lambda d=d: one_array(npy(np.ones(4), descr=d))
+        for d in (
+            "|O",
+            "<c16",
+            "|S8",
+            "<U2",
+            "<M8[s]",
+            "|V8",
+            "|V2000000000",
+            "nonsense",
+            "",
+            "f8,f8",
+            "|O8",
+        )
+    },
     "dtype nested": lambda: one_array(npy(np.ones(4), descr=[("a", "<f4"), ("b", "<f4")])),
     "dtype array": lambda: one_array(npy(np.ones(4), descr=("<f8", (10**9,)))),
 }
@@ -427,14 +549,26 @@ def test_hostile_files_are_refused_in_one_sentence(tmp_path):
     said = in_own_process("limited_loads", folder).splitlines()
     names = list(HOSTILE)
     assert not said, "\n".join(f"{names[int(line[:3])]}: {line}" for line in said)
-    assert not [p for p in (Path("executed"), folder / "executed", tmp_path / "executed") if p.exists()]
+    assert not [
+        p for p in (Path("executed"), folder / "executed", tmp_path / "executed") if p.exists()
+    ]
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize("name, words", [
-    ("deflated bomb", "compressed"), ("name ../", "which is no array"), ("shape too large", "promises shape"),
-    ("new version", "version 3.*version 2"), ("pickle", "object, not numbers"), ("plain npz", "'meta' is missing"),
-    ("overlapping bomb", "larger than the file"), ("twice", "twice"), ("another format", "no minigrad checkpoint")])
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("deflated bomb", "compressed"),
+        ("name ../", "which is no array"),
+        ("shape too large", "promises shape"),
+        ("new version", "version 3.*version 2"),
+        ("pickle", "object, not numbers"),
+        ("plain npz", "'meta' is missing"),
+        ("overlapping bomb", "larger than the file"),
+        ("twice", "twice"),
+        ("another format", "no minigrad checkpoint"),
+    ],
+)
 def test_the_sentence_says_what_is_wrong(tmp_path, name, words):
     (tmp_path / "x").write_bytes(HOSTILE[name]())
     with pytest.raises(ValueError, match=words):
@@ -478,7 +612,10 @@ def refused_or_the_same(path, content, expected):
 
 def test_cut_anywhere(good, tmp_path):
     content, expected = good
-    assert all(refused_or_the_same(tmp_path / "x", content[:n], expected) for n in range(0, len(content), 3))
+    assert all(
+        refused_or_the_same(tmp_path / "x", content[:n], expected)
+        for n in range(0, len(content), 3)
+    )
     assert not refused_or_the_same(tmp_path / "x", content, expected)
 
 
@@ -486,7 +623,11 @@ fuzz = settings(max_examples=250, suppress_health_check=[HealthCheck.function_sc
 
 
 @fuzz
-@given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4))
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4
+    )
+)
 def test_flipped_bits(good, tmp_path, flips):
     content, expected = bytearray(good[0]), good[1]
     for where, mask in flips:
@@ -508,17 +649,22 @@ def test_every_byte_of_the_data_matters(good, tmp_path):
 def test_spliced_bytes(good, tmp_path, where, removed, added):
     content, expected = good
     at = int(where * len(content))
-    refused_or_the_same(tmp_path / "x", content[:at] + added + content[at + removed:], expected)
+    refused_or_the_same(tmp_path / "x", content[:at] + added + content[at + removed :], expected)
 
 
 @settings(fuzz, max_examples=80)
-@given(st.binary(max_size=200), st.dictionaries(st.text("ab./é", max_size=5), st.binary(max_size=40), max_size=3),
-       st.text(max_size=60))
+@given(
+    st.binary(max_size=200),
+    st.dictionaries(st.text("ab./é", max_size=5), st.binary(max_size=40), max_size=3),
+    st.text(max_size=60),
+)
 def test_noise_in_place_of_members(tmp_path, meta, members, head):
     members = [(name + ".npy", content) for name, content in members.items()]
-    for content in (archive(*members, ("meta.npy", npy(np.frombuffer(meta, np.uint8)))),
-                    archive(*members, ("meta.npy", meta)),
-                    archive(("a.npy", npy(np.ones(2), header=head or "x")), GOOD_META)):
+    for content in (
+        archive(*members, ("meta.npy", npy(np.frombuffer(meta, np.uint8)))),
+        archive(*members, ("meta.npy", meta)),
+        archive(("a.npy", npy(np.ones(2), header=head or "x")), GOOD_META),
+    ):
         (tmp_path / "x").write_bytes(content)
         with pytest.raises(ValueError):
             checkpoint.load(tmp_path / "x")
@@ -530,5 +676,7 @@ if __name__ == "__main__":
 
 def test_a_description_that_could_not_be_read_back_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="larger than"):
-        checkpoint.save(tmp_path / "x.npz", {"a": np.ones(3)}, {"genes": "g" * (checkpoint.LARGEST_META + 1)})
+        checkpoint.save(
+            tmp_path / "x.npz", {"a": np.ones(3)}, {"genes": "g" * (checkpoint.LARGEST_META + 1)}
+        )
     assert not list(tmp_path.iterdir())

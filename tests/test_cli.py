@@ -1,4 +1,5 @@
 """models/__main__.py, runs.py, report.py: what the commands write is what the model says; what goes wrong is said in a line."""
+
 import base64
 import configparser
 import csv
@@ -28,18 +29,35 @@ from models.__main__ import COMMANDS, main, parser, program
 from models.counts import Counts, as_matrix, highest_variance, pearson_residual_variance, read
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = ["--epochs", "3", "--latent", "4", "--hidden", "8", "--batch-size", "16", "--likelihood", "nb"]
+SMALL = [
+    "--epochs",
+    "3",
+    "--latent",
+    "4",
+    "--hidden",
+    "8",
+    "--batch-size",
+    "16",
+    "--likelihood",
+    "nb",
+]
 
 
 def made_counts(n_cells=60, n_genes=12):
     """Two types of cells, two batches, and names of genes of which one occurs twice."""
     rng = np.random.default_rng(0)
     kind, batch = rng.integers(0, 2, n_cells), rng.integers(0, 2, n_cells)
-    rates = np.stack([np.linspace(0.3, 6, n_genes), np.linspace(6, 0.3, n_genes)])[kind] * (1 + batch[:, None])
+    rates = np.stack([np.linspace(0.3, 6, n_genes), np.linspace(6, 0.3, n_genes)])[kind] * (
+        1 + batch[:, None]
+    )
     genes = [f"G{i}" for i in range(n_genes - 1)] + ["G0"]
     x = sparse.csr_array(rng.poisson(rates).astype(np.float32))
-    return Counts(x, genes, [f"c{i}" for i in range(n_cells)],
-                  {"kind": np.array(["T cell", "B cell"])[kind], "donor": np.array(["old", "new"])[batch]})
+    return Counts(
+        x,
+        genes,
+        [f"c{i}" for i in range(n_cells)],
+        {"kind": np.array(["T cell", "B cell"])[kind], "donor": np.array(["old", "new"])[batch]},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +66,26 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     counts = made_counts()
     runs.write_counts(folder / "counts.npz", counts)
-    anndata.AnnData(sparse.csr_matrix(counts.X), obs=pandas.DataFrame(counts.obs, index=counts.cells), uns={"kept": "note"},
-                    var=pandas.DataFrame(index=runs.unique_names(counts.genes))).write_h5ad(folder / "counts.h5ad")
-    assert main(["train", str(folder / "counts.npz"), "--out", str(folder / "run"), "--batch-key", "donor", *SMALL]) == 0
+    anndata.AnnData(
+        sparse.csr_matrix(counts.X),
+        obs=pandas.DataFrame(counts.obs, index=counts.cells),
+        uns={"kept": "note"},
+        var=pandas.DataFrame(index=runs.unique_names(counts.genes)),
+    ).write_h5ad(folder / "counts.h5ad")
+    assert (
+        main(
+            [
+                "train",
+                str(folder / "counts.npz"),
+                "--out",
+                str(folder / "run"),
+                "--batch-key",
+                "donor",
+                *SMALL,
+            ]
+        )
+        == 0
+    )
     return folder
 
 
@@ -80,7 +115,10 @@ def test_training_is_that_of_the_model(place, model):
     expected = SCVI(12, 2, n_latent=4, n_hidden=8, likelihood="nb")
     history = expected.fit(counts.X, counts.obs["donor"], epochs=3, batch_size=16)
     same(model.state_dict(), expected.state_dict())
-    assert model.genes == [*(f"G{i}" for i in range(11)), "G0-1"] and model.batches == ["new", "old"]
+    assert model.genes == [*(f"G{i}" for i in range(11)), "G0-1"] and model.batches == [
+        "new",
+        "old",
+    ]
     header, *rows = rows_of(place / "run" / "history.csv")
     assert header == history.names and len(rows) == 3
     for name, column in zip(header, zip(*rows)):
@@ -96,7 +134,9 @@ def test_training_and_embedding_from_disk(place, tmp_path):
     counts = read(place / "counts.h5ad").select_genes(highest_variance(made_counts().X, 8))
     model = SCVI.load(tmp_path / "r" / "model.npz")
     with np.load(tmp_path / "z.npz") as file:
-        np.testing.assert_allclose(file["X_scVI"], model.latent(counts, counts.obs["donor"]), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            file["X_scVI"], model.latent(counts, counts.obs["donor"]), rtol=1e-5, atol=1e-6
+        )
     assert json.loads((tmp_path / "r" / "config.json").read_text())["settings"]["on_disk"] is True
     assert call("train", "--out", tmp_path / "r", "--resume") == 0
 
@@ -113,27 +153,53 @@ def content(path):
         with np.load(path, allow_pickle=False) as file:
             return list(file["cells"]), file["X_scVI" if "X_scVI" in file else "scvi_denoised"]
     data = anndata.read_h5ad(path)
-    return list(data.obs_names), data.obsm["X_scVI"] if "X_scVI" in data.obsm else data.layers["scvi_denoised"]
+    return list(data.obs_names), data.obsm["X_scVI"] if "X_scVI" in data.obsm else data.layers[
+        "scvi_denoised"
+    ]
 
 
 @pytest.fixture(scope="module", params=["all", "8"])
 def on_disk(place, tmp_path_factory, request):
     """A run trained on counts that stay in their file, with all genes and with some of them."""
-    run, genes = tmp_path_factory.mktemp("disk") / "run", [] if request.param == "all" else ["--genes", request.param]
-    assert call("train", place / "counts.h5ad", "--out", run, "--on-disk", "--batch-key", "donor", *genes, *SMALL) == 0
+    run, genes = (
+        tmp_path_factory.mktemp("disk") / "run",
+        [] if request.param == "all" else ["--genes", request.param],
+    )
+    assert (
+        call(
+            "train",
+            place / "counts.h5ad",
+            "--out",
+            run,
+            "--on-disk",
+            "--batch-key",
+            "donor",
+            *genes,
+            *SMALL,
+        )
+        == 0
+    )
     return run
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("command", ["embed", "denoise"])
-def test_every_kind_of_file_is_written_from_the_disk_as_from_memory(place, on_disk, tmp_path, command, kind):
-    for name, words in (("memory", [place / "counts.h5ad"]), ("disk", []), ("told", [place / "counts.h5ad", "--on-disk"])):
+def test_every_kind_of_file_is_written_from_the_disk_as_from_memory(
+    place, on_disk, tmp_path, command, kind
+):
+    for name, words in (
+        ("memory", [place / "counts.h5ad"]),
+        ("disk", []),
+        ("told", [place / "counts.h5ad", "--on-disk"]),
+    ):
         assert call(command, on_disk, *words, "--out", tmp_path / f"{name}.{kind}") == 0
     cells, values = content(tmp_path / f"memory.{kind}")
     assert cells == list(made_counts().cells) and values.shape[0] == 60 and np.ptp(values) > 0
     for name in ("disk", "told"):
         assert content(tmp_path / f"{name}.{kind}")[0] == cells
-        np.testing.assert_allclose(content(tmp_path / f"{name}.{kind}")[1], values, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            content(tmp_path / f"{name}.{kind}")[1], values, rtol=1e-5, atol=1e-6
+        )
     if kind == "h5ad":
         kept = [anndata.read_h5ad(tmp_path / f"{name}.h5ad") for name in ("memory", "disk")]
         np.testing.assert_array_equal(*[data.X.toarray() for data in kept])
@@ -147,17 +213,31 @@ def test_a_run_trained_from_disk_is_asked_from_disk(place, on_disk, tmp_path, mo
         counts = original(*arguments)
         found.append(isinstance(counts.X, Blocks))
         return counts
+
     monkeypatch.setattr(runs, "read_counts", read_counts)
     monkeypatch.setattr(report, "MOST_CELLS", 40)
-    page, same_page, out, given = tmp_path / "a.html", tmp_path / "b.html", ["--out", tmp_path / "z.npz"], place / "counts.h5ad"
-    for words, stays in ((["embed", on_disk, *out], True), (["denoise", on_disk, *out], True),
-                         (["report", on_disk, "--color", "kind", "--out", page], True), (["embed", on_disk, given, *out], False),
-                         (["report", on_disk, given, "--color", "kind", "--out", same_page], False),
-                         (["de", on_disk, "--key", "kind", "--groups", "T cell", "--samples", "50"], False)):
+    page, same_page, out, given = (
+        tmp_path / "a.html",
+        tmp_path / "b.html",
+        ["--out", tmp_path / "z.npz"],
+        place / "counts.h5ad",
+    )
+    for words, stays in (
+        (["embed", on_disk, *out], True),
+        (["denoise", on_disk, *out], True),
+        (["report", on_disk, "--color", "kind", "--out", page], True),
+        (["embed", on_disk, given, *out], False),
+        (["report", on_disk, given, "--color", "kind", "--out", same_page], False),
+        (["de", on_disk, "--key", "kind", "--groups", "T cell", "--samples", "50"], False),
+    ):
         assert call(*words) == 0
         assert found.pop() == stays, words
     numbers = [re.findall("<tr>.*</table>", path.read_text()) for path in (page, same_page)]
-    assert numbers[0] == numbers[1] and "<td>40" in numbers[0][0] and page.read_text().count("<img") == 5
+    assert (
+        numbers[0] == numbers[1]
+        and "<td>40" in numbers[0][0]
+        and page.read_text().count("<img") == 5
+    )
 
 
 def on_ranks(*words, code=None):
@@ -168,28 +248,54 @@ def on_ranks(*words, code=None):
     if mpiexec is None:
         pytest.skip('there is no mpiexec: pip install "minigrad-scvi[mpi]"')
     start = ["-m", "models"] if code is None else ["-c", code]
-    return subprocess.run([mpiexec, "-n", "2", sys.executable, *start, *map(str, words)], cwd=ROOT, capture_output=True,
-                          text=True, timeout=120, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
+    return subprocess.run(
+        [mpiexec, "-n", "2", sys.executable, *start, *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+    )
 
 
 def test_two_processes_train_one_run(place, tmp_path):
-    done = on_ranks("train", place / "counts.npz", "--out", tmp_path / "r", "--parallel", "mpi", *SMALL)
+    done = on_ranks(
+        "train", place / "counts.npz", "--out", tmp_path / "r", "--parallel", "mpi", *SMALL
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("validation_elbo") == 1 and done.stderr.count("60 cells, 12 genes") == 1
+    assert (
+        done.stdout.count("validation_elbo") == 1 and done.stderr.count("60 cells, 12 genes") == 1
+    )
     assert len(rows_of(tmp_path / "r" / "history.csv")) == 4
     model = SCVI.load(tmp_path / "r" / "model.npz")
     assert model.latent(made_counts().X).shape == (60, 4)
 
 
-@pytest.mark.parametrize("words, code, says", [
-    (["{counts}", "--out", "{new}", "--parallel", "mpi", "--layer", "a"], 1, "only .h5ad and .loom"),
-    (["{other}", "--out", "{run}", "--parallel", "mpi", "--resume"], 1, "model.npz is a checkpoint of a run with"),
-    (["{counts}", "--out", "{run}", "--parallel", "mpi"], 2, "holds a run already"),
-    (["{counts}", "--out", "{new}"], 2, "mpiexec started 2 processes, .*; add --parallel mpi")])
+@pytest.mark.parametrize(
+    "words, code, says",
+    [
+        (
+            ["{counts}", "--out", "{new}", "--parallel", "mpi", "--layer", "a"],
+            1,
+            "only .h5ad and .loom",
+        ),
+        (
+            ["{other}", "--out", "{run}", "--parallel", "mpi", "--resume"],
+            1,
+            "model.npz is a checkpoint of a run with",
+        ),
+        (["{counts}", "--out", "{run}", "--parallel", "mpi"], 2, "holds a run already"),
+        (["{counts}", "--out", "{new}"], 2, "mpiexec started 2 processes, .*; add --parallel mpi"),
+    ],
+)
 def test_on_two_processes_an_error_is_one_line_too(names, words, code, says):
     done = on_ranks("train", *[word.format(**names) for word in words])
     assert done.returncode == code and re.search(says, done.stderr.splitlines()[-1]), done.stderr
-    assert done.stderr.count("error") == 1 and "Traceback" not in done.stderr and "failed" not in done.stderr
+    assert (
+        done.stderr.count("error") == 1
+        and "Traceback" not in done.stderr
+        and "failed" not in done.stderr
+    )
     assert not done.stdout and not names["new"].exists()
 
 
@@ -197,8 +303,12 @@ def test_warnings_come_once_and_tracebacks_when_asked_for(names, tmp_path):
     counts = made_counts()
     counts.X = sparse.csr_array(counts.X.toarray() * (np.arange(60) > 1)[:, None])
     runs.write_counts(tmp_path / "c.npz", counts)
-    done = on_ranks("train", tmp_path / "c.npz", "--out", tmp_path / "r", "--parallel", "mpi", *SMALL)
-    assert done.returncode == 0 and done.stderr.count("warning: 2 cells without counts") == 1, done.stderr
+    done = on_ranks(
+        "train", tmp_path / "c.npz", "--out", tmp_path / "r", "--parallel", "mpi", *SMALL
+    )
+    assert done.returncode == 0 and done.stderr.count("warning: 2 cells without counts") == 1, (
+        done.stderr
+    )
     done = on_ranks("train", names["counts"], "--out", names["run"], "--parallel", "mpi", "--debug")
     assert done.returncode == 2 and "Traceback" in done.stderr and done.stderr.count("error:") == 1
 
@@ -210,41 +320,107 @@ def test_processes_that_would_write_the_same_run_are_refused(names, monkeypatch,
     for rank, lines in ((0, 1), (2, 0)):
         monkeypatch.setenv(f"{launcher}_RANK", str(rank))
         assert call(*words) == 2 and len(capsys.readouterr().err.splitlines()) == lines
-    assert call("embed", names["run"], "--out", names["run"].parent / "ranks.npz") == 0  # each may write a file of its own
+    assert (
+        call("embed", names["run"], "--out", names["run"].parent / "ranks.npz") == 0
+    )  # each may write a file of its own
     monkeypatch.setenv(f"{launcher}_SIZE", "1")
     assert call(*words[:-1], names["run"].parent / f"one_{launcher}", *SMALL) == 0
 
 
 def test_a_run_is_three_files_and_says_what_it_was_told(place):
-    assert sorted(p.name for p in (place / "run").iterdir()) == ["config.json", "history.csv", "model.npz"]
+    assert sorted(p.name for p in (place / "run").iterdir()) == [
+        "config.json",
+        "history.csv",
+        "model.npz",
+    ]
     config = json.loads((place / "run" / "config.json").read_text())
     assert config["counts"] == str(place / "counts.npz")
-    assert config["settings"] == {"epochs": 3, "n_latent": 4, "n_hidden": 8, "batch_size": 16, "likelihood": "nb",
-                                  "batch_key": "donor"}
+    assert config["settings"] == {
+        "epochs": 3,
+        "n_latent": 4,
+        "n_hidden": 8,
+        "batch_size": 16,
+        "likelihood": "nb",
+        "batch_key": "donor",
+    }
 
 
-@pytest.mark.parametrize("words, config", [
-    (["--layers", "2", "--dropout", "0", "--seed", "5"], dict(n_layers=2, dropout=0.0, seed=5)),
-    (["--likelihood", "poisson", "--library", "latent"], dict(likelihood="poisson", library="latent")),
-    (["--dispersion", "gene-cell"], dict(dispersion="gene-cell", likelihood="zinb"))])
+@pytest.mark.parametrize(
+    "words, config",
+    [
+        (["--layers", "2", "--dropout", "0", "--seed", "5"], dict(n_layers=2, dropout=0.0, seed=5)),
+        (
+            ["--likelihood", "poisson", "--library", "latent"],
+            dict(likelihood="poisson", library="latent"),
+        ),
+        (["--dispersion", "gene-cell"], dict(dispersion="gene-cell", likelihood="zinb")),
+    ],
+)
 def test_options_reach_the_model(place, tmp_path, words, config):
-    assert call("train", place / "counts.npz", "--out", tmp_path / "r", "--epochs", 1, "--hidden", 8, *words) == 0
+    assert (
+        call(
+            "train",
+            place / "counts.npz",
+            "--out",
+            tmp_path / "r",
+            "--epochs",
+            1,
+            "--hidden",
+            8,
+            *words,
+        )
+        == 0
+    )
     made = SCVI.load(tmp_path / "r" / "model.npz").config
     assert {name: made[name] for name in config} == config
 
 
 def test_options_reach_the_training(place, tmp_path, monkeypatch):
     told = {}
-    monkeypatch.setattr(SCVI, "fit", lambda self, counts, batch, **arguments: told.update(arguments) or sys.exit(3))
+    monkeypatch.setattr(
+        SCVI, "fit", lambda self, counts, batch, **arguments: told.update(arguments) or sys.exit(3)
+    )
     with pytest.raises(SystemExit):
-        call("train", place / "counts.npz", "--out", tmp_path / "r", "--epochs", 7, "--batch-size", 9, "--validation", 0.25,
-             "--learning-rate", 0.01, "--kl-warmup", 0.5, "--early-stopping", "--device", "numpy")
-    assert told == dict(epochs=7, batch_size=9, validation=0.25, learning_rate=0.01, kl_warmup=0.5, early_stopping=True,
-                        device="numpy", resume=False, parallel=None, checkpoint=tmp_path / "r" / "model.npz")
+        call(
+            "train",
+            place / "counts.npz",
+            "--out",
+            tmp_path / "r",
+            "--epochs",
+            7,
+            "--batch-size",
+            9,
+            "--validation",
+            0.25,
+            "--learning-rate",
+            0.01,
+            "--kl-warmup",
+            0.5,
+            "--early-stopping",
+            "--device",
+            "numpy",
+        )
+    assert told == dict(
+        epochs=7,
+        batch_size=9,
+        validation=0.25,
+        learning_rate=0.01,
+        kl_warmup=0.5,
+        early_stopping=True,
+        device="numpy",
+        resume=False,
+        parallel=None,
+        checkpoint=tmp_path / "r" / "model.npz",
+    )
 
 
-@pytest.mark.parametrize("words, rule", [(["--genes", "5"], highest_variance),
-                                         (["--genes", "5", "--selection", "pearson"], pearson_residual_variance)])
+@pytest.mark.parametrize(
+    "words, rule",
+    [
+        (["--genes", "5"], highest_variance),
+        (["--genes", "5", "--selection", "pearson"], pearson_residual_variance),
+    ],
+)
 def test_genes_are_selected_and_found_again_by_name(place, tmp_path, words, rule):
     counts, out = runs.read_counts(place / "counts.npz"), tmp_path / "z.npz"
     chosen = rule(counts.X, 5)
@@ -252,10 +428,14 @@ def test_genes_are_selected_and_found_again_by_name(place, tmp_path, words, rule
     trained = SCVI.load(tmp_path / "r" / "model.npz")
     assert trained.genes == list(counts.genes[chosen])
     assert call("embed", tmp_path / "r", "--out", out) == 0
-    np.testing.assert_array_equal(np.load(out, allow_pickle=False)["X_scVI"], trained.latent(counts.X[:, chosen]))
+    np.testing.assert_array_equal(
+        np.load(out, allow_pickle=False)["X_scVI"], trained.latent(counts.X[:, chosen])
+    )
     assert call("denoise", tmp_path / "r", "--out", tmp_path / "d.h5ad") == 0
     assert list(anndata.read_h5ad(tmp_path / "d.h5ad").var_names) == trained.genes
-    assert call("denoise", tmp_path / "r", place / "counts.h5ad", "--out", tmp_path / "e.h5ad") == 0  # fewer genes: a new file
+    assert (
+        call("denoise", tmp_path / "r", place / "counts.h5ad", "--out", tmp_path / "e.h5ad") == 0
+    )  # fewer genes: a new file
     assert anndata.read_h5ad(tmp_path / "e.h5ad").layers["scvi_denoised"].shape == (60, 5)
 
 
@@ -284,8 +464,14 @@ sys.exit(main(sys.argv[2:]))
 
 def in_own_process(*words, code=None):
     start = ["-m", "models"] if code is None else ["-c", code]
-    return subprocess.run([sys.executable, *start, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
+    return subprocess.run(
+        [sys.executable, *start, *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+    )
 
 
 @pytest.mark.parametrize("signals, code", [("9", -signal.SIGKILL), ("2", 130), ("2,2", 130)])
@@ -308,7 +494,9 @@ def test_a_stopped_run_resumes_to_the_same_bits(place, model, tmp_path, signals,
 def test_ctrl_c_on_two_processes_says_how_to_go_on(place, tmp_path):
     words = ["train", place / "counts.npz", "--out", tmp_path / "r", "--parallel", "mpi", *SMALL]
     done = on_ranks(2, *words, code=STOPS)  # the first rank is pressed, and all agree
-    assert done.returncode == 130 and "failed" not in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert (
+        done.returncode == 130 and "failed" not in done.stderr and "Traceback" not in done.stderr
+    ), done.stderr
     hint = f"mpiexec -n 2 python -m models train --resume --out {tmp_path / 'r'} --parallel mpi"
     assert done.stderr.splitlines()[-2:] == [f"go on with: {hint}", "interrupted"]
     done = on_ranks(*shlex.split(hint)[6:])
@@ -317,14 +505,37 @@ def test_ctrl_c_on_two_processes_says_how_to_go_on(place, tmp_path):
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_a_process_that_dies_says_why_in_a_line(place, tmp_path, debug):
-    words = ["train", place / "counts.npz", "--out", tmp_path / "r", "--parallel", "mpi", *SMALL, *["--debug"] * debug]
+    words = [
+        "train",
+        place / "counts.npz",
+        "--out",
+        tmp_path / "r",
+        "--parallel",
+        "mpi",
+        *SMALL,
+        *["--debug"] * debug,
+    ]
     done = on_ranks(0, *words, code=STOPS)
-    assert done.returncode == 1 and "rank 1 of 2 failed, which ends all:" in done.stderr, done.stderr
-    assert done.stderr.count("error: disk: No space left on device") == 1 and ("Traceback" in done.stderr) == debug
+    assert done.returncode == 1 and "rank 1 of 2 failed, which ends all:" in done.stderr, (
+        done.stderr
+    )
+    assert (
+        done.stderr.count("error: disk: No space left on device") == 1
+        and ("Traceback" in done.stderr) == debug
+    )
 
 
 def test_resuming_what_is_not_there_begins_and_what_is_finished_ends(place, model, tmp_path):
-    words = ["train", place / "counts.npz", "--out", tmp_path / "r", "--resume", "--batch-key", "donor", *SMALL]
+    words = [
+        "train",
+        place / "counts.npz",
+        "--out",
+        tmp_path / "r",
+        "--resume",
+        "--batch-key",
+        "donor",
+        *SMALL,
+    ]
     for _ in range(2):
         assert call(*words) == 0
         same(SCVI.load(tmp_path / "r" / "model.npz").state_dict(), model.state_dict())
@@ -333,6 +544,7 @@ def test_resuming_what_is_not_there_begins_and_what_is_finished_ends(place, mode
 def test_ctrl_c_outside_of_training(place, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(runs, "read_counts", interrupted)
     assert call("embed", place / "run", "--out", place / "never.csv") == 130
     assert capsys.readouterr().err == "interrupted\n" and not (place / "never.csv").exists()
@@ -345,28 +557,41 @@ def test_embed_is_latent(place, model):
     for name in ("z.csv", "z.npz", "z.h5ad"):
         assert call("embed", place / "run", "--out", place / name) == 0
     header, *rows = rows_of(place / "z.csv")
-    assert header == ["cell", "z0", "z1", "z2", "z3"] and [row[0] for row in rows] == list(counts.cells)
-    np.testing.assert_array_equal(np.array([row[1:] for row in rows], np.float64).astype(np.float32), z)
+    assert header == ["cell", "z0", "z1", "z2", "z3"] and [row[0] for row in rows] == list(
+        counts.cells
+    )
+    np.testing.assert_array_equal(
+        np.array([row[1:] for row in rows], np.float64).astype(np.float32), z
+    )
     arrays = np.load(place / "z.npz", allow_pickle=False)
     np.testing.assert_array_equal(arrays["X_scVI"], z)
     assert list(arrays["cells"]) == list(counts.cells)
     data = anndata.read_h5ad(place / "z.h5ad")  # made anew: the counts are an .npz
     np.testing.assert_array_equal(data.obsm["X_scVI"], z)
     np.testing.assert_array_equal(data.X.toarray(), counts.X.toarray())
-    assert list(data.obs["kind"].astype(str)) == list(counts.obs["kind"]) and data.var_names[-1] == "G0-1"
+    assert (
+        list(data.obs["kind"].astype(str)) == list(counts.obs["kind"])
+        and data.var_names[-1] == "G0-1"
+    )
 
 
 def test_embed_of_other_counts_matches_genes_by_name_and_keeps_their_file(place, model):
     counts, order = made_counts(), np.random.default_rng(1).permutation(12)
     data = anndata.read_h5ad(place / "counts.h5ad")[:7, order].copy()
-    more = anndata.AnnData(sparse.csr_matrix(np.ones((7, 2), np.float32)), obs=data.obs, var=pandas.DataFrame(index=["x", "y"]))
+    more = anndata.AnnData(
+        sparse.csr_matrix(np.ones((7, 2), np.float32)),
+        obs=data.obs,
+        var=pandas.DataFrame(index=["x", "y"]),
+    )
     data.layers["other"] = data.X * 3
     shuffled = anndata.concat([more, data], axis=1, merge="same")
     shuffled.obs, shuffled.uns = data.obs, {"kept": "note"}
     shuffled.write_h5ad(place / "shuffled.h5ad")
     assert call("embed", place / "run", place / "shuffled.h5ad", "--out", place / "s.h5ad") == 0
     found = anndata.read_h5ad(place / "s.h5ad")
-    np.testing.assert_array_equal(found.obsm["X_scVI"], model.latent(counts.X[:7], counts.obs["donor"][:7]))
+    np.testing.assert_array_equal(
+        found.obsm["X_scVI"], model.latent(counts.X[:7], counts.obs["donor"][:7])
+    )
     assert found.uns["kept"] == "note" and found.shape == (7, 14)
 
 
@@ -374,7 +599,10 @@ def test_a_layer_is_that_of_the_run_for_its_own_counts_only(place, tmp_path, cap
     data = anndata.read_h5ad(place / "counts.h5ad")
     data.layers["counts"], data.X = data.X.copy(), data.X * 0.5
     data.write_h5ad(tmp_path / "c.h5ad")
-    assert call("train", tmp_path / "c.h5ad", "--out", tmp_path / "r", "--layer", "counts", *SMALL) == 0
+    assert (
+        call("train", tmp_path / "c.h5ad", "--out", tmp_path / "r", "--layer", "counts", *SMALL)
+        == 0
+    )
     z = SCVI.load(tmp_path / "r" / "model.npz").latent(made_counts().X)
     for words in ([], [tmp_path / "c.h5ad", "--layer", "counts"]):
         assert call("embed", tmp_path / "r", *words, "--out", tmp_path / "z.npz") == 0
@@ -387,7 +615,10 @@ def test_batches_that_are_numbers_keep_their_order_and_none_is_missing(place, tm
     counts = made_counts()
     counts.obs["lane"] = np.where(counts.obs["donor"] == "old", 10, 9)
     runs.write_counts(tmp_path / "c.npz", counts)
-    assert call("train", tmp_path / "c.npz", "--out", tmp_path / "r", "--batch-key", "lane", *SMALL) == 0
+    assert (
+        call("train", tmp_path / "c.npz", "--out", tmp_path / "r", "--batch-key", "lane", *SMALL)
+        == 0
+    )
     assert SCVI.load(tmp_path / "r" / "model.npz").batches == ["9", "10"]
     counts.obs = {"lane": np.where(np.arange(60) == 7, None, "a")}
     runs.write_h5ad(tmp_path / "m.h5ad", counts)
@@ -395,18 +626,31 @@ def test_batches_that_are_numbers_keep_their_order_and_none_is_missing(place, tm
     assert "batch: cell 7 has the label None" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words, arguments", [
-    ([], {}), (["--library-size", "100", "--samples", "3", "--seed", "4"], dict(library_size=100.0, n_samples=3, seed=4)),
-    (["--transform-batch", "old"], dict(transform_batch="old"))])
+@pytest.mark.parametrize(
+    "words, arguments",
+    [
+        ([], {}),
+        (
+            ["--library-size", "100", "--samples", "3", "--seed", "4"],
+            dict(library_size=100.0, n_samples=3, seed=4),
+        ),
+        (["--transform-batch", "old"], dict(transform_batch="old")),
+    ],
+)
 def test_denoise_is_denoise(place, model, words, arguments):
     counts = made_counts()
     mu = model.denoise(counts.X, counts.obs["donor"], **arguments)
     for name in ("d.csv", "d.npz"):
         assert call("denoise", place / "run", "--out", place / name, *words) == 0
-    assert call("denoise", place / "run", place / "counts.h5ad", "--out", place / "d.h5ad", *words) == 0
+    assert (
+        call("denoise", place / "run", place / "counts.h5ad", "--out", place / "d.h5ad", *words)
+        == 0
+    )
     header, *rows = rows_of(place / "d.csv")
     assert header == ["cell", *model.genes]
-    np.testing.assert_array_equal(np.array([row[1:] for row in rows], np.float64).astype(np.float32), mu)
+    np.testing.assert_array_equal(
+        np.array([row[1:] for row in rows], np.float64).astype(np.float32), mu
+    )
     np.testing.assert_array_equal(np.load(place / "d.npz", allow_pickle=False)["scvi_denoised"], mu)
     data = anndata.read_h5ad(place / "d.h5ad")
     np.testing.assert_array_equal(data.layers["scvi_denoised"], mu)
@@ -417,10 +661,43 @@ def test_denoise_is_denoise(place, model, words, arguments):
 def test_de_is_differential_expression(place, model, capsys, groups):
     counts = made_counts()
     masks = [counts.obs["kind"] == group for group in groups]
-    expected = model.differential_expression(counts.X, *masks, batch=counts.obs["donor"], mode="change", delta=0.1, fdr=0.2,
-                                             n_samples=200, seed=3)
-    assert call("de", place / "run", "--key", "kind", "--groups", *groups, "--mode", "change", "--delta", 0.1, "--fdr", 0.2,
-                "--samples", 200, "--seed", 3, "--rows", 4, "--csv", place / "de.csv", "--volcano", place / "de.png") == 0
+    expected = model.differential_expression(
+        counts.X,
+        *masks,
+        batch=counts.obs["donor"],
+        mode="change",
+        delta=0.1,
+        fdr=0.2,
+        n_samples=200,
+        seed=3,
+    )
+    assert (
+        call(
+            "de",
+            place / "run",
+            "--key",
+            "kind",
+            "--groups",
+            *groups,
+            "--mode",
+            "change",
+            "--delta",
+            0.1,
+            "--fdr",
+            0.2,
+            "--samples",
+            200,
+            "--seed",
+            3,
+            "--rows",
+            4,
+            "--csv",
+            place / "de.csv",
+            "--volcano",
+            place / "de.png",
+        )
+        == 0
+    )
     header, *rows = rows_of(place / "de.csv")
     table = dict(zip(header, zip(*rows)))
     assert list(table["gene"]) == list(expected["gene"])
@@ -432,7 +709,10 @@ def test_de_is_differential_expression(place, model, capsys, groups):
 @pytest.mark.parametrize("kind", ["csv", "npz", "h5ad"])
 def test_generated_cells_can_be_read_again(place, model, kind):
     out = place / f"new.{kind}"
-    assert call("generate", place / "run", "--cells", 9, "--batch", "old", "--seed", 2, "--out", out) == 0
+    assert (
+        call("generate", place / "run", "--cells", 9, "--batch", "old", "--seed", 2, "--out", out)
+        == 0
+    )
     found = read(out)
     np.testing.assert_array_equal(found.X.toarray(), model.generate(9, batch="old", seed=2))
     assert list(found.genes) == model.genes and found.cells[8] == "generated_8"
@@ -445,6 +725,7 @@ def test_impute_score_trains_anew_on_what_is_left(place, model, capsys):
         fresh = SCVI(12, 2, n_latent=4, n_hidden=8, likelihood="nb")
         fresh.fit(x, counts.obs["donor"], epochs=2, batch_size=16)
         return fresh.denoise(x, counts.obs["donor"], n_samples=10)
+
     expected = posterior.imputation_error(counts.X, impute, fraction=0.2, seed=1)
     assert call("impute-score", place / "run", "--fraction", 0.2, "--seed", 1, "--epochs", 2) == 0
     printed = dict(re.findall(r"^(model|gene mean|pca) +([\d.]+)$", capsys.readouterr().out, re.M))
@@ -458,17 +739,29 @@ def test_the_report_holds_its_pictures_and_needs_no_network(place):
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
     assert len(pictures) == 5 and all(base64.b64decode(p)[:4] == b"\x89PNG" for p in pictures)
     assert not re.search(r"https?://|<script|<link", page)
-    assert "2 k-means clusters against kind" in page and "entropy of batch mixing" in page and "3 epochs" in page
+    assert (
+        "2 k-means clusters against kind" in page
+        and "entropy of batch mixing" in page
+        and "3 epochs" in page
+    )
 
 
 def test_a_report_of_few_cells_one_latent_dimension_and_no_epoch(place, tmp_path):
     model = SCVI(12, n_latent=1, n_hidden=4)
     model.genes = list(runs.read_counts(place / "counts.npz").genes)
-    report.write(tmp_path / "a.html", model, runs.History(), runs.read_counts(place / "counts.npz")[:3],
-                 label_name="<b>&", title="<script>")
+    report.write(
+        tmp_path / "a.html",
+        model,
+        runs.History(),
+        runs.read_counts(place / "counts.npz")[:3],
+        label_name="<b>&",
+        title="<script>",
+    )
     page = (tmp_path / "a.html").read_text()
     assert page.count("<img") == 4 and "no whole epoch" in page and "against" not in page
-    assert "<script>" not in page and "<b>" not in page and "&lt;b&gt;&amp;" in page  # names are text
+    assert (
+        "<script>" not in page and "<b>" not in page and "&lt;b&gt;&amp;" in page
+    )  # names are text
 
 
 def test_many_labels_are_few_colours():
@@ -476,12 +769,17 @@ def test_many_labels_are_few_colours():
     found = report.most_frequent(labels)
     assert sorted(set(found)) == ["others", *(f"type {i:02d}" for i in range(9))]
     assert np.sum(found == "others") == 5 + 4 + 3 + 2 + 1
-    assert report.most_frequent(labels[:60]) is not None and set(report.most_frequent(np.array(["a", "b"]))) == {"a", "b"}
+    assert report.most_frequent(labels[:60]) is not None and set(
+        report.most_frequent(np.array(["a", "b"]))
+    ) == {"a", "b"}
 
 
 # ------------------------------------------------------------------------------------------------------- what goes wrong
 WRONG_USAGE = [
-    ([], "COMMAND"), (["fly"], "invalid choice"), (["train"], "--out"), (["train", "--out", "{new}"], "COUNTS is missing"),
+    ([], "COMMAND"),
+    (["fly"], "invalid choice"),
+    (["train"], "--out"),
+    (["train", "--out", "{new}"], "COUNTS is missing"),
     (["train", "{counts}", "--out", "{new}", "--epochs", "0"], "whole number of at least 1"),
     (["train", "{counts}", "--out", "{new}", "--epochs", "many"], "whole number of at least 1"),
     (["train", "{counts}", "--out", "{new}", "--validation", "1"], "fraction from 0 to below 1"),
@@ -495,55 +793,120 @@ WRONG_USAGE = [
     (["train", "{counts}", "--out", "{run}"], "holds a run already"),
     (["train", "--out", "{run}", "--resume", "--latent", "9"], "--latent 9 contradicts"),
     (["train", "--out", "{run}", "--resume", "--early-stopping"], "begun with the default"),
-    (["embed", "{run}"], "--out"), (["embed", "{run}", "--out", "{new}.txt"], "must end in .csv, .npz or .h5ad"),
+    (["embed", "{run}"], "--out"),
+    (["embed", "{run}", "--out", "{new}.txt"], "must end in .csv, .npz or .h5ad"),
     (["denoise", "{run}", "--out", "{new}.csv", "--library-size", "-3"], "above 0"),
     (["de", "{run}", "--groups", "T cell"], "--key"),
     (["de", "{run}", "--key", "kind", "--groups", "a", "b", "c"], "one label or two, not 3"),
     (["de", "{run}", "--key", "kind", "--groups", "a", "--fdr", "1"], "between 0 and 1"),
     (["train", "{counts}", "--out", "{new}", "--batch-size", "1"], "whole number of at least 2"),
-    (["train", "{counts}", "--out", "{new}", "--early-stopping", "--validation", "0"], "--validation 0 holds out none"),
-    (["train", "{counts}", "--out", "{new}", "--genes", "5", "--selection", "pearson", "--on-disk"], "leave out --on-disk"),
-    (["embed", "{run}", "--out", "{counts}"], "--out {counts} is the counts, and would be replaced"),
+    (
+        ["train", "{counts}", "--out", "{new}", "--early-stopping", "--validation", "0"],
+        "--validation 0 holds out none",
+    ),
+    (
+        [
+            "train",
+            "{counts}",
+            "--out",
+            "{new}",
+            "--genes",
+            "5",
+            "--selection",
+            "pearson",
+            "--on-disk",
+        ],
+        "leave out --on-disk",
+    ),
+    (
+        ["embed", "{run}", "--out", "{counts}"],
+        "--out {counts} is the counts, and would be replaced",
+    ),
     (["denoise", "{run}", "--out", "{counts}"], "is the counts"),
     (["generate", "{run}", "--cells", "3", "--out", "{counts}"], "is the counts"),
-    (["embed", "{run}", "{other}", "--out", "{counts}"], "is the counts that the run was trained on"),
+    (
+        ["embed", "{run}", "{other}", "--out", "{counts}"],
+        "is the counts that the run was trained on",
+    ),
     (["embed", "{run}", "{other}", "--out", "{other}"], "is the counts"),
     (["embed", "{run}", "--out", "{run}/model.npz"], "a file of the run"),
     (["denoise", "{run}", "--out", "{run}/history.csv"], "a file of the run"),
     (["generate", "{run}", "--cells", "3", "--out", "{run}/model.npz"], "a file of the run"),
-    (["de", "{run}", "--key", "kind", "--groups", "B cell", "--csv", "{run}/history.csv"], "--csv {run}/history.csv is a file"),
+    (
+        ["de", "{run}", "--key", "kind", "--groups", "B cell", "--csv", "{run}/history.csv"],
+        "--csv {run}/history.csv is a file",
+    ),
     (["de", "{run}", "--key", "kind", "--groups", "B cell", "B cell"], "both are 'B cell'"),
-    (["de", "{none}", "--key", "kind", "--groups", "B cell", "--volcano", "{new}.txt"], "must end in .png, .pdf or .svg"),
-    (["de", "{none}", "--key", "kind", "--groups", "B cell", "--csv", "{new}.png"], "must end in .csv"),
+    (
+        ["de", "{none}", "--key", "kind", "--groups", "B cell", "--volcano", "{new}.txt"],
+        "must end in .png, .pdf or .svg",
+    ),
+    (
+        ["de", "{none}", "--key", "kind", "--groups", "B cell", "--csv", "{new}.png"],
+        "must end in .csv",
+    ),
     (["report", "{run}", "--out", "{run}/config.json"], "must end in .html"),
-    (["generate", "{run}", "--out", "{new}.npz"], "--cells"), (["impute-score", "{run}", "--fraction", "0"], "between 0 and 1")]
+    (["generate", "{run}", "--out", "{new}.npz"], "--cells"),
+    (["impute-score", "{run}", "--fraction", "0"], "between 0 and 1"),
+]
 
 FAILURES = [
     (["train", "{none}.h5ad", "--out", "{new}"], "none.h5ad: no such file"),
     (["train", "{bad}", "--out", "{new}"], "counts are whole numbers"),
     (["train", "{counts}", "--out", "{new}", "--layer", "spliced"], "only .h5ad and .loom"),
-    (["train", "{counts}", "--out", "{new}", "--batch-key", "lane"], "no column 'lane' of cells in the counts; there are: kind"),
-    (["train", "{counts}", "--out", "{new}", "--genes", "99"], "has 12 genes, fewer than --genes 99"),
-    (["train", "{counts}", "--out", "{new}", "--on-disk"], "--on-disk: only .h5ad files are read from the disk"),
-    (["embed", "{run}", "{bad}", "--out", "{new}.csv"], r"looks normalised or scaled.* \(--layer counts\)"),
+    (
+        ["train", "{counts}", "--out", "{new}", "--batch-key", "lane"],
+        "no column 'lane' of cells in the counts; there are: kind",
+    ),
+    (
+        ["train", "{counts}", "--out", "{new}", "--genes", "99"],
+        "has 12 genes, fewer than --genes 99",
+    ),
+    (
+        ["train", "{counts}", "--out", "{new}", "--on-disk"],
+        "--on-disk: only .h5ad files are read from the disk",
+    ),
+    (
+        ["embed", "{run}", "{bad}", "--out", "{new}.csv"],
+        r"looks normalised or scaled.* \(--layer counts\)",
+    ),
     (["train", "{counts}", "--out", "{counts}"], "counts.npz"),
     (["train", "--out", "{new}", "--resume"], "is no run: it has no config.json"),
     (["train", "{other}", "--out", "{run}", "--resume"], "this one has {'n_rows': 30"),
     (["embed", "{new}", "--out", "{new}.csv"], "is no run"),
     (["embed", "{empty}", "--out", "{new}.csv"], "has no model.npz"),
     (["embed", "{run}", "--out", "{none}/z.csv"], "there is no folder"),
-    (["embed", "{run}", "{few}", "--out", "{new}.csv"], "1 of the 12 genes of the model are not among the 11 .*: G0-1;"),
+    (
+        ["embed", "{run}", "{few}", "--out", "{new}.csv"],
+        "1 of the 12 genes of the model are not among the 11 .*: G0-1;",
+    ),
     (["embed", "{run}", "{counts}", "--layer", "a", "--out", "{new}.csv"], "only .h5ad and .loom"),
-    (["embed", "{run}", "--batch-key", "kind", "--out", "{new}.csv"], "batch: B cell, T cell unknown; the model knows new, old"),
+    (
+        ["embed", "{run}", "--batch-key", "kind", "--out", "{new}.csv"],
+        "batch: B cell, T cell unknown; the model knows new, old",
+    ),
     (["embed", "{moved}", "--out", "{new}.csv"], "no longer there; pass their path as COUNTS"),
     (["embed", "{broken}", "--out", "{new}.csv"], "config.json: damaged"),
     (["embed", "{strange}", "--out", "{new}.csv"], "not of a run that this program reads"),
-    (["denoise", "{run}", "--transform-batch", "middle", "--out", "{new}.csv"], "middle unknown; the model knows new, old"),
-    (["de", "{run}", "--key", "kind", "--groups", "NK"], "no cell has kind 'NK'; there are: B cell, T cell"),
+    (
+        ["denoise", "{run}", "--transform-batch", "middle", "--out", "{new}.csv"],
+        "middle unknown; the model knows new, old",
+    ),
+    (
+        ["de", "{run}", "--key", "kind", "--groups", "NK"],
+        "no cell has kind 'NK'; there are: B cell, T cell",
+    ),
     (["de", "{run}", "--key", "age", "--groups", "NK"], "no column 'age'"),
-    (["de", "{run}", "--key", "kind", "--groups", "B cell", "--csv", "{none}/a.csv"], "there is no folder"),
-    (["generate", "{run}", "--cells", "3", "--batch", "middle", "--out", "{new}.npz"], "middle unknown"),
-    (["report", "{run}", "--color", "age"], "no column 'age'")]
+    (
+        ["de", "{run}", "--key", "kind", "--groups", "B cell", "--csv", "{none}/a.csv"],
+        "there is no folder",
+    ),
+    (
+        ["generate", "{run}", "--cells", "3", "--batch", "middle", "--out", "{new}.npz"],
+        "middle unknown",
+    ),
+    (["report", "{run}", "--color", "age"], "no column 'age'"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -555,14 +918,24 @@ def names(place):
     runs.write_counts(few, counts.select_genes(np.arange(11)))
     runs.write_counts(other, counts[:30])
     good = json.loads((place / "run" / "config.json").read_text())
-    for name, config in (("empty", good), ("moved", {**good, "counts": "/nowhere/counts.npz"}), ("broken", None),
-                         ("strange", {**good, "settings": {"n_latents": 3}})):
+    for name, config in (
+        ("empty", good),
+        ("moved", {**good, "counts": "/nowhere/counts.npz"}),
+        ("broken", None),
+        ("strange", {**good, "settings": {"n_latents": 3}}),
+    ):
         (place / name).mkdir()
         (place / name / "config.json").write_text("{" if config is None else json.dumps(config))
         if name != "empty":
             (place / name / "model.npz").write_bytes((place / "run" / "model.npz").read_bytes())
     here = ("run", "none", "new", "empty", "moved", "broken", "strange")
-    return {"counts": place / "counts.npz", "bad": bad, "few": few, "other": other, **{name: place / name for name in here}}
+    return {
+        "counts": place / "counts.npz",
+        "bad": bad,
+        "few": few,
+        "other": other,
+        **{name: place / name for name in here},
+    }
 
 
 @pytest.mark.parametrize("words, says", WRONG_USAGE)
@@ -582,7 +955,11 @@ def test_a_failure_is_1_and_one_line(names, capsys, words, says):
     assert main([word.format(**names) for word in words]) == 1
     out, err = capsys.readouterr()
     lines = [line for line in err.splitlines() if "error:" in line]
-    assert len(lines) == 1 and re.search(says.replace("{", r"\{"), lines[0]) and lines[0] == err.splitlines()[-1], err
+    assert (
+        len(lines) == 1
+        and re.search(says.replace("{", r"\{"), lines[0])
+        and lines[0] == err.splitlines()[-1]
+    ), err
     assert "Traceback" not in err and (not out or words[0] == "de")
     assert {p: p.read_bytes() for p in names["run"].iterdir()} == before
     assert not list(names["run"].parent.glob("*.part*"))
@@ -604,20 +981,30 @@ def test_counts_are_added_to_but_never_replaced(place, tmp_path, capsys):
     for name in ("csv", "html", "png"):
         os.link(counts, tmp_path / f"link.{name}")
     de = ["de", tmp_path / "r", "--key", "kind", "--groups", "T cell", "--samples", "9"]
-    for words in (["denoise", tmp_path / "few", "--out", counts], ["denoise", tmp_path / "few", counts, "--out", counts],
-                  ["embed", tmp_path / "r", place / "counts.h5ad", "--out", counts],  # a copy of another file
-                  ["generate", tmp_path / "r", "--cells", 3, "--out", counts],
-                  ["embed", tmp_path / "r", "--out", tmp_path / "link.csv"],
-                  ["report", tmp_path / "r", "--out", tmp_path / "link.html"],
-                  [*de, "--csv", tmp_path / "link.csv"], [*de, "--volcano", tmp_path / "link.png"]):
-        assert call(*words) == 2 and "and would be replaced; give another path" in capsys.readouterr().err, words
+    for words in (
+        ["denoise", tmp_path / "few", "--out", counts],
+        ["denoise", tmp_path / "few", counts, "--out", counts],
+        ["embed", tmp_path / "r", place / "counts.h5ad", "--out", counts],  # a copy of another file
+        ["generate", tmp_path / "r", "--cells", 3, "--out", counts],
+        ["embed", tmp_path / "r", "--out", tmp_path / "link.csv"],
+        ["report", tmp_path / "r", "--out", tmp_path / "link.html"],
+        [*de, "--csv", tmp_path / "link.csv"],
+        [*de, "--volcano", tmp_path / "link.png"],
+    ):
+        assert (
+            call(*words) == 2
+            and "and would be replaced; give another path" in capsys.readouterr().err
+        ), words
         assert counts.read_bytes() == before and os.path.samefile(counts, tmp_path / "link.csv")
 
 
 def test_counts_are_not_where_a_run_keeps_its_history(tmp_path, capsys):
     runs.write_counts(tmp_path / "history.csv", made_counts())
     assert call("train", tmp_path / "history.csv", "--out", tmp_path, *SMALL) == 2
-    assert "has the name of a file of the run" in capsys.readouterr().err and len(list(tmp_path.iterdir())) == 1
+    assert (
+        "has the name of a file of the run" in capsys.readouterr().err
+        and len(list(tmp_path.iterdir())) == 1
+    )
 
 
 def test_a_matrix_by_columns_is_refused_in_words_of_options(place, tmp_path, capsys):
@@ -638,19 +1025,27 @@ def test_debug_shows_the_traceback_and_the_line(names, capsys):
 def test_an_error_that_nobody_foresaw_is_still_one_line_with_its_kind(names, capsys, monkeypatch):
     monkeypatch.setattr(SCVI, "latent", lambda *_: {}["what"])
     assert call("embed", names["run"], "--out", names["new"].with_suffix(".csv")) == 1
-    assert capsys.readouterr().err.splitlines() == [f"{program()} embed: error: KeyError: what (--debug shows where)"]
+    assert capsys.readouterr().err.splitlines() == [
+        f"{program()} embed: error: KeyError: what (--debug shows where)"
+    ]
 
 
 def test_a_failed_training_can_be_tried_again(names, tmp_path, capsys):
     words = ["train", names["counts"], "--out", tmp_path / "r", *SMALL]
-    assert call(*words, "--validation", "0.99", "--early-stopping") == 1  # a minibatch of one cell: batch norm
+    assert (
+        call(*words, "--validation", "0.99", "--early-stopping") == 1
+    )  # a minibatch of one cell: batch norm
     assert "error" in capsys.readouterr().err.splitlines()[-1]
     assert call(*words) == 0
 
 
 def test_a_missing_package_is_named(names, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "anndata", None)
-    for words in (["embed"], ["denoise"], ["generate", "--cells", 3]):  # before any work: there is no such run
+    for words in (
+        ["embed"],
+        ["denoise"],
+        ["generate", "--cells", 3],
+    ):  # before any work: there is no such run
         assert call(*words, names["none"], "--out", names["new"].with_suffix(".h5ad")) == 1
         assert 'pip install "minigrad-scvi[singlecell]"' in capsys.readouterr().err
     assert call("embed", names["run"], "--out", names["new"].with_suffix(".h5ad")) == 1
@@ -665,7 +1060,10 @@ def test_empty_cells_are_a_warning_line(place, tmp_path, capsys):
     counts.X = sparse.csr_array(counts.X.toarray() * (np.arange(60) > 1)[:, None])
     runs.write_counts(tmp_path / "c.npz", counts)
     assert call("train", tmp_path / "c.npz", "--out", tmp_path / "r", *SMALL) == 0
-    assert "warning: 2 cells without counts are left out of training" in capsys.readouterr().err.splitlines()
+    assert (
+        "warning: 2 cells without counts are left out of training"
+        in capsys.readouterr().err.splitlines()
+    )
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
@@ -675,6 +1073,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     def rows():
         yield [2.0]
         raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
         runs.write_table(path, ["a"], rows())
     assert path.read_text().split() == ["a", "1"] and list(tmp_path.iterdir()) == [path]
@@ -685,7 +1084,11 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 def test_every_command_has_a_manual_with_examples(command, capsys):
     assert call(command, "--help") == 0
     text = capsys.readouterr().out
-    assert "examples:" in text and f"{command} " in text.split("examples:")[1] and max(map(len, text.splitlines())) <= 130
+    assert (
+        "examples:" in text
+        and f"{command} " in text.split("examples:")[1]
+        and max(map(len, text.splitlines())) <= 130
+    )
     assert "None" not in text
 
 
@@ -709,8 +1112,14 @@ def test_a_reader_that_has_had_enough_is_no_failure(place):
     words = ["de", place / "run", "--key", "kind", "--groups", "T cell", "--samples", "50"]
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run([sys.executable, "-m", "models", *map(str, words)], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE,
-                          text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "models", *map(str, words)],
+        cwd=ROOT,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
     os.close(writing)
     assert done.returncode == 0 and done.stderr == ""
 
@@ -737,6 +1146,8 @@ def three_cells(obs):
 
 def test_missing_labels_survive_in_a_new_h5ad(tmp_path):
     counts = three_cells({"o": np.array(["x", None, "y"])})
-    runs.write_cells(tmp_path / "a.h5ad", counts, "obsm", "z", np.zeros((3, 2), np.float32), ["z0", "z1"])
+    runs.write_cells(
+        tmp_path / "a.h5ad", counts, "obsm", "z", np.zeros((3, 2), np.float32), ["z0", "z1"]
+    )
     assert list(read(tmp_path / "a.h5ad").obs["o"]) == ["x", None, "y"]
     assert as_matrix(tmp_path / "a.h5ad").shape == (3, 1)

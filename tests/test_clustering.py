@@ -3,6 +3,7 @@
 The loops here share no formula with the module: pairs are counted one by one, entropies come from dictionaries, means
 and distances from definitions. Where scikit-learn is installed the same numbers are compared with its own.
 """
+
 import itertools
 import math
 import tracemalloc
@@ -14,13 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import clustering
-from models.clustering import (adjusted_rand_index, batch_mixing, centres, inertia, kmeans,
-                               normalized_mutual_information, silhouette)
+from models.clustering import (
+    adjusted_rand_index,
+    batch_mixing,
+    centres,
+    inertia,
+    kmeans,
+    normalized_mutual_information,
+    silhouette,
+)
 
 quick = settings(max_examples=60, deadline=None)
 
 
 # ------------------------------------------------------------------------------------------------ brute force
+
 
 def pair_counting_ari(a, b):
     """Hubert and Arabie's index from the four kinds of pairs of cells (Steinley 2004, equation 5)."""
@@ -82,11 +91,15 @@ def loop_inertia(z, labels):
 
 def best_of_all_partitions(z, k):
     n = len(z)
-    return min(loop_inertia(z, (0, *rest)) for rest in itertools.product(range(k), repeat=n - 1)
-               if len({0, *rest}) == k)
+    return min(
+        loop_inertia(z, (0, *rest))
+        for rest in itertools.product(range(k), repeat=n - 1)
+        if len({0, *rest}) == k
+    )
 
 
 # ------------------------------------------------------------------------------------------------ material
+
 
 @st.composite
 def two_labellings(draw):
@@ -99,9 +112,15 @@ def two_labellings(draw):
 def labelled_points(draw, least=3):
     """Points on a small grid (so that equal rows occur) or anywhere, with at least two groups."""
     n, d = draw(st.integers(least, 25)), draw(st.integers(1, 3))
-    rng = np.random.default_rng(draw(st.integers(0, 10 ** 6)))
-    z = rng.integers(0, 3, (n, d)).astype(float) if draw(st.booleans()) else rng.standard_normal((n, d))
-    labels = draw(st.lists(st.integers(0, 4), min_size=n, max_size=n).filter(lambda x: len(set(x)) > 1))
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    z = (
+        rng.integers(0, 3, (n, d)).astype(float)
+        if draw(st.booleans())
+        else rng.standard_normal((n, d))
+    )
+    labels = draw(
+        st.lists(st.integers(0, 4), min_size=n, max_size=n).filter(lambda x: len(set(x)) > 1)
+    )
     return z, labels
 
 
@@ -118,6 +137,7 @@ def same_groups(a, b):
 
 
 # ------------------------------------------------------------------------------------------------ k-means
+
 
 @pytest.mark.parametrize("k", [2, 3])
 def test_kmeans_finds_the_best_of_all_partitions_of_few_points(k):
@@ -142,7 +162,7 @@ def test_kmeans_recovers_many_groups():
 
 
 @quick
-@given(st.integers(0, 10 ** 6), st.integers(1, 8))
+@given(st.integers(0, 10**6), st.integers(1, 8))
 def test_kmeans_ends_where_no_step_of_lloyd_changes_anything(seed, k):
     z = np.random.default_rng(seed).standard_normal((60, 2))
     labels = kmeans(z, k, n_restarts=1)
@@ -153,7 +173,7 @@ def test_kmeans_ends_where_no_step_of_lloyd_changes_anything(seed, k):
 
 
 @quick
-@given(st.integers(0, 10 ** 6), st.integers(1, 12), st.integers(1, 4))
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 4))
 def test_kmeans_uses_every_label_and_numbers_by_size(seed, k, spread):
     """On a small grid many rows are equal and groups run empty on the way."""
     z = np.random.default_rng(seed).integers(0, spread, (20, 2))
@@ -174,7 +194,9 @@ def test_groups_of_one_size_are_numbered_by_first_appearance():
 
 def test_an_empty_group_takes_the_farthest_point_of_a_group_that_keeps_another():
     z = np.array([[0.0], [1.0], [2.0], [40.0]])
-    labels = clustering._refill(z, np.array([0, 0, 0, 1]), np.array([[0.2], [10.0], [99.0], [98.0]]))
+    labels = clustering._refill(
+        z, np.array([0, 0, 0, 1]), np.array([[0.2], [10.0], [99.0], [98.0]])
+    )
     assert labels.tolist() == [0, 3, 2, 1]  # 40 is farthest from its mean, but alone
     z = np.concatenate([np.zeros((50, 1)), np.arange(1.0, 4)[:, None]])
     from_bad_start = clustering._lloyd(z, np.array([[0.0], [77.0], [88.0], [99.0]]), 300)
@@ -186,20 +208,28 @@ def test_one_point_moves_where_lloyd_is_stuck():
     z = np.array([[0.0], [2.0], [3.5]])
     assert same_groups(clustering._lloyd(z, np.array([[1.0], [3.5]]), 300), [0, 1, 1])
     labels = np.array([0, 1, 1])
-    assert not clustering._move_one(z, labels, np.array([[0.0], [2.75]])) and labels.tolist() == [0, 1, 1]
+    assert not clustering._move_one(z, labels, np.array([[0.0], [2.75]])) and labels.tolist() == [
+        0,
+        1,
+        1,
+    ]
 
 
 def test_kmeans_one_seed_one_result_and_the_seed_matters():
     z = np.random.default_rng(0).standard_normal((200, 2))
     first = kmeans(z, 8, seed=3, n_restarts=1)
     assert np.array_equal(first, kmeans(z, 8, seed=3, n_restarts=1))
-    assert any(not same_groups(first, kmeans(z, 8, seed=seed, n_restarts=1)) for seed in range(4, 8))
+    assert any(
+        not same_groups(first, kmeans(z, 8, seed=seed, n_restarts=1)) for seed in range(4, 8)
+    )
 
 
 def test_kmeans_more_restarts_are_never_worse():
     z = np.random.default_rng(1).standard_normal((150, 3))
     found = [inertia(z, kmeans(z, 9, n_restarts=r)) for r in range(1, 17)]
-    assert all(later <= earlier for earlier, later in zip(found, found[1:])) and found[-1] < found[0]
+    assert (
+        all(later <= earlier for earlier, later in zip(found, found[1:])) and found[-1] < found[0]
+    )
 
 
 def test_kmeans_starts_far_apart():
@@ -234,10 +264,14 @@ def test_kmeans_gives_the_same_in_blocks_of_rows(monkeypatch):
     z = np.random.default_rng(3).standard_normal((101, 4))
     whole = kmeans(z, 6)
     monkeypatch.setattr(clustering, "BLOCK", 60)
-    assert inertia(z, kmeans(z, 6)) == pytest.approx(inertia(z, whole), rel=0.02)  # single moves are left out
+    assert inertia(z, kmeans(z, 6)) == pytest.approx(
+        inertia(z, whole), rel=0.02
+    )  # single moves are left out
     means = centres(z, whole)
     in_blocks = clustering._nearest(z, means)
-    assert in_blocks.tolist() == [min(range(6), key=lambda j: math.dist(row, means[j])) for row in z]
+    assert in_blocks.tolist() == [
+        min(range(6), key=lambda j: math.dist(row, means[j])) for row in z
+    ]
 
 
 def test_kmeans_ends():
@@ -245,14 +279,18 @@ def test_kmeans_ends():
     assert kmeans([[5.0], [3.0], [4.0]], 3).tolist() == [0, 1, 2]
     assert set(kmeans(np.arange(6.0).reshape(6, 1), 1).tolist()) == {0}
     z = np.random.default_rng(0).standard_normal((500, 2))
-    assert inertia(z, kmeans(z, 7, n_restarts=1, max_iter=1)) > inertia(z, kmeans(z, 7, n_restarts=1))
+    assert inertia(z, kmeans(z, 7, n_restarts=1, max_iter=1)) > inertia(
+        z, kmeans(z, 7, n_restarts=1)
+    )
 
 
 @quick
 @given(labelled_points())
 def test_inertia_and_centres_are_their_definitions(case):
     z, labels = case
-    assert inertia(z, labels) == pytest.approx(loop_inertia(z.tolist(), labels), rel=1e-12, abs=1e-12)
+    assert inertia(z, labels) == pytest.approx(
+        loop_inertia(z.tolist(), labels), rel=1e-12, abs=1e-12
+    )
     names = [f"type {label}" for label in labels]
     for row, name in zip(centres(z, names), sorted(set(names)), strict=True):
         members = [z[i] for i in range(len(z)) if names[i] == name]
@@ -288,7 +326,9 @@ def test_ari_closed_cases():
 def test_nmi_closed_cases():
     assert normalized_mutual_information([0, 0, 1, 1], [0, 1, 0, 1]) == pytest.approx(0, abs=1e-15)
     # I = H(a) = log 2, H(b) = 1.5 log 2: arithmetic mean 1.25 log 2 (the geometric mean would give 0.816)
-    assert normalized_mutual_information([0, 0, 1, 1], [0, 0, 1, 2]) == pytest.approx(0.8, abs=1e-15)
+    assert normalized_mutual_information([0, 0, 1, 1], [0, 0, 1, 2]) == pytest.approx(
+        0.8, abs=1e-15
+    )
     assert normalized_mutual_information([0, 0, 0, 0], [0, 1, 2, 3]) == 0
 
 
@@ -305,7 +345,9 @@ def test_nmi_stays_within_0_and_1(case):
 
 
 def test_nmi_does_not_round_above_1():
-    a = np.repeat(np.arange(17), np.arange(1, 18))  # sizes 1 to 17: unclipped, the quotient is 1 + 2e-16
+    a = np.repeat(
+        np.arange(17), np.arange(1, 18)
+    )  # sizes 1 to 17: unclipped, the quotient is 1 + 2e-16
     assert normalized_mutual_information(a, a) <= 1
 
 
@@ -318,23 +360,30 @@ def test_ari_is_zero_on_average_for_random_labels():
 
 # ------------------------------------------------------------------------------------------------ silhouette
 
+
 @quick
 @given(labelled_points())
 def test_silhouette_equals_its_definition(case):
     z, labels = case
     assert silhouette(z, labels) == pytest.approx(loop_silhouette(z.tolist(), labels), abs=1e-12)
-    assert silhouette(z, [f"type {x}" for x in labels]) == pytest.approx(silhouette(z, labels), abs=1e-12)
+    assert silhouette(z, [f"type {x}" for x in labels]) == pytest.approx(
+        silhouette(z, labels), abs=1e-12
+    )
 
 
 def test_silhouette_closed_cases():
     # two pairs: a = 1; b is the mean distance to the other pair
     points, labels = [[0.0], [1.0], [10.0], [11.0]], [0, 0, 1, 1]
     assert silhouette(points, labels) == pytest.approx((9.5 / 10.5 + 8.5 / 9.5) / 2, abs=1e-15)
-    assert silhouette(points, [0, 1, 2, 3]) == 0            # all alone
-    assert silhouette([[2.0]] * 4, labels) == 0             # all in one place
-    assert silhouette([[0.0], [0.0], [5.0]], [0, 0, 1]) == pytest.approx(2 / 3)   # the one alone counts as 0
+    assert silhouette(points, [0, 1, 2, 3]) == 0  # all alone
+    assert silhouette([[2.0]] * 4, labels) == 0  # all in one place
+    assert silhouette([[0.0], [0.0], [5.0]], [0, 0, 1]) == pytest.approx(
+        2 / 3
+    )  # the one alone counts as 0
     assert silhouette(points, [0, 1, 0, 1]) < 0
-    assert silhouette(np.array(points) + 1e6, labels) == pytest.approx(silhouette(points, labels), abs=1e-9)
+    assert silhouette(np.array(points) + 1e6, labels) == pytest.approx(
+        silhouette(points, labels), abs=1e-9
+    )
 
 
 def test_silhouette_gives_the_same_in_blocks_and_keeps_memory_small(monkeypatch):
@@ -352,20 +401,24 @@ def test_silhouette_gives_the_same_in_blocks_and_keeps_memory_small(monkeypatch)
 
 # ------------------------------------------------------------------------------------------------ batch mixing
 
+
 @quick
-@given(st.integers(0, 10 ** 6), st.integers(1, 6), st.integers(1, 4))
+@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 4))
 def test_batch_mixing_equals_brute_force(seed, n_neighbors, n_batches):
     rng = np.random.default_rng(seed)
     z, batch = rng.standard_normal((25, 2)), rng.integers(0, n_batches, 25)
     by_hand = loop_batch_mixing(z.tolist(), batch.tolist(), n_neighbors)
     assert batch_mixing(z, batch, n_neighbors, n_cells=None) == pytest.approx(by_hand, abs=1e-12)
-    assert batch_mixing(z, [f"batch {b}" for b in batch], n_neighbors) == pytest.approx(by_hand, abs=1e-12)
+    assert batch_mixing(z, [f"batch {b}" for b in batch], n_neighbors) == pytest.approx(
+        by_hand, abs=1e-12
+    )
 
 
 def test_batch_mixing_closed_cases():
     z = np.arange(60.0)[:, None]
     assert batch_mixing(z, np.arange(60) % 2, n_neighbors=59) == pytest.approx(
-        -(29 / 59 * math.log(29 / 59) + 30 / 59 * math.log(30 / 59)), abs=1e-14)  # itself left out
+        -(29 / 59 * math.log(29 / 59) + 30 / 59 * math.log(30 / 59)), abs=1e-14
+    )  # itself left out
     assert batch_mixing(z, ["one"] * 60) == 0
     apart = np.concatenate([z[:30], z[:30] + 1000])
     assert batch_mixing(apart, np.repeat(["a", "b"], 30), n_neighbors=29) == 0
@@ -394,7 +447,9 @@ def test_batch_mixing_draws_cells_by_seed():
     assert some[0] == some[1] != some[2]
     everyone = batch_mixing(z, batch, 10, n_cells=None)
     assert batch_mixing(z, batch, 10, n_cells=300, seed=7) == everyone
-    assert np.mean([batch_mixing(z, batch, 10, 20, seed) for seed in range(60)]) == pytest.approx(everyone, abs=0.02)
+    assert np.mean([batch_mixing(z, batch, 10, 20, seed) for seed in range(60)]) == pytest.approx(
+        everyone, abs=0.02
+    )
 
 
 def test_batch_mixing_gives_the_same_in_blocks(monkeypatch):
@@ -408,20 +463,34 @@ def test_batch_mixing_gives_the_same_in_blocks(monkeypatch):
 # ------------------------------------------------------------------------------------------------ errors
 
 GOOD = np.random.default_rng(0).standard_normal((6, 2))
-TAKES_POINTS = [lambda z: kmeans(z, 2), lambda z: silhouette(z, [0, 1] * 3), lambda z: batch_mixing(z, [0, 1] * 3, 2),
-                lambda z: inertia(z, [0, 1] * 3), lambda z: centres(z, [0, 1] * 3)]
-TAKES_LABELS = [lambda x: silhouette(GOOD, x), lambda x: batch_mixing(GOOD, x, 2), lambda x: inertia(GOOD, x),
-                lambda x: centres(GOOD, x), lambda x: adjusted_rand_index([0, 1] * 3, x),
-                lambda x: normalized_mutual_information([0, 1] * 3, x)]
+TAKES_POINTS = [
+    lambda z: kmeans(z, 2),
+    lambda z: silhouette(z, [0, 1] * 3),
+    lambda z: batch_mixing(z, [0, 1] * 3, 2),
+    lambda z: inertia(z, [0, 1] * 3),
+    lambda z: centres(z, [0, 1] * 3),
+]
+TAKES_LABELS = [
+    lambda x: silhouette(GOOD, x),
+    lambda x: batch_mixing(GOOD, x, 2),
+    lambda x: inertia(GOOD, x),
+    lambda x: centres(GOOD, x),
+    lambda x: adjusted_rand_index([0, 1] * 3, x),
+    lambda x: normalized_mutual_information([0, 1] * 3, x),
+]
 
 
 @pytest.mark.parametrize("call", TAKES_POINTS)
 def test_unusable_points_are_refused(call):
     broken = GOOD.copy()
     broken[[2, 4], 1] = np.nan, np.inf
-    with pytest.raises(ValueError, match="z has NaN or infinity in 2 of 6 rows, first in row 2; leave"):
+    with pytest.raises(
+        ValueError, match="z has NaN or infinity in 2 of 6 rows, first in row 2; leave"
+    ):
         call(broken)
-    with pytest.raises(ValueError, match=r"not of shape \(6,\); for one feature pass z.reshape\(-1, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"not of shape \(6,\); for one feature pass z.reshape\(-1, 1\)"
+    ):
         call(GOOD[:, 0])
     with pytest.raises(ValueError, match=r"z of shape \(0, 2\) is empty; pass"):
         call(GOOD[:0])
@@ -431,7 +500,9 @@ def test_unusable_points_are_refused(call):
         call(GOOD * 1j)
     with pytest.raises(TypeError, match="z is a sparse matrix; pass a dense array"):
         call(clustering.sparse.csr_matrix(GOOD))
-    with pytest.raises(ValueError, match="z reaches 1.0e[+]200, whose square is no float64; rescale it"):
+    with pytest.raises(
+        ValueError, match="z reaches 1.0e[+]200, whose square is no float64; rescale it"
+    ):
         call(GOOD * 0 + 1e200)
 
 
@@ -439,19 +510,27 @@ def test_unusable_points_are_refused(call):
 def test_unusable_labels_are_refused(call):
     with pytest.raises(ValueError, match="has 5 labels, but [za] has 6 cells; pass one per cell"):
         call([0, 1, 0, 1, 0])
-    with pytest.raises(ValueError, match=r"one label per cell, shape \(n,\), not of shape \(6, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"one label per cell, shape \(n,\), not of shape \(6, 1\)"
+    ):
         call(np.zeros((6, 1), dtype=int))
     for hole in (math.nan, None):
-        with pytest.raises(ValueError, match=r"missing \(NaN or None\) for 1 of 6 cells, first for cell 4; leave"):
+        with pytest.raises(
+            ValueError, match=r"missing \(NaN or None\) for 1 of 6 cells, first for cell 4; leave"
+        ):
             call(["a", "b", "a", "b", hole, "b"])
-    with pytest.raises(ValueError, match=r"missing \(NaN or None\) for 2 of 6 cells, first for cell 0"):
+    with pytest.raises(
+        ValueError, match=r"missing \(NaN or None\) for 2 of 6 cells, first for cell 0"
+    ):
         call(np.array([math.nan, math.nan, 1.0, 0.0, 1.0, 0.0]))
     with pytest.raises(TypeError, match="mixes labels that cannot be compared"):
         call([0, "a", 1, "b", 2, "c"])
 
 
 def test_other_unusable_arguments_are_refused():
-    with pytest.raises(ValueError, match="kmeans: k = 7 is more than the number of points in z, 6; pass fewer"):
+    with pytest.raises(
+        ValueError, match="kmeans: k = 7 is more than the number of points in z, 6; pass fewer"
+    ):
         kmeans(GOOD, 7)
     with pytest.raises(ValueError, match="kmeans: k must be at least 1, not 0"):
         kmeans(GOOD, 0)
@@ -463,7 +542,9 @@ def test_other_unusable_arguments_are_refused():
         kmeans(GOOD, 2, max_iter=0)
     with pytest.raises(ValueError, match="silhouette: labels has one group only"):
         silhouette(GOOD, ["a"] * 6)
-    with pytest.raises(ValueError, match="n_neighbors = 50 is more than the other cells in z, 5; pass fewer"):
+    with pytest.raises(
+        ValueError, match="n_neighbors = 50 is more than the other cells in z, 5; pass fewer"
+    ):
         batch_mixing(GOOD, [0, 1] * 3)
     with pytest.raises(ValueError, match="n_cells must be at least 1"):
         batch_mixing(GOOD, [0, 1] * 3, 2, n_cells=0)
@@ -475,8 +556,14 @@ def test_other_unusable_arguments_are_refused():
 def test_labels_come_from_pandas_too():
     pandas = pytest.importorskip("pandas")
     names = ["b", "a", "b", "c", "c", "c"]
-    for column in (pandas.Series(names, index=range(9, 3, -1)), pandas.Series(pandas.Categorical(names)),
-                   pandas.array(names, dtype="string"), np.array(names), np.array(names, dtype=object), tuple(names)):
+    for column in (
+        pandas.Series(names, index=range(9, 3, -1)),
+        pandas.Series(pandas.Categorical(names)),
+        pandas.array(names, dtype="string"),
+        np.array(names),
+        np.array(names, dtype=object),
+        tuple(names),
+    ):
         assert adjusted_rand_index(column, [1, 0, 1, 2, 2, 2]) == 1
         assert silhouette(GOOD, column) == silhouette(GOOD, [1, 0, 1, 2, 2, 2])
     with pytest.raises((TypeError, ValueError), match="missing"):
@@ -485,15 +572,19 @@ def test_labels_come_from_pandas_too():
 
 # ------------------------------------------------------------------------------------------------ scikit-learn
 
+
 def test_scores_equal_those_of_scikit_learn():
     metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)
     for n, k in ((50, 3), (400, 7), (2000, 40)):
         z, a = blobs(n, k, d=k, distance=3.0)
         b = np.where(rng.random(n) < 0.3, rng.integers(0, k + 2, n), a)
-        assert adjusted_rand_index(a, b) == pytest.approx(metrics.adjusted_rand_score(a, b), abs=1e-12)
+        assert adjusted_rand_index(a, b) == pytest.approx(
+            metrics.adjusted_rand_score(a, b), abs=1e-12
+        )
         assert normalized_mutual_information(a, b) == pytest.approx(
-            metrics.normalized_mutual_info_score(a, b), abs=1e-12)
+            metrics.normalized_mutual_info_score(a, b), abs=1e-12
+        )
         assert silhouette(z, b) == pytest.approx(metrics.silhouette_score(z, b), abs=1e-9)
 
 

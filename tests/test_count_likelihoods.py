@@ -1,4 +1,5 @@
 """The count likelihoods: against 60-digit truth, SciPy, their own twins, and at the edges."""
+
 import concurrent.futures
 import functools
 import warnings
@@ -13,10 +14,15 @@ from minigrad import Tensor, count_likelihoods as cl, functional, grad, no_grad
 
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-9}
 PRECISIONS = pytest.mark.parametrize("dtype", TOLERANCE)
-NAMES = {"nb": ["nb", "dnb_dlog_mu", "dnb_dlog_theta"],
-         "zinb": ["zinb", "dzinb_dlog_mu", "dzinb_dlog_theta", "dzinb_dzi_logits"]}
+NAMES = {
+    "nb": ["nb", "dnb_dlog_mu", "dnb_dlog_theta"],
+    "zinb": ["zinb", "dzinb_dlog_mu", "dzinb_dlog_theta", "dzinb_dzi_logits"],
+}
 PARAMETERS = ["log_mu", "log_theta", "zi_logits"]
-LOG_P_OF_1 = {"nb": np.log(0.25), "zinb": np.log(0.125)}  # of the count 1, where all parameters are 0
+LOG_P_OF_1 = {
+    "nb": np.log(0.25),
+    "zinb": np.log(0.125),
+}  # of the count 1, where all parameters are 0
 N_PARAMETERS = {"poisson": 1, "nb": 2, "zinb": 3}
 EVERY = pytest.mark.parametrize("family", N_PARAMETERS)
 TWINS = {"poisson": cl.poisson_twin, "nb": cl.nb_twin, "zinb": cl.zinb_twin}
@@ -42,13 +48,21 @@ def value_and_gradients(function, x, parameters, cotangent=None):
 def assert_close(found, expected, tolerance, name=""):
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     error = np.abs(found - expected) / np.maximum(1.0, np.abs(expected))
-    assert error.size == 0 or error.max() <= tolerance, f"{name}: off by {error.max():.2e} at {np.argmax(error)}"
+    assert error.size == 0 or error.max() <= tolerance, (
+        f"{name}: off by {error.max():.2e} at {np.argmax(error)}"
+    )
 
 
-def random_cells(family, n=9, n_genes=23, density=0.4, dtype=np.float64, seed=0, per_gene=True, spread=1.0):
+def random_cells(
+    family, n=9, n_genes=23, density=0.4, dtype=np.float64, seed=0, per_gene=True, spread=1.0
+):
     rng = np.random.default_rng(seed)
-    counts = sparse.random(n, n_genes, density, "csr", dtype, rng, lambda k: 1.0 + rng.poisson(rng.gamma(0.5, 12, k)))
-    shapes = [(n, n_genes), (n_genes,) if per_gene else (n, n_genes), (n, n_genes)][:N_PARAMETERS[family]]
+    counts = sparse.random(
+        n, n_genes, density, "csr", dtype, rng, lambda k: 1.0 + rng.poisson(rng.gamma(0.5, 12, k))
+    )
+    shapes = [(n, n_genes), (n_genes,) if per_gene else (n, n_genes), (n, n_genes)][
+        : N_PARAMETERS[family]
+    ]
     return counts, [(spread * rng.normal(size=shape)).astype(dtype) for shape in shapes]
 
 
@@ -57,20 +71,26 @@ def random_cells(family, n=9, n_genes=23, density=0.4, dtype=np.float64, seed=0,
 @pytest.mark.parametrize("family", NAMES)
 def test_truth_elementwise(family, dtype):
     t = truth()
-    parameters = [t[k].astype(dtype) for k in PARAMETERS[:N_PARAMETERS[family]]]
-    for name, found in zip(NAMES[family], value_and_gradients(log_prob(family), t["x"], parameters)):
+    parameters = [t[k].astype(dtype) for k in PARAMETERS[: N_PARAMETERS[family]]]
+    for name, found in zip(
+        NAMES[family], value_and_gradients(log_prob(family), t["x"], parameters)
+    ):
         assert found.dtype == dtype
         assert_close(found, t[name], TOLERANCE[dtype], name)
 
 
 @PRECISIONS
-@pytest.mark.parametrize("layout", [sparse.csr_matrix, sparse.csr_array, sparse.coo_matrix, np.asarray])
+@pytest.mark.parametrize(
+    "layout", [sparse.csr_matrix, sparse.csr_array, sparse.coo_matrix, np.asarray]
+)
 @pytest.mark.parametrize("family", NAMES)
 def test_truth_cells(family, layout, dtype):
     """Each point is a cell, beside a gene with count 1, so that no cell is empty."""
     t, k = truth(), N_PARAMETERS[family]
     counts = layout(np.stack([t["x"], np.ones_like(t["x"])], axis=1))
-    parameters = [np.stack([t[name], np.zeros(4000)], axis=1).astype(dtype) for name in PARAMETERS[:k]]
+    parameters = [
+        np.stack([t[name], np.zeros(4000)], axis=1).astype(dtype) for name in PARAMETERS[:k]
+    ]
     y, *gradients = value_and_gradients(log_prob(family, cell=True), counts, parameters)
     assert y.dtype == dtype
     assert_close(y - LOG_P_OF_1[family], t[family], TOLERANCE[dtype], family)
@@ -98,12 +118,24 @@ def test_truth_one_cell_at_a_time(family, dtype):
 def test_quick_paths_in_float32(family, per_gene):
     """On a dense random grid, around all the bounds between quick and exact formulas, each entry is exact enough."""
     rng, shape = np.random.default_rng(2), (400, 500)
-    log_mu = np.where(rng.random(shape) < 0.5, rng.uniform(-20, 13, shape), rng.uniform(1, 5, shape))
-    log_theta = np.where(rng.random(shape[1]) < 0.5, rng.uniform(-13, 15, shape[1]), rng.uniform(4, 9, shape[1]))
-    log_theta = log_theta if per_gene else np.resize(rng.permuted(log_theta), shape) + rng.normal(size=shape)
+    log_mu = np.where(
+        rng.random(shape) < 0.5, rng.uniform(-20, 13, shape), rng.uniform(1, 5, shape)
+    )
+    log_theta = np.where(
+        rng.random(shape[1]) < 0.5, rng.uniform(-13, 15, shape[1]), rng.uniform(4, 9, shape[1])
+    )
+    log_theta = (
+        log_theta
+        if per_gene
+        else np.resize(rng.permuted(log_theta), shape) + rng.normal(size=shape)
+    )
     near_mean = rng.poisson(np.exp(log_mu))
-    x = np.choose(rng.integers(0, 3, shape), [np.zeros(shape), rng.integers(1, 12, shape), near_mean])
-    parameters = [p.astype(np.float32) for p in (log_mu, log_theta, rng.uniform(-60, 60, shape))][:N_PARAMETERS[family]]
+    x = np.choose(
+        rng.integers(0, 3, shape), [np.zeros(shape), rng.integers(1, 12, shape), near_mean]
+    )
+    parameters = [p.astype(np.float32) for p in (log_mu, log_theta, rng.uniform(-60, 60, shape))][
+        : N_PARAMETERS[family]
+    ]
     columns = [np.broadcast_to(p, shape).ravel().astype(np.float64) for p in (x, *parameters)]
     with np.errstate(all="ignore"):
         expected = getattr(cl, f"_exact_{family}")(*columns)
@@ -127,7 +159,10 @@ def test_poisson_at_large_counts(dtype):
     log_rate = np.log(x).astype(dtype)
     off = x - np.exp(log_rate.astype(np.float64))
     expected = -0.5 * np.log(2 * np.pi * x) - 1 / (12 * x) - off**2 / (2 * x)
-    for cell, parameters, counts in ((False, [log_rate], x), (True, [log_rate[:, None]], x[:, None])):
+    for cell, parameters, counts in (
+        (False, [log_rate], x),
+        (True, [log_rate[:, None]], x[:, None]),
+    ):
         y, slope = value_and_gradients(log_prob("poisson", cell), counts, parameters)
         assert_close(y, expected, TOLERANCE[dtype])
         assert_close(slope.ravel(), off, TOLERANCE[dtype] * 100)
@@ -143,36 +178,51 @@ def test_nb_is_scipys():
 def test_sums_to_one(family):
     x = np.arange(6000)
     for parameters in ([1.2, -0.3, 0.4], [3.0, 2.0, -3.0], [-4.0, -2.0, 9.0]):
-        p = np.exp(log_prob(family)(x, *map(np.float64, parameters[:N_PARAMETERS[family]])))
+        p = np.exp(log_prob(family)(x, *map(np.float64, parameters[: N_PARAMETERS[family]])))
         assert p.sum() == pytest.approx(1, abs=1e-9)
 
 
 # -------------------------------------------------------------------------------------------------- twin and kernel
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(sorted(N_PARAMETERS)), st.integers(0, 2**32 - 1), st.sampled_from([np.float32, np.float64]),
-       st.sampled_from([0.5, 3.0]))
+@given(
+    st.sampled_from(sorted(N_PARAMETERS)),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([np.float32, np.float64]),
+    st.sampled_from([0.5, 3.0]),
+)
 def test_elementwise_kernel_is_its_twin(family, seed, dtype, spread):
     rng = np.random.default_rng(seed)
     x = rng.poisson(rng.gamma(0.3, 20, (5, 1, 4))).astype(dtype)
-    shapes = [(5, 3, 4), (4,), (3, 1)][:N_PARAMETERS[family]]
+    shapes = [(5, 3, 4), (4,), (3, 1)][: N_PARAMETERS[family]]
     parameters = [(spread * rng.normal(size=shape)).astype(dtype) for shape in shapes]
     g = rng.normal(size=(5, 3, 4)).astype(dtype)
-    expected = value_and_gradients(TWINS[family], x.astype(np.float64), [p.astype(np.float64) for p in parameters], g)
+    expected = value_and_gradients(
+        TWINS[family], x.astype(np.float64), [p.astype(np.float64) for p in parameters], g
+    )
     for found, wanted in zip(value_and_gradients(log_prob(family), x, parameters, g), expected):
         assert found.shape == wanted.shape and found.dtype == dtype
         assert_close(found, wanted, 30 * TOLERANCE[dtype])
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.sampled_from(sorted(N_PARAMETERS)), st.integers(0, 2**32 - 1), st.sampled_from([np.float32, np.float64]),
-       st.sampled_from([0.5, 3.0]), st.booleans(), st.integers(0, 6), st.integers(1, 9))
+@given(
+    st.sampled_from(sorted(N_PARAMETERS)),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([np.float32, np.float64]),
+    st.sampled_from([0.5, 3.0]),
+    st.booleans(),
+    st.integers(0, 6),
+    st.integers(1, 9),
+)
 def test_cell_kernel_is_its_twin(family, seed, dtype, spread, per_gene, n, n_genes):
     counts, parameters = random_cells(family, n, n_genes, 0.5, dtype, seed, per_gene, spread)
     g = np.random.default_rng(seed).normal(size=n).astype(dtype)
     double = [counts.toarray().astype(np.float64), [p.astype(np.float64) for p in parameters]]
     expected = value_and_gradients(log_prob(family, True).twin, *double, g)
     for layout in (counts, counts.toarray()):
-        for found, wanted in zip(value_and_gradients(log_prob(family, True), layout, parameters, g), expected):
+        for found, wanted in zip(
+            value_and_gradients(log_prob(family, True), layout, parameters, g), expected
+        ):
             assert found.shape == wanted.shape and found.dtype == dtype
             assert_close(found, wanted, 30 * TOLERANCE[dtype])
 
@@ -185,7 +235,9 @@ def test_second_derivatives_run_the_twin(family):
     directions, h = [rng.normal(size=p.shape) for p in parameters], 1e-6
 
     def along(step):
-        return value_and_gradients(f, counts, [p + step * v for p, v in zip(parameters, directions)])[1:]
+        return value_and_gradients(
+            f, counts, [p + step * v for p, v in zip(parameters, directions)]
+        )[1:]
 
     tensors = [Tensor(p, requires_grad=True) for p in parameters]
     first = grad(np.sum(f(counts, *tensors)), tensors, create_graph=True)
@@ -218,26 +270,41 @@ def test_finite_at_extremes(family, dtype):
 @EVERY
 def test_a_gene_that_is_never_expressed_leaves_the_others_alone(family, dtype):
     """A mean of 0, log_mu = -inf: a count of 0 is certain, one of 1 impossible. Also as logits, which mask genes so."""
-    counts, others = np.array([[2, 0, 1], [0, 1, 3]]), [np.zeros((2, 3), dtype) for _ in range(N_PARAMETERS[family] - 1)]
+    counts, others = (
+        np.array([[2, 0, 1], [0, 1, 3]]),
+        [np.zeros((2, 3), dtype) for _ in range(N_PARAMETERS[family] - 1)],
+    )
     log_mu = np.array([[0.5, -np.inf, 1.0], [0.5, -np.inf, 1.0]], dtype)
     y, *gradients = value_and_gradients(log_prob(family, True), counts, [log_mu, *others])
-    without = log_prob(family, True)(counts[:1, ::2], log_mu[:1, ::2], *(p[:1, ::2] for p in others))
+    without = log_prob(family, True)(
+        counts[:1, ::2], log_mu[:1, ::2], *(p[:1, ::2] for p in others)
+    )
     assert y[0] == pytest.approx(without[0], rel=1e-6) and y[1] == -np.inf
     assert all(np.isfinite(g[0]).all() for g in gradients)
     shares = getattr(cl, f"{family}_shares_log_prob")
     y = shares(counts[:1], log_mu[:1], np.full((1, 1), 1.5, dtype), *(p[:1] for p in others))
-    without = shares(counts[:1, ::2], log_mu[:1, ::2], np.full((1, 1), 1.5, dtype), *(p[:1, ::2] for p in others))
+    without = shares(
+        counts[:1, ::2], log_mu[:1, ::2], np.full((1, 1), 1.5, dtype), *(p[:1, ::2] for p in others)
+    )
     assert y[0] == pytest.approx(without[0], rel=1e-6)
 
 
-@pytest.mark.parametrize("dtype, log_theta", [(np.float32, 86.0), (np.float32, 95.0), (np.float64, 705.0), (np.float64, 1e4)])
+@pytest.mark.parametrize(
+    "dtype, log_theta",
+    [(np.float32, 86.0), (np.float32, 95.0), (np.float64, 705.0), (np.float64, 1e4)],
+)
 @pytest.mark.parametrize("family", ["nb", "zinb"])
 def test_a_dispersion_beyond_the_range_of_exp_is_the_poisson(family, dtype, log_theta):
     counts, log_mu = np.array([[1.0, 0.0, 2.0, 30.0]]), np.array([[0.1, 1.0, 0.0, 3.0]], dtype)
-    theta, rest = np.array([log_theta, log_theta, 0.0, log_theta], dtype), [np.full((1, 4), -30, dtype)] * (family == "zinb")
+    theta, rest = (
+        np.array([log_theta, log_theta, 0.0, log_theta], dtype),
+        [np.full((1, 4), -30, dtype)] * (family == "zinb"),
+    )
     expected = stats.poisson.logpmf(counts[0], np.exp(log_mu[0].astype(float)))
     expected[2] = np.log(0.125)  # where mu = theta = 1, a count of k has probability 2^-(k + 1)
-    y, d_mu, d_theta, *_ = value_and_gradients(log_prob(family, True), counts, [log_mu, theta, *rest])
+    y, d_mu, d_theta, *_ = value_and_gradients(
+        log_prob(family, True), counts, [log_mu, theta, *rest]
+    )
     assert_close(y, [expected.sum()], 1e-5)
     assert_close(d_mu[0, [0, 1, 3]], (counts - np.exp(log_mu))[0, [0, 1, 3]], 1e-5)
     assert_close(d_theta[[0, 1, 3]], np.zeros(3), 1e-5)
@@ -249,20 +316,28 @@ def test_a_dispersion_beyond_the_range_of_exp_is_the_poisson(family, dtype, log_
 def test_a_parameter_that_is_nan_makes_its_own_entries_nan(family, cell):
     """At zeros too; and a cell without counts says nothing, whatever the parameters."""
     counts, rest = np.array([[0.0, 2.0], [3.0, 1.0]]), [np.zeros((2, 2))] * (family == "zinb")
-    y = log_prob(family, cell)(counts, np.zeros((2, 2)), np.array([[np.nan, 0.0], [0.0, 0.0]]), *rest)
-    np.testing.assert_array_equal(np.isnan(y), [True, False] if cell else [[True, False], [False, False]])
+    y = log_prob(family, cell)(
+        counts, np.zeros((2, 2)), np.array([[np.nan, 0.0], [0.0, 0.0]]), *rest
+    )
+    np.testing.assert_array_equal(
+        np.isnan(y), [True, False] if cell else [[True, False], [False, False]]
+    )
 
 
 def test_where_float32_would_not_do_the_exact_formulas_take_over():
     """A point just inside of an earlier bound on theta: there the quick formula misses the derivative by 1.2e-5."""
     columns = [np.full((1, 1), v, np.float32) for v in (8.0, 3.59443736076355, 5.93658971786499)]
     *_, expected = cl._exact_nb(*(c.ravel().astype(np.float64) for c in columns))
-    assert_close(value_and_gradients(cl.nb_cell_log_prob, columns[0], columns[1:])[2], [expected], 1e-5)
+    assert_close(
+        value_and_gradients(cl.nb_cell_log_prob, columns[0], columns[1:])[2], [expected], 1e-5
+    )
 
 
 def test_no_genes_have_no_gradients():
     library = Tensor(np.ones((3, 1)), requires_grad=True)
-    cl.nb_shares_log_prob(np.ones((3, 0)), np.ones((3, 0)), library, np.ones(0)).backward(np.ones(3))
+    cl.nb_shares_log_prob(np.ones((3, 0)), np.ones((3, 0)), library, np.ones(0)).backward(
+        np.ones(3)
+    )
     np.testing.assert_array_equal(library.grad, np.zeros((3, 1)))
 
 
@@ -278,14 +353,16 @@ def test_finite_where_exp_overflows(family):
 def test_what_is_no_count(family, dtype):
     """-inf and gradient 0 outside the support; NaN for NaN; the same of kernel, twin and cell."""
     x = np.array([0.5, -1.0, -2.5, np.inf, np.nan, 3.0])
-    parameters = [np.full(6, p, dtype) for p in (0.2, -0.3, 0.1)][:N_PARAMETERS[family]]
+    parameters = [np.full(6, p, dtype) for p in (0.2, -0.3, 0.1)][: N_PARAMETERS[family]]
     y, *slopes = value_and_gradients(log_prob(family), x, parameters)
     assert np.isneginf(y[:4]).all() and np.isnan(y[4]) and np.isfinite(y[5])
     np.testing.assert_array_equal(y[:5], TWINS[family](x, *parameters)[:5])
     for slope in slopes:
         assert (slope[:4] == 0).all() and np.isnan(slope[4]) and np.isfinite(slope[5])
     for layout in (np.asarray, sparse.csr_matrix):
-        cells = value_and_gradients(log_prob(family, True), layout(x[:, None]), [p[:, None] for p in parameters])
+        cells = value_and_gradients(
+            log_prob(family, True), layout(x[:, None]), [p[:, None] for p in parameters]
+        )
         np.testing.assert_array_equal(np.isneginf(cells[0]), np.isneginf(y))
         for found, wanted in zip(cells, (y, *slopes)):
             assert_close(found.ravel()[5:], wanted[5:], 10 * TOLERANCE[dtype])
@@ -297,7 +374,9 @@ def test_parameters_that_are_nan_show():
     for i, log_p in enumerate((log_mu, log_theta)):
         broken = log_p.copy()
         broken.reshape(-1)[0] = np.nan
-        y = cl.nb_cell_log_prob(counts, *(broken if j == i else p for j, p in enumerate((log_mu, log_theta))))
+        y = cl.nb_cell_log_prob(
+            counts, *(broken if j == i else p for j, p in enumerate((log_mu, log_theta)))
+        )
         assert np.isnan(y[0]) and np.isnan(y[1:]).all() == (i == 1)
 
 
@@ -324,12 +403,18 @@ def test_empty_cells(family):
 @EVERY
 def test_non_canonical_csr(family):
     """Unsorted, with duplicates and stored zeros; a row of stored zeros only is an empty cell. Nothing is changed."""
-    data, indices, indptr = np.array([2.0, 1, 3, 0, 4, 0, 0, 5]), [3, 0, 3, 1, 2, 1, 3, 0], [0, 4, 5, 7, 8]
+    data, indices, indptr = (
+        np.array([2.0, 1, 3, 0, 4, 0, 0, 5]),
+        [3, 0, 3, 1, 2, 1, 3, 0],
+        [0, 4, 5, 7, 8],
+    )
     counts = sparse.csr_matrix((data, indices, indptr), shape=(4, 4))
     before = [a.copy() for a in (counts.data, counts.indices, counts.indptr)]
     _, parameters = random_cells(family, 4, 4)
     expected = value_and_gradients(log_prob(family, True), counts.toarray(), parameters)
-    for found, wanted in zip(value_and_gradients(log_prob(family, True), counts, parameters), expected):
+    for found, wanted in zip(
+        value_and_gradients(log_prob(family, True), counts, parameters), expected
+    ):
         assert_close(found, wanted, 1e-12)
     assert expected[0][2] == 0
     for now, then in zip((counts.data, counts.indices, counts.indptr), before):
@@ -341,8 +426,14 @@ def test_non_canonical_csr(family):
 def test_dtype_of_counts_does_not_matter(family, dtype):
     counts, parameters = random_cells(family, dtype=np.float32)
     expected = value_and_gradients(log_prob(family, True), counts, parameters)
-    for layout in (counts.astype(dtype), counts.toarray().astype(dtype), counts.astype(dtype).tocsc()):
-        for found, wanted in zip(value_and_gradients(log_prob(family, True), layout, parameters), expected):
+    for layout in (
+        counts.astype(dtype),
+        counts.toarray().astype(dtype),
+        counts.astype(dtype).tocsc(),
+    ):
+        for found, wanted in zip(
+            value_and_gradients(log_prob(family, True), layout, parameters), expected
+        ):
             assert found.dtype == np.float32
             assert_close(found, wanted, 1e-6)
 
@@ -353,7 +444,11 @@ def test_nothing_at_all(family, shape):
     parameters = [np.zeros(shape, np.float32) for _ in range(N_PARAMETERS[family])]
     for counts in (np.zeros(shape), sparse.csr_matrix(shape)):
         y, *gradients = value_and_gradients(log_prob(family, True), counts, parameters)
-        assert y.shape == shape[:1] and (y == 0).all() and [g.shape for g in gradients] == [shape] * len(parameters)
+        assert (
+            y.shape == shape[:1]
+            and (y == 0).all()
+            and [g.shape for g in gradients] == [shape] * len(parameters)
+        )
     assert log_prob(family)(np.zeros(shape), *parameters).shape == shape
 
 
@@ -384,7 +479,9 @@ def test_zeros_that_are_certain(sign):
     parameters[0] += 6.0
     parameters[2] = sign * (60.0 + parameters[2])
     found = cl.zinb_cell_log_prob(counts, *parameters)
-    assert_close(found, cl.zinb_log_prob(counts.toarray(), *map(np.float64, parameters)).sum(axis=1), 1e-5)
+    assert_close(
+        found, cl.zinb_log_prob(counts.toarray(), *map(np.float64, parameters)).sum(axis=1), 1e-5
+    )
 
 
 @PRECISIONS
@@ -438,7 +535,9 @@ def test_only_what_is_needed(family, cell):
     np.testing.assert_array_equal(y, whole[0])
     assert not [a for a in saved if a is not None]
     with no_grad():
-        np.testing.assert_array_equal(log_prob(family, cell)(x, *map(Tensor, parameters)).data, whole[0])
+        np.testing.assert_array_equal(
+            log_prob(family, cell)(x, *map(Tensor, parameters)).data, whole[0]
+        )
     for i in range(k):
         tensors = [Tensor(p, requires_grad=i == j) for j, p in enumerate(parameters)]
         y = log_prob(family, cell)(x, *tensors)
@@ -459,13 +558,17 @@ def test_runs_are_bit_equal(family):
     assert counts.shape[0] * counts.shape[1] > 2 * cl.BLOCK
     first = value_and_gradients(log_prob(family, True), counts, parameters)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        runs = list(pool.map(lambda _: value_and_gradients(log_prob(family, True), counts, parameters), range(6)))
+        runs = list(
+            pool.map(
+                lambda _: value_and_gradients(log_prob(family, True), counts, parameters), range(6)
+            )
+        )
     for run in runs:
         for a, b in zip(run, first):
             np.testing.assert_array_equal(a, b)
     for i in range(0, 800, 50):
-        parts = [p[i:i + 50] if p.ndim == 2 else p for p in parameters]
-        assert_close(log_prob(family, True)(counts[i:i + 50], *parts), first[0][i:i + 50], 1e-6)
+        parts = [p[i : i + 50] if p.ndim == 2 else p for p in parameters]
+        assert_close(log_prob(family, True)(counts[i : i + 50], *parts), first[0][i : i + 50], 1e-6)
 
 
 # ------------------------------------------------------------------------------ means that share out a library
@@ -487,9 +590,14 @@ def test_shares_are_softmax_then_cells(family, kind, per_gene, dtype):
     g = rng.standard_normal(40)
 
     def plain(x, logits, log_library, *rest):
-        return log_prob(family, True)(x, logits - functional.logsumexp(logits, axis=1, keepdims=True) + log_library, *rest)
+        return log_prob(family, True)(
+            x, logits - functional.logsumexp(logits, axis=1, keepdims=True) + log_library, *rest
+        )
+
     expected = value_and_gradients(plain, counts, given, g)
-    found = value_and_gradients(shares(family), counts, [a.astype(dtype) for a in given], g.astype(dtype))
+    found = value_and_gradients(
+        shares(family), counts, [a.astype(dtype) for a in given], g.astype(dtype)
+    )
     for name, a, b in zip(("value", "logits", "library", "theta", "zi"), found, expected):
         assert a.dtype == dtype
         # a sum of 300 rounded terms as large as its parts
@@ -501,8 +609,11 @@ def test_shares_where_quick_formulas_fail(family):
     """Extreme parameters in float32: the entries that are done again are those of the elementwise truth."""
     rng, shape = np.random.default_rng(5), (30, 60)
     logits = rng.uniform(-60, 20, shape).astype(np.float32)
-    rest = [rng.uniform(-70, 16, shape[1]).astype(np.float32), rng.uniform(-60, 60, shape).astype(np.float32)]
-    rest = rest[:N_PARAMETERS[family] - 1]
+    rest = [
+        rng.uniform(-70, 16, shape[1]).astype(np.float32),
+        rng.uniform(-60, 60, shape).astype(np.float32),
+    ]
+    rest = rest[: N_PARAMETERS[family] - 1]
     # the gradient of a Poisson for logits is x - share * sum(x): the library cancels, and with it its digits
     library = rng.uniform(-3, 3 if family == "poisson" else 16, (30, 1)).astype(np.float32)
     counts = rng.integers(0, 4, shape) * rng.integers(0, 2, shape)
@@ -517,16 +628,29 @@ def test_shares_where_quick_formulas_fail(family):
         assert_close(a / scale, b / scale, 1e-5)
 
 
-@pytest.mark.parametrize("x, logits, library, log_theta", [
-    ([3, 0, 0, 1], [0, -200, -90, -110], 95, [0, 0, 0, 0]), ([1, 1], [0, -110], 70, [0, -55]),
-    ([1, 1], [0, -115], 80, [-40, -40]), ([1, 2], [0, -105], 60, [-50, -50]), ([8, 8], [0, -88], 12.9, [-50, -59.9])])
+@pytest.mark.parametrize(
+    "x, logits, library, log_theta",
+    [
+        ([3, 0, 0, 1], [0, -200, -90, -110], 95, [0, 0, 0, 0]),
+        ([1, 1], [0, -110], 70, [0, -55]),
+        ([1, 1], [0, -115], 80, [-40, -40]),
+        ([1, 2], [0, -105], 60, [-50, -50]),
+        ([8, 8], [0, -88], 12.9, [-50, -59.9]),
+    ],
+)
 @pytest.mark.parametrize("family", ["nb", "zinb"])
 def test_shares_of_libraries_beyond_measure(family, x, logits, library, log_theta):
     """What e^(logits - highest) loses in float32 is not lost: the kernel of log_mu, in float64, says what is right."""
-    given = [np.array([logits]), np.array([[library]]), np.array(log_theta)] + [np.zeros((1, len(x)))] * (family == "zinb")
+    given = [np.array([logits]), np.array([[library]]), np.array(log_theta)] + [
+        np.zeros((1, len(x)))
+    ] * (family == "zinb")
     log_mu = special.log_softmax(given[0], axis=1) + given[1]
-    expected = value_and_gradients(log_prob(family, True), np.array([x]), [log_mu, *[g.astype(float) for g in given[2:]]])
-    found = value_and_gradients(shares(family), np.array([x]), [g.astype(np.float32) for g in given])
+    expected = value_and_gradients(
+        log_prob(family, True), np.array([x]), [log_mu, *[g.astype(float) for g in given[2:]]]
+    )
+    found = value_and_gradients(
+        shares(family), np.array([x]), [g.astype(np.float32) for g in given]
+    )
     assert_close(found[0], expected[0], 1e-5)
     assert_close(found[3], expected[2], 1e-5)
     assert all(np.all(np.isfinite(g)) for g in found)
@@ -538,7 +662,9 @@ def test_shares_of_an_empty_cell(family):
     counts = counts.toarray()
     counts[2] = 0
     library = np.full((6, 1), 5.0, np.float32)
-    y, *gradients = value_and_gradients(shares(family), counts, [parameters[0], library, *parameters[1:]])
+    y, *gradients = value_and_gradients(
+        shares(family), counts, [parameters[0], library, *parameters[1:]]
+    )
     assert y[2] == 0.0 and np.all(gradients[0][2] == 0.0) and gradients[1][2, 0] == 0.0
 
 

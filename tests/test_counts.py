@@ -2,6 +2,7 @@
 
 Know before reading: models/counts.py. Know after: which inputs are taken, which are refused, and in what words.
 """
+
 import gzip
 import io
 import os
@@ -23,9 +24,11 @@ from models.counts import Counts, as_matrix, read
 from tests.limits import each_in_a_child
 
 DATA = "demos/data"
-X = np.random.default_rng(0).poisson(0.7, (23, 17)) * np.random.default_rng(1).integers(0, 30, (23, 17))
-X[5] = 0      # a cell without counts
-X[:, 3] = 0   # a gene that is in no cell
+X = np.random.default_rng(0).poisson(0.7, (23, 17)) * np.random.default_rng(1).integers(
+    0, 30, (23, 17)
+)
+X[5] = 0  # a cell without counts
+X[:, 3] = 0  # a gene that is in no cell
 GENES = np.array([f"Gène {g}" for g in range(17)])
 CELLS = np.array([f"AAC{c}-1" for c in range(23)])
 TYPES = np.array(["T", "B, naive", "NK"])[np.arange(23) % 3]
@@ -38,7 +41,9 @@ def check(counts, genes=GENES, cells=CELLS, X=X):
     assert isinstance(counts.X, sparse.csr_array)
     assert counts.X.dtype == np.float32 and counts.X.indices.dtype == np.int32
     assert counts.X.has_canonical_format and counts.X.data.all()
-    assert np.array_equal(counts.X.toarray(), X) and counts.shape == X.shape and len(counts) == len(X)
+    assert (
+        np.array_equal(counts.X.toarray(), X) and counts.shape == X.shape and len(counts) == len(X)
+    )
     assert counts.genes.dtype.kind == counts.cells.dtype.kind == "U"
     assert counts.genes.tolist() == list(genes) and counts.cells.tolist() == list(cells)
     return counts
@@ -46,13 +51,18 @@ def check(counts, genes=GENES, cells=CELLS, X=X):
 
 def adata(matrix=X, **layers):
     anndata, pandas = pytest.importorskip("anndata"), pytest.importorskip("pandas")
-    obs = pandas.DataFrame({"type": pandas.Categorical(TYPES), "donor": np.arange(23) % 2, "lane": TYPES}, index=CELLS)
+    obs = pandas.DataFrame(
+        {"type": pandas.Categorical(TYPES), "donor": np.arange(23) % 2, "lane": TYPES}, index=CELLS
+    )
     return anndata.AnnData(matrix, obs=obs, var=pandas.DataFrame(index=GENES), layers=layers)
 
 
 # Files of other software
 
-@pytest.mark.parametrize("form", [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array, np.asfortranarray, np.array])
+
+@pytest.mark.parametrize(
+    "form", [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array, np.asfortranarray, np.array]
+)
 @pytest.mark.parametrize("compression", [None, "gzip"])
 def test_h5ad(tmp_path, form, compression):
     a = adata(form(X.astype(np.float32)))
@@ -82,7 +92,9 @@ def test_h5ad_layer_and_raw(tmp_path):
     a.write_h5ad(tmp_path / "b.h5ad")
     with pytest.raises(ValueError, match="has no X; say which layer to read: counts, dense"):
         read(tmp_path / "b.h5ad")
-    with pytest.raises(ValueError, match=r"^counts: no X; there are the layers \['counts', 'dense'\]"):
+    with pytest.raises(
+        ValueError, match=r"^counts: no X; there are the layers \['counts', 'dense'\]"
+    ):
         as_matrix(a)
 
 
@@ -94,7 +106,11 @@ def test_h5ad_columns_with_missing_values(tmp_path):
     a.obs["none"] = pandas.Categorical([None] * 23)
     a.write_h5ad(tmp_path / "a.h5ad")
     obs = read(tmp_path / "a.h5ad").obs
-    assert obs["type"][4] is None and obs["type"][5] == TYPES[5] and obs["none"].tolist() == [None] * 23
+    assert (
+        obs["type"][4] is None
+        and obs["type"][5] == TYPES[5]
+        and obs["none"].tolist() == [None] * 23
+    )
     assert obs["n"].tolist() == [None] + list(range(22)) and obs["m"].tolist() == list(range(23))
     with pytest.raises(ValueError, match="cell 4 has the label None"):
         C.batch_codes("type", 23, obs=obs)
@@ -129,14 +145,20 @@ def write_tenx(path, version, antibodies=0):
     names = GENES.tolist() + [f"CD{i}" for i in range(antibodies)]
     with h5py.File(path, "w") as file:
         group = file.create_group("matrix" if version == 3 else "GRCh38")
-        group["data"], group["indices"], group["indptr"] = matrix.data, matrix.indices, matrix.indptr.astype("i8")
+        group["data"], group["indices"], group["indptr"] = (
+            matrix.data,
+            matrix.indices,
+            matrix.indptr.astype("i8"),
+        )
         group["shape"], group["barcodes"] = np.array(matrix.shape, "i4"), CELLS.astype("S")
         if version == 2:
             group["genes"], group["gene_names"] = [f"ENSG{i}" for i in range(17)], names
         else:
             group["features/name"] = names
             group["features/id"] = [f"ENSG{i}" for i in range(len(names))]
-            group["features/feature_type"] = np.array([b"Gene Expression"] * 17 + [b"Antibody Capture"] * antibodies)
+            group["features/feature_type"] = np.array(
+                [b"Gene Expression"] * 17 + [b"Antibody Capture"] * antibodies
+            )
 
 
 @pytest.mark.parametrize("version, antibodies", [(2, 0), (3, 0), (3, 4)])
@@ -148,9 +170,15 @@ def test_tenx_h5(tmp_path, version, antibodies):
 def write_loom(path):
     h5py = pytest.importorskip("h5py")
     with h5py.File(path, "w") as file:
-        file.create_dataset("matrix", data=X.T.astype(np.float32), chunks=(8, 8), compression="gzip")
+        file.create_dataset(
+            "matrix", data=X.T.astype(np.float32), chunks=(8, 8), compression="gzip"
+        )
         file.create_dataset("layers/spliced", data=2 * X.T)
-        for key, names in {"row_attrs/Gene": GENES, "col_attrs/CellID": CELLS, "col_attrs/type": TYPES}.items():
+        for key, names in {
+            "row_attrs/Gene": GENES,
+            "col_attrs/CellID": CELLS,
+            "col_attrs/type": TYPES,
+        }.items():
             file[key] = names.tolist()
         file["col_attrs/pca"] = np.zeros((23, 2))
 
@@ -169,7 +197,9 @@ def test_dense_files_are_read_in_blocks(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file, pytest.MonkeyPatch.context() as patch:
         patch.setattr(F, "BLOCK", 1)  # blocks of 64 cells
         assert np.array_equal(F._dense(file.create_dataset("a", data=many)).toarray(), many)
-        assert np.array_equal(F._dense(file.create_dataset("b", data=many.T), genes_first=True).toarray(), many)
+        assert np.array_equal(
+            F._dense(file.create_dataset("b", data=many.T), genes_first=True).toarray(), many
+        )
 
 
 def zipped(path):
@@ -183,7 +213,9 @@ def write_folder(folder, version, prefix="", cells_first=False):
     scipy.io.mmwrite(folder / f"{prefix}matrix.mtx", matrix)
     kind = ["\tGene Expression"] * 17 if version == 3 else [""] * 17
     features = folder / (prefix + ("features.tsv" if version == 3 else "genes.tsv"))
-    features.write_text("".join(f"ENSG{g}\t{GENES[g]}{kind[g]}\n" for g in range(17)), encoding="utf-8")
+    features.write_text(
+        "".join(f"ENSG{g}\t{GENES[g]}{kind[g]}\n" for g in range(17)), encoding="utf-8"
+    )
     (folder / f"{prefix}barcodes.tsv").write_text("".join(f"{cell}\n" for cell in CELLS))
     if version == 3:
         for path in list(folder.iterdir()):
@@ -244,10 +276,21 @@ def test_npz_of_scipy(tmp_path, form, dtype):
 def npz(path, **changes):
     """The example as .npz of our own layout, with arrays replaced, added, or left out (None)."""
     matrix = sparse.csr_matrix(X)
-    arrays = dict(data=matrix.data.astype(np.uint16), indices=matrix.indices.astype(np.uint16), indptr=matrix.indptr,
-                  shape=np.array(X.shape), genes=GENES, cells=CELLS, labels=TYPES, lengths=np.arange(17.0), version=3)
+    arrays = dict(
+        data=matrix.data.astype(np.uint16),
+        indices=matrix.indices.astype(np.uint16),
+        indptr=matrix.indptr,
+        shape=np.array(X.shape),
+        genes=GENES,
+        cells=CELLS,
+        labels=TYPES,
+        lengths=np.arange(17.0),
+        version=3,
+    )
     arrays.update(changes)
-    np.savez_compressed(path, **{key: values for key, values in arrays.items() if values is not None})
+    np.savez_compressed(
+        path, **{key: values for key, values in arrays.items() if values is not None}
+    )
     return path
 
 
@@ -258,9 +301,14 @@ def test_npz(tmp_path, dtype):
     assert list(counts.obs) == ["labels"] and counts.obs["labels"].tolist() == TYPES.tolist()
 
 
-@pytest.mark.parametrize("name, shape, nonzero, obs, empty", [
-    ("cortex", (3005, 558), 0.77, ["labels", "subtypes"], 0), ("pbmc68k", (700, 765), 0.33, ["labels"], 0),
-    ("brain10k", (10000, 715), 0.10, [], 1)])
+@pytest.mark.parametrize(
+    "name, shape, nonzero, obs, empty",
+    [
+        ("cortex", (3005, 558), 0.77, ["labels", "subtypes"], 0),
+        ("pbmc68k", (700, 765), 0.33, ["labels"], 0),
+        ("brain10k", (10000, 715), 0.10, [], 1),
+    ],
+)
 def test_shipped_data(name, shape, nonzero, obs, empty):
     counts = read(f"{DATA}/{name}.npz")
     assert counts.shape == shape and list(counts.obs) == obs
@@ -277,6 +325,7 @@ def test_missing_package_is_named(tmp_path, monkeypatch):
 
 # Hostile and damaged files
 
+
 class Evil:
     def __reduce__(self):
         return pytest.fail, ("the pickle was executed",)
@@ -285,7 +334,9 @@ class Evil:
 def header_only(declared):
     """An .npy that declares a shape and holds nothing of it."""
     stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, dict(descr="<i4", fortran_order=False, shape=declared))
+    np.lib.format.write_array_header_1_0(
+        stream, dict(descr="<i4", fortran_order=False, shape=declared)
+    )
     return stream.getvalue()
 
 
@@ -305,14 +356,20 @@ HOSTILE_NPZ = {
     "pickle in another array": (dict(labels=np.array([Evil()] * 23)), "not unpickled"),
     "no indptr": (dict(indptr=None), "holds no indptr"),
     "no matrix": (dict(data=None, shape=None), "holds no data, shape"),
-    "index too large": (dict(indices=np.where(_indices == 16, 17, _indices)), "from 0 to 17, outside 0 to 16"),
+    "index too large": (
+        dict(indices=np.where(_indices == 16, 17, _indices)),
+        "from 0 to 17, outside 0 to 16",
+    ),
     "negative index": (dict(indices=_indices - 1), "from -1 to 15, outside 0 to 16"),
     "float indices": (dict(indices=_indices / 1), "whole numbers"),
     "data too short": (dict(data=np.ones(4)), "have lengths 4"),
     "indptr too short": (dict(indptr=_indptr[:-1]), "truncated or damaged"),
     "indptr ends early": (dict(indptr=np.minimum(_indptr, 50)), "must rise from 0"),
     "indptr falls": (dict(indptr=np.r_[0, 90, 40, _indptr[3:]]), "must rise from 0"),
-    "indptr falls, unsigned": (dict(indptr=np.r_[0, 90, 40, _indptr[3:]].astype(np.uint32)), "must rise from 0"),
+    "indptr falls, unsigned": (
+        dict(indptr=np.r_[0, 90, 40, _indptr[3:]].astype(np.uint32)),
+        "must rise from 0",
+    ),
     "indptr starts late": (dict(indptr=np.r_[1, _indptr[1:]]), "must rise from 0"),
     "two-dimensional data": (dict(data=np.ones((len(_indices), 1))), "lengths"),
     "huge shape, rows": (dict(shape=np.array([10**12, 17])), "declares 1000000000000 x 17"),
@@ -330,9 +387,21 @@ HOSTILE_NPZ = {
     "fractional": (dict(data=_indices + 0.25), "looks normalised"),
     "negative": (dict(data=_indices - 5), "looks normalised"),
     "not a number": (dict(data=np.where(_indices == 7, np.nan, 1)), "is nan; counts are finite"),
-    "half floats that overflow": (dict(data=np.full(len(_indices), np.inf, np.float16)), "is inf; counts are finite"),
-    "no cells": (dict(data=_indices[:0], indices=_indices[:0], indptr=[0], shape=[0, 17], cells=None, labels=None),
-                 "no cells"),
+    "half floats that overflow": (
+        dict(data=np.full(len(_indices), np.inf, np.float16)),
+        "is inf; counts are finite",
+    ),
+    "no cells": (
+        dict(
+            data=_indices[:0],
+            indices=_indices[:0],
+            indptr=[0],
+            shape=[0, 17],
+            cells=None,
+            labels=None,
+        ),
+        "no cells",
+    ),
 }
 
 
@@ -348,8 +417,12 @@ BOMBS = {
     "zip bomb": lambda path: npz(path, data=np.zeros(10**8, np.uint8)),
     "zip bomb in an unused array": lambda path: npz(path, extra=np.zeros((10**4, 10**4), np.uint8)),
     "huge declared array": lambda path: npz_with_member(path, "indptr", header_only((10**13,))),
-    "negative declared shape": lambda path: npz_with_member(path, "indptr", header_only((-3, -8)) + bytes(96)),
-    "header that is no header": lambda path: npz_with_member(path, "indptr", b"\x93NUMPY\x01\x00\x08\x00[[[[[[[["),
+    "negative declared shape": lambda path: npz_with_member(
+        path, "indptr", header_only((-3, -8)) + bytes(96)
+    ),
+    "header that is no header": lambda path: npz_with_member(
+        path, "indptr", b"\x93NUMPY\x01\x00\x08\x00[[[[[[[["
+    ),
     "truncated": truncated,
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("hello"),
@@ -378,6 +451,7 @@ def replace(key, values=None, **options):
     def change(file):
         del file[key]
         file.create_dataset(key, data=values, **options)
+
     return change
 
 
@@ -395,18 +469,33 @@ def external(file):
 
 
 HOSTILE_HDF5 = {
-    "huge dense": (replace("X", shape=(10**6, 10**6), dtype="f4", chunks=(9, 9)), "X declares 4,000,000,000,000 bytes"),
-    "huge data": (replace("X/data", shape=(10**11,), dtype="f4", chunks=(100,)), "declares 400,000,000,000 bytes"),
+    "huge dense": (
+        replace("X", shape=(10**6, 10**6), dtype="f4", chunks=(9, 9)),
+        "X declares 4,000,000,000,000 bytes",
+    ),
+    "huge data": (
+        replace("X/data", shape=(10**11,), dtype="f4", chunks=(100,)),
+        "declares 400,000,000,000 bytes",
+    ),
     "bomb in data": (replace("X/data", np.zeros(10**7, "u1"), compression="gzip"), "lengths"),
-    "a large bomb in data": (replace("X/data", np.zeros(10**8, "u1"), compression="gzip"), "the file declares 100,"),
-    "another file": (lambda file: file["obs"].__setitem__("x", h5py_link("b.h5", "/x")), "keeps obs/x in another file"),
+    "a large bomb in data": (
+        replace("X/data", np.zeros(10**8, "u1"), compression="gzip"),
+        "the file declares 100,",
+    ),
+    "another file": (
+        lambda file: file["obs"].__setitem__("x", h5py_link("b.h5", "/x")),
+        "keeps obs/x in another file",
+    ),
     "huge shape": (set_shape(23, 10**12), "declares 23 x 1000000000000"),
     "wrong shape": (set_shape(24, 17), "lengths"),
     "indices": (replace("X/indices", np.full(len(_indices), 40)), "outside 0 to 16"),
     "no obs names": (lambda file: file["obs"].attrs.__delitem__("_index"), "KeyError"),
     "no data": (lambda file: file["X"].__delitem__("data"), "KeyError"),
     "short names": (replace("obs/_index", ["a", "b"]), r"cells has shape \(2,\)"),
-    "a name that fills memory": (replace("obs/_index", ["a" * 10**6] + ["b"] * 22), "declares 92,000,000 bytes"),
+    "a name that fills memory": (
+        replace("obs/_index", ["a" * 10**6] + ["b"] * 22),
+        "declares 92,000,000 bytes",
+    ),
     "codes without categories": (replace("obs/type/codes", np.full(23, 9, "i1")), "IndexError"),
     "values in another file": (external, "keeps X in another file"),
     "old anndata": (replace("obs", np.zeros(23, [("index", "S4")])), "before 0.7"),
@@ -428,28 +517,56 @@ def test_other_hdf5_is_refused(tmp_path):
     with pytest.raises(ValueError, match="only .h5ad and .loom files have layers"):
         read(tmp_path / "a.h5", layer="x")
     edit(tmp_path / "a.h5", lambda file: file.copy("GRCh38", "mm10"))
-    with pytest.raises(ValueError, match=r"one genome \(groups with barcodes: \['GRCh38', 'mm10'\]\)"):
+    with pytest.raises(
+        ValueError, match=r"one genome \(groups with barcodes: \['GRCh38', 'mm10'\]\)"
+    ):
         read(tmp_path / "a.h5")
 
 
 noise = np.random.default_rng(0).bytes(10**5).replace(b"\n", b"")
 MTX = "%%MatrixMarket matrix coordinate integer general\n"
 HOSTILE_TEXT = {
-    "huge mtx shape": ("a.mtx", MTX + "1000000000 1000000000 1\n1 1 1\n",
-                       "declares 1000000000 x 1000000000"),
-    "huge mtx count": ("a.mtx", MTX + "%\n9 9 10000000000\n1 1 1\n",
-                       "holds 3 numbers where 10000000000 entries need 30000000000"),
-    "huge dense mtx": ("a.mtx", "%%MatrixMarket matrix array integer general\n1000000 1000000\n1\n", "holds 1 numbers"),
+    "huge mtx shape": (
+        "a.mtx",
+        MTX + "1000000000 1000000000 1\n1 1 1\n",
+        "declares 1000000000 x 1000000000",
+    ),
+    "huge mtx count": (
+        "a.mtx",
+        MTX + "%\n9 9 10000000000\n1 1 1\n",
+        "holds 3 numbers where 10000000000 entries need 30000000000",
+    ),
+    "huge dense mtx": (
+        "a.mtx",
+        "%%MatrixMarket matrix array integer general\n1000000 1000000\n1\n",
+        "holds 1 numbers",
+    ),
     "truncated mtx": ("a.mtx", MTX + "9 9 3\n1 1 1\n", "holds 3 numbers where 3 entries need 9"),
     "mtx row": ("a.mtx", MTX + "2 2 1\n3 1 1\n", "outside the shape"),
-    "mtx column": ("a.mtx", "%%MatrixMarket matrix coordinate real general\n2 2 1\n1 0 1\n", "outside the shape"),
+    "mtx column": (
+        "a.mtx",
+        "%%MatrixMarket matrix coordinate real general\n2 2 1\n1 0 1\n",
+        "outside the shape",
+    ),
     "mtx word": ("a.mtx", MTX + "2 2 1\n1 x 1\n", "damaged"),
-    "symmetric mtx": ("a.mtx", "%%MatrixMarket matrix coordinate integer symmetric\n2 2 1\n1 1 1\n", "starts with"),
+    "symmetric mtx": (
+        "a.mtx",
+        "%%MatrixMarket matrix coordinate integer symmetric\n2 2 1\n1 1 1\n",
+        "starts with",
+    ),
     "mtx without sizes": ("a.mtx", MTX, "damaged"),
-    "complex mtx": ("a.mtx", MTX.replace("integer", "complex") + "2 2 1\n1 1 1 1\n", "'%%m.* complex general'; write"),
+    "complex mtx": (
+        "a.mtx",
+        MTX.replace("integer", "complex") + "2 2 1\n1 1 1 1\n",
+        "'%%m.* complex general'; write",
+    ),
     "no mtx": ("a.mtx", "", "starts with ''"),
     "short line": ("a.csv", "cell,g1,g2\nc1,1,2\nc2,1\n", "line 3 has 1 counts for 2 genes"),
-    "word": ("a.csv", "cell,g1,g2\nc1,1,2\nc2,1,NA\n", "line 3: could not convert string to float: 'NA'"),
+    "word": (
+        "a.csv",
+        "cell,g1,g2\nc1,1,2\nc2,1,NA\n",
+        "line 3: could not convert string to float: 'NA'",
+    ),
     "empty field": ("a.csv", "cell,g1\nc1,\n", "line 2: could not convert"),
     "nan": ("a.csv", "cell,g1\nc1,nan\n", "row 0, column 0 .* is nan"),
     "header only": ("a.csv", "cell,g1\n", "holds no cells"),
@@ -461,8 +578,11 @@ HOSTILE_TEXT = {
     "not gzipped": ("a.csv.gz", "cell,g1\nc1,1\n", "damaged"),
     "gzip cut off": ("a.csv.gz", gzip.compress(b"cell,g1\nc1,1\n" * 99)[:40], "damaged"),
     "gzip bomb": ("a.csv.gz", gzip.compress(b"c,g\n" + b"1,0\n" * 10**7), "the text declares"),
-    "gzip bomb that lies": ("a.csv.gz", gzip.compress(b"c,g\n" + (b"1," + b"0" * 10**5 + b"\n") * 300)[:-4] + bytes(4),
-                            "the text declares"),
+    "gzip bomb that lies": (
+        "a.csv.gz",
+        gzip.compress(b"c,g\n" + (b"1," + b"0" * 10**5 + b"\n") * 300)[:-4] + bytes(4),
+        "the text declares",
+    ),
     "one endless line": ("a.tsv.gz", gzip.compress(b"\t0" * 10**7 + noise), "more than 16 MB"),
     "unknown": ("a.xlsx", "", r"unknown format; known: a 10x folder, \.npz"),
 }
@@ -495,7 +615,7 @@ def damage(content, flips, cut):
     content = bytearray(content)
     for position, bit in flips:
         content[int(position * len(content))] ^= 1 << bit
-    return bytes(content[:int(cut * len(content))])
+    return bytes(content[: int(cut * len(content))])
 
 
 FLIPS = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7)), max_size=4)
@@ -507,7 +627,9 @@ FORMATS = {
     "a.h5": lambda folder: write_tenx(folder / "a.h5", 3, 2),
     "a.loom": lambda folder: write_loom(folder / "a.loom"),
     "a.mtx": lambda folder: scipy.io.mmwrite(folder / "a.mtx", sparse.coo_matrix(X)),
-    "a.csv.gz": lambda folder: (folder / "a.csv.gz").write_bytes(gzip.compress(b"cell,g,h\nc1,1,2\nc2,30,4\n")),
+    "a.csv.gz": lambda folder: (folder / "a.csv.gz").write_bytes(
+        gzip.compress(b"cell,g,h\nc1,1,2\nc2,30,4\n")
+    ),
     "a.tsv": lambda folder: (folder / "a.tsv").write_bytes(b"cell\tg\th\nc1\t1\t2\nc2\t30\t4\n"),
 }
 
@@ -523,15 +645,27 @@ def read_or_refused(path, **options):
     """Read a file that may be damaged: either way it must end well."""
     try:
         counts = read(path, **options)
-        counts.X = as_matrix(counts) if not options else sparse.vstack([part for _, part in pieces(counts.X)], format="csr")
+        counts.X = (
+            as_matrix(counts)
+            if not options
+            else sparse.vstack([part for _, part in pieces(counts.X)], format="csr")
+        )
     except ValueError as error:
         assert str(error).startswith(str(path)) and "\n" not in str(error), error
     else:
-        assert counts.X.has_canonical_format and C._first_bad(counts.X.data) is None and min(counts.shape) > 0
-        assert len(counts.genes) == counts.shape[1] and all(len(v) == len(counts) for v in counts.obs.values())
+        assert (
+            counts.X.has_canonical_format
+            and C._first_bad(counts.X.data) is None
+            and min(counts.shape) > 0
+        )
+        assert len(counts.genes) == counts.shape[1] and all(
+            len(v) == len(counts) for v in counts.obs.values()
+        )
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
 @given(flips=FLIPS, cut=CUTS)
 def test_damaged_files_end_in_counts_or_in_one_sentence(pristine, flips, cut):
     path, content = pristine
@@ -543,17 +677,28 @@ def test_damaged_files_end_in_counts_or_in_one_sentence(pristine, flips, cut):
 
 def limited_reads(folder):
     """(In its own process.)"""
+
     def read_it(path):
         read_or_refused(path)
         if path.suffix == ".h5ad":
             read_or_refused(path, backed=True)
+
     each_in_a_child(folder, read_it)
 
 
 def limited(folder):
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, __file__, "limited_reads", str(folder)], capture_output=True, text=True, env=env,
-                          timeout=240)
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, __file__, "limited_reads", str(folder)],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -578,6 +723,7 @@ def test_hostile_files_of_every_format_within_limits(tmp_path):
     def make(case, name):
         made.append(case)
         return folder / f"{len(made):03}{name}"
+
     for case, (changes, _) in HOSTILE_NPZ.items():
         npz(make(case, ".npz"), **changes)
     for case, bomb in BOMBS.items():
@@ -594,11 +740,14 @@ def test_hostile_files_of_every_format_within_limits(tmp_path):
 
 # What a user passes
 
+
 def noncanonical(dtype=np.int8):
     """The example with each count in two parts, in falling order of columns, and stored zeros."""
     half = X // 2
     data, indices = np.hstack([X - half, half])[:, ::-1], np.tile(np.arange(17), 2)[::-1]
-    return sparse.csr_matrix((data.ravel().astype(dtype), np.tile(indices, 23), np.arange(24) * 34), shape=X.shape)
+    return sparse.csr_matrix(
+        (data.ravel().astype(dtype), np.tile(indices, 23), np.arange(24) * 34), shape=X.shape
+    )
 
 
 def readonly_memmap(tmp_path):
@@ -607,24 +756,42 @@ def readonly_memmap(tmp_path):
 
 
 DENSE = {
-    "int64": lambda tmp: X, "uint8": lambda tmp: X.astype(np.uint8), "float32": lambda tmp: X.astype(np.float32),
-    "float64": lambda tmp: X / 1, "float16": lambda tmp: X.astype(np.float16), "bool": lambda tmp: X > 0,
-    "big-endian": lambda tmp: X.astype(">f4"), "Fortran order": lambda tmp: np.asfortranarray(X.astype(np.float32)),
-    "strided": lambda tmp: np.repeat(X, 2, axis=1).astype(np.float32)[:, ::2], "list": lambda tmp: X.tolist(),
-    "read-only memory map": readonly_memmap, "one cell": lambda tmp: X[:1], "one gene": lambda tmp: X[:, :1],
-    "no counts": lambda tmp: X * 0, "largest": lambda tmp: np.array([[2**24, 2**24 - 1]]),
+    "int64": lambda tmp: X,
+    "uint8": lambda tmp: X.astype(np.uint8),
+    "float32": lambda tmp: X.astype(np.float32),
+    "float64": lambda tmp: X / 1,
+    "float16": lambda tmp: X.astype(np.float16),
+    "bool": lambda tmp: X > 0,
+    "big-endian": lambda tmp: X.astype(">f4"),
+    "Fortran order": lambda tmp: np.asfortranarray(X.astype(np.float32)),
+    "strided": lambda tmp: np.repeat(X, 2, axis=1).astype(np.float32)[:, ::2],
+    "list": lambda tmp: X.tolist(),
+    "read-only memory map": readonly_memmap,
+    "one cell": lambda tmp: X[:1],
+    "one gene": lambda tmp: X[:, :1],
+    "no counts": lambda tmp: X * 0,
+    "largest": lambda tmp: np.array([[2**24, 2**24 - 1]]),
 }
-SPARSE = {f"{form} {kind}": lambda tmp, form=form, kind=kind: getattr(sparse, f"{form}_{kind}")(X.astype(np.float32))
-          for form in ("csr", "csc", "coo", "lil", "dok", "dia", "bsr") for kind in ("matrix", "array")}
+SPARSE = {
+    f"{form} {kind}": lambda tmp, form=form, kind=kind: getattr(sparse, f"{form}_{kind}")(
+        X.astype(np.float32)
+    )
+    for form in ("csr", "csc", "coo", "lil", "dok", "dia", "bsr")
+    for kind in ("matrix", "array")
+}
 SPARSE |= {
-    "int64 values and indices": lambda tmp: sparse.csr_matrix((sparse.csr_matrix(X).data, _indices.astype(np.int64),
-                                                               _indptr.astype(np.int64)), shape=X.shape),
-    "bool": lambda tmp: sparse.csr_matrix(X > 0), "non-canonical": lambda tmp: noncanonical(),
+    "int64 values and indices": lambda tmp: sparse.csr_matrix(
+        (sparse.csr_matrix(X).data, _indices.astype(np.int64), _indptr.astype(np.int64)),
+        shape=X.shape,
+    ),
+    "bool": lambda tmp: sparse.csr_matrix(X > 0),
+    "non-canonical": lambda tmp: noncanonical(),
     "non-canonical columns": lambda tmp: noncanonical().tocsc(),
     "non-canonical triplets": lambda tmp: noncanonical().tocoo(),
     "Counts": lambda tmp: Counts(sparse.csr_array(X), GENES, CELLS),
     "one cell, sparse": lambda tmp: sparse.csr_array(X[:1]),
-    "one gene, sparse": lambda tmp: sparse.csc_array(X[:, :1]), "AnnData": lambda tmp: adata(sparse.csc_matrix(X)),
+    "one gene, sparse": lambda tmp: sparse.csc_array(X[:, :1]),
+    "AnnData": lambda tmp: adata(sparse.csc_matrix(X)),
     "no counts, sparse": lambda tmp: sparse.csr_array(X.shape),
 }
 
@@ -637,8 +804,16 @@ def dense(x):
 def stored(x):
     """Everything that a caller could see changed."""
     x = getattr(x, "X", x)
-    parts = [getattr(x, part) for part in ("data", "indices", "indptr", "row", "col", "offsets") if hasattr(x, part)]
-    return [np.array(part) for part in parts] if sparse.issparse(x) and x.format != "dok" else [dense(x)]
+    parts = [
+        getattr(x, part)
+        for part in ("data", "indices", "indptr", "row", "col", "offsets")
+        if hasattr(x, part)
+    ]
+    return (
+        [np.array(part) for part in parts]
+        if sparse.issparse(x) and x.format != "dok"
+        else [dense(x)]
+    )
 
 
 @pytest.mark.parametrize("case", DENSE)
@@ -655,10 +830,15 @@ def test_dense_input(tmp_path, case):
 def test_sparse_input(tmp_path, case):
     passed = SPARSE[case](tmp_path)
     before, truth = stored(passed), X > 0 if case == "bool" else X
-    truth = truth[:1 if "one cell" in case else 23, :1 if "one gene" in case else 17] * (case != "no counts, sparse")
-    names = GENES[:truth.shape[1]], CELLS[:len(truth)]
+    truth = truth[: 1 if "one cell" in case else 23, : 1 if "one gene" in case else 17] * (
+        case != "no counts, sparse"
+    )
+    names = GENES[: truth.shape[1]], CELLS[: len(truth)]
     check(Counts(as_matrix(passed), *names), *names, truth)
-    assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(before, stored(passed), strict=True))
+    assert all(
+        np.array_equal(a, b) and a.dtype == b.dtype
+        for a, b in zip(before, stored(passed), strict=True)
+    )
 
 
 def test_duplicates_do_not_overflow():
@@ -685,26 +865,43 @@ def with_entry(value, dtype=np.float64, row=20, column=11):
 
 
 BAD = {
-    "empty": (np.zeros((0, 5)), r"shape \(0, 5\), that is no cells"), "no genes": (np.zeros((5, 0)), "no genes"),
+    "empty": (np.zeros((0, 5)), r"shape \(0, 5\), that is no cells"),
+    "no genes": (np.zeros((5, 0)), "no genes"),
     "a vector": (X[0], r"shape \(17,\), must be \(n_cells, n_genes\).*x\[None, :\]"),
-    "three dimensions": (X[None], r"shape \(1, 23, 17\)"), "a number": (3, r"shape \(\)"),
+    "three dimensions": (X[None], r"shape \(1, 23, 17\)"),
+    "a number": (3, r"shape \(\)"),
     "nothing": (None, r"shape \(\)"),
-    "ragged": ([[1, 2], [3]], "no matrix of numbers"), "text": (np.full((2, 2), "1"), "dtype <U1"),
-    "objects": (np.full((2, 2), None), "dtype object"), "complex": (X * 1j, "dtype complex128"),
-    "dates": (X.astype("datetime64[s]"), "dtype datetime64"), "masked": (np.ma.masked_equal(X, 4), "masked array"),
+    "ragged": ([[1, 2], [3]], "no matrix of numbers"),
+    "text": (np.full((2, 2), "1"), "dtype <U1"),
+    "objects": (np.full((2, 2), None), "dtype object"),
+    "complex": (X * 1j, "dtype complex128"),
+    "dates": (X.astype("datetime64[s]"), "dtype datetime64"),
+    "masked": (np.ma.masked_equal(X, 4), "masked array"),
     "NaN": (with_entry(np.nan), r"row 20, column 11 \(from 0\) is nan; counts are finite"),
     "infinite": (with_entry(np.inf, np.float32), "is inf; counts are finite"),
-    "negative": (with_entry(-3, np.int64), r"row 20, column 11 .* is -3(\.0)?; .* looks normalised"),
-    "fractional": (with_entry(0.5), r'is 0\.5; .* looks normalised.*adata\.layers\["counts"\].*adata\.raw'),
+    "negative": (
+        with_entry(-3, np.int64),
+        r"row 20, column 11 .* is -3(\.0)?; .* looks normalised",
+    ),
+    "fractional": (
+        with_entry(0.5),
+        r'is 0\.5; .* looks normalised.*adata\.layers\["counts"\].*adata\.raw',
+    ),
     "nearly whole": (with_entry(3 + 1e-12), "looks normalised"),
     "last entry": (with_entry(-1, row=22, column=16), "row 22, column 16"),
-    "too large": (with_entry(2**24 + 1, np.int64), r"is 16777217(\.0)?, above 16,777,216, up to which float32"),
+    "too large": (
+        with_entry(2**24 + 1, np.int64),
+        r"is 16777217(\.0)?, above 16,777,216, up to which float32",
+    ),
     "too large, unsigned": (with_entry(2**64 - 1, np.uint64), r"is 1\.?84467440737095.*, above"),
-    "path": ("nowhere.npz", "nowhere.npz: no such file"), "layer": (X, "needs an AnnData object, not "),
+    "path": ("nowhere.npz", "nowhere.npz: no such file"),
+    "layer": (X, "needs an AnnData object, not "),
 }
 
 
-@pytest.mark.parametrize("form", [np.array, np.asfortranarray, sparse.csr_matrix, sparse.csc_array, sparse.coo_matrix])
+@pytest.mark.parametrize(
+    "form", [np.array, np.asfortranarray, sparse.csr_matrix, sparse.csc_array, sparse.coo_matrix]
+)
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input(case, form):
     value, message = BAD[case]
@@ -736,21 +933,38 @@ def test_checks_go_block_by_block(monkeypatch):
 def test_counts_are_indexed_by_cells_and_by_genes():
     counts = Counts(sparse.csr_array(X.astype(np.float32)), GENES, CELLS, {"type": TYPES})
     assert repr(counts) == "Counts(23 cells x 17 genes; obs: type)"
-    for rows in slice(2, 9), TYPES == "NK", (TYPES == "T").tolist(), np.array([7, 2, 2, -1]), [3], np.arange(0):
+    for rows in (
+        slice(2, 9),
+        TYPES == "NK",
+        (TYPES == "T").tolist(),
+        np.array([7, 2, 2, -1]),
+        [3],
+        np.arange(0),
+    ):
         part = counts[rows]
-        assert np.array_equal(part.X.toarray(), X[rows]) and part.cells.tolist() == CELLS[rows].tolist()
+        assert (
+            np.array_equal(part.X.toarray(), X[rows])
+            and part.cells.tolist() == CELLS[rows].tolist()
+        )
         assert part.obs["type"].tolist() == TYPES[rows].tolist() and len(part) == len(X[rows])
     assert counts[4].shape == (1, 17) and counts[4].cells == [CELLS[4]]
     for genes in slice(2, 9), GENES > GENES[5], np.array([7, 2, 2, -1]):
         part = counts.select_genes(genes)
-        assert np.array_equal(part.X.toarray(), X[:, genes]) and part.genes.tolist() == GENES[genes].tolist()
+        assert (
+            np.array_equal(part.X.toarray(), X[:, genes])
+            and part.genes.tolist() == GENES[genes].tolist()
+        )
         assert part.X.has_sorted_indices and part.obs["type"] is counts.obs["type"]
     for rows in np.array([True]), 23, (1, 2):
         with pytest.raises(IndexError):
             counts[rows]
     named = Counts(counts.X, GENES.astype(object), range(23), {"type": list(TYPES)})
-    assert named.genes.dtype.kind == "U" and named.cells[1] == "1" and named.obs["type"].shape == (23,)
-    with pytest.raises(ValueError, match=r"genes has shape \(16,\), needs \(17,\): X is 23 cells x 17 genes"):
+    assert (
+        named.genes.dtype.kind == "U" and named.cells[1] == "1" and named.obs["type"].shape == (23,)
+    )
+    with pytest.raises(
+        ValueError, match=r"genes has shape \(16,\), needs \(17,\): X is 23 cells x 17 genes"
+    ):
         Counts(counts.X, GENES[1:], CELLS)
 
 
@@ -758,12 +972,17 @@ def test_counts_are_indexed_by_cells_and_by_genes():
 
 OBS = {"lane": np.array(["b", "a", "b"]), "run": np.array([10, 9, 10])}
 BATCHES = [
-    (None, None, [0, 0, 0], ["0"]), (None, ["x"], [0, 0, 0], ["x"]), ("lane", None, [1, 0, 1], ["a", "b"]),
-    ([10, 9, 10], None, [1, 0, 1], ["9", "10"]), (["10", "9", "10"], None, [0, 1, 0], ["10", "9"]),
+    (None, None, [0, 0, 0], ["0"]),
+    (None, ["x"], [0, 0, 0], ["x"]),
+    ("lane", None, [1, 0, 1], ["a", "b"]),
+    ([10, 9, 10], None, [1, 0, 1], ["9", "10"]),
+    (["10", "9", "10"], None, [0, 1, 0], ["10", "9"]),
     (np.array([2.0, 0.0, 2.0]), None, [1, 0, 1], ["0", "2"]),
     (np.array(["x", 1, "x"], object), None, [1, 0, 1], ["1", "x"]),
-    ([0, 2, 0], range(3), [0, 2, 0], ["0", "1", "2"]), (["1", "0", "1"], (0, 1), [1, 0, 1], ["0", "1"]),
-    ("lane", ["b", "z", "a"], [0, 2, 0], ["b", "z", "a"]), ([True, False, True], None, [1, 0, 1], ["False", "True"]),
+    ([0, 2, 0], range(3), [0, 2, 0], ["0", "1", "2"]),
+    (["1", "0", "1"], (0, 1), [1, 0, 1], ["0", "1"]),
+    ("lane", ["b", "z", "a"], [0, 2, 0], ["b", "z", "a"]),
+    ([True, False, True], None, [1, 0, 1], ["False", "True"]),
 ]
 
 
@@ -783,12 +1002,16 @@ def test_batch_codes_from_pandas():
 
 
 BAD_BATCHES = [
-    ([1, 2], None, r"has shape \(2,\), must be one label for each of 3 cells"), (1, None, r"has shape \(\)"),
-    ("lame", None, "no obs column 'lame'; there are: lane, run"), (None, ["x", "y"], "the model knows x, y"),
+    ([1, 2], None, r"has shape \(2,\), must be one label for each of 3 cells"),
+    (1, None, r"has shape \(\)"),
+    ("lame", None, "no obs column 'lame'; there are: lane, run"),
+    (None, ["x", "y"], "the model knows x, y"),
     (["x", "q", "r"], ["x", "y"], "batch: q, r unknown; the model knows x, y"),
     ([1, 2, 3], range(3), "batch: 3 unknown"),
-    ([1, None, 2], None, "cell 1 has the label None"), ([1, 0.5, 2], None, "cell 0 has the label 1.0"),
-    (np.array(["a", np.nan, "b"], object), None, "cell 1 has the label nan"), ([1, np.nan, 2], None, "label"),
+    ([1, None, 2], None, "cell 1 has the label None"),
+    ([1, 0.5, 2], None, "cell 0 has the label 1.0"),
+    (np.array(["a", np.nan, "b"], object), None, "cell 1 has the label nan"),
+    ([1, np.nan, 2], None, "label"),
 ]
 
 
@@ -808,7 +1031,10 @@ FORMS = pytest.mark.parametrize("form", [np.array, sparse.csr_array])
 @FORMS
 def test_totals(form):
     big = np.array([[2**24, 1, 1], [0, 0, 0]])
-    assert C.library_size(form(big)).tolist() == [2**24 + 2, 0] and C.library_size(form(big)).dtype == np.float64
+    assert (
+        C.library_size(form(big)).tolist() == [2**24 + 2, 0]
+        and C.library_size(form(big)).dtype == np.float64
+    )
     assert C.empty_cells(form(X)).tolist() == [c == 5 for c in range(23)]
     assert C.empty_genes(form(X)).tolist() == [g == 3 for g in range(17)]
 
@@ -849,7 +1075,7 @@ def top(score, n):
 
 @FORMS
 def test_highest_variance(form):
-    score = [np.mean((X[:, g] - X[:, g].mean())**2) for g in range(17)]
+    score = [np.mean((X[:, g] - X[:, g].mean()) ** 2) for g in range(17)]
     for n in 1, 5, 17:
         assert C.highest_variance(form(X), n).tolist() == top(score, n)
     ties = np.array([[1, 0, 1, 0], [0, 1, 0, 1]])
@@ -866,8 +1092,8 @@ def test_pearson_residual_variance(form, theta, monkeypatch):
         residuals = []
         for c in range(23):
             mu = x[c].sum() * x[:, g].sum() / x.sum()
-            residual = (x[c, g] - mu) / (mu + mu**2 / theta)**0.5 if mu else 0
-            residuals.append(max(-23**0.5, min(23**0.5, residual)))
+            residual = (x[c, g] - mu) / (mu + mu**2 / theta) ** 0.5 if mu else 0
+            residuals.append(max(-(23**0.5), min(23**0.5, residual)))
         score.append(np.var(residuals))
     for block in 2**20, 10:
         monkeypatch.setattr(C, "BLOCK", block)
@@ -878,7 +1104,9 @@ def test_pearson_residual_variance(form, theta, monkeypatch):
 @pytest.mark.parametrize("select", [C.highest_variance, C.pearson_residual_variance])
 def test_bad_selection(select):
     for n in 0, 18:
-        with pytest.raises(ValueError, match=f"n must be from 1 to the 17 genes that there are, not {n}"):
+        with pytest.raises(
+            ValueError, match=f"n must be from 1 to the 17 genes that there are, not {n}"
+        ):
             select(X, n)
     with pytest.raises(ValueError, match="theta must be positive"):
         C.pearson_residual_variance(X, 3, theta=0)
@@ -886,15 +1114,20 @@ def test_bad_selection(select):
 
 # Writing back
 
+
 def test_annotate_h5ad(tmp_path):
     anndata, pandas = pytest.importorskip("anndata"), pytest.importorskip("pandas")
     before = adata(sparse.csr_matrix(X), counts=X)
     before.obsm["X_pca"], before.uns["note"] = np.ones((23, 2)), "kept"
     before.write_h5ad(tmp_path / "a.h5ad", compression="gzip")
     z, mu = np.random.default_rng(0).normal(size=(23, 5)).astype(np.float32), X / 7
-    C.annotate_h5ad(tmp_path / "a.h5ad", tmp_path / "b.h5ad", obsm={"X_scVI": z},
-                    obs={"cluster": TYPES, "donor": np.arange(23), "score": list(range(23))},
-                    layers={"denoised": mu, "counts": sparse.csr_matrix(X)})
+    C.annotate_h5ad(
+        tmp_path / "a.h5ad",
+        tmp_path / "b.h5ad",
+        obsm={"X_scVI": z},
+        obs={"cluster": TYPES, "donor": np.arange(23), "score": list(range(23))},
+        layers={"denoised": mu, "counts": sparse.csr_matrix(X)},
+    )
     after = anndata.read_h5ad(tmp_path / "b.h5ad")
     assert np.array_equal(after.obsm["X_scVI"], z) and np.array_equal(after.layers["denoised"], mu)
     assert list(after.obs) == ["type", "donor", "lane", "cluster", "score"]
@@ -902,20 +1135,34 @@ def test_annotate_h5ad(tmp_path):
     assert after.obs["donor"].tolist() == after.obs["score"].tolist() == list(range(23))
     assert after.uns["note"] == "kept" and np.array_equal(after.obsm["X_pca"], np.ones((23, 2)))
     assert np.array_equal(after.X.toarray(), X) and sparse.issparse(after.layers["counts"])
-    pandas.testing.assert_frame_equal(anndata.read_h5ad(tmp_path / "a.h5ad").obs, before.obs)  # the file that was read
-    C.annotate_h5ad(tmp_path / "b.h5ad", tmp_path / "b.h5ad", obsm={"X_scVI": 2 * z})  # onto itself, replacing
+    pandas.testing.assert_frame_equal(
+        anndata.read_h5ad(tmp_path / "a.h5ad").obs, before.obs
+    )  # the file that was read
+    C.annotate_h5ad(
+        tmp_path / "b.h5ad", tmp_path / "b.h5ad", obsm={"X_scVI": 2 * z}
+    )  # onto itself, replacing
     assert np.array_equal(anndata.read_h5ad(tmp_path / "b.h5ad").obsm["X_scVI"], 2 * z)
     assert check(read(tmp_path / "b.h5ad")).obs["cluster"].tolist() == TYPES.tolist()
     assert {path.name for path in tmp_path.iterdir()} == {"a.h5ad", "b.h5ad"}
 
 
-@pytest.mark.parametrize("added", [
-    dict(obsm={"z": np.ones((22, 2))}), dict(obs={"z": np.ones(24)}), dict(obs={"z": np.ones((23, 2))}),
-    dict(layers={"z": X.T}), dict(obsm={"a/b": np.ones((23, 2))}), dict(obs={"fine": TYPES}, layers={"z": object})])
+@pytest.mark.parametrize(
+    "added",
+    [
+        dict(obsm={"z": np.ones((22, 2))}),
+        dict(obs={"z": np.ones(24)}),
+        dict(obs={"z": np.ones((23, 2))}),
+        dict(layers={"z": X.T}),
+        dict(obsm={"a/b": np.ones((23, 2))}),
+        dict(obs={"fine": TYPES}, layers={"z": object}),
+    ],
+)
 def test_annotate_h5ad_writes_whole_or_not_at_all(tmp_path, added):
     adata().write_h5ad(tmp_path / "a.h5ad")
     content = (tmp_path / "a.h5ad").read_bytes()
-    with pytest.raises(ValueError, match=r"\['(z|a/b)'\] has shape .* is \(23, 17\); pass one row per cell"):
+    with pytest.raises(
+        ValueError, match=r"\['(z|a/b)'\] has shape .* is \(23, 17\); pass one row per cell"
+    ):
         C.annotate_h5ad(tmp_path / "a.h5ad", tmp_path / "a.h5ad", **added)
     assert (tmp_path / "a.h5ad").read_bytes() == content and len(list(tmp_path.iterdir())) == 1
 

@@ -3,6 +3,7 @@
 What the engine may call on the device is what the double lists, and the double refuses all else; so if every line of the
 lists is true of CuPy, every call of the engine finds its function there, and each of its arguments.
 """
+
 import inspect
 from functools import reduce
 
@@ -14,7 +15,9 @@ from minigrad.tensor import IMPLEMENTATIONS
 from tests import strict_device
 from tests.strict_device import SIGNATURES, SPECIAL, UFUNCS
 
-cupy = pytest.importorskip("cupy", reason='CuPy is not installed: pip install "cupy-cuda12x>=14" (no GPU is needed here)')
+cupy = pytest.importorskip(
+    "cupy", reason='CuPy is not installed: pip install "cupy-cuda12x>=14" (no GPU is needed here)'
+)
 cupy_special = pytest.importorskip("cupyx.scipy.special")
 
 
@@ -55,8 +58,12 @@ def test_ufuncs_exist_for_both_precisions(name):
 
 def test_all_names_in_the_table_have_their_like_in_cupy():
     """Ufuncs with a rule of their own: none is missing from the double's list, and so from the check above."""
-    ufuncs = {function.__name__ for function, call in IMPLEMENTATIONS.items() if isinstance(function, np.ufunc)
-              if getattr(call, "rules", None)}
+    ufuncs = {
+        function.__name__
+        for function, call in IMPLEMENTATIONS.items()
+        if isinstance(function, np.ufunc)
+        if getattr(call, "rules", None)
+    }
     assert ufuncs <= UFUNCS | SPECIAL
 
 
@@ -65,16 +72,24 @@ def test_what_a_tensor_answers_with_a_plain_array_exists(function):
     assert callable(getattr(cupy, function.__name__))
 
 
-@pytest.mark.parametrize("double, real", [
-    (strict_device.ndarray, "ndarray"), (strict_device.Generator, "random.Generator"),
-    (strict_device.Philox4x3210, "random.Philox4x3210")])
+@pytest.mark.parametrize(
+    "double, real",
+    [
+        (strict_device.ndarray, "ndarray"),
+        (strict_device.Generator, "random.Generator"),
+        (strict_device.Philox4x3210, "random.Philox4x3210"),
+    ],
+)
 def test_the_methods_of_the_double_are_methods_of_cupy(double, real):
     real = resolve(cupy, real)
-    assert [name for name in vars(double) if not name.startswith("_") and not hasattr(real, name)] == []
+    assert [
+        name for name in vars(double) if not name.startswith("_") and not hasattr(real, name)
+    ] == []
 
 
 def test_sparse_matrices_have_the_methods_of_the_double():
     from cupyx.scipy.sparse import csr_matrix
+
     names = {name for name in vars(strict_device.csr_matrix) if not name.startswith("_")}
     instance = {"indices", "indptr", "data"}  # set when one is made, which takes a GPU
     assert [name for name in names - instance if not hasattr(csr_matrix, name)] == []
@@ -98,5 +113,6 @@ def test_cupy_without_a_gpu_is_an_error_that_says_so():
     if has_gpu:
         pytest.skip("there is a GPU")
     from minigrad import backend
+
     with pytest.raises(RuntimeError, match="found no"):
         backend.to_device(np.ones(3), "cupy")

@@ -1,4 +1,5 @@
 """minigrad/data.py: rows against SciPy's own indexing, every row met once, and nothing ever made dense."""
+
 import threading
 import tracemalloc
 
@@ -17,7 +18,9 @@ seeds = st.integers(0, 2**32 - 1)
 
 def random_csr(rng, n, k, kind=sparse.csr_matrix, index=np.int32, dtype=np.float32):
     """Some rows empty, some stored out of order, some zeros stored."""
-    dense = (rng.integers(-3, 4, (n, k)) * (rng.random((n, k)) < 0.4) * (rng.random((n, 1)) < 0.8)).astype(dtype)
+    dense = (
+        rng.integers(-3, 4, (n, k)) * (rng.random((n, k)) < 0.4) * (rng.random((n, 1)) < 0.8)
+    ).astype(dtype)
     indptr, indices = [0], []
     for row in dense:
         stored = rng.permutation(np.flatnonzero((row != 0) | (rng.random(k) < 0.1)))
@@ -31,9 +34,15 @@ def random_csr(rng, n, k, kind=sparse.csr_matrix, index=np.int32, dtype=np.float
 
 
 @few
-@given(seeds, st.integers(1, 12), st.integers(1, 9), st.lists(st.integers(0, 10**6), max_size=20),
-       st.sampled_from([sparse.csr_matrix, sparse.csr_array]), st.sampled_from([np.int32, np.int64]),
-       st.sampled_from([np.float32, np.float64, np.int64, np.uint8]))
+@given(
+    seeds,
+    st.integers(1, 12),
+    st.integers(1, 9),
+    st.lists(st.integers(0, 10**6), max_size=20),
+    st.sampled_from([sparse.csr_matrix, sparse.csr_array]),
+    st.sampled_from([np.int32, np.int64]),
+    st.sampled_from([np.float32, np.float64, np.int64, np.uint8]),
+)
 def test_take_rows_of_csr_equals_scipys_indexing(seed, n, k, rows, kind, index, dtype):
     x, dense = random_csr(np.random.default_rng(seed), n, k, kind, index, dtype)
     assert x.indptr.dtype == index
@@ -41,7 +50,11 @@ def test_take_rows_of_csr_equals_scipys_indexing(seed, n, k, rows, kind, index, 
     for part in (x.data, x.indices, x.indptr, rows):
         part.flags.writeable = False
     taken, scipys = take_rows(x, rows), x[rows]
-    assert type(taken) is kind and taken.shape == scipys.shape == (len(rows), k) and taken.dtype == dtype
+    assert (
+        type(taken) is kind
+        and taken.shape == scipys.shape == (len(rows), k)
+        and taken.dtype == dtype
+    )
     taken.check_format(full_check=True)
     np.testing.assert_array_equal(taken.toarray(), scipys.toarray())
     np.testing.assert_array_equal(taken.toarray(), dense[rows])
@@ -78,7 +91,9 @@ def test_split_is_a_function_of_the_seed_and_random():
     np.testing.assert_array_equal(a, b)
     assert len(np.setdiff1d(a, c)) > 100
     often = sum(np.isin(np.arange(200), split(200, 0.25, seed)[1]) for seed in range(400))
-    assert abs(often.mean() - 100) < 1e-9 and 60 < often.min() and often.max() < 140  # 100 +- 9 times each
+    assert (
+        abs(often.mean() - 100) < 1e-9 and 60 < often.min() and often.max() < 140
+    )  # 100 +- 9 times each
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, 1.5, float("nan")])
@@ -110,18 +125,34 @@ def test_every_row_once_an_epoch_and_no_scraps(n, batch_size, seed, some):
         assert sizes[-1] > min(2, batch_size - 1) or len(sizes) == 1
 
 
-@pytest.mark.parametrize("n, batch_size, sizes", [
-    (8, 4, [4, 4]), (9, 4, [4, 5]), (10, 4, [4, 6]), (11, 4, [4, 4, 3]), (12, 4, [4, 4, 4]), (1, 4, [1]), (2, 4, [2]),
-    (5, 4, [5]), (0, 4, []), (4, 2, [2, 2]), (5, 2, [2, 3]), (3, 1, [1, 1, 1]), (7, 3, [3, 4]), (3, 100, [3])])
+@pytest.mark.parametrize(
+    "n, batch_size, sizes",
+    [
+        (8, 4, [4, 4]),
+        (9, 4, [4, 5]),
+        (10, 4, [4, 6]),
+        (11, 4, [4, 4, 3]),
+        (12, 4, [4, 4, 4]),
+        (1, 4, [1]),
+        (2, 4, [2]),
+        (5, 4, [5]),
+        (0, 4, []),
+        (4, 2, [2, 2]),
+        (5, 2, [2, 3]),
+        (3, 1, [1, 1, 1]),
+        (7, 3, [3, 4]),
+        (3, 100, [3]),
+    ],
+)
 def test_a_last_minibatch_of_one_or_two_rows_joins_its_neighbour(n, batch_size, sizes):
-    assert [len(a) for a, in Minibatches((np.arange(n),), batch_size)] == sizes
+    assert [len(a) for (a,) in Minibatches((np.arange(n),), batch_size)] == sizes
 
 
 @few
 @given(st.integers(1, 60), st.integers(1, 20), seeds, st.integers(0, 5), st.integers(0, 70))
 def test_first_skips_exactly(n, batch_size, seed, epoch, first):
     batches = Minibatches((np.arange(n),), batch_size)
-    whole, rest = [[a.tolist() for a, in batches.shuffled(seed, epoch, f)] for f in (0, first)]
+    whole, rest = [[a.tolist() for (a,) in batches.shuffled(seed, epoch, f)] for f in (0, first)]
     assert rest == whole[first:]
 
 
@@ -129,14 +160,15 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     batches = Minibatches((np.arange(500),), 50, np.arange(100, 400))
 
     def order(seed, epoch):
-        return np.concatenate([a for a, in batches.shuffled(seed, epoch)]).tolist()
+        return np.concatenate([a for (a,) in batches.shuffled(seed, epoch)]).tolist()
+
     orders = [order(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
     assert orders == [order(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
     for i, a in enumerate(orders):
         for b in orders[:i]:
             assert np.mean(np.array(a) == b) < 0.05
     again = Minibatches((np.arange(500),), 50, np.arange(100, 400))
-    assert np.concatenate([a for a, in again.shuffled(1, 1)]).tolist() == orders[3]
+    assert np.concatenate([a for (a,) in again.shuffled(1, 1)]).tolist() == orders[3]
 
 
 def test_parallel_columns_stay_parallel():
@@ -160,14 +192,16 @@ def test_columns_that_do_not_fit_are_refused():
 
 def test_sparse_columns_are_never_made_dense(monkeypatch):
     """100 rows of 10 million columns: one dense minibatch would be 1.3 GB."""
-    x = sparse.random(100, 10**7, density=1e-5, format="csr", dtype=np.float32, rng=np.random.default_rng(0))
+    x = sparse.random(
+        100, 10**7, density=1e-5, format="csr", dtype=np.float32, rng=np.random.default_rng(0)
+    )
     for name in ("toarray", "todense"):
         monkeypatch.setattr(sparse.csr_matrix, name, None)
         monkeypatch.setattr(sparse.csr_array, name, None, raising=False)
     batches = Minibatches((x,), 32)
     tracemalloc.start()
     try:
-        total = sum(b.sum() for b, in batches.shuffled(0, 0))
+        total = sum(b.sum() for (b,) in batches.shuffled(0, 0))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -184,6 +218,7 @@ def on_disk(x, n_blocks=5, seed=0):
     def read(start, stop):
         reads.append((start, stop, threading.current_thread() is threading.main_thread()))
         return x[start:stop]
+
     blocks = Blocks(read, np.unique([0, *cuts, x.shape[0]]), x.shape[1])
     blocks.reads = reads
     return blocks
@@ -191,34 +226,58 @@ def on_disk(x, n_blocks=5, seed=0):
 
 def numbered(n):
     """Row i holds i + 1 in column i mod 3."""
-    return sparse.csr_array((np.arange(1.0, n + 1), np.arange(n) % 3, np.arange(n + 1)), shape=(n, 3))
+    return sparse.csr_array(
+        (np.arange(1.0, n + 1), np.arange(n) % 3, np.arange(n + 1)), shape=(n, 3)
+    )
 
 
 @few
-@given(st.integers(1, 80), st.integers(1, 30), seeds, st.integers(1, 9), st.integers(1, 4), st.integers(0, 90))
-def test_blocks_give_every_row_once_and_resume_exactly(n, batch_size, seed, n_blocks, at_once, first):
+@given(
+    st.integers(1, 80),
+    st.integers(1, 30),
+    seeds,
+    st.integers(1, 9),
+    st.integers(1, 4),
+    st.integers(0, 90),
+)
+def test_blocks_give_every_row_once_and_resume_exactly(
+    n, batch_size, seed, n_blocks, at_once, first
+):
     rng = np.random.default_rng(seed)
-    rows = np.sort(rng.permutation(n)[:max(1, n - seed % 7)])
+    rows = np.sort(rng.permutation(n)[: max(1, n - seed % 7)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "AT_ONCE", at_once)
-        batches = Minibatches((on_disk(numbered(n), n_blocks, seed), np.arange(n)), batch_size, rows)
-        expected = [ids.tolist() for ids, in Minibatches((np.arange(n),), batch_size, rows)]
+        batches = Minibatches(
+            (on_disk(numbered(n), n_blocks, seed), np.arange(n)), batch_size, rows
+        )
+        expected = [ids.tolist() for (ids,) in Minibatches((np.arange(n),), batch_size, rows)]
         assert [ids.tolist() for _, ids in batches] == expected
         epochs = [list(batches.shuffled(seed, epoch)) for epoch in (0, 1, 0)]
         for epoch in epochs:
-            assert [len(ids) for _, ids in epoch] == [len(ids) for ids in expected] == [x.shape[0] for x, _ in epoch]
+            assert (
+                [len(ids) for _, ids in epoch]
+                == [len(ids) for ids in expected]
+                == [x.shape[0] for x, _ in epoch]
+            )
             assert sorted(i for _, ids in epoch for i in ids) == rows.tolist()
             assert all(x.sum(axis=1).tolist() == (ids + 1).tolist() for x, ids in epoch)
         first = first % (len(batches) + 1)
         rest = [ids.tolist() for _, ids in batches.shuffled(seed, 0, first)]
-        assert rest == [ids.tolist() for _, ids in epochs[0]][first:] == [ids.tolist() for _, ids in epochs[2]][first:]
+        assert (
+            rest
+            == [ids.tolist() for _, ids in epochs[0]][first:]
+            == [ids.tolist() for _, ids in epochs[2]][first:]
+        )
 
 
 @few
 @given(st.integers(2, 80), st.integers(1, 30), seeds, st.integers(1, 5), st.booleans())
 def test_shards_put_together_are_the_minibatch(n, batch_size, seed, size, stored):
     columns = (on_disk(numbered(n), 4, seed) if stored else numbered(n), np.arange(n))
-    shards = [list(Minibatches(columns, batch_size, shard=(i, size)).shuffled(seed, 3)) for i in range(size)]
+    shards = [
+        list(Minibatches(columns, batch_size, shard=(i, size)).shuffled(seed, 3))
+        for i in range(size)
+    ]
     whole = list(Minibatches(columns, batch_size).shuffled(seed, 3))
     together = [np.concatenate([ids for _, ids in parts]) for parts in zip(*shards, strict=True)]
     assert np.array_equal(np.concatenate(together), np.concatenate([ids for _, ids in whole]))
@@ -233,7 +292,9 @@ def test_blocks_are_shuffled_far_and_read_ahead_by_a_thread(monkeypatch):
     x = numbered(4000)
     blocks = Blocks(on_disk(x).read, np.arange(0, 4001, 100), 3)
     read = []
-    blocks.read = lambda a, b: read.append((a, threading.current_thread() is threading.main_thread())) or x[a:b]
+    blocks.read = lambda a, b: (
+        read.append((a, threading.current_thread() is threading.main_thread())) or x[a:b]
+    )
     batches = Minibatches((blocks, np.arange(4000)), 50)
     orders, first_blocks = [], set()
     for seed, epoch in ((0, 0), (0, 1), (1, 0)):
@@ -244,14 +305,28 @@ def test_blocks_are_shuffled_far_and_read_ahead_by_a_thread(monkeypatch):
         assert len(np.unique(ids // 100)) == 4 and np.any(np.diff(ids) < 0)
         first_blocks.add(tuple(np.unique(ids // 100)))
         orders.append([*ids, *(i for _, more in stream for i in more)])
-        for start in range(0, 4000, 400):  # what is shuffled together comes from all quarters of the file alike
-            assert np.bincount(np.array(orders[-1][start:start + 400]) // 1000).tolist() == [100] * 4
-        assert len({tuple(np.argsort(orders[-1][start:start + 400])) for start in range(0, 4000, 400)}) == 10
+        for start in range(
+            0, 4000, 400
+        ):  # what is shuffled together comes from all quarters of the file alike
+            assert (
+                np.bincount(np.array(orders[-1][start : start + 400]) // 1000).tolist() == [100] * 4
+            )
+        assert (
+            len(
+                {
+                    tuple(np.argsort(orders[-1][start : start + 400]))
+                    for start in range(0, 4000, 400)
+                }
+            )
+            == 10
+        )
         assert sorted(a for a, _ in read) == list(range(0, 4000, 100))  # each block once
         assert not any(in_main for _, in_main in read)
     assert len(set(map(tuple, orders))) == len(first_blocks) == 3
     read.clear()
-    list(batches.shuffled(0, 0, 60))  # minibatches 0 to 59 are of the first 30 blocks, of which 28 fill whole groups
+    list(
+        batches.shuffled(0, 0, 60)
+    )  # minibatches 0 to 59 are of the first 30 blocks, of which 28 fill whole groups
     assert len(read) == 40 - 28
 
 
@@ -263,10 +338,11 @@ def test_what_fails_in_the_thread_is_raised_and_a_stream_can_be_left(monkeypatch
         if start >= 60:
             raise OSError("the disk is gone")
         return x[start:stop]
+
     batches = Minibatches((Blocks(broken, np.arange(0, 101, 20), 3),), 10)
     seen = []
     with pytest.raises(OSError, match="the disk is gone"):
-        for counts, in batches:
+        for (counts,) in batches:
             seen.append(counts.sum())
     assert len(seen) in (4, 5, 6) and threading.active_count() == before
     stream = batches.shuffled(0, 0)
@@ -286,8 +362,10 @@ def test_rows_of_blocks():
         np.testing.assert_array_equal(np.vstack([b.toarray() for b in found]), x.toarray()[rows])
         assert sum(b.sum() for _, b in data.pieces(part)) == x.toarray()[rows].sum()
     part = blocks[np.arange(40) % 3 > 0][np.arange(26) % 2 > 0]  # of what was selected before
-    np.testing.assert_array_equal(np.vstack([part.block(i).toarray() for i in range(len(part.bounds) - 1)]),
-                                  x.toarray()[np.arange(40) % 3 > 0][1::2])
+    np.testing.assert_array_equal(
+        np.vstack([part.block(i).toarray() for i in range(len(part.bounds) - 1)]),
+        x.toarray()[np.arange(40) % 3 > 0][1::2],
+    )
     for rows in ([3, 2], [1, 1], 4):
         with pytest.raises(IndexError, match="increasing order"):
             blocks[rows]
@@ -295,7 +373,9 @@ def test_rows_of_blocks():
         list(Minibatches((blocks,), 4, np.array([3, 2, 1])))
 
 
-@pytest.mark.parametrize("lengths", [[0, 0, 0], [5], [3, 0, 9, 2, 0], [100], [1] * 20, [0] * 9 + [7]])
+@pytest.mark.parametrize(
+    "lengths", [[0, 0, 0], [5], [3, 0, 9, 2, 0], [100], [1] * 20, [0] * 9 + [7]]
+)
 def test_blocks_hold_about_so_many_entries(lengths, monkeypatch):
     monkeypatch.setattr(data, "ENTRIES", 4)
     indptr = np.append(0, np.cumsum(lengths))

@@ -1,4 +1,5 @@
 """Every demo runs, small, and leaves a page that shows all pictures with their captions."""
+
 import re
 import subprocess
 import sys
@@ -12,14 +13,19 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demos")
-    run = subprocess.run([sys.executable, "-W", "ignore", "-m", "demos", "all", "--quick", "--out", str(folder)], cwd=ROOT,
-                         capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "demos", "all", "--quick", "--out", str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     return folder
 
 
 def test_every_demo_leaves_a_picture_with_a_caption_and_its_numbers(out):
     from demos.__main__ import available
+
     for name in available():
         assert (out / f"{name}.txt").stat().st_size > 100
         assert (out / f"{name}.png").stat().st_size > 5_000
@@ -28,6 +34,7 @@ def test_every_demo_leaves_a_picture_with_a_caption_and_its_numbers(out):
 
 def test_the_page_holds_all_of_it_and_needs_no_network(out):
     from demos.__main__ import available
+
     page = (out / "index.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") >= len(available())
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
@@ -35,6 +42,7 @@ def test_the_page_holds_all_of_it_and_needs_no_network(out):
 
 def test_main_job_leaves_its_files(out):
     from models import SCVI
+
     lines = (out / "scvi_latent.csv").read_text().splitlines()
     assert len(lines) == 601 and len(lines[0].split(",")) == 31
     assert SCVI.load(out / "scvi_model.npz").n_genes == 558
@@ -42,5 +50,7 @@ def test_main_job_leaves_its_files(out):
 
 
 def test_unknown_demo_is_an_error_that_lists_them():
-    run = subprocess.run([sys.executable, "-m", "demos", "nonsense"], cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "demos", "nonsense"], cwd=ROOT, capture_output=True, text=True
+    )
     assert run.returncode == 2 and "scvi" in run.stderr

@@ -3,6 +3,7 @@
 A case is a plain NumPy expression. It is run on arrays, which is the truth, then on Tensors,
 and gradcheck does the rest.
 """
+
 import warnings
 
 import numpy as np
@@ -62,11 +63,20 @@ def test_reductions(name, axis, keepdims):
 
 
 @settings(max_examples=40)
-@given(data=st.data(), x=hnp.arrays(np.float64, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3),
-                                    elements=st.floats(-2.0, 2.0, width=16)))
+@given(
+    data=st.data(),
+    x=hnp.arrays(
+        np.float64,
+        hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3),
+        elements=st.floats(-2.0, 2.0, width=16),
+    ),
+)
 def test_reductions_of_any_shape(data, x):
-    axis = data.draw(st.none() | hnp.valid_tuple_axes(x.ndim) | st.integers(-x.ndim,
-                                                                            x.ndim - 1) if x.ndim else st.none())
+    axis = data.draw(
+        st.none() | hnp.valid_tuple_axes(x.ndim) | st.integers(-x.ndim, x.ndim - 1)
+        if x.ndim
+        else st.none()
+    )
     keepdims = data.draw(st.booleans())
     for function in (np.sum, np.prod):
         check(lambda x: function(x, axis=axis, keepdims=keepdims), x)
@@ -76,7 +86,9 @@ def test_reductions_of_any_shape(data, x):
 
 
 def test_the_mean_of_nothing_is_nan_as_in_numpy():
-    assert np.isnan(np.mean(leaf(np.zeros(0))).data) and np.isnan(np.var(leaf(np.ones(1)), ddof=1).data)
+    assert np.isnan(np.mean(leaf(np.zeros(0))).data) and np.isnan(
+        np.var(leaf(np.ones(1)), ddof=1).data
+    )
     assert np.prod(leaf(np.zeros(0))).item() == 1.0
     assert np.prod(leaf(np.zeros((0, 2))), axis=0).data.tolist() == [1.0, 1.0]
     assert grad(np.prod(leaf(np.zeros(0))), x := leaf(np.zeros(0)))[0].shape == x.shape
@@ -88,8 +100,10 @@ def test_var_and_std_with_ddof(ddof):
     check(lambda x: np.std(x, ddof=ddof), X)
 
 
-@pytest.mark.parametrize("x", [
-    [0.0, 2.0, 3.0], [0.0, 0.0, 3.0], [0.0] * 4, [1.5], [1.0, -2.0, 0.0, 4.0, 5.0], [-0.0, 1.0]])
+@pytest.mark.parametrize(
+    "x",
+    [[0.0, 2.0, 3.0], [0.0, 0.0, 3.0], [0.0] * 4, [1.5], [1.0, -2.0, 0.0, 4.0, 5.0], [-0.0, 1.0]],
+)
 def test_prod_with_zeros_to_second_order(x):
     check(np.prod, np.array(x))
     check(lambda a: np.prod(a, axis=0), np.array([x, x[::-1]]).T)
@@ -104,21 +118,38 @@ def test_prod_of_many():
 
 def test_std_and_norm_have_slope_0_where_all_is_equal():
     """As PyTorch's torch.std and torch.linalg.norm (2.13); numpy.sqrt(numpy.var(x)) would have NaN."""
-    assert gradient(np.std, np.ones(3)) == [[0.0] * 3] and gradient(np.linalg.norm, np.zeros(2)) == [[0.0] * 2]
+    assert gradient(np.std, np.ones(3)) == [[0.0] * 3] and gradient(
+        np.linalg.norm, np.zeros(2)
+    ) == [[0.0] * 2]
     assert np.std(leaf(np.ones(3))).item() == 0.0
 
 
-@pytest.mark.parametrize("f", [
-    np.linalg.norm, lambda x: np.linalg.norm(x, axis=1), lambda x: np.linalg.norm(x, axis=-2, keepdims=True),
-    lambda x: np.linalg.norm(x, "fro"), lambda x: np.linalg.norm(x[0], 2), lambda x: np.linalg.norm(x, 2, axis=0),
-    lambda x: np.linalg.norm(x, axis=(0, 1)), lambda x: np.linalg.norm(x, keepdims=True),
-])
+@pytest.mark.parametrize(
+    "f",
+    [
+        np.linalg.norm,
+        lambda x: np.linalg.norm(x, axis=1),
+        lambda x: np.linalg.norm(x, axis=-2, keepdims=True),
+        lambda x: np.linalg.norm(x, "fro"),
+        lambda x: np.linalg.norm(x[0], 2),
+        lambda x: np.linalg.norm(x, 2, axis=0),
+        lambda x: np.linalg.norm(x, axis=(0, 1)),
+        lambda x: np.linalg.norm(x, keepdims=True),
+    ],
+)
 def test_norm(f):
     check(f, X)
 
 
-@pytest.mark.parametrize("f", [
-    lambda x: np.cumsum(x), lambda x: np.cumsum(x, axis=0), lambda x: np.cumsum(x, -1), lambda x: x.cumsum(axis=-2)])
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: np.cumsum(x),
+        lambda x: np.cumsum(x, axis=0),
+        lambda x: np.cumsum(x, -1),
+        lambda x: x.cumsum(axis=-2),
+    ],
+)
 def test_cumsum(f):
     check(f, X)
 
@@ -126,88 +157,182 @@ def test_cumsum(f):
 # ---------------------------------------------------------------------------------------------------------------- ties
 # Measured with PyTorch 2.13. It documents that amax and amin share evenly among ties, maximum and minimum too.
 def test_ties_share_as_in_pytorch():
-    assert gradient(np.max, [1.0, 3.0, 3.0]) == [[0.0, 0.5, 0.5]]  # torch.amax; so also torch.max(x)
+    assert gradient(np.max, [1.0, 3.0, 3.0]) == [
+        [0.0, 0.5, 0.5]
+    ]  # torch.amax; so also torch.max(x)
     assert gradient(np.min, [3.0, 1.0, 1.0]) == [[0.0, 0.5, 0.5]]
-    assert gradient(lambda x: np.max(x, axis=1), [[2.0, 2.0], [1.0, 0.0]]) == [[[0.5, 0.5], [1.0, 0.0]]]
+    assert gradient(lambda x: np.max(x, axis=1), [[2.0, 2.0], [1.0, 0.0]]) == [
+        [[0.5, 0.5], [1.0, 0.0]]
+    ]
     assert gradient(lambda x: np.max(x, axis=(0, 1)), np.full((2, 2), 7.0)) == [[[0.25, 0.25]] * 2]
-    assert gradient(np.maximum, [1.0, 2.0, 3.0], [1.0, 3.0, 2.0]) == [[0.5, 0.0, 1.0], [0.5, 1.0, 0.0]]
-    assert gradient(np.minimum, [1.0, 2.0, 3.0], [1.0, 3.0, 2.0]) == [[0.5, 1.0, 0.0], [0.5, 0.0, 1.0]]
-    assert gradient(lambda x: np.sort(x) * np.arange(1.0, 5.0), [2.0, 1.0, 2.0, 1.0]) == [[3.0, 1.0, 4.0, 2.0]]
+    assert gradient(np.maximum, [1.0, 2.0, 3.0], [1.0, 3.0, 2.0]) == [
+        [0.5, 0.0, 1.0],
+        [0.5, 1.0, 0.0],
+    ]
+    assert gradient(np.minimum, [1.0, 2.0, 3.0], [1.0, 3.0, 2.0]) == [
+        [0.5, 1.0, 0.0],
+        [0.5, 0.0, 1.0],
+    ]
+    assert gradient(lambda x: np.sort(x) * np.arange(1.0, 5.0), [2.0, 1.0, 2.0, 1.0]) == [
+        [3.0, 1.0, 4.0, 2.0]
+    ]
     assert gradient(np.absolute, [0.0]) == [[0.0]]
     assert gradient(functional.relu, [0.0, 1.0, -1.0]) == [[0.0, 1.0, 0.0]]
-    assert gradient(np.power, [0.0, 0.0, 0.0, 2.0], [0.0, 1.0, 2.0, 0.0]) == [[0.0, 1.0, 0.0, 0.0],
-                                                                              [0.0, 0.0, 0.0, np.log(2.0)]]
+    assert gradient(np.power, [0.0, 0.0, 0.0, 2.0], [0.0, 1.0, 2.0, 0.0]) == [
+        [0.0, 1.0, 0.0, 0.0],
+        [0.0, 0.0, 0.0, np.log(2.0)],
+    ]
 
 
 def test_sort_of_many_ties_is_stable():
     x, weights = np.arange(60.0) % 3, np.arange(60.0)
-    assert gradient(lambda x: np.sort(x) * weights, x)[0] == weights[np.argsort(np.argsort(x, kind="stable"))].tolist()
+    assert (
+        gradient(lambda x: np.sort(x) * weights, x)[0]
+        == weights[np.argsort(np.argsort(x, kind="stable"))].tolist()
+    )
 
 
 def test_clip_on_its_bounds_as_in_pytorch():
     x = [-1.0, 1.0, 0.0, 2.0, -3.0]
-    assert gradient(lambda x: np.clip(x, -1.0, 1.0), x) == [[1.0, 1.0, 1.0, 0.0, 0.0]]  # torch.clamp
-    assert gradient(np.clip, x, [-1.0] * 5, [1.0] * 5) == [[1.0, 1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 1.0],
-                                                           [0.0, 0.0, 0.0, 1.0, 0.0]]
+    assert gradient(lambda x: np.clip(x, -1.0, 1.0), x) == [
+        [1.0, 1.0, 1.0, 0.0, 0.0]
+    ]  # torch.clamp
+    assert gradient(np.clip, x, [-1.0] * 5, [1.0] * 5) == [
+        [1.0, 1.0, 1.0, 0.0, 0.0],
+        [0.0, 0.0, 0.0, 0.0, 1.0],
+        [0.0, 0.0, 0.0, 1.0, 0.0],
+    ]
 
 
 # --------------------------------------------------------------------------------------------------------- elementwise
-@pytest.mark.parametrize("f", [
-    lambda x: np.clip(x, -0.5, 0.5), lambda x: np.clip(x, None, 0.5), lambda x: np.clip(x, -0.5, None),
-    lambda x: x.clip(0.1),
-    lambda x: np.clip(x, min=-0.3), lambda x: np.clip(x, max=0.3), lambda x: np.clip(x, np.float64(-1), 1),
-    lambda x: np.clip(x, np.array([-1, 0, -1, 0]), 2), lambda x: np.clip(x, 0.5, -0.5) + x,
-    np.exp2, np.tan, np.positive, np.copy, lambda x: +x, lambda x: -x, abs, lambda x: np.log2(x * x),
-    lambda x: np.log10(x * x),
-    lambda x: x ** 2, lambda x: x ** 3, lambda x: 2 ** x, lambda x: 1.0 / x, lambda x: 3 - x,
-    lambda x: x / np.prod((2, 3)),
-    lambda x: x * np.log(2), lambda x: special.expm1(x) + special.log1p(x * x),
-    lambda x: np.where(x > 0.1, x, 0.5 * x * x), lambda x: np.where(x > 0.1, np.exp(x), 1.0),
-    lambda x: np.where(True, 2, x),
-])
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: np.clip(x, -0.5, 0.5),
+        lambda x: np.clip(x, None, 0.5),
+        lambda x: np.clip(x, -0.5, None),
+        lambda x: x.clip(0.1),
+        lambda x: np.clip(x, min=-0.3),
+        lambda x: np.clip(x, max=0.3),
+        lambda x: np.clip(x, np.float64(-1), 1),
+        lambda x: np.clip(x, np.array([-1, 0, -1, 0]), 2),
+        lambda x: np.clip(x, 0.5, -0.5) + x,
+        np.exp2,
+        np.tan,
+        np.positive,
+        np.copy,
+        lambda x: +x,
+        lambda x: -x,
+        abs,
+        lambda x: np.log2(x * x),
+        lambda x: np.log10(x * x),
+        lambda x: x**2,
+        lambda x: x**3,
+        lambda x: 2**x,
+        lambda x: 1.0 / x,
+        lambda x: 3 - x,
+        lambda x: x / np.prod((2, 3)),
+        lambda x: x * np.log(2),
+        lambda x: special.expm1(x) + special.log1p(x * x),
+        lambda x: np.where(x > 0.1, x, 0.5 * x * x),
+        lambda x: np.where(x > 0.1, np.exp(x), 1.0),
+        lambda x: np.where(True, 2, x),
+    ],
+)
 def test_elementwise(f):
     check(f, X)
 
 
-@pytest.mark.parametrize("f", [np.clip, lambda x, low, high: np.where(x > low, x * high, low),
-                               lambda x, low, high: (x - low) / (high - low)])
+@pytest.mark.parametrize(
+    "f",
+    [
+        np.clip,
+        lambda x, low, high: np.where(x > low, x * high, low),
+        lambda x, low, high: (x - low) / (high - low),
+    ],
+)
 def test_elementwise_of_three(f):
     check(f, X, draw(4) - 1.0, np.array(0.8))
 
 
 # -------------------------------------------------------------------------------------------------------------- shapes
-@pytest.mark.parametrize("f", [
-    np.ravel, lambda x: x.ravel(), lambda x: x.flatten(), lambda x: np.reshape(x, (4, -1)), lambda x: x.reshape(4, 6),
-    lambda x: x.reshape((2, 12)), lambda x: x.reshape(-1), lambda x: np.reshape(x, -1), np.transpose, lambda x: x.T,
-    lambda x: x.transpose(), lambda x: x.transpose(2, 0, 1), lambda x: x.transpose((1, 0, 2)), np.matrix_transpose,
-    lambda x: np.transpose(x, (0, -1, 1)), lambda x: np.swapaxes(x, 0, -1), lambda x: x.swapaxes(1, 1),
-    lambda x: np.moveaxis(x, 0, -1), lambda x: np.moveaxis(x, (0, 1), (1, 0)),
-    lambda x: np.moveaxis(x, (0, 1), (2, 0)), lambda x: np.moveaxis(x, [2, 0], [0, 1]),
-    lambda x: np.moveaxis(x, -1, 0), lambda x: np.expand_dims(x, 0), lambda x: np.expand_dims(x, -1),
-    lambda x: np.expand_dims(x, (0, 2)), lambda x: np.expand_dims(x, [-1, 0]), lambda x: np.squeeze(x[:1, :, :1]),
-    lambda x: np.squeeze(x[:1], 0), lambda x: np.squeeze(x[:, :1, :1], (-1, 1)), lambda x: np.squeeze(x),
-    lambda x: x[:1].squeeze(axis=0), lambda x: np.broadcast_to(x, (2, 2, 3, 4)),
-    lambda x: np.broadcast_to(x[:, :1], (2, 5, 4)),
-    np.flip, lambda x: np.flip(x, 0), lambda x: np.flip(x, (0, -1)), lambda x: np.flip(x, -2),
-    lambda x: np.roll(x, 1), lambda x: np.roll(x, -7), lambda x: np.roll(x, 5, axis=1),
-    lambda x: np.roll(x, 0, axis=-1),
-    lambda x: np.roll(x, (1, -1), axis=(0, 2)), lambda x: np.roll(x, 1, axis=(0, 1)),
-    lambda x: np.split(x, 2)[1], lambda x: np.split(x, 2, axis=-1)[0], lambda x: np.split(x, [1, 3], axis=2)[1],
-    lambda x: np.split(x, [1, 1], axis=1)[1], lambda x: np.split(x, np.array([2]), axis=1)[1],
-    lambda x: np.concatenate(np.split(x, 3, axis=1)[::-1], axis=1),
-])
+@pytest.mark.parametrize(
+    "f",
+    [
+        np.ravel,
+        lambda x: x.ravel(),
+        lambda x: x.flatten(),
+        lambda x: np.reshape(x, (4, -1)),
+        lambda x: x.reshape(4, 6),
+        lambda x: x.reshape((2, 12)),
+        lambda x: x.reshape(-1),
+        lambda x: np.reshape(x, -1),
+        np.transpose,
+        lambda x: x.T,
+        lambda x: x.transpose(),
+        lambda x: x.transpose(2, 0, 1),
+        lambda x: x.transpose((1, 0, 2)),
+        np.matrix_transpose,
+        lambda x: np.transpose(x, (0, -1, 1)),
+        lambda x: np.swapaxes(x, 0, -1),
+        lambda x: x.swapaxes(1, 1),
+        lambda x: np.moveaxis(x, 0, -1),
+        lambda x: np.moveaxis(x, (0, 1), (1, 0)),
+        lambda x: np.moveaxis(x, (0, 1), (2, 0)),
+        lambda x: np.moveaxis(x, [2, 0], [0, 1]),
+        lambda x: np.moveaxis(x, -1, 0),
+        lambda x: np.expand_dims(x, 0),
+        lambda x: np.expand_dims(x, -1),
+        lambda x: np.expand_dims(x, (0, 2)),
+        lambda x: np.expand_dims(x, [-1, 0]),
+        lambda x: np.squeeze(x[:1, :, :1]),
+        lambda x: np.squeeze(x[:1], 0),
+        lambda x: np.squeeze(x[:, :1, :1], (-1, 1)),
+        lambda x: np.squeeze(x),
+        lambda x: x[:1].squeeze(axis=0),
+        lambda x: np.broadcast_to(x, (2, 2, 3, 4)),
+        lambda x: np.broadcast_to(x[:, :1], (2, 5, 4)),
+        np.flip,
+        lambda x: np.flip(x, 0),
+        lambda x: np.flip(x, (0, -1)),
+        lambda x: np.flip(x, -2),
+        lambda x: np.roll(x, 1),
+        lambda x: np.roll(x, -7),
+        lambda x: np.roll(x, 5, axis=1),
+        lambda x: np.roll(x, 0, axis=-1),
+        lambda x: np.roll(x, (1, -1), axis=(0, 2)),
+        lambda x: np.roll(x, 1, axis=(0, 1)),
+        lambda x: np.split(x, 2)[1],
+        lambda x: np.split(x, 2, axis=-1)[0],
+        lambda x: np.split(x, [1, 3], axis=2)[1],
+        lambda x: np.split(x, [1, 1], axis=1)[1],
+        lambda x: np.split(x, np.array([2]), axis=1)[1],
+        lambda x: np.concatenate(np.split(x, 3, axis=1)[::-1], axis=1),
+    ],
+)
 def test_shapes(f):
     check(f, CUBE)
 
 
-@pytest.mark.parametrize("f", [
-    lambda a, b: np.concatenate([a, b]), lambda a, b: np.concatenate((a, b, a), axis=1),
-    lambda a, b: np.concatenate([a, b], axis=-2), lambda a, b: np.concatenate([a, b], axis=None),
-    lambda a, b: np.stack([a, b]),
-    lambda a, b: np.stack((a, b), axis=1), lambda a, b: np.stack([a, b], axis=-1), lambda a, b: np.vstack([a, b]),
-    lambda a, b: np.hstack([a, b]), lambda a, b: np.vstack([a[0], b]), lambda a, b: np.hstack([a[0], b[1], a[0, 0]]),
-    lambda a, b: np.concatenate([a[:0], b]), lambda a, b: np.stack([a[0, 0], b[0, 0]]), lambda a, b: np.stack([*a, *b]),
-])
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda a, b: np.concatenate([a, b]),
+        lambda a, b: np.concatenate((a, b, a), axis=1),
+        lambda a, b: np.concatenate([a, b], axis=-2),
+        lambda a, b: np.concatenate([a, b], axis=None),
+        lambda a, b: np.stack([a, b]),
+        lambda a, b: np.stack((a, b), axis=1),
+        lambda a, b: np.stack([a, b], axis=-1),
+        lambda a, b: np.vstack([a, b]),
+        lambda a, b: np.hstack([a, b]),
+        lambda a, b: np.vstack([a[0], b]),
+        lambda a, b: np.hstack([a[0], b[1], a[0, 0]]),
+        lambda a, b: np.concatenate([a[:0], b]),
+        lambda a, b: np.stack([a[0, 0], b[0, 0]]),
+        lambda a, b: np.stack([*a, *b]),
+    ],
+)
 def test_joining(f):
     check(f, X, draw(3, 4, seed=1))
 
@@ -215,8 +340,13 @@ def test_joining(f):
 def test_joining_with_plain_arrays_and_numbers():
     ones, counts = np.ones((3, 4), np.float32), np.arange(12).reshape(3, 4)
     x = Tensor(X.astype(np.float32), requires_grad=True)
-    for f in (lambda x: np.concatenate([x, ones]), lambda x: np.stack([counts, x]), lambda x: np.vstack([counts, x]),
-              lambda x: np.hstack([x, counts]), lambda x: np.stack([x[0, 0], 2.0, np.float64(3.0)])):
+    for f in (
+        lambda x: np.concatenate([x, ones]),
+        lambda x: np.stack([counts, x]),
+        lambda x: np.vstack([counts, x]),
+        lambda x: np.hstack([x, counts]),
+        lambda x: np.stack([x[0, 0], 2.0, np.float64(3.0)]),
+    ):
         y = f(x)
         assert y.dtype == np.float32
         np.testing.assert_allclose(y.data, f(x.data))
@@ -224,8 +354,14 @@ def test_joining_with_plain_arrays_and_numbers():
 
 
 @settings(max_examples=40)
-@given(data=st.data(), x=hnp.arrays(np.float64, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=3),
-                                    elements=st.floats(-2.0, 2.0, width=16)))
+@given(
+    data=st.data(),
+    x=hnp.arrays(
+        np.float64,
+        hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=3),
+        elements=st.floats(-2.0, 2.0, width=16),
+    ),
+)
 def test_moving_axes_of_any_shape(data, x):
     order = tuple(data.draw(st.permutations(range(x.ndim))))
     check(lambda x: np.transpose(x, order), x)
@@ -265,19 +401,39 @@ def test_reading_by_integer_arrays_accumulates_repeats(data, shape):
 @settings(max_examples=30)
 @given(data=st.data(), shape=ANY_SHAPE)
 def test_reading_by_masks(data, shape):
-    mask = data.draw(hnp.arrays(bool, shape[:data.draw(st.integers(1, len(shape)))]))
+    mask = data.draw(hnp.arrays(bool, shape[: data.draw(st.integers(1, len(shape)))]))
     check(lambda x: x[mask], draw(*shape))
 
 
-@pytest.mark.parametrize("index", [
-    0, -1, np.int64(1), (0, 1), (Ellipsis, 1), slice(None, None, -2), (slice(None), None, [0, 0, 2]), [1, 1, 0],
-    ([0, 1], [1, 1]),
-    (np.array([[0, 1], [1, 1]]), slice(1, None)), (1, [2, 2], slice(None)), ([0, 0, 1], slice(None), [3, 3, 0]),
-    (0, [1, 1], None),
-    (slice(None), np.array([True, False, True])), (np.array(1),), (), None, Ellipsis, True, [], (1, 2, 3),
-    (Ellipsis, [0, 0], [1, 1]),
-    np.ix_([0, 0], [2, 1], [3, 3, 3]), (np.array([0, 0]), None, np.array([1, 1])),
-])
+@pytest.mark.parametrize(
+    "index",
+    [
+        0,
+        -1,
+        np.int64(1),
+        (0, 1),
+        (Ellipsis, 1),
+        slice(None, None, -2),
+        (slice(None), None, [0, 0, 2]),
+        [1, 1, 0],
+        ([0, 1], [1, 1]),
+        (np.array([[0, 1], [1, 1]]), slice(1, None)),
+        (1, [2, 2], slice(None)),
+        ([0, 0, 1], slice(None), [3, 3, 0]),
+        (0, [1, 1], None),
+        (slice(None), np.array([True, False, True])),
+        (np.array(1),),
+        (),
+        None,
+        Ellipsis,
+        True,
+        [],
+        (1, 2, 3),
+        (Ellipsis, [0, 0], [1, 1]),
+        np.ix_([0, 0], [2, 1], [3, 3, 3]),
+        (np.array([0, 0]), None, np.array([1, 1])),
+    ],
+)
 def test_reading(index):
     check(lambda x: x[index], CUBE)
 
@@ -286,36 +442,76 @@ def test_reading_in_a_loop():
     check(lambda x: sum(row * i for i, row in enumerate(x)), X)
 
 
-@pytest.mark.parametrize("f", [
-    lambda x: np.take(x, [0, 5, 5, -1]), lambda x: np.take(x, 3), lambda x: np.take(x, (0, 0)),
-    lambda x: x.take([1, 1], axis=0),
-    lambda x: np.take(x, np.array([[0, 1], [1, 1]]), axis=1), lambda x: np.take(x, 2, axis=-1),
-    lambda x: np.take(x, (3, 3), axis=2),
-    lambda x: np.take(x, [], axis=0) if isinstance(x, Tensor) else np.take(x, np.array([], int), axis=0),
-    np.sort, lambda x: np.sort(x, axis=0), lambda x: np.sort(x, axis=None), lambda x: np.sort(x, axis=-2),
-    lambda x: np.take_along_axis(x, np.argsort(x, axis=1), axis=1),
-    lambda x: np.take_along_axis(x, np.argsort(x), axis=-1),
-    lambda x: np.take_along_axis(x, np.array([[[0], [0], [2]], [[1], [1], [1]]]), 2),
-    lambda x: np.take_along_axis(x, np.array([3, 3]), None),
-    lambda x: np.take_along_axis(x, np.argmax(x, axis=0)[None], 0),
-    np.diagonal, lambda x: np.diagonal(x, 1), lambda x: np.diagonal(x, -1, 1, 2),
-    lambda x: x.diagonal(2, axis1=-1, axis2=0),
-    lambda x: np.diagonal(x, 9), np.trace, lambda x: np.trace(x, 1, 2, 1), lambda x: x.trace(axis1=1, axis2=2),
-    np.tril, lambda x: np.tril(x, 1), lambda x: np.triu(x), lambda x: np.triu(x, -1), lambda x: np.tril(x[0, 0]),
-    np.diff, lambda x: np.diff(x, axis=0), lambda x: np.diff(x, 2), lambda x: np.diff(x, n=2, axis=1),
-    lambda x: np.diff(x, 0),
-])
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: np.take(x, [0, 5, 5, -1]),
+        lambda x: np.take(x, 3),
+        lambda x: np.take(x, (0, 0)),
+        lambda x: x.take([1, 1], axis=0),
+        lambda x: np.take(x, np.array([[0, 1], [1, 1]]), axis=1),
+        lambda x: np.take(x, 2, axis=-1),
+        lambda x: np.take(x, (3, 3), axis=2),
+        lambda x: (
+            np.take(x, [], axis=0)
+            if isinstance(x, Tensor)
+            else np.take(x, np.array([], int), axis=0)
+        ),
+        np.sort,
+        lambda x: np.sort(x, axis=0),
+        lambda x: np.sort(x, axis=None),
+        lambda x: np.sort(x, axis=-2),
+        lambda x: np.take_along_axis(x, np.argsort(x, axis=1), axis=1),
+        lambda x: np.take_along_axis(x, np.argsort(x), axis=-1),
+        lambda x: np.take_along_axis(x, np.array([[[0], [0], [2]], [[1], [1], [1]]]), 2),
+        lambda x: np.take_along_axis(x, np.array([3, 3]), None),
+        lambda x: np.take_along_axis(x, np.argmax(x, axis=0)[None], 0),
+        np.diagonal,
+        lambda x: np.diagonal(x, 1),
+        lambda x: np.diagonal(x, -1, 1, 2),
+        lambda x: x.diagonal(2, axis1=-1, axis2=0),
+        lambda x: np.diagonal(x, 9),
+        np.trace,
+        lambda x: np.trace(x, 1, 2, 1),
+        lambda x: x.trace(axis1=1, axis2=2),
+        np.tril,
+        lambda x: np.tril(x, 1),
+        lambda x: np.triu(x),
+        lambda x: np.triu(x, -1),
+        lambda x: np.tril(x[0, 0]),
+        np.diff,
+        lambda x: np.diff(x, axis=0),
+        lambda x: np.diff(x, 2),
+        lambda x: np.diff(x, n=2, axis=1),
+        lambda x: np.diff(x, 0),
+    ],
+)
 def test_taking_and_sorting(f):
     check(f, CUBE)
 
 
 # ------------------------------------------------------------------------------------------------------ linear algebra
-MATMUL = [((4,), (4,)), ((3, 4), (4,)), ((4,), (4, 2)), ((3, 4), (4, 2)), ((2, 3, 4), (4,)), ((4,), (2, 4, 3)),
-          ((2, 3, 4), (4, 2)),
-          ((3, 4), (2, 4, 3)), ((2, 3, 4), (2, 4, 3)), ((2, 3, 4), (1, 4, 3)), ((1, 3, 4), (2, 4, 1)),
-          ((5, 1, 3, 4), (2, 4, 3)),
-          ((2, 1, 4), (4, 1)), ((1,), (1,)), ((1, 1), (1, 1)), ((0,), (0,)), ((3, 0), (0, 2)), ((0, 4), (4,)),
-          ((2, 0, 4), (4, 3))]
+MATMUL = [
+    ((4,), (4,)),
+    ((3, 4), (4,)),
+    ((4,), (4, 2)),
+    ((3, 4), (4, 2)),
+    ((2, 3, 4), (4,)),
+    ((4,), (2, 4, 3)),
+    ((2, 3, 4), (4, 2)),
+    ((3, 4), (2, 4, 3)),
+    ((2, 3, 4), (2, 4, 3)),
+    ((2, 3, 4), (1, 4, 3)),
+    ((1, 3, 4), (2, 4, 1)),
+    ((5, 1, 3, 4), (2, 4, 3)),
+    ((2, 1, 4), (4, 1)),
+    ((1,), (1,)),
+    ((1, 1), (1, 1)),
+    ((0,), (0,)),
+    ((3, 0), (0, 2)),
+    ((0, 4), (4,)),
+    ((2, 0, 4), (4, 3)),
+]
 
 
 @pytest.mark.parametrize("a, b", MATMUL)
@@ -325,75 +521,151 @@ def test_matmul(a, b):
 
 
 @settings(max_examples=60)
-@given(shapes=hnp.mutually_broadcastable_shapes(signature=np.matmul.signature, max_dims=2, min_side=0, max_side=3))
+@given(
+    shapes=hnp.mutually_broadcastable_shapes(
+        signature=np.matmul.signature, max_dims=2, min_side=0, max_side=3
+    )
+)
 def test_matmul_of_any_shapes(shapes):
     a, b = shapes.input_shapes
     check(np.matmul, draw(*a), draw(*b, seed=1))
 
 
-@pytest.mark.parametrize("a, b", [*MATMUL[:5], ((2, 3, 4), (4, 2)), ((3, 4), (2, 4, 3)), ((2, 3, 4), (5, 4, 2)),
-                                  ((), (3, 4)), ((3,), ()), ((), ())])
+@pytest.mark.parametrize(
+    "a, b",
+    [
+        *MATMUL[:5],
+        ((2, 3, 4), (4, 2)),
+        ((3, 4), (2, 4, 3)),
+        ((2, 3, 4), (5, 4, 2)),
+        ((), (3, 4)),
+        ((3,), ()),
+        ((), ()),
+    ],
+)
 def test_dot(a, b):
     check(np.dot, draw(*a), draw(*b, seed=1))
     check(lambda a, b: a.dot(b), draw(*a), draw(*b, seed=1), order=1)
 
 
-@pytest.mark.parametrize("f, shapes", [
-    (np.inner, [(4,), (4,)]), (np.inner, [(3, 4), (2, 4)]), (np.inner, [(2, 3, 4), (4,)]), (np.inner, [(), (3,)]),
-    (np.outer, [(3,), (4,)]), (np.outer, [(2, 2), (3,)]), (np.outer, [(), (3,)]), (np.outer, [(0,), (3,)]),
-    (np.vdot, [(4,), (4,)]), (np.vdot, [(2, 3), (6,)]),
-    (lambda a, b, c: np.linalg.multi_dot([a, b, c]), [(2, 3), (3, 4), (4,)]),
-])
+@pytest.mark.parametrize(
+    "f, shapes",
+    [
+        (np.inner, [(4,), (4,)]),
+        (np.inner, [(3, 4), (2, 4)]),
+        (np.inner, [(2, 3, 4), (4,)]),
+        (np.inner, [(), (3,)]),
+        (np.outer, [(3,), (4,)]),
+        (np.outer, [(2, 2), (3,)]),
+        (np.outer, [(), (3,)]),
+        (np.outer, [(0,), (3,)]),
+        (np.vdot, [(4,), (4,)]),
+        (np.vdot, [(2, 3), (6,)]),
+        (lambda a, b, c: np.linalg.multi_dot([a, b, c]), [(2, 3), (3, 4), (4,)]),
+    ],
+)
 def test_products(f, shapes):
     check(f, *[draw(*shape, seed=i) for i, shape in enumerate(shapes)])
 
 
-@pytest.mark.parametrize("a, b, axes", [
-    ((2, 3, 4), (3, 4, 2), 2), ((3, 4), (4, 2), 1), ((3,), (2,), 0), ((2, 3), (2, 3), 2),
-    ((2, 3, 4), (4, 3), ((1, 2), (1, 0))),
-    ((2, 3, 4), (4, 5), ((-1,), (0,))), ((3, 4), (3, 2), (0, 0)), ((3, 4), (3, 2), ([0], [0])),
-    ((3, 4), (2,), ((), ())), ((), (), 0),
-    ((2, 3), (3, 2), ((0, 1), (1, 0))), ((0, 3), (3, 2), 1), ((2, 0), (0, 3), 1), ((2, 3), (3, 2), (-1, -2)),
-])
+@pytest.mark.parametrize(
+    "a, b, axes",
+    [
+        ((2, 3, 4), (3, 4, 2), 2),
+        ((3, 4), (4, 2), 1),
+        ((3,), (2,), 0),
+        ((2, 3), (2, 3), 2),
+        ((2, 3, 4), (4, 3), ((1, 2), (1, 0))),
+        ((2, 3, 4), (4, 5), ((-1,), (0,))),
+        ((3, 4), (3, 2), (0, 0)),
+        ((3, 4), (3, 2), ([0], [0])),
+        ((3, 4), (2,), ((), ())),
+        ((), (), 0),
+        ((2, 3), (3, 2), ((0, 1), (1, 0))),
+        ((0, 3), (3, 2), 1),
+        ((2, 0), (0, 3), 1),
+        ((2, 3), (3, 2), (-1, -2)),
+    ],
+)
 def test_tensordot(a, b, axes):
     check(lambda a, b: np.tensordot(a, b, axes), draw(*a), draw(*b, seed=1))
     check(lambda a, b: np.tensordot(a, b, axes=axes), draw(*a), draw(*b, seed=1), order=1)
 
 
-@pytest.mark.parametrize("subscripts, shapes", [
-    ("ij,jk->ik", [(2, 3), (3, 4)]), ("ij,jk", [(2, 3), (3, 4)]), ("ij,kj->ki", [(2, 3), (4, 3)]),
-    ("i,i->", [(3,), (3,)]),
-    ("i,i", [(3,), (3,)]), ("i,j->ij", [(3,), (2,)]), ("ij->ji", [(2, 3)]), ("ba", [(2, 3)]), ("ij->", [(2, 3)]),
-    ("ij->j", [(2, 3)]),
-    ("ii", [(3, 3)]), ("ii->i", [(3, 3)]), ("iij->j", [(2, 2, 3)]), ("iii->i", [(2, 2, 2)]),
-    ("iijj->ij", [(2, 2, 3, 3)]),
-    ("ijij->", [(2, 3, 2, 3)]), ("ij,ij->ij", [(2, 3), (2, 3)]), ("ij,ij->i", [(2, 3), (2, 3)]),
-    ("ij,k->k", [(2, 3), (4,)]),
-    ("ij,k->ikj", [(2, 3), (4,)]), ("ii,ij->j", [(3, 3), (3, 2)]), ("ii,ii->", [(3, 3), (3, 3)]),
-    ("i,ii->i", [(3,), (3, 3)]),
-    ("bij,bjk->bik", [(2, 3, 4), (2, 4, 3)]), ("bij,jk->bik", [(2, 3, 4), (4, 2)]),
-    ("bi,ij,bj->b", [(3, 2), (2, 4), (3, 4)]),
-    ("ij,jk,kl->il", [(2, 3), (3, 2), (2, 4)]), ("i,j,k->ijk", [(2,), (3,), (2,)]), ("i,i,i->i", [(3,)] * 3),
-    ("a,ab,abc->abc", [(2,), (2, 3), (2, 3, 2)]), ("ab,bc,cd,de->ae", [(2, 3), (3, 2), (2, 3), (3, 2)]),
-    ("ij,jk,lm->im", [(2, 3), (3, 2), (2, 2)]),
-    ("...ij,...jk->...ik", [(2, 3, 4), (2, 4, 3)]), ("...ij,jk->...ik", [(2, 3, 4), (4, 2)]),
-    ("...ij,...jk", [(5, 1, 2, 3), (4, 3, 2)]),
-    ("i...->...i", [(2, 3, 4)]), ("...", [(2, 3)]), ("...->...", [(2, 3)]), ("...i->...", [(2, 3)]),
-    ("...ii->...i", [(2, 3, 3)]),
-    ("i...i", [(3, 2, 3)]), ("...i,...i->...", [(2, 1, 3), (1, 4, 3)]), ("...i,i...", [(2, 3), (3, 4, 2)]),
-    ("i...j,j->...i", [(2, 4, 3), (3,)]),
-    ("...,...", [(2, 3), (3,)]), ("...a,...b->ab...", [(3, 2), (3, 4)]), ("ij...,jk...->ik...", [(3, 2), (2, 3)]),
-    ("ij,...", [(2, 3), (4,)]),
-    ("i,i->i", [(1,), (3,)]), ("ij,ij->ij", [(1, 3), (2, 1)]), ("ij,jk->ik", [(2, 1), (3, 2)]),
-    ("ii,i", [(1, 1), (3,)]),
-    ("i,->i", [(3,), ()]), (",", [(), ()]), ("->", [()]), ("", [()]), (",i->i", [(), (3,)]),
-    ("ij,jk->ik", [(0, 3), (3, 2)]),
-    ("ij,jk->ik", [(2, 0), (0, 3)]), ("ij->i", [(2, 0)]), (" i j , j k -> i k ", [(2, 3), (3, 4)]),
-    ("AB,Bc->Ac", [(2, 3), (3, 4)]),
-    ("aB,Bc", [(2, 3), (3, 4)]), ("...A,A->...", [(2, 3), (3,)]),
-])
+@pytest.mark.parametrize(
+    "subscripts, shapes",
+    [
+        ("ij,jk->ik", [(2, 3), (3, 4)]),
+        ("ij,jk", [(2, 3), (3, 4)]),
+        ("ij,kj->ki", [(2, 3), (4, 3)]),
+        ("i,i->", [(3,), (3,)]),
+        ("i,i", [(3,), (3,)]),
+        ("i,j->ij", [(3,), (2,)]),
+        ("ij->ji", [(2, 3)]),
+        ("ba", [(2, 3)]),
+        ("ij->", [(2, 3)]),
+        ("ij->j", [(2, 3)]),
+        ("ii", [(3, 3)]),
+        ("ii->i", [(3, 3)]),
+        ("iij->j", [(2, 2, 3)]),
+        ("iii->i", [(2, 2, 2)]),
+        ("iijj->ij", [(2, 2, 3, 3)]),
+        ("ijij->", [(2, 3, 2, 3)]),
+        ("ij,ij->ij", [(2, 3), (2, 3)]),
+        ("ij,ij->i", [(2, 3), (2, 3)]),
+        ("ij,k->k", [(2, 3), (4,)]),
+        ("ij,k->ikj", [(2, 3), (4,)]),
+        ("ii,ij->j", [(3, 3), (3, 2)]),
+        ("ii,ii->", [(3, 3), (3, 3)]),
+        ("i,ii->i", [(3,), (3, 3)]),
+        ("bij,bjk->bik", [(2, 3, 4), (2, 4, 3)]),
+        ("bij,jk->bik", [(2, 3, 4), (4, 2)]),
+        ("bi,ij,bj->b", [(3, 2), (2, 4), (3, 4)]),
+        ("ij,jk,kl->il", [(2, 3), (3, 2), (2, 4)]),
+        ("i,j,k->ijk", [(2,), (3,), (2,)]),
+        ("i,i,i->i", [(3,)] * 3),
+        ("a,ab,abc->abc", [(2,), (2, 3), (2, 3, 2)]),
+        ("ab,bc,cd,de->ae", [(2, 3), (3, 2), (2, 3), (3, 2)]),
+        ("ij,jk,lm->im", [(2, 3), (3, 2), (2, 2)]),
+        ("...ij,...jk->...ik", [(2, 3, 4), (2, 4, 3)]),
+        ("...ij,jk->...ik", [(2, 3, 4), (4, 2)]),
+        ("...ij,...jk", [(5, 1, 2, 3), (4, 3, 2)]),
+        ("i...->...i", [(2, 3, 4)]),
+        ("...", [(2, 3)]),
+        ("...->...", [(2, 3)]),
+        ("...i->...", [(2, 3)]),
+        ("...ii->...i", [(2, 3, 3)]),
+        ("i...i", [(3, 2, 3)]),
+        ("...i,...i->...", [(2, 1, 3), (1, 4, 3)]),
+        ("...i,i...", [(2, 3), (3, 4, 2)]),
+        ("i...j,j->...i", [(2, 4, 3), (3,)]),
+        ("...,...", [(2, 3), (3,)]),
+        ("...a,...b->ab...", [(3, 2), (3, 4)]),
+        ("ij...,jk...->ik...", [(3, 2), (2, 3)]),
+        ("ij,...", [(2, 3), (4,)]),
+        ("i,i->i", [(1,), (3,)]),
+        ("ij,ij->ij", [(1, 3), (2, 1)]),
+        ("ij,jk->ik", [(2, 1), (3, 2)]),
+        ("ii,i", [(1, 1), (3,)]),
+        ("i,->i", [(3,), ()]),
+        (",", [(), ()]),
+        ("->", [()]),
+        ("", [()]),
+        (",i->i", [(), (3,)]),
+        ("ij,jk->ik", [(0, 3), (3, 2)]),
+        ("ij,jk->ik", [(2, 0), (0, 3)]),
+        ("ij->i", [(2, 0)]),
+        (" i j , j k -> i k ", [(2, 3), (3, 4)]),
+        ("AB,Bc->Ac", [(2, 3), (3, 4)]),
+        ("aB,Bc", [(2, 3), (3, 4)]),
+        ("...A,A->...", [(2, 3), (3,)]),
+    ],
+)
 def test_einsum(subscripts, shapes):
-    check(lambda *xs: np.einsum(subscripts, *xs), *[draw(*shape, seed=i) for i, shape in enumerate(shapes)])
+    check(
+        lambda *xs: np.einsum(subscripts, *xs),
+        *[draw(*shape, seed=i) for i, shape in enumerate(shapes)],
+    )
 
 
 @settings(max_examples=60)
@@ -402,7 +674,7 @@ def test_einsum_of_any_subscripts(data):
     sizes = dict(zip("abcd", data.draw(st.lists(st.integers(0, 3), min_size=4, max_size=4))))
     terms = data.draw(st.lists(st.text("abcd", max_size=3), min_size=1, max_size=3))
     used = sorted(set("".join(terms)))
-    out = "".join(data.draw(st.permutations(used)))[:data.draw(st.integers(0, len(used)))]
+    out = "".join(data.draw(st.permutations(used)))[: data.draw(st.integers(0, len(used)))]
     arrow = f"->{out}" if data.draw(st.booleans()) else ""
     arrays = [draw(*[sizes[c] for c in term], seed=i) for i, term in enumerate(terms)]
     check(lambda *xs: np.einsum(",".join(terms) + arrow, *xs), *arrays)
@@ -412,15 +684,34 @@ def far_from_singular(*shape):
     return draw(*shape) + 4.0 * np.eye(shape[-1])
 
 
-@pytest.mark.parametrize("a, b", [((3, 3), (3,)), ((3, 3), (3, 2)), ((2, 3, 3), (2, 3, 1)), ((2, 3, 3), (3,)),
-                                  ((2, 3, 3), (3, 2)), ((3, 3), (2, 3, 1)), ((1, 1), (1,)), ((2, 1, 2, 2), (3, 2, 2))])
+@pytest.mark.parametrize(
+    "a, b",
+    [
+        ((3, 3), (3,)),
+        ((3, 3), (3, 2)),
+        ((2, 3, 3), (2, 3, 1)),
+        ((2, 3, 3), (3,)),
+        ((2, 3, 3), (3, 2)),
+        ((3, 3), (2, 3, 1)),
+        ((1, 1), (1,)),
+        ((2, 1, 2, 2), (3, 2, 2)),
+    ],
+)
 def test_solve(a, b):
     check(np.linalg.solve, far_from_singular(*a), draw(*b))
 
 
-@pytest.mark.parametrize("f", [
-    np.linalg.inv, np.linalg.det, lambda x: np.linalg.slogdet(x)[1], lambda x: np.linalg.slogdet(x).logabsdet,
-    lambda x: np.linalg.cholesky(x @ np.swapaxes(x, -1, -2)), np.trace])
+@pytest.mark.parametrize(
+    "f",
+    [
+        np.linalg.inv,
+        np.linalg.det,
+        lambda x: np.linalg.slogdet(x)[1],
+        lambda x: np.linalg.slogdet(x).logabsdet,
+        lambda x: np.linalg.cholesky(x @ np.swapaxes(x, -1, -2)),
+        np.trace,
+    ],
+)
 @pytest.mark.parametrize("shape", [(1, 1), (3, 3), (2, 3, 3), (2, 1, 2, 2)])
 def test_square_matrices(f, shape):
     check(f, far_from_singular(*shape))
@@ -431,23 +722,44 @@ def test_the_sign_of_slogdet_is_plain():
     assert not isinstance(sign, Tensor) and sign == -1.0 and logabsdet.item() == np.log(2.0)
 
 
-@pytest.mark.parametrize("f", [
-    lambda t, a: t @ a, lambda t, a: a @ t, np.matmul, np.dot, lambda t, a: np.dot(a, t), np.inner, np.outer,
-    lambda t, a: np.outer(a, t), np.tensordot, lambda t, a: np.tensordot(a, t, 1), lambda t, a: np.einsum("ij,jk->ik", t, a),
-    lambda t, a: np.einsum("ij,jk->ik", a, t),
-    lambda t, a: np.linalg.solve(t + 9.0 * np.eye(2, dtype=t.dtype), a), lambda t, a: np.linalg.solve(a, t), np.vdot,
-])
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda t, a: t @ a,
+        lambda t, a: a @ t,
+        np.matmul,
+        np.dot,
+        lambda t, a: np.dot(a, t),
+        np.inner,
+        np.outer,
+        lambda t, a: np.outer(a, t),
+        np.tensordot,
+        lambda t, a: np.tensordot(a, t, 1),
+        lambda t, a: np.einsum("ij,jk->ik", t, a),
+        lambda t, a: np.einsum("ij,jk->ik", a, t),
+        lambda t, a: np.linalg.solve(t + 9.0 * np.eye(2, dtype=t.dtype), a),
+        lambda t, a: np.linalg.solve(a, t),
+        np.vdot,
+    ],
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, np.int8])
 def test_plain_arrays_beside_a_tensor(f, dtype):
-    t, a = Tensor(np.float32([[1.0, 2.0], [0.5, -1.0]]), requires_grad=True), np.array([[5, 2], [1, 4]], dtype)
+    t, a = (
+        Tensor(np.float32([[1.0, 2.0], [0.5, -1.0]]), requires_grad=True),
+        np.array([[5, 2], [1, 4]], dtype),
+    )
     y = f(t, a)
     assert type(y) is Tensor and y.dtype == np.float32 and grad(np.sum(y), t)[0].dtype == np.float32
     np.testing.assert_allclose(y.data, f(t.data, a.astype(np.float32)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("f", [
-    np.dot, lambda t, a: np.dot(a, t), np.inner, np.outer, lambda t, a: np.einsum("i,->i", t, a)])
-@pytest.mark.parametrize("number", [2, 2.0, np.float64(2.0), np.int32(2), np.array(2.0, np.float32)])
+@pytest.mark.parametrize(
+    "f",
+    [np.dot, lambda t, a: np.dot(a, t), np.inner, np.outer, lambda t, a: np.einsum("i,->i", t, a)],
+)
+@pytest.mark.parametrize(
+    "number", [2, 2.0, np.float64(2.0), np.int32(2), np.array(2.0, np.float32)]
+)
 def test_numbers_beside_a_tensor(f, number):
     y = f(Tensor(np.float32([1.0, 3.0])), number)
     assert type(y) is Tensor and y.dtype == np.float32 and np.ravel(y.data).tolist() == [2.0, 6.0]
@@ -458,8 +770,12 @@ def arguments_of(function):
     x = np.array([[1.5, -0.25, np.nan], [0.0, np.inf, 2.5]])
     sort = np.array([0.0, 1.0, 2.0])
     two = getattr(function, "nin", 1) == 2 or function in (np.isclose, np.allclose, np.array_equal)
-    return {np.searchsorted: (sort, x), np.full_like: (x, 3.0), np.argmax: (x[0, :2],), np.argmin: (x, 1)}.get(
-        function, (x, x[0]) if two else (x,))
+    return {
+        np.searchsorted: (sort, x),
+        np.full_like: (x, 3.0),
+        np.argmax: (x[0, :2],),
+        np.argmin: (x, 1),
+    }.get(function, (x, x[0]) if two else (x,))
 
 
 @pytest.mark.parametrize("function", PLAIN, ids=lambda f: f.__name__)
@@ -477,20 +793,39 @@ def test_functions_without_derivative_give_plain_arrays(function):
 
 def test_comparisons_and_methods_give_plain_arrays():
     x, y = leaf(X), leaf(X[::-1].copy())
-    for got, expected in ((x < y, X < X[::-1]), (x <= 0.0, X <= 0.0), (0.0 > x, 0.0 > X), (x == x, X == X),
-                          (x != y, X != X[::-1]),
-                          (x >= X, X >= X), (x.argmax(axis=1), X.argmax(axis=1)), (x.argmin(), X.argmin()),
-                          (x.argsort(), X.argsort()),
-                          (x.any(), X.any()), (x.all(axis=0), X.all(axis=0)), (x.round(1), X.round(1)),
-                          (x.nonzero(), X.nonzero())):
+    for got, expected in (
+        (x < y, X < X[::-1]),
+        (x <= 0.0, X <= 0.0),
+        (0.0 > x, 0.0 > X),
+        (x == x, X == X),
+        (x != y, X != X[::-1]),
+        (x >= X, X >= X),
+        (x.argmax(axis=1), X.argmax(axis=1)),
+        (x.argmin(), X.argmin()),
+        (x.argsort(), X.argsort()),
+        (x.any(), X.any()),
+        (x.all(axis=0), X.all(axis=0)),
+        (x.round(1), X.round(1)),
+        (x.nonzero(), X.nonzero()),
+    ):
         assert type(got) is type(expected)
         np.testing.assert_array_equal(got, expected)
 
 
 def test_python_reads_a_tensor():
     x = leaf([[2.5]])
-    assert len(leaf(X)) == 3 and bool(x) and float(x[0, 0]) == 2.5 and f"{x:.1f}" == "2.5" and "Tensor" in f"{x}"
-    assert repr(np.exp(leaf(0.0))) == "Tensor(1., from exp)" and "requires_grad=True" in repr(x) and hash(x) == hash(x)
+    assert (
+        len(leaf(X)) == 3
+        and bool(x)
+        and float(x[0, 0]) == 2.5
+        and f"{x:.1f}" == "2.5"
+        and "Tensor" in f"{x}"
+    )
+    assert (
+        repr(np.exp(leaf(0.0))) == "Tensor(1., from exp)"
+        and "requires_grad=True" in repr(x)
+        and hash(x) == hash(x)
+    )
     with pytest.raises(ValueError, match="ambiguous"):
         bool(leaf(X))
 
@@ -499,84 +834,153 @@ def test_python_reads_a_tensor():
 T = leaf(np.arange(6.0).reshape(2, 3))
 
 
-@pytest.mark.parametrize("f, error, message", [
-    (lambda: np.median(T), TypeError, "numpy.median is not in minigrad's table"),
-    (lambda: np.fft.fft(T), TypeError, "fft is not in minigrad's table"),
-    (lambda: np.mean(T, dtype=np.float32), TypeError, "numpy.mean: dtype= is not supported"),
-    (lambda: T.sum(dtype=np.float32), TypeError, "sum: dtype= is not supported"),
-    (lambda: np.sum(T, 0, np.float32), TypeError, "sum: dtype= is not supported"),
-    (lambda: np.mean(T, 0, np.float32), TypeError, "mean"),
-    (lambda: np.mean(T, out=np.zeros(())), TypeError, "numpy.mean: out= does not take Tensors"),
-    (lambda: np.where(T), TypeError, "where: 1 arguments"),
-    (lambda: np.clip(X[0, :3], a_min=T[0], a_max=None), TypeError, "a_min= is a Tensor"),
-    (lambda: np.linalg.norm(T, 1), TypeError, "Euclidean norm .* ord=1"),
-    (lambda: np.linalg.norm(T, 2), TypeError, "Euclidean norm .* ord=2"),
-    (lambda: np.sum(T, axis=5), IndexError, r"sum\(float64\[2, 3\]\): axis 5 is out of bounds"),
-    (lambda: np.mean(T, axis=5), IndexError, "axis 5 is out of bounds"),
-    (lambda: np.prod(T, axis=-3), IndexError, "prod: axis -3 is out of bounds"),
-    (lambda: np.diff(T, axis=2), IndexError, "diff: axis 2 is out of bounds"),
-    (lambda: np.roll(T, 1, axis=2), IndexError, "roll: axis 2 is out of bounds"),
-    (lambda: np.take(T, [0], axis=2), IndexError, "take: axis 2 is out of bounds"),
-    (lambda: np.take(T, [9], axis=1), IndexError, "getitem.*index 9 is out of bounds"),
-    (lambda: np.take_along_axis(T, np.zeros((2, 1), int), axis=2), IndexError,
-     "take_along_axis: axis 2 is out of bounds"),
-    (lambda: np.split(T, 2, axis=2), IndexError, "split: axis 2 is out of bounds"),
-    (lambda: np.split(T, 4, axis=1), ValueError, "3 entries along axis 1 do not make 4 equal sections"),
-    (lambda: np.flip(T, 2), IndexError, "flip: axis 2 is out of bounds"),
-    (lambda: np.sort(T, axis=2), IndexError, "axis 2 is out of bounds"),
-    (lambda: np.stack([T, T], axis=4), IndexError, "axis 4 is out of bounds"),
-    (lambda: np.stack([T, T[:1]]), ValueError, r"concatenate\(float64\[1, 2, 3\], float64\[1, 1, 3\]\)"),
-    (lambda: np.concatenate([T, T[0]]), ValueError, "concatenate"),
-    (lambda: np.concatenate([T, [[1.0, 2.0, 3.0]]]), TypeError, "concatenate: an operand is a list"),
-    (lambda: np.vstack([T, [1.0, 2.0, 3.0]]), TypeError, "vstack: an operand is a list"),
-    (lambda: np.expand_dims(T, (0, 0)), ValueError, "expand_dims: an axis is repeated"),
-    (lambda: np.squeeze(T, 0), ValueError, r"squeeze: axis 0 of shape \(2, 3\) is not of length 1"),
-    (lambda: np.moveaxis(T, 0, (0, 1)), ValueError, "moveaxis: 1 axes to move, 2 places"),
-    (lambda: np.swapaxes(T, 0, 2), IndexError, "swapaxes: axis 2 is out of bounds"),
-    (lambda: np.reshape(T, (4, 2)), ValueError, r"reshape\(float64\[2, 3\]\): cannot reshape"),
-    (lambda: T.reshape(4, -1), ValueError, "reshape"),
-    (lambda: np.diagonal(T[0]), IndexError, "diagonal: axis 1 is out of bounds"),
-    (lambda: T @ T, ValueError, r"matmul\(float64\[2, 3\], float64\[2, 3\]\)"),
-    (lambda: T @ np.ones((2, 2)), ValueError, r"matmul\(float64\[2, 3\], float64\[2, 2\]\)"),
-    (lambda: T @ 2.0, ValueError, "matmul"),
-    (lambda: T @ [1.0, 2.0, 3.0], TypeError, "matmul: an operand is a list"),
-    (lambda: np.dot(T, T), ValueError, "matmul"),
-    (lambda: np.tensordot(T, T, 1), ValueError, r"tensordot: axis 1 of shape \(2, 3\) and axis 0 of shape .* differ"),
-    (lambda: np.tensordot(T, T, ((0, 1), (0,))), ValueError, "tensordot: 2 axes of the one operand against 1"),
-    (lambda: np.tensordot(T, T, ((0,), (2,))), IndexError, "tensordot: axis 2 is out of bounds"),
-    (lambda: np.einsum("ij,jk->ik", T, T), ValueError, "einsum: label 'j' is 3 long in one operand and 2 in another"),
-    (lambda: np.einsum("ij,jk->ik", T), ValueError, "names 2 operands, 1 were given"),
-    (lambda: np.einsum("ijk->i", T), ValueError, r"einsum: 'ijk->i' names 3 axes of an operand of shape \(2, 3\)"),
-    (lambda: np.einsum("i->i", T), ValueError, r"names 1 axes of an operand of shape \(2, 3\)"),
-    (lambda: np.einsum("ij->ik", T), ValueError, "einsum: the output of 'ij->ik' must have labels"),
-    (lambda: np.einsum("ij->ii", T), ValueError, "einsum: the output"),
-    (lambda: np.einsum("...j->j", T), ValueError, "einsum: the output"),
-    (lambda: np.einsum("ii->i", T), ValueError, "einsum: label 'i' is 2 long in one operand and 3 in another"),
-    (lambda: np.einsum("ii->i", T[:1]), ValueError, "einsum: label 'i' is 1 long in one place and 3 in another"),
-    (lambda: np.einsum(T, [0, 1]), TypeError, "subscripts as a string"),
-    (lambda: np.einsum("ij,j", T, [1, 2, 3]), TypeError, "einsum: an operand is a list"),
-    (lambda: np.linalg.solve(T, T), np.linalg.LinAlgError, r"solve\(float64\[2, 3\]"),
-    (lambda: np.linalg.inv(T), np.linalg.LinAlgError, "inv"),
-    (lambda: np.linalg.inv(np.zeros((2, 2)) * T[:, :2]), np.linalg.LinAlgError, r"inv\(float64\[2, 2\]\): Singular"),
-    (lambda: np.linalg.cholesky(-1.0 - T[:, 1:]), np.linalg.LinAlgError, "cholesky.*positive definite"),
-    (lambda: np.max(leaf(np.zeros(0))), ValueError, r"max\(float64\[0\]\): zero-size"),
-    (lambda: T[5], IndexError, r"getitem\(float64\[2, 3\]\): index 5 is out of bounds"),
-    (lambda: T["a"], IndexError, "getitem"),
-    (lambda: T + "a", TypeError, "add: an operand is a str"),
-    (lambda: len(leaf(1.0)), TypeError, "unsized"),
-])
+@pytest.mark.parametrize(
+    "f, error, message",
+    [
+        (lambda: np.median(T), TypeError, "numpy.median is not in minigrad's table"),
+        (lambda: np.fft.fft(T), TypeError, "fft is not in minigrad's table"),
+        (lambda: np.mean(T, dtype=np.float32), TypeError, "numpy.mean: dtype= is not supported"),
+        (lambda: T.sum(dtype=np.float32), TypeError, "sum: dtype= is not supported"),
+        (lambda: np.sum(T, 0, np.float32), TypeError, "sum: dtype= is not supported"),
+        (lambda: np.mean(T, 0, np.float32), TypeError, "mean"),
+        (lambda: np.mean(T, out=np.zeros(())), TypeError, "numpy.mean: out= does not take Tensors"),
+        (lambda: np.where(T), TypeError, "where: 1 arguments"),
+        (lambda: np.clip(X[0, :3], a_min=T[0], a_max=None), TypeError, "a_min= is a Tensor"),
+        (lambda: np.linalg.norm(T, 1), TypeError, "Euclidean norm .* ord=1"),
+        (lambda: np.linalg.norm(T, 2), TypeError, "Euclidean norm .* ord=2"),
+        (lambda: np.sum(T, axis=5), IndexError, r"sum\(float64\[2, 3\]\): axis 5 is out of bounds"),
+        (lambda: np.mean(T, axis=5), IndexError, "axis 5 is out of bounds"),
+        (lambda: np.prod(T, axis=-3), IndexError, "prod: axis -3 is out of bounds"),
+        (lambda: np.diff(T, axis=2), IndexError, "diff: axis 2 is out of bounds"),
+        (lambda: np.roll(T, 1, axis=2), IndexError, "roll: axis 2 is out of bounds"),
+        (lambda: np.take(T, [0], axis=2), IndexError, "take: axis 2 is out of bounds"),
+        (lambda: np.take(T, [9], axis=1), IndexError, "getitem.*index 9 is out of bounds"),
+        (
+            lambda: np.take_along_axis(T, np.zeros((2, 1), int), axis=2),
+            IndexError,
+            "take_along_axis: axis 2 is out of bounds",
+        ),
+        (lambda: np.split(T, 2, axis=2), IndexError, "split: axis 2 is out of bounds"),
+        (
+            lambda: np.split(T, 4, axis=1),
+            ValueError,
+            "3 entries along axis 1 do not make 4 equal sections",
+        ),
+        (lambda: np.flip(T, 2), IndexError, "flip: axis 2 is out of bounds"),
+        (lambda: np.sort(T, axis=2), IndexError, "axis 2 is out of bounds"),
+        (lambda: np.stack([T, T], axis=4), IndexError, "axis 4 is out of bounds"),
+        (
+            lambda: np.stack([T, T[:1]]),
+            ValueError,
+            r"concatenate\(float64\[1, 2, 3\], float64\[1, 1, 3\]\)",
+        ),
+        (lambda: np.concatenate([T, T[0]]), ValueError, "concatenate"),
+        (
+            lambda: np.concatenate([T, [[1.0, 2.0, 3.0]]]),
+            TypeError,
+            "concatenate: an operand is a list",
+        ),
+        (lambda: np.vstack([T, [1.0, 2.0, 3.0]]), TypeError, "vstack: an operand is a list"),
+        (lambda: np.expand_dims(T, (0, 0)), ValueError, "expand_dims: an axis is repeated"),
+        (
+            lambda: np.squeeze(T, 0),
+            ValueError,
+            r"squeeze: axis 0 of shape \(2, 3\) is not of length 1",
+        ),
+        (lambda: np.moveaxis(T, 0, (0, 1)), ValueError, "moveaxis: 1 axes to move, 2 places"),
+        (lambda: np.swapaxes(T, 0, 2), IndexError, "swapaxes: axis 2 is out of bounds"),
+        (lambda: np.reshape(T, (4, 2)), ValueError, r"reshape\(float64\[2, 3\]\): cannot reshape"),
+        (lambda: T.reshape(4, -1), ValueError, "reshape"),
+        (lambda: np.diagonal(T[0]), IndexError, "diagonal: axis 1 is out of bounds"),
+        (lambda: T @ T, ValueError, r"matmul\(float64\[2, 3\], float64\[2, 3\]\)"),
+        (lambda: T @ np.ones((2, 2)), ValueError, r"matmul\(float64\[2, 3\], float64\[2, 2\]\)"),
+        (lambda: T @ 2.0, ValueError, "matmul"),
+        (lambda: T @ [1.0, 2.0, 3.0], TypeError, "matmul: an operand is a list"),
+        (lambda: np.dot(T, T), ValueError, "matmul"),
+        (
+            lambda: np.tensordot(T, T, 1),
+            ValueError,
+            r"tensordot: axis 1 of shape \(2, 3\) and axis 0 of shape .* differ",
+        ),
+        (
+            lambda: np.tensordot(T, T, ((0, 1), (0,))),
+            ValueError,
+            "tensordot: 2 axes of the one operand against 1",
+        ),
+        (
+            lambda: np.tensordot(T, T, ((0,), (2,))),
+            IndexError,
+            "tensordot: axis 2 is out of bounds",
+        ),
+        (
+            lambda: np.einsum("ij,jk->ik", T, T),
+            ValueError,
+            "einsum: label 'j' is 3 long in one operand and 2 in another",
+        ),
+        (lambda: np.einsum("ij,jk->ik", T), ValueError, "names 2 operands, 1 were given"),
+        (
+            lambda: np.einsum("ijk->i", T),
+            ValueError,
+            r"einsum: 'ijk->i' names 3 axes of an operand of shape \(2, 3\)",
+        ),
+        (lambda: np.einsum("i->i", T), ValueError, r"names 1 axes of an operand of shape \(2, 3\)"),
+        (
+            lambda: np.einsum("ij->ik", T),
+            ValueError,
+            "einsum: the output of 'ij->ik' must have labels",
+        ),
+        (lambda: np.einsum("ij->ii", T), ValueError, "einsum: the output"),
+        (lambda: np.einsum("...j->j", T), ValueError, "einsum: the output"),
+        (
+            lambda: np.einsum("ii->i", T),
+            ValueError,
+            "einsum: label 'i' is 2 long in one operand and 3 in another",
+        ),
+        (
+            lambda: np.einsum("ii->i", T[:1]),
+            ValueError,
+            "einsum: label 'i' is 1 long in one place and 3 in another",
+        ),
+        (lambda: np.einsum(T, [0, 1]), TypeError, "subscripts as a string"),
+        (lambda: np.einsum("ij,j", T, [1, 2, 3]), TypeError, "einsum: an operand is a list"),
+        (lambda: np.linalg.solve(T, T), np.linalg.LinAlgError, r"solve\(float64\[2, 3\]"),
+        (lambda: np.linalg.inv(T), np.linalg.LinAlgError, "inv"),
+        (
+            lambda: np.linalg.inv(np.zeros((2, 2)) * T[:, :2]),
+            np.linalg.LinAlgError,
+            r"inv\(float64\[2, 2\]\): Singular",
+        ),
+        (
+            lambda: np.linalg.cholesky(-1.0 - T[:, 1:]),
+            np.linalg.LinAlgError,
+            "cholesky.*positive definite",
+        ),
+        (lambda: np.max(leaf(np.zeros(0))), ValueError, r"max\(float64\[0\]\): zero-size"),
+        (lambda: T[5], IndexError, r"getitem\(float64\[2, 3\]\): index 5 is out of bounds"),
+        (lambda: T["a"], IndexError, "getitem"),
+        (lambda: T + "a", TypeError, "add: an operand is a str"),
+        (lambda: len(leaf(1.0)), TypeError, "unsized"),
+    ],
+)
 def test_errors_name_the_operation_and_the_shapes(f, error, message):
     with pytest.raises(error, match=message):
         f()
 
 
 # ----------------------------------------------------------------------------------------------------------- functional
-@pytest.mark.parametrize("f", [
-    functional.logsumexp, lambda x: functional.logsumexp(x, axis=1),
-    lambda x: functional.logsumexp(x, axis=(0, -1), keepdims=True),
-    lambda x: functional.softmax(x, axis=1), functional.log_softmax, functional.softplus, functional.relu,
-    lambda x: functional.polygamma(2, x * x + 0.5),
-])
+@pytest.mark.parametrize(
+    "f",
+    [
+        functional.logsumexp,
+        lambda x: functional.logsumexp(x, axis=1),
+        lambda x: functional.logsumexp(x, axis=(0, -1), keepdims=True),
+        lambda x: functional.softmax(x, axis=1),
+        functional.log_softmax,
+        functional.softplus,
+        functional.relu,
+        lambda x: functional.polygamma(2, x * x + 0.5),
+    ],
+)
 def test_what_scipy_does_not_dispatch(f):
     check(f, CUBE)
 

@@ -3,6 +3,7 @@
 Trainings are compared in float64, where the kernels of the host and their twins, which run on the device, agree to ten
 digits. The double draws the noise that NumPy draws, so whole trainings agree.
 """
+
 import dataclasses
 import sys
 
@@ -14,8 +15,15 @@ from demos import __main__ as demos
 from minigrad import PRIMITIVES, Tensor, backend, functional, grad, nn, optim, trace
 from minigrad.checking import EXAMPLES
 from minigrad.data import take_rows
-from minigrad.distributions import (Bernoulli, Categorical, NegativeBinomial, Normal, Poisson, ZeroInflatedNegativeBinomial,
-                                    kl_divergence)
+from minigrad.distributions import (
+    Bernoulli,
+    Categorical,
+    NegativeBinomial,
+    Normal,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+    kl_divergence,
+)
 from minigrad.fit import _Run
 from models import SCVI, VAE, Autoencoder, TiedLinearAutoencoder
 from tests import strict_device
@@ -55,7 +63,9 @@ def derivatives(function, inputs):
     first = grad(np.sum(y * np.cos(y)), leaves, create_graph=True)
     second = grad(sum(np.sum(np.square(g)) for g in first), leaves)
     y.backward(np.ones_like(y.data))
-    assert all(type(a) is type(x) for a, x in zip([*second, *(x.grad for x in leaves)], [*inputs, *inputs]))
+    assert all(
+        type(a) is type(x) for a, x in zip([*second, *(x.grad for x in leaves)], [*inputs, *inputs])
+    )
     return [y.data, *(g.data for g in first), *second, *(x.grad for x in leaves)]
 
 
@@ -71,8 +81,13 @@ def examples_of(name):
         if example.first:
             drawn[0] = example.first(Tensor(drawn[0])).data
         here = dataclasses.replace(example, first=None)
-        there = dataclasses.replace(here, inputs=tuple(
-            moved(x) if isinstance(x, (np.ndarray, bool)) or sparse.issparse(x) else x for x in example.inputs))
+        there = dataclasses.replace(
+            here,
+            inputs=tuple(
+                moved(x) if isinstance(x, (np.ndarray, bool)) or sparse.issparse(x) else x
+                for x in example.inputs
+            ),
+        )
         yield drawn, here.function(call), there.function(call)
 
 
@@ -83,20 +98,45 @@ def test_every_primitive_first_and_second_order(name):
 
 
 DERIVED = {
-    "mean": lambda x: np.mean(x, axis=1), "var": lambda x: np.var(x, axis=0), "std": lambda x: np.std(x, axis=0),
-    "prod": lambda x: np.prod(x, axis=1), "norm": lambda x: np.linalg.norm(x, axis=1), "clip": lambda x: np.clip(x, 0.3, 0.8),
-    "tan": np.tan, "log2": np.log2, "exp2": np.exp2, "moveaxis": lambda x: np.moveaxis(x, 0, 1), "flip": np.flip,
-    "roll": lambda x: np.roll(x, 1, axis=0), "stack": lambda x: np.stack([x, x + 1.0]), "vstack": lambda x: np.vstack([x, x]),
-    "hstack": lambda x: np.hstack([x, x]), "split": lambda x: np.split(x, [1])[1], "take": lambda x: np.take(x, [2, 0], 1),
-    "sort": lambda x: np.sort(x, axis=0), "diagonal": np.diagonal, "trace": np.trace, "tril": np.tril,
-    "triu": lambda x: np.triu(x, 1), "diff": np.diff, "dot": lambda x: np.dot(x, x), "outer": lambda x: np.outer(x[0], x[1]),
-    "inner": lambda x: np.inner(x, x), "vdot": lambda x: np.vdot(x, x), "tensordot": lambda x: np.tensordot(x, x, 1),
-    "solve a vector": lambda x: np.linalg.solve(x + 3.0 * derived_eye(x), x[0]), "vector @": lambda x: x[0] @ x,
+    "mean": lambda x: np.mean(x, axis=1),
+    "var": lambda x: np.var(x, axis=0),
+    "std": lambda x: np.std(x, axis=0),
+    "prod": lambda x: np.prod(x, axis=1),
+    "norm": lambda x: np.linalg.norm(x, axis=1),
+    "clip": lambda x: np.clip(x, 0.3, 0.8),
+    "tan": np.tan,
+    "log2": np.log2,
+    "exp2": np.exp2,
+    "moveaxis": lambda x: np.moveaxis(x, 0, 1),
+    "flip": np.flip,
+    "roll": lambda x: np.roll(x, 1, axis=0),
+    "stack": lambda x: np.stack([x, x + 1.0]),
+    "vstack": lambda x: np.vstack([x, x]),
+    "hstack": lambda x: np.hstack([x, x]),
+    "split": lambda x: np.split(x, [1])[1],
+    "take": lambda x: np.take(x, [2, 0], 1),
+    "sort": lambda x: np.sort(x, axis=0),
+    "diagonal": np.diagonal,
+    "trace": np.trace,
+    "tril": np.tril,
+    "triu": lambda x: np.triu(x, 1),
+    "diff": np.diff,
+    "dot": lambda x: np.dot(x, x),
+    "outer": lambda x: np.outer(x[0], x[1]),
+    "inner": lambda x: np.inner(x, x),
+    "vdot": lambda x: np.vdot(x, x),
+    "tensordot": lambda x: np.tensordot(x, x, 1),
+    "solve a vector": lambda x: np.linalg.solve(x + 3.0 * derived_eye(x), x[0]),
+    "vector @": lambda x: x[0] @ x,
     "slogdet": lambda x: np.linalg.slogdet(x + 3.0 * derived_eye(x))[::-1],
-    "multi_dot": lambda x: np.linalg.multi_dot([x, x, x]), "einsum": lambda x: np.einsum("ij,jk,kk->i", x, x, x),
-    "take_along_axis": lambda x: np.take_along_axis(x, np.argsort(x, axis=1), 1), "logsumexp": functional.logsumexp,
-    "layer_norm": lambda x: functional.layer_norm(x, x[0], x[1]), "softplus": functional.softplus,
-    "mse": lambda x: functional.mse(x, 2.0 * x), "cross_entropy": lambda x: functional.cross_entropy(x, np.square(x)),
+    "multi_dot": lambda x: np.linalg.multi_dot([x, x, x]),
+    "einsum": lambda x: np.einsum("ij,jk,kk->i", x, x, x),
+    "take_along_axis": lambda x: np.take_along_axis(x, np.argsort(x, axis=1), 1),
+    "logsumexp": functional.logsumexp,
+    "layer_norm": lambda x: functional.layer_norm(x, x[0], x[1]),
+    "softplus": functional.softplus,
+    "mse": lambda x: functional.mse(x, 2.0 * x),
+    "cross_entropy": lambda x: functional.cross_entropy(x, np.square(x)),
     "cross_entropy of classes": lambda x: functional.cross_entropy(x, np.argmax(x, axis=1)),
 }
 
@@ -113,25 +153,55 @@ def test_derived_functions(name):
     agree(derivatives(DERIVED[name], [moved(x)]), derivatives(DERIVED[name], [x]))
 
 
-@pytest.mark.parametrize("name", [
-    "logsumexp", "softmax", "log_softmax", "softplus", "relu", "polygamma", "layer_norm", "batch_norm", "linear", "dropout",
-    "mse", "cross_entropy"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "logsumexp",
+        "softmax",
+        "log_softmax",
+        "softplus",
+        "relu",
+        "polygamma",
+        "layer_norm",
+        "batch_norm",
+        "linear",
+        "dropout",
+        "mse",
+        "cross_entropy",
+    ],
+)
 def test_functions_of_networks_on_plain_arrays(name):
     """Given arrays instead of Tensors they compute, wherever the arrays are."""
     x = np.random.default_rng(1).uniform(0.2, 1.0, (3, 3))
-    arguments = {"polygamma": lambda x: (2, x), "layer_norm": lambda x: (x, x[0], x[1]), "batch_norm": lambda x: (x, x[0], x[1]),
-                 "linear": lambda x: (x, x, x[0]), "dropout": lambda x: (x, x), "mse": lambda x: (x, 2.0 * x),
-                 "cross_entropy": lambda x: (x, 2.0 * x)}.get(name, lambda x: (x,))
+    arguments = {
+        "polygamma": lambda x: (2, x),
+        "layer_norm": lambda x: (x, x[0], x[1]),
+        "batch_norm": lambda x: (x, x[0], x[1]),
+        "linear": lambda x: (x, x, x[0]),
+        "dropout": lambda x: (x, x),
+        "mse": lambda x: (x, 2.0 * x),
+        "cross_entropy": lambda x: (x, 2.0 * x),
+    }.get(name, lambda x: (x,))
     function = getattr(functional, name)
     there = function(*arguments(moved(x)))
-    assert all(backend.device_of(y) == "cupy" for y in (there if isinstance(there, tuple) else [there]))
+    assert all(
+        backend.device_of(y) == "cupy" for y in (there if isinstance(there, tuple) else [there])
+    )
     agree(there, function(*arguments(x)))
 
 
 def test_functions_without_a_derivative():
     x = np.random.default_rng(1).uniform(0.2, 1.0, (3, 3))
     here, there = Tensor(x), Tensor(moved(x))
-    for function in (np.argmax, np.argsort, np.floor, np.isfinite, lambda t: t > 0.5, np.any, np.zeros_like):
+    for function in (
+        np.argmax,
+        np.argsort,
+        np.floor,
+        np.isfinite,
+        lambda t: t > 0.5,
+        np.any,
+        np.zeros_like,
+    ):
         agree(function(there), function(here))
     assert repr(there) == repr(here) and there.sum().item() == pytest.approx(here.sum().item())
     assert np.shape(there) == (3, 3) and float(there[0, 0]) == x[0, 0]
@@ -141,11 +211,20 @@ def test_distributions():
     rng = np.random.default_rng(2)
     a, b, c = rng.normal(size=(3, 4, 5))
     counts = rng.poisson(2.0, (4, 5)).astype(float)
-    made = {Normal: (a, np.exp(b)), Bernoulli: (a,), Categorical: (a,), Poisson: (a,), NegativeBinomial: (a, b),
-            ZeroInflatedNegativeBinomial: (a, b, c)}
+    made = {
+        Normal: (a, np.exp(b)),
+        Bernoulli: (a,),
+        Categorical: (a,),
+        Poisson: (a,),
+        NegativeBinomial: (a, b),
+        ZeroInflatedNegativeBinomial: (a, b, c),
+    }
     for kind, parameters in made.items():
         here, there = kind(*parameters), kind(*map(moved, parameters))
-        agree([there.mean, there.variance, there.log_prob(moved(counts))], [here.mean, here.variance, here.log_prob(counts)])
+        agree(
+            [there.mean, there.variance, there.log_prob(moved(counts))],
+            [here.mean, here.variance, here.log_prob(counts)],
+        )
         agree(there.sample(backend.generator([3], "cupy")), here.sample(backend.generator([3])))
         if kind in (Normal, Bernoulli, Categorical):
             q = [kind(*[0.5 * p for p in some]) for some in (parameters, map(moved, parameters))]
@@ -155,18 +234,36 @@ def test_distributions():
 
 # ------------------------------------------------------------------------------------------------------------ errors
 def test_mixed_devices_are_an_error_that_names_both():
-    here, there = Tensor(np.ones((3, 3)), requires_grad=True), Tensor(moved(np.ones((3, 3))), requires_grad=True)
+    here, there = (
+        Tensor(np.ones((3, 3)), requires_grad=True),
+        Tensor(moved(np.ones((3, 3))), requires_grad=True),
+    )
     layer = nn.Linear(3, 2).to("cupy")
-    for mix in (lambda: here + there, lambda: there * here.data, lambda: here.data @ there, lambda: np.concatenate([there, here]),
-                lambda: layer(here), lambda: layer(here.data), lambda: layer(sparse.csr_matrix(here.data)),
-                lambda: np.linalg.solve(there, here), lambda: np.where(here.data > 0, there, 0.0)):
-        with pytest.raises((TypeError, ValueError), match="on cupy.*cupy and numpy: use backend.to_device"):
+    for mix in (
+        lambda: here + there,
+        lambda: there * here.data,
+        lambda: here.data @ there,
+        lambda: np.concatenate([there, here]),
+        lambda: layer(here),
+        lambda: layer(here.data),
+        lambda: layer(sparse.csr_matrix(here.data)),
+        lambda: np.linalg.solve(there, here),
+        lambda: np.where(here.data > 0, there, 0.0),
+    ):
+        with pytest.raises(
+            (TypeError, ValueError), match="on cupy.*cupy and numpy: use backend.to_device"
+        ):
             mix()
 
 
 def test_an_array_of_the_device_mixes_with_none_of_the_host():
     here, there = np.ones(3), moved(np.ones(3))
-    for mix in (lambda: here + there, lambda: there * here, lambda: np.asarray(there), lambda: np.add(here, there, out=here)):
+    for mix in (
+        lambda: here + there,
+        lambda: there * here,
+        lambda: np.asarray(there),
+        lambda: np.add(here, there, out=here),
+    ):
         with pytest.raises(TypeError):
             mix()
     with pytest.raises(ValueError):
@@ -193,38 +290,62 @@ def test_missing_cupy_or_gpu_says_what_to_do(monkeypatch):
 
 def test_devices_by_name():
     x = np.ones((2, 2), np.float32)
-    here, there = (x, 1.0, sparse.csr_matrix(x), Tensor(x)), (moved(x), moved(sparse.csr_matrix(x)), Tensor(moved(x)))
+    here, there = (
+        (x, 1.0, sparse.csr_matrix(x), Tensor(x)),
+        (moved(x), moved(sparse.csr_matrix(x)), Tensor(moved(x))),
+    )
     assert [backend.device_of(a) for a in (*here, *there)] == ["numpy"] * 4 + ["cupy"] * 3
     there = moved(x)
     assert backend.to_device(there, "cupy") is there and backend.to_host(x) is x
-    assert sparse.issparse(backend.to_host(moved(sparse.csr_array(x)))) and type(backend.to_host(there)) is np.ndarray
+    assert (
+        sparse.issparse(backend.to_host(moved(sparse.csr_array(x))))
+        and type(backend.to_host(there)) is np.ndarray
+    )
 
 
 # ------------------------------------------------------------------------------------------------- layers, optimisers
-@pytest.mark.parametrize("make", [
-    lambda p: optim.SGD(p, 0.1, momentum=0.9), lambda p: optim.Adam(p, 0.1),
-    lambda p: optim.AdamW(p, 0.1, weight_decay=0.3, undecayed=p[:1])], ids=["SGD", "Adam", "AdamW"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: optim.SGD(p, 0.1, momentum=0.9),
+        lambda p: optim.Adam(p, 0.1),
+        lambda p: optim.AdamW(p, 0.1, weight_decay=0.3, undecayed=p[:1]),
+    ],
+    ids=["SGD", "Adam", "AdamW"],
+)
 def test_optimisers(make, monkeypatch):
     monkeypatch.setattr(optim, "BLOCK", 8)
     x, ends = np.random.default_rng(0).normal(size=(7, 4)), []
     for device in ("numpy", "cupy"):
         rng = np.random.default_rng(0)
-        net = nn.Sequential(nn.Linear(4, 5, dtype=np.float64, rng=rng), nn.BatchNorm1d(5, dtype=np.float64), nn.Dropout(0.2),
-                            nn.LayerNorm(5, dtype=np.float64), nn.Sigmoid(), nn.Linear(5, 3, dtype=np.float64, rng=rng),
-                            nn.Softmax()).to(device)
+        net = nn.Sequential(
+            nn.Linear(4, 5, dtype=np.float64, rng=rng),
+            nn.BatchNorm1d(5, dtype=np.float64),
+            nn.Dropout(0.2),
+            nn.LayerNorm(5, dtype=np.float64),
+            nn.Sigmoid(),
+            nn.Linear(5, 3, dtype=np.float64, rng=rng),
+            nn.Softmax(),
+        ).to(device)
         assert net.device == device
         optimizer = make(net.parameters())
         schedule = optim.CosineSchedule(optimizer, 10)
-        assert optimizer.block == (8 if device == "numpy" else optimizer.weights.size)  # blocks are for the host's cache
+        assert optimizer.block == (
+            8 if device == "numpy" else optimizer.weights.size
+        )  # blocks are for the host's cache
         for step in range(4):
             optimizer.zero_grad()
-            np.sum(np.log(net(backend.to_device(x, device), backend.generator([step], device)))[:, 0]).backward()
+            np.sum(
+                np.log(net(backend.to_device(x, device), backend.generator([step], device)))[:, 0]
+            ).backward()
             optim.clip_grad_norm(net.parameters(), 1.0)
             optimizer.step()
             schedule.step()
             optimizer.load_state_dict(optimizer.state_dict())
         state = net.state_dict()
-        assert all(type(a) is np.ndarray for a in [*state.values(), optimizer.state_dict()["moment0"]])
+        assert all(
+            type(a) is np.ndarray for a in [*state.values(), optimizer.state_dict()["moment0"]]
+        )
         net.load_state_dict(state)
         ends.append([*state.values(), *net.eval()(backend.to_device(x, device)).numpy()])
     agree(*ends)
@@ -243,7 +364,10 @@ def test_a_move_keeps_the_numbers_and_drops_the_gradients():
     assert all(p.grad is None and backend.device_of(p.data) == "cupy" for p in block.parameters())
     assert len(TRANSFERS.to_device) == len(sizes) + 2
     block.to("numpy")
-    assert all(np.array_equal(a, block.state_dict()[name]) or "running" in name for name, a in before.items())
+    assert all(
+        np.array_equal(a, block.state_dict()[name]) or "running" in name
+        for name, a in before.items()
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- whole trainings
@@ -256,17 +380,40 @@ small = dict(hidden=(5,), n_latent=2, **kind)
 wee = dict(n_latent=2, n_hidden=5, **kind)
 MODELS = {
     "AE": (lambda: Autoencoder(6, noise=0.1, dropout=0.2, **small), FEATURES),
-    "AE, sigmoid": (lambda: Autoencoder(6, output="sigmoid", loss="bce", latent_activation="relu", **small), FEATURES),
-    "AE, softmax, CSR": (lambda: Autoencoder(6, output="softmax", **small), sparse.csr_matrix(COUNTS)),
+    "AE, sigmoid": (
+        lambda: Autoencoder(6, output="sigmoid", loss="bce", latent_activation="relu", **small),
+        FEATURES,
+    ),
+    "AE, softmax, CSR": (
+        lambda: Autoencoder(6, output="softmax", **small),
+        sparse.csr_matrix(COUNTS),
+    ),
     "tied AE": (lambda: TiedLinearAutoencoder(6, 2, **kind), FEATURES),
     "VAE": (lambda: VAE(6, sigma="learned", **small), FEATURES),
-    "VAE, Bernoulli": (lambda: VAE(6, decoder="bernoulli", **small), sparse.csr_array((FEATURES > 0.5).astype(float))),
+    "VAE, Bernoulli": (
+        lambda: VAE(6, decoder="bernoulli", **small),
+        sparse.csr_array((FEATURES > 0.5).astype(float)),
+    ),
     "VAE, categorical": (lambda: VAE(6, decoder="categorical", **small), COUNTS),
-    **{f"scVI, {likelihood}, {dispersion}": (
-        lambda likelihood=likelihood, dispersion=dispersion: SCVI(6, likelihood=likelihood, dispersion=dispersion, **wee),
-        sparse.csr_matrix(COUNTS)) for likelihood, dispersion in (
-            ("zinb", "gene"), ("zinb", "gene-cell"), ("nb", "gene"), ("nb", "gene-cell"), ("poisson", "gene"))},
-    "scVI, batches": (lambda: SCVI(6, 3, likelihood="nb", dispersion="gene-batch", n_layers=2, **wee), COUNTS),
+    **{
+        f"scVI, {likelihood}, {dispersion}": (
+            lambda likelihood=likelihood, dispersion=dispersion: SCVI(
+                6, likelihood=likelihood, dispersion=dispersion, **wee
+            ),
+            sparse.csr_matrix(COUNTS),
+        )
+        for likelihood, dispersion in (
+            ("zinb", "gene"),
+            ("zinb", "gene-cell"),
+            ("nb", "gene"),
+            ("nb", "gene-cell"),
+            ("poisson", "gene"),
+        )
+    },
+    "scVI, batches": (
+        lambda: SCVI(6, 3, likelihood="nb", dispersion="gene-batch", n_layers=2, **wee),
+        COUNTS,
+    ),
     "scVI, latent library": (lambda: SCVI(6, 3, library="latent", **wee), sparse.csr_array(COUNTS)),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
@@ -281,8 +428,14 @@ def trained(name, device=None, epochs=2, **training):
     """(model, history) of a short training."""
     make, x = MODELS[name]
     model = make()
-    history = model.fit(x, epochs=epochs, validation=0.25, device=device, progress=False,
-                        **{"batch_size": 16, **extra(model), **training})
+    history = model.fit(
+        x,
+        epochs=epochs,
+        validation=0.25,
+        device=device,
+        progress=False,
+        **{"batch_size": 16, **extra(model), **training},
+    )
     return model, history
 
 
@@ -292,16 +445,31 @@ def asked(name, model) -> list:
     batch = extra(model)
     found = [model.latent(x, **batch)]
     if isinstance(model, (VAE, SCVI)):
-        found += [*model.latent(x, return_std=True, **batch), model.elbo(x, n_samples=2, **batch), model.generate(9, seed=4),
-                  *model.log_likelihood(x, n_samples=3, return_error=True, **batch)]
+        found += [
+            *model.latent(x, return_std=True, **batch),
+            model.elbo(x, n_samples=2, **batch),
+            model.generate(9, seed=4),
+            *model.log_likelihood(x, n_samples=3, return_error=True, **batch),
+        ]
     if not isinstance(model, SCVI):
         return [*found, model.reconstruct(x)]
-    table = model.differential_expression(x, np.arange(60) < 20, n_samples=40, mode="change", **batch)
-    found += [model.denoise(x, n_samples=2, **batch), model.denoise(x, library_size=np.arange(1.0, 61.0), **batch),
-              model.denoise(x, library_size=1e3, **batch), model.expression_fraction(x, **batch),
-              model.sample_posterior(x, n_samples=2, **batch), table["lfc_mean"], table["rho_a"]]
+    table = model.differential_expression(
+        x, np.arange(60) < 20, n_samples=40, mode="change", **batch
+    )
+    found += [
+        model.denoise(x, n_samples=2, **batch),
+        model.denoise(x, library_size=np.arange(1.0, 61.0), **batch),
+        model.denoise(x, library_size=1e3, **batch),
+        model.expression_fraction(x, **batch),
+        model.sample_posterior(x, n_samples=2, **batch),
+        table["lfc_mean"],
+        table["rho_a"],
+    ]
     if batch:
-        found += [model.expression_fraction(x, transform_batch=[0, 2], **batch), model.generate(5, batch=1)]
+        found += [
+            model.expression_fraction(x, transform_batch=[0, 2], **batch),
+            model.generate(5, batch=1),
+        ]
     return found
 
 
@@ -328,6 +496,7 @@ def test_a_step_of_training_sends_the_minibatch_and_brings_the_loss(name, monkey
         value = whole(run, minibatch)
         steps.append((list(TRANSFERS.to_device), list(TRANSFERS.to_host)))
         return value
+
     monkeypatch.setattr(_Run, "step", step)
     trained(name, "cupy", epochs=1)
     assert len(steps) >= 1 and all(sent == [] and brought == [8] for sent, brought in steps)
@@ -340,8 +509,13 @@ def test_an_epoch_sends_each_minibatch_once(monkeypatch):
         TRANSFERS.clear()
         whole(run, bar)
         sent.append((len(TRANSFERS.to_device), len(TRANSFERS.to_host)))
+
     monkeypatch.setattr(_Run, "train_epoch", train_epoch)
-    for name, per_step in (("AE", 1), ("scVI, zinb, gene", 4), ("scVI, batches", 2)):  # CSR is three arrays; batch codes one
+    for name, per_step in (
+        ("AE", 1),
+        ("scVI, zinb, gene", 4),
+        ("scVI, batches", 2),
+    ):  # CSR is three arrays; batch codes one
         trained(name, "cupy", epochs=1)
         assert sent.pop() == (3 * per_step, 3)
 
@@ -349,7 +523,10 @@ def test_an_epoch_sends_each_minibatch_once(monkeypatch):
 def test_float32_stays_float32():
     model = SCVI(6, n_latent=2, n_hidden=5)
     model.fit(sparse.csr_matrix(COUNTS), epochs=1, batch_size=16, device="cupy", progress=False)
-    assert all(p.dtype == np.float32 for p in model.parameters()) and model.latent(COUNTS).dtype == np.float32
+    assert (
+        all(p.dtype == np.float32 for p in model.parameters())
+        and model.latent(COUNTS).dtype == np.float32
+    )
 
 
 @pytest.mark.parametrize("name", ["AE", "scVI, latent library"])
@@ -361,8 +538,17 @@ def test_checkpoints_of_the_device_resume_anywhere(name, tmp_path):
         stopped = MODELS[name][0]()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(_Run, "is_over", lambda run: run.epoch == 1)
-            stopped.fit(MODELS[name][1], epochs=2, validation=0.25, batch_size=16, device="cupy", progress=False,
-                        early_stopping=True, checkpoint=path, **extra(stopped))
+            stopped.fit(
+                MODELS[name][1],
+                epochs=2,
+                validation=0.25,
+                batch_size=16,
+                device="cupy",
+                progress=False,
+                early_stopping=True,
+                checkpoint=path,
+                **extra(stopped),
+            )
         resumed, history = trained(name, device, early_stopping=True, checkpoint=path, resume=True)
         assert len(history) == 2 and resumed.device == device
         agree(list(resumed.state_dict().values()), list(whole.state_dict().values()))
@@ -386,11 +572,16 @@ def test_where_a_training_runs(monkeypatch):
     def device(**training):
         model.fit(FEATURES, **short, **training)
         return model.device
+
     assert device() == "numpy" and device(device="cupy") == "cupy" and device() == "cupy"
     monkeypatch.setenv("MINIGRAD_DEVICE", "numpy")
     assert device() == "numpy" and device(device="cupy") == "cupy"
     monkeypatch.setenv("MINIGRAD_DEVICE", "cupy")
-    assert model.to("numpy").device == "numpy" and device() == "cupy" and device(device="numpy") == "numpy"
+    assert (
+        model.to("numpy").device == "numpy"
+        and device() == "cupy"
+        and device(device="numpy") == "numpy"
+    )
     monkeypatch.setenv("MINIGRAD_DEVICE", "tpu")
     with pytest.raises(ValueError, match="numpy.*cupy.*tpu"):
         device()
@@ -405,12 +596,18 @@ def test_a_model_on_the_device_trains_on(name):
     agree(list(there.state_dict().values()), list(here.state_dict().values()), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["tied AE", "VAE", "scVI, zinb, gene-cell", "scVI, batches", "scVI, latent library"])
+@pytest.mark.parametrize(
+    "name", ["tied AE", "VAE", "scVI, zinb, gene-cell", "scVI, batches", "scVI, latent library"]
+)
 def test_a_new_model_on_the_device_starts_from_the_moments_of_the_data(name):
     make, x = MODELS[name]
     model = make().to("cupy")
     model.fit(x, epochs=1, validation=0.25, batch_size=16, progress=False, **extra(model))
-    agree(list(model.state_dict().values()), list(trained(name, epochs=1)[0].state_dict().values()), rtol=1e-6)
+    agree(
+        list(model.state_dict().values()),
+        list(trained(name, epochs=1)[0].state_dict().values()),
+        rtol=1e-6,
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
@@ -438,7 +635,9 @@ def test_rows_of_a_matrix_on_the_device():
 # -------------------------------------------------------------------------------------------------------------- demos
 @pytest.mark.parametrize("name", ["pca", "scvi"])
 def test_demos_take_a_device(name, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("MINIGRAD_DEVICE", "numpy")  # restored after the test, which --device overrides
+    monkeypatch.setenv(
+        "MINIGRAD_DEVICE", "numpy"
+    )  # restored after the test, which --device overrides
     TRANSFERS.clear()
     assert demos.main([name, "--quick", "--device", "cupy", "--out", str(tmp_path)]) == 0
     assert len(TRANSFERS.to_device) > 10 and (tmp_path / f"{name}.png").exists()
@@ -447,11 +646,23 @@ def test_demos_take_a_device(name, tmp_path, monkeypatch, capsys):
 # --------------------------------------------------------------------------------------------------- the double itself
 def test_the_double_refuses_what_cupy_refuses():
     x = moved(np.arange(6.0).reshape(2, 3))
-    refused = [lambda: np.sum(x, where=x > 1), lambda: np.max(x, initial=0.0), lambda: np.var(x, correction=1),
-               lambda: np.take(x, 1, mode="clip"), lambda: np.argsort(x, stable=True), lambda: np.linalg.trace(x),
-               lambda: np.linalg.vector_norm(x), lambda: np.linalg.diagonal(x), lambda: np.linalg.outer(x[0], x[0]),
-               lambda: np.eye(2, like=x), lambda: np.full(2, 1.0, like=x), lambda: np.exp(x, where=x > 1),
-               lambda: np.add.at(x, (0, [1]), 1.0), lambda: np.concatenate([x, np.ones((1, 3))]), lambda: special.gammainc(x, x)]
+    refused = [
+        lambda: np.sum(x, where=x > 1),
+        lambda: np.max(x, initial=0.0),
+        lambda: np.var(x, correction=1),
+        lambda: np.take(x, 1, mode="clip"),
+        lambda: np.argsort(x, stable=True),
+        lambda: np.linalg.trace(x),
+        lambda: np.linalg.vector_norm(x),
+        lambda: np.linalg.diagonal(x),
+        lambda: np.linalg.outer(x[0], x[0]),
+        lambda: np.eye(2, like=x),
+        lambda: np.full(2, 1.0, like=x),
+        lambda: np.exp(x, where=x > 1),
+        lambda: np.add.at(x, (0, [1]), 1.0),
+        lambda: np.concatenate([x, np.ones((1, 3))]),
+        lambda: special.gammainc(x, x),
+    ]
     for call in refused:
         with pytest.raises(TypeError):
             call()

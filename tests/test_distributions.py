@@ -1,4 +1,5 @@
 """minigrad/distributions.py against scipy.stats, sums and integrals over the support, and moments of draws."""
+
 import math
 
 import numpy as np
@@ -34,23 +35,44 @@ def counts_up_to(mean, variance):
 
 
 CASES = {
-    "Normal": (lambda a, b: D.Normal(a, np.exp(b)), [(-5, 5), (-2, 2)],
-               lambda x, a, b: stats.norm(a, np.exp(b)).logpdf(x), None),
-    "Bernoulli": (D.Bernoulli, [(-6, 6)], lambda x, a: stats.bernoulli(special.expit(a)).logpmf(x),
-                  lambda a: np.array([0.0, 1.0])),
-    "Poisson": (D.Poisson, [(-4, 4)], lambda x, a: stats.poisson(np.exp(a)).logpmf(x),
-                lambda a: counts_up_to(np.exp(a), np.exp(a))),
-    "NegativeBinomial": (D.NegativeBinomial, [(-3, 3), (-1, 4)],
-                         lambda x, a, b: stats.nbinom(np.exp(b), 1 / (1 + np.exp(a - b))).logpmf(x),
-                         lambda a, b: counts_up_to(np.exp(a), np.exp(a) + np.exp(2 * a - b))),
+    "Normal": (
+        lambda a, b: D.Normal(a, np.exp(b)),
+        [(-5, 5), (-2, 2)],
+        lambda x, a, b: stats.norm(a, np.exp(b)).logpdf(x),
+        None,
+    ),
+    "Bernoulli": (
+        D.Bernoulli,
+        [(-6, 6)],
+        lambda x, a: stats.bernoulli(special.expit(a)).logpmf(x),
+        lambda a: np.array([0.0, 1.0]),
+    ),
+    "Poisson": (
+        D.Poisson,
+        [(-4, 4)],
+        lambda x, a: stats.poisson(np.exp(a)).logpmf(x),
+        lambda a: counts_up_to(np.exp(a), np.exp(a)),
+    ),
+    "NegativeBinomial": (
+        D.NegativeBinomial,
+        [(-3, 3), (-1, 4)],
+        lambda x, a, b: stats.nbinom(np.exp(b), 1 / (1 + np.exp(a - b))).logpmf(x),
+        lambda a, b: counts_up_to(np.exp(a), np.exp(a) + np.exp(2 * a - b)),
+    ),
     "ZeroInflatedNegativeBinomial": (
-        D.ZeroInflatedNegativeBinomial, [(-3, 3), (-1, 4), (-4, 4)],
+        D.ZeroInflatedNegativeBinomial,
+        [(-3, 3), (-1, 4), (-4, 4)],
         lambda x, a, b, c: zinb_logpmf(x, np.exp(a), np.exp(b), special.expit(c)),
-        lambda a, b, c: counts_up_to(np.exp(a), np.exp(a) + np.exp(2 * a - b))),
+        lambda a, b, c: counts_up_to(np.exp(a), np.exp(a) + np.exp(2 * a - b)),
+    ),
 }
-POINTS = {"Normal": [(0.3, -0.7)], "Bernoulli": [(0.4,), (-2.0,)], "Poisson": [(1.2,), (-1.0,)],
-          "NegativeBinomial": [(1.5, 0.7), (0.0, 3.0)],
-          "ZeroInflatedNegativeBinomial": [(1.5, 0.7, -0.5), (0.0, 2.0, 1.0)]}
+POINTS = {
+    "Normal": [(0.3, -0.7)],
+    "Bernoulli": [(0.4,), (-2.0,)],
+    "Poisson": [(1.2,), (-1.0,)],
+    "NegativeBinomial": [(1.5, 0.7), (0.0, 3.0)],
+    "ZeroInflatedNegativeBinomial": [(1.5, 0.7, -0.5), (0.0, 2.0, 1.0)],
+}
 WHICH = [(name, point) for name, points in POINTS.items() for point in points]
 
 
@@ -80,7 +102,10 @@ def test_gradients_of_log_prob_are_central_differences_of_scipys(name, data):
     v = np.cos(np.arange(len(x)))
     h = 1e-4
     for i, g in enumerate(grad(make(*ts).log_prob(x), ts, v)):
-        steps = [logpmf(x, *[p + k * h * (i == j) for j, p in enumerate(parameters)]) for k in (-2, -1, 1, 2)]
+        steps = [
+            logpmf(x, *[p + k * h * (i == j) for j, p in enumerate(parameters)])
+            for k in (-2, -1, 1, 2)
+        ]
         slope = (steps[0] - 8 * steps[1] + 8 * steps[2] - steps[3]) / (12 * h)
         np.testing.assert_allclose(g, v * slope, rtol=1e-6, atol=1e-6)
 
@@ -93,14 +118,21 @@ def test_probabilities_sum_to_one_and_give_mean_and_variance(name, data):
     parameters = [np.array(data.draw(reals(*r))) for r in ranges]
     distribution = make(*parameters)
     if support is None:
-        x, weight = distribution.loc + 12 * distribution.scale * NODES, 12 * distribution.scale * WEIGHTS
+        x, weight = (
+            distribution.loc + 12 * distribution.scale * NODES,
+            12 * distribution.scale * WEIGHTS,
+        )
     else:
         x, weight = support(*parameters), 1.0
     p = weight * np.exp(distribution.log_prob(x))
     mean = np.sum(p * x)
     variance = np.sum(p * (x - mean) ** 2)
-    np.testing.assert_allclose([np.sum(p), mean, variance], [1, distribution.mean, distribution.variance],
-                               rtol=1e-7, atol=1e-12)
+    np.testing.assert_allclose(
+        [np.sum(p), mean, variance],
+        [1, distribution.mean, distribution.variance],
+        rtol=1e-7,
+        atol=1e-12,
+    )
     of_tensors = make(*map(tensor, parameters))
     assert isinstance(of_tensors.mean, Tensor) and isinstance(of_tensors.variance, Tensor)
     found = [of_tensors.mean.item(), of_tensors.variance.item()]
@@ -127,8 +159,10 @@ def test_draws_have_the_right_mean_spread_and_probabilities(name, point):
             p = np.exp(logpmf(k, *point))
             assert abs(np.mean(draws == k) - p) < 5 * np.sqrt(p * (1 - p) / N_DRAWS) + 1e-12
     error_of_mean = np.sqrt(variance / N_DRAWS)
-    error_of_sigma = np.sqrt((fourth - variance ** 2) / N_DRAWS) / (2 * np.sqrt(variance))
-    assert 5 * error_of_mean < 0.03 * np.sqrt(variance) and 5 * error_of_sigma < 0.03 * np.sqrt(variance)
+    error_of_sigma = np.sqrt((fourth - variance**2) / N_DRAWS) / (2 * np.sqrt(variance))
+    assert 5 * error_of_mean < 0.03 * np.sqrt(variance) and 5 * error_of_sigma < 0.03 * np.sqrt(
+        variance
+    )
     assert abs(draws.mean() - mean) < 5 * error_of_mean
     assert abs(draws.std() - np.sqrt(variance)) < 5 * error_of_sigma + 1e-12
 
@@ -147,10 +181,16 @@ def test_dtypes_shapes_and_generators(name, point, dtype):
         for value in (d.log_prob(x), d.mean, d.variance, d.sample(np.random.default_rng(1))):
             assert value.dtype == dtype and value.shape == shape
         assert type(d.sample(np.random.default_rng(1))) is np.ndarray
-        np.testing.assert_array_equal(d.sample(np.random.default_rng(1)), d.sample(np.random.default_rng(1)))
-        assert np.any(d.sample(np.random.default_rng(1)) != d.sample(np.random.default_rng(2))) or shape == (3, 1)
+        np.testing.assert_array_equal(
+            d.sample(np.random.default_rng(1)), d.sample(np.random.default_rng(1))
+        )
+        assert np.any(
+            d.sample(np.random.default_rng(1)) != d.sample(np.random.default_rng(2))
+        ) or shape == (3, 1)
     tolerance = 1e-5 if dtype == np.float32 else 1e-12
-    np.testing.assert_allclose(make(*arrays).log_prob(x), np.broadcast_to(logpmf(1.0, *point), shape), rtol=tolerance)
+    np.testing.assert_allclose(
+        make(*arrays).log_prob(x), np.broadcast_to(logpmf(1.0, *point), shape), rtol=tolerance
+    )
 
 
 @pytest.mark.parametrize("name, point", WHICH)
@@ -159,27 +199,41 @@ def test_numbers_are_parameters_too(name, point):
     for parameters in (point, [np.array(p) for p in point]):
         d = make(*parameters)
         assert np.shape(d.sample(np.random.default_rng(0))) == ()
-        assert float(d.sample(np.random.default_rng(0))) == make(*[np.full(1, p) for p in point]).sample(
-            np.random.default_rng(0)).item()
+        assert (
+            float(d.sample(np.random.default_rng(0)))
+            == make(*[np.full(1, p) for p in point]).sample(np.random.default_rng(0)).item()
+        )
 
 
 def test_a_number_takes_on_the_dtype_of_what_it_meets():
     f = np.ones(3, np.float32)
     standard = D.Normal(0.0, 1.0)
-    for found in (standard.log_prob(f), D.Normal(f, 1.0).log_prob(f), D.Normal(0.0, f).log_prob(f),
-                  D.Normal(f, 2.0).mean, D.Normal(f, 2.0).variance, D.Normal(f, 2.0).sample(np.random.default_rng(0)),
-                  D.Normal(0.0, f).sample(np.random.default_rng(0)), D.kl_divergence(D.Normal(f, f), standard),
-                  D.kl_divergence(standard, D.Normal(f, f)), D.NegativeBinomial(f, 0.5).log_prob(f),
-                  D.NegativeBinomial(f, 0.5).sample(np.random.default_rng(0)),
-                  D.ZeroInflatedNegativeBinomial(f, 0.5, 0.5).sample(np.random.default_rng(0))):
+    for found in (
+        standard.log_prob(f),
+        D.Normal(f, 1.0).log_prob(f),
+        D.Normal(0.0, f).log_prob(f),
+        D.Normal(f, 2.0).mean,
+        D.Normal(f, 2.0).variance,
+        D.Normal(f, 2.0).sample(np.random.default_rng(0)),
+        D.Normal(0.0, f).sample(np.random.default_rng(0)),
+        D.kl_divergence(D.Normal(f, f), standard),
+        D.kl_divergence(standard, D.Normal(f, f)),
+        D.NegativeBinomial(f, 0.5).log_prob(f),
+        D.NegativeBinomial(f, 0.5).sample(np.random.default_rng(0)),
+        D.ZeroInflatedNegativeBinomial(f, 0.5, 0.5).sample(np.random.default_rng(0)),
+    ):
         assert found.dtype == np.float32
 
 
 # -------------------------------------------------------------------------------------------------------------- Normal
 def test_normal_far_out_and_very_narrow():
-    np.testing.assert_allclose(D.Normal(0.0, 1.0).log_prob(np.array([1e3])), -0.5e6 - 0.5 * math.log(2 * math.pi))
+    np.testing.assert_allclose(
+        D.Normal(0.0, 1.0).log_prob(np.array([1e3])), -0.5e6 - 0.5 * math.log(2 * math.pi)
+    )
     narrow = D.Normal(np.array(0.0), np.array(1e-100))
-    np.testing.assert_allclose(narrow.log_prob(np.array(0.0)), 100 * math.log(10) - 0.5 * math.log(2 * math.pi))
+    np.testing.assert_allclose(
+        narrow.log_prob(np.array(0.0)), 100 * math.log(10) - 0.5 * math.log(2 * math.pi)
+    )
 
 
 @few
@@ -188,8 +242,8 @@ def test_rsample_and_its_gradient(loc, scale, eps):
     t_loc, t_scale, noise = tensor([loc]), tensor([scale]), np.array([eps])
     z = D.Normal(t_loc, t_scale).rsample(eps=noise)
     np.testing.assert_allclose(z.data, [loc + scale * eps])
-    g_loc, g_scale = grad(np.sum(z ** 3), [t_loc, t_scale])
-    np.testing.assert_allclose([g_loc, g_scale], [3 * z.data ** 2, 3 * z.data ** 2 * eps], rtol=1e-12)
+    g_loc, g_scale = grad(np.sum(z**3), [t_loc, t_scale])
+    np.testing.assert_allclose([g_loc, g_scale], [3 * z.data**2, 3 * z.data**2 * eps], rtol=1e-12)
 
 
 def test_gradient_of_an_expectation_through_rsample():
@@ -211,7 +265,9 @@ def test_rsample_wants_either_noise_or_a_generator():
 def test_whole_numbers_as_location():
     d = D.Normal(np.array([0, 100]), np.array([1, 2]))
     assert d.sample(np.random.default_rng(0)).dtype == np.float64
-    np.testing.assert_allclose(d.log_prob(np.array([0.5, 99.0])), stats.norm([0, 100], [1, 2]).logpdf([0.5, 99.0]))
+    np.testing.assert_allclose(
+        d.log_prob(np.array([0.5, 99.0])), stats.norm([0, 100], [1, 2]).logpdf([0.5, 99.0])
+    )
 
 
 # ------------------------------------------------------------------------------------------- Bernoulli and Categorical
@@ -233,13 +289,19 @@ def test_categorical(k, seed):
     for one in range(k):
         x = np.zeros((4, k))
         x[:, one] = 1.0
-        expected = [stats.multinomial(1, row / row.sum()).logpmf(h.astype(int)) for row, h in zip(p, x)]
-        np.testing.assert_allclose(D.Categorical(logits).log_prob(x), expected, rtol=1e-8, atol=1e-8)
+        expected = [
+            stats.multinomial(1, row / row.sum()).logpmf(h.astype(int)) for row, h in zip(p, x)
+        ]
+        np.testing.assert_allclose(
+            D.Categorical(logits).log_prob(x), expected, rtol=1e-8, atol=1e-8
+        )
     np.testing.assert_allclose(D.Categorical(logits).mean, p, rtol=1e-12)
     np.testing.assert_allclose(D.Categorical(logits).variance, p * (1 - p), rtol=1e-9, atol=1e-15)
     weights = rng.gamma(1.0, size=(4, k))
     expected = [math.fsum(w * math.log(q) for w, q in zip(a, b)) for a, b in zip(weights, p)]
-    np.testing.assert_allclose(D.Categorical(tensor(logits)).log_prob(weights).data, expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        D.Categorical(tensor(logits)).log_prob(weights).data, expected, rtol=1e-9, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -251,14 +313,17 @@ def test_draws_of_a_categorical_are_one_hot_and_as_frequent_as_they_should_be(dt
     assert draws.dtype == dtype and draws.shape == (N_DRAWS, 5) and np.all(draws.sum(axis=1) == 1)
     assert set(np.unique(draws)) == {0.0, 1.0}
     assert np.all(np.abs(draws.mean(axis=0) - p) <= 5 * np.sqrt(p * (1 - p) / N_DRAWS))
-    np.testing.assert_array_equal(D.Categorical(Tensor(logits)).sample(np.random.default_rng(0)), draws)
+    np.testing.assert_array_equal(
+        D.Categorical(Tensor(logits)).sample(np.random.default_rng(0)), draws
+    )
 
 
-@pytest.mark.parametrize("u", [0.0, 1 - 2.0 ** -24])
+@pytest.mark.parametrize("u", [0.0, 1 - 2.0**-24])
 def test_a_class_of_probability_zero_is_never_drawn(u):
     class Fixed:
         def random(self, shape, dtype):
             return np.full(shape, u, dtype)
+
     logits = np.full((1, 3002), 0.0, np.float32)  # in float32 these probabilities sum to 1 - 3e-5
     logits[:, [0, -1]] = -np.inf
     chosen = np.argmax(D.Categorical(logits).sample(Fixed()))
@@ -275,7 +340,12 @@ def test_divergence_of_normals_is_the_integral(a, s, b, t):
     parameters = [tensor(v) for v in (a, s, b, t)]
     found = D.kl_divergence(D.Normal(*parameters[:2]), D.Normal(*parameters[2:]))
     np.testing.assert_allclose(found.item(), expected, rtol=1e-8, atol=1e-9)
-    by_hand = [(a - b) / t**2, s / t**2 - 1 / s, (b - a) / t**2, 1 / t - (s**2 + (a - b) ** 2) / t**3]
+    by_hand = [
+        (a - b) / t**2,
+        s / t**2 - 1 / s,
+        (b - a) / t**2,
+        1 / t - (s**2 + (a - b) ** 2) / t**3,
+    ]
     np.testing.assert_allclose(np.ravel(grad(found, parameters)), by_hand, rtol=1e-9, atol=1e-12)
 
 
@@ -308,7 +378,7 @@ def test_divergence_of_categoricals_is_the_sum(k, seed):
     found = D.kl_divergence(D.Categorical(tensor(a)), D.Categorical(tensor(b)))
     np.testing.assert_allclose(found.data, expected, rtol=1e-8, atol=1e-12)
     t = tensor(b)
-    found, = grad(np.sum(D.kl_divergence(D.Categorical(a), D.Categorical(t))), t)
+    (found,) = grad(np.sum(D.kl_divergence(D.Categorical(a), D.Categorical(t))), t)
     np.testing.assert_allclose(found, p - q, atol=1e-12)
 
 
@@ -324,13 +394,21 @@ def test_divergence_from_itself_is_zero_and_dtypes_stay(make):
 
 def test_pairs_without_a_closed_form_are_refused():
     a = np.zeros((2, 3))
-    all_of_them = [D.Normal(a, a + 1), D.Bernoulli(a), D.Categorical(a), D.Poisson(a), D.NegativeBinomial(a, a),
-                   D.ZeroInflatedNegativeBinomial(a, a, a)]
+    all_of_them = [
+        D.Normal(a, a + 1),
+        D.Bernoulli(a),
+        D.Categorical(a),
+        D.Poisson(a),
+        D.NegativeBinomial(a, a),
+        D.ZeroInflatedNegativeBinomial(a, a, a),
+    ]
     closed = {D.Normal, D.Bernoulli, D.Categorical}
     for q in all_of_them:
         for p in all_of_them:
             if type(q) is not type(p) or type(q) not in closed:
-                with pytest.raises(TypeError, match=f"{type(q).__name__} against {type(p).__name__}"):
+                with pytest.raises(
+                    TypeError, match=f"{type(q).__name__} against {type(p).__name__}"
+                ):
                     D.kl_divergence(q, p)
 
 

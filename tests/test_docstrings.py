@@ -15,6 +15,7 @@ errors   what a function raises itself is named in its docstring: its class or a
          in the class's.
 hints    a function says what it returns.
 """
+
 import ast
 import builtins
 import importlib
@@ -26,29 +27,59 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODULES = [f"{p.parent.name}.{p.stem}" for package in ("minigrad", "models") for p in sorted((ROOT / package).glob("[!_]*.py"))]
+MODULES = [
+    f"{p.parent.name}.{p.stem}"
+    for package in ("minigrad", "models")
+    for p in sorted((ROOT / package).glob("[!_]*.py"))
+]
 ARRAYS = re.compile(r"\b(Array|ndarray|csr_array|Tensor)\b")
-SHAPE = re.compile(r"\((n|[a-z]+_\w+|[a-zA-Z0-9]+|\.\.\.),.*?\)|\b(shapes?|scalars?|elementwise|matrix)\b", re.S)
+SHAPE = re.compile(
+    r"\((n|[a-z]+_\w+|[a-zA-Z0-9]+|\.\.\.),.*?\)|\b(shapes?|scalars?|elementwise|matrix)\b", re.S
+)
 UNITS = re.compile(r"\b(nats|counts|squared|units|seconds)\b")
 EQUATION = re.compile(r"=|log\(|max\(|\b(1[89]|20)\d\d\b")
-MEASURED = re.compile(r"(^|_)(log_prob|log_likelihood|elbo|kl|kl_divergence|loss|mse|cross_entropy|log_mean_exp|terms)$")
-MODELS = re.compile(r"Module|Optimizer|Schedule|FeatureModel|Saved|Adam")  # the bases of what has to have a source
-PAPER = re.compile(r"\b(1[89]|20)\d\d\b[^)]*?\b(eqs?\.|section|appendix|Methods|algorithm|proposition)", re.S)
+MEASURED = re.compile(
+    r"(^|_)(log_prob|log_likelihood|elbo|kl|kl_divergence|loss|mse|cross_entropy|log_mean_exp|terms)$"
+)
+MODELS = re.compile(
+    r"Module|Optimizer|Schedule|FeatureModel|Saved|Adam"
+)  # the bases of what has to have a source
+PAPER = re.compile(
+    r"\b(1[89]|20)\d\d\b[^)]*?\b(eqs?\.|section|appendix|Methods|algorithm|proposition)", re.S
+)
 
 CHAPTER = {  # the mathematics of the chapter: each cites its section by name, and the paper's equation
-    "minigrad.distributions.Normal", "minigrad.distributions.Normal.rsample", "minigrad.distributions.Bernoulli",
-    "minigrad.distributions.Categorical", "minigrad.distributions.Poisson", "minigrad.distributions.NegativeBinomial",
-    "minigrad.distributions.ZeroInflatedNegativeBinomial", "minigrad.distributions.kl_divergence",
-    "models.vae.VAE", "models.vae.VAE.terms", "models.vae.VAE.elbo", "models.scvi.SCVI", "models.scvi.SCVI.terms",
+    "minigrad.distributions.Normal",
+    "minigrad.distributions.Normal.rsample",
+    "minigrad.distributions.Bernoulli",
+    "minigrad.distributions.Categorical",
+    "minigrad.distributions.Poisson",
+    "minigrad.distributions.NegativeBinomial",
+    "minigrad.distributions.ZeroInflatedNegativeBinomial",
+    "minigrad.distributions.kl_divergence",
+    "models.vae.VAE",
+    "models.vae.VAE.terms",
+    "models.vae.VAE.elbo",
+    "models.scvi.SCVI",
+    "models.scvi.SCVI.terms",
     "models.posterior.elbo",
 }
 EXEMPT = {  # (name, rule): why
-    ("minigrad.derived", "*"): "each is NumPy's function of that name, which documents it; the line below it is the equation",
+    (
+        "minigrad.derived",
+        "*",
+    ): "each is NumPy's function of that name, which documents it; the line below it is the equation",
     ("minigrad.nn.Module", "sources"): "the base class, without a formula of its own",
     ("minigrad.nn.Sequential", "sources"): "only calls its layers",
-    ("minigrad.optim.Optimizer", "sources"): "the base class: the arena, without an update of its own",
+    (
+        "minigrad.optim.Optimizer",
+        "sources",
+    ): "the base class: the arena, without an update of its own",
     ("minigrad.checkpoint.Saved", "sources"): "writes and reads files",
-    ("models.autoencoder.FeatureModel", "sources"): "what Autoencoder and VAE share; they have the equations",
+    (
+        "models.autoencoder.FeatureModel",
+        "sources",
+    ): "what Autoencoder and VAE share; they have the equations",
 }
 
 
@@ -63,7 +94,9 @@ def names():
             if inspect.isclass(thing) or inspect.isfunction(thing):
                 yield f"{path}.{name}", thing, None
             if inspect.isclass(thing):
-                yield from ((f"{path}.{name}.{key}", member, thing) for key, member in methods(thing))
+                yield from (
+                    (f"{path}.{name}.{key}", member, thing) for key, member in methods(thing)
+                )
 
 
 def kernel_of(module, name):
@@ -76,21 +109,31 @@ def methods(cls):
     for name, member in vars(cls).items():
         member = getattr(member, "__func__", member)  # of static and class methods
         member = member.fget if isinstance(member, property) else member
-        if not name.startswith("_") and inspect.isfunction(member) and member.__name__ != "<lambda>" and \
-                member.__qualname__.startswith(f"{cls.__name__}."):
+        if (
+            not name.startswith("_")
+            and inspect.isfunction(member)
+            and member.__name__ != "<lambda>"
+            and member.__qualname__.startswith(f"{cls.__name__}.")
+        ):
             yield name, member
 
 
 def raised(function):
     """The exceptions that a function raises itself; a class's are those of its __init__."""
     function = function.__init__ if inspect.isclass(function) else function
-    if not inspect.isfunction(function) or "<lambda>" in function.__qualname__ or getattr(function, "twin", None):
+    if (
+        not inspect.isfunction(function)
+        or "<lambda>" in function.__qualname__
+        or getattr(function, "twin", None)
+    ):
         return set()
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except OSError:  # what dataclass and NamedTuple wrote
         return set()
-    raises = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise) and node.exc is not None]
+    raises = [
+        node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise) and node.exc is not None
+    ]
     called = [ast.unparse(e.func if isinstance(e, ast.Call) else e).split(".")[-1] for e in raises]
     known = {**vars(builtins), **function.__globals__}
     return {known[name] for name in called if inspect.isclass(known.get(name))}
@@ -127,9 +170,16 @@ def complaints(name, thing, owner):
     if (a_model or MEASURED.search(last)) and not EQUATION.search(around):
         yield "sources", "has neither an equation nor a source"
     if name in CHAPTER and not (re.search(r"chapter, [\"']", doc) and PAPER.search(doc)):
-        yield "sources", "does not cite the chapter's section (chapter, \"...\") and the paper's equation (year, eq.)"
+        yield (
+            "sources",
+            "does not cite the chapter's section (chapter, \"...\") and the paper's equation (year, eq.)",
+        )
     for error in sorted(raised(thing), key=str):
-        said = [base.__name__ for base in error.__mro__ if base not in (Exception, BaseException, object)]
+        said = [
+            base.__name__
+            for base in error.__mro__
+            if base not in (Exception, BaseException, object)
+        ]
         if not re.search(rf"\b({'|'.join(said)}|[Ee]rrors?)\b", doc):
             yield "errors", f"raises {error.__name__}, and does not say so"
     if not kernel and not inspect.isclass(thing) and not returns:
@@ -144,19 +194,31 @@ def exempt(name, rule):
 def test_what_is_public_is_found():
     found = {name for name, _, _ in names()}
     assert CHAPTER <= found and len(found) > 250
-    assert {"minigrad.tensor.grad", "minigrad.functional.softmax", "minigrad.nn.Module.to", "models.scvi.SCVI.fit"} <= found
+    assert {
+        "minigrad.tensor.grad",
+        "minigrad.functional.softmax",
+        "minigrad.nn.Module.to",
+        "models.scvi.SCVI.fit",
+    } <= found
     assert {name for name, _ in EXEMPT} <= found | set(MODULES)
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_docstrings_say_what_the_design_asks_for(module):
-    wrong = [f"{name}: {text}" for name, thing, owner in names() if name.startswith(f"{module}.")
-             for rule, text in complaints(name, thing, owner) if not exempt(name, rule)]
+    wrong = [
+        f"{name}: {text}"
+        for name, thing, owner in names()
+        if name.startswith(f"{module}.")
+        for rule, text in complaints(name, thing, owner)
+        if not exempt(name, rule)
+    ]
     assert not wrong, "\n" + "\n".join(wrong)
 
 
 def test_no_exemption_is_left_over():
-    needed = {(name, rule) for name, thing, owner in names() for rule, _ in complaints(name, thing, owner)}
+    needed = {
+        (name, rule) for name, thing, owner in names() for rule, _ in complaints(name, thing, owner)
+    }
     for name, rule in EXEMPT:
         assert any(n.startswith(name) and rule in ("*", r) for n, r in needed), (name, rule)
 
@@ -193,10 +255,19 @@ def _unhinted():
     """Something else."""
 
 
-@pytest.mark.parametrize("function, name, rule", [
-    (_bare, "f", "intent"), (_fragment, "f", "intent"), (_array, "f", "shapes"), (_loss, "mse", "units"),
-    (_elbo, "elbo", "sources"), (_raising, "f", "errors"), (_unhinted, "f", "hints"),
-    (_elbo, "models.posterior.elbo", "sources")])
+@pytest.mark.parametrize(
+    "function, name, rule",
+    [
+        (_bare, "f", "intent"),
+        (_fragment, "f", "intent"),
+        (_array, "f", "shapes"),
+        (_loss, "mse", "units"),
+        (_elbo, "elbo", "sources"),
+        (_raising, "f", "errors"),
+        (_unhinted, "f", "hints"),
+        (_elbo, "models.posterior.elbo", "sources"),
+    ],
+)
 def test_a_docstring_that_lacks_something_is_seen(function, name, rule):
     assert rule in dict(complaints(name, function, None))
 
@@ -205,4 +276,5 @@ def test_a_whole_docstring_is_let_through():
     def mse(x: "np.ndarray") -> float:  # noqa: F821
         """The mean of x^2 = x x, a scalar in squared units of x, (n,). ValueError for none."""
         raise ValueError("x is empty")
+
     assert list(complaints("mse", mse, None)) == []

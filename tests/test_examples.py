@@ -1,4 +1,5 @@
 """The examples in the docstrings of minigrad, models and demos, and the README's script, run and print what they claim."""
+
 import ast
 import doctest
 import importlib
@@ -11,13 +12,35 @@ import pytest
 from models import SCVI, counts
 
 ROOT = Path(__file__).parents[1]
-FILES = [p for package in ("minigrad", "models", "demos") for p in sorted((ROOT / package).glob("*.py")) if p.stem != "__main__"]
-MODULES = [".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in FILES]
-DISTRIBUTIONS = ["Normal", "Bernoulli", "Categorical", "Poisson", "NegativeBinomial", "ZeroInflatedNegativeBinomial",
-                 "kl_divergence"]
-SHOWN = ["minigrad.tensor.Tensor", "minigrad.tensor.grad", "minigrad.tensor.primitive", "minigrad.checking.gradcheck",
-         *[f"minigrad.distributions.{name}" for name in DISTRIBUTIONS],
-         "minigrad.nn.Sequential", "models.autoencoder.Autoencoder", "models.vae.VAE", "models.scvi.SCVI"]
+FILES = [
+    p
+    for package in ("minigrad", "models", "demos")
+    for p in sorted((ROOT / package).glob("*.py"))
+    if p.stem != "__main__"
+]
+MODULES = [
+    ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in FILES
+]
+DISTRIBUTIONS = [
+    "Normal",
+    "Bernoulli",
+    "Categorical",
+    "Poisson",
+    "NegativeBinomial",
+    "ZeroInflatedNegativeBinomial",
+    "kl_divergence",
+]
+SHOWN = [
+    "minigrad.tensor.Tensor",
+    "minigrad.tensor.grad",
+    "minigrad.tensor.primitive",
+    "minigrad.checking.gradcheck",
+    *[f"minigrad.distributions.{name}" for name in DISTRIBUTIONS],
+    "minigrad.nn.Sequential",
+    "models.autoencoder.Autoencoder",
+    "models.vae.VAE",
+    "models.scvi.SCVI",
+]
 
 
 pytestmark = pytest.mark.usefixtures("table_as_it_was")  # exercises and examples add primitives
@@ -43,7 +66,9 @@ def examples(module, path):
 @pytest.mark.parametrize("module, path", list(zip(MODULES, FILES)), ids=MODULES)
 def test_docstring_examples_print_what_they_claim(module, path):
     found, report = examples(module, path), []
-    assert sum(len(test.examples) for test in found) == "".join(docstrings(path)).count(">>> ")  # none is overlooked
+    assert sum(len(test.examples) for test in found) == "".join(docstrings(path)).count(
+        ">>> "
+    )  # none is overlooked
     for test in found:
         doctest.DocTestRunner(verbose=False).run(test, out=report.append)
     assert not report, "".join(report)
@@ -62,14 +87,24 @@ def test_the_script_of_the_readme_runs(tmp_path, monkeypatch):
     """Its own text, on small counts, trained for two epochs."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     section = text.partition("## scVI on your own counts\n")[2].partition("\n## ")[0]
-    script = textwrap.dedent("\n".join(line for line in section.splitlines() if line.startswith("    ") or not line.strip()))
+    script = textwrap.dedent(
+        "\n".join(
+            line for line in section.splitlines() if line.startswith("    ") or not line.strip()
+        )
+    )
     anndata, pandas = pytest.importorskip("anndata"), pytest.importorskip("pandas")
     x = np.random.default_rng(0).poisson(2.0, (60, 12)).astype(np.float32)
     labels = pandas.Categorical(["CD19+ B", "CD14+ Monocyte"] * 30)
     names = [f"cell{i}" for i in range(60)]
-    anndata.AnnData(X=x, obs=pandas.DataFrame({"labels": labels}, index=names)).write_h5ad(tmp_path / "counts.h5ad")
+    anndata.AnnData(X=x, obs=pandas.DataFrame({"labels": labels}, index=names)).write_h5ad(
+        tmp_path / "counts.h5ad"
+    )
     train = SCVI.fit
-    monkeypatch.setattr(SCVI, "fit", lambda self, x, **keywords: train(self, x, epochs=2, progress=False, **keywords))
+    monkeypatch.setattr(
+        SCVI,
+        "fit",
+        lambda self, x, **keywords: train(self, x, epochs=2, progress=False, **keywords),
+    )
     monkeypatch.chdir(tmp_path)
     found = {}
     exec(compile(script, "README.md", "exec"), found)

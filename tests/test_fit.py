@@ -3,6 +3,7 @@
 A run that is stopped in any way and resumed must end with the very bits of one that was not. The test that kills runs
 in a process of its own (`python test_fit.py killed FOLDER`), which forks.
 """
+
 import functools
 import math
 import os
@@ -81,7 +82,9 @@ def uninterrupted(early_stopping=False):
 def assert_same_end(one, other):
     """Bit-equal weights and buffers, and histories equal but for the clock."""
     (model, history), (expected, before) = one, other
-    for (name, a), (other_name, b) in zip(model.state_dict().items(), expected.state_dict().items(), strict=True):
+    for (name, a), (other_name, b) in zip(
+        model.state_dict().items(), expected.state_dict().items(), strict=True
+    ):
         assert name == other_name and a.tobytes() == b.tobytes(), name
     assert history.names == before.names and len(history) == len(before)
     for name in history.names:
@@ -91,17 +94,30 @@ def assert_same_end(one, other):
 # ------------------------------------------------------------------------------------------------------ ordinary runs
 def test_history_and_what_it_says():
     model, history = uninterrupted()
-    names = ["epoch", "train_loss", "validation_loss", "validation_absolute", "seconds", "learning_rate"]
+    names = [
+        "epoch",
+        "train_loss",
+        "validation_loss",
+        "validation_absolute",
+        "seconds",
+        "learning_rate",
+    ]
     assert history.names == names
     assert all(len(history[name]) == 6 for name in history.names) and len(history) == 6
-    assert history["epoch"] == [1, 2, 3, 4, 5, 6] and "train_loss" in history and "loss" not in history
+    assert (
+        history["epoch"] == [1, 2, 3, 4, 5, 6] and "train_loss" in history and "loss" not in history
+    )
     assert all(type(v) is float for name in history.names[1:] for v in history[name])
     assert history["train_loss"][-1] < 0.7 * history["train_loss"][0]
     assert history["validation_loss"][-1] < 0.7 * history["validation_loss"][0]
     assert all(s > 0 for s in history["seconds"])
     rates = [RATE * (1 + math.cos(math.pi * t / 6)) / 2 for t in range(1, 7)]
     np.testing.assert_allclose(history["learning_rate"], rates, rtol=1e-12, atol=1e-15)
-    assert not model.training and not model.norm.training and all(p.grad is None for p in model.parameters())
+    assert (
+        not model.training
+        and not model.norm.training
+        and all(p.grad is None for p in model.parameters())
+    )
     with pytest.raises(KeyError, match="no 'nonsense'.*train_loss"):
         history["nonsense"]
     assert "6 epochs" in repr(history) and "train_loss" in repr(history)
@@ -116,12 +132,15 @@ def test_train_loss_is_the_mean_over_rows_and_validation_that_of_the_last_weight
         losses.append(value.item())
         sizes.append(len(columns[0]))
         return value
+
     model.loss = recorded
     _, history = train(model)
     assert sizes[:PER_EPOCH] == [8] * 6
     for epoch in range(6):
         part = slice(PER_EPOCH * epoch, PER_EPOCH * (epoch + 1))
-        assert history["train_loss"][epoch] == pytest.approx(np.average(losses[part], weights=sizes[part]), rel=1e-12)
+        assert history["train_loss"][epoch] == pytest.approx(
+            np.average(losses[part], weights=sizes[part]), rel=1e-12
+        )
     held_out = model.validated[-1][0]
     x, y, _ = data()
     errors = (model(x[held_out]).data[:, 0] - y[held_out]) ** 2
@@ -132,7 +151,10 @@ def test_unequal_minibatches_count_by_their_rows():
     class Rows(Regression):
         def loss(self, x, y, ids, *, progress, rng):
             return functional.mse(self.linear(x) * 0.0, np.full((len(x), 1), math.sqrt(len(x))))
-    _, history = train(Rows(), batch_size=10, validation=0.25, epochs=1)  # 45 rows: 10, 10, 10, 10, 5
+
+    _, history = train(
+        Rows(), batch_size=10, validation=0.25, epochs=1
+    )  # 45 rows: 10, 10, 10, 10, 5
     assert history["train_loss"] == [pytest.approx((4 * 10 * 10 + 5 * 5) / 45)]
 
 
@@ -141,11 +163,18 @@ def test_rows_for_validation_are_never_trained_on_and_all_others_once_an_epoch()
     held_out = set(model.validated[0][0])
     assert len(held_out) == 12 and all(set(ids) == held_out for ids, _, _ in model.validated)
     for epoch in range(6):
-        seen = [i for _, ids, _ in model.calls[PER_EPOCH * epoch:PER_EPOCH * (epoch + 1)] for i in ids]
+        seen = [
+            i for _, ids, _ in model.calls[PER_EPOCH * epoch : PER_EPOCH * (epoch + 1)] for i in ids
+        ]
         assert sorted(seen) == sorted(set(range(N_ROWS)) - held_out)
-    orders = {tuple(i for _, ids, _ in model.calls[PER_EPOCH * e:PER_EPOCH * (e + 1)] for i in ids) for e in range(6)}
+    orders = {
+        tuple(i for _, ids, _ in model.calls[PER_EPOCH * e : PER_EPOCH * (e + 1)] for i in ids)
+        for e in range(6)
+    }
     assert len(orders) == 6
-    assert all(training for _, _, training in model.calls) and not any(training for _, training, _ in model.validated)
+    assert all(training for _, _, training in model.calls) and not any(
+        training for _, training, _ in model.validated
+    )
     assert len({noise for _, _, noise in model.validated}) == 6  # a draw of its own each epoch
 
 
@@ -170,6 +199,7 @@ def test_dtypes_stay_and_sparse_columns_are_taken(dtype):
 
         def loss(self, x, y, *, progress, rng):
             return functional.mse(self(x), y[:, None])
+
     x, y, _ = data(dtype=dtype)
     model = OnCounts(dtype=dtype)
     history = fit(model, (sparse.csr_matrix(x), y), **{**OPTIONS, "epochs": 30})
@@ -180,13 +210,25 @@ def test_dtypes_stay_and_sparse_columns_are_taken(dtype):
 
 def test_no_validation_no_schedule_and_no_epochs():
     model, history = train(validation=0, schedule=None)
-    assert history.names == ["epoch", "train_loss", "seconds", "learning_rate"] and model.validated == []
+    assert (
+        history.names == ["epoch", "train_loss", "seconds", "learning_rate"]
+        and model.validated == []
+    )
     assert history["learning_rate"] == [RATE] * 6
     assert sorted(i for _, ids, _ in model.calls[:8] for i in ids) == list(range(N_ROWS))
-    _, history = train(schedule=lambda optimizer, n: optim.StepSchedule(optimizer, every=n // 2, factor=0.1))
-    np.testing.assert_allclose(history["learning_rate"], RATE * np.array([1, 1, 0.1, 0.1, 0.1, 0.01]))
+    _, history = train(
+        schedule=lambda optimizer, n: optim.StepSchedule(optimizer, every=n // 2, factor=0.1)
+    )
+    np.testing.assert_allclose(
+        history["learning_rate"], RATE * np.array([1, 1, 0.1, 0.1, 0.1, 0.01])
+    )
     model, history = train(epochs=0)
-    assert len(history) == 0 and model.calls == [] and not model.training and "0 epochs" in repr(history)
+    assert (
+        len(history) == 0
+        and model.calls == []
+        and not model.training
+        and "0 epochs" in repr(history)
+    )
 
 
 def test_what_cannot_be_trained_is_refused_before_training(tmp_path, monkeypatch):
@@ -195,6 +237,7 @@ def test_what_cannot_be_trained_is_refused_before_training(tmp_path, monkeypatch
         with pytest.raises(error, match=words):
             fit(model, data() if columns is None else columns, **{**OPTIONS, **options})
         assert model.calls == []
+
     refused(ValueError, "early_stopping needs validation rows", validation=0, early_stopping=True)
     refused(ValueError, "early_stopping needs validation rows", data(2), early_stopping=True)
     refused(ValueError, "no rows to train on", data(0))
@@ -220,14 +263,26 @@ class Scripted(Regression):
 
     def validation(self, x, y, ids, *, rng):
         self.states.append(self.state_dict())
-        return {self.script: np.full(len(x), self.scores[len(self.states) - 1]), "other": np.zeros(len(x))}
+        return {
+            self.script: np.full(len(x), self.scores[len(self.states) - 1]),
+            "other": np.zeros(len(x)),
+        }
 
 
-@pytest.mark.parametrize("name, scores, stops_after, best", [
-    ("loss", [5, 4, 3, 3.5, 3, 4, 1, 1], 6, 3), ("elbo", [-5, -4, -3, -3.5, -3, -4, 0, 0], 6, 3),
-    ("loss", [1, 2, 3, 4, 5], 4, 1), ("elbo", [1, 2, 3, 4, 5, 6, 7, 8], 8, 8), ("loss", [3, 4, 4, 2, 4, 4, 1, 4], 8, 7),
-    ("loss", [math.nan, 4, math.nan, 5, 6, 7], 5, 2)])
-def test_early_stopping_stops_and_restores_the_best_weights(tmp_path, name, scores, stops_after, best):
+@pytest.mark.parametrize(
+    "name, scores, stops_after, best",
+    [
+        ("loss", [5, 4, 3, 3.5, 3, 4, 1, 1], 6, 3),
+        ("elbo", [-5, -4, -3, -3.5, -3, -4, 0, 0], 6, 3),
+        ("loss", [1, 2, 3, 4, 5], 4, 1),
+        ("elbo", [1, 2, 3, 4, 5, 6, 7, 8], 8, 8),
+        ("loss", [3, 4, 4, 2, 4, 4, 1, 4], 8, 7),
+        ("loss", [math.nan, 4, math.nan, 5, 6, 7], 5, 2),
+    ],
+)
+def test_early_stopping_stops_and_restores_the_best_weights(
+    tmp_path, name, scores, stops_after, best
+):
     model = Scripted(name, scores)
     _, history = train(model, epochs=8, early_stopping=3, checkpoint=tmp_path / "run.npz")
     assert len(history) == len(model.states) == stops_after
@@ -235,7 +290,9 @@ def test_early_stopping_stops_and_restores_the_best_weights(tmp_path, name, scor
     arrays, _ = files.load(tmp_path / "run.npz")
     for key, value in model.state_dict().items():
         np.testing.assert_array_equal(value, model.states[best - 1][key])
-        np.testing.assert_array_equal(value, arrays[f"weights/{key}"])  # the file of a finished run has them too
+        np.testing.assert_array_equal(
+            value, arrays[f"weights/{key}"]
+        )  # the file of a finished run has them too
     assert not model.training
 
 
@@ -256,14 +313,17 @@ def raising(at, error=KeyboardInterrupt):
     def hook(n):
         if n == at:
             raise error
+
     return hook
 
 
 def pressing(at):
     """Ctrl-C, as the keyboard sends it."""
+
     def hook(n):
         if n == at:
             os.kill(os.getpid(), signal.SIGINT)
+
     return hook
 
 
@@ -290,7 +350,9 @@ def test_an_interrupt_from_within_the_loss(tmp_path, monkeypatch, at, save_every
     model.hook = raising(at)
     _, history = train(model, checkpoint=tmp_path / "run.npz", early_stopping=early_stopping)
     assert len(history) == (at - 1) // PER_EPOCH and not model.training
-    assert_same_end(resumed(tmp_path / "run.npz", early_stopping=early_stopping), uninterrupted(early_stopping))
+    assert_same_end(
+        resumed(tmp_path / "run.npz", early_stopping=early_stopping), uninterrupted(early_stopping)
+    )
 
 
 @pytest.mark.parametrize("at", [1, 6, 7, 20, 36])
@@ -322,6 +384,7 @@ def test_ctrl_c_while_the_weights_change(tmp_path, keyboard, where, monkeypatch)
         def _update(self, block, s):
             super()._update(block, s)
             pressing(9)(self.n_steps if where == "within" and block.start == 2 else 0)
+
     path = tmp_path / "run.npz"
     model, _ = train(optimizer=lambda p: Pressed(p, RATE), checkpoint=path)
     assert len(model.calls) in (9, 10)
@@ -347,10 +410,13 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path, keyboard):
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
             raise AssertionError("it waited")
+
     model.hook = twice
     _, history = train(model, checkpoint=path)
     assert len(history) == 2
-    assert files.load(path)[1]["position"]["batch"] == 0  # half a step is not saved: the last epoch is
+    assert (
+        files.load(path)[1]["position"]["batch"] == 0
+    )  # half a step is not saved: the last epoch is
     assert_same_end(resumed(path), uninterrupted())
 
 
@@ -359,6 +425,7 @@ def test_ctrl_c_is_left_to_those_who_took_it(tmp_path):
 
     def own(*_):
         pressed.append(1)
+
     before = signal.signal(signal.SIGINT, own)
     try:
         model = Regression()
@@ -418,6 +485,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
         if len(n) == 4:
             raise OSError(28, "No space left on device")
         save(*args)
+
     monkeypatch.setattr(files, "save", full)
     with pytest.raises(OSError, match="No space"):
         train(checkpoint=path)
@@ -435,14 +503,25 @@ def test_resuming_what_is_finished_and_what_is_not_there(tmp_path):
     path = tmp_path / "early.npz"
     first = Scripted("loss", [1, 2, 3])
     train(first, epochs=9, early_stopping=2, checkpoint=path)
-    second, history = train(Scripted("loss", []), epochs=9, early_stopping=2, checkpoint=path, resume=True)
+    second, history = train(
+        Scripted("loss", []), epochs=9, early_stopping=2, checkpoint=path, resume=True
+    )
     assert_same_end((second, history), (first, history))
     assert len(history) == 3 and second.calls == []
 
 
-@pytest.mark.parametrize("change", [dict(epochs=7), dict(batch_size=9), dict(validation=0.25), dict(seed=4),
-                                    dict(early_stopping=2), dict(optimizer=lambda p: optim.Adam(p, 0.31)),
-                                    dict(optimizer=lambda p: optim.SGD(p, RATE))])
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(epochs=7),
+        dict(batch_size=9),
+        dict(validation=0.25),
+        dict(seed=4),
+        dict(early_stopping=2),
+        dict(optimizer=lambda p: optim.Adam(p, 0.31)),
+        dict(optimizer=lambda p: optim.SGD(p, RATE)),
+    ],
+)
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, change):
     path = tmp_path / "run.npz"
     train(checkpoint=path)
@@ -474,8 +553,20 @@ def test_a_checkpoint_of_other_rows_another_model_or_none_at_all_is_refused(tmp_
         train(**options)
 
 
-@pytest.mark.parametrize("lost", ["history", "position", "best_score", "optimizer/n_steps", "optimizer/moment0",
-                                  "position/epoch", "weights/linear.bias", "optimizer", "good"])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "history",
+        "position",
+        "best_score",
+        "optimizer/n_steps",
+        "optimizer/moment0",
+        "position/epoch",
+        "weights/linear.bias",
+        "optimizer",
+        "good",
+    ],
+)
 def test_a_checkpoint_with_parts_missing_is_refused(tmp_path, lost):
     path = tmp_path / "run.npz"
     train(checkpoint=path)
@@ -491,8 +582,13 @@ def test_a_checkpoint_with_parts_missing_is_refused(tmp_path, lost):
 
 def test_numbers_of_numpy_as_options_and_what_is_described(tmp_path):
     path = tmp_path / "run.npz"
-    odd = dict(epochs=np.int64(6), batch_size=np.int32(8), validation=np.float64(0.2), seed=np.uint8(3),
-               optimizer=lambda p: optim.Adam(p, np.float64(RATE)))
+    odd = dict(
+        epochs=np.int64(6),
+        batch_size=np.int32(8),
+        validation=np.float64(0.2),
+        seed=np.uint8(3),
+        optimizer=lambda p: optim.Adam(p, np.float64(RATE)),
+    )
     model = Regression()
     model.hook = raising(20)
     train(model, checkpoint=path, describe=lambda: {"genes": ["a", "b"]}, **odd)
@@ -527,9 +623,18 @@ def killed(folder):
 
 
 def test_killed_at_random_moments_and_resumed(tmp_path):
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, __file__, "killed", tmp_path], capture_output=True, text=True, env=env,
-                          timeout=120)
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, __file__, "killed", tmp_path],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -564,10 +669,17 @@ def bad_gradient(model, value):
 
 
 @pytest.mark.parametrize("at", [1, 4, 6, 7, 15])
-@pytest.mark.parametrize("how, operation, parameters", [
-    (bad_loss, "log", "none"), (bad_weight, "linear.weight", "'linear.weight'"),
-    (bad_gradient, "sqrt", "'linear.bias'")])
-def test_what_is_not_finite_is_named_and_the_last_good_weights_restored(tmp_path, at, how, operation, parameters):
+@pytest.mark.parametrize(
+    "how, operation, parameters",
+    [
+        (bad_loss, "log", "none"),
+        (bad_weight, "linear.weight", "'linear.weight'"),
+        (bad_gradient, "sqrt", "'linear.bias'"),
+    ],
+)
+def test_what_is_not_finite_is_named_and_the_last_good_weights_restored(
+    tmp_path, at, how, operation, parameters
+):
     model = Breaking(at, how)
     with np.errstate(all="ignore"), pytest.raises(FloatingPointError) as raised:
         train(model, checkpoint=tmp_path / "run.npz", early_stopping=2)
@@ -587,13 +699,17 @@ def test_what_is_not_finite_is_named_and_the_last_good_weights_restored(tmp_path
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_weights_ruined_by_the_last_step_of_an_epoch(epochs):
     """No loss follows that would show it."""
+
     class Huge(optim.SGD):
         def step(self):
             super().step()
             if self.n_steps == PER_EPOCH * epochs:
                 self.weights[-1] = np.inf
+
     model = Breaking(10**9, None)
-    with pytest.raises(FloatingPointError, match=rf"epoch {epochs}, batch 6: .*last step.*'linear.bias'"):
+    with pytest.raises(
+        FloatingPointError, match=rf"epoch {epochs}, batch 6: .*last step.*'linear.bias'"
+    ):
         train(model, epochs=epochs, optimizer=lambda p: Huge(p, 1e-3))
     for name, value in model.state_dict().items():
         np.testing.assert_array_equal(value, model.states[epochs - 1][name])
@@ -603,6 +719,7 @@ def test_large_gradients_whose_square_overflows_are_finite():
     class Steep(Regression):
         def loss(self, x, y, ids, *, progress, rng):
             return super().loss(x, y, ids, progress=progress, rng=rng) * 1e25
+
     model = Steep(dtype=np.float32)
     x, y, ids = data(dtype=np.float32)
     with np.errstate(over="ignore"):
@@ -627,7 +744,9 @@ class Terminal:
         return self.is_one
 
 
-@pytest.mark.parametrize("is_one, progress, shown", [(True, True, True), (False, True, False), (True, False, False)])
+@pytest.mark.parametrize(
+    "is_one, progress, shown", [(True, True, True), (False, True, False), (True, False, False)]
+)
 def test_the_bar_is_for_terminals_only(monkeypatch, capfd, is_one, progress, shown):
     screen = Terminal(is_one)
     monkeypatch.setattr(sys, "stderr", screen)

@@ -2,6 +2,7 @@
 
 Know before reading: models/files.py, and Blocks in minigrad/data.py (whose own tests are in test_data.py).
 """
+
 import signal
 import threading
 
@@ -18,7 +19,9 @@ h5py = pytest.importorskip("h5py")
 
 N, G = 160, 12
 RNG = np.random.default_rng(0)
-X = RNG.poisson(np.exp(1.5 + np.linspace(-1.0, 1.0, N)[:, None] * RNG.normal(0.0, 1.2, G))) * (RNG.random((N, G)) < 0.9)
+X = RNG.poisson(np.exp(1.5 + np.linspace(-1.0, 1.0, N)[:, None] * RNG.normal(0.0, 1.2, G))) * (
+    RNG.random((N, G)) < 0.9
+)
 X[[7, 90]] = 0  # cells without counts
 GENES = [f"g{i}" for i in range(G)]
 LANES = np.array(["a", "b"])[np.arange(N) * 2 // N]
@@ -59,10 +62,19 @@ def test_blocks_of_a_file_are_its_rows(tmp_path, small_blocks, form, compression
     assert counts.cells.tolist() == memory.cells.tolist()
     for i in range(len(counts.X.bounds) - 1):
         part = counts.X.block(i)
-        assert part.has_canonical_format and part.dtype == np.float32 and part.indices.dtype == np.int32
-    assert np.array_equal(whole(counts.X).toarray(), X) and sum(part.sum() for _, part in data.pieces(counts.X)) == X.sum()
+        assert (
+            part.has_canonical_format
+            and part.dtype == np.float32
+            and part.indices.dtype == np.int32
+        )
+    assert (
+        np.array_equal(whole(counts.X).toarray(), X)
+        and sum(part.sum() for _, part in data.pieces(counts.X)) == X.sum()
+    )
     some = counts[LANES == "b"]
-    assert np.array_equal(whole(some.X).toarray(), X[LANES == "b"]) and set(some.obs["lane"]) == {"b"}
+    assert np.array_equal(whole(some.X).toarray(), X[LANES == "b"]) and set(some.obs["lane"]) == {
+        "b"
+    }
 
 
 def test_layers_raw_and_anndata_opened_backed(tmp_path, small_blocks):
@@ -71,7 +83,9 @@ def test_layers_raw_and_anndata_opened_backed(tmp_path, small_blocks):
     a = a[:, 2:7].copy()
     a.write_h5ad(tmp_path / "a.h5ad")
     assert np.array_equal(whole(read(tmp_path / "a.h5ad", "raw", backed=True).X).toarray(), X)
-    assert np.array_equal(whole(read(tmp_path / "a.h5ad", "twice", backed=True).X).toarray(), 2 * X[:, 2:7])
+    assert np.array_equal(
+        whole(read(tmp_path / "a.h5ad", "twice", backed=True).X).toarray(), 2 * X[:, 2:7]
+    )
     opened = anndata.read_h5ad(tmp_path / "a.h5ad", backed="r")
     assert np.array_equal(whole(as_matrix(opened, on_disk=True)).toarray(), X[:, 2:7])
     assert np.array_equal(whole(as_matrix(opened, "twice", on_disk=True)).toarray(), 2 * X[:, 2:7])
@@ -94,6 +108,7 @@ def shorten(name):
         values = file["X"][name][:-1]
         del file["X"][name]
         file["X"][name] = values
+
     return edit
 
 
@@ -117,7 +132,9 @@ def test_what_cannot_be_read_in_blocks_is_refused_when_it_is_opened(path, case):
 
 
 def test_other_formats_are_refused(tmp_path):
-    np.savez(tmp_path / "a.npz", **{"data": [1.0], "indices": [0], "indptr": [0, 1], "shape": [1, 1]})
+    np.savez(
+        tmp_path / "a.npz", **{"data": [1.0], "indices": [0], "indptr": [0, 1], "shape": [1, 1]}
+    )
     with h5py.File(tmp_path / "a.loom", "w") as file:
         file["matrix"] = X.T
     for name in "a.npz", "a.loom":
@@ -131,17 +148,25 @@ def test_other_formats_are_refused(tmp_path):
 _last = np.count_nonzero(X) - 1  # the last entry, of the last cell
 
 
-@pytest.mark.parametrize("edit, message", [
-    (put("data", _last, -1.0), f"row {N - 1}, column .* is -1.0.*looks normalised"),
-    (put("data", _last, np.nan), f"row {N - 1}, .* is nan"), (put("data", _last, 2.0**25), "above 16,777,216"),
-    (put("indices", _last, G), "damaged|broken"), (put("indices", _last, -1), "damaged|broken")])
+@pytest.mark.parametrize(
+    "edit, message",
+    [
+        (put("data", _last, -1.0), f"row {N - 1}, column .* is -1.0.*looks normalised"),
+        (put("data", _last, np.nan), f"row {N - 1}, .* is nan"),
+        (put("data", _last, 2.0**25), "above 16,777,216"),
+        (put("indices", _last, G), "damaged|broken"),
+        (put("indices", _last, -1), "damaged|broken"),
+    ],
+)
 def test_bad_entries_are_found_before_training(path, edit, message):
     change(path, edit)
     counts, model = read(path, backed=True), SCVI(G, n_latent=2, n_hidden=4)
     before = model.state_dict()
     with pytest.raises(ValueError, match=message):
         model.fit(counts, epochs=1, progress=False)
-    assert not model.trained and all(np.array_equal(a, before[k]) for k, a in model.state_dict().items())
+    assert not model.trained and all(
+        np.array_equal(a, before[k]) for k, a in model.state_dict().items()
+    )
 
 
 def test_rows_that_are_not_canonical_are_made_so(path):
@@ -150,6 +175,7 @@ def test_rows_that_are_not_canonical_are_made_so(path):
         for name in ("data", "indices"):
             file["X"][name][start:stop] = file["X"][name][start:stop][::-1]
         file["X/data"][_last] = 0.0
+
     change(path, edit)
     expected = X.copy()
     expected[-1, np.flatnonzero(X[-1])[-1]] = 0
@@ -188,9 +214,13 @@ def test_moments_by_brute_force(form, small_blocks, path):
     for x in form(X.astype(np.float32)), read(path, backed=True).X:
         found = moments(x)
         totals = [sum(X[c]) for c in range(N)]
-        assert found.totals.tolist() == totals and found.of_genes.tolist() == [sum(X[:, g]) for g in range(G)]
-        assert found.squares.tolist() == [sum(int(v)**2 for v in X[:, g]) for g in range(G)]
-        assert found.with_totals.tolist() == [sum(X[c, g] * totals[c] for c in range(N)) for g in range(G)]
+        assert found.totals.tolist() == totals and found.of_genes.tolist() == [
+            sum(X[:, g]) for g in range(G)
+        ]
+        assert found.squares.tolist() == [sum(int(v) ** 2 for v in X[:, g]) for g in range(G)]
+        assert found.with_totals.tolist() == [
+            sum(X[c, g] * totals[c] for c in range(N)) for g in range(G)
+        ]
 
 
 def test_genes_are_selected_and_totals_taken_without_reading_all(path):
@@ -200,8 +230,13 @@ def test_genes_are_selected_and_totals_taken_without_reading_all(path):
     for genes in best, best[::-1], slice(3, 6), np.arange(G) % 2 > 0:
         part, expected = counts.select_genes(genes), memory.select_genes(genes)
         assert part.shape == expected.shape and part.genes.tolist() == expected.genes.tolist()
-        assert np.array_equal(whole(part.X).toarray(), expected.X.toarray()) and whole(part.X).has_canonical_format
-    assert np.array_equal(C.library_size(counts), X.sum(axis=1)) and np.flatnonzero(C.empty_cells(counts)).tolist() == [7, 90]
+        assert (
+            np.array_equal(whole(part.X).toarray(), expected.X.toarray())
+            and whole(part.X).has_canonical_format
+        )
+    assert np.array_equal(C.library_size(counts), X.sum(axis=1)) and np.flatnonzero(
+        C.empty_cells(counts)
+    ).tolist() == [7, 90]
 
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -215,7 +250,10 @@ def fitted(counts, batch=None, n_batches=1, **options):
 
 
 def same(one, other):
-    assert all(np.array_equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    )
 
 
 def test_a_run_from_the_disk(path):
@@ -233,15 +271,23 @@ def test_a_run_from_the_disk(path):
 
 def test_both_ways_learn_the_same(path):
     """The file is sorted along what there is to learn."""
-    stored, memory = [fitted(x, epochs=12)[1]["validation_elbo"] for x in (read(path, backed=True), read(path))]
+    stored, memory = [
+        fitted(x, epochs=12)[1]["validation_elbo"] for x in (read(path, backed=True), read(path))
+    ]
     assert stored[-1] > stored[0] + 0.5 and abs(stored[-1] - memory[-1]) < 0.2
 
 
 def test_predictions_from_the_disk_are_those_from_memory(path):
     stored, memory = read(path, backed=True), read(path)
     model, _ = fitted(stored, "lane", 2)
-    for ask in (model.latent, model.elbo, model.denoise, model.expression_fraction, model.sample_posterior,
-                lambda *a: model.log_likelihood(*a, n_samples=3)):
+    for ask in (
+        model.latent,
+        model.elbo,
+        model.denoise,
+        model.expression_fraction,
+        model.sample_posterior,
+        lambda *a: model.log_likelihood(*a, n_samples=3),
+    ):
         np.testing.assert_array_equal(ask(stored, "lane"), ask(memory, "lane"))
 
 
@@ -250,7 +296,9 @@ def test_wide_models(path):
     with pytest.warns(UserWarning):
         model.fit(stored, epochs=1, progress=False)
     assert model.latent(stored).dtype == np.float64
-    np.testing.assert_array_equal(model.latent(stored), model.latent(Counts(X, GENES, read(path).cells)))
+    np.testing.assert_array_equal(
+        model.latent(stored), model.latent(Counts(X, GENES, read(path).cells))
+    )
 
 
 @pytest.mark.parametrize("at", [1, 5, 9, 14, 22])
@@ -263,6 +311,7 @@ def test_stopped_in_the_middle_of_an_epoch_and_resumed(tmp_path, path, at):
         if len(calls) == at:
             signal.raise_signal(signal.SIGINT)
         return loss(model, *args, **keywords)
+
     model.loss = pressed
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -274,11 +323,16 @@ def test_stopped_in_the_middle_of_an_epoch_and_resumed(tmp_path, path, at):
     assert position["epoch"] * 9 + position["batch"] == at
     resumed, after = fitted(counts, checkpoint=tmp_path / "run.npz", resume=True)
     same(resumed, expected)
-    assert after["train_loss"] == history["train_loss"] and after["validation_elbo"] == history["validation_elbo"]
+    assert (
+        after["train_loss"] == history["train_loss"]
+        and after["validation_elbo"] == history["validation_elbo"]
+    )
     assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPool")]
 
 
 def test_a_checkpoint_of_a_run_in_memory_is_of_another_run(tmp_path, path):
     fitted(read(path), checkpoint=tmp_path / "run.npz")
     with pytest.raises(ValueError, match="checkpoint of a run with"), pytest.warns(UserWarning):
-        SCVI(G, n_latent=2, n_hidden=8).fit(read(path, backed=True), checkpoint=tmp_path / "run.npz", resume=True, **OPTIONS)
+        SCVI(G, n_latent=2, n_hidden=8).fit(
+            read(path, backed=True), checkpoint=tmp_path / "run.npz", resume=True, **OPTIONS
+        )

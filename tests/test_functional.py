@@ -4,6 +4,7 @@ Three independent ways to a gradient are compared: the kernel's hand-written rul
 and differentiated by the tape (what `grad(create_graph=True)` runs), and central differences of the values. Inputs are
 read-only arrays, so that a kernel which writes into one fails at once.
 """
+
 import math
 
 import numpy as np
@@ -31,7 +32,12 @@ def non_canonical(dense, rng, kind=sparse.csr_matrix):
     """The same matrix as CSR with every entry split in two, stored in any order, and some zeros stored."""
     indptr, indices, data = [0], [], []
     for row in dense:
-        entries = [(j, part) for j in range(len(row)) if row[j] or rng.random() < 0.2 for part in (0.25, 0.75)]
+        entries = [
+            (j, part)
+            for j in range(len(row))
+            if row[j] or rng.random() < 0.2
+            for part in (0.25, 0.75)
+        ]
         for k in rng.permutation(len(entries)):
             indices.append(entries[k][0])
             data.append(row[entries[k][0]] * entries[k][1])
@@ -42,8 +48,10 @@ def non_canonical(dense, rng, kind=sparse.csr_matrix):
 
 def slope(f, inputs, directions, h=1e-5):
     """Central difference of a scalar f along directions, of fourth order."""
+
     def at(k):
         return f(*[x + k * h * d for x, d in zip(inputs, directions)])
+
     return (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * h)
 
 
@@ -89,25 +97,39 @@ def agree(f, inputs, rng, dtype=np.float64, value=None, numeric=True):
     def first(*xs):
         ts = leaves(xs)
         return sum(np.sum(g * d) for g, d in zip(grad(f(*ts), ts, v), w))
+
     np.testing.assert_allclose(found, slope(first, exact, u), rtol=1e-6, atol=1e-6)
 
 
 # -------------------------------------------------------------------------------------------------------------- linear
 def plain_linear(x, weight, bias):
-    return np.array([[sum(a * b for a, b in zip(row, w)) + c for w, c in zip(weight, bias)] for row in x]
-                    ).reshape(len(x), len(bias))
+    return np.array(
+        [[sum(a * b for a, b in zip(row, w)) + c for w, c in zip(weight, bias)] for row in x]
+    ).reshape(len(x), len(bias))
 
 
 @few
 @given(seeds, st.integers(0, 6), columns, columns, dtypes)
 def test_linear_dense(seed, n, n_in, n_out, dtype):
     rng = np.random.default_rng(seed)
-    x, weight, bias = rng.normal(size=(n, n_in)), rng.normal(size=(n_out, n_in)), rng.normal(size=n_out)
+    x, weight, bias = (
+        rng.normal(size=(n, n_in)),
+        rng.normal(size=(n_out, n_in)),
+        rng.normal(size=n_out),
+    )
     agree(F.linear, [x, weight, bias], rng, dtype, plain_linear(x, weight, bias))
 
 
 @few
-@given(seeds, rows, columns, columns, dtypes, st.sampled_from([sparse.csr_matrix, sparse.csr_array]), st.booleans())
+@given(
+    seeds,
+    rows,
+    columns,
+    columns,
+    dtypes,
+    st.sampled_from([sparse.csr_matrix, sparse.csr_array]),
+    st.booleans(),
+)
 def test_linear_csr(seed, n, n_in, n_out, dtype, kind, canonical):
     rng = np.random.default_rng(seed)
     dense = (rng.normal(size=(n, n_in)) * (rng.random((n, n_in)) < 0.4)).astype(dtype)
@@ -115,7 +137,13 @@ def test_linear_csr(seed, n, n_in, n_out, dtype, kind, canonical):
     frozen(x)
     weight, bias = rng.normal(size=(n_out, n_in)), rng.normal(size=n_out)
     if dtype == np.float64:
-        agree(lambda w, b: F.linear(x, w, b), [weight, bias], rng, dtype, plain_linear(dense, weight, bias))
+        agree(
+            lambda w, b: F.linear(x, w, b),
+            [weight, bias],
+            rng,
+            dtype,
+            plain_linear(dense, weight, bias),
+        )
     else:  # as dense, of which the test above says that it is right
         w, b = leaves([weight.astype(dtype), bias.astype(dtype)])
         y, expected = F.linear(x, w, b), F.linear(dense, w, b)
@@ -145,7 +173,9 @@ def test_linear_of_whole_numbers_keeps_the_dtype_of_the_weights(kind, dtype):
         w, b = leaves([rng.normal(size=(2, 5)).astype(weights), rng.normal(size=2).astype(weights)])
         y = F.linear(kind(dense), w, b)
         assert y.dtype == weights and grad(np.sum(y), w)[0].dtype == weights
-        np.testing.assert_allclose(y.data, plain_linear(dense.astype(float), w.data, b.data), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            y.data, plain_linear(dense.astype(float), w.data, b.data), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_linear_says_which_shapes_do_not_fit():
@@ -178,7 +208,7 @@ def test_relu_at_zero_and_beyond_all_numbers(create_graph):
     y = F.relu(x)
     np.testing.assert_array_equal(y.data, [0, 0, np.inf, 0, np.nan, 1e-300])
     np.testing.assert_array_equal(F.relu.twin(x.data), y.data)
-    g, = grad(y, x, np.ones(6), create_graph=create_graph)
+    (g,) = grad(y, x, np.ones(6), create_graph=create_graph)
     np.testing.assert_array_equal(g.data if create_graph else g, [0, 0, 1, 0, 1, 1])
 
 
@@ -189,7 +219,9 @@ def test_softplus(seed, n, dtype):
     x = rng.normal(size=n) * 5
     agree(F.softplus, [x], rng, dtype, [math.log1p(math.exp(a)) for a in x])
     t = Tensor(x, requires_grad=True)
-    np.testing.assert_allclose(grad(np.sum(F.softplus(t)), t)[0], [1 / (1 + math.exp(-a)) for a in x], rtol=1e-12)
+    np.testing.assert_allclose(
+        grad(np.sum(F.softplus(t)), t)[0], [1 / (1 + math.exp(-a)) for a in x], rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -204,7 +236,7 @@ def polygamma_series(n, x, terms=2000):
     """(-1)^(n+1) n! sum 1/(x+k)^(n+1): the definition, the tail by Euler and Maclaurin."""
     end = x + terms
     total = math.fsum((x + k) ** -(n + 1.0) for k in range(terms))
-    total += end ** -n / n + 0.5 * end ** -(n + 1.0) + (n + 1) / 12 * end ** -(n + 2.0)
+    total += end**-n / n + 0.5 * end ** -(n + 1.0) + (n + 1) / 12 * end ** -(n + 2.0)
     return (-1) ** (n + 1) * math.factorial(n) * total
 
 
@@ -215,10 +247,15 @@ def test_polygamma(n):
     np.testing.assert_allclose(F.polygamma(n, x), expected, rtol=1e-11)
     t = Tensor(x, requires_grad=True)
     np.testing.assert_allclose(F.polygamma(n, t).data, expected, rtol=1e-11)
-    found, = grad(np.sum(F.polygamma(n, t)), t)
+    (found,) = grad(np.sum(F.polygamma(n, t)), t)
     np.testing.assert_allclose(found, [polygamma_series(n + 1, a) for a in x], rtol=1e-11)
     agree(lambda x: F.polygamma(n, x), [np.array([0.5, 1.3, 4.0])], np.random.default_rng(0))
-    agree(lambda x: F.polygamma(n, x), [np.array([0.5, 1.3, 4.0])], np.random.default_rng(0), np.float32)
+    agree(
+        lambda x: F.polygamma(n, x),
+        [np.array([0.5, 1.3, 4.0])],
+        np.random.default_rng(0),
+        np.float32,
+    )
 
 
 def test_polygamma_of_whole_numbers_is_not_cut_to_whole_numbers():
@@ -234,8 +271,14 @@ def test_dropout_multiplies_by_the_mask(seed, n, k, dtype):
     rng = np.random.default_rng(seed)
     mask = frozen(((rng.random((n, k)) < 0.5) / 0.5).astype(dtype))[0]
     x = rng.normal(size=(n, k))
-    agree(lambda x: F.dropout(x, mask), [x], rng, dtype,
-          [[a * b for a, b in zip(p, q)] for p, q in zip(x, mask)], numeric=dtype == np.float64)
+    agree(
+        lambda x: F.dropout(x, mask),
+        [x],
+        rng,
+        dtype,
+        [[a * b for a, b in zip(p, q)] for p, q in zip(x, mask)],
+        numeric=dtype == np.float64,
+    )
     t = Tensor(x.astype(dtype), requires_grad=True)
     v = rng.normal(size=(n, k)).astype(dtype)
     np.testing.assert_allclose(grad(F.dropout(t, mask), t, v)[0], v * mask)
@@ -243,7 +286,10 @@ def test_dropout_multiplies_by_the_mask(seed, n, k, dtype):
 
 # ------------------------------------------------------------------------------------------------------------- softmax
 shapes = st.lists(st.integers(1, 5), min_size=1, max_size=3)
-ORACLES = {"softmax": (F.softmax, special.softmax), "log_softmax": (F.log_softmax, special.log_softmax)}
+ORACLES = {
+    "softmax": (F.softmax, special.softmax),
+    "log_softmax": (F.log_softmax, special.log_softmax),
+}
 
 
 @pytest.mark.parametrize("name", ORACLES)
@@ -273,11 +319,15 @@ def test_softmax_of_extreme_logits(name, dtype, seed):
     tolerance = 1e-6 if dtype == np.float32 else 1e-12
     np.testing.assert_allclose(y.data, scipys(exact, axis=-1), rtol=tolerance, atol=tolerance)
     p, v = special.softmax(exact, axis=-1), rng.normal(size=x.shape)
-    jacobians = [np.diag(row) - np.outer(row, row) if name == "softmax" else np.eye(6) - np.outer(np.ones(6), row)
-                 for row in p]
+    jacobians = [
+        np.diag(row) - np.outer(row, row)
+        if name == "softmax"
+        else np.eye(6) - np.outer(np.ones(6), row)
+        for row in p
+    ]
     expected = [g @ j for g, j in zip(v, jacobians)]
     for create_graph in (False, True):
-        g, = grad(y, t, v.astype(dtype), create_graph=create_graph)
+        (g,) = grad(y, t, v.astype(dtype), create_graph=create_graph)
         np.testing.assert_allclose(g.data if create_graph else g, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -285,23 +335,38 @@ def test_softmax_of_extreme_logits(name, dtype, seed):
 @given(data=st.data(), seed=seeds, shape=shapes, dtype=dtypes, keepdims=st.booleans())
 def test_logsumexp(data, seed, shape, dtype, keepdims):
     n = len(shape)
-    axis = data.draw(st.one_of(st.none(), st.integers(-n, n - 1),
-                               st.lists(st.integers(0, n - 1), min_size=1, unique=True).map(tuple)))
+    axis = data.draw(
+        st.one_of(
+            st.none(),
+            st.integers(-n, n - 1),
+            st.lists(st.integers(0, n - 1), min_size=1, unique=True).map(tuple),
+        )
+    )
     rng = np.random.default_rng(seed)
     x = 3 * rng.normal(size=shape)
-    agree(lambda x: F.logsumexp(x, axis=axis, keepdims=keepdims), [x], rng, dtype,
-          special.logsumexp(x, axis=axis, keepdims=keepdims))
+    agree(
+        lambda x: F.logsumexp(x, axis=axis, keepdims=keepdims),
+        [x],
+        rng,
+        dtype,
+        special.logsumexp(x, axis=axis, keepdims=keepdims),
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_logsumexp_of_extremes(dtype):
     inf = np.inf
-    x = np.array([[1e4, 1e4, -1e4], [-1e4, -1e4, -inf], [0, -inf, -inf], [-inf, -inf, -inf], [inf, 0, -inf]], dtype)
+    x = np.array(
+        [[1e4, 1e4, -1e4], [-1e4, -1e4, -inf], [0, -inf, -inf], [-inf, -inf, -inf], [inf, 0, -inf]],
+        dtype,
+    )
     with np.errstate(all="raise", under="ignore"):  # not even a warning, where a value is right
         found = F.logsumexp(x[:4], axis=1)
     np.testing.assert_allclose(found, [1e4 + math.log(2), -1e4 + math.log(2), 0, -inf], rtol=1e-6)
     assert found.dtype == dtype
-    np.testing.assert_array_equal(F.logsumexp(x, axis=1), special.logsumexp(x.astype(float), axis=1).astype(dtype))
+    np.testing.assert_array_equal(
+        F.logsumexp(x, axis=1), special.logsumexp(x.astype(float), axis=1).astype(dtype)
+    )
     assert np.isnan(F.logsumexp(np.array([np.nan, 1.0], dtype)))
     t = Tensor(x[:3], requires_grad=True)
     expected = [[0.5, 0.5, 0], [0.5, 0.5, 0], [1, 0, 0]]
@@ -330,8 +395,14 @@ def test_batch_norm(seed, n, k, dtype, eps):
     x, weight, bias = rng.normal(1.0, 2.0, (n, k)), rng.normal(size=k), rng.normal(size=k)
     x[0] += 1.0  # no column of equal numbers
     x[1] -= 1.0
-    agree(lambda *xs: F.batch_norm(*xs, eps)[0], [x, weight, bias], rng, dtype, plain_batch_norm(x, weight, bias, eps),
-          numeric=np.all(x.std(axis=0) > 0.1))
+    agree(
+        lambda *xs: F.batch_norm(*xs, eps)[0],
+        [x, weight, bias],
+        rng,
+        dtype,
+        plain_batch_norm(x, weight, bias, eps),
+        numeric=np.all(x.std(axis=0) > 0.1),
+    )
     for inputs in ([x, weight, bias], leaves([x, weight, bias])):
         _, mean, var = F.batch_norm(*inputs, eps)
         assert type(mean) is type(var) is np.ndarray
@@ -355,9 +426,19 @@ def test_layer_norm(seed, lead, k, dtype):
     x[..., 0] += 2.0
     x[..., 1] -= 2.0
     flat = x.reshape(-1, k)
-    expected = np.array([plain_batch_norm(row[:, None], [1.0], [0.0], 1e-5)[:, 0] for row in flat]) * weight + bias
-    agree(F.layer_norm, [x, weight, bias], rng, dtype, expected.reshape(x.shape),
-          numeric=np.all(flat.std(axis=1) > 0.5))
+    expected = (
+        np.array([plain_batch_norm(row[:, None], [1.0], [0.0], 1e-5)[:, 0] for row in flat])
+        * weight
+        + bias
+    )
+    agree(
+        F.layer_norm,
+        [x, weight, bias],
+        rng,
+        dtype,
+        expected.reshape(x.shape),
+        numeric=np.all(flat.std(axis=1) > 0.5),
+    )
 
 
 @pytest.mark.parametrize("shape", [(4, 1), (4, 3), (4, 3, 5), (5,)])
@@ -392,12 +473,16 @@ def test_mse_refuses_shapes_that_would_broadcast():
 def test_cross_entropy_of_classes(seed, n, k, dtype):
     rng = np.random.default_rng(seed)
     logits, target = rng.normal(size=(n, k)), frozen(rng.integers(0, k, n))[0]
-    each = [math.log(math.fsum(math.exp(a) for a in row)) - row[c] for row, c in zip(logits, target)]
+    each = [
+        math.log(math.fsum(math.exp(a) for a in row)) - row[c] for row, c in zip(logits, target)
+    ]
     agree(lambda x: F.cross_entropy(x, target), [logits], rng, dtype, math.fsum(each) / n)
     t = Tensor(logits, requires_grad=True)
     hot = np.array([[c == j for j in range(k)] for c in target])
     expected = (special.softmax(logits, axis=1) - hot) / n
-    np.testing.assert_allclose(grad(F.cross_entropy(t, target), t)[0], expected, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(
+        grad(F.cross_entropy(t, target), t)[0], expected, rtol=1e-10, atol=1e-12
+    )
 
 
 @few
@@ -405,8 +490,12 @@ def test_cross_entropy_of_classes(seed, n, k, dtype):
 def test_cross_entropy_of_weights(seed, n, k, dtype):
     rng = np.random.default_rng(seed)
     logits, target = rng.normal(size=(n, k)), frozen(rng.gamma(1.0, size=(n, k)).astype(dtype))[0]
-    each = [math.fsum(w * (math.log(math.fsum(math.exp(a) for a in row)) - b) for w, b in zip(weights, row))
-            for row, weights in zip(logits, target.astype(float))]
+    each = [
+        math.fsum(
+            w * (math.log(math.fsum(math.exp(a) for a in row)) - b) for w, b in zip(weights, row)
+        )
+        for row, weights in zip(logits, target.astype(float))
+    ]
     if dtype == np.float64:
         agree(lambda x: F.cross_entropy(x, target), [logits], rng, dtype, math.fsum(each) / n)
     t = Tensor(logits.astype(dtype), requires_grad=True)

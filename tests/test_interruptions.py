@@ -3,6 +3,7 @@
 Runs are killed in children of one process of its own (`python test_interruptions.py killed FOLDER`), which has imported
 all and forks: so that a run begins at once, and nothing happens to pytest.
 """
+
 import errno
 import os
 import signal
@@ -29,12 +30,19 @@ def counts(kind):
     x = np.random.default_rng(0).poisson(2.0, (60, 8)).astype(np.float32)
     x[9] = 0
     x = sparse.csr_array(x)
-    return Counts(x if kind == "memory" else Blocks(lambda a, b: x[a:b], np.arange(0, 61, 6), 8), np.arange(8), np.arange(60))
+    return Counts(
+        x if kind == "memory" else Blocks(lambda a, b: x[a:b], np.arange(0, 61, 6), 8),
+        np.arange(8),
+        np.arange(60),
+    )
 
 
 def train(kind="memory", seed=0, **options):
     """A run; seed: of first weights, which must not matter to one that is resumed."""
-    options = {**dict(epochs=16, batch_size=8, seed=0, early_stopping=12, progress=False), **options}
+    options = {
+        **dict(epochs=16, batch_size=8, seed=0, early_stopping=12, progress=False),
+        **options,
+    }
     model = SCVI(8, n_latent=2, n_hidden=4, seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -44,7 +52,9 @@ def train(kind="memory", seed=0, **options):
 
 def assert_same_end(one, other):
     (model, history), (expected, before) = one, other
-    for (name, a), b in zip(model.state_dict().items(), expected.state_dict().values(), strict=True):
+    for (name, a), b in zip(
+        model.state_dict().items(), expected.state_dict().values(), strict=True
+    ):
         assert a.tobytes() == b.tobytes(), name
     assert history.names == before.names
     assert all(history[name] == before[name] for name in history.names if name != "seconds")
@@ -69,7 +79,12 @@ def killed(folder):
     for kind in ("memory", "disk"):
         started = time.monotonic()
         expected = train(kind, checkpoint=Path(folder) / "other.npz")
-        duration, done, path, positions = time.monotonic() - started, [], Path(folder) / f"{kind}.npz", []
+        duration, done, path, positions = (
+            time.monotonic() - started,
+            [],
+            Path(folder) / f"{kind}.npz",
+            [],
+        )
         while len(done) < (N_KILLS + N_PRESSED) // 2:
             number = signal.SIGINT if len(done) % 5 == 4 else signal.SIGKILL
             if strike(number, rng.uniform(0.0, 0.1) * duration, path, kind, len(done)):
@@ -87,8 +102,18 @@ def killed(folder):
 
 
 def test_killed_at_random_moments_and_resumed(tmp_path):
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, __file__, "killed", tmp_path], capture_output=True, text=True, env=env, timeout=120)
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, __file__, "killed", tmp_path],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout)
 
@@ -102,6 +127,7 @@ def test_a_full_disk(tmp_path, monkeypatch, at):
         if len(calls) == 2 * at - 1:  # each save flushes the file, and then the folder
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(handle)
+
     monkeypatch.setattr(checkpoint.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         train(checkpoint=path)
@@ -113,7 +139,10 @@ def test_a_full_disk(tmp_path, monkeypatch, at):
     assert_same_end(train(seed=3 * (at > 1), checkpoint=path, resume=True), train())
 
 
-@pytest.mark.parametrize("change", [dict(kl_warmup=0.1), dict(learning_rate=1e-3), dict(weight_decay=0.5), dict(epochs=3)])
+@pytest.mark.parametrize(
+    "change",
+    [dict(kl_warmup=0.1), dict(learning_rate=1e-3), dict(weight_decay=0.5), dict(epochs=3)],
+)
 def test_a_run_is_not_gone_on_with_otherwise(tmp_path, change):
     path = tmp_path / "run.npz"
     options = dict(epochs=2, weight_decay=0.1, checkpoint=path)

@@ -1,4 +1,5 @@
 """minigrad/nn.py: layers against numbers worked out by hand, and what a Module promises about its parameters."""
+
 import math
 import sys
 
@@ -17,7 +18,10 @@ class Block(nn.Module):
         rng = np.random.default_rng(seed)
         self.first = nn.Linear(3, 4, rng=rng)
         self.scale = nn.Parameter(rng.normal(size=4), np.float32)
-        self.many = [nn.BatchNorm1d(4), nn.Sequential(nn.Linear(4, 2, rng=rng), nn.ReLU(), nn.Dropout(0.5))]
+        self.many = [
+            nn.BatchNorm1d(4),
+            nn.Sequential(nn.Linear(4, 2, rng=rng), nn.ReLU(), nn.Dropout(0.5)),
+        ]
         self.total = np.arange(3.0)
         self.not_trained = Tensor(np.ones(2))
         self.n, self.name, self.array = 3, "block", np.ones(5)
@@ -28,8 +32,15 @@ class Block(nn.Module):
         return self.last
 
 
-NAMES = ["scale", "first.weight", "first.bias", "many.0.weight", "many.0.bias", "many.1.layers.0.weight",
-         "many.1.layers.0.bias"]
+NAMES = [
+    "scale",
+    "first.weight",
+    "first.bias",
+    "many.0.weight",
+    "many.0.bias",
+    "many.1.layers.0.weight",
+    "many.1.layers.0.bias",
+]
 BUFFERS = ["total", "many.0.running_mean", "many.0.running_var"]
 
 
@@ -42,10 +53,19 @@ def test_parameter_is_a_leaf_with_a_copy_of_the_data():
     np.testing.assert_array_equal(p.data, [0, 1, 2])
 
 
-@pytest.mark.parametrize("data, dtype, expected", [
-    ([1.0, 2.0], None, np.float32), (1.5, None, np.float32), ([1, 2], None, np.float32),
-    (np.ones(2), None, np.float64), (np.ones(2, np.float32), None, np.float32), (np.ones(2, int), None, np.float32),
-    ([1.0], np.float64, np.float64), (np.ones(2), np.float32, np.float32)])
+@pytest.mark.parametrize(
+    "data, dtype, expected",
+    [
+        ([1.0, 2.0], None, np.float32),
+        (1.5, None, np.float32),
+        ([1, 2], None, np.float32),
+        (np.ones(2), None, np.float64),
+        (np.ones(2, np.float32), None, np.float32),
+        (np.ones(2, int), None, np.float32),
+        ([1.0], np.float64, np.float64),
+        (np.ones(2), np.float32, np.float32),
+    ],
+)
 def test_parameters_are_float32_unless_data_or_dtype_say_otherwise(data, dtype, expected):
     assert nn.Parameter(data, dtype).dtype == expected
 
@@ -106,12 +126,19 @@ def test_loading_keeps_the_dtype_and_the_arena():
     assert np.all(optimizer.weights == 2) and block.scale.dtype == np.float32
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda s: s.pop("scale"), "missing names.*scale"),
-    (lambda s: s.update(extra=np.ones(2)), "unknown names.*extra"),
-    (lambda s: s.update(scale=np.ones(5)), r"scale.*\(5,\).*\(4,\)"),
-    (lambda s: s.update(scale=np.ones(())), r"scale.*\(\).*\(4,\)"),
-    (lambda s: s.update({"many.0.running_var": np.ones((4, 1))}), r"running_var.*\(4, 1\).*\(4,\)")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda s: s.pop("scale"), "missing names.*scale"),
+        (lambda s: s.update(extra=np.ones(2)), "unknown names.*extra"),
+        (lambda s: s.update(scale=np.ones(5)), r"scale.*\(5,\).*\(4,\)"),
+        (lambda s: s.update(scale=np.ones(())), r"scale.*\(\).*\(4,\)"),
+        (
+            lambda s: s.update({"many.0.running_var": np.ones((4, 1))}),
+            r"running_var.*\(4, 1\).*\(4,\)",
+        ),
+    ],
+)
 def test_a_state_that_does_not_fit_is_refused_and_nothing_is_written(change, message):
     block = Block()
     before = block.state_dict()
@@ -167,7 +194,11 @@ def test_to_nonsense_lists_the_devices():
 def test_linear_starts_as_pytorchs(n_in):
     """torch.nn.Linear.reset_parameters: uniform within 1/sqrt(n_in), weight and bias."""
     layer = nn.Linear(n_in, 4000, rng=np.random.default_rng(0))
-    assert layer.weight.shape == (4000, n_in) and layer.bias.shape == (4000,) and layer.weight.dtype == np.float32
+    assert (
+        layer.weight.shape == (4000, n_in)
+        and layer.bias.shape == (4000,)
+        and layer.weight.dtype == np.float32
+    )
     for p in (layer.weight.data, layer.bias.data):
         bound = 1 / math.sqrt(n_in)
         assert 0.99 * bound < np.max(np.abs(p)) <= bound * (1 + 1e-6)
@@ -180,7 +211,9 @@ def test_linear_starts_as_pytorchs(n_in):
 
 def test_linear_computes_and_takes_a_dtype():
     layer = nn.Linear(2, 3, dtype=np.float64)
-    layer.load_state_dict({"weight": np.array([[1, 2], [3, 4], [5, 6.0]]), "bias": np.array([0.5, 0, -1])})
+    layer.load_state_dict(
+        {"weight": np.array([[1, 2], [3, 4], [5, 6.0]]), "bias": np.array([0.5, 0, -1])}
+    )
     y = layer(np.array([[1.0, -1.0], [0.0, 2.0]]))
     np.testing.assert_array_equal(y.data, [[-0.5, -1, -2], [4.5, 8, 11]])
     assert y.dtype == np.float64
@@ -193,7 +226,9 @@ def test_batch_norm_by_hand():
     layer.weight.data[:], layer.bias.data[:] = [2, 1], [10, 0]
     y = layer(Tensor(x, requires_grad=True))
     s, t = math.sqrt(8 / 3), math.sqrt(14 / 3)
-    np.testing.assert_allclose(y.data, [[10 - 4 / s, -1 / t], [10, 3 / t], [10 + 4 / s, -2 / t]], rtol=1e-12)
+    np.testing.assert_allclose(
+        y.data, [[10 - 4 / s, -1 / t], [10, 3 / t], [10 + 4 / s, -2 / t]], rtol=1e-12
+    )
     np.testing.assert_allclose(layer.running_mean, [0.3, 0.3], rtol=1e-12)
     np.testing.assert_allclose(layer.running_var, [0.9 + 0.4, 0.9 + 0.7], rtol=1e-12)
     layer(x + 1)
@@ -203,11 +238,15 @@ def test_batch_norm_by_hand():
     mean, var = layer.running_mean.copy(), layer.running_var.copy()
     layer.eval()
     for rows in (x, x[:1]):  # a single row is fine now
-        expected = [[10 + 2 * (a - 0.67) / math.sqrt(1.57), (b - 0.67) / math.sqrt(2.14)] for a, b in rows]
+        expected = [
+            [10 + 2 * (a - 0.67) / math.sqrt(1.57), (b - 0.67) / math.sqrt(2.14)] for a, b in rows
+        ]
         np.testing.assert_allclose(layer(rows).data, expected, rtol=1e-12)
     np.testing.assert_array_equal([layer.running_mean, layer.running_var], [mean, var])
     layer.eps = 0.5
-    np.testing.assert_allclose(layer(x[:1]).data, [[10 + 0.66 / math.sqrt(2.07), 1.33 / math.sqrt(2.64)]], rtol=1e-12)
+    np.testing.assert_allclose(
+        layer(x[:1]).data, [[10 + 0.66 / math.sqrt(2.07), 1.33 / math.sqrt(2.64)]], rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -231,7 +270,9 @@ def test_batch_norm_keeps_dtypes_and_its_gradients_flow_in_both_modes(dtype):
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, bool, np.float16])
 def test_batch_norm_takes_its_statistics_of_whole_numbers_and_halves_without_overflow(dtype):
     x = np.random.default_rng(0).poisson(60, (300, 3)).astype(dtype)
-    np.testing.assert_allclose(nn.BatchNorm1d(3)(x).data, nn.BatchNorm1d(3)(x.astype(np.float64)).data, atol=5e-3)
+    np.testing.assert_allclose(
+        nn.BatchNorm1d(3)(x).data, nn.BatchNorm1d(3)(x.astype(np.float64)).data, atol=5e-3
+    )
 
 
 def test_batch_norm_needs_two_rows_and_its_own_width():
@@ -246,7 +287,9 @@ def test_layer_norm_by_hand():
     layer = nn.LayerNorm(3, eps=0.0, dtype=np.float64)
     layer.weight.data[:], layer.bias.data[:] = [1, 2, 3], [0, 0, 1]
     s = math.sqrt(8 / 3)  # of 1, 3, 5
-    np.testing.assert_allclose(layer(np.array([[1.0, 3.0, 5.0]])).data, [[-2 / s, 0, 1 + 6 / s]], rtol=1e-12)
+    np.testing.assert_allclose(
+        layer(np.array([[1.0, 3.0, 5.0]])).data, [[-2 / s, 0, 1 + 6 / s]], rtol=1e-12
+    )
     x = np.random.default_rng(0).normal(size=(2, 4, 3))
     np.testing.assert_allclose(layer(x).data[1, 2], layer(x[1, 2]).data, rtol=1e-12)
     layer.eval()
@@ -298,9 +341,13 @@ def test_activations_and_sequential():
     net = nn.Sequential(nn.ReLU(), nn.Dropout(0.5), nn.Softmax())
     assert isinstance(net[1], nn.Dropout)
     dropped = nn.Dropout(0.5)(np.maximum(x, 0), np.random.default_rng(3))
-    np.testing.assert_allclose(net(x, np.random.default_rng(3)), np.exp(dropped) / np.exp(dropped).sum(), rtol=1e-12)
-    assert [name for name, _ in nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1)).named_parameters()] == [
-        "layers.0.weight", "layers.0.bias", "layers.2.weight", "layers.2.bias"]
+    np.testing.assert_allclose(
+        net(x, np.random.default_rng(3)), np.exp(dropped) / np.exp(dropped).sum(), rtol=1e-12
+    )
+    assert [
+        name
+        for name, _ in nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1)).named_parameters()
+    ] == ["layers.0.weight", "layers.0.bias", "layers.2.weight", "layers.2.bias"]
 
 
 def test_modules_compute_without_recording():

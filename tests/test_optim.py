@@ -1,4 +1,5 @@
 """minigrad/optim.py: trajectories in Python's floats, from the formulas of the papers; and what the arena promises."""
+
 import math
 
 import numpy as np
@@ -16,7 +17,10 @@ def parameters(dtype=np.float64, seed=0):
 
 def gradients(n_steps, seed=1):
     rng = np.random.default_rng(seed)
-    return [[rng.normal(size=shape) * 10 ** rng.uniform(-3, 1) for shape in SHAPES] for _ in range(n_steps)]
+    return [
+        [rng.normal(size=shape) * 10 ** rng.uniform(-3, 1) for shape in SHAPES]
+        for _ in range(n_steps)
+    ]
 
 
 def push(ps, arrays):
@@ -51,7 +55,10 @@ def by_hand(update, n_steps=12, rates=None):
     found = []
     for t, arrays in enumerate(gradients(n_steps), 1):
         for k, (w, a, memory) in enumerate(zip(weights, arrays, states)):
-            new = [update(float(x), float(g), s, t, k) for x, g, s in zip(w.ravel(), np.ravel(a), memory)]
+            new = [
+                update(float(x), float(g), s, t, k)
+                for x, g, s in zip(w.ravel(), np.ravel(a), memory)
+            ]
             w[...] = np.reshape(new, w.shape)
         found.append([w.copy() for w in weights])
     return found
@@ -67,16 +74,19 @@ def sgd(lr, momentum):
     def update(w, g, s, t, k):
         s["v"] = momentum * s.get("v", 0.0) + g
         return w - lr * s["v"]
+
     return update
 
 
 def adam(lr, b1=0.9, b2=0.999, eps=1e-8, decay=lambda k: 0.0, rate=lambda t: 1.0):
     """Kingma and Ba (2015), algorithm 1; with decay, Loshchilov and Hutter (2019), algorithm 2."""
+
     def update(w, g, s, t, k):
         s["m"] = b1 * s.get("m", 0.0) + (1 - b1) * g
         s["v"] = b2 * s.get("v", 0.0) + (1 - b2) * g * g
         m, v = s["m"] / (1 - b1**t), s["v"] / (1 - b2**t)
         return w - lr * rate(t) * (m / (math.sqrt(v) + eps) + decay(k) * w)
+
     return update
 
 
@@ -109,8 +119,14 @@ def test_adamw_decays_all_but_those_left_out(block, monkeypatch):
     assert_same(plain, by_hand(adam(0.02, decay=lambda k: 0.01)), rtol=1e-11)
 
 
-@pytest.mark.parametrize("make", [lambda ps: optim.SGD(ps, 0.05, 0.9), lambda ps: optim.Adam(ps, 0.02),
-                                  lambda ps: optim.AdamW(ps, 0.02, weight_decay=0.1)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda ps: optim.SGD(ps, 0.05, 0.9),
+        lambda ps: optim.Adam(ps, 0.02),
+        lambda ps: optim.AdamW(ps, 0.02, weight_decay=0.1),
+    ],
+)
 def test_arenas_longer_than_a_block(make):
     """Blocks of 16384: the ends of the blocks fall inside parameters."""
     rng = np.random.default_rng(0)
@@ -118,7 +134,9 @@ def test_arenas_longer_than_a_block(make):
     starts, slopes = [rng.normal(size=n) for n in sizes], [rng.normal(size=n) for n in sizes]
     whole = [nn.Parameter(w) for w in starts]
     optimizer = make(whole)
-    alone = [nn.Parameter(w[-1:]) for w in starts]  # the last weight of each, in an arena of its own
+    alone = [
+        nn.Parameter(w[-1:]) for w in starts
+    ]  # the last weight of each, in an arena of its own
     others = [make([p]) for p in alone]
     for _ in range(3):
         optimizer.zero_grad()
@@ -149,6 +167,7 @@ def test_cosine_schedule():
 
     def rate(t):
         return (1 + math.cos(math.pi * (t - 1) / 12)) / 2
+
     assert_same(found, by_hand(adam(0.02, rate=rate)), rtol=1e-11)
 
 
@@ -198,7 +217,9 @@ def test_weights_and_gradients_are_views_of_one_array_each():
     push(ps, arrays)
     for p in ps:
         assert base(p.grad) is optimizer.gradients
-    np.testing.assert_allclose(optimizer.gradients, np.concatenate([a.ravel() for a in arrays]), rtol=1e-15)
+    np.testing.assert_allclose(
+        optimizer.gradients, np.concatenate([a.ravel() for a in arrays]), rtol=1e-15
+    )
     optimizer.weights[:] = 7
     assert all(np.all(p.data == 7) for p in ps)
 
@@ -240,8 +261,14 @@ def test_gradients_set_by_hand_count():
     np.testing.assert_array_equal(p.data, [-1, -2])
 
 
-@pytest.mark.parametrize("make", [lambda ps: optim.SGD(ps, 0.1, 0.9), lambda ps: optim.Adam(ps, 0.1),
-                                  lambda ps: optim.AdamW(ps, 0.1, weight_decay=0.5)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda ps: optim.SGD(ps, 0.1, 0.9),
+        lambda ps: optim.Adam(ps, 0.1),
+        lambda ps: optim.AdamW(ps, 0.1, weight_decay=0.5),
+    ],
+)
 def test_parameters_without_gradient_stay(make):
     ps = parameters()
     optimizer = make(ps)
@@ -282,8 +309,11 @@ def test_what_cannot_be_optimised_is_refused(make):
 
 
 # --------------------------------------------------------------------------------------------------------------- state
-MAKERS = {"SGD": lambda ps: optim.SGD(ps, 0.05, 0.9), "Adam": lambda ps: optim.Adam(ps, 0.02),
-          "AdamW": lambda ps: optim.AdamW(ps, 0.02, weight_decay=0.1)}
+MAKERS = {
+    "SGD": lambda ps: optim.SGD(ps, 0.05, 0.9),
+    "Adam": lambda ps: optim.Adam(ps, 0.02),
+    "AdamW": lambda ps: optim.AdamW(ps, 0.02, weight_decay=0.1),
+}
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -297,6 +327,7 @@ def test_state_continues_bit_for_bit(name, dtype):
             push(ps, a)
             optimizer.step()
         return [p.data.copy() for p in ps]
+
     ps = parameters(dtype)
     optimizer = make(ps)
     halfway = steps(ps, optimizer, arrays[:4])
@@ -354,7 +385,9 @@ def test_clipping_does_not_overflow_and_refuses_what_is_not_finite():
 
 def test_undecayed_must_be_parameters():
     weight = nn.Parameter(np.ones(3))
-    with pytest.raises(ValueError, match="undecayed holds a Tensor that is not one of the parameters"):
+    with pytest.raises(
+        ValueError, match="undecayed holds a Tensor that is not one of the parameters"
+    ):
         optim.AdamW([weight], undecayed=[nn.Parameter(np.ones(3))])
 
 

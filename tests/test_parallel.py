@@ -3,6 +3,7 @@
 What runs on the ranks are the functions below the line, `mpiexec -n 2 python test_parallel.py NAME FOLDER`. They leave
 what they found in files of the folder, one a rank, which the tests compare.
 """
+
 import os
 import shutil
 import signal
@@ -29,7 +30,11 @@ def ranks(name, folder, n=2, start=()):
     mpiexec = shutil.which("mpiexec", path=places)
     if mpiexec is None:
         pytest.skip('there is no mpiexec: pip install "minigrad-scvi[mpi]"')
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OPENBLAS_NUM_THREADS": "1"}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        "OPENBLAS_NUM_THREADS": "1",
+    }
     command = [mpiexec, "-n", str(n), sys.executable, *start, __file__, name, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=TIMEOUT)
     return done.returncode, done.stdout + done.stderr
@@ -55,7 +60,9 @@ def test_a_missing_package_is_named(monkeypatch):
 def test_minibatches_too_small_for_the_ranks_are_refused():
     columns, four = (np.ones((50, 2)),), SimpleNamespace(rank=1, size=4)
     for batch_size, n in ((7, 50), (16, 6)):
-        with pytest.raises(ValueError, match=f"batch_size={batch_size} of .* each of 4 ranks needs 2"):
+        with pytest.raises(
+            ValueError, match=f"batch_size={batch_size} of .* each of 4 ranks needs 2"
+        ):
             module._minibatches((columns[0][:n],), batch_size, 0.0, 0, False, four)
     train, held_out = module._minibatches(columns, 16, 0.2, 0, False, four)
     assert train.shard == (1, 4) and held_out.shard == (0, 1)
@@ -81,9 +88,17 @@ def test_ranks_end_equal_with_one_checkpoint_and_resume_exactly(tmp_path):
     assert a == b and len(a["whole"]) == 4
     for name in first:
         assert first[name].tobytes() == second[name].tobytes(), name
-    whole, parts = ({k.removeprefix(p): v.tobytes() for k, v in first.items() if k.startswith(p)} for p in ("whole/", "parts/"))
+    whole, parts = (
+        {k.removeprefix(p): v.tobytes() for k, v in first.items() if k.startswith(p)}
+        for p in ("whole/", "parts/")
+    )
     assert whole == parts and a["whole"] == a["parts"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["parts.npz", "rank0.npz", "rank1.npz", "whole.npz"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "parts.npz",
+        "rank0.npz",
+        "rank1.npz",
+        "whole.npz",
+    ]
     SCVI.load(tmp_path / "whole.npz")
 
 
@@ -98,13 +113,20 @@ def test_they_stop_together(tmp_path):
     assert said.count("interrupted:") == 1
 
 
-@pytest.mark.parametrize("how", ["raises", "is_killed", "fails_before", "has_bad_data", "has_other_data", "exits"])
+@pytest.mark.parametrize(
+    "how", ["raises", "is_killed", "fails_before", "has_bad_data", "has_other_data", "exits"]
+)
 def test_a_rank_that_fails_ends_all(tmp_path, how):
     status, said = ranks(how, tmp_path, start=["-m", "mpi4py"] if how == "exits" else [])
     assert status != 0, said
-    expected = {"raises": "ZeroDivisionError", "fails_before": "rank 0 of 2 could not start: FileNotFoundError",
-                "has_bad_data": "row 3, column 2 (from 0) is -1.0", "has_other_data": "must train the same",
-                "is_killed": "", "exits": "ZeroDivisionError"}
+    expected = {
+        "raises": "ZeroDivisionError",
+        "fails_before": "rank 0 of 2 could not start: FileNotFoundError",
+        "has_bad_data": "row 3, column 2 (from 0) is -1.0",
+        "has_other_data": "must train the same",
+        "is_killed": "",
+        "exits": "ZeroDivisionError",
+    }
     assert expected[how] in said
     assert not list(tmp_path.glob("rank*"))  # nobody came to the end
     if how in ("raises", "is_killed"):
@@ -125,7 +147,11 @@ class Plain(nn.Module):
 
     def __init__(self):
         rng = np.random.default_rng(0)
-        self.layers = nn.Sequential(nn.Linear(3, 5, dtype=float, rng=rng), nn.Sigmoid(), nn.Linear(5, 1, dtype=float, rng=rng))
+        self.layers = nn.Sequential(
+            nn.Linear(3, 5, dtype=float, rng=rng),
+            nn.Sigmoid(),
+            nn.Linear(5, 1, dtype=float, rng=rng),
+        )
         self.hook = lambda progress: None
 
     def loss(self, x, y, *, progress, rng):
@@ -145,18 +171,36 @@ def train(model, n=61, **options):
         def step(self):
             kept.setdefault("gradient", self.gradients.copy())
             super().step()
+
     columns = (x, x @ [1.0, -1.0, 0.5])
-    history = module.fit(model, columns, **{**dict(epochs=4, batch_size=7, validation=0.1, progress=False,
-                                                   optimizer=lambda p: Recorded(p, 0.05)), **options})
+    history = module.fit(
+        model,
+        columns,
+        **{
+            **dict(
+                epochs=4,
+                batch_size=7,
+                validation=0.1,
+                progress=False,
+                optimizer=lambda p: Recorded(p, 0.05),
+            ),
+            **options,
+        },
+    )
     return history, kept["gradient"]
 
 
 def like_one_process(folder):
     arrays = {}
-    for name, parallel in (("alone/", None), ("", "mpi")):  # minibatches of 7 cannot be cut into equal parts
+    for name, parallel in (
+        ("alone/", None),
+        ("", "mpi"),
+    ):  # minibatches of 7 cannot be cut into equal parts
         model = Plain()
         history, arrays[name + "gradient"] = train(model, parallel=parallel)
-        arrays[name + "losses"] = np.column_stack([history[k] for k in ("train_loss", "validation_loss", "validation_noise")])
+        arrays[name + "losses"] = np.column_stack(
+            [history[k] for k in ("train_loss", "validation_loss", "validation_noise")]
+        )
         arrays[name + "end"] = np.concatenate([p.data.ravel() for p in model.parameters()])
     write(folder, arrays)
 
@@ -177,6 +221,7 @@ def trained_and_resumed(folder):
                 if len(calls) == stop and rank == 1:
                     os.kill(os.getpid(), signal.SIGINT)
                 return loss(*args, **keywords)
+
             model.loss = pressed
             path = Path(folder) / f"{name}.npz"
             history = model.fit(counts(), checkpoint=path, resume=True, seed=0, **options)
@@ -199,6 +244,7 @@ def stopped(folder):
         calls.append(1)
         if len(calls) == 19 and rank == 1:
             os.kill(os.getpid(), signal.SIGINT)
+
     model.hook = press
     history, _ = train(model, parallel="mpi", epochs=50)  # 8 minibatches an epoch
     write(folder, model.state_dict(), early=early, interrupted=[len(history), len(calls) - 13])
@@ -210,6 +256,7 @@ def fails_in_the_middle(folder, how):
     def fail(progress):
         if rank == 1 and progress > 0.6:
             how()
+
     model.hook = fail
     train(model, parallel="mpi", checkpoint=Path(folder) / "run.npz")
     write(folder, {})

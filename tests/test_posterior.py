@@ -1,4 +1,5 @@
 """What a trained model is asked, against hand computations, exact integrals, and data of which the truth is known."""
+
 import csv
 import tracemalloc
 import warnings
@@ -14,8 +15,20 @@ from minigrad.fit import evaluating
 from models import SCVI, posterior
 from models.counts import Counts, read
 
-UP, DOWN = np.arange(0, 5), np.arange(5, 10)  # genes of the synthetic data that type 1 has more, and less, of
-MARKERS = {"CD79A": 1, "CD79B": 1, "MS4A1": 1, "HLA-DQA1": 1, "LYZ": -1, "S100A8": -1, "S100A9": -1, "FCN1": -1}
+UP, DOWN = (
+    np.arange(0, 5),
+    np.arange(5, 10),
+)  # genes of the synthetic data that type 1 has more, and less, of
+MARKERS = {
+    "CD79A": 1,
+    "CD79B": 1,
+    "MS4A1": 1,
+    "HLA-DQA1": 1,
+    "LYZ": -1,
+    "S100A8": -1,
+    "S100A9": -1,
+    "FCN1": -1,
+}
 LIKELIHOODS, LIBRARIES = ("poisson", "nb", "zinb"), ("observed", "latent")
 
 
@@ -43,13 +56,21 @@ def trained():
 
 def untrained(n_genes=12, n_batches=1, seed=0, scale=2.0, **config):
     """A model with random weights: a decoder to which z and the batch matter, encoders not far from the priors."""
-    config = {"n_latent": 2, "n_hidden": 6, "library_log_mean": np.arange(n_batches) + 3.0,
-              "library_log_var": 0.1, **config}
+    config = {
+        "n_latent": 2,
+        "n_hidden": 6,
+        "library_log_mean": np.arange(n_batches) + 3.0,
+        "library_log_var": 0.1,
+        **config,
+    }
     model = SCVI(n_genes, n_batches, seed=seed, **config)
     for name, p in model.named_parameters():
         p.data[...] *= 0.3 if "encoder" in name else scale
     if model.library == "latent":
-        model.l_encoder.mean.bias.data[...], model.l_encoder.log_var.bias.data[...] = 3.0 + 0.5 * (n_batches - 1), -1.0
+        model.l_encoder.mean.bias.data[...], model.l_encoder.log_var.bias.data[...] = (
+            3.0 + 0.5 * (n_batches - 1),
+            -1.0,
+        )
     return model.eval()
 
 
@@ -63,14 +84,18 @@ def test_log_mean_exp_by_hand():
     value, error = posterior.log_mean_exp([log_w])
     w = np.exp(log_w - [[0.0, -5000.0]])
     np.testing.assert_allclose(value, np.log(w.mean(axis=0)) + [0.0, -5000.0], rtol=1e-15)
-    np.testing.assert_allclose(error, w.std(axis=0, ddof=1) / w.mean(axis=0) / np.sqrt(3), rtol=1e-12)
+    np.testing.assert_allclose(
+        error, w.std(axis=0, ddof=1) / w.mean(axis=0) / np.sqrt(3), rtol=1e-12
+    )
     assert value.dtype == error.dtype == np.float64
 
 
 @pytest.mark.parametrize("block", [1, 3, 64, 100])
 def test_log_mean_exp_does_not_depend_on_blocks(block):
-    log_w = np.random.default_rng(0).normal(-700.0, 30.0, (100, 5))  # a first block may be e^-100 of a later one
-    value, error = posterior.log_mean_exp(log_w[i:i + block] for i in range(0, 100, block))
+    log_w = np.random.default_rng(0).normal(
+        -700.0, 30.0, (100, 5)
+    )  # a first block may be e^-100 of a later one
+    value, error = posterior.log_mean_exp(log_w[i : i + block] for i in range(0, 100, block))
     np.testing.assert_allclose(value, special.logsumexp(log_w, axis=0) - np.log(100), rtol=1e-14)
     np.testing.assert_allclose(error, posterior.log_mean_exp([log_w])[1], rtol=1e-10)
 
@@ -78,7 +103,9 @@ def test_log_mean_exp_does_not_depend_on_blocks(block):
 def test_log_mean_exp_of_weights_that_are_zero():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        value, _ = posterior.log_mean_exp([np.array([[-np.inf, -np.inf]]), np.array([[0.0, -np.inf]])])
+        value, _ = posterior.log_mean_exp(
+            [np.array([[-np.inf, -np.inf]]), np.array([[0.0, -np.inf]])]
+        )
     np.testing.assert_allclose(value, [np.log(0.5), -np.inf])
 
 
@@ -96,13 +123,25 @@ def test_one_cell_under_many_draws_is_the_sum_of_log_probs(likelihood, dtype, to
     rng = np.random.default_rng(0)
     for _ in range(20):
         n_genes = rng.integers(1, 250)
-        x = np.floor(np.exp(rng.uniform(-2.0, 9.0, n_genes))).astype(dtype) * (rng.random(n_genes) < rng.random())
-        log_mu, zi_logits = rng.uniform(-20.0, 9.0, (30, n_genes)), rng.normal(0.0, 40.0, (30, n_genes))
-        log_mu, log_theta, zi_logits = [a.astype(dtype) for a in (log_mu, rng.uniform(-8, 12, n_genes), zi_logits)]
+        x = np.floor(np.exp(rng.uniform(-2.0, 9.0, n_genes))).astype(dtype) * (
+            rng.random(n_genes) < rng.random()
+        )
+        log_mu, zi_logits = (
+            rng.uniform(-20.0, 9.0, (30, n_genes)),
+            rng.normal(0.0, 40.0, (30, n_genes)),
+        )
+        log_mu, log_theta, zi_logits = [
+            a.astype(dtype) for a in (log_mu, rng.uniform(-8, 12, n_genes), zi_logits)
+        ]
         wide = [a.astype(np.float64) for a in (log_mu, log_theta, zi_logits)]
-        truth = {"poisson": lambda: poisson_log_prob(x, wide[0]), "nb": lambda: nb_log_prob(x, *wide[:2]),
-                 "zinb": lambda: zinb_log_prob(x, *wide)}[likelihood]().sum(axis=1)
-        found = posterior._ONE_CELL[likelihood](x, log_theta)(log_mu, *([zi_logits] if likelihood == "zinb" else []))
+        truth = {
+            "poisson": lambda: poisson_log_prob(x, wide[0]),
+            "nb": lambda: nb_log_prob(x, *wide[:2]),
+            "zinb": lambda: zinb_log_prob(x, *wide),
+        }[likelihood]().sum(axis=1)
+        found = posterior._ONE_CELL[likelihood](x, log_theta)(
+            log_mu, *([zi_logits] if likelihood == "zinb" else [])
+        )
         scale = np.maximum(np.abs(truth), special.gammaln(x + 1.0).sum() + 1.0)
         assert np.max(np.abs(found - truth) / scale) < tolerance
 
@@ -111,13 +150,17 @@ def test_one_cell_under_many_draws_is_the_sum_of_log_probs(likelihood, dtype, to
 def test_sums_of_logarithms_of_products_do_not_overflow(n):
     u = np.full((2, n), 2.0, np.float32)
     u[1] = np.random.default_rng(0).uniform(1.0, 2.0, n)
-    np.testing.assert_allclose(posterior._sum_log(u), np.log(u.astype(np.float64)).sum(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(
+        posterior._sum_log(u), np.log(u.astype(np.float64)).sum(axis=1), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", [np.asarray, sparse.csr_array])
 @pytest.mark.parametrize("dispersion", ["gene", "gene-batch", "gene-cell"])
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_draws_of_several_cells_have_the_log_prob_of_repeated_rows(likelihood, dispersion, kind, monkeypatch):
+def test_draws_of_several_cells_have_the_log_prob_of_repeated_rows(
+    likelihood, dispersion, kind, monkeypatch
+):
     monkeypatch.setattr(posterior, "CACHED", 30)
     model = untrained(n_batches=2, likelihood=likelihood, dispersion=dispersion, dtype=np.float64)
     x, codes, rng = counts_like(model, 4), np.array([0, 1, 1, 0]), np.random.default_rng(2)
@@ -142,9 +185,15 @@ def exact_log_likelihood(model, x, codes):
                 mean, std = model.library_log_mean[code], np.sqrt(model.library_log_var[code])
                 log_l = np.linspace(mean - 7 * std, mean + 7 * std, 61)
                 log_w_l = stats.norm.logpdf(log_l, mean, std) + np.log(log_l[1] - log_l[0])
-            rows, columns = np.repeat(np.arange(len(z)), len(log_l)), np.tile(np.arange(len(log_l)), len(z))
-            log_p = model.log_prob(np.tile(cell, (len(rows), 1)), log_l[columns, None],
-                                   **model.heads(z[rows, None], np.full(len(rows), code))).data
+            rows, columns = (
+                np.repeat(np.arange(len(z)), len(log_l)),
+                np.tile(np.arange(len(log_l)), len(z)),
+            )
+            log_p = model.log_prob(
+                np.tile(cell, (len(rows), 1)),
+                log_l[columns, None],
+                **model.heads(z[rows, None], np.full(len(rows), code)),
+            ).data
             found.append(special.logsumexp(log_p + log_w[rows] + log_w_l[columns]))
     return np.array(found)
 
@@ -152,8 +201,15 @@ def exact_log_likelihood(model, x, codes):
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_log_likelihood_is_the_integral(likelihood, library):
-    model = untrained(3, 2, n_latent=1, likelihood=likelihood, library=library, dispersion="gene-batch",
-                      dtype=np.float64)
+    model = untrained(
+        3,
+        2,
+        n_latent=1,
+        likelihood=likelihood,
+        library=library,
+        dispersion="gene-batch",
+        dtype=np.float64,
+    )
     x, codes = counts_like(model, 6, mean=5.0), np.array([0, 1] * 3)
     exact = exact_log_likelihood(model, x, codes)
     value, error = model.log_likelihood(x, codes, n_samples=20000, return_error=True)
@@ -165,7 +221,9 @@ def test_log_likelihood_is_the_integral(likelihood, library):
 def test_the_monte_carlo_error_is_the_spread_over_seeds():
     model = untrained(4, scale=1.0, dtype=np.float64)
     x = counts_like(model, 4)
-    runs = [model.log_likelihood(x, n_samples=300, seed=seed, return_error=True) for seed in range(60)]
+    runs = [
+        model.log_likelihood(x, n_samples=300, seed=seed, return_error=True) for seed in range(60)
+    ]
     spread, error = np.std([v for v, _ in runs], axis=0), np.mean([e for _, e in runs], axis=0)
     assert np.all(error < 0.3)  # else the estimate itself is not to be trusted
     np.testing.assert_allclose(error, spread, rtol=0.35)
@@ -176,13 +234,23 @@ def test_elbo_is_the_mean_of_what_terms_gives(library, monkeypatch):
     model, n = untrained(n_batches=2, library=library, dtype=np.float64), 3000
     x, codes = counts_like(model), np.arange(9) % 2
     with evaluating(model):
-        log_p, kl_z, kl_l = model.terms(np.repeat(x, n, axis=0), np.repeat(codes, n), np.random.default_rng(0))
+        log_p, kl_z, kl_l = model.terms(
+            np.repeat(x, n, axis=0), np.repeat(codes, n), np.random.default_rng(0)
+        )
     runs = (log_p - kl_z - kl_l).data.reshape(9, n)
     found = model.elbo(x, codes, n_samples=n)
     assert found.dtype == np.float64
-    assert np.all(np.abs(found - runs.mean(axis=1)) < 5 * np.sqrt(2.0) * runs.std(axis=1) / np.sqrt(n))
-    monkeypatch.setattr(posterior, "_log_prob_of_draws", lambda model, x, codes, z, log_library: np.zeros(z.shape[:2]))
-    np.testing.assert_allclose(model.elbo(x, codes, n_samples=3), -(kl_z + kl_l).data[::n], rtol=1e-10)
+    assert np.all(
+        np.abs(found - runs.mean(axis=1)) < 5 * np.sqrt(2.0) * runs.std(axis=1) / np.sqrt(n)
+    )
+    monkeypatch.setattr(
+        posterior,
+        "_log_prob_of_draws",
+        lambda model, x, codes, z, log_library: np.zeros(z.shape[:2]),
+    )
+    np.testing.assert_allclose(
+        model.elbo(x, codes, n_samples=3), -(kl_z + kl_l).data[::n], rtol=1e-10
+    )
 
 
 @pytest.mark.parametrize("n_samples, budget", [(1, 1), (7, 36), (50, 120), (100, 10**6)])
@@ -194,6 +262,7 @@ def test_exactly_n_samples_draws(n_samples, budget, monkeypatch):
         blocks = list(blocks)
         drawn.append(sum(len(block) for block in blocks))
         return real(blocks)
+
     monkeypatch.setattr(posterior, "BUDGET", budget)
     monkeypatch.setattr(posterior, "log_mean_exp", counting)
     model.log_likelihood(counts_like(model), n_samples=n_samples)
@@ -216,7 +285,9 @@ def test_noise_belongs_to_cells_not_to_chunks(name, library, monkeypatch):
     model = untrained(n_batches=2, library=library, dtype=np.float64)
     x, codes, ask = counts_like(model, 20), np.arange(20) % 2, ASKED[name]
     at_once = ask(model, x, codes)
-    assert len(np.unique(at_once.reshape(20, -1), axis=0)) > 15  # cells do not share their noise (samples may be all 0)
+    assert (
+        len(np.unique(at_once.reshape(20, -1), axis=0)) > 15
+    )  # cells do not share their noise (samples may be all 0)
     np.testing.assert_allclose(ask(model, x[:7], codes[:7]), at_once[:7], rtol=1e-9)
     for budget in (1, 12 * 3, 12 * 5 * 3):
         monkeypatch.setattr(posterior, "BUDGET", budget)
@@ -235,7 +306,9 @@ def test_memory_does_not_grow_with_the_number_of_samples(monkeypatch):
 
 
 @pytest.mark.parametrize("n_samples", [0, -1, 2.5, True, "3", None, np.nan])
-@pytest.mark.parametrize("method", ["elbo", "log_likelihood", "expression_fraction", "denoise", "sample_posterior"])
+@pytest.mark.parametrize(
+    "method", ["elbo", "log_likelihood", "expression_fraction", "denoise", "sample_posterior"]
+)
 def test_wrong_n_samples(method, n_samples):
     model = untrained()
     with pytest.raises(ValueError, match="n_samples must be a whole number of at least 1"):
@@ -247,8 +320,13 @@ def test_results_say_their_dtype():
         model = untrained(dtype=dtype)
         x = counts_like(model)
         assert model.elbo(x).dtype == model.log_likelihood(x, n_samples=2).dtype == np.float64
-        for result in (model.expression_fraction(x), model.denoise(x), model.denoise(x, library_size=np.full(9, 10.0)),
-                       model.sample_posterior(x), model.generate(4)):
+        for result in (
+            model.expression_fraction(x),
+            model.denoise(x),
+            model.denoise(x, library_size=np.full(9, 10.0)),
+            model.sample_posterior(x),
+            model.generate(4),
+        ):
             assert result.dtype == dtype
 
 
@@ -260,7 +338,9 @@ def test_rho_sums_to_one_and_mu_to_the_library_size(library):
     rho = model.expression_fraction(x, codes, n_samples=3)
     assert rho.shape == x.shape and np.all(rho > 0)
     np.testing.assert_allclose(rho.sum(axis=1), 1.0, rtol=1e-5)
-    np.testing.assert_allclose(model.denoise(x, codes, library_size=500, n_samples=3), 500 * rho, rtol=1e-5)
+    np.testing.assert_allclose(
+        model.denoise(x, codes, library_size=500, n_samples=3), 500 * rho, rtol=1e-5
+    )
     sizes = np.arange(1.0, 10.0)
     mu = model.denoise(x, codes, library_size=sizes, n_samples=3)
     np.testing.assert_allclose(mu, sizes[:, None] * rho, rtol=1e-5)
@@ -279,17 +359,26 @@ def test_several_batches_are_averaged():
     x, codes = counts_like(model), np.array(["a", "b", "7"] * 3)
     alone = {b: model.expression_fraction(x, codes, transform_batch=b) for b in ("a", "b", 7)}
     assert np.max(np.abs(alone["a"] - alone["b"])) > 0.01
-    np.testing.assert_allclose(model.expression_fraction(x, codes, transform_batch=["a", 7]),
-                               (alone["a"] + alone[7]) / 2, rtol=1e-5)
+    np.testing.assert_allclose(
+        model.expression_fraction(x, codes, transform_batch=["a", 7]),
+        (alone["a"] + alone[7]) / 2,
+        rtol=1e-5,
+    )
     own = model.expression_fraction(x, codes)
     for i, b in enumerate(("a", "b", 7)):
         np.testing.assert_allclose(own[i::3], alone[b][i::3], rtol=1e-5)
-    for wrong, message in (("c", "c unknown; the model knows a, b, 7"), ([], "no batch"), (["a", 3], "3 unknown")):
+    for wrong, message in (
+        ("c", "c unknown; the model knows a, b, 7"),
+        ([], "no batch"),
+        (["a", 3], "3 unknown"),
+    ):
         with pytest.raises(ValueError, match=message):
             model.denoise(x, codes, transform_batch=wrong)
 
 
-@pytest.mark.parametrize("library_size", [0, -1.0, np.nan, np.inf, [1.0, -2.0] + [3.0] * 7, np.ones(4)])
+@pytest.mark.parametrize(
+    "library_size", [0, -1.0, np.nan, np.inf, [1.0, -2.0] + [3.0] * 7, np.ones(4)]
+)
 def test_wrong_library_sizes(library_size):
     model = untrained()
     with pytest.raises(ValueError, match="library_size"):
@@ -307,11 +396,16 @@ def test_cells_without_counts(library):
     assert np.all(np.isfinite(model.elbo(x))) and np.all(model.elbo(x) < 0)
     np.testing.assert_allclose(model.expression_fraction(x).sum(axis=1), 1.0, rtol=1e-5)
     np.testing.assert_allclose(model.denoise(x, library_size=10.0).sum(axis=1), 10.0, rtol=1e-5)
-    for result in (model.denoise(x), model.sample_posterior(x, n_samples=200)[:, empty].sum(axis=0)):
+    for result in (
+        model.denoise(x),
+        model.sample_posterior(x, n_samples=200)[:, empty].sum(axis=0),
+    ):
         assert np.all(np.isfinite(result))
     nothing = library == "observed"
     assert np.all((model.denoise(x)[empty].sum(axis=1) == 0) == nothing)
-    assert np.all((model.sample_posterior(x, n_samples=200)[:, empty].sum(axis=(0, 2)) == 0) == nothing)
+    assert np.all(
+        (model.sample_posterior(x, n_samples=200)[:, empty].sum(axis=(0, 2)) == 0) == nothing
+    )
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
@@ -321,15 +415,25 @@ def test_one_gene_and_one_cell(likelihood, n_genes, n_cells):
     x = counts_like(model, n_cells) + 1
     for result in (model.elbo(x), model.log_likelihood(x, n_samples=3)):
         assert result.shape == (n_cells,) and np.all(np.isfinite(result))
-    for result in (model.expression_fraction(x), model.denoise(x), model.sample_posterior(x), model.generate(n_cells)):
+    for result in (
+        model.expression_fraction(x),
+        model.denoise(x),
+        model.sample_posterior(x),
+        model.generate(n_cells),
+    ):
         assert result.shape == x.shape and np.all(np.isfinite(result))
 
 
 # ----------------------------------------------------------------------------------------------------------- samples
 def distribution(model, parameters):
-    log_mu, log_theta, zi = (getattr(parameters[k], "data", None) for k in ("log_mu", "log_theta", "zi_logits"))
-    return {"poisson": lambda: Poisson(log_mu), "nb": lambda: NegativeBinomial(log_mu, log_theta),
-            "zinb": lambda: ZeroInflatedNegativeBinomial(log_mu, log_theta, zi)}[model.likelihood]()
+    log_mu, log_theta, zi = (
+        getattr(parameters[k], "data", None) for k in ("log_mu", "log_theta", "zi_logits")
+    )
+    return {
+        "poisson": lambda: Poisson(log_mu),
+        "nb": lambda: NegativeBinomial(log_mu, log_theta),
+        "zinb": lambda: ZeroInflatedNegativeBinomial(log_mu, log_theta, zi),
+    }[model.likelihood]()
 
 
 def assert_moments(draws, means, variances):
@@ -354,15 +458,22 @@ def test_sample_posterior_has_the_moments_of_the_posterior_predictive(likelihood
         q_z, q_l = model.inference(x)
         for i in range(2):
             z = q_z.loc.data[i] + q_z.scale.data[i] * rng.standard_normal((n, 2))
-            log_l = (np.full((n, 1), np.log(x[i].sum())) if q_l is None
-                     else q_l.loc.data[i] + q_l.scale.data[i] * rng.standard_normal((n, 1)))
+            log_l = (
+                np.full((n, 1), np.log(x[i].sum()))
+                if q_l is None
+                else q_l.loc.data[i] + q_l.scale.data[i] * rng.standard_normal((n, 1))
+            )
             p = distribution(model, model.generative(z, log_l, np.zeros(n, int)))
             assert_moments(draws[:, i], p.mean, p.variance)
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_generate_has_the_moments_of_the_prior(likelihood):
-    model, rng, n = untrained(5, 2, likelihood=likelihood, scale=1.0, dtype=np.float64), np.random.default_rng(0), 20000
+    model, rng, n = (
+        untrained(5, 2, likelihood=likelihood, scale=1.0, dtype=np.float64),
+        np.random.default_rng(0),
+        20000,
+    )
     model.batch_fraction[...] = 0.25, 0.75
     draws = model.generate(n)
     assert draws.shape == (n, 5) and np.all(draws == np.floor(draws)) and np.all(draws >= 0)
@@ -372,8 +483,13 @@ def test_generate_has_the_moments_of_the_prior(likelihood):
         p = distribution(model, model.generative(rng.standard_normal((n, 2)), log_l, codes))
     assert_moments(draws, p.mean, p.variance)
     of_one = model.generate(n, batch=1)
-    if likelihood != "zinb":  # rho sums to 1, so that totals have the library's mean, exp(mean + variance / 2)
-        for sample, mean in ((of_one, np.exp(4.05)), (draws, 0.25 * np.exp(3.05) + 0.75 * np.exp(4.05))):
+    if (
+        likelihood != "zinb"
+    ):  # rho sums to 1, so that totals have the library's mean, exp(mean + variance / 2)
+        for sample, mean in (
+            (of_one, np.exp(4.05)),
+            (draws, 0.25 * np.exp(3.05) + 0.75 * np.exp(4.05)),
+        ):
             totals = sample.sum(axis=1)
             assert abs(totals.mean() - mean) < 5 * totals.std() / np.sqrt(n)
 
@@ -384,7 +500,9 @@ def test_generate_refuses_what_it_cannot_make():
         model.generate(0)
     with pytest.raises(ValueError, match="5 unknown; the model knows 0, 1"):
         model.generate(3, batch=5)
-    np.testing.assert_array_equal(model.generate(3, batch=1.0), model.generate(3, batch=1))  # numbers, however written
+    np.testing.assert_array_equal(
+        model.generate(3, batch=1.0), model.generate(3, batch=1)
+    )  # numbers, however written
     with pytest.raises(ValueError, match="2 labels for n=3 cells"):
         model.generate(3, batch=[0, 1])
 
@@ -422,7 +540,9 @@ def test_two_halves_of_one_type_differ_in_nothing(trained, mode):
     model, x, types = trained
     for seed in range(4):
         cells = np.random.default_rng(seed).permutation(np.flatnonzero(types == 0))
-        table = model.differential_expression(x, cells[::2], cells[1::2], mode=mode, n_samples=2000, seed=seed)
+        table = model.differential_expression(
+            x, cells[::2], cells[1::2], mode=mode, n_samples=2000, seed=seed
+        )
         assert not np.any(table["is_de"])
         assert np.max(np.abs(table["lfc_mean"])) < 0.3
 
@@ -430,12 +550,20 @@ def test_two_halves_of_one_type_differ_in_nothing(trained, mode):
 def test_swapping_the_groups_flips_the_signs(trained):
     model, x, types = trained
     for mode in ("vanilla", "change"):
-        one, other = (model.differential_expression(x, a, ~a, mode, n_samples=2000) for a in (types == 1, types == 0))
-        one, other = ({name: in_order_of_genes(table, name) for name in table.columns} for table in (one, other))
+        one, other = (
+            model.differential_expression(x, a, ~a, mode, n_samples=2000)
+            for a in (types == 1, types == 0)
+        )
+        one, other = (
+            {name: in_order_of_genes(table, name) for name in table.columns}
+            for table in (one, other)
+        )
         swapped = 1 - other["probability"] if mode == "vanilla" else other["probability"]
         bound = 6 * np.hypot(one["probability_error"], other["probability_error"]) + 0.01
         assert np.all(np.abs(one["probability"] - swapped) < bound)
-        assert np.all(np.abs(one["lfc_mean"] + other["lfc_mean"]) < 6 * np.sqrt(2 / 2000) * one["lfc_std"])
+        assert np.all(
+            np.abs(one["lfc_mean"] + other["lfc_mean"]) < 6 * np.sqrt(2 / 2000) * one["lfc_std"]
+        )
         for name in ("rho", "raw_mean", "nonzero"):
             np.testing.assert_allclose(one[f"{name}_a"], other[f"{name}_b"], rtol=0.05)
 
@@ -443,9 +571,15 @@ def test_swapping_the_groups_flips_the_signs(trained):
 def test_groups_are_masks_or_positions_and_the_rest_by_default(trained):
     model, x, types = trained
     mask = types == 1
-    tables = [model.differential_expression(x, a, b, n_samples=200) for a, b in (
-        (mask, ~mask), (np.flatnonzero(mask), np.flatnonzero(~mask)), (mask.tolist(), None),
-        (np.flatnonzero(mask)[::-1].tolist(), ~mask))]
+    tables = [
+        model.differential_expression(x, a, b, n_samples=200)
+        for a, b in (
+            (mask, ~mask),
+            (np.flatnonzero(mask), np.flatnonzero(~mask)),
+            (mask.tolist(), None),
+            (np.flatnonzero(mask)[::-1].tolist(), ~mask),
+        )
+    ]
     for table in tables[1:]:
         for name, column in tables[0].columns.items():
             np.testing.assert_array_equal(table[name], column)
@@ -457,13 +591,30 @@ def test_columns_say_what_is_in_the_data(trained):
     model, x, types = trained
     table = model.differential_expression(x, types == 1, n_samples=4000)
     assert list(table.columns) == [
-        "gene", "probability", "probability_error", "bayes_factor", "lfc_mean", "lfc_median", "lfc_std", "rho_a",
-        "rho_b", "raw_mean_a", "raw_mean_b", "nonzero_a", "nonzero_b", "is_de"]
+        "gene",
+        "probability",
+        "probability_error",
+        "bayes_factor",
+        "lfc_mean",
+        "lfc_median",
+        "lfc_std",
+        "rho_a",
+        "rho_b",
+        "raw_mean_a",
+        "raw_mean_b",
+        "nonzero_a",
+        "nonzero_b",
+        "is_de",
+    ]
     assert all(name in posterior.DifferentialExpression.__doc__ for name in table.columns)
     for letter, group in (("a", types == 1), ("b", types == 0)):
         part = x[group].astype(np.float64)
-        np.testing.assert_allclose(in_order_of_genes(table, f"raw_mean_{letter}"), part.mean(axis=0))
-        np.testing.assert_allclose(in_order_of_genes(table, f"nonzero_{letter}"), (part > 0).mean(axis=0))
+        np.testing.assert_allclose(
+            in_order_of_genes(table, f"raw_mean_{letter}"), part.mean(axis=0)
+        )
+        np.testing.assert_allclose(
+            in_order_of_genes(table, f"nonzero_{letter}"), (part > 0).mean(axis=0)
+        )
         rho = model.expression_fraction(x[group], n_samples=20).mean(axis=0)
         np.testing.assert_allclose(in_order_of_genes(table, f"rho_{letter}"), rho, rtol=0.06)
     p = table["probability"]
@@ -476,9 +627,13 @@ def test_columns_say_what_is_in_the_data(trained):
 
 def test_the_error_of_the_probability_is_its_spread_over_seeds(trained):
     model, x, types = trained
-    tables = [model.differential_expression(x, types == 1, n_samples=200, seed=seed) for seed in range(30)]
+    tables = [
+        model.differential_expression(x, types == 1, n_samples=200, seed=seed) for seed in range(30)
+    ]
     p = np.array([in_order_of_genes(table, "probability") for table in tables])
-    error = np.array([in_order_of_genes(table, "probability_error") for table in tables]).mean(axis=0)
+    error = np.array([in_order_of_genes(table, "probability_error") for table in tables]).mean(
+        axis=0
+    )
     uncertain = np.abs(p.mean(axis=0) - 0.5) < 0.46
     assert uncertain.sum() > 20
     assert 0.85 < np.mean(p.std(axis=0)[uncertain] / error[uncertain]) < 1.15
@@ -487,11 +642,20 @@ def test_the_error_of_the_probability_is_its_spread_over_seeds(trained):
 def test_probabilities_of_hand_made_fold_changes():
     lfc = np.zeros((8, 300), np.float32)
     lfc[:, 0], lfc[:, 1], lfc[:, 2] = 1.0, -1.0, [1, 1, 1, 1, 1, 1, -1, 0]
-    lfc[:, 3], lfc[:, 299] = [.2, .2, .3, .3, .3, -.3, -.3, -.3], [-.3, -.3, -.3, -.3, -.3, .3, 0, 0]
+    lfc[:, 3], lfc[:, 299] = (
+        [0.2, 0.2, 0.3, 0.3, 0.3, -0.3, -0.3, -0.3],
+        [-0.3, -0.3, -0.3, -0.3, -0.3, 0.3, 0, 0],
+    )
     vanilla, change = posterior._summary(lfc, None), posterior._summary(lfc, 0.25)
-    np.testing.assert_allclose(vanilla["probability"][[0, 1, 2, 4, 299]], (np.array([8, 0, 6.5, 4, 2]) + 0.5) / 9)
-    np.testing.assert_allclose(change["probability"][[0, 1, 2, 3, 4, 299]], (np.array([8, 8, 6, 3, 0, 5]) + 0.5) / 9)
-    np.testing.assert_allclose(vanilla["bayes_factor"][[0, 1, 4]], [np.log(17), -np.log(17), 0.0], atol=1e-12)
+    np.testing.assert_allclose(
+        vanilla["probability"][[0, 1, 2, 4, 299]], (np.array([8, 0, 6.5, 4, 2]) + 0.5) / 9
+    )
+    np.testing.assert_allclose(
+        change["probability"][[0, 1, 2, 3, 4, 299]], (np.array([8, 8, 6, 3, 0, 5]) + 0.5) / 9
+    )
+    np.testing.assert_allclose(
+        vanilla["bayes_factor"][[0, 1, 4]], [np.log(17), -np.log(17), 0.0], atol=1e-12
+    )
     np.testing.assert_allclose(vanilla["probability_error"][0], np.sqrt(8.5 * 0.5) / 9 / np.sqrt(8))
     for name, f in (("lfc_mean", np.mean), ("lfc_median", np.median), ("lfc_std", np.std)):
         np.testing.assert_allclose(change[name], f(lfc.astype(float), axis=0), atol=1e-7)
@@ -499,8 +663,20 @@ def test_probabilities_of_hand_made_fold_changes():
 
 def test_the_set_at_an_expected_fdr():
     p = np.array([0.5, 0.99, 0.90, 0.95, 0.2])
-    assert posterior._expected_fdr_set(p, 0.05).tolist() == [False, True, False, True, False]    # errors 1, 5, 10 %
-    assert posterior._expected_fdr_set(p, 0.0534).tolist() == [False, True, True, True, False]   # 16 % in 3
+    assert posterior._expected_fdr_set(p, 0.05).tolist() == [
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]  # errors 1, 5, 10 %
+    assert posterior._expected_fdr_set(p, 0.0534).tolist() == [
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]  # 16 % in 3
     assert posterior._expected_fdr_set(p, 0.0533).tolist() == [False, True, False, True, False]
     assert not posterior._expected_fdr_set(p, 0.005).any()
     assert posterior._expected_fdr_set(p, 0.999).all()
@@ -515,17 +691,24 @@ def test_both_of_a_pair_are_decoded_in_one_batch_drawn_like_the_cells():
     table = model.differential_expression(x, a, b, batch=codes, n_samples=4000)
     assert np.all(table["lfc_std"] == 0) and np.all(table["bayes_factor"] == 0)
     rho = [model.expression_fraction(x[:1], codes[:1], transform_batch=b)[0] for b in range(2)]
-    np.testing.assert_allclose(table["rho_a"][np.argsort([int(g[5:]) for g in table["gene"]])],
-                               0.625 * rho[0] + 0.375 * rho[1], rtol=0.05)
+    np.testing.assert_allclose(
+        table["rho_a"][np.argsort([int(g[5:]) for g in table["gene"]])],
+        0.625 * rho[0] + 0.375 * rho[1],
+        rtol=0.05,
+    )
 
 
 def test_two_cells_are_compared_by_the_logarithm_to_base_two():
     model = untrained()
-    model.z_encoder.log_var.bias.data[...] = -30.0  # q(z) next to a point, so that all pairs are alike,
-    model.z_encoder.mean.weight.data[...] *= 20.0   # and far from that of the other cell
+    model.z_encoder.log_var.bias.data[
+        ...
+    ] = -30.0  # q(z) next to a point, so that all pairs are alike,
+    model.z_encoder.mean.weight.data[...] *= 20.0  # and far from that of the other cell
     x = counts_like(model, 2, mean=20.0) + 1
     x[1, :6] += 40
-    table = model.differential_expression(x, [0], [1], n_samples=100, genes=[f"g{i}" for i in range(12)])
+    table = model.differential_expression(
+        x, [0], [1], n_samples=100, genes=[f"g{i}" for i in range(12)]
+    )
     rho = model.expression_fraction(x, n_samples=100)
     expected = np.log2(rho[0] / rho[1])
     assert np.max(np.abs(expected)) > 0.1
@@ -535,7 +718,9 @@ def test_two_cells_are_compared_by_the_logarithm_to_base_two():
 
 def test_one_gene_is_no_evidence():
     model = untrained(1)
-    table = model.differential_expression(counts_like(model) + 1, [0, 1, 2], mode="vanilla", n_samples=50)
+    table = model.differential_expression(
+        counts_like(model) + 1, [0, 1, 2], mode="vanilla", n_samples=50
+    )
     assert table["bayes_factor"] == 0 and table["lfc_std"] == 0 and not table["is_de"]
 
 
@@ -543,33 +728,41 @@ def test_cells_without_counts_are_left_out_of_groups():
     model = untrained()
     x = counts_like(model, 10) + 1
     x[[0, 1, 9]] = 0
-    table = model.differential_expression(x, [0, 1, 2, 3], n_samples=50, genes=[f"g{i}" for i in range(12)])
+    table = model.differential_expression(
+        x, [0, 1, 2, 3], n_samples=50, genes=[f"g{i}" for i in range(12)]
+    )
     np.testing.assert_allclose(in_order_of_genes(table, "raw_mean_a"), x[2:4].mean(axis=0))
     np.testing.assert_allclose(in_order_of_genes(table, "raw_mean_b"), x[4:9].mean(axis=0))
     with pytest.raises(ValueError, match="group_a holds no cells with counts"):
         model.differential_expression(x, [0, 1])
 
 
-@pytest.mark.parametrize("wrong, message", [
-    (dict(group_a=[]), "group_a holds no cells"),
-    (dict(group_a=np.zeros(9, bool)), "group_a holds no cells"),
-    (dict(group_a=np.ones(9, bool)), "group_b holds no cells"),
-    (dict(group_a=[1, 2], group_b=[2, 3]), "share 1 cells, such as 2"),
-    (dict(group_a=[1, 9]), "positions from 1 to 9; there are cells 0 to 8"),
-    (dict(group_a=[-1]), "positions from -1"),
-    (dict(group_a=[1, 1]), "lists cell 1 more than once"),
-    (dict(group_a=[0, 1, 1, 0, 0, 0, 1, 0, 0]), "a mask is of booleans"),
-    (dict(group_a=np.ones(8, bool)), "group_a must be a boolean mask of 9 cells or a list of positions, not bool"),
-    (dict(group_a=[0.5]), "group_a must be a boolean mask"),
-    (dict(group_a=["B"] * 9), "make a mask: labels =="),
-    (dict(group_a=3), "group_a must be a boolean mask"),
-    (dict(group_a=[1], mode="changes"), "mode must be"),
-    (dict(group_a=[1], n_samples=0), "n_samples must be"),
-    (dict(group_a=[1], fdr=0.0), "fdr between 0 and 1"),
-    (dict(group_a=[1], mode="change", delta=-1.0), "delta must be at least 0"),
-    (dict(group_a=[1], genes=["a"]), "must be the names of the 12 genes"),
-    (dict(group_a=[1], batch=["x"] * 9), "x unknown; the model knows 0"),
-])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (dict(group_a=[]), "group_a holds no cells"),
+        (dict(group_a=np.zeros(9, bool)), "group_a holds no cells"),
+        (dict(group_a=np.ones(9, bool)), "group_b holds no cells"),
+        (dict(group_a=[1, 2], group_b=[2, 3]), "share 1 cells, such as 2"),
+        (dict(group_a=[1, 9]), "positions from 1 to 9; there are cells 0 to 8"),
+        (dict(group_a=[-1]), "positions from -1"),
+        (dict(group_a=[1, 1]), "lists cell 1 more than once"),
+        (dict(group_a=[0, 1, 1, 0, 0, 0, 1, 0, 0]), "a mask is of booleans"),
+        (
+            dict(group_a=np.ones(8, bool)),
+            "group_a must be a boolean mask of 9 cells or a list of positions, not bool",
+        ),
+        (dict(group_a=[0.5]), "group_a must be a boolean mask"),
+        (dict(group_a=["B"] * 9), "make a mask: labels =="),
+        (dict(group_a=3), "group_a must be a boolean mask"),
+        (dict(group_a=[1], mode="changes"), "mode must be"),
+        (dict(group_a=[1], n_samples=0), "n_samples must be"),
+        (dict(group_a=[1], fdr=0.0), "fdr between 0 and 1"),
+        (dict(group_a=[1], mode="change", delta=-1.0), "delta must be at least 0"),
+        (dict(group_a=[1], genes=["a"]), "must be the names of the 12 genes"),
+        (dict(group_a=[1], batch=["x"] * 9), "x unknown; the model knows 0"),
+    ],
+)
 def test_wrong_questions(wrong, message):
     model = untrained()
     with pytest.raises(ValueError, match=message):
@@ -583,6 +776,7 @@ def test_names_of_genes_are_those_given_or_the_models_or_the_datas_or_numbers():
 
     def found(counts, **given):
         return set(model.differential_expression(counts, [0, 1], n_samples=5, **given)["gene"])
+
     assert found(x) == {f"gene_{i}" for i in range(12)}
     assert found(data) == set(names)
     model.genes = [f"m{i}" for i in range(12)]
@@ -594,7 +788,7 @@ def test_names_of_genes_are_those_given_or_the_models_or_the_datas_or_numbers():
 
 def test_the_table_as_text_file_and_picture(trained, tmp_path):
     model, x, types = trained
-    names = ["a, \"b\"", *[f"g{i}" for i in range(1, 40)]]
+    names = ['a, "b"', *[f"g{i}" for i in range(1, 40)]]
     for mode in ("vanilla", "change"):
         table = model.differential_expression(x, types == 1, mode=mode, n_samples=500, genes=names)
         text = str(table)
@@ -611,7 +805,11 @@ def test_the_table_as_text_file_and_picture(trained, tmp_path):
         table.volcano(tmp_path / "volcano.svg")
         picture = (tmp_path / "volcano.svg").read_text()
         assert all(f"<!-- {name} -->" in picture for name in table["gene"][:4] if "," not in name)
-        for words in ("log2 fold change", "Bayes factor", f"neither ({np.sum(~table['is_de'])} genes)"):
+        for words in (
+            "log2 fold change",
+            "Bayes factor",
+            f"neither ({np.sum(~table['is_de'])} genes)",
+        ):
             assert words in picture
 
 
@@ -638,6 +836,7 @@ def test_imputation_error_hides_a_tenth_of_the_nonzeros_and_compares():
     def impute(corrupted):
         seen.append(corrupted)
         return x + 0.75
+
     found = posterior.imputation_error(x, impute, seed=1)
     hidden = (x > 0) & (seen[0].toarray() == 0)
     assert np.array_equal(x, before) and np.array_equal(seen[0].toarray()[~hidden], x[~hidden])
@@ -650,10 +849,16 @@ def test_imputation_error_hides_a_tenth_of_the_nonzeros_and_compares():
     totals = corrupted.sum(axis=1, keepdims=True)
     y = np.log1p(corrupted / totals * np.median(totals))
     u, s, v = np.linalg.svd(y - y.mean(axis=0), full_matrices=False)
-    mapped = np.maximum(np.expm1((u[:, :10] * s[:10]) @ v[:10] + y.mean(axis=0)), 0) * totals / np.median(totals)
+    mapped = (
+        np.maximum(np.expm1((u[:, :10] * s[:10]) @ v[:10] + y.mean(axis=0)), 0)
+        * totals
+        / np.median(totals)
+    )
     assert found["pca"] == pytest.approx(np.median(np.abs(mapped - x)[hidden]), rel=1e-4)
     other = []
-    posterior.imputation_error(sparse.csc_array(x), lambda c: other.append(c) or x, fraction=0.3, seed=2)
+    posterior.imputation_error(
+        sparse.csc_array(x), lambda c: other.append(c) or x, fraction=0.3, seed=2
+    )
     assert abs(((x > 0) & (other[0].toarray() == 0)).sum() / (x > 0).sum() - 0.3) < 0.02
 
 
@@ -664,13 +869,19 @@ def test_imputation_of_a_trained_model_beats_the_gene_mean():
         model = SCVI(30, n_latent=3, n_hidden=16, likelihood="nb")
         model.fit(corrupted, epochs=30, weight_decay=0.0, progress=False)
         return model.denoise(corrupted, n_samples=5)
+
     found = posterior.imputation_error(x, impute)
     assert found["model"] < 0.9 * found["gene mean"]
 
 
-@pytest.mark.parametrize("fraction, impute, message", [
-    (0.0, lambda c: c.toarray(), "fraction"), (1.0, lambda c: c.toarray(), "fraction"),
-    (0.1, lambda c: c.toarray()[:3], r"impute returned shape \(3, 30\)")])
+@pytest.mark.parametrize(
+    "fraction, impute, message",
+    [
+        (0.0, lambda c: c.toarray(), "fraction"),
+        (1.0, lambda c: c.toarray(), "fraction"),
+        (0.1, lambda c: c.toarray()[:3], r"impute returned shape \(3, 30\)"),
+    ],
+)
 def test_wrong_imputation(fraction, impute, message):
     with pytest.raises(ValueError, match=message):
         posterior.imputation_error(two_types(50, 30)[0], impute, fraction=fraction)

@@ -2,6 +2,7 @@
 
 Parity with the reference implementation: test_scvi_parity.py.
 """
+
 import warnings
 
 import numpy as np
@@ -68,7 +69,10 @@ def test_training_learns_what_there_is_to_learn():
     position, z = np.linspace(-1, 1, 150), model.latent(x)
     fit = np.linalg.lstsq(np.column_stack([z, np.ones(150)]), position, rcond=None)
     assert fit[1][0] < 0.3 * 150 * position.var()
-    assert model.log_likelihood(x, n_samples=50).mean() > fitted(x, epochs=1).log_likelihood(x, n_samples=50).mean() + 1
+    assert (
+        model.log_likelihood(x, n_samples=50).mean()
+        > fitted(x, epochs=1).log_likelihood(x, n_samples=50).mean() + 1
+    )
 
 
 def test_one_seed_gives_the_same_bits_and_another_does_not():
@@ -81,13 +85,18 @@ def test_one_seed_gives_the_same_bits_and_another_does_not():
 
 def test_the_kl_weight_reaches_one_and_stays_for_at_least_half():
     x, batch = counts_of(), np.zeros(150, int)
-    for kl_warmup, steps in ((0.25, {0.0: 0.0, 0.125: 0.5, 0.25: 1.0, 0.6: 1.0, 1.0: 1.0}), (0.0, {0.0: 1.0, 0.7: 1.0}),
-                             (0.5, {0.0: 0.0, 0.25: 0.5, 0.5: 1.0})):
+    for kl_warmup, steps in (
+        (0.25, {0.0: 0.0, 0.125: 0.5, 0.25: 1.0, 0.6: 1.0, 1.0: 1.0}),
+        (0.0, {0.0: 1.0, 0.7: 1.0}),
+        (0.5, {0.0: 0.0, 0.25: 0.5, 0.5: 1.0}),
+    ):
         model = fitted(x, kl_warmup=kl_warmup)
         _, kl_z, _ = model.terms(x, batch, np.random.default_rng(0))
         for progress, weight in steps.items():
-            loss, full = [model.loss(x, batch, progress=p, rng=np.random.default_rng(0)).item()
-                          for p in (progress, 1.0)]
+            loss, full = [
+                model.loss(x, batch, progress=p, rng=np.random.default_rng(0)).item()
+                for p in (progress, 1.0)
+            ]
             assert loss == pytest.approx(full - (1 - weight) * np.mean(kl_z.data), rel=1e-5)
     for wrong in (0.51, 1.0, -0.1, np.nan):
         with pytest.raises(ValueError, match="kl_warmup must be in"):
@@ -96,8 +105,13 @@ def test_the_kl_weight_reaches_one_and_stays_for_at_least_half():
 
 def test_progress_runs_from_zero_to_one_over_a_training(monkeypatch):
     seen, loss = [], SCVI.loss
-    monkeypatch.setattr(SCVI, "loss", lambda self, *a, progress, rng: seen.append(progress) or loss(
-        self, *a, progress=progress, rng=rng))
+    monkeypatch.setattr(
+        SCVI,
+        "loss",
+        lambda self, *a, progress, rng: (
+            seen.append(progress) or loss(self, *a, progress=progress, rng=rng)
+        ),
+    )
     fitted(counts_of(), epochs=8, batch_size=30)
     assert seen[0] == 0.0 and 0.95 < seen[-1] < 1.0 and np.all(np.diff(seen) > 0)
     assert np.mean(np.array(seen) >= SCVI.kl_warmup) >= 0.5
@@ -109,20 +123,40 @@ def variants(x):
     at = np.tile(np.nonzero(x), 2)
     doubled = sparse.coo_array((np.r_[x[x > 0] - 1, np.ones(np.sum(x > 0))], tuple(at)), x.shape)
     once = sparse.csr_array(x)
-    twice = sparse.csr_array((np.column_stack([once.data - 1, np.ones(once.nnz)]).ravel(), np.repeat(once.indices, 2),
-                              2 * once.indptr), x.shape)
+    twice = sparse.csr_array(
+        (
+            np.column_stack([once.data - 1, np.ones(once.nnz)]).ravel(),
+            np.repeat(once.indices, 2),
+            2 * once.indptr,
+        ),
+        x.shape,
+    )
     unsorted = sparse.csr_array(x)
     for i in range(len(x)):
         row = slice(unsorted.indptr[i], unsorted.indptr[i + 1])
-        unsorted.indices[row], unsorted.data[row] = unsorted.indices[row][::-1].copy(), unsorted.data[row][::-1].copy()
+        unsorted.indices[row], unsorted.data[row] = (
+            unsorted.indices[row][::-1].copy(),
+            unsorted.data[row][::-1].copy(),
+        )
     every = np.tile(np.arange(x.shape[1]), len(x))
     stored = sparse.csr_array((x.ravel(), every, np.arange(0, x.size + 1, x.shape[1])), x.shape)
     names = [f"g{i}" for i in range(x.shape[1])]
-    return {"float64": x.astype(np.float64), "int64": x.astype(int), "uint16": x.astype(np.uint16), "list": x.tolist(),
-            "Fortran": np.asfortranarray(x), "every other": np.repeat(x, 2, axis=1)[:, ::2], "CSR": sparse.csr_array(x),
-            "CSR matrix of int": sparse.csr_matrix(x.astype(int)), "CSC": sparse.csc_array(x), "COO twice": doubled,
-            "CSR twice": twice, "unsorted CSR": unsorted, "stored zeros": stored,
-            "Counts": Counts(sparse.csr_array(x), names, range(len(x)))}
+    return {
+        "float64": x.astype(np.float64),
+        "int64": x.astype(int),
+        "uint16": x.astype(np.uint16),
+        "list": x.tolist(),
+        "Fortran": np.asfortranarray(x),
+        "every other": np.repeat(x, 2, axis=1)[:, ::2],
+        "CSR": sparse.csr_array(x),
+        "CSR matrix of int": sparse.csr_matrix(x.astype(int)),
+        "CSC": sparse.csc_array(x),
+        "COO twice": doubled,
+        "CSR twice": twice,
+        "unsorted CSR": unsorted,
+        "stored zeros": stored,
+        "Counts": Counts(sparse.csr_array(x), names, range(len(x))),
+    }
 
 
 def test_all_forms_of_the_same_counts_give_the_same_model():
@@ -130,7 +164,9 @@ def test_all_forms_of_the_same_counts_give_the_same_model():
     expected = fitted(x)
     for name, same in variants(x).items():
         model = fitted(np.asarray(same) if name == "list" else same, model=small())
-        np.testing.assert_allclose(model.latent(same), expected.latent(x), rtol=1e-4, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            model.latent(same), expected.latent(x), rtol=1e-4, atol=1e-5, err_msg=name
+        )
         np.testing.assert_allclose(model.elbo(same), expected.elbo(x), rtol=1e-5, err_msg=name)
     present = x > 3
     present[:, 0] = True
@@ -152,7 +188,9 @@ def test_anndata_its_layers_and_its_columns():
     x, donors = counts_of(), np.array(["b", "a"] * 75)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        data = anndata.AnnData(np.log1p(x), obs={"donor": donors}, layers={"counts": sparse.csr_matrix(x)})
+        data = anndata.AnnData(
+            np.log1p(x), obs={"donor": donors}, layers={"counts": sparse.csr_matrix(x)}
+        )
     data.var_names = [f"gene{i}" for i in range(15)]
     model = small(n_batches=2)
     model.fit(data, "donor", epochs=2, layer="counts", **QUIET)
@@ -173,8 +211,11 @@ def test_batches_are_ints_or_strings_or_an_obs_column(labels):
     data = Counts(sparse.csr_array(x), range(15), range(150), {"lane": batch})
     by_column = fitted(data, "lane", n_batches=2)
     expected = model.denoise(x, batch, seed=3)
-    for same in (by_column.denoise(data, "lane", seed=3), model.denoise(x, batch.astype(str), seed=3),
-                 model.denoise(x, batch.tolist(), seed=3)):
+    for same in (
+        by_column.denoise(data, "lane", seed=3),
+        model.denoise(x, batch.astype(str), seed=3),
+        model.denoise(x, batch.tolist(), seed=3),
+    ):
         np.testing.assert_allclose(same, expected, rtol=1e-4)
     assert np.max(np.abs(model.denoise(x, batch[::-1], seed=3) - expected)) > 1e-3
     moved = model.denoise(x, batch, transform_batch=labels[1], seed=3)
@@ -184,11 +225,20 @@ def test_batches_are_ints_or_strings_or_an_obs_column(labels):
 def test_unknown_batches_are_an_error_that_lists_the_known():
     x, batch = counts_of(), np.array(["a", "b", "c"] * 50)
     model = fitted(x, batch, n_batches=3)
-    for ask in (model.latent, model.elbo, model.log_likelihood, model.denoise, model.expression_fraction,
-                model.sample_posterior, lambda x, b: model.differential_expression(x, [0], batch=b)):
+    for ask in (
+        model.latent,
+        model.elbo,
+        model.log_likelihood,
+        model.denoise,
+        model.expression_fraction,
+        model.sample_posterior,
+        lambda x, b: model.differential_expression(x, [0], batch=b),
+    ):
         with pytest.raises(ValueError, match="d, e unknown; the model knows a, b, c"):
             ask(x[:3], ["a", "d", "e"])
-    with pytest.raises(ValueError, match="say which batch each cell is from; the model knows a, b, c"):
+    with pytest.raises(
+        ValueError, match="say which batch each cell is from; the model knows a, b, c"
+    ):
         model.latent(x)
     with pytest.raises(ValueError, match="no obs column 'donor'"):
         model.latent(x, "donor")
@@ -198,7 +248,9 @@ def test_unknown_batches_are_an_error_that_lists_the_known():
 
 def test_more_batches_than_the_model_was_made_for():
     x, model = counts_of(), small(n_batches=2)
-    with pytest.raises(ValueError, match="3 different labels, but the model was made for n_batches=2"):
+    with pytest.raises(
+        ValueError, match="3 different labels, but the model was made for n_batches=2"
+    ):
         model.fit(x, np.arange(150) % 3, epochs=1, **QUIET)
     assert model.batches == [0, 1] and not model.trained  # as if nothing had been
     fitted(x, np.array(["x", "y"] * 75), model=model)
@@ -230,25 +282,30 @@ def test_cells_without_counts_are_left_out_and_reported():
     np.testing.assert_array_equal(mean[0], mean[149])
 
 
-@pytest.mark.parametrize("x, message", [
-    (np.ones((1, 15)), "1 cells with counts of 1; training needs at least 2"),
-    (np.eye(40, 15) * (np.arange(40) == 3)[:, None], "1 cells with counts of 40"),
-    (np.zeros((40, 15)), "0 cells with counts of 40"),
-    (np.ones((40, 14)), "counts have 14 genes, the model was made for n_genes=15"),
-    (np.ones(15), "must be \\(n_cells, n_genes\\)"),
-    (np.ones((0, 15)), "no cells"),
-    (np.full((40, 15), 0.5), "0.5; counts are whole numbers"),
-    (np.full((40, 15), -1.0), "-1.0; counts are whole numbers"),
-    (np.full((40, 15), np.nan), "nan; counts are finite"),
-    (np.full((40, 15), np.inf), "inf; counts are finite"),
-    (sparse.csr_array(np.full((40, 15), 2.5)), "2.5; counts are whole numbers"),
-    (np.full((40, 15), 2.0**25), "33554432.0, above 16,777,216"),
-    (np.full((40, 15), "a"), "must be numbers"),
-])
+@pytest.mark.parametrize(
+    "x, message",
+    [
+        (np.ones((1, 15)), "1 cells with counts of 1; training needs at least 2"),
+        (np.eye(40, 15) * (np.arange(40) == 3)[:, None], "1 cells with counts of 40"),
+        (np.zeros((40, 15)), "0 cells with counts of 40"),
+        (np.ones((40, 14)), "counts have 14 genes, the model was made for n_genes=15"),
+        (np.ones(15), "must be \\(n_cells, n_genes\\)"),
+        (np.ones((0, 15)), "no cells"),
+        (np.full((40, 15), 0.5), "0.5; counts are whole numbers"),
+        (np.full((40, 15), -1.0), "-1.0; counts are whole numbers"),
+        (np.full((40, 15), np.nan), "nan; counts are finite"),
+        (np.full((40, 15), np.inf), "inf; counts are finite"),
+        (sparse.csr_array(np.full((40, 15), 2.5)), "2.5; counts are whole numbers"),
+        (np.full((40, 15), 2.0**25), "33554432.0, above 16,777,216"),
+        (np.full((40, 15), "a"), "must be numbers"),
+    ],
+)
 def test_what_is_no_count_matrix_is_refused(x, message):
     with pytest.raises(ValueError, match=message):
         small().fit(x, epochs=1, **QUIET)
-    if "cells with counts" not in message:  # a trained model answers about a single cell, and about empty ones
+    if (
+        "cells with counts" not in message
+    ):  # a trained model answers about a single cell, and about empty ones
         with pytest.raises(ValueError, match=message):
             small().latent(x)
 
@@ -259,7 +316,9 @@ def test_one_gene(n_genes, likelihood):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # cells without counts
         model = fitted(x, model=small(n_genes, likelihood=likelihood))
-    assert np.all(np.isfinite(model.latent(x))) and np.all(np.isfinite(model.log_likelihood(x, n_samples=5)))
+    assert np.all(np.isfinite(model.latent(x))) and np.all(
+        np.isfinite(model.log_likelihood(x, n_samples=5))
+    )
     np.testing.assert_allclose(model.expression_fraction(x).sum(axis=1), 1.0, rtol=1e-6)
 
 
@@ -287,22 +346,37 @@ def test_a_batch_of_one_cell_with_a_latent_library():
 def test_a_library_prior_that_is_given_stays():
     given = dict(library="latent", library_log_mean=[2.0, 3.0], library_log_var=[0.5, 0.25])
     model = fitted(counts_of(), np.arange(150) % 2, model=small(n_batches=2, **given))
-    assert model.library_log_mean.tolist() == [2.0, 3.0] and model.library_log_var.tolist() == [0.5, 0.25]
+    assert model.library_log_mean.tolist() == [2.0, 3.0] and model.library_log_var.tolist() == [
+        0.5,
+        0.25,
+    ]
 
 
-@pytest.mark.parametrize("config, message", [
-    (dict(likelihood="gaussian"), "likelihood must be one of"), (dict(dispersion="cell"), "dispersion must be one of"),
-    (dict(library="given"), "library must be one of"), (dict(n_latent=0), "n_latent must be a whole number"),
-    (dict(n_hidden=2.5), "n_hidden must be a whole number"), (dict(n_batches=0), "n_batches must be a whole number")])
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (dict(likelihood="gaussian"), "likelihood must be one of"),
+        (dict(dispersion="cell"), "dispersion must be one of"),
+        (dict(library="given"), "library must be one of"),
+        (dict(n_latent=0), "n_latent must be a whole number"),
+        (dict(n_hidden=2.5), "n_hidden must be a whole number"),
+        (dict(n_batches=0), "n_batches must be a whole number"),
+    ],
+)
 def test_wrong_configurations(config, message):
     with pytest.raises(ValueError, match=message):
         SCVI(15, **config)
 
 
 # -------------------------------------------------------------------------------------------------------- what it keeps
-@pytest.mark.parametrize("config", [
-    dict(likelihood="zinb", dispersion="gene-batch", library="latent"), dict(likelihood="nb", dispersion="gene-cell"),
-    dict(likelihood="poisson", dtype=np.float64, n_layers=2)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        dict(likelihood="zinb", dispersion="gene-batch", library="latent"),
+        dict(likelihood="nb", dispersion="gene-cell"),
+        dict(likelihood="poisson", dtype=np.float64, n_layers=2),
+    ],
+)
 def test_a_saved_model_is_the_same_to_the_last_bit(config, tmp_path):
     x, batch = counts_of(), np.array(["u", "v"] * 75)
     data = Counts(sparse.csr_array(x), [f"g{i}" for i in range(15)], range(150), {"lane": batch})
@@ -311,11 +385,18 @@ def test_a_saved_model_is_the_same_to_the_last_bit(config, tmp_path):
     loaded = SCVI.load(tmp_path / "model.npz")
     assert loaded.genes == model.genes == [f"g{i}" for i in range(15)]
     assert loaded.batches == ["u", "v"] and loaded.trained
-    assert loaded.config == model.config and loaded.dtype == np.dtype(config.get("dtype", np.float32))
-    for ask in (lambda m: m.latent(x, batch), lambda m: m.elbo(x, batch), lambda m: m.sample_posterior(x, batch),
-                lambda m: m.log_likelihood(x, batch, n_samples=3), lambda m: m.denoise(x, batch, transform_batch="v"),
-                lambda m: m.generate(20),
-                lambda m: m.differential_expression(x, [0, 1], batch=batch, n_samples=50)["lfc_mean"]):
+    assert loaded.config == model.config and loaded.dtype == np.dtype(
+        config.get("dtype", np.float32)
+    )
+    for ask in (
+        lambda m: m.latent(x, batch),
+        lambda m: m.elbo(x, batch),
+        lambda m: m.sample_posterior(x, batch),
+        lambda m: m.log_likelihood(x, batch, n_samples=3),
+        lambda m: m.denoise(x, batch, transform_batch="v"),
+        lambda m: m.generate(20),
+        lambda m: m.differential_expression(x, [0, 1], batch=batch, n_samples=50)["lfc_mean"],
+    ):
         np.testing.assert_array_equal(ask(loaded), ask(model))
     again = [fitted(data, "lane", model=m, epochs=1).latent(x, batch) for m in (model, loaded)]
     np.testing.assert_array_equal(*again)
@@ -324,11 +405,15 @@ def test_a_saved_model_is_the_same_to_the_last_bit(config, tmp_path):
 def test_genes_are_stored_only_where_they_have_names():
     x = counts_of()
     assert fitted(x).genes is None
-    assert fitted(Counts(sparse.csr_array(x), range(15), range(150))).genes == [str(i) for i in range(15)]
+    assert fitted(Counts(sparse.csr_array(x), range(15), range(150))).genes == [
+        str(i) for i in range(15)
+    ]
 
 
 @pytest.mark.parametrize("library", ["observed", "latent"])
-def test_a_run_that_was_stopped_and_resumed_ends_like_one_that_was_not(library, tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_and_resumed_ends_like_one_that_was_not(
+    library, tmp_path, monkeypatch
+):
     x, batch, path = counts_of(), np.arange(150) % 2, tmp_path / "run.npz"
     whole = fitted(x, batch, model=small(n_batches=2, library=library), epochs=6, batch_size=40)
     step, steps = SCVI.loss, []
@@ -338,8 +423,16 @@ def test_a_run_that_was_stopped_and_resumed_ends_like_one_that_was_not(library, 
         if len(steps) == 9:  # in the third epoch
             raise KeyboardInterrupt
         return step(self, *minibatch, **keywords)
+
     monkeypatch.setattr(SCVI, "loss", stopping)
-    fitted(x, batch, model=small(n_batches=2, library=library), epochs=6, batch_size=40, checkpoint=path)
+    fitted(
+        x,
+        batch,
+        model=small(n_batches=2, library=library),
+        epochs=6,
+        batch_size=40,
+        checkpoint=path,
+    )
     assert len(steps) == 9
     resumed = small(n_batches=2, library=library, seed=123)
     fitted(x, batch, model=resumed, epochs=6, batch_size=40, checkpoint=path, resume=True, seed=0)
@@ -370,7 +463,7 @@ def test_latent_is_deterministic_and_one_cell_at_a_time_is_the_same():
     mean, std = model.latent(x, return_std=True)
     assert mean.shape == std.shape == (150, 3) and mean.dtype == std.dtype == np.float32
     np.testing.assert_array_equal(model.latent(x), mean)
-    alone = np.concatenate([model.latent(x[i:i + 1]) for i in range(5)])
+    alone = np.concatenate([model.latent(x[i : i + 1]) for i in range(5)])
     np.testing.assert_allclose(alone, mean[:5], rtol=1e-4, atol=1e-6)
 
 
@@ -386,7 +479,9 @@ def test_arguments_of_fit_that_make_no_sense():
 def test_a_failed_fit_leaves_a_new_model(tmp_path):
     model = SCVI(6)
     with pytest.raises(OSError):
-        model.fit(np.ones((30, 6)), epochs=1, progress=False, checkpoint=tmp_path / "missing" / "run.npz")
+        model.fit(
+            np.ones((30, 6)), epochs=1, progress=False, checkpoint=tmp_path / "missing" / "run.npz"
+        )
     assert not model.trained
 
 
@@ -400,20 +495,41 @@ def test_genes_in_another_order_are_refused():
         model.latent(counts.select_genes(np.arange(6)[::-1]))
 
 
-@pytest.mark.parametrize("other, says", [("genes", "data|genes"), ("names", "other genes"), ("cells", "data"),
-                                         ("batches", "data|batches"), ("labels", "other batches")])
+@pytest.mark.parametrize(
+    "other, says",
+    [
+        ("genes", "data|genes"),
+        ("names", "other genes"),
+        ("cells", "data"),
+        ("batches", "data|batches"),
+        ("labels", "other batches"),
+    ],
+)
 def test_a_run_does_not_resume_on_what_only_looks_alike(other, says, tmp_path):
     """Genes, cells or batches in another order have the same sizes and the same total."""
     rng = np.random.default_rng(0)
-    x, batch, names = rng.poisson(2.0, (40, 6)), np.array(["a", "b"])[np.arange(40) % 2], [f"G{i}" for i in range(6)]
+    x, batch, names = (
+        rng.poisson(2.0, (40, 6)),
+        np.array(["a", "b"])[np.arange(40) % 2],
+        [f"G{i}" for i in range(6)],
+    )
 
     def train(x, batch, names, resume):
-        counts = Counts(sparse.csr_array(x.astype(np.float32)), names, [f"c{i}" for i in range(40)], {})
-        SCVI(6, 2, n_latent=2, n_hidden=4).fit(counts, batch, epochs=2, checkpoint=tmp_path / "run.npz", resume=resume,
-                                               progress=False)
+        counts = Counts(
+            sparse.csr_array(x.astype(np.float32)), names, [f"c{i}" for i in range(40)], {}
+        )
+        SCVI(6, 2, n_latent=2, n_hidden=4).fit(
+            counts, batch, epochs=2, checkpoint=tmp_path / "run.npz", resume=resume, progress=False
+        )
+
     train(x, batch, names, False)
     train(x, batch, names, True)
-    changed = {"genes": (x[:, ::-1], batch, names[::-1]), "names": (x, batch, names[::-1]), "cells": (x[::-1], batch, names),
-               "batches": (x, batch[::-1], names), "labels": (x, np.char.add(batch, "2"), names)}[other]
+    changed = {
+        "genes": (x[:, ::-1], batch, names[::-1]),
+        "names": (x, batch, names[::-1]),
+        "cells": (x[::-1], batch, names),
+        "batches": (x, batch[::-1], names),
+        "labels": (x, np.char.add(batch, "2"), names),
+    }[other]
     with pytest.raises(ValueError, match=says):
         train(*changed, True)

@@ -1,4 +1,5 @@
 """SCVI against the reference implementation, on fixed weights, inputs and noise: tests/data/README.md says whence."""
+
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,18 @@ from models.scvi import _our_name
 DATA = Path(__file__).parent / "data"
 CASES = {
     "scvi_nb_observed": dict(n_batches=2, likelihood="nb"),
-    "scvi_zinb_latent_library": dict(n_batches=2, likelihood="zinb", n_layers=2, dispersion="gene-batch", library="latent"),
+    "scvi_zinb_latent_library": dict(
+        n_batches=2, likelihood="zinb", n_layers=2, dispersion="gene-batch", library="latent"
+    ),
 }
 
 
 def close(ours, theirs, what):
     """Within 1e-5, relative to each number, or to a tenth of the largest for those near 0 (the reference has epsilons)."""
     ours, theirs = np.asarray(ours), np.asarray(theirs).reshape(np.shape(ours))
-    error = np.max(np.abs(ours - theirs) / np.maximum(np.abs(theirs), 0.1 * np.max(np.abs(theirs)) + 1e-12))
+    error = np.max(
+        np.abs(ours - theirs) / np.maximum(np.abs(theirs), 0.1 * np.max(np.abs(theirs)) + 1e-12)
+    )
     assert error < 1e-5, f"{what}: relative error {error:.2e}"
 
 
@@ -28,7 +33,10 @@ def case(request):
     state = {k[6:]: reference[k] for k in reference.files if k.startswith("param/")}
     config = dict(CASES[request.param], n_batches=2, dropout=0.0)
     if config.get("library") == "latent":
-        config.update(library_log_mean=reference["library_log_means"], library_log_var=reference["library_log_vars"])
+        config.update(
+            library_log_mean=reference["library_log_means"],
+            library_log_var=reference["library_log_vars"],
+        )
     return reference, SCVI.from_scvi_tools(state, **config)
 
 
@@ -53,14 +61,20 @@ def test_every_number_of_a_training_step(case, mode, kind):
     if latent_library:
         close(q_l.loc.data, reference[f"{mode}/ql_mean"], "mean of q(l)")
         close(q_l.scale.data, reference[f"{mode}/ql_std"], "std of q(l)")
-    log_library = q_l.rsample(reference["eps_l"]) if latent_library else model.observed_log_library(x)
+    log_library = (
+        q_l.rsample(reference["eps_l"]) if latent_library else model.observed_log_library(x)
+    )
     parameters = model.generative(q_z.rsample(reference["eps_z"]), log_library, batch)
     close(np.exp(parameters["log_rho"].data), reference[f"{mode}/px_scale"], "rho")
     close(np.exp(parameters["log_mu"].data), reference[f"{mode}/px_rate"], "mu")
     theta = np.exp(parameters["log_theta"].data)
     close(np.broadcast_to(theta, x.shape), reference[f"{mode}/px_theta"], "theta")
     if model.likelihood == "zinb":
-        close(parameters["zi_logits"].data, reference[f"{mode}/px_dropout_logits"], "zero-inflation logits")
+        close(
+            parameters["zi_logits"].data,
+            reference[f"{mode}/px_dropout_logits"],
+            "zero-inflation logits",
+        )
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
@@ -68,8 +82,9 @@ def test_every_number_of_a_training_step(case, mode, kind):
 def test_loss_and_every_gradient(case, mode, kind):
     reference, model = case
     model.train(mode == "train")
-    log_p, kl_z, kl_l = model.terms(kind(reference["x"]), reference["batch"], eps_z=reference["eps_z"],
-                                    eps_l=reference["eps_l"])
+    log_p, kl_z, kl_l = model.terms(
+        kind(reference["x"]), reference["batch"], eps_z=reference["eps_z"], eps_l=reference["eps_l"]
+    )
     close(-log_p.data, reference[f"{mode}/reconstruction"], "reconstruction")
     close(kl_z.data, reference[f"{mode}/kl_z"], "KL of z")
     if model.library == "latent":
@@ -77,7 +92,11 @@ def test_loss_and_every_gradient(case, mode, kind):
     loss = -np.mean(log_p - float(reference["kl_weight"]) * kl_z - kl_l)
     close(loss.data, reference[f"{mode}/loss"], "loss")
     loss.backward()
-    gradients = {_our_name(k.split("/grad/")[1]): reference[k] for k in reference.files if k.startswith(f"{mode}/grad/")}
+    gradients = {
+        _our_name(k.split("/grad/")[1]): reference[k]
+        for k in reference.files
+        if k.startswith(f"{mode}/grad/")
+    }
     assert set(gradients) == set(dict(model.named_parameters()))
     largest = max(np.max(np.abs(g)) for g in gradients.values())
     for name, p in model.named_parameters():
@@ -91,8 +110,12 @@ def test_loss_and_every_gradient(case, mode, kind):
 def test_batch_norm_statistics_after_a_training_step(case):
     reference, model = case
     model.train()
-    model.terms(reference["x"], reference["batch"], eps_z=reference["eps_z"], eps_l=reference["eps_l"])
-    buffers = {name: getattr(module, attribute) for name, module, attribute in model.named_buffers()}
+    model.terms(
+        reference["x"], reference["batch"], eps_z=reference["eps_z"], eps_l=reference["eps_l"]
+    )
+    buffers = {
+        name: getattr(module, attribute) for name, module, attribute in model.named_buffers()
+    }
     compared = 0
     for key in reference.files:
         if key.startswith("train/after/") and _our_name(key[12:]) in buffers:

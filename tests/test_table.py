@@ -4,6 +4,7 @@ The inputs are EXAMPLES of minigrad/checking.py; a new primitive needs a line th
 and one in ORACLES here unless NumPy
 or SciPy know it by its name.
 """
+
 import warnings
 import zlib
 
@@ -44,14 +45,18 @@ def zinb(x, log_mu, log_theta, zi_logits):
 
 def per_cell(log_prob):
     """The sum over genes; 0 for a cell without counts."""
+
     def cell_log_prob(x, *parameters):
         x = dense(x)
         return np.where(x.any(axis=1), log_prob(x, *parameters).sum(axis=1), 0.0)
+
     return cell_log_prob
 
 
 def shares(cell_log_prob):
-    return lambda x, logits, log_library, *rest: cell_log_prob(x, special.log_softmax(logits, axis=1) + log_library, *rest)
+    return lambda x, logits, log_library, *rest: cell_log_prob(
+        x, special.log_softmax(logits, axis=1) + log_library, *rest
+    )
 
 
 def normal_kl(q_loc, q_scale, p_loc, p_scale):
@@ -78,8 +83,12 @@ ORACLES = {  # of those that NumPy and SciPy do not know by the same name
     "nb_shares_log_prob": shares(per_cell(nb)),
     "normal_kl": normal_kl,
     "nb_log_prob": nb,
-    "poisson_cell_log_prob": per_cell(lambda x, log_rate: stats.poisson.logpmf(x, np.exp(log_rate))),
-    "poisson_shares_log_prob": shares(per_cell(lambda x, log_rate: stats.poisson.logpmf(x, np.exp(log_rate)))),
+    "poisson_cell_log_prob": per_cell(
+        lambda x, log_rate: stats.poisson.logpmf(x, np.exp(log_rate))
+    ),
+    "poisson_shares_log_prob": shares(
+        per_cell(lambda x, log_rate: stats.poisson.logpmf(x, np.exp(log_rate)))
+    ),
     "poisson_log_prob": lambda x, log_rate: stats.poisson.logpmf(x, np.exp(log_rate)),
     "polygamma": lambda x, n: special.polygamma(n, x),
     "relu": lambda x: np.maximum(x, 0.0),
@@ -94,7 +103,14 @@ ORACLES = {  # of those that NumPy and SciPy do not know by the same name
 
 def public(name):
     """The function of NumPy or SciPy with this name, or None."""
-    return next((getattr(m, name) for m in (np, np.linalg, special) if hasattr(m, name) and name not in ORACLES), None)
+    return next(
+        (
+            getattr(m, name)
+            for m in (np, np.linalg, special)
+            if hasattr(m, name) and name not in ORACLES
+        ),
+        None,
+    )
 
 
 def oracle(name):
@@ -139,11 +155,20 @@ def test_value(name):
         expected = (oracle(name) if example.by else example.function(oracle(name)))(*arrays)
         on_arrays = example.function(PRIMITIVES[name])(*arrays)
         assert not isinstance(on_arrays, Tensor) and np.shape(on_arrays) == np.shape(expected)
-        np.testing.assert_allclose(on_arrays, expected, rtol=1e-12, atol=1e-12, err_msg=repr(example))
+        np.testing.assert_allclose(
+            on_arrays, expected, rtol=1e-12, atol=1e-12, err_msg=repr(example)
+        )
         for call in filter(None, (PRIMITIVES[name], public(name))):
             t = example.function(call)(*[Tensor(x, requires_grad=True) for x in arrays])
-            assert type(t) is Tensor and t.requires_grad and t.shape == np.shape(expected) and t.dtype == np.float64
-            np.testing.assert_allclose(t.data, expected, rtol=1e-12, atol=1e-12, err_msg=repr(example))
+            assert (
+                type(t) is Tensor
+                and t.requires_grad
+                and t.shape == np.shape(expected)
+                and t.dtype == np.float64
+            )
+            np.testing.assert_allclose(
+                t.data, expected, rtol=1e-12, atol=1e-12, err_msg=repr(example)
+            )
 
 
 # ---------------------------------------------------------------------------------------------------------- derivatives
@@ -161,10 +186,19 @@ def test_derivatives(name, data):
     example = data.draw(st.sampled_from(EXAMPLES[name]))
     if name in ELEMENTWISE and data.draw(st.booleans()):
         domains = ELEMENTWISE[name]
-        shapes = data.draw(hnp.mutually_broadcastable_shapes(num_shapes=len(domains), min_side=0, max_side=3,
-                                                             max_dims=3))
-        example = Example(tuple(domain(*shape) for domain, shape in zip(domains, shapes.input_shapes)))
-    gradcheck(example.function(PRIMITIVES[name]), *example.drawn(uniforms(data)), seed=data.draw(st.integers(0, 1000)))
+        shapes = data.draw(
+            hnp.mutually_broadcastable_shapes(
+                num_shapes=len(domains), min_side=0, max_side=3, max_dims=3
+            )
+        )
+        example = Example(
+            tuple(domain(*shape) for domain, shape in zip(domains, shapes.input_shapes))
+        )
+    gradcheck(
+        example.function(PRIMITIVES[name]),
+        *example.drawn(uniforms(data)),
+        seed=data.draw(st.integers(0, 1000)),
+    )
 
 
 @per_primitive
@@ -178,11 +212,15 @@ def test_derivatives_of_examples(name):
 def test_third_order(name):
     """The gradient, differentiated twice more: rules of rules of rules. On the first and last example of each."""
     for example in {id(e): e for e in (EXAMPLES[name][0], EXAMPLES[name][-1])}.values():
+
         def slope(*xs):
             leaves = [x + Tensor(np.zeros(x.shape), requires_grad=True) for x in xs]
             y = example.function(PRIMITIVES[name])(*leaves)
             found = grad(y, leaves, cotangent(y), create_graph=True)
-            return sum(np.sum(g * np.cos(np.arange(1.0, g.size + 1.0)).reshape(g.shape)) for g in found)
+            return sum(
+                np.sum(g * np.cos(np.arange(1.0, g.size + 1.0)).reshape(g.shape)) for g in found
+            )
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # many gradients do not depend on the input
             gradcheck(slope, *arrays_of(example))
@@ -191,7 +229,9 @@ def test_third_order(name):
 @per_primitive
 def test_the_examples_exercise_the_primitive(name):
     for example in EXAMPLES[name]:
-        t = example.function(PRIMITIVES[name])(*[Tensor(x, requires_grad=True) for x in arrays_of(example)])
+        t = example.function(PRIMITIVES[name])(
+            *[Tensor(x, requires_grad=True) for x in arrays_of(example)]
+        )
         made_by, before = set(), [t]
         while before:
             origin = before.pop().origin
@@ -213,14 +253,20 @@ OPERANDS = {  # what may stand beside a Tensor, made from a float64 array
     "NumPy integer": lambda x: np.int32(np.rint(3.0 * x)),
 }
 SCALARS = ("Python scalar", "Python integer", "NumPy scalar", "NumPy integer")
-SEVERAL = [name for name in NAMES if any(len(e.drawn(np.zeros)) > 1 and not e.by for e in EXAMPLES[name])]
+SEVERAL = [
+    name for name in NAMES if any(len(e.drawn(np.zeros)) > 1 and not e.by for e in EXAMPLES[name])
+]
 
 
 def in_float32(example: Example) -> Example:
     """The same with constants that are float32 arrays (integers stay)."""
-    floating = [hasattr(x, "dtype") and x.dtype == np.float64 and np.ndim(x) > 0 for x in example.inputs]
+    floating = [
+        hasattr(x, "dtype") and x.dtype == np.float64 and np.ndim(x) > 0 for x in example.inputs
+    ]
     inputs = tuple(x.astype(np.float32) if cast else x for x, cast in zip(example.inputs, floating))
-    keywords = {key: np.float32 if key == "dtype" else value for key, value in example.keywords.items()}
+    keywords = {
+        key: np.float32 if key == "dtype" else value for key, value in example.keywords.items()
+    }
     return Example(inputs, keywords, example.first, example.by)
 
 
@@ -240,14 +286,20 @@ def test_float32_stays_float32(name):
     """All inputs Tensors: value, gradients and second derivatives are float32, and near those in float64."""
     for example in map(in_float32, EXAMPLES[name]):
         for order in (1, 2):
-            single, double = [gradients(example.function(PRIMITIVES[name]),
-                                        [Tensor(x, requires_grad=True) for x in arrays_of(example, dtype=dtype)], order)
-                              for dtype in (np.float32, np.float64)]
+            single, double = [
+                gradients(
+                    example.function(PRIMITIVES[name]),
+                    [Tensor(x, requires_grad=True) for x in arrays_of(example, dtype=dtype)],
+                    order,
+                )
+                for dtype in (np.float32, np.float64)
+            ]
             assert single[0].dtype == np.float32, example
             for g32, g64 in zip(single[1], double[1]):
                 assert g32.dtype == np.float32, example
-                np.testing.assert_allclose(g32, g64, rtol=2e-3, atol=1e-3 * np.max(np.abs(g64), initial=1.0),
-                                           err_msg=name)
+                np.testing.assert_allclose(
+                    g32, g64, rtol=2e-3, atol=1e-3 * np.max(np.abs(g64), initial=1.0), err_msg=name
+                )
 
 
 @pytest.mark.parametrize("kind", OPERANDS)
@@ -265,10 +317,15 @@ def test_operand_kinds(name, kind):
             given, plain = list(arguments), list(arguments)
             for i in [i for i in drawn if i != at]:
                 given[i] = OPERANDS[kind](arguments[i])
-                plain[i] = np.asarray(getattr(given[i], "data", given[i]) if kind == "Tensor" else given[i], np.float32)
+                plain[i] = np.asarray(
+                    getattr(given[i], "data", given[i]) if kind == "Tensor" else given[i],
+                    np.float32,
+                )
             given[at] = plain[at] = x
             y, (g,) = gradients(lambda x: PRIMITIVES[name](*given, **example.keywords), [x])
-            expected, (g_expected,) = gradients(lambda x: PRIMITIVES[name](*plain, **example.keywords), [x])
+            expected, (g_expected,) = gradients(
+                lambda x: PRIMITIVES[name](*plain, **example.keywords), [x]
+            )
             assert y.dtype == g.dtype == np.float32, (example, at)
             np.testing.assert_allclose(y.data, expected.data, rtol=1e-6)
             np.testing.assert_allclose(g, g_expected, rtol=1e-6)
@@ -291,15 +348,21 @@ def test_memory(name):
         grad(y, leaves, c, create_graph=True)
         y.backward(c)
         after = [x for x in example.inputs if isinstance(x, np.ndarray)]
-        for x, kept in zip([*arrays, *after, c, y.data], [*arrays_of(example), *constants, c_before, value]):
+        for x, kept in zip(
+            [*arrays, *after, c, y.data], [*arrays_of(example), *constants, c_before, value]
+        ):
             assert np.array_equal(x, kept), example
         owned = [*found, *(x.grad for x in leaves)]
         others = [*arrays, *after, c, y.data]
         for i, g in enumerate(owned):
             assert type(g) is np.ndarray and g.flags.writeable, example
-            assert not any(np.shares_memory(g, other) for other in [*owned[:i], *owned[i + 1:], *others]), example
+            assert not any(
+                np.shares_memory(g, other) for other in [*owned[:i], *owned[i + 1 :], *others]
+            ), example
         for x, g in zip(leaves, found):
-            assert x.grad.shape == x.shape and x.grad.dtype == x.dtype and np.array_equal(x.grad, g), example
+            assert (
+                x.grad.shape == x.shape and x.grad.dtype == x.dtype and np.array_equal(x.grad, g)
+            ), example
 
 
 @pytest.mark.parametrize("name", SEVERAL)

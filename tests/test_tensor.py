@@ -2,6 +2,7 @@
 
 The derivatives of single functions are not tested here (test_ops.py walks the table) but what is done with them.
 """
+
 import copy
 import gc
 import math
@@ -46,7 +47,9 @@ def table_as_it_was():
 
 def leaf(*shape, dtype=np.float64, seed=0):
     """A leaf with entries in (0.5, 1.5)."""
-    return Tensor((0.5 + np.random.default_rng(seed).random(shape)).astype(dtype), requires_grad=True)
+    return Tensor(
+        (0.5 + np.random.default_rng(seed).random(shape)).astype(dtype), requires_grad=True
+    )
 
 
 def raises(kind, *words):
@@ -62,9 +65,9 @@ def test_a_graph_20000_deep_is_swept_and_freed():
         for _ in range(20_000):
             y = y * 0.9999
         bottom = weakref.ref(y.origin[1][0])
-        assert np.allclose(grad(y.sum(), [x])[0], 0.9999 ** 20_000, rtol=1e-9)
+        assert np.allclose(grad(y.sum(), [x])[0], 0.9999**20_000, rtol=1e-9)
         y.sum().backward()
-        assert np.allclose(x.grad, 0.9999 ** 20_000, rtol=1e-9)
+        assert np.allclose(x.grad, 0.9999**20_000, rtol=1e-9)
         del y
         assert bottom() is None
 
@@ -105,7 +108,7 @@ def test_a_diamond_of_2_to_the_60_paths_is_visited_once_a_node():
     y = x
     for _ in range(60):
         y = y + y
-    assert grad(y, x)[0] == 2.0 ** 60
+    assert grad(y, x)[0] == 2.0**60
 
 
 def test_gradients_are_complete_before_they_are_handed_on():
@@ -207,7 +210,9 @@ def test_a_used_up_part_inside_a_new_graph_says_so_too():
     a.sum().backward()
     with raises(RuntimeError, "used up"):
         (a * 2.0).sum().backward()
-    assert np.array_equal(grad((a * 2.0).sum(), a)[0], np.full(3, 2.0))  # as far as a, nothing is missing
+    assert np.array_equal(
+        grad((a * 2.0).sum(), a)[0], np.full(3, 2.0)
+    )  # as far as a, nothing is missing
 
 
 def test_grad_leaves_graph_and_grad_alone():
@@ -222,7 +227,7 @@ def test_grad_leaves_graph_and_grad_alone():
 def test_grad_takes_one_tensor_or_a_list_and_repeats():
     x = leaf(3)
     y = (x * x).sum()
-    one, = grad(y, x)
+    (one,) = grad(y, x)
     a, b = grad(y, (x, x))
     assert np.array_equal(one, a) and np.array_equal(a, b) and not np.shares_memory(a, b)
     assert grad(y, []) == []
@@ -249,7 +254,11 @@ def test_grad_with_respect_to_an_intermediate():
     a = np.exp(x)
     b = a * a
     of_x, of_a, of_b = grad(b.sum(), [x, a, b])
-    assert np.allclose(of_b, 1.0) and np.allclose(of_a, 2.0 * a.data) and np.allclose(of_x, 2.0 * a.data ** 2)
+    assert (
+        np.allclose(of_b, 1.0)
+        and np.allclose(of_a, 2.0 * a.data)
+        and np.allclose(of_x, 2.0 * a.data**2)
+    )
 
 
 # -------------------------------------------------------------------------------------------------- broadcasting
@@ -260,7 +269,10 @@ def test_broadcasting_is_undone_once_and_for_all_rules():
         for right in shapes:
             if 4 in left and 0 in right or 0 in left and 4 in right:
                 continue
-            a, b = Tensor(np.full(left, 2.0), requires_grad=True), Tensor(np.full(right, 3.0), requires_grad=True)
+            a, b = (
+                Tensor(np.full(left, 2.0), requires_grad=True),
+                Tensor(np.full(right, 3.0), requires_grad=True),
+            )
             y = a * b
             ga, gb = grad(y, [a, b], gradient=np.ones(y.shape))
             assert ga.shape == left and gb.shape == right
@@ -270,7 +282,9 @@ def test_broadcasting_is_undone_once_and_for_all_rules():
 
 def test_unbroadcast_is_called_once_for_each_stretched_input(monkeypatch):
     calls, undo = [], backend.unbroadcast
-    monkeypatch.setattr(backend, "unbroadcast", lambda g, shape: calls.append(shape) or undo(g, shape))
+    monkeypatch.setattr(
+        backend, "unbroadcast", lambda g, shape: calls.append(shape) or undo(g, shape)
+    )
     a, b = leaf(2, 1), leaf(2, 3)
     grad((a + b).sum(), [a, b])
     assert calls == [(2, 1)]
@@ -280,8 +294,12 @@ def test_unbroadcast_is_called_once_for_each_stretched_input(monkeypatch):
 def counted():
     """A primitive a * b, and the list of which rules were called."""
     called = []
-    product = primitive(lambda a, b: a * b, lambda g, y, a, b: called.append("a") or g * b,
-                        lambda g, y, a, b: called.append("b") or g * a, name="counted_product")
+    product = primitive(
+        lambda a, b: a * b,
+        lambda g, y, a, b: called.append("a") or g * b,
+        lambda g, y, a, b: called.append("b") or g * a,
+        name="counted_product",
+    )
     return product, called
 
 
@@ -339,10 +357,17 @@ def test_joint_rules_are_told_what_is_needed():
 
 # ------------------------------------------------------------------------------------------------ own gradients
 def test_gradients_are_owned_writable_and_not_shared():
-    for make in (lambda a, b: a + b, lambda a, b: a - b, lambda a, b: np.concatenate([a, b]),
-                 lambda a, b: np.stack([a, b]), lambda a, b: np.broadcast_to(a, (5, 2, 3)) + b,
-                 lambda a, b: a.reshape(3, 2) + b.reshape(3, 2),
-                 lambda a, b: a[:] + b[::-1], lambda a, b: a.T + b.T, lambda a, b: np.sum(a + b)):
+    for make in (
+        lambda a, b: a + b,
+        lambda a, b: a - b,
+        lambda a, b: np.concatenate([a, b]),
+        lambda a, b: np.stack([a, b]),
+        lambda a, b: np.broadcast_to(a, (5, 2, 3)) + b,
+        lambda a, b: a.reshape(3, 2) + b.reshape(3, 2),
+        lambda a, b: a[:] + b[::-1],
+        lambda a, b: a.T + b.T,
+        lambda a, b: np.sum(a + b),
+    ):
         a, b = leaf(2, 3), leaf(2, 3, seed=1)
         y = make(a, b)
         seed = np.ones(y.shape)
@@ -351,7 +376,11 @@ def test_gradients_are_owned_writable_and_not_shared():
                 assert g.flags.writeable and g.flags.owndata and g.shape == (2, 3)
                 g += 1.0
             assert not np.shares_memory(ga, gb)
-            assert not any(np.shares_memory(g, other) for g in (ga, gb) for other in (seed, y.data, a.data, b.data))
+            assert not any(
+                np.shares_memory(g, other)
+                for g in (ga, gb)
+                for other in (seed, y.data, a.data, b.data)
+            )
         assert np.array_equal(seed, np.ones(y.shape))
 
 
@@ -397,6 +426,7 @@ def test_no_grad_is_of_one_thread():
             seen["mine"] = (x * 2.0).requires_grad
             entered.set()
             leave.wait(10)
+
     with no_grad():
         thread = threading.Thread(target=other, args=("begun within",))
         thread.start()
@@ -426,21 +456,47 @@ def test_no_grad_as_a_decorator_and_backward_within():
 def float32_operations():
     t, a64 = leaf(2, 3, dtype=np.float32), np.arange(1, 4)
     yield from {
-        "t * np.log(2)": t * np.log(2), "np.log(2) * t": np.log(2) * t, "t / np.prod(shape)": t / np.prod(t.shape),
-        "t * 2": t * 2, "2.5 - t": 2.5 - t, "t ** 2": t ** 2, "t ** 2.5": t ** 2.5, "2 ** t": 2 ** t,
-        "t * True": t * True, "t + ints": t + a64, "ints * t": a64 * t, "ints @ t": np.arange(2) @ t,
-        "t @ ints": t @ a64, "t + booleans": t + (a64 > 2), "np.float64 / t": np.float64(3.0) / t,
-        "np.int32": t * np.int32(3), "uint8": t * np.uint8(200), "longdouble": t * np.longdouble(2),
-        "maximum": np.maximum(t, 1), "clip": np.clip(t, 0, 1), "where": np.where(a64 > 2, t, 0.0),
+        "t * np.log(2)": t * np.log(2),
+        "np.log(2) * t": np.log(2) * t,
+        "t / np.prod(shape)": t / np.prod(t.shape),
+        "t * 2": t * 2,
+        "2.5 - t": 2.5 - t,
+        "t ** 2": t**2,
+        "t ** 2.5": t**2.5,
+        "2 ** t": 2**t,
+        "t * True": t * True,
+        "t + ints": t + a64,
+        "ints * t": a64 * t,
+        "ints @ t": np.arange(2) @ t,
+        "t @ ints": t @ a64,
+        "t + booleans": t + (a64 > 2),
+        "np.float64 / t": np.float64(3.0) / t,
+        "np.int32": t * np.int32(3),
+        "uint8": t * np.uint8(200),
+        "longdouble": t * np.longdouble(2),
+        "maximum": np.maximum(t, 1),
+        "clip": np.clip(t, 0, 1),
+        "where": np.where(a64 > 2, t, 0.0),
         "where, NumPy scalar": np.where(a64 > 2, np.float64(1.0), t),
-        "xlogy of int": special.xlogy(2, t), "xlogy of float": special.xlogy(t, 2.5),
-        "xlogy of NumPy scalar": special.xlogy(np.float64(2), t), "xlogy of ints": special.xlogy(a64, t),
-        "betaln of int": special.betaln(t, 2), "betaln of float": special.betaln(2.5, t),
-        "betaln of NumPy scalar": special.betaln(t, np.float64(2.5)), "betaln of ints": special.betaln(a64, t),
-        "mean": t.mean(axis=0), "var": t.var(), "std": np.std(t), "sum": t.sum(), "norm": np.linalg.norm(t),
-        "logaddexp": np.logaddexp(t, 1.0), "power of ints": np.power(t, a64),
+        "xlogy of int": special.xlogy(2, t),
+        "xlogy of float": special.xlogy(t, 2.5),
+        "xlogy of NumPy scalar": special.xlogy(np.float64(2), t),
+        "xlogy of ints": special.xlogy(a64, t),
+        "betaln of int": special.betaln(t, 2),
+        "betaln of float": special.betaln(2.5, t),
+        "betaln of NumPy scalar": special.betaln(t, np.float64(2.5)),
+        "betaln of ints": special.betaln(a64, t),
+        "mean": t.mean(axis=0),
+        "var": t.var(),
+        "std": np.std(t),
+        "sum": t.sum(),
+        "norm": np.linalg.norm(t),
+        "logaddexp": np.logaddexp(t, 1.0),
+        "power of ints": np.power(t, a64),
         "concatenate": np.concatenate([t, a64[None]]),
-        "gammaln": special.gammaln(t), "expit": special.expit(t)}.items()
+        "gammaln": special.gammaln(t),
+        "expit": special.expit(t),
+    }.items()
 
 
 @pytest.mark.parametrize("name", [name for name, _ in float32_operations()])
@@ -456,14 +512,28 @@ def test_float32_stays_float32(name):
 
 def steps(y):
     """y and all Tensors below it."""
-    return [y] + [step for x in (y.origin[1] if y.origin else ()) if isinstance(x, Tensor) for step in steps(x)]
+    return [y] + [
+        step
+        for x in (y.origin[1] if y.origin else ())
+        if isinstance(x, Tensor)
+        for step in steps(x)
+    ]
 
 
-@pytest.mark.parametrize("f", [lambda t: t ** 1.5, lambda t: 2.0 ** t, lambda t: np.maximum(t, 1.5), lambda t: 1.0 / t - 0.3,
-                               lambda t: np.logaddexp(0.5, t), lambda t: np.where(t.data > 1, t, 2.5)])
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda t: t**1.5,
+        lambda t: 2.0**t,
+        lambda t: np.maximum(t, 1.5),
+        lambda t: 1.0 / t - 0.3,
+        lambda t: np.logaddexp(0.5, t),
+        lambda t: np.where(t.data > 1, t, 2.5),
+    ],
+)
 def test_python_floats_leave_every_step_of_a_gradient_in_float32(f):
     t = Tensor(np.array([1.0, 2.0], np.float32), requires_grad=True)
-    first, = grad(f(t), t, np.ones(2, np.float32), create_graph=True)
+    (first,) = grad(f(t), t, np.ones(2, np.float32), create_graph=True)
     assert {str(step.dtype) for step in steps(first)} == {"float32"}
 
 
@@ -528,8 +598,14 @@ def test_a_gradient_may_be_a_tensor():
 # ------------------------------------------------------------------------------------------------------------ errors
 def test_no_silent_conversion_to_an_array():
     x = leaf(2, 3)
-    for convert in (np.asarray, np.array, lambda t: np.asarray([t, t]), lambda t: np.asarray(t, dtype=float),
-                    lambda t: np.random.default_rng(0).normal(t), special.logsumexp):
+    for convert in (
+        np.asarray,
+        np.array,
+        lambda t: np.asarray([t, t]),
+        lambda t: np.asarray(t, dtype=float),
+        lambda t: np.random.default_rng(0).normal(t),
+        special.logsumexp,
+    ):
         with raises(TypeError, "silently", r"\.data", "numpy|NumPy"):
             convert(x)
     target = np.zeros((2, 3))
@@ -543,8 +619,14 @@ def test_no_silent_conversion_to_an_array():
 
 def test_out():
     x, target = leaf(3), np.zeros(3)
-    for call in (lambda: np.exp(x, out=target), lambda: np.add(target, target, out=x), lambda: np.sum(x, out=target),
-                 lambda: x.sum(out=target), lambda: np.sum(target, out=x), lambda: ops.sum(x, out=target)):
+    for call in (
+        lambda: np.exp(x, out=target),
+        lambda: np.add(target, target, out=x),
+        lambda: np.sum(x, out=target),
+        lambda: x.sum(out=target),
+        lambda: np.sum(target, out=x),
+        lambda: ops.sum(x, out=target),
+    ):
         with raises(TypeError, "(exp|add|sum): out="):
             call()
     assert not target.any()
@@ -560,33 +642,42 @@ def test_array_plus_equals_tensor():
     assert isinstance(x, Tensor) and x.origin[0].__name__ == "add"
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda x: np.exp(x, where=np.ones(3, bool)), ("numpy.exp: where= is not supported",)),
-    (lambda x: np.sum(x, where=np.ones(3, bool)), ("numpy.sum: where= is not supported", "axis")),
-    (lambda x: np.sum(x, dtype=np.float32), ("numpy.sum: dtype= is not supported",)),
-    (lambda x: np.sum(x, 0, np.float32), ("sum: dtype= is not supported",)),
-    (lambda x: x.sum(dtype=np.float32), ("sum: dtype= is not supported",)),
-    (lambda x: np.mean(x, dtype=np.float32), ("numpy.mean: dtype= is not supported",)),
-    (lambda x: np.clip(x, a_min=x, a_max=2), ("numpy.clip: a_min= is a Tensor", "by position")),
-    (lambda x: x[x], ("getitem", "Tensor")),
-    (lambda x: np.where(x), ("where: 1 arguments", "3 arrays")),
-    (lambda x: x.sum(0, None, None, True, 0, True, 5), ("sum: 8 arguments", "axis")),
-    (lambda x: ops.add(x), ("add: 1 arguments", "2 arrays")),
-    (lambda x: np.add.reduce(x), ("numpy.add.reduce", "numpy.sum")),
-    (lambda x: np.multiply.outer(x, x), ("numpy.multiply.outer",)),
-    (lambda x: x + "a", ("add: an operand is a str",)),
-    (lambda x: x + [1, 2, 3], ("add: an operand is a list", "array")),
-    (lambda x: x + None, ("add: an operand is None",)),
-    (lambda x: x * 1j, ("multiply: an operand is a complex",)),
-    (lambda x: x * np.complex64(1j), ("multiply: an operand is a complex64",)),
-    (lambda x: x * np.array([1j, 0, 0]), ("multiply: an operand is an array of complex128", "real")),
-    (lambda x: x * np.datetime64("2020"), ("multiply: an operand is a datetime64",)),
-    (lambda x: x * np.array(["a", "b", "c"]), ("multiply: an operand is an array of <U1",)),
-    (lambda x: x * np.ma.array(np.ones(3)), ("masked",)),
-    (lambda x: Tensor(1j), ("complex128", "real")),
-    (lambda x: Tensor("text"), ("<U4", "real")),
-    (lambda x: Tensor([1.0], dtype=int), ("dtype=int", "floating")),
-])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda x: np.exp(x, where=np.ones(3, bool)), ("numpy.exp: where= is not supported",)),
+        (
+            lambda x: np.sum(x, where=np.ones(3, bool)),
+            ("numpy.sum: where= is not supported", "axis"),
+        ),
+        (lambda x: np.sum(x, dtype=np.float32), ("numpy.sum: dtype= is not supported",)),
+        (lambda x: np.sum(x, 0, np.float32), ("sum: dtype= is not supported",)),
+        (lambda x: x.sum(dtype=np.float32), ("sum: dtype= is not supported",)),
+        (lambda x: np.mean(x, dtype=np.float32), ("numpy.mean: dtype= is not supported",)),
+        (lambda x: np.clip(x, a_min=x, a_max=2), ("numpy.clip: a_min= is a Tensor", "by position")),
+        (lambda x: x[x], ("getitem", "Tensor")),
+        (lambda x: np.where(x), ("where: 1 arguments", "3 arrays")),
+        (lambda x: x.sum(0, None, None, True, 0, True, 5), ("sum: 8 arguments", "axis")),
+        (lambda x: ops.add(x), ("add: 1 arguments", "2 arrays")),
+        (lambda x: np.add.reduce(x), ("numpy.add.reduce", "numpy.sum")),
+        (lambda x: np.multiply.outer(x, x), ("numpy.multiply.outer",)),
+        (lambda x: x + "a", ("add: an operand is a str",)),
+        (lambda x: x + [1, 2, 3], ("add: an operand is a list", "array")),
+        (lambda x: x + None, ("add: an operand is None",)),
+        (lambda x: x * 1j, ("multiply: an operand is a complex",)),
+        (lambda x: x * np.complex64(1j), ("multiply: an operand is a complex64",)),
+        (
+            lambda x: x * np.array([1j, 0, 0]),
+            ("multiply: an operand is an array of complex128", "real"),
+        ),
+        (lambda x: x * np.datetime64("2020"), ("multiply: an operand is a datetime64",)),
+        (lambda x: x * np.array(["a", "b", "c"]), ("multiply: an operand is an array of <U1",)),
+        (lambda x: x * np.ma.array(np.ones(3)), ("masked",)),
+        (lambda x: Tensor(1j), ("complex128", "real")),
+        (lambda x: Tensor("text"), ("<U4", "real")),
+        (lambda x: Tensor([1.0], dtype=int), ("dtype=int", "floating")),
+    ],
+)
 def test_what_is_not_supported_says_so_at_the_call(call, words):
     with raises(TypeError, *words):
         call(leaf(3))
@@ -594,7 +685,9 @@ def test_what_is_not_supported_says_so_at_the_call(call, words):
 
 def test_errors_of_numpy_name_the_operation_and_the_shapes():
     x = leaf(2, 3)
-    with raises(ValueError, r"add\(float64\[2, 3\], float32\[4\]\): operands could not be broadcast"):
+    with raises(
+        ValueError, r"add\(float64\[2, 3\], float32\[4\]\): operands could not be broadcast"
+    ):
         x + np.ones(4, np.float32)
     with raises(ValueError, r"matmul\(float64\[2, 3\], float64\[2, 3\]\)"):
         x @ x
@@ -614,11 +707,20 @@ def test_truth_of_several_entries():
     assert bool(Tensor(1.0)) and not Tensor([0.0])
 
 
-@pytest.mark.parametrize("make", [sparse.csr_matrix, sparse.csr_array, sparse.csc_matrix, sparse.coo_array])
+@pytest.mark.parametrize(
+    "make", [sparse.csr_matrix, sparse.csr_array, sparse.csc_matrix, sparse.coo_array]
+)
 def test_sparse_at_tensor_points_to_linear(make):
     a, x = make(np.eye(2)), leaf(2, 2)
-    for call in (lambda: a @ x, lambda: x @ a, lambda: a * x, lambda: x * a, lambda: x + a, lambda: a + x,
-                 lambda: a.dot(x)):
+    for call in (
+        lambda: a @ x,
+        lambda: x @ a,
+        lambda: a * x,
+        lambda: x * a,
+        lambda: x + a,
+        lambda: a + x,
+        lambda: a.dot(x),
+    ):
         with raises(TypeError, r"minigrad\.functional\.linear\(sparse, weight, bias\)"):
             call()
 
@@ -646,9 +748,16 @@ def test_backward_and_grad_of_what_is_not_recorded():
 
 
 def test_a_function_outside_the_table_is_named():
-    for function, name in ((np.fft.fft, "numpy.fft.fft"), (np.real, "numpy.real"), (np.nan_to_num, "numpy.nan_to_num"),
-                           (special.erfinv, "scipy.special.*erfinv|numpy.erfinv"), (np.mod, "numpy.remainder")):
-        with raises(TypeError, name, "is not in minigrad's table", r"minigrad\.primitive", r"\.data"):
+    for function, name in (
+        (np.fft.fft, "numpy.fft.fft"),
+        (np.real, "numpy.real"),
+        (np.nan_to_num, "numpy.nan_to_num"),
+        (special.erfinv, "scipy.special.*erfinv|numpy.erfinv"),
+        (np.mod, "numpy.remainder"),
+    ):
+        with raises(
+            TypeError, name, "is not in minigrad's table", r"minigrad\.primitive", r"\.data"
+        ):
             function(leaf(3), *[2.0] * (function is np.mod))
 
 
@@ -663,6 +772,7 @@ def test_assignment():
 
 class Elsewhere:
     """An array of another library: its functions refuse NumPy's arrays, as CuPy's do."""
+
     dtype, shape, ndim, size = np.dtype(np.float64), (3,), 1, 3
 
     def __array_ufunc__(self, ufunc, method, *inputs, **keywords):
@@ -675,7 +785,12 @@ class Elsewhere:
 def test_mixed_devices_are_named():
     Elsewhere.__module__ = "cupy"
     assert backend.device_of(Elsewhere()) == "cupy"
-    with raises(TypeError, r"add\(float64\[3\], float64\[3\] on cupy\)", "cupy and numpy", r"backend\.to_device"):
+    with raises(
+        TypeError,
+        r"add\(float64\[3\], float64\[3\] on cupy\)",
+        "cupy and numpy",
+        r"backend\.to_device",
+    ):
         leaf(3) + Tensor(Elsewhere())
 
 
@@ -694,20 +809,42 @@ for call in (lambda: special.gammaln(t), lambda: special.xlogy(2.0, t)):
         print(type(error).__name__, error)
 """
     path = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=path,
-                          env={**os.environ, "SCIPY_ARRAY_API": "1", "PYTHONPATH": path})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=path,
+        env={**os.environ, "SCIPY_ARRAY_API": "1", "PYTHONPATH": path},
+    )
     lines = done.stdout.splitlines()
     assert len(lines) == 3 and lines[0].startswith("8.15"), done.stdout + done.stderr
-    assert all("SCIPY_ARRAY_API" in line and "scipy.special" in line and "Unset" in line for line in lines[1:])
+    assert all(
+        "SCIPY_ARRAY_API" in line and "scipy.special" in line and "Unset" in line
+        for line in lines[1:]
+    )
 
 
 # --------------------------------------------------------------------------------------------- being a Tensor
 def test_comparisons_are_plain_boolean_arrays():
     x = Tensor([1.0, 2.0, 3.0], requires_grad=True)
-    for mask, expected in ((x > 2, [0, 0, 1]), (x >= 2, [0, 1, 1]), (x < 2, [1, 0, 0]), (x <= 2, [1, 1, 0]),
-                           (x == 2, [0, 1, 0]), (x != 2, [1, 0, 1]), (2 < x, [0, 0, 1]), (x == x, [1, 1, 1]),
-                           (np.float64(2) >= x, [1, 1, 0]), (np.ones(3) == x, [1, 0, 0])):
-        assert type(mask) is np.ndarray and mask.dtype == bool and mask.tolist() == [bool(e) for e in expected]
+    for mask, expected in (
+        (x > 2, [0, 0, 1]),
+        (x >= 2, [0, 1, 1]),
+        (x < 2, [1, 0, 0]),
+        (x <= 2, [1, 1, 0]),
+        (x == 2, [0, 1, 0]),
+        (x != 2, [1, 0, 1]),
+        (2 < x, [0, 0, 1]),
+        (x == x, [1, 1, 1]),
+        (np.float64(2) >= x, [1, 1, 0]),
+        (np.ones(3) == x, [1, 0, 0]),
+    ):
+        assert (
+            type(mask) is np.ndarray
+            and mask.dtype == bool
+            and mask.tolist() == [bool(e) for e in expected]
+        )
 
 
 def test_hash_is_identity():
@@ -717,8 +854,20 @@ def test_hash_is_identity():
 
 def test_reading_by_index_and_repeats():
     x = leaf(4, 3)
-    for index in (0, -1, slice(1, 3), (slice(None), 1), (..., 0), None, [0, 0, 2], (np.array([1, 1]), np.array([2, 2])),
-                  x.data > 1.0, (slice(None, None, -1), [2, 0]), np.array([[0, 1], [1, 0]]), (1, 2)):
+    for index in (
+        0,
+        -1,
+        slice(1, 3),
+        (slice(None), 1),
+        (..., 0),
+        None,
+        [0, 0, 2],
+        (np.array([1, 1]), np.array([2, 2])),
+        x.data > 1.0,
+        (slice(None, None, -1), [2, 0]),
+        np.array([[0, 1], [1, 0]]),
+        (1, 2),
+    ):
         y = x[index]
         assert np.array_equal(y.data, x.data[index])
         v = np.random.default_rng(0).random(y.shape)
@@ -730,10 +879,10 @@ def test_reading_by_index_and_repeats():
 
 def test_square_by_operator_and_function():
     x = Tensor([-2.0, 0.0, 3.0], requires_grad=True)
-    for y in (x ** 2, x ** 2.0, np.square(x), x ** np.int64(2), x * x):
+    for y in (x**2, x**2.0, np.square(x), x ** np.int64(2), x * x):
         assert y.data.tolist() == [4.0, 0.0, 9.0]
         assert grad(y.sum(), x)[0].tolist() == [-4.0, 0.0, 6.0]
-    assert (x ** 2).origin[0].__name__ == "square"
+    assert (x**2).origin[0].__name__ == "square"
 
 
 def test_repr_format_iteration_length():
@@ -762,7 +911,9 @@ def test_numpy_detach_item():
     assert x.T.shape == (3, 2)
 
 
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))])
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))]
+)
 def test_copies_are_leaves_of_their_own(duplicate):
     """A copy with its original's number would have its gradient added to the original's."""
     a = Tensor([2.0, 3.0], requires_grad=True)
@@ -776,10 +927,24 @@ def test_copies_are_leaves_of_their_own(duplicate):
 
 def test_operators_reach_the_table():
     x, a = leaf(2, 2), np.random.default_rng(1).random((2, 2))
-    for y, expected in ((x + a, x.data + a), (a + x, a + x.data), (x - a, x.data - a), (a - x, a - x.data),
-                        (x * a, x.data * a), (a * x, a * x.data), (x / a, x.data / a), (a / x, a / x.data),
-                        (x @ a, x.data @ a), (a @ x, a @ x.data), (x ** a, x.data ** a), (a ** x, a ** x.data),
-                        (-x, -x.data), (abs(-x), x.data), (2 - x, 2 - x.data), (2 / x, 2 / x.data)):
+    for y, expected in (
+        (x + a, x.data + a),
+        (a + x, a + x.data),
+        (x - a, x.data - a),
+        (a - x, a - x.data),
+        (x * a, x.data * a),
+        (a * x, a * x.data),
+        (x / a, x.data / a),
+        (a / x, a / x.data),
+        (x @ a, x.data @ a),
+        (a @ x, a @ x.data),
+        (x**a, x.data**a),
+        (a**x, a**x.data),
+        (-x, -x.data),
+        (abs(-x), x.data),
+        (2 - x, 2 - x.data),
+        (2 / x, 2 / x.data),
+    ):
         assert isinstance(y, Tensor) and y.requires_grad and np.array_equal(y.data, expected)
 
 
@@ -795,14 +960,14 @@ def test_third_derivatives():
     x = Tensor(np.array([0.3, 0.7, 1.1]), requires_grad=True)
     y = np.sin(x) * np.exp(2.0 * x)
     for order in range(1, 5):
-        y, = grad(y.sum(), x, create_graph=True)
+        (y,) = grad(y.sum(), x, create_graph=True)
         exact = ((2 + 1j) ** order * np.exp((2 + 1j) * x.data)).imag
         assert np.allclose(y.data, exact, rtol=1e-12), order
 
 
 def test_hessian_of_log_sum_exp():
     x = Tensor(np.array([0.1, 1.2, -0.4]), requires_grad=True)
-    g, = grad(np.log(np.sum(np.exp(x))), x, create_graph=True)
+    (g,) = grad(np.log(np.sum(np.exp(x))), x, create_graph=True)
     hessian = np.array([grad(g[i], x)[0] for i in range(3)])
     p = special.softmax(x.data)
     assert np.allclose(g.data, p, rtol=1e-14)
@@ -812,23 +977,23 @@ def test_hessian_of_log_sum_exp():
 def test_gradient_of_a_gradient_with_respect_to_an_intermediate():
     x = Tensor(np.array([0.5, 1.5]), requires_grad=True)
     a = x * x
-    g, = grad((a ** 3).sum(), a, create_graph=True)  # 3 a^2
-    of_a, of_x = grad(g.sum(), [a, x])               # 6 a, and 6 a * 2 x
+    (g,) = grad((a**3).sum(), a, create_graph=True)  # 3 a^2
+    of_a, of_x = grad(g.sum(), [a, x])  # 6 a, and 6 a * 2 x
     assert np.allclose(of_a, 6.0 * a.data) and np.allclose(of_x, 12.0 * a.data * x.data)
 
 
 def test_the_gradient_given_is_differentiated_too():
     x, v = leaf(3), leaf(3, seed=1)
-    product, = grad(np.exp(x), x, gradient=v, create_graph=True)  # v exp(x)
+    (product,) = grad(np.exp(x), x, gradient=v, create_graph=True)  # v exp(x)
     of_x, of_v = grad(product.sum(), [x, v])
     assert np.allclose(of_x, v.data * np.exp(x.data)) and np.allclose(of_v, np.exp(x.data))
 
 
 def test_without_create_graph_gradients_are_arrays_and_nothing_is_recorded():
     x = leaf(3)
-    g, = grad(np.exp(x).sum(), x)
+    (g,) = grad(np.exp(x).sum(), x)
     assert type(g) is np.ndarray
-    h, = grad(np.exp(x).sum(), x, create_graph=True)
+    (h,) = grad(np.exp(x).sum(), x, create_graph=True)
     assert isinstance(h, Tensor) and h.requires_grad
     with no_grad():
         assert not grad(h.sum(), x, create_graph=True)[0].requires_grad
@@ -837,9 +1002,9 @@ def test_without_create_graph_gradients_are_arrays_and_nothing_is_recorded():
 def test_gradient_penalty_trains():
     """backward() through a gradient: d/dw of |d(w x^2)/dx|^2 = 8 w x^2."""
     w, x = Tensor(1.5, requires_grad=True), Tensor(0.7, requires_grad=True)
-    g, = grad(w * x * x, x, create_graph=True)
+    (g,) = grad(w * x * x, x, create_graph=True)
     (g * g).backward()
-    assert w.grad == pytest.approx(8 * 1.5 * 0.49) and x.grad == pytest.approx(8 * 1.5 ** 2 * 0.7)
+    assert w.grad == pytest.approx(8 * 1.5 * 0.49) and x.grad == pytest.approx(8 * 1.5**2 * 0.7)
 
 
 # ------------------------------------------------------------------------------------------ primitives of a user
@@ -849,9 +1014,9 @@ def test_a_primitive_of_a_user():
         x = leaf(3)
         assert PRIMITIVES["arcsinh"] is arcsinh
         y = np.arcsinh(x)
-        g, = grad(y.sum(), x, create_graph=True)
-        assert np.allclose(g.data, 1.0 / np.sqrt(1.0 + x.data ** 2))
-        assert np.allclose(grad(g.sum(), x)[0], -x.data / (1.0 + x.data ** 2) ** 1.5)
+        (g,) = grad(y.sum(), x, create_graph=True)
+        assert np.allclose(g.data, 1.0 / np.sqrt(1.0 + x.data**2))
+        assert np.allclose(grad(g.sum(), x)[0], -x.data / (1.0 + x.data**2) ** 1.5)
         assert type(arcsinh(x.data)) is np.ndarray
     with raises(TypeError, "numpy.arcsinh is not in minigrad's table"):
         np.arcsinh(x)
@@ -859,11 +1024,19 @@ def test_a_primitive_of_a_user():
 
 def test_a_primitive_with_keywords_and_an_input_without_a_rule():
     with table_as_it_was():
+
         def scaled(x, mask, factor=2.0):
             return np.where(mask, x * factor, 0.0)
-        scaled = primitive(scaled, lambda g, y, x, mask, factor=2.0: np.where(mask, g * factor, 0.0), None)
+
+        scaled = primitive(
+            scaled, lambda g, y, x, mask, factor=2.0: np.where(mask, g * factor, 0.0), None
+        )
         x, mask = leaf(3), np.array([True, False, True])
-        for y, factor in ((scaled(x, mask), 2.0), (scaled(x, mask, factor=3.0), 3.0), (scaled(x, mask, 4.0), 4.0)):
+        for y, factor in (
+            (scaled(x, mask), 2.0),
+            (scaled(x, mask, factor=3.0), 3.0),
+            (scaled(x, mask, 4.0), 4.0),
+        ):
             assert np.array_equal(y.data, np.where(mask, x.data * factor, 0.0))
             assert np.array_equal(grad(y.sum(), x)[0], mask * factor)
         with raises(TypeError, "scaled: colour= is not supported", "factor"):
@@ -872,11 +1045,17 @@ def test_a_primitive_with_keywords_and_an_input_without_a_rule():
 
 def test_a_twin_is_what_is_differentiated_twice():
     with table_as_it_was():
-        kernel = recorded(lambda needs, x: (x ** 3, None), "cube", None, [], twin=lambda x: x * x * x,
-                          joint=lambda g, y, saved, needs, x: [np.multiply(g, 3.0 * x ** 2, out=np.empty(3))])
+        kernel = recorded(
+            lambda needs, x: (x**3, None),
+            "cube",
+            None,
+            [],
+            twin=lambda x: x * x * x,
+            joint=lambda g, y, saved, needs, x: [np.multiply(g, 3.0 * x**2, out=np.empty(3))],
+        )
         x = leaf(3)
-        g, = grad(kernel(x).sum(), x, create_graph=True)
-        assert np.allclose(g.data, 3.0 * x.data ** 2)
+        (g,) = grad(kernel(x).sum(), x, create_graph=True)
+        assert np.allclose(g.data, 3.0 * x.data**2)
         assert np.allclose(grad(g.sum(), x)[0], 6.0 * x.data)
         assert math.isclose(grad(kernel(x * 2.0).sum(), x)[0][0], 24.0 * x.data[0] ** 2)
 
@@ -901,11 +1080,13 @@ def test_create_graph_records_within_no_grad():
     with no_grad():
         slope = grad(y, x, create_graph=True)[0]
         assert slope.requires_grad and not np.exp(x).requires_grad
-    np.testing.assert_allclose(grad(np.sum(slope ** 2), x)[0], expected)
+    np.testing.assert_allclose(grad(np.sum(slope**2), x)[0], expected)
 
 
 def test_a_float_result_becomes_an_array():
-    half = primitive(lambda x: float(x.sum()) / 2, lambda g, y, x: np.full(x.shape, 0.5) * g, name="half_the_sum")
+    half = primitive(
+        lambda x: float(x.sum()) / 2, lambda g, y, x: np.full(x.shape, 0.5) * g, name="half_the_sum"
+    )
     try:
         y = half(leaf(4))
         assert y.shape == () and y.size == 1

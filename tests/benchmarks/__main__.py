@@ -7,6 +7,7 @@ same number of threads.
 
 Know after: where this project is fast, where it is not, and by how much.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -25,8 +26,20 @@ from tests.benchmarks.work import MISSING
 ROOT = Path(__file__).parents[2]
 # job: (epochs a turn, unit, factor from seconds to it, our side, {side: goal for the ratio})
 JOBS = {
-    "scvi-nb-brain": (3, "s an epoch", 1.0, "ours", {"pytorch": 3.0, "scvi_tools": 6.0, "by_hand": None}),
-    "scvi-zinb-brain": (3, "s an epoch", 1.0, "ours", {"pytorch": 3.0, "scvi_tools": 6.0, "by_hand": None}),
+    "scvi-nb-brain": (
+        3,
+        "s an epoch",
+        1.0,
+        "ours",
+        {"pytorch": 3.0, "scvi_tools": 6.0, "by_hand": None},
+    ),
+    "scvi-zinb-brain": (
+        3,
+        "s an epoch",
+        1.0,
+        "ours",
+        {"pytorch": 3.0, "scvi_tools": 6.0, "by_hand": None},
+    ),
     "scvi-nb-wide": (1, "ms a step", 1e3 / 16, "ours", {"pytorch": 3.0, "by_hand": None}),
     "ae": (2, "ms a step", 1e2, "ours", {"pytorch": 1.2}),
     "vae": (4, "ms a step", 1e2, "ours", {"pytorch": 1.2}),
@@ -40,8 +53,15 @@ class Worker:
     def __init__(self, side, job, units, threads):
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
         self.command = [sys.executable, "-m", "tests.benchmarks.worker", side, job, str(units)]
-        self.process = subprocess.Popen(self.command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                        stderr=subprocess.DEVNULL, env={**os.environ, **dict.fromkeys(names, str(threads))})
+        self.process = subprocess.Popen(
+            self.command,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **dict.fromkeys(names, str(threads))},
+        )
 
     def turn(self) -> dict:
         """Seconds, peak memory and version; empty where a library is missing. RuntimeError for any other failure."""
@@ -67,7 +87,9 @@ def compare(job: str, rounds: int, threads: int) -> list[str]:
     """Rows of the table for one job: a line per side."""
     units, unit, factor, mine, goals = JOBS[job]
     workers = {side: Worker(side, job, units, threads) for side in (mine, *goals)}
-    first = {side: worker.turn() for side, worker in workers.items()}  # warms up, and says who is there
+    first = {
+        side: worker.turn() for side, worker in workers.items()
+    }  # warms up, and says who is there
     sides = [side for side, found in first.items() if found]
     turns = {side: [] for side in sides}
     for _ in tqdm(range(rounds), desc=job, disable=None):
@@ -79,24 +101,36 @@ def compare(job: str, rounds: int, threads: int) -> list[str]:
     rows = []
     for side in sides:
         last, ratio, goal = turns[side][-1], seconds[side] / seconds[mine], goals.get(side)
-        rows.append(f"| {job} | {side.replace('_', ' ')} ({last['version']}) | {seconds[side] * factor:.3g} {unit} | "
-                    f"{f'{ratio:.2f}' if side != mine else ''} | {goal or ''} | {last['megabytes']:.0f} |")
-    return rows + [f"| {job} | {side}: not installed | | | | |" for side in workers if side not in sides]
+        rows.append(
+            f"| {job} | {side.replace('_', ' ')} ({last['version']}) | {seconds[side] * factor:.3g} {unit} | "
+            f"{f'{ratio:.2f}' if side != mine else ''} | {goal or ''} | {last['megabytes']:.0f} |"
+        )
+    return rows + [
+        f"| {job} | {side}: not installed | | | | |" for side in workers if side not in sides
+    ]
 
 
 def main(arguments=None) -> int:
     """Run the comparisons asked for and print a table in Markdown."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"of {', '.join(JOBS)}")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side (default 5)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each side (default: all processors)")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="of each side (default: all processors)"
+    )
     chosen = parser.parse_args(arguments)
     unknown = [job for job in chosen.jobs if job not in JOBS]
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(JOBS)}")
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors, {chosen.threads} threads a side; "
-          f"Python {platform.python_version()}; medians of {chosen.rounds} turns\n")
-    print("| work | who | time | times ours | goal | peak MB |\n| --- | --- | --- | --- | --- | --- |")
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors, {chosen.threads} threads a side; "
+        f"Python {platform.python_version()}; medians of {chosen.rounds} turns\n"
+    )
+    print(
+        "| work | who | time | times ours | goal | peak MB |\n| --- | --- | --- | --- | --- | --- |"
+    )
     for job in chosen.jobs or JOBS:
         print("\n".join(compare(job, chosen.rounds, chosen.threads)), flush=True)
     return 0

@@ -7,6 +7,7 @@ scvi-tools comes with the extra `bench`.
 
 Know after: which model generalises better, by how much, and how much of that is chance.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -37,6 +38,7 @@ def scvi_tools(x, likelihood, seed) -> SCVI:
     """Trained by scvi-tools with its defaults, 400 epochs, and loaded here. ImportError where it is missing."""
     import anndata
     import scvi
+
     warnings.simplefilter("ignore")
     scvi.settings.verbosity, scvi.settings.seed = logging.ERROR, seed
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -51,29 +53,46 @@ def scvi_tools(x, likelihood, seed) -> SCVI:
 def scores(train, counts, likelihood, seed, n_samples) -> tuple[float, float, float]:
     """(mean log p of a held-out fifth, nats a cell; ARI and NMI of k-means in the latent space of all cells)."""
     order = np.random.default_rng([seed, 1]).permutation(len(counts))
-    test, rest = np.sort(order[:len(order) // 5]), np.sort(order[len(order) // 5:])
+    test, rest = np.sort(order[: len(order) // 5]), np.sort(order[len(order) // 5 :])
     model, labels = train(counts.X[rest], likelihood, seed), counts.obs["labels"]
     clusters = kmeans(model.latent(counts.X), len(set(labels)))
-    return (float(np.mean(model.log_likelihood(counts.X[test], n_samples=n_samples))),
-            adjusted_rand_index(labels, clusters), normalized_mutual_information(labels, clusters))
+    return (
+        float(np.mean(model.log_likelihood(counts.X[test], n_samples=n_samples))),
+        adjusted_rand_index(labels, clusters),
+        normalized_mutual_information(labels, clusters),
+    )
 
 
 def main(arguments=None) -> int:
     """Run the comparisons asked for and print a table in Markdown: a row a seed, and the mean."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.held_out", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.held_out", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("jobs", nargs="*", metavar="DATA-LIKELIHOOD", help=f"of {', '.join(JOBS)}")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each side (default 3)")
-    parser.add_argument("--samples", type=int, default=300, help="draws of the importance-weighted likelihood (default 300)")
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=300,
+        help="draws of the importance-weighted likelihood (default 300)",
+    )
     chosen = parser.parse_args(arguments)
     if unknown := [job for job in chosen.jobs if job not in JOBS]:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(JOBS)}")
-    print("| data, likelihood | seed | log p ours | scvi-tools | ours is better by | ARI, NMI ours | scvi-tools |")
+    print(
+        "| data, likelihood | seed | log p ours | scvi-tools | ours is better by | ARI, NMI ours | scvi-tools |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for job in chosen.jobs or JOBS:
         data, likelihood = job.split("-")
         counts, rows = read(show.DATA / f"{data}.npz"), []
         for seed in range(chosen.seeds):
-            rows.append([scores(train, counts, likelihood, seed, chosen.samples) for train in (ours, scvi_tools)])
+            rows.append(
+                [
+                    scores(train, counts, likelihood, seed, chosen.samples)
+                    for train in (ours, scvi_tools)
+                ]
+            )
             print(row(job, seed, *rows[-1]), flush=True)
         print(row(job, "mean", *[tuple(map(mean, zip(*side))) for side in zip(*rows)]), flush=True)
     return 0
@@ -81,8 +100,10 @@ def main(arguments=None) -> int:
 
 def row(job, seed, mine, theirs) -> str:
     """A line of the table."""
-    return (f"| {job.replace('-', ', ')} | {seed} | {mine[0]:.1f} | {theirs[0]:.1f} | {mine[0] - theirs[0]:.1f} | "
-            f"{mine[1]:.2f}, {mine[2]:.2f} | {theirs[1]:.2f}, {theirs[2]:.2f} |")
+    return (
+        f"| {job.replace('-', ', ')} | {seed} | {mine[0]:.1f} | {theirs[0]:.1f} | {mine[0] - theirs[0]:.1f} | "
+        f"{mine[1]:.2f}, {mine[2]:.2f} | {theirs[1]:.2f}, {theirs[2]:.2f} |"
+    )
 
 
 if __name__ == "__main__":

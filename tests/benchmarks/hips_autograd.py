@@ -1,4 +1,5 @@
 """The same chain as tape.py with HIPS autograd."""
+
 from __future__ import annotations
 
 import time
@@ -19,12 +20,14 @@ def job(name: str, n: int):
         for _ in range(work.CHAIN // 2):
             x = anp.sin(x * 1.1)
         return anp.sum(x)
+
     gradient = grad(chain)
 
     def run():
         started = time.perf_counter()
         gradient(start)
         return (time.perf_counter() - started) / work.CHAIN
+
     return run
 
 

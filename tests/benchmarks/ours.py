@@ -2,6 +2,7 @@
 
 Know before reading: work.py. What is timed is a whole call of fit: checks, starting values, finite-value guard, history.
 """
+
 from __future__ import annotations
 
 import time
@@ -20,18 +21,37 @@ def job(name: str, n: int):
         x = work.counts(data)
 
         def model():
-            return SCVI(x.shape[1], n_latent=work.N_LATENT, n_hidden=work.N_HIDDEN, dropout=work.DROPOUT, likelihood=likelihood)
+            return SCVI(
+                x.shape[1],
+                n_latent=work.N_LATENT,
+                n_hidden=work.N_HIDDEN,
+                dropout=work.DROPOUT,
+                likelihood=likelihood,
+            )
     else:
-        x, (n_features, *hidden, n_latent) = work.rows(), {"ae": work.AE_WIDTHS, "vae": work.VAE_WIDTHS}[name]
+        x, (n_features, *hidden, n_latent) = (
+            work.rows(),
+            {"ae": work.AE_WIDTHS, "vae": work.VAE_WIDTHS}[name],
+        )
 
         def model():
-            return {"ae": Autoencoder, "vae": VAE}[name](n_features, hidden=hidden, n_latent=n_latent)
+            return {"ae": Autoencoder, "vae": VAE}[name](
+                n_features, hidden=hidden, n_latent=n_latent
+            )
 
     def run():
         made = model()
         started = time.perf_counter()
-        made.fit(x, epochs=n, batch_size=work.BATCH, validation=0, learning_rate=work.RATE, progress=False)
+        made.fit(
+            x,
+            epochs=n,
+            batch_size=work.BATCH,
+            validation=0,
+            learning_rate=work.RATE,
+            progress=False,
+        )
         return (time.perf_counter() - started) / n
+
     return run
 
 

@@ -2,6 +2,7 @@
 
 Know before reading: PyTorch. Formulas are those that its users write (as in scvi-tools' likelihoods, epsilons included).
 """
+
 from __future__ import annotations
 
 import time
@@ -14,7 +15,12 @@ from tests.benchmarks import work
 
 
 def block(n_in, n_out, dropout=0.0):
-    return nn.Sequential(nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out, momentum=0.01, eps=1e-3), nn.ReLU(), nn.Dropout(dropout))
+    return nn.Sequential(
+        nn.Linear(n_in, n_out),
+        nn.BatchNorm1d(n_out, momentum=0.01, eps=1e-3),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+    )
 
 
 class BareSCVI(nn.Module):
@@ -34,8 +40,13 @@ class BareSCVI(nn.Module):
         mu, theta = F.softmax(self.rho(h), -1) * x.sum(1, keepdim=True), self.log_theta.exp()
         if self.zi is None:
             log_theta_mu = torch.log(theta + mu + eps)
-            log_p = (theta * (torch.log(theta + eps) - log_theta_mu) + x * (torch.log(mu + eps) - log_theta_mu)
-                     + torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1))
+            log_p = (
+                theta * (torch.log(theta + eps) - log_theta_mu)
+                + x * (torch.log(mu + eps) - log_theta_mu)
+                + torch.lgamma(x + theta)
+                - torch.lgamma(theta)
+                - torch.lgamma(x + 1)
+            )
         else:
             log_p = zinb(x, mu, theta, self.zi(h), eps)
         kl = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0)).sum(1)
@@ -43,20 +54,39 @@ class BareSCVI(nn.Module):
 
 
 def zinb(x, mu, theta, pi, eps):
-    softplus_pi, log_theta, log_theta_mu = F.softplus(-pi), torch.log(theta + eps), torch.log(theta + mu + eps)
+    softplus_pi, log_theta, log_theta_mu = (
+        F.softplus(-pi),
+        torch.log(theta + eps),
+        torch.log(theta + mu + eps),
+    )
     pi_theta_log = -pi + theta * (log_theta - log_theta_mu)
     zero = F.softplus(pi_theta_log) - softplus_pi
-    nonzero = (-softplus_pi + pi_theta_log + x * (torch.log(mu + eps) - log_theta_mu)
-               + torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1))
+    nonzero = (
+        -softplus_pi
+        + pi_theta_log
+        + x * (torch.log(mu + eps) - log_theta_mu)
+        + torch.lgamma(x + theta)
+        - torch.lgamma(theta)
+        - torch.lgamma(x + 1)
+    )
     return torch.where(x < eps, zero, nonzero)
 
 
 class BareAE(nn.Module):
     def __init__(self, widths, variational):
         super().__init__()
-        down = [layer for a, b in zip(widths[:-2], widths[1:]) for layer in (nn.Linear(a, b), nn.ReLU())]
-        up = [layer for a, b in zip(widths[:1:-1], widths[-2:0:-1]) for layer in (nn.Linear(a, b), nn.ReLU())]
-        self.down, self.up = nn.Sequential(*down), nn.Sequential(*up, nn.Linear(widths[1], widths[0]))
+        down = [
+            layer for a, b in zip(widths[:-2], widths[1:]) for layer in (nn.Linear(a, b), nn.ReLU())
+        ]
+        up = [
+            layer
+            for a, b in zip(widths[:1:-1], widths[-2:0:-1])
+            for layer in (nn.Linear(a, b), nn.ReLU())
+        ]
+        self.down, self.up = (
+            nn.Sequential(*down),
+            nn.Sequential(*up, nn.Linear(widths[1], widths[0])),
+        )
         self.mean = nn.Linear(*widths[-2:])
         self.log_var = nn.Linear(*widths[-2:]) if variational else None
 

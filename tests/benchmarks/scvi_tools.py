@@ -1,4 +1,5 @@
 """The same scVI trained with scvi-tools: its own data loader, training plan and progress, nothing logged or written."""
+
 from __future__ import annotations
 
 import logging
@@ -24,23 +25,39 @@ def job(name: str, n: int):
     scvi.model.SCVI.setup_anndata(adata)
 
     def run():
-        model = scvi.model.SCVI(adata, n_latent=work.N_LATENT, n_hidden=work.N_HIDDEN, n_layers=1, gene_likelihood=likelihood,
-                                dropout_rate=work.DROPOUT)
+        model = scvi.model.SCVI(
+            adata,
+            n_latent=work.N_LATENT,
+            n_hidden=work.N_HIDDEN,
+            n_layers=1,
+            gene_likelihood=likelihood,
+            dropout_rate=work.DROPOUT,
+        )
         watch = _watch()
-        model.train(max_epochs=n, accelerator="cpu", train_size=1.0, batch_size=work.BATCH, callbacks=[watch],
-                    plan_kwargs={"lr": work.RATE}, enable_progress_bar=False)
+        model.train(
+            max_epochs=n,
+            accelerator="cpu",
+            train_size=1.0,
+            batch_size=work.BATCH,
+            callbacks=[watch],
+            plan_kwargs={"lr": work.RATE},
+            enable_progress_bar=False,
+        )
         return (watch.stopped - watch.started) / n
+
     return run
 
 
 def _watch():
     """A callback that notes when the first epoch starts and the last one ends: setting up is not held against it."""
+
     class Watch(Callback):
         def on_train_epoch_start(self, trainer, module):
             self.started = getattr(self, "started", time.perf_counter())
 
         def on_train_epoch_end(self, trainer, module):
             self.stopped = time.perf_counter()
+
     return Watch()
 
 

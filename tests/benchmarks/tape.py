@@ -1,4 +1,5 @@
 """The cost of the tape: a chain of 4,000 operations on four floats, forward and backward, where arithmetic is nothing."""
+
 from __future__ import annotations
 
 import time
@@ -21,6 +22,7 @@ def job(name: str, n: int):
             y = np.sin(y * 1.1)
         np.sum(y).backward()
         return (time.perf_counter() - started) / work.CHAIN
+
     return run
 
 

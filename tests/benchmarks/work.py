@@ -2,6 +2,7 @@
 
 Know after: nothing about speed, but that every side gets the same.
 """
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -20,7 +21,10 @@ def counts(name: str) -> sparse.csr_array:
     """Counts as CSR float32: "brain" (10,000 cells x 715 genes, 10 % non-zero) or "wide" (2,000 x 20,000, 5 %, made)."""
     if name == "brain":
         with np.load(BRAIN) as file:
-            x = sparse.csr_array((file["data"], file["indices"].astype(np.int32), file["indptr"]), shape=tuple(file["shape"]))
+            x = sparse.csr_array(
+                (file["data"], file["indices"].astype(np.int32), file["indptr"]),
+                shape=tuple(file["shape"]),
+            )
         return x[np.flatnonzero(x.sum(axis=1))].astype(np.float32)
     rng = np.random.default_rng(0)
     x = sparse.random_array((2_000, 20_000), density=0.05, format="csr", rng=rng, dtype=np.float32)

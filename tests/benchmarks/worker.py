@@ -3,6 +3,7 @@
 Run by __main__.py as `python -m tests.benchmarks.worker SIDE JOB UNITS`. Processes of their own keep libraries from each
 other's threads and let the memory of each be measured; taking turns line by line keeps them from running at once.
 """
+
 import importlib
 import json
 import resource
@@ -20,7 +21,10 @@ def main(side, name, units):
     for _ in sys.stdin:
         seconds = run()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"seconds": seconds, "megabytes": peak, "version": module.version()}), flush=True)
+        print(
+            json.dumps({"seconds": seconds, "megabytes": peak, "version": module.version()}),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,15 +1,23 @@
 """Model answers to the exercises of the README: look here after having tried. The suite runs the checks against them."""
+
 from math import log, pi
 
 import numpy as np
 from scipy import special
 
 from minigrad import functional, optim, primitive
-from minigrad.distributions import NegativeBinomial, Normal, ZeroInflatedNegativeBinomial, kl_divergence
+from minigrad.distributions import (
+    NegativeBinomial,
+    Normal,
+    ZeroInflatedNegativeBinomial,
+    kl_divergence,
+)
 
 
 def by_hand(a, b):
-    slope = np.cos(a * b)  # of the sine; then the product rule, and 1 for the second way in which a enters
+    slope = np.cos(
+        a * b
+    )  # of the sine; then the product rule, and 1 for the second way in which a enters
     return slope * b + 1.0, slope * a
 
 
@@ -46,10 +54,17 @@ class Nesterov(optim.Optimizer):
 
 
 def kl_gamma(shape_q, rate_q, shape_p, rate_p):
-    mean_log = special.digamma(shape_q) - np.log(rate_q)  # E_q[log x]; and E_q[x] = shape_q / rate_q
+    mean_log = special.digamma(shape_q) - np.log(
+        rate_q
+    )  # E_q[log x]; and E_q[x] = shape_q / rate_q
     log_norm_q = shape_q * np.log(rate_q) - special.gammaln(shape_q)
     log_norm_p = shape_p * np.log(rate_p) - special.gammaln(shape_p)
-    return log_norm_q - log_norm_p + (shape_q - shape_p) * mean_log - (rate_q - rate_p) * shape_q / rate_q
+    return (
+        log_norm_q
+        - log_norm_p
+        + (shape_q - shape_p) * mean_log
+        - (rate_q - rate_p) * shape_q / rate_q
+    )
 
 
 def zinb_log_prob(x, log_mu, log_theta, zi_logits):
@@ -66,7 +81,7 @@ def cyclic_kl_weight(progress, n_cycles, rise):
 
 def ppca_log_prob(x, weight, mean, sigma):
     n_features = np.shape(weight)[0]
-    covariance = weight @ np.transpose(weight) + sigma ** 2 * np.eye(n_features)
+    covariance = weight @ np.transpose(weight) + sigma**2 * np.eye(n_features)
     d = x - mean
     squared = np.sum(d * np.transpose(np.linalg.solve(covariance, np.transpose(d))), axis=1)
     return -0.5 * (squared + np.linalg.slogdet(covariance)[1] + n_features * log(2.0 * pi))
@@ -80,7 +95,12 @@ class StudentT:
 
     def log_prob(self, x):
         half, u = 0.5 * (self.df + 1.0), (x - self.loc) / self.scale
-        norm = special.gammaln(half) - special.gammaln(0.5 * self.df) - 0.5 * np.log(self.df * pi) - np.log(self.scale)
+        norm = (
+            special.gammaln(half)
+            - special.gammaln(0.5 * self.df)
+            - 0.5 * np.log(self.df * pi)
+            - np.log(self.scale)
+        )
         return norm - half * np.log1p(np.square(u) / self.df)
 
     def sample(self, rng):
@@ -100,6 +120,10 @@ def importance_weighted_loss(model, x, eps):
 
 def scvi_elbo(model, counts, eps):
     q, _ = model.inference(counts)
-    p = model.generative(q.rsample(eps), np.log(counts.sum(axis=1, keepdims=True)), np.zeros(len(counts), int))
-    log_p = ZeroInflatedNegativeBinomial(p["log_mu"], p["log_theta"], p["zi_logits"]).log_prob(counts)
+    p = model.generative(
+        q.rsample(eps), np.log(counts.sum(axis=1, keepdims=True)), np.zeros(len(counts), int)
+    )
+    log_p = ZeroInflatedNegativeBinomial(p["log_mu"], p["log_theta"], p["zi_logits"]).log_prob(
+        counts
+    )
     return np.sum(log_p, axis=1) - np.sum(kl_divergence(q, Normal(0.0, 1.0)), axis=1)

@@ -6,6 +6,7 @@ Write your answers into tests/exercises/answers.py, under the names of checks.EX
 
 An exercise without an answer is skipped, saying what to write; a wrong answer fails, saying what is wrong with it.
 """
+
 import importlib.util
 import re
 import sys
@@ -53,7 +54,10 @@ def test_model_solution_is_right(name):
     run(name, getattr(load("solutions"), name))
 
 
-@pytest.mark.parametrize("name, i", [(name, i) for name, answers in load("wrong").WRONG.items() for i in range(len(answers))])
+@pytest.mark.parametrize(
+    "name, i",
+    [(name, i) for name, answers in load("wrong").WRONG.items() for i in range(len(answers))],
+)
 def test_wrong_solution_is_found_out(name, i):
     words, make = load("wrong").WRONG[name][i]
     right = getattr(load("solutions"), name)
@@ -63,7 +67,9 @@ def test_wrong_solution_is_found_out(name, i):
 
 def test_every_exercise_has_its_check_its_wrong_answers_and_its_place_in_the_readme():
     assert list(checks.EXERCISES) == list(load("wrong").WRONG)
-    assert {f"check_{name}" for name in checks.EXERCISES} == {name for name in vars(checks) if name.startswith("check_")}
+    assert {f"check_{name}" for name in checks.EXERCISES} == {
+        name for name in vars(checks) if name.startswith("check_")
+    }
     text = (HERE.parents[1] / "README.md").read_text(encoding="utf-8")
     section = text.partition("## How to read the source\n")[2].partition("\n## ")[0]
     assert re.findall(r"\*\*`(\w+)`\*\*", section) == list(checks.EXERCISES)
@@ -76,7 +82,9 @@ def test_an_answer_is_skipped_where_missing_and_judged_where_given(tmp_path, mon
     monkeypatch.setattr(sys.modules[__name__], "HERE", tmp_path)
     with pytest.raises(pytest.skip.Exception, match=r"def by_hand\(a, b\)"):
         test_answer("by_hand")
-    (tmp_path / "answers.py").write_text("import numpy as np\ndef by_hand(a, b):\n    return b * np.cos(a * b) + 1, a\n")
+    (tmp_path / "answers.py").write_text(
+        "import numpy as np\ndef by_hand(a, b):\n    return b * np.cos(a * b) + 1, a\n"
+    )
     with pytest.raises(AssertionError, match="dL/db"):
         test_answer("by_hand")
     with pytest.raises(pytest.skip.Exception, match="def log_cosh"):

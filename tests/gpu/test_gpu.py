@@ -3,6 +3,7 @@
 tests/test_device.py runs the same on a double of CuPy that needs no card. Here CUDA's functions, sums and noise are its
 own: derivatives and trainings are held against the host's within its rounding, its noise against what it should be.
 """
+
 import time
 
 import numpy as np
@@ -53,15 +54,23 @@ class HostNoise:
 @pytest.fixture
 def same_noise(monkeypatch):
     on_host = backend.generator
-    monkeypatch.setattr(backend, "generator", lambda key, device="numpy": on_host(key) if device == "numpy" else HostNoise(key))
+    monkeypatch.setattr(
+        backend,
+        "generator",
+        lambda key, device="numpy": on_host(key) if device == "numpy" else HostNoise(key),
+    )
 
 
 @pytest.mark.parametrize("name", sorted(PRIMITIVES))
 def test_derivatives_of_the_whole_table(name):
     """Value, first and second derivatives, on all examples, in float64."""
     for inputs, here, there in examples_of(name):
-        agree(derivatives(there, [backend.to_device(x, "cupy") for x in inputs]), derivatives(here, inputs),
-              rtol=1e-6, atol=1e-8)
+        agree(
+            derivatives(there, [backend.to_device(x, "cupy") for x in inputs]),
+            derivatives(here, inputs),
+            rtol=1e-6,
+            atol=1e-8,
+        )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -79,7 +88,9 @@ def cells(n, n_genes, seed=0):
     """CSR counts of n cells of three types, float32."""
     rng = np.random.default_rng(seed)
     rates = rng.gamma(0.3, 2.0, (3, n_genes))[rng.integers(3, size=n)]
-    return sparse.csr_matrix(rng.poisson(rates).astype(np.float32) + np.eye(n, n_genes, dtype=np.float32))
+    return sparse.csr_matrix(
+        rng.poisson(rates).astype(np.float32) + np.eye(n, n_genes, dtype=np.float32)
+    )
 
 
 def test_trainings_with_the_gpus_own_noise_end_as_well():
@@ -87,7 +98,9 @@ def test_trainings_with_the_gpus_own_noise_end_as_well():
     for device in ("numpy", "cupy"):
         model = SCVI(200, n_latent=5, n_hidden=32)
         model.fit(x, epochs=20, device=device, progress=False)
-        ends.append((model.elbo(x, n_samples=5).mean(), model.log_likelihood(x[:200], n_samples=50).mean()))
+        ends.append(
+            (model.elbo(x, n_samples=5).mean(), model.log_likelihood(x[:200], n_samples=50).mean())
+        )
         assert model.generate(50).shape == (50, 200)
     np.testing.assert_allclose(ends[1], ends[0], rtol=0.01)
 
@@ -105,16 +118,29 @@ def test_noise_is_what_it_is_called_and_a_function_of_its_key():
     n = 400_000
     for dtype in (np.float32, np.float64):
         for name, mean, variance in (("random", 1 / 2, 1 / 12), ("standard_normal", 0.0, 1.0)):
-            draws = [backend.to_host(getattr(backend.generator(key, "cupy"), name)((n,), dtype=dtype))
-                     for key in ([0, 1], [0, 1], [0, 2])]
-            assert draws[0].dtype == dtype and np.array_equal(*draws[:2]) and not np.array_equal(*draws[1:])
+            draws = [
+                backend.to_host(getattr(backend.generator(key, "cupy"), name)((n,), dtype=dtype))
+                for key in ([0, 1], [0, 1], [0, 2])
+            ]
+            assert (
+                draws[0].dtype == dtype
+                and np.array_equal(*draws[:2])
+                and not np.array_equal(*draws[1:])
+            )
             assert abs(np.corrcoef(draws[0], draws[2])[0, 1]) < 0.01
-            assert draws[0].mean() == pytest.approx(mean, abs=0.01) and draws[0].var() == pytest.approx(variance, abs=0.01)
+            assert draws[0].mean() == pytest.approx(mean, abs=0.01) and draws[
+                0
+            ].var() == pytest.approx(variance, abs=0.01)
     shapes = backend.to_device(np.full(n, 2.5), "cupy")
     rng = backend.generator([3], "cupy")
-    gamma, poisson = [backend.to_host(draw) for draw in (rng.standard_gamma(shapes, size=(n,)), rng.poisson(shapes, size=(n,)))]
+    gamma, poisson = [
+        backend.to_host(draw)
+        for draw in (rng.standard_gamma(shapes, size=(n,)), rng.poisson(shapes, size=(n,)))
+    ]
     for draw in (gamma, poisson):
-        assert draw.mean() == pytest.approx(2.5, abs=0.03) and draw.var() == pytest.approx(2.5, abs=0.06)
+        assert draw.mean() == pytest.approx(2.5, abs=0.03) and draw.var() == pytest.approx(
+            2.5, abs=0.06
+        )
 
 
 def test_sparse_input():
@@ -149,9 +175,14 @@ def test_a_step_on_dense_rows_waits_for_nothing():
     assert np.isfinite(loss.item())
 
 
-@pytest.mark.parametrize("make, x", [
-    (lambda: SCVI(2000, likelihood="zinb"), lambda: cells(5000, 2000)),
-    (lambda: Autoencoder(1000, (2048, 1024), 128), lambda: cells(5000, 1000).toarray())], ids=["scVI", "AE 1000-2048-1024-128"])
+@pytest.mark.parametrize(
+    "make, x",
+    [
+        (lambda: SCVI(2000, likelihood="zinb"), lambda: cells(5000, 2000)),
+        (lambda: Autoencoder(1000, (2048, 1024), 128), lambda: cells(5000, 1000).toarray()),
+    ],
+    ids=["scVI", "AE 1000-2048-1024-128"],
+)
 def test_time_beside_the_cpu(make, x, request, capsys):
     """Prints; nothing is asserted of time. Seconds of the last of three epochs, batch 128, checks and noise included."""
     x, seconds = x(), {}
@@ -160,5 +191,10 @@ def test_time_beside_the_cpu(make, x, request, capsys):
         history = make().fit(x, epochs=3, device=device, progress=False, validation=0.0)
         seconds[device] = history["seconds"][-1], time.perf_counter() - started
     with capsys.disabled():
-        print(f"\n{request.node.callspec.id}: " + "; ".join(
-            f"{device} {last:.2f} s an epoch ({total:.1f} s in all)" for device, (last, total) in seconds.items()))
+        print(
+            f"\n{request.node.callspec.id}: "
+            + "; ".join(
+                f"{device} {last:.2f} s an epoch ({total:.1f} s in all)"
+                for device, (last, total) in seconds.items()
+            )
+        )
