@@ -12,7 +12,8 @@ import numpy as np
 
 from demos import show  # noqa: F401 (its folder is where pictures go)
 from minigrad import GradientError, Tensor, grad, gradcheck, primitive, trace
-from minigrad.tensor import IMPLEMENTATIONS, PRIMITIVES
+from minigrad.table import PRIMITIVES
+from minigrad.tensor import IMPLEMENTATIONS
 from models import SCVI
 
 

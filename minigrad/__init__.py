@@ -1,7 +1,8 @@
-"""minigrad: reverse-mode automatic differentiation on plain NumPy, small enough to read in one sitting."""
+"""minigrad: reverse-mode automatic differentiation on plain NumPy."""
 
-from minigrad import backend, derived, distributions, functional, nn, optim, trace
-from minigrad.tensor import PRIMITIVES, Tensor, grad, no_grad, primitive
+from minigrad import backend, derived, distributions, einsum, functional, nn, optim, trace
+from minigrad.table import PRIMITIVES, primitive
+from minigrad.tensor import Tensor, grad, no_grad
 
 __all__ = [
     "Tensor",

@@ -171,24 +171,29 @@ def as_array(x: Array) -> Array:
     return np.asarray(x) if isinstance(x, np.ndarray) or not hasattr(x, "__array_function__") else x
 
 
-def settled(x: Array, dtype: np.dtype, name: str, sparse_too: bool = False) -> Array:
-    """An operand beside a Tensor, made to follow its dtype: scalars and integer arrays are cast, floating arrays kept.
+def as_operand(x: Array, dtype: np.dtype, name: str, in_kernel: bool = False) -> Array:
+    """An operand that stands beside a Tensor, as it is computed with: numbers follow the Tensor's dtype.
 
-    So float32 stays float32 in `t * np.log(2)`, and in SciPy's functions, which know no weak Python scalars.
-    sparse_too: whether the operation takes sparse matrices and None, as kernels do. TypeError for any other operand.
+    Python and NumPy scalars and integer arrays are cast to `dtype`, floating arrays are kept. So
+    float32 stays float32 in `t * np.log(2)`, and in SciPy's functions, which do not let a Python
+    number follow the array beside it. name: the operation, for errors. in_kernel: sparse matrices
+    and None pass as well. TypeError for any other operand.
     """
     if type(x) is float and dtype.char == "d":
-        return x  # the same number; and an array times a Python float takes half the time of one times a NumPy scalar
-    if isinstance(x, (float, int)) or isinstance(x, np.generic) and x.dtype.kind in "fiub":
+        return x  # the same number, and half the time of an array times a NumPy scalar
+    if isinstance(x, (float, int)):
+        return dtype.type(x)
+    if isinstance(x, np.generic) and x.dtype.kind in "fiub":
         return dtype.type(x)
     if type(x) is np.ndarray and x.dtype.kind == "f":
         return x
     if is_sparse(x) or x is None:
-        if sparse_too:
+        if in_kernel:
             return x
+        found = "None" if x is None else "a sparse matrix"
         raise TypeError(
-            f"{name}: an operand is {'None' if x is None else 'a sparse matrix'}; "
-            "minigrad.functional.linear(sparse, weight, bias) is sparse @ Tensor, other operations take arrays"
+            f"{name}: an operand is {found}; minigrad.functional.linear(sparse, weight, bias) is "
+            "sparse @ Tensor, other operations take arrays"
         )
     if not hasattr(x, "__array_function__"):
         raise TypeError(
@@ -198,16 +203,6 @@ def settled(x: Array, dtype: np.dtype, name: str, sparse_too: bool = False) -> A
     if x.dtype.kind not in "fiub":
         raise TypeError(f"{name}: an operand is an array of {x.dtype}; Tensors are of real numbers")
     return x if x.dtype.kind == "f" else x.astype(dtype)
-
-
-def unbroadcast(g: Array, shape: tuple) -> Array:
-    """Undo broadcasting: a gradient (or a Tensor) summed over the axes along which its input, of this shape, was stretched."""
-    lead = g.ndim - len(shape)
-    axes = (
-        *range(lead),
-        *[lead + i for i, n in enumerate(shape) if n == 1 and g.shape[lead + i] != 1],
-    )
-    return np.reshape(np.sum(g, axis=axes), shape)
 
 
 def not_an_array() -> Exception:

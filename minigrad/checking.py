@@ -40,7 +40,8 @@ import numpy as np
 from scipy import sparse
 
 from minigrad import distributions, functional  # noqa: F401  (they put their kernels into the table)
-from minigrad.tensor import PRIMITIVES, Tensor, grad
+from minigrad.table import PRIMITIVES
+from minigrad.tensor import Tensor, grad
 
 TOLERANCE = 1e-7  # of the derivative's own size; right rules are within 1e-9
 SETTLED = 1e-10  # a quotient that agrees this well with its neighbour needs no shorter step

@@ -11,31 +11,14 @@ Know after: every function that the layers of nn.py are made of.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 
 import numpy as np
 from scipy import sparse
 
 from minigrad import ops
 from minigrad.backend import Array
-from minigrad.tensor import Tensor, recorded
-
-
-def fused(twin, forward, backward, name) -> Callable:
-    """Put a hand-written kernel into the table beside its twin, the same function as a plain NumPy formula.
-
-    forward(needs, *inputs, **keywords) gives (y, saved): the result, and whatever backward wants to keep; needs says of
-    each input whether its gradient will be asked for. backward(g, y, saved, needs, *inputs, **keywords) gives one
-    gradient per input, None where not needed; or, for a large one, a function that computes it: of an array to write it
-    into, or None for a new one. Kernels see NumPy arrays (and SciPy's CSR matrices) only.
-    """
-    keywords = [
-        k for k, p in inspect.signature(twin).parameters.items() if p.kind is p.KEYWORD_ONLY
-    ]
-    call = recorded(forward, name, None, keywords, joint=backward, twin=twin)
-    call.__doc__ = forward.__doc__ or twin.__doc__
-    return call
+from minigrad.table import fused
+from minigrad.tensor import Tensor
 
 
 # ------------------------------------------------------------------------------------------------------------ linear

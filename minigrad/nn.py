@@ -118,7 +118,7 @@ class Module:
         for p in self.parameters():
             moved = backend.to_device(p.data, device)
             if moved is not p.data:
-                p.data, p.grad, p.home = moved, None, None
+                p.data, p.grad, p.grad_storage = moved, None, None
         for _, module, name in self.named_buffers():
             setattr(module, name, backend.to_device(getattr(module, name), device))
         return self

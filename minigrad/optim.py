@@ -1,7 +1,7 @@
 """Optimisers: what changes the weights, from their gradients.
 
 Know before reading: nn.py. An optimiser owns an *arena*: one flat array for all weights and one for all gradients.
-`p.data` and `p.grad` become views into them (`p.home` tells `backward` where to write), so that one update is a few
+`p.data` and `p.grad` become views into them (`p.grad_storage` tells `backward` where to write), so that one update is a few
 NumPy calls over one array however many parameters there are, done in blocks that stay in the processor's cache.
 
 Know after: SGD, Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019), and the usual schedules.
@@ -69,7 +69,7 @@ class Optimizer:
                     )
                 view[...] = p.data
                 p.data = view
-            p.home = home
+            p.grad_storage = home
 
     def zero_grad(self) -> None:
         """Forget all gradients, so that the next backward() starts afresh."""

@@ -1,136 +1,468 @@
-"""Reverse-mode differentiation: a Tensor, how operations are recorded on it, and the sweep backwards.
+"""Tensor: an array that remembers how it was made.
 
-Know before reading: NumPy, and the chain rule. If y = f(a, b), and a number L further on depends on y, then
-dL/da = (dL/dy)(dy/da), summed over the entries of y. The product is taken from the left, so that it has the shape of `a`:
-a *vector-Jacobian product*, one small function ("rule") per input of f. The table of rules is in ops.py.
+This is a lesson, the first one. A Tensor is a NumPy array with a memory:
 
-1. `numpy.exp(t)` arrives in `Tensor.__array_ufunc__` (NEP 13) or `__array_function__` (NEP 18), which look the function
-   up in the table and call its *primitive*.
-2. The primitive computes on the arrays inside and wraps the result in a new Tensor, whose `origin` says how it came to
-   be. Origins are the graph. They point only from outputs to inputs: no cycles, and dropping the output frees it all.
-3. Tensors are numbered as they are made, so inputs have smaller numbers than outputs. Visiting by descending number
-   meets a Tensor only after everything that used it: its gradient is complete by then.
-4. At each visit the rules turn the output's gradient into those of the inputs; what reaches a Tensor by several ways adds
-   up. Rules are plain NumPy: given arrays they compute; given Tensors (`create_graph`) they record, for second derivatives.
+    >>> import numpy as np
+    >>> from minigrad import Tensor
+    >>> x = Tensor([1.0, 2.0], requires_grad=True)
+    >>> y = np.sum(x ** 3)
+    >>> y
+    Tensor(9., from sum)
+    >>> y.origin.inputs
+    (Tensor([1., 8.], from power),)
+    >>> y.backward()
+    >>> x.grad
+    array([ 3., 12.])
 
-Know after: everything that happens between `numpy.exp(t)` and `t.grad`.
+Know before reading: NumPy. What follows is how it comes that `np.sum(x ** 3)` is remembered.
+
+1. `x ** 3` is `np.power(x, 3)`: each operator below is a NumPy function.
+2. NumPy looks at what `np.power` was given, finds a type that is not its own, and asks that type
+   to do the work: it calls `Tensor.__array_ufunc__` (by its protocol NEP 13), and for functions
+   such as `np.sum` it calls `Tensor.__array_function__` (NEP 18).
+3. Both look the function up in `IMPLEMENTATIONS`. What they find there, an entry of the table
+   (table.py), computes on the arrays inside and makes a new Tensor of the result. Its `origin`
+   says which function made it, and from what.
+4. Origins are the graph. They point from outputs to inputs only, so there are no cycles, and
+   dropping the output frees it all.
+5. `backward()` follows the origins back, and adds up in `.grad` what each leaf is due (backward.py).
+
+Know after: what a Tensor is, what it can do, and by which door NumPy's functions come in.
 """
 
-import inspect
+from __future__ import annotations
+
+import operator
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from heapq import heappop, heappush
-from itertools import count, repeat
+from itertools import count
+from typing import Any, NoReturn
 
 import numpy as np
 
 from minigrad import backend
+from minigrad.backend import Array
+from minigrad.backward import USED_UP, Origin, add_to_grad, sweep
 
-PRIMITIVES = {}  # name -> primitive: all of calculus that the engine knows
-IMPLEMENTATIONS = {}  # NumPy or SciPy function -> what runs when it is given a Tensor
-_numbers = count()
-_recording = type(
-    "Recording", (threading.local,), {"enabled": True}
-)()  # a flag of each thread, on at first
+# NumPy's or SciPy's function -> what runs when it is given a Tensor. table.py and derived.py fill it.
+IMPLEMENTATIONS: dict[Callable, Callable] = {}
 
-
-@contextmanager
-def _recording_is(enabled):
-    before, _recording.enabled = _recording.enabled, enabled
-    try:
-        yield
-    finally:
-        _recording.enabled = before
-
-
-def no_grad() -> AbstractContextManager:
-    """Within `with no_grad():` nothing is recorded, in this thread only: less memory and time where no gradient is due."""
-    return _recording_is(False)
+numbers = count()  # every Tensor gets the next one: inputs have smaller numbers than outputs
 
 
 class Tensor:
     """An array that remembers how it was computed, and can be differentiated.
 
-    data: any floating array (kept as it is, not copied), or numbers, lists and integer arrays, which become float64.
-    requires_grad: whether `backward` shall fill `.grad` (same shape and dtype as `.data`). dtype: convert to this first.
-    NumPy's functions and operators take Tensors; comparisons give plain boolean arrays. TypeError for complex or text.
-    Until backward, the data and what was used as an index must not change: the rules look at them again.
-        >>> t = Tensor([1.0, 2.0], requires_grad=True)
-        >>> np.sum(t ** 3).backward(); t.grad
-        array([ 3., 12.])
+    data: any floating array (kept as it is, not copied), or numbers, lists and integer arrays,
+    which become float64. requires_grad: whether `backward` is to fill `.grad` (same shape and dtype
+    as `.data`). dtype: convert to this first. TypeError for complex numbers or text.
+
+    NumPy's functions and operators take Tensors; comparisons give plain boolean arrays. Until
+    backward, neither the data nor what was used as an index may change: the rules look at them
+    again.
     """
 
-    __slots__ = ("data", "requires_grad", "grad", "origin", "number", "home", "__weakref__")
+    __slots__ = ("data", "requires_grad", "grad", "grad_storage", "origin", "number", "__weakref__")
     __array_priority__ = 1000  # so that cupy_array * t and sparse * t come here
 
-    def __init__(self, data, requires_grad=False, dtype=None):
+    data: Any  # the array
+    requires_grad: bool
+    grad: Any  # what backward() has collected: an array, or None
+    grad_storage: Any  # where an optimiser wants the gradient to be written, or None: backward.py
+    origin: Origin | None  # how it was made; None for a leaf, which nothing made
+    number: int
+
+    def __init__(self, data: Array, requires_grad: bool = False, dtype: Any = None):
         if isinstance(data, Tensor):
             raise TypeError("Tensor(data): data is a Tensor already; use it as it is, or .detach()")
         data = backend.as_array(data)
-        dtype = np.dtype(dtype or (data.dtype if data.dtype.kind == "f" else np.float64))
+        if dtype is None:
+            dtype = data.dtype if data.dtype.kind == "f" else np.float64
+        dtype = np.dtype(dtype)
         if data.dtype.kind not in "fiub" or dtype.kind != "f":
             raise TypeError(
-                f"Tensor({data.dtype}, dtype={dtype}): data must be real numbers, and dtype a floating one"
+                f"Tensor({data.dtype}, dtype={dtype}): data must be real numbers, "
+                "and dtype a floating one"
             )
         self.data = data if data.dtype == dtype else data.astype(dtype)
-        self.requires_grad, self.number = requires_grad, next(_numbers)
-        self.grad = self.home = None  # home: where an optimiser wants the gradient written
-        self.origin = (
-            None  # of a leaf; () once used up; else (call, inputs, arrays, keywords, saved, needs)
-        )
+        self.requires_grad = requires_grad
+        self.grad = None
+        self.grad_storage = None
+        self.origin = None
+        self.number = next(numbers)
 
-    shape, ndim = property(lambda self: self.data.shape), property(lambda self: self.data.ndim)
-    size, dtype = property(lambda self: self.data.size), property(lambda self: self.data.dtype)
-
-    def __reduce__(self):  # copies have no history
-        return Tensor, (self.data, self.requires_grad and self.origin is None)
-
-    def backward(self, gradient: backend.Array = None) -> None:
-        """Add to `.grad` of every leaf that this depends on: d(sum of self * gradient)/d(leaf). Uses the graph up.
-
-        gradient: array of this shape; left out where this has a single entry (then it is 1). The `.grad` of an optimiser's
-        parameter is a view of its arena: copy what shall outlive zero_grad. RuntimeError where nothing was recorded.
-        """
-        if not self.requires_grad:
-            raise RuntimeError(
-                "backward(): nothing to differentiate; no input of this Tensor had requires_grad=True"
-            )
-        gradient = gradient.data if isinstance(gradient, Tensor) else gradient
-        for t, g in _sweep(self, _initial(self, gradient, "backward"), release=True):
-            if t.grad is not None:
-                np.add(t.grad, g, out=t.grad)
-            else:  # rules may return views or their own input: a leaf gets a copy of its own
-                t.grad = np.empty_like(g) if _home(t) is None else t.home
-                if g is not t.grad:  # else the sweep had it written there
-                    np.copyto(t.grad, g)
-
+    # ------------------------------------------------------------ the door for NumPy's functions
     def __array_ufunc__(self, ufunc, method, *inputs, **keywords):
+        """NumPy calls this when a Tensor is given to a ufunc such as np.exp or np.add (NEP 13)."""
         if method == "__call__":
-            return _dispatch(ufunc, inputs, keywords)
+            return dispatch(ufunc, inputs, keywords)
         raise TypeError(
             f"numpy.{ufunc.__name__}.{method} does not take Tensors; numpy.sum, cumsum, prod ... do"
         )
 
     def __array_function__(self, function, types, inputs, keywords):
-        return _dispatch(function, inputs, keywords)
+        """NumPy calls this when a Tensor is given to another function, as np.sum (NEP 18)."""
+        return dispatch(function, inputs, keywords)
+
+    # --------------------------------------------------------------------------- differentiation
+    def backward(self, gradient: Array | None = None) -> None:
+        """Add to `.grad` of each leaf that this depends on, and use the graph up.
+
+        What is added is d(sum of self * gradient)/d(leaf). gradient: an array of this shape; it may
+        be left out where this has a single entry, and is then 1. The `.grad` of an optimiser's
+        parameter is a view of the optimiser's array: copy what is to outlive zero_grad.
+        RuntimeError where nothing was recorded.
+        """
+        if not self.requires_grad:
+            raise RuntimeError(
+                "backward(): nothing to differentiate; "
+                "no input of this Tensor had requires_grad=True"
+            )
+        if isinstance(gradient, Tensor):
+            gradient = gradient.data
+        start = initial_gradient(self, gradient, "backward")
+        for leaf, g in sweep(self, start, release=True):
+            add_to_grad(leaf, g)
+
+    def detach(self) -> Tensor:
+        """The same data, shared and not copied, as a Tensor without history."""
+        return Tensor(self.data)
+
+    def item(self) -> float:
+        """The only entry, as a Python number. ValueError where there are several."""
+        return self.data.item()
+
+    def numpy(self) -> np.ndarray:
+        """The data as a host array: shared where it is NumPy's, copied from a GPU."""
+        return backend.to_host(self.data)
+
+    # --------------------------------------------------------------------------------- arithmetic
+    def __add__(self, other):
+        """self + other, elementwise, broadcast as in NumPy."""
+        return np.add(self, other)
+
+    def __radd__(self, other):
+        """other + self."""
+        return np.add(other, self)
+
+    def __sub__(self, other):
+        """self - other, elementwise."""
+        return np.subtract(self, other)
+
+    def __rsub__(self, other):
+        """other - self."""
+        return np.subtract(other, self)
+
+    def __mul__(self, other):
+        """self * other, elementwise."""
+        return np.multiply(self, other)
+
+    def __rmul__(self, other):
+        """other * self."""
+        return np.multiply(other, self)
+
+    def __truediv__(self, other):
+        """self / other, elementwise."""
+        return np.divide(self, other)
+
+    def __rtruediv__(self, other):
+        """other / self."""
+        return np.divide(other, self)
+
+    def __pow__(self, other):
+        """self ** other, elementwise. A square has a function of its own, which is quicker."""
+        if type(other) in (int, float) and other == 2:
+            return np.square(self)
+        return np.power(self, other)
+
+    def __rpow__(self, other):
+        """other ** self."""
+        return np.power(other, self)
+
+    def __matmul__(self, other):
+        """self @ other: the product of matrices, stacks of them, and vectors."""
+        return np.matmul(self, other)
+
+    def __rmatmul__(self, other):
+        """other @ self."""
+        return np.matmul(other, self)
+
+    def __neg__(self):
+        """-self."""
+        return np.negative(self)
+
+    def __pos__(self):
+        """+self."""
+        return np.positive(self)
+
+    def __abs__(self):
+        """abs(self), elementwise; its slope at 0 is 0."""
+        return np.absolute(self)
+
+    # -------------------------------------------------------- comparisons give plain boolean arrays
+    def __eq__(self, other):  # type: ignore[override]  # an array, as NumPy's
+        """self == other, elementwise: a plain boolean array."""
+        return np.equal(self, other)
+
+    def __ne__(self, other):  # type: ignore[override]
+        """self != other, elementwise: a plain boolean array."""
+        return np.not_equal(self, other)
+
+    def __lt__(self, other):
+        """self < other, elementwise: a plain boolean array."""
+        return np.less(self, other)
+
+    def __le__(self, other):
+        """self <= other, elementwise: a plain boolean array."""
+        return np.less_equal(self, other)
+
+    def __gt__(self, other):
+        """self > other, elementwise: a plain boolean array."""
+        return np.greater(self, other)
+
+    def __ge__(self, other):
+        """self >= other, elementwise: a plain boolean array."""
+        return np.greater_equal(self, other)
+
+    __hash__ = object.__hash__  # by identity: a Tensor can be the key of a dict
+
+    # --------------------------------------------------------------------------- shape and reading
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of the axes."""
+        return self.data.shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self.data.ndim
+
+    @property
+    def size(self) -> int:
+        """The number of entries."""
+        return self.data.size
+
+    @property
+    def dtype(self) -> np.dtype:
+        """float32 or float64, as the data are."""
+        return self.data.dtype
+
+    @property
+    def T(self) -> Tensor:
+        """The transpose: all axes in reverse order."""
+        return np.transpose(self)
+
+    def __len__(self) -> int:
+        """The length of the first axis."""
+        return len(self.data)
+
+    def __getitem__(self, index) -> Tensor:
+        """self[index]: an entry, a slice, a mask or a list of positions, as in NumPy."""
+        return dispatch(operator.getitem, (self, index), {})  # NumPy has no function for this
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """The entries along the first axis."""
+        return (self[i] for i in range(len(self)))
+
+    def reshape(self, *shape) -> Tensor:
+        """The same entries in another shape: t.reshape(2, 3) or t.reshape((2, 3))."""
+        return np.reshape(self, _one_or_many(shape))
+
+    def transpose(self, *axes) -> Tensor:
+        """The axes in another order, t.transpose(1, 0) or t.transpose((1, 0)); none: reversed."""
+        return np.transpose(self, _one_or_many(axes) if axes else None)
+
+    def ravel(self) -> Tensor:
+        """All entries in one axis."""
+        return np.ravel(self)
+
+    flatten = ravel
+
+    def squeeze(self, axis=None) -> Tensor:
+        """Without the axes of length 1: all of them, or those named."""
+        return np.squeeze(self, axis)
+
+    def swapaxes(self, axis1: int, axis2: int) -> Tensor:
+        """Two axes exchanged."""
+        return np.swapaxes(self, axis1, axis2)
+
+    def take(self, indices, axis=None) -> Tensor:
+        """The entries at these positions, along an axis or of all entries in one row."""
+        return np.take(self, indices, axis=axis)
+
+    def diagonal(self, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
+        """The diagonal, along a new last axis."""
+        return np.diagonal(self, offset, axis1, axis2)
+
+    def astype(self, dtype) -> Tensor:
+        """The same numbers in another floating dtype. TypeError for one that is not floating."""
+        if np.dtype(dtype).kind != "f":
+            raise TypeError(
+                f"astype({np.dtype(dtype)}): Tensors are of floating numbers; take .data.astype, "
+                "through which no derivative flows"
+            )
+        return np.astype(self, dtype)
+
+    # ---------------------------------------------------------------------------------- reductions
+    # NumPy's other keywords, such as dtype=, are handed on, for the error that says what is offered.
+    def sum(self, axis=None, keepdims: bool = False, **others) -> Tensor:
+        """The sum over an axis, several, or all of them."""
+        return np.sum(self, axis=axis, keepdims=keepdims, **others)
+
+    def mean(self, axis=None, keepdims: bool = False, **others) -> Tensor:
+        """The mean over an axis, several, or all of them."""
+        return np.mean(self, axis=axis, keepdims=keepdims, **others)
+
+    def var(self, axis=None, ddof: int = 0, keepdims: bool = False, **others) -> Tensor:
+        """The variance: the sum of squared deviations over n - ddof."""
+        return np.var(self, axis=axis, ddof=ddof, keepdims=keepdims, **others)
+
+    def std(self, axis=None, ddof: int = 0, keepdims: bool = False, **others) -> Tensor:
+        """The standard deviation: the root of var."""
+        return np.std(self, axis=axis, ddof=ddof, keepdims=keepdims, **others)
+
+    def prod(self, axis=None, keepdims: bool = False, **others) -> Tensor:
+        """The product over an axis, several, or all of them."""
+        return np.prod(self, axis=axis, keepdims=keepdims, **others)
+
+    def max(self, axis=None, keepdims: bool = False, **others) -> Tensor:
+        """The largest entry; entries that tie share its gradient."""
+        return np.max(self, axis=axis, keepdims=keepdims, **others)
+
+    def min(self, axis=None, keepdims: bool = False, **others) -> Tensor:
+        """The smallest entry; entries that tie share its gradient."""
+        return np.min(self, axis=axis, keepdims=keepdims, **others)
+
+    def cumsum(self, axis=None) -> Tensor:
+        """The sums of all entries up to each, along an axis or of all entries in one row."""
+        return np.cumsum(self, axis=axis)
+
+    def trace(self, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
+        """The sum of the diagonal."""
+        return np.trace(self, offset, axis1, axis2)
+
+    def dot(self, other) -> Tensor:
+        """The product of vectors and matrices, as numpy.dot has it."""
+        return np.dot(self, other)
+
+    def clip(self, a_min=None, a_max=None) -> Tensor:
+        """Entries below a_min become a_min, those above a_max become a_max."""
+        return np.clip(self, a_min, a_max)
+
+    # --------------------------------------------- what has no derivative gives plain NumPy arrays
+    def argmax(self, axis=None, keepdims: bool = False) -> np.ndarray:
+        """Where the largest entry is: a plain array."""
+        return np.argmax(self, axis=axis, keepdims=keepdims)
+
+    def argmin(self, axis=None, keepdims: bool = False) -> np.ndarray:
+        """Where the smallest entry is: a plain array."""
+        return np.argmin(self, axis=axis, keepdims=keepdims)
+
+    def argsort(self, axis=-1) -> np.ndarray:
+        """The positions that sort the entries: a plain array."""
+        return np.argsort(self, axis=axis)
+
+    def nonzero(self) -> tuple[np.ndarray, ...]:
+        """The positions of what is not 0: plain arrays."""
+        return np.nonzero(self)
+
+    def any(self, axis=None, keepdims: bool = False) -> np.ndarray:
+        """Whether any entry is not 0: a plain boolean array."""
+        return np.any(self, axis=axis, keepdims=keepdims)
+
+    def all(self, axis=None, keepdims: bool = False) -> np.ndarray:
+        """Whether all entries are not 0: a plain boolean array."""
+        return np.all(self, axis=axis, keepdims=keepdims)
+
+    def round(self, decimals: int = 0) -> np.ndarray:
+        """The entries rounded: a plain array."""
+        return np.round(self, decimals)
+
+    # -------------------------------------------------------------------------------- as one number
+    def __bool__(self) -> bool:
+        """Whether the only entry is not 0."""
+        return bool(self.data)
+
+    def __float__(self) -> float:
+        """The only entry, as a Python number."""
+        return float(self.data)
+
+    # ------------------------------------------------------------------------------ text and copies
+    def __repr__(self) -> str:
+        """The data, and how they came to be."""
+        text = np.array2string(self.numpy(), separator=", ", prefix="Tensor(")
+        if self.origin is USED_UP:
+            return f"Tensor({text}, graph used up)"
+        if self.origin is not None:
+            return f"Tensor({text}, from {self.origin.primitive.__name__})"
+        if self.requires_grad:
+            return f"Tensor({text}, requires_grad=True)"
+        return f"Tensor({text})"
+
+    def __format__(self, spec: str) -> str:
+        """A format such as .3f is that of the only entry."""
+        return format(self.item(), spec) if spec else str(self)
+
+    def __reduce__(self):
+        """Copies have the data, and no history."""
+        is_leaf = self.origin is None
+        return Tensor, (self.data, self.requires_grad and is_leaf)
+
+    # ------------------------------------------------------------------- what it refuses, and why
+    def __array__(self, *_, **__) -> NoReturn:
+        """A Tensor never becomes an array silently: no derivative would flow."""
+        raise backend.not_an_array()
+
+    def __setitem__(self, index, value) -> NoReturn:
+        """Assignment into a Tensor is an error: the rules look at the data again."""
+        raise TypeError(
+            "a Tensor cannot be assigned into: what was recorded would be wrong. "
+            "Use numpy.where, or .data"
+        )
+
+    def __init_subclass__(cls) -> NoReturn:
+        """Operations know a Tensor by its exact type, which is quick."""
+        raise TypeError(
+            "Tensor has no subclasses: operations know it by its exact type; "
+            "put a Tensor into your class instead"
+        )
 
 
-def _dispatch(function, inputs, keywords):
-    """What a NumPy function does when one of its arguments is a Tensor."""
-    implementation = IMPLEMENTATIONS.get(function)
-    if implementation is not None and not keywords:  # at once: names take time
-        return implementation(*inputs)
-    name = f"{getattr(function, '__module__', None) or 'numpy'}.{function.__name__}"
+def _one_or_many(sizes):
+    """(2, 3) from t.reshape(2, 3) as from t.reshape((2, 3))."""
+    if len(sizes) == 1 and not isinstance(sizes[0], int):
+        return sizes[0]
+    return sizes
+
+
+# ----------------------------------------------------------------------- behind NumPy's two doors
+def dispatch(function: Callable, inputs: tuple, keywords: dict) -> Any:
+    """What a NumPy function does when one of its arguments is a Tensor.
+
+    TypeError for a function that is not in the table, and for keywords that it does not take.
+    """
+    implementation: Any = IMPLEMENTATIONS.get(function)
     if implementation is None:
         raise TypeError(
-            f"{name} is not in minigrad's table of differentiable functions. Use functions that are "
-            "(minigrad.PRIMITIVES, minigrad/derived.py), add a rule with minigrad.primitive, or pass .data"
+            f"{_full_name(function)} is not in minigrad's table of differentiable functions. "
+            "Use functions that are (minigrad.PRIMITIVES, minigrad/derived.py), "
+            "add a rule with minigrad.primitive, or pass .data"
         )
-    return implementation(*inputs, **_checked(keywords, name, implementation.keywords))
+    if keywords:
+        check_keywords(keywords, _full_name(function), implementation.keywords)
+    return implementation(*inputs, **keywords)
 
 
-def _checked(keywords, name, allowed):
+def _full_name(function):
+    return f"{getattr(function, '__module__', None) or 'numpy'}.{function.__name__}"
+
+
+def check_keywords(keywords: dict, name: str, allowed: tuple | None) -> None:
+    """TypeError, naming the function, for a keyword that Tensors do not go with.
+
+    allowed: the keywords that the function takes; None: any.
+    """
     for key, value in keywords.items():
         if key == "out":
             raise TypeError(
@@ -138,254 +470,118 @@ def _checked(keywords, name, allowed):
             )
         if isinstance(value, Tensor):
             raise TypeError(
-                f"{name}: {key}= is a Tensor; Tensors go by position, in the places of arrays; or pass .data"
+                f"{name}: {key}= is a Tensor; Tensors go by position, in the places of arrays; "
+                "or pass .data"
             )
         if allowed is not None and key not in allowed:
             raise TypeError(
                 f"{name}: {key}= is not supported for Tensors; supported: {list(allowed)}"
             )
-    return keywords
 
 
-def primitive(function: Callable, *rules, name=None) -> Callable:
-    """Put a function into the table: what it returns takes Tensors as well as arrays, and records.
+# --------------------------------------------------------------------- whether anything is recorded
+class _Recording(threading.local):
+    """A flag that each thread has for itself, on at first."""
 
-    function: of as many arrays as there are rules, then keywords. rules: one per array, `rule(g, y, *inputs, **keywords)`
-    gives the gradient of that input from the gradient `g` of the output `y`, in plain NumPy; None for an input that has
-    none. It may have the shape that broadcasting made: the sweep sums it back. The keywords that a user may pass are
-    those that the first rule names; all rules of a function take the same.
-        >>> cube, t = primitive(lambda x: x ** 3, lambda g, y, x: 3.0 * g * x ** 2, name="cube"), Tensor(2.0, requires_grad=True)
-        >>> grad(cube(t), t)
-        [array(12.)]
+    enabled = True
+
+
+recording = _Recording()
+
+
+@contextmanager
+def recording_is(enabled: bool) -> Iterator[None]:
+    """Within: operations record, or do not, in this thread."""
+    before = recording.enabled
+    recording.enabled = enabled
+    try:
+        yield
+    finally:
+        recording.enabled = before
+
+
+def no_grad() -> AbstractContextManager:
+    """Within `with no_grad():` nothing is recorded, in this thread only.
+
+    It saves memory and time where no gradient is due.
     """
-    names = list(inspect.signature(next(filter(None, rules))).parameters)
-    return recorded(
-        function, name or function.__name__, len(rules), names[2 + len(rules) :], rules=rules
-    )
+    return recording_is(False)
 
 
-def recorded(
-    function, name, n_inputs, allowed, rules=repeat(None), joint=None, twin=None
-) -> Callable:
-    """A version of `function` that also takes Tensors; its errors name it. All operations pass here: long, so as to be fast.
+# ------------------------------------------------------------------ gradients as values: grad(y, x)
+def grad(
+    output: Tensor,
+    inputs: Tensor | list,
+    gradient: Array | None = None,
+    create_graph: bool = False,
+) -> list:
+    """d(sum of output * gradient)/d(each input), leaving `.grad` and the graph as they are.
 
-    Gradients come from `rules`, one an input; or from `joint`, where they share work: then function(needs, *arrays) gives
-    (y, saved), and joint(g, y, saved, needs, *arrays) all gradients; needs says of each input whether its gradient is asked
-    for. n_inputs None: any number. twin: the same in plain NumPy, for devices and for gradients of gradients.
-    """
-    new, ndarray, is_ufunc = (
-        Tensor.__new__,
-        np.ndarray,
-        isinstance(inspect.unwrap(function), np.ufunc),
-    )
-    is_weak = (
-        is_ufunc and getattr(np, name, None) is function is not np.power
-    )  # takes a Python float as it is, rules included
-    extras = [] if is_ufunc else list(inspect.signature(function).parameters)[n_inputs or 0 :]
+    output: a Tensor. inputs: a list of Tensors (or one) with requires_grad, leaves or not.
+    gradient: an array or Tensor of the shape of output; it may be left out where output has a
+    single entry. create_graph: return Tensors, which can be differentiated again.
 
-    def call(*inputs, **keywords):
-        if (
-            joint is None and len(inputs) != n_inputs
-        ):  # np.sum(t, 1): what follows the arrays are keywords
-            if not n_inputs < len(inputs) <= n_inputs + len(extras):
-                raise TypeError(
-                    f"{name}: {len(inputs)} arguments; it takes {n_inputs} arrays and then {extras}"
-                )
-            inputs, keywords = inputs[:n_inputs], dict(zip(extras, inputs[n_inputs:]), **keywords)
-        keywords = keywords and _checked(keywords, name, allowed)
-        arrays, needs, tensor, mixed = [], [], None, False
-        for x in inputs:
-            if type(x) is Tensor:
-                arrays.append(x.data)
-                needs.append(x.requires_grad)
-                tensor = x
-            else:
-                arrays.append(x)
-                needs.append(False)
-                mixed = mixed or type(x) is not float or not is_weak
-        if mixed and tensor is not None:
-            arrays = [
-                a
-                if type(x) is Tensor or not (joint or rule)
-                else backend.settled(a, tensor.data.dtype, name, joint)
-                for x, a, rule in zip(inputs, arrays, rules)
-            ]
-        if twin is not None and not backend.on_host(arrays):
-            return twin(
-                *[x if type(x) is Tensor else a for x, a in zip(inputs, arrays)], **keywords
-            )
-        record, saved = (_recording.enabled and True in needs), None
-        try:
-            if joint is None:
-                y = function(*arrays, **keywords)
-            else:
-                y, saved = function(needs if record else [False] * len(needs), *arrays, **keywords)
-        except (TypeError, ValueError, IndexError) as error:
-            raise backend.explained(error, name, arrays) from error
-        if tensor is None:
-            return y
-        out = new(Tensor)
-        out.data = (
-            y if type(y) is ndarray or not isinstance(y, (np.generic, float)) else np.asarray(y)
-        )
-        out.requires_grad, out.number = record, next(_numbers)
-        # tuples of arrays and flags, unlike lists, drop out of garbage collection
-        out.origin = (
-            (call, inputs, tuple(arrays), keywords, saved, tuple(needs)) if record else None
-        )
-        out.grad = out.home = None
-        return out
+    Returns a list, for each input its gradient, of its shape and dtype: arrays, or Tensors with
+    create_graph; zeros for an input without influence. TypeError for arrays.
 
-    call.__name__, call.keywords, call.rules, call.joint, call.twin = (
-        name,
-        tuple(allowed),
-        rules,
-        joint,
-        twin,
-    )
-    PRIMITIVES[name] = IMPLEMENTATIONS[function] = call
-    return call
-
-
-def grad(output, inputs, gradient=None, create_graph=False) -> list:
-    """d(sum of output * gradient)/d(each input), without touching `.grad` and without using the graph up.
-
-    output: Tensor; inputs: a list of Tensors (or one) with requires_grad, leaves or not; gradient: array or Tensor of
-    output's shape, may be left out where output has a single entry. Returns a list, one per input, of its shape and dtype:
-    arrays, or Tensors to differentiate again (create_graph=True); zeros for an input without influence. TypeError for arrays.
         >>> x = Tensor([3.0], requires_grad=True)
         >>> grad(x ** 3, x)
         [array([27.])]
+        >>> slope, = grad(x ** 3, x, create_graph=True)
+        >>> grad(slope, x)
+        [array([18.])]
     """
     inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     for i, x in enumerate(inputs):
         if not isinstance(x, Tensor) or not x.requires_grad:
             raise TypeError(f"grad(): input {i} is not a Tensor with requires_grad=True")
-    gradient = _initial(output, gradient, "grad")
-    if create_graph != isinstance(
-        gradient, Tensor
-    ):  # an array where a Tensor is wanted, or the reverse
-        gradient = Tensor(gradient) if create_graph else gradient.data
-    found = {
-        x.number: Tensor(np.zeros_like(x.data)) if create_graph else np.zeros_like(x.data)
-        for x in inputs
-    }
+    start = initial_gradient(output, gradient, "grad")
+    if create_graph and not isinstance(start, Tensor):
+        start = Tensor(start)
+    if not create_graph and isinstance(start, Tensor):
+        start = start.data
+
+    # Rules are plain NumPy. Given arrays they compute; given Tensors they record, like any formula:
+    # that is all there is to gradients of gradients.
+    found = {}
     if output.requires_grad and inputs:
-        with _recording_is(create_graph):
-            for t, g in _sweep(
-                output, gradient, record=create_graph, also=found, oldest=min(found)
-            ):
-                found[t.number] = g
-    return [found[x.number] if create_graph else np.copy(found[x.number]) for x in inputs]
+        wanted = {x.number for x in inputs}
+        with recording_is(create_graph):
+            for node, g in sweep(output, start, wanted, record=create_graph):
+                if node.number in wanted:  # other leaves come by too
+                    found[node.number] = g
+
+    gradients = []
+    for x in inputs:
+        g = found.get(x.number)
+        if g is None:
+            zeros = np.zeros_like(x.data)
+            g = Tensor(zeros) if create_graph else zeros
+        gradients.append(g if create_graph else np.copy(g))
+    return gradients
 
 
-def _initial(output, gradient, caller):
-    """The gradient that the sweep starts from, checked."""
+def initial_gradient(output: Tensor, gradient: Array | None, caller: str) -> Any:
+    """The gradient that the sweep starts from, with the shape and dtype of the output.
+
+    gradient: None stands for 1, where the output has a single entry. caller: for the errors.
+    """
     if not isinstance(output, Tensor):
         raise TypeError(
-            f"{caller}(): the output is a {type(output).__name__}, not a Tensor: no Tensor went into it"
+            f"{caller}(): the output is a {type(output).__name__}, not a Tensor: "
+            "no Tensor went into it"
         )
-    if gradient is None and output.size != 1:
-        raise ValueError(
-            f"{caller}(): an output of shape {output.shape} needs gradient= of that shape, or sum it first"
-        )
-    gradient = np.ones_like(output.data) if gradient is None else gradient
-    gradient = (
-        gradient
-        if hasattr(gradient, "dtype")
-        else np.asarray(gradient, output.dtype, like=output.data)
-    )
+    if gradient is None:
+        if output.size != 1:
+            raise ValueError(
+                f"{caller}(): an output of shape {output.shape} needs gradient= of that shape, "
+                "or sum it first"
+            )
+        return np.ones_like(output.data)
+    if not hasattr(gradient, "dtype"):
+        gradient = np.asarray(gradient, output.dtype, like=output.data)
     if gradient.shape != output.shape:
         raise ValueError(
             f"{caller}(): gradient has shape {gradient.shape}, the output {output.shape}"
         )
     return gradient if gradient.dtype == output.dtype else gradient.astype(output.dtype)
-
-
-def _sweep(output, gradient, record=False, release=False, also=(), oldest=0):
-    """Yield (Tensor, gradient) of each leaf, and of the Tensors with a number in `also`, each with its gradient complete.
-
-    record: rules are given Tensors, and record. release: drop the graph on the way. oldest: nothing of interest lies beyond.
-    """
-    pending, queue = (
-        {output.number: gradient},
-        [(-output.number, output)],
-    )  # the smallest comes first: minus the number
-    while queue:
-        t = heappop(queue)[1]
-        g = pending.pop(t.number)
-        if t.origin is None or t.number in also:
-            yield t, g
-            if t.origin is None or t.number == oldest:
-                continue
-        if not t.origin:
-            raise RuntimeError(
-                "this graph was used up by an earlier backward(): run forward again, or use minigrad.grad instead"
-            )
-        inputs, gradients = t.origin[1], _pull(t, g, record)
-        if release:
-            t.origin = ()
-        for x, dx in zip(inputs, gradients):
-            if dx is None or x.number < oldest:
-                continue
-            if callable(
-                dx
-            ):  # a large product: into the optimiser's arena at once, if it is the first part of a new .grad
-                dx = dx(
-                    _home(x) if release and x.grad is None and x.number not in pending else None
-                )
-            if dx.shape != x.data.shape:
-                dx = backend.unbroadcast(dx, x.data.shape)
-            dx = dx if dx.dtype == x.data.dtype else dx.astype(x.data.dtype)
-            if x.number not in pending:
-                heappush(queue, (-x.number, x))
-            pending[x.number] = pending[x.number] + dx if x.number in pending else dx
-
-
-def _home(t):
-    return (
-        t.home
-        if t.home is not None and (t.home.shape, t.home.dtype) == (t.data.shape, t.data.dtype)
-        else None
-    )
-
-
-def _pull(t, g, record):
-    """The gradients of the inputs of the operation that made t, from the gradient of t; None where not needed."""
-    call, inputs, arrays, keywords, saved, needs = t.origin
-    if record and call.twin is not None:
-        return _through_twin(call.twin, g, inputs, arrays, keywords, needs)
-    y, arrays = (
-        (t, [x if type(x) is Tensor else a for x, a in zip(inputs, arrays)])
-        if record
-        else (t.data, arrays)
-    )
-    if call.joint is not None:
-        return [
-            dx if need else None
-            for dx, need in zip(call.joint(g, y, saved, needs, *arrays, **keywords), needs)
-        ]
-    found = []  # a loop: lists of this size take twice as long to comprehend
-    for rule, need in zip(call.rules, needs):
-        found.append(rule(g, y, *arrays, **keywords) if need and rule else None)
-    return found
-
-
-def _through_twin(twin, g, inputs, arrays, keywords, needs):
-    """The gradients of a kernel as a graph: those of its twin, between aliases of the inputs and a new output.
-
-    Aliases, as one input may be computed from another, or be given twice: the sweep shall stop at each.
-    """
-    aliases = [_alias(x) if type(x) is Tensor else a for x, a in zip(inputs, arrays)]
-    found = iter(
-        grad(
-            twin(*aliases, **keywords),
-            [x for x, need in zip(aliases, needs) if need],
-            g,
-            create_graph=True,
-        )
-    )
-    return [next(found) if need else None for need in needs]
-
-
-_alias = primitive(lambda x: x, lambda g, y, x: g, name="alias")

@@ -24,9 +24,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minigrad import backend, picture, tensor
+from minigrad import backend, picture
 from minigrad.backend import Array
-from minigrad.tensor import Tensor
+from minigrad.backward import USED_UP, sweep
+from minigrad.table import Fused, Primitive
+from minigrad.tensor import Tensor, initial_gradient
 
 
 # ---------------------------------------------------------------------------------------------------------- the tape
@@ -40,7 +42,7 @@ def tape(output: Tensor) -> list[Tensor]:
         t = waiting.pop()
         if t.number in found:
             continue
-        if t.origin == ():
+        if t.origin is USED_UP:
             raise RuntimeError(
                 "trace: this graph was used up by an earlier backward(); look at it before, or run the "
                 "forward computation again"
@@ -51,7 +53,7 @@ def tape(output: Tensor) -> list[Tensor]:
 
 
 def _inputs(t) -> list[Tensor]:
-    return [x for x in t.origin[1] if type(x) is Tensor] if t.origin else []
+    return [x for x in t.origin.inputs if type(x) is Tensor] if t.origin else []
 
 
 def _gradients(output, gradient) -> dict[int, np.ndarray]:
@@ -59,8 +61,8 @@ def _gradients(output, gradient) -> dict[int, np.ndarray]:
     if not output.requires_grad or gradient is None and output.size != 1:
         return {}
     gradient = gradient.data if isinstance(gradient, Tensor) else gradient
-    start = tensor._initial(output, gradient, "trace")
-    return {t.number: g for t, g in tensor._sweep(output, start, also=range(output.number + 1))}
+    start = initial_gradient(output, gradient, "trace")
+    return {t.number: g for t, g in sweep(output, start, range(output.number + 1))}
 
 
 def _names(names, steps) -> dict[int, str]:
@@ -112,7 +114,7 @@ def _labels(steps) -> dict[int, str]:
 
 def _operands(t, labels) -> str:
     """Where a step's inputs come from: labels of earlier steps; constants as they are."""
-    return ", ".join(labels[x.number] if type(x) is Tensor else _short(x) for x in t.origin[1])
+    return ", ".join(labels[x.number] if type(x) is Tensor else _short(x) for x in t.origin.inputs)
 
 
 def _operation(t) -> str:
@@ -124,10 +126,10 @@ def _operation(t) -> str:
         return "leaf" if t.requires_grad else "data"
     said = ", ".join(
         f"{k}={_short(v)}"
-        for k, v in t.origin[3].items()
+        for k, v in t.origin.keywords.items()
         if v is not None and v is not False and not np.ndim(getattr(v, "data", None))
     )
-    return t.origin[0].__name__ + (f"({said})" if said else "")
+    return t.origin.primitive.__name__ + (f"({said})" if said else "")
 
 
 # --------------------------------------------------------------------------------------------------------- the table
@@ -257,7 +259,7 @@ def first_nonfinite(output: Tensor, names=None, gradients: bool = False) -> str 
     def operands(t):
         return "; ".join(
             f"input {title(x) if type(x) is Tensor else i}: {_range(x)}"
-            for i, x in enumerate(t.origin[1])
+            for i, x in enumerate(t.origin.inputs)
         )
 
     for t in steps:
@@ -269,13 +271,16 @@ def first_nonfinite(output: Tensor, names=None, gradients: bool = False) -> str 
             users = [
                 u
                 for u in steps
-                if u.number in known and u.origin and any(x is t for x in u.origin[1])
+                if u.number in known and u.origin and any(x is t for x in u.origin.inputs)
             ]
             bad = [
                 u
                 for u in users
                 if not all(
-                    map(_is_finite, _computed(tensor._pull(u, known[u.number], record=False)))
+                    map(
+                        _is_finite,
+                        _computed(u.origin.primitive.gradients(u, known[u.number], record=False)),
+                    )
                 )
             ]
             through = [
@@ -294,25 +299,23 @@ def watch() -> Iterator[None]:
     can be made to call a function at every return (a profiler's hook); here it looks at what primitives and rules
     return, so that nothing is spent on it elsewhere. Two or three times slower: for finding a fault.
     """
-    call, pull = (
-        tensor._alias.__code__,
-        tensor._pull.__code__,
-    )  # all primitives are closures of one piece of code
+    calls = {entry.__call__.__code__ for entry in (Primitive, Fused)}
+    rules = {entry.gradients.__code__ for entry in (Primitive, Fused)}
 
     def at_return(frame, event, result):
-        if event != "return" or frame.f_code not in (call, pull) or result is None:
+        if event != "return" or frame.f_code not in calls | rules or result is None:
             return
         local = frame.f_locals
-        if frame.f_code is call:
+        if frame.f_code in calls:
             name, inputs, further, results, what = (
-                local["name"],
+                local["self"].__name__,
                 local["arrays"],
                 [],
                 [result],
                 ["the result"],
             )
         else:
-            name, inputs = f"the rule of {local['t'].origin[0].__name__}", local["t"].origin[2]
+            name, inputs = f"the rule of {local['self'].__name__}", local["origin"].arrays
             further, results = [local["g"]], _computed(result)
             what = [f"the gradient of input {i}" for i in range(len(inputs))]
         bad = [i for i, r in enumerate(results) if not _is_finite(r)]

@@ -8,10 +8,11 @@ import warnings
 import numpy as np
 import pytest
 
-from minigrad import backend, checking, functional
+from minigrad import backward, checking, functional
 from minigrad.checking import EXAMPLES, GradientError, check_primitive, gradcheck, main
 from minigrad.count_likelihoods import nb_cell_log_prob
-from minigrad.tensor import IMPLEMENTATIONS, PRIMITIVES, Tensor, primitive, recorded
+from minigrad.table import PRIMITIVES, Fused, fused, primitive
+from minigrad.tensor import IMPLEMENTATIONS, Tensor
 
 A = np.array([[0.5, -1.2, 2.0], [1.5, 0.3, -0.7]])
 B = np.array([[1.1, 0.4, -0.6], [-0.9, 2.0, 0.8]])
@@ -155,7 +156,7 @@ def test_a_transposed_rule_is_noticed(table):
 def test_broadcasting_not_undone_is_noticed(monkeypatch, shapes):
     arrays = [np.arange(1.0, 1.0 + np.prod(shape)).reshape(shape) for shape in shapes]
     gradcheck(product, *arrays)
-    monkeypatch.setattr(backend, "unbroadcast", lambda g, shape: g)
+    monkeypatch.setattr(backward, "unbroadcast", lambda g, shape: g)
     with pytest.raises(
         GradientError, match=r"input 0 .*shape \(2, 3\), the input is float64 of shape"
     ):
@@ -163,7 +164,7 @@ def test_broadcasting_not_undone_is_noticed(monkeypatch, shapes):
 
 
 def test_broadcasting_undone_over_the_wrong_axis_is_noticed(monkeypatch):
-    monkeypatch.setattr(backend, "unbroadcast", lambda g, shape: np.sum(g, axis=-1))
+    monkeypatch.setattr(backward, "unbroadcast", lambda g, shape: np.sum(g, axis=-1))
     with pytest.raises(GradientError, match="input 0"):
         gradcheck(product, SQUARE[0], SQUARE)
 
@@ -180,13 +181,11 @@ def test_a_rule_that_is_right_once_but_not_twice_is_noticed(table):
 
 def test_a_twin_that_differs_is_noticed(table):
     def kernel(twin):
-        return recorded(
+        return fused(
+            twin,
             lambda needs, x: (x**3, None),
+            lambda g, y, saved, needs, x: [3.0 * g * x * x],
             "kernel",
-            None,
-            [],
-            joint=lambda g, y, saved, needs, x: [3.0 * g * x * x],
-            twin=twin,
         )
 
     gradcheck(kernel(lambda x: x**3), A)
@@ -216,7 +215,7 @@ HARMLESS = {
 def spoilt(call, how):
     """What to set on a primitive so that one of its rules is changed: an (attribute, value) for each rule."""
     changed = CHANGES[how]
-    if call.joint is not None:
+    if isinstance(call, Fused):
         wanted = {
             i
             for e in EXAMPLES[call.__name__]

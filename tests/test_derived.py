@@ -15,7 +15,8 @@ from scipy import special
 from minigrad import functional
 from minigrad.checking import gradcheck
 from minigrad.derived import PLAIN
-from minigrad.tensor import IMPLEMENTATIONS, PRIMITIVES, Tensor, grad
+from minigrad.table import PRIMITIVES
+from minigrad.tensor import IMPLEMENTATIONS, Tensor, grad
 
 
 def draw(*shape, seed=0):

@@ -13,9 +13,13 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = {
     "minigrad": [
         "backend",
+        "backward",
         "tensor",
+        "table",
         "ops",
+        "linalg",
         "derived",
+        "einsum",
         "functional",
         "count_likelihoods",
         "distributions",

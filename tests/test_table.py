@@ -15,7 +15,8 @@ from hypothesis.extra import numpy as hnp
 from scipy import sparse, special, stats
 
 from minigrad.checking import ELEMENTWISE, EXAMPLES, Example, _Input, gradcheck
-from minigrad.tensor import IMPLEMENTATIONS, PRIMITIVES, Tensor, grad
+from minigrad.table import PRIMITIVES
+from minigrad.tensor import IMPLEMENTATIONS, Tensor, grad
 
 NAMES = sorted(PRIMITIVES)
 per_primitive = pytest.mark.parametrize("name", NAMES)
@@ -236,8 +237,8 @@ def test_the_examples_exercise_the_primitive(name):
         while before:
             origin = before.pop().origin
             if origin:
-                made_by.add(origin[0].__name__)
-                before += [x for x in origin[1] if isinstance(x, Tensor)]
+                made_by.add(origin.primitive.__name__)
+                before += [x for x in origin.inputs if isinstance(x, Tensor)]
         assert name in made_by, (name, example, made_by)
 
 

@@ -533,7 +533,7 @@ def test_layout_has_no_overlaps(name):
         (holder[step[x.number]], holder[step[t.number]])
         for t in steps
         if t.origin
-        for x in t.origin[1]
+        for x in t.origin.inputs
         if isinstance(x, Tensor)
     }
     uses = sorted((a, b) for a, b in uses if a != b)
@@ -555,7 +555,7 @@ def where_steps_are(boxes, steps):
         listed = rest if rest and rest[0].startswith(" #") else [title]
         holder.update((int(re.match(r" ?#(\d+)", line)[1]), i) for line in listed)
     for i, t in enumerate(steps):
-        for x in t.origin[1] if t.origin else ():
+        for x in t.origin.inputs if t.origin else ():
             if isinstance(x, Tensor):
                 holder.setdefault(step[x.number], holder[i])
     return holder

@@ -1,0 +1,170 @@
+"""The sweep backwards: from the gradient of an output to the gradients of all that it came from.
+
+This is a lesson, and the heart of the engine. In code it stands before `Tensor`, because it asks
+little of what it sweeps over: a node has its `data`, a `number`, and an `origin`.
+
+Know before reading: NumPy, and the chain rule. If y = f(a, b), and a number L further on depends
+on y, then dL/da = (dL/dy)(dy/da), summed over the entries of y. The product is taken from the left,
+so that it has the shape of `a`: a *vector-Jacobian product*, one small function ("rule") for each
+input of f. How nodes are recorded is in tensor.py, and the rules are in ops.py.
+
+One worked trace, of y = x * x at x = 3. Going forward, each node gets the next number:
+
+    node                number  data  origin
+    x                        0   3.0  None: nothing made it, it is a leaf
+    y = multiply(x, x)       1   9.0  multiply, of node 0 and node 0
+
+Going backward, the sweep visits the nodes that have a gradient by descending number:
+
+    visit     its gradient   what happens
+    y (1)     1.0            it starts here, with dy/dy = 1. The two rules of multiply, g * b and
+                             g * a, give 1 * 3 for the left input and 1 * 3 for the right one.
+                             Both inputs are node 0, so its gradient is 3 + 3
+    x (0)     6.0            it is a leaf: 6.0 is a result, and indeed dy/dx = 2 x = 6
+
+An input is always older than what was computed from it, and so has a smaller number. When the
+sweep comes to a node, it has visited everything that used the node: its gradient is complete.
+
+Know after: what happens between `loss.backward()` and `weight.grad`, why one visit to each node is
+enough, and where broadcasting is undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from heapq import heappop, heappush
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minigrad.backend import Array
+
+
+class Origin(NamedTuple):
+    """How a node came to be: a function of the table, and what it was given."""
+
+    primitive: Any  # the entry of the table, which knows the rules: see table.py
+    inputs: tuple  # what the user gave: Tensors, arrays, numbers
+    arrays: tuple  # the plain arrays inside the inputs: the rules look at these again
+    keywords: dict  # what else the user gave, such as axis=1
+    saved: Any  # what a hand-written kernel keeps for its rule
+    needs: tuple  # for each input, whether its gradient is needed
+
+
+# The origin of a node whose graph an earlier backward() has used up.
+USED_UP = Origin(primitive=None, inputs=(), arrays=(), keywords={}, saved=None, needs=())
+
+
+def sweep(
+    output: Any,
+    gradient: Array,
+    wanted: Collection[int] = (),
+    record: bool = False,
+    release: bool = False,
+) -> Iterator[tuple[Any, Array]]:
+    """Yield (node, gradient) for each leaf under the output, each gradient being complete.
+
+    output: the node to start from. gradient: that of the output, of its shape and dtype.
+    wanted: numbers of nodes to yield besides the leaves; nodes older than all of these are left out.
+    record: the rules get Tensors and record what they do, so that the gradients can be
+    differentiated again. release: drop the graph on the way. RuntimeError for a graph used up.
+    """
+    oldest = min(wanted, default=0)
+    pending = {output.number: gradient}  # number -> the gradient as far as it is known
+    queue = [(-output.number, output)]  # a heap gives its smallest entry first: minus the number
+
+    while queue:
+        # The youngest node that is left: all that used it is younger still, and was visited.
+        _, node = heappop(queue)
+        g = pending.pop(node.number)
+
+        is_leaf = node.origin is None
+        if is_leaf or node.number in wanted:
+            yield node, g
+        if is_leaf or node.number == oldest:
+            continue
+
+        # The rules turn the gradient of the node into the gradients of its inputs.
+        origin = node.origin
+        if origin is USED_UP:
+            raise RuntimeError(
+                "this graph was used up by an earlier backward(): run forward again, "
+                "or use minigrad.grad instead"
+            )
+        input_gradients = origin.primitive.gradients(node, g, record)
+        if release:
+            node.origin = USED_UP
+
+        # An input may be reached by several ways: what comes by each of them is added up.
+        for x, dx in zip(origin.inputs, input_gradients):
+            if dx is None or x.number < oldest:
+                continue
+            is_first = x.number not in pending
+            if callable(dx):
+                dx = _carried_out(dx, x, may_write=release and is_first)
+            dx = _fitted(dx, x)
+            if is_first:
+                pending[x.number] = dx
+                heappush(queue, (-x.number, x))
+            else:
+                pending[x.number] = pending[x.number] + dx
+
+
+def _fitted(dx, x):
+    """A gradient with the shape and dtype of its input. This is where broadcasting is undone."""
+    if dx.shape != x.data.shape:
+        dx = unbroadcast(dx, x.data.shape)
+    if dx.dtype != x.data.dtype:
+        dx = dx.astype(x.data.dtype)
+    return dx
+
+
+def unbroadcast(g: Array, shape: tuple) -> Array:
+    """Sum a gradient over the axes along which its input, of this shape, was stretched.
+
+    An entry that broadcasting used n times has n gradients, and they add up. g: an array or Tensor
+    of a shape that `shape` broadcasts to. Returns one of that shape.
+    """
+    n_new = g.ndim - len(shape)  # axes that broadcasting put in front
+    stretched = [
+        n_new + i for i, length in enumerate(shape) if length == 1 and g.shape[n_new + i] != 1
+    ]
+    return np.reshape(np.sum(g, axis=(*range(n_new), *stretched)), shape)
+
+
+# ---------------------------------------------------------------------- gradients of an optimiser
+# An optimiser keeps the gradients of all its parameters in one array (arena.py). It tells each
+# parameter its place there, a view of that array: `grad_storage`. Two things follow: `.grad` is
+# that view, and a large product can be written there directly instead of being copied.
+
+
+def _storage(leaf):
+    """Where this leaf's gradient is to be written; None for a new array."""
+    storage = leaf.grad_storage
+    if storage is None or storage.shape != leaf.data.shape or storage.dtype != leaf.data.dtype:
+        return None
+    return storage
+
+
+def _carried_out(product, x, may_write):
+    """The gradient from a kernel that left a large product to be done here: product(out).
+
+    may_write: this is the first part of the gradient of x, and backward() is collecting `.grad`.
+    """
+    is_free = may_write and x.grad is None
+    return product(_storage(x) if is_free else None)
+
+
+def add_to_grad(leaf: Any, g: Array) -> None:
+    """leaf.grad += g. The first time, the leaf gets a writable array that nothing else shares.
+
+    g: the gradient, of the shape and dtype of leaf.data.
+    """
+    if leaf.grad is not None:
+        np.add(leaf.grad, g, out=leaf.grad)
+        return
+    storage = _storage(leaf)
+    # Rules may return views, or the very array they were given: it has to be copied.
+    leaf.grad = np.empty_like(g) if storage is None else storage
+    if g is not leaf.grad:  # else the product was written there already
+        np.copyto(leaf.grad, g)

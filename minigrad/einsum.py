@@ -1,0 +1,155 @@
+"""einsum and tensordot of any operands, in steps that the table has rules for.
+
+This is engineering. The table's `einsum` (linalg.py) takes two operands, with no label twice in
+one of them and none in one alone: there the gradient is a sum of the same kind. Here any einsum is
+brought to that form: 'iij,jk,k->i' reads the diagonal of the first operand, sums what only one
+operand has, and multiplies the operands two at a time.
+
+Know before reading: derived.py, and numpy.einsum. A *term* is the labels of one operand, "ij".
+Know after: how much of einsum is bookkeeping.
+"""
+
+from __future__ import annotations
+
+import string
+
+import numpy as np
+
+from minigrad.backend import Array
+from minigrad.derived import as_operands, implements, positive_axes
+from minigrad.linalg import einsum as einsum_of_two
+
+
+@implements(np.einsum)
+def einsum(subscripts: str, *operands, optimize=False) -> Array:
+    if not isinstance(subscripts, str):
+        raise TypeError(
+            "einsum of Tensors: write the subscripts as a string, as in einsum('ij,j->i', a, b)"
+        )
+    operands = as_operands("einsum", *operands)
+    terms, out = _parsed(subscripts, operands)
+    terms, operands = _without_stretched_axes(terms, operands)
+
+    while True:
+        for k, term in enumerate(terms):
+            elsewhere = set("".join(terms[:k] + terms[k + 1 :]) + out)
+            terms[k], operands[k] = _own_labels_summed(term, operands[k], elsewhere)
+        if len(operands) == 1:
+            return np.transpose(operands[0], tuple(terms[0].index(c) for c in out))
+
+        left, right, *other_terms = terms
+        needed_later = "".join(other_terms) + out
+        kept = "".join(dict.fromkeys(c for c in left + right if c in needed_later))
+        product = einsum_of_two(operands[0], operands[1], f"{left},{right}->{kept}")
+        operands = [product, *operands[2:]]
+        terms = [kept, *other_terms]
+
+
+def _parsed(subscripts, operands):
+    """The terms, one for each operand, and the labels of the output; `...` becomes capitals."""
+    subscripts = subscripts.replace(" ", "")
+    before_arrow, arrow, out = subscripts.partition("->")
+    terms = before_arrow.split(",")
+    if len(terms) != len(operands):
+        raise ValueError(
+            f"einsum: {subscripts!r} names {len(terms)} operands, {len(operands)} were given"
+        )
+
+    unused = [c for c in string.ascii_uppercase if c not in subscripts]
+    n_dotted = [x.ndim - len(term.replace("...", "")) for term, x in zip(terms, operands)]
+    longest = max([n for n, term in zip(n_dotted, terms) if "..." in term], default=0)
+    dots = "".join(unused[: max(longest, 0)])
+    # Ellipses are aligned at their right ends, as broadcasting is.
+    terms = [term.replace("...", dots[len(dots) - n :]) for term, n in zip(terms, n_dotted)]
+    for term, x in zip(terms, operands):
+        if len(term) != x.ndim:
+            raise ValueError(
+                f"einsum: {subscripts!r} names {len(term)} axes of an operand of shape {x.shape}"
+            )
+
+    if not arrow:  # the output has the labels that occur once, in alphabetical order
+        labels = "".join(terms)
+        once = sorted(c for c in set(labels) - set(dots) if labels.count(c) == 1)
+        out = "..." + "".join(once)
+    out = out.replace("...", dots)
+    is_repeated = len(set(out)) < len(out)
+    is_unknown = bool(set(out) - set("".join(terms)))
+    misses_dots = bool(set(dots) - set(out))
+    if is_repeated or is_unknown or misses_dots:
+        raise ValueError(
+            f"einsum: the output of {subscripts!r} must have labels of its operands, each once, "
+            "and ... where they have it"
+        )
+    return terms, out
+
+
+def _without_stretched_axes(terms, operands):
+    """Axes of length 1 that broadcasting would stretch are dropped: the rule knows labels only."""
+    length = {}
+    for term, x in zip(terms, operands):
+        for c, n in zip(term, x.shape):
+            known = length.setdefault(c, n)
+            if known != n and 1 not in (n, known):
+                raise ValueError(
+                    f"einsum: label {c!r} is {known} long in one operand and {n} in another"
+                )
+            if known == 1:
+                length[c] = n
+
+    new_terms = []
+    new_operands = []
+    for term, x in zip(terms, operands):
+        is_stretched = []
+        for c in term:
+            own_lengths = {n for d, n in zip(term, x.shape) if d == c}
+            is_stretched.append(own_lengths == {1} and length[c] != 1)
+        new_terms.append("".join(c for c, gone in zip(term, is_stretched) if not gone))
+        gone_axes = tuple(i for i, gone in enumerate(is_stretched) if gone)
+        new_operands.append(np.squeeze(x, gone_axes))
+    return new_terms, new_operands
+
+
+def _own_labels_summed(term, x, elsewhere):
+    """An operand read along the diagonal for repeated labels, and summed over labels of its own."""
+    for c in dict.fromkeys(term):
+        while term.count(c) > 1:
+            i = term.index(c)
+            j = term.rindex(c)
+            if x.shape[i] != x.shape[j]:
+                raise ValueError(
+                    f"einsum: label {c!r} is {x.shape[i]} long in one place "
+                    f"and {x.shape[j]} in another"
+                )
+            x = np.diagonal(x, axis1=i, axis2=j)  # along a new last axis
+            term = term[:i] + term[i + 1 : j] + term[j + 1 :] + c
+    own_axes = tuple(i for i, c in enumerate(term) if c not in elsewhere)
+    if own_axes:
+        x = np.sum(x, axis=own_axes)
+    return "".join(c for c in term if c in elsewhere), x
+
+
+@implements(np.tensordot)
+def tensordot(a: Array, b: Array, axes=2) -> Array:
+    a, b = as_operands("tensordot", a, b)
+    if isinstance(axes, (int, np.integer)):
+        axes = (range(a.ndim - axes, a.ndim), range(axes))
+    summed_a = positive_axes(tuple(np.atleast_1d(axes[0]).tolist()), a.ndim)
+    summed_b = positive_axes(tuple(np.atleast_1d(axes[1]).tolist()), b.ndim)
+    if len(summed_a) != len(summed_b):
+        raise ValueError(
+            f"tensordot: {len(summed_a)} axes of the one operand "
+            f"against {len(summed_b)} of the other"
+        )
+    term_a = list(string.ascii_letters[: a.ndim])
+    term_b = list(string.ascii_letters[a.ndim : a.ndim + b.ndim])
+    for i, j in zip(summed_a, summed_b):
+        if a.shape[i] != b.shape[j]:
+            raise ValueError(
+                f"tensordot: axis {i} of shape {a.shape} and axis {j} of shape {b.shape} "
+                "differ in length"
+            )
+        term_b[j] = term_a[i]
+    kept_a = [c for i, c in enumerate(term_a) if i not in summed_a]
+    kept_b = [c for j, c in enumerate(term_b) if j not in summed_b]
+    subscripts = f"{''.join(term_a)},{''.join(term_b)}->{''.join(kept_a + kept_b)}"
+    return einsum_of_two(a, b, subscripts)

@@ -1,0 +1,280 @@
+"""The table: how a NumPy function becomes one that records, with a rule for each of its inputs.
+
+This is a lesson. An entry of the table is one line of calculus:
+
+    >>> import numpy as np
+    >>> from minigrad import Tensor, grad, primitive
+    >>> cube = primitive(lambda x: x ** 3, lambda g, y, x: 3.0 * g * x ** 2, name="cube")
+    >>> t = Tensor(2.0, requires_grad=True)
+    >>> cube(t)
+    Tensor(8., from cube)
+    >>> grad(cube(t), t)
+    [array(12.)]
+
+Know before reading: tensor.py. There, NumPy hands its functions over to what stands in
+`IMPLEMENTATIONS`; here is what does stand there. A call of an entry has four parts:
+
+1. The arguments are put in order: `np.sum(t, 1)` is `np.sum(t, axis=1)`.
+2. The arrays are taken out of the Tensors; numbers beside them follow their dtype.
+3. The function itself computes. It is NumPy's, and knows nothing of Tensors.
+4. The result becomes a new Tensor. If a gradient may be asked for, its origin is recorded.
+
+Going backward, the sweep (backward.py) asks the entry for the `gradients` of its inputs, and the
+entry asks its rules. A rule is plain NumPy as well: given arrays it computes; given Tensors it
+records, and so gradients of gradients need nothing more.
+
+Know after: what `primitive` does, and so what every line of ops.py means; and what a hand-written
+kernel (`fused`) has besides.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from minigrad import backend
+from minigrad.backward import Origin
+from minigrad.tensor import IMPLEMENTATIONS, Tensor, check_keywords, grad, numbers, recording
+
+PRIMITIVES: dict[str, Primitive] = {}  # name -> entry: all of calculus that the engine knows
+
+
+class Primitive:
+    """An entry of the table: a function of arrays and Tensors, with the rules of its gradients.
+
+    Made by `primitive`. Called with arrays only, it does what its function does.
+    """
+
+    def __init__(self, function: Callable, rules: tuple, name: str):
+        first_rule = next(rule for rule in rules if rule is not None)
+        named_by_rule = list(inspect.signature(first_rule).parameters)
+        n_arrays = len(rules)
+
+        self.__name__ = name
+        self.__doc__ = function.__doc__
+        self.function = function
+        self.rules = rules
+        self.n_arrays = n_arrays
+        self.keywords = tuple(named_by_rule[2 + n_arrays :])  # after g, y and the arrays
+
+        # What may follow the arrays by position, as axis does in np.sum(t, 1).
+        is_ufunc = isinstance(inspect.unwrap(function), np.ufunc)
+        parameters = [] if is_ufunc else list(inspect.signature(function).parameters)
+        self.by_position = parameters[n_arrays:]
+
+        # NumPy's ufuncs let a Python float follow the dtype of the array beside it. SciPy's do not,
+        # nor does the rule of np.power, which compares its operands with 0.
+        is_numpys = getattr(np, name, None) is function
+        self.takes_floats = is_ufunc and is_numpys and function is not np.power
+
+    def __call__(self, *inputs, **keywords):
+        if keywords or len(inputs) != self.n_arrays:
+            inputs, keywords = self.in_order(inputs, keywords)
+        arrays, needs, dtype = unwrapped(inputs)
+        if dtype is None:  # no Tensor is among the inputs: it is the plain function
+            return self.compute(arrays, keywords)
+        arrays = self.beside_tensors(inputs, arrays, dtype)
+        y = self.compute(arrays, keywords)
+        return wrapped(y, self, inputs, arrays, keywords, None, needs)
+
+    def in_order(self, inputs: tuple, keywords: dict) -> tuple[tuple, dict]:
+        """(arrays, keywords) from what the user gave: what follows the arrays are keywords.
+
+        TypeError for another number of arguments.
+        """
+        n = self.n_arrays
+        if not n <= len(inputs) <= n + len(self.by_position):
+            raise TypeError(
+                f"{self.__name__}: {len(inputs)} arguments; "
+                f"it takes {n} arrays and then {self.by_position}"
+            )
+        keywords = dict(zip(self.by_position, inputs[n:]), **keywords)
+        check_keywords(keywords, self.__name__, self.keywords)
+        return inputs[:n], keywords
+
+    def beside_tensors(self, inputs: tuple, arrays: list, dtype: np.dtype) -> list:
+        """The arrays, where numbers and integer arrays follow the dtype of the Tensors."""
+        for i, x in enumerate(inputs):
+            if type(x) is Tensor or self.rules[i] is None:
+                continue
+            if type(x) is not float or not self.takes_floats:
+                arrays[i] = backend.as_operand(x, dtype, self.__name__)
+        return arrays
+
+    def compute(self, arrays: list, keywords: dict) -> Any:
+        """The function's result; its errors name the operation and its operands."""
+        try:
+            return self.function(*arrays, **keywords)
+        except (TypeError, ValueError, IndexError) as error:
+            raise backend.explained(error, self.__name__, arrays) from error
+
+    def gradients(self, node: Tensor, g: Any, record: bool) -> list:
+        """The gradient of each input, from the gradient g of `node`, which this entry made.
+
+        record: the rules get Tensors, and so record. None where no gradient is needed. The shape
+        may be the one that broadcasting made: the sweep sums it back.
+        """
+        origin = node.origin
+        y = node if record else node.data
+        operands = with_tensors(origin.inputs, origin.arrays) if record else origin.arrays
+        found = []
+        for rule, need in zip(self.rules, origin.needs):
+            is_wanted = need and rule is not None
+            found.append(rule(g, y, *operands, **origin.keywords) if is_wanted else None)
+        return found
+
+    def __repr__(self):
+        return f"<{type(self).__name__.lower()} {self.__name__}>"
+
+
+def unwrapped(inputs: tuple) -> tuple[list, list, Any]:
+    """(arrays, needs, dtype): what is inside the inputs, which of them need a gradient.
+
+    dtype: that of the Tensors among the inputs; None where there is none.
+    """
+    arrays = []
+    needs = []
+    dtype = None
+    for x in inputs:
+        if type(x) is Tensor:
+            arrays.append(x.data)
+            needs.append(x.requires_grad)
+            dtype = x.data.dtype
+        else:
+            arrays.append(x)
+            needs.append(False)
+    return arrays, needs, dtype
+
+
+def wrapped(y, primitive, inputs, arrays, keywords, saved, needs) -> Tensor:
+    """The result y as a Tensor of its shape, with its origin if a gradient may be asked for.
+
+    y: what `primitive` computed. The other arguments are the fields of Origin.
+    """
+    records = recording.enabled and True in needs
+    out = Tensor.__new__(Tensor)
+    out.data = np.asarray(y) if isinstance(y, (np.generic, float)) else y
+    out.requires_grad = records
+    out.grad = None
+    out.grad_storage = None
+    out.number = next(numbers)
+    out.origin = None
+    if records:
+        # Tuples of arrays and flags, unlike lists, cost the garbage collector nothing.
+        out.origin = Origin(primitive, inputs, tuple(arrays), keywords, saved, tuple(needs))
+    return out
+
+
+def with_tensors(inputs: tuple, arrays) -> list:
+    """What a formula gets that is to record: the Tensors themselves, and the arrays beside them."""
+    return [x if type(x) is Tensor else a for x, a in zip(inputs, arrays)]
+
+
+def primitive(function: Callable, *rules: Callable | None, name: str | None = None) -> Primitive:
+    """Put a function into the table. What is returned takes Tensors as well as arrays, and records.
+
+    function: of as many arrays as there are rules, and then keywords. rules: one for each array,
+    `rule(g, y, *inputs, **keywords)`: the gradient of that input from the gradient `g` of the
+    output `y`, in plain NumPy; None for an input that has no gradient. It may have the shape that
+    broadcasting made. The keywords that a user may pass are those that the first rule names; all
+    rules of a function take the same ones. name: by default the function's.
+
+    From now on NumPy finds this entry whenever `function` is given a Tensor.
+    """
+    entry = Primitive(function, rules, name or function.__name__)
+    return _registered(entry)
+
+
+def _registered(entry):
+    PRIMITIVES[entry.__name__] = entry
+    IMPLEMENTATIONS[entry.function] = entry
+    return entry
+
+
+# ------------------------------------------------------------------------------------------ kernels
+class Fused(Primitive):
+    """An entry whose gradients come from one joint rule, as those of a hand-written kernel do.
+
+    Made by `fused`. It differs from a Primitive in three ways: the forward pass may keep what the
+    rule wants (`saved`), the rule gives all gradients at once, and beside it stands a twin: the
+    same function as a plain formula. The twin runs on devices that the kernel does not know, and
+    where the gradient itself is to be differentiated.
+    """
+
+    def __init__(self, forward: Callable, joint: Callable, twin: Callable | None, name, keywords):
+        self.__name__ = name
+        self.__doc__ = forward.__doc__ or (twin.__doc__ if twin else None)
+        self.function = forward
+        self.joint = joint
+        self.twin = twin
+        self.keywords = tuple(keywords)
+
+    def __call__(self, *inputs, **keywords):
+        if keywords:
+            check_keywords(keywords, self.__name__, self.keywords)
+        arrays, needs, dtype = unwrapped(inputs)
+        if dtype is not None:
+            arrays = self.beside_tensors(inputs, arrays, dtype)
+        if self.twin is not None and not backend.on_host(arrays):
+            return self.twin(*with_tensors(inputs, arrays), **keywords)
+        if not recording.enabled:
+            needs = [False] * len(needs)
+        try:
+            y, saved = self.function(needs, *arrays, **keywords)
+        except (TypeError, ValueError, IndexError) as error:
+            raise backend.explained(error, self.__name__, arrays) from error
+        if dtype is None:
+            return y
+        return wrapped(y, self, inputs, arrays, keywords, saved, needs)
+
+    def beside_tensors(self, inputs: tuple, arrays: list, dtype: np.dtype) -> list:
+        """As in Primitive; kernels also take sparse matrices, and None."""
+        for i, x in enumerate(inputs):
+            if type(x) is not Tensor:
+                arrays[i] = backend.as_operand(x, dtype, self.__name__, in_kernel=True)
+        return arrays
+
+    def gradients(self, node: Tensor, g: Any, record: bool) -> list:
+        """As in Primitive, of the shapes of the inputs; here the rule gives all at once."""
+        origin = node.origin
+        if record and self.twin is not None:
+            return self.through_twin(origin, g)
+        y = node if record else node.data
+        operands = with_tensors(origin.inputs, origin.arrays) if record else origin.arrays
+        found = self.joint(g, y, origin.saved, origin.needs, *operands, **origin.keywords)
+        return [dx if need else None for dx, need in zip(found, origin.needs)]
+
+    def through_twin(self, origin: Origin, g: Tensor) -> list:
+        """The gradients as a graph: those of the twin, which is made of entries with rules.
+
+        g: a Tensor of the shape of the output. The twin gets aliases of the inputs, as one input may be computed from another one, or be
+        given twice: the sweep is to stop at each.
+        """
+        operands = with_tensors(origin.inputs, origin.arrays)
+        aliases = [_alias(x) if type(x) is Tensor else x for x in operands]
+        y = self.twin(*aliases, **origin.keywords)
+        wanted = [x for x, need in zip(aliases, origin.needs) if need]
+        found = iter(grad(y, wanted, g, create_graph=True))
+        return [next(found) if need else None for need in origin.needs]
+
+
+def fused(twin: Callable | None, forward: Callable, joint: Callable, name: str) -> Fused:
+    """Put a hand-written kernel into the table, beside its twin.
+
+    twin: the same function as a plain NumPy formula; its keyword-only parameters are the keywords
+    that a user may pass. None where forward and joint are plain NumPy themselves.
+    forward(needs, *inputs, **keywords) gives (y, saved): the result, and what the rule wants to
+    keep; needs says for each input whether its gradient will be asked for.
+    joint(g, y, saved, needs, *inputs, **keywords) gives a gradient for each input, None where not
+    needed; or, for a large one, a function that computes it when it is given an array to write it
+    into, or None for a new one. Kernels see NumPy arrays and SciPy's CSR matrices only.
+    """
+    parameters = inspect.signature(twin or forward).parameters
+    keywords = [k for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
+    return _registered(Fused(forward, joint, twin, name, keywords))
+
+
+_alias = primitive(lambda x: x, lambda g, y, x: g, name="alias")
