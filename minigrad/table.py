@@ -76,7 +76,8 @@ class Primitive:
         arrays, needs, dtype = unwrapped(inputs)
         if dtype is None:  # no Tensor is among the inputs: it is the plain function
             return self.compute(arrays, keywords)
-        arrays = self.beside_tensors(inputs, arrays, dtype)
+        if len(inputs) > 1:
+            arrays = self.beside_tensors(inputs, arrays, dtype)
         y = self.compute(arrays, keywords)
         return wrapped(y, self, inputs, arrays, keywords, None, needs)
 
@@ -156,7 +157,7 @@ def wrapped(y, primitive, inputs, arrays, keywords, saved, needs) -> Tensor:
     """
     records = recording.enabled and True in needs
     out = Tensor.__new__(Tensor)
-    out.data = np.asarray(y) if isinstance(y, (np.generic, float)) else y
+    out.data = y if type(y) is np.ndarray else _as_array(y)
     out.requires_grad = records
     out.grad = None
     out.grad_storage = None
@@ -166,6 +167,11 @@ def wrapped(y, primitive, inputs, arrays, keywords, saved, needs) -> Tensor:
         # Tuples of arrays and flags, unlike lists, cost the garbage collector nothing.
         out.origin = Origin(primitive, inputs, tuple(arrays), keywords, saved, tuple(needs))
     return out
+
+
+def _as_array(y):
+    """What a function gave as one number, as an array; arrays of other libraries as they are."""
+    return np.asarray(y) if isinstance(y, (np.generic, float)) else y
 
 
 def with_tensors(inputs: tuple, arrays) -> list:
@@ -183,6 +189,13 @@ def primitive(function: Callable, *rules: Callable | None, name: str | None = No
     rules of a function take the same ones. name: by default the function's.
 
     From now on NumPy finds this entry whenever `function` is given a Tensor.
+
+        >>> from scipy import special
+        >>> i0 = primitive(special.i0, lambda g, y, x: g * special.i1(x))
+        >>> t = Tensor(1.0, requires_grad=True)
+        >>> special.i0(t).backward()
+        >>> t.grad.round(4)
+        np.float64(0.5652)
     """
     entry = Primitive(function, rules, name or function.__name__)
     return _registered(entry)

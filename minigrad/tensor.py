@@ -61,6 +61,12 @@ class Tensor:
     NumPy's functions and operators take Tensors; comparisons give plain boolean arrays. Until
     backward, neither the data nor what was used as an index may change: the rules look at them
     again.
+
+        >>> t = Tensor([1.0, 2.0], requires_grad=True)
+        >>> t > 1.5
+        array([False,  True])
+        >>> (2.0 * t)[1]
+        Tensor(4., from getitem)
     """
 
     __slots__ = ("data", "requires_grad", "grad", "grad_storage", "origin", "number", "__weakref__")

@@ -33,7 +33,7 @@ DISTRIBUTIONS = [
 SHOWN = [
     "minigrad.tensor.Tensor",
     "minigrad.tensor.grad",
-    "minigrad.tensor.primitive",
+    "minigrad.table.primitive",
     "minigrad.checking.gradcheck",
     *[f"minigrad.distributions.{name}" for name in DISTRIBUTIONS],
     "minigrad.nn.Sequential",
