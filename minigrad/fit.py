@@ -26,7 +26,8 @@ from contextlib import contextmanager
 import numpy as np
 from tqdm import tqdm
 
-from minigrad import backend, checkpoint as files, optim, trace
+from minigrad import backend, optim, trace
+from minigrad import checkpoint as files
 from minigrad.data import NOISE, VALIDATION, Blocks, Minibatches, pieces, split
 from minigrad.parallel import ranks_of
 from minigrad.tensor import no_grad

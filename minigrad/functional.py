@@ -11,7 +11,6 @@ Know after: every function that the layers of nn.py are made of.
 
 from __future__ import annotations
 
-
 import numpy as np
 from scipy import sparse
 

@@ -7,9 +7,9 @@ import importlib
 import json
 import os
 import re
-import signal
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import warnings

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import sparse, special, stats
 
-from minigrad import Tensor, count_likelihoods as cl, functional, grad, no_grad
+from minigrad import Tensor, functional, grad, no_grad
+from minigrad import count_likelihoods as cl
 
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-9}
 PRECISIONS = pytest.mark.parametrize("dtype", TOLERANCE)

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from minigrad.data import pieces
-from models import counts as C, files as F
+from models import counts as C
+from models import files as F
 from models.counts import Counts, as_matrix, read
 from tests.limits import each_in_a_child
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from minigrad import Tensor, distributions as D, grad
+from minigrad import Tensor, grad
+from minigrad import distributions as D
 
 few = settings(max_examples=60)
 N_DRAWS = 200_000

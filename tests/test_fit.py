@@ -19,7 +19,9 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from minigrad import Tensor, checkpoint as files, fit as module, functional, nn, optim
+from minigrad import Tensor, functional, nn, optim
+from minigrad import checkpoint as files
+from minigrad import fit as module
 from minigrad.fit import History, evaluating, fit
 
 N_ROWS = 60

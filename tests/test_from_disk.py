@@ -11,7 +11,9 @@ import pytest
 from scipy import sparse
 
 from minigrad import checkpoint, data
-from models import SCVI, Autoencoder, counts as C, files as F
+from models import SCVI, Autoencoder
+from models import counts as C
+from models import files as F
 from models.counts import Counts, as_matrix, moments, read
 
 anndata = pytest.importorskip("anndata")

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse, special
 
-from minigrad import Tensor, functional as F, grad, no_grad
+from minigrad import Tensor, grad, no_grad
+from minigrad import functional as F
 
 few = settings(max_examples=40)
 seeds = st.integers(0, 2**32 - 1)

@@ -48,6 +48,8 @@ ORDER = {
 }
 PACKAGES = ("minigrad", "models", "demos")
 TOP = {
+    ".github",
+    "CITATION.cff",
     "minigrad",
     "models",
     "tests",

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from minigrad import checkpoint, fit as module
+from minigrad import checkpoint
+from minigrad import fit as module
 from minigrad.data import Blocks
 from models import SCVI
 from models.counts import Counts

@@ -16,7 +16,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from minigrad import checkpoint as files, fit as module, functional, nn, optim
+from minigrad import checkpoint as files
+from minigrad import fit as module
+from minigrad import functional, nn, optim
 from minigrad.parallel import One, ranks_of
 from models import SCVI, Autoencoder
 

@@ -47,6 +47,7 @@ def test_list_of_demos_matches_what_runs():
 def test_the_vae_beside_pytorch_trains():
     """The right column of the table, put together and run: the loss falls."""
     import numpy as np
+
     from minigrad import nn, optim
     from minigrad.distributions import Normal, kl_divergence
 
