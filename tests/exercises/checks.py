@@ -19,12 +19,12 @@ EXERCISES = {
     "quantile_loss": "def quantile_loss(prediction, target, quantile): a scalar, the mean of the pinball loss",
     "Nesterov": "class Nesterov(optim.Optimizer): made as Nesterov(parameters, learning_rate=, momentum=)",
     "kl_gamma": "def kl_gamma(shape_q, rate_q, shape_p, rate_p): KL(q || p) in nats, elementwise",
-    "zinb_log_prob": "def zinb_log_prob(x, log_mu, log_theta, zi_logits): nats, elementwise",
     "cyclic_kl_weight": "def cyclic_kl_weight(progress, n_cycles, rise): a number from 0 to 1",
     "ppca_log_prob": "def ppca_log_prob(x, weight, mean, sigma): log p(x) of each row in nats, shape (n,)",
     "StudentT": "class StudentT: made as StudentT(loc, scale, df), with log_prob(x), sample(rng) and mean",
-    "importance_weighted_loss": "def importance_weighted_loss(model, x, eps): a scalar; model a VAE, eps (k, n, n_latent)",
+    "zinb_log_prob": "def zinb_log_prob(x, log_mu, log_theta, zi_logits): nats, elementwise",
     "scvi_elbo": "def scvi_elbo(model, counts, eps): the ELBO of each cell in nats, shape (n,); eps (n, n_latent)",
+    "importance_weighted_loss": "def importance_weighted_loss(model, x, eps): a scalar; model a VAE, eps (k, n, n_latent)",
 }
 
 

@@ -157,12 +157,6 @@ WRONG = {
         ("quadrature", lambda right: lambda a, b, c, d: right(a, 1.0 / b, c, 1.0 / d)),
         ("nothing was recorded", lambda right: lambda *p: right(*[_cut(x) for x in p])),
     ],
-    "zinb_log_prob": [
-        ("zinb_log_prob:", lambda right: lambda x, m, t, a: NegativeBinomial(m, t).log_prob(x)),
-        ("zinb_log_prob:", lambda right: _zinb_inflates_all),
-        ("zinb_log_prob:", lambda right: lambda x, m, t, a: right(x, m, t, -a)),
-        ("for zi_logits", lambda right: _zinb_by_probabilities),
-    ],
     "cyclic_kl_weight": [
         (r"cyclic_kl_weight\(1.0", lambda right: lambda p, n, r: min(1.0, p * n % 1.0 / r)),
         (r"cyclic_kl_weight\(0.25", lambda right: lambda p, n, r: min(1.0, p * n / r)),
@@ -184,14 +178,20 @@ WRONG = {
         ),
         ("mean", _student(mean=0.0)),
     ],
-    "importance_weighted_loss": [
-        ("k = 7", lambda right: _iw_mean_of_logs),
-        ("k = 1", lambda right: lambda *p: -right(*p)),
-        ("gradient", _detached_weights),
+    "zinb_log_prob": [
+        ("zinb_log_prob:", lambda right: lambda x, m, t, a: NegativeBinomial(m, t).log_prob(x)),
+        ("zinb_log_prob:", lambda right: _zinb_inflates_all),
+        ("zinb_log_prob:", lambda right: lambda x, m, t, a: right(x, m, t, -a)),
+        ("for zi_logits", lambda right: _zinb_by_probabilities),
     ],
     "scvi_elbo": [
         ("scvi_elbo:", lambda right: _scvi_without_library),
         ("scvi_elbo:", lambda right: _without_kl),
         ("shape", lambda right: lambda *p: np.mean(right(*p))),
+    ],
+    "importance_weighted_loss": [
+        ("k = 7", lambda right: _iw_mean_of_logs),
+        ("k = 1", lambda right: lambda *p: -right(*p)),
+        ("gradient", _detached_weights),
     ],
 }
