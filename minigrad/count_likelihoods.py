@@ -149,7 +149,7 @@ def _as_counts(x, parameter):
     """(x with 0 for what is not a count, log of whether it is one: 0, -inf, or NaN for NaN)."""
     x = _beside(x, parameter)
     is_count = (x >= 0) & (x == np.floor(x)) & (x < np.inf)
-    nan_or_minus_inf = np.where(x != x, x, -np.inf)
+    nan_or_minus_inf = np.where(np.isnan(x), x, -np.inf)
     return np.where(is_count, x, 0.0), np.where(is_count, 0.0, nan_or_minus_inf)
 
 

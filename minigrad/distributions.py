@@ -15,7 +15,7 @@ parameters is trained by raising log_prob. What `sample` draws is plain numbers,
 gets through it. For the normal distribution there is a way around that, on which VAEs rest: a draw
 is written as a function of its parameters and of noise that has none.
 
-    >>> from minigrad import grad
+    >>> from minigrad import Tensor, grad
     >>> mean, std = Tensor(1.0, requires_grad=True), Tensor(2.0, requires_grad=True)
     >>> z = Normal(mean, std).rsample(eps=np.array(0.5))  # 1 + 2 * 0.5
     >>> grad(z, [mean, std])
@@ -42,7 +42,6 @@ from minigrad.backend import Array
 from minigrad.count_likelihoods import nb_log_prob, poisson_log_prob, zinb_log_prob
 from minigrad.functional import data_of, log_softmax, softmax, softplus
 from minigrad.kernels import fused, weak_log
-from minigrad.tensor import Tensor
 
 HALF_LOG_2PI = 0.5 * log(2.0 * pi)
 
@@ -50,8 +49,8 @@ HALF_LOG_2PI = 0.5 * log(2.0 * pi)
 class Normal:
     """The normal distribution. loc: mean; scale: standard deviation > 0; any shapes that broadcast.
 
-    Prior and posterior of every latent variable here, and the decoder of real numbers (chapter,
-    "VAE Pytorch code"; Kingma & Welling 2014, appendix C.2, eq. 12).
+    Prior and posterior of every latent variable here, and the decoder of real numbers
+    (chapter, "VAE Pytorch code"; Kingma & Welling 2014, appendix C.2, eq. 12).
 
         >>> Normal(0.0, np.array([1.0, 2.0])).log_prob(0.0).round(4)
         array([-0.9189, -1.6121])
@@ -212,9 +211,9 @@ class Poisson:
 class NegativeBinomial:
     """Counts with variance mu + mu^2/theta: a Poisson whose rate is Gamma (mean mu, shape theta).
 
-    log_mu: log of the mean; log_theta: log of the inverse dispersion; shapes broadcast (chapter,
-    "scVI architecture"; Lopez et al. 2018, Methods: w_ng is the Gamma and y_ng the Poisson of the
-    generative process).
+    log_mu: log of the mean; log_theta: log of the inverse dispersion; shapes broadcast
+    (chapter, "scVI architecture"; Lopez et al. 2018, Methods: w_ng is the Gamma and y_ng the
+    Poisson of the generative process).
 
         >>> p = NegativeBinomial(np.log([3.0]), np.log([2.0]))
         >>> np.exp(p.log_prob(0.0)).round(4), p.variance.round(4)
