@@ -121,7 +121,7 @@ def exact_zinb(
     a = zi_logits
     log_odds = a - log_nb  # at x = 0: that the NB does not explain the zero, against that it does
 
-    # Of softplus(-log_odds) - softplus(-a), in the form that does not cancel.
+    # softplus(-log_odds) - softplus(-a), in the one of two forms that does not cancel
     by_inflation = _softplus(-log_odds) - _softplus(-a)
     by_nb = log_nb + _softplus(log_odds) - _softplus(a)
     value_at_0 = np.where(log_odds < 0.0, by_nb, by_inflation)
@@ -532,12 +532,12 @@ def _nb_block(nonzeros, means, parameters, tables, derivatives):
     Every entry takes one of three ways (see the top of this file). Zeros and small counts are
     computed together, by
 
-        log NB(x)   = x (log_mu - softplus(d)) - theta softplus(d) + log_ways(x, theta)
+        log NB(x)   = x (log_mu - softplus(d)) - theta softplus(d) + log_product(x, theta)
         d_log_mu    = x - (x + theta) sigmoid(d)
-        d_log_theta = (x + theta) sigmoid(d) - theta softplus(d) + theta dlog_ways/dtheta
+        d_log_theta = (x + theta) sigmoid(d) - theta softplus(d) + theta dlog_product/dtheta
 
-    where log_ways = lgamma(x + theta) - lgamma(theta) - lgamma(x + 1) - x log(theta) is 0 for x = 0
-    and x = 1; for other small counts it comes from the tables.
+    where log_product = lgamma(x + theta) - lgamma(theta) - lgamma(x + 1) - x log(theta) is 0 for
+    x = 0 and x = 1; for other small counts it comes from the tables.
     """
     log_theta, *zi_logits = parameters
     index, row, gene, count, n_in_row = nonzeros
@@ -559,7 +559,7 @@ def _nb_block(nonzeros, means, parameters, tables, derivatives):
     if tables is not None:
         several = np.flatnonzero(is_small & (count > 1))
         cell = count[several].astype(np.intp) * len(theta) + gene[several]
-        value[several] += tables.log_ways.take(cell)
+        value[several] += tables.log_product.take(cell)
         if derivatives:
             _flat(derivatives[1])[index[several]] += tables.d_log_theta.take(cell)
     y = _sums_by_row(value, n_in_row)
@@ -685,14 +685,14 @@ def _sigmoid_and_softplus(r, sigmoid, softplus, u, spare):
 class _SmallCountTables(NamedTuple):
     """Of each small count and gene, (SMALL + 1, n_genes) each; see `_small_count_tables`."""
 
-    log_ways: np.ndarray
+    log_product: np.ndarray
     d_log_theta: np.ndarray
 
 
 def _small_count_tables(log_theta):
-    """log_ways of `_nb_block`, and theta times its derivative for theta, free of cancellation:
+    """log_product of `_nb_block`, and theta times its derivative for theta, free of cancellation:
 
-        log_ways    = log[(1 + 1/theta) (1 + 2/theta) ... (1 + (x-1)/theta) / x!]
+        log_product = log[(1 + 1/theta) (1 + 2/theta) ... (1 + (x-1)/theta) / x!]
         d_log_theta = -sum of k / (theta + k) over k = 1 ... x-1
 
     log_theta: (n_genes,) float32.
@@ -700,8 +700,8 @@ def _small_count_tables(log_theta):
     with np.errstate(over="ignore"):  # 1 / infinity is right
         theta = np.exp(log_theta)
     k = np.arange(1, SMALL, dtype=theta.dtype)[:, None]
-    log_ways = SUMS_BELOW @ np.log(k / (k + 1) * (1 / theta) + 1 / (k + 1))
-    return _SmallCountTables(log_ways, SUMS_BELOW @ (-k / (theta + k)))
+    log_product = SUMS_BELOW @ np.log(k / (k + 1) * (1 / theta) + 1 / (k + 1))
+    return _SmallCountTables(log_product, SUMS_BELOW @ (-k / (theta + k)))
 
 
 def _inflate(zi_logits, small, index, extreme, derivatives):

@@ -1,18 +1,18 @@
 """Log-likelihoods of counts: Poisson, negative binomial (NB) and zero-inflated NB (ZINB).
 
-This is a lesson: first the formulas, then what is hard about them. Take a gene of which a cell
-should show 3 copies, and let theta = 2 say how much cells differ in that. The probabilities of
-counting 0, 1, 2 and 3 copies are
+This is a lesson: first the formulas, then what is hard about them. Take a gene with a mean of
+mu = 3 counts per cell, which varies among the cells with an inverse dispersion of theta = 2. The
+probabilities of 0, 1, 2 and 3 counts are
 
     >>> log_mu, log_theta = np.log(3.0), np.log(2.0)
     >>> np.exp(nb_log_prob(np.arange(4.0), log_mu, log_theta)).round(3)
     array([0.16 , 0.192, 0.173, 0.138])
 
 **The distributions.** Let x be the count and mu its mean. theta is the inverse dispersion: the
-variance is mu + mu^2/theta, so the Poisson is what is left for theta -> infinity. The zero-inflated
-NB draws from the NB too, but before that it replaces the count by 0 with probability pi (Lopez et
-al. 2018, "Deep generative modeling for single-cell transcriptomics", Nature Methods 15:1053,
-Methods; chapter, "scVI architecture"):
+variance is mu + mu^2/theta, so the Poisson is what is left for theta -> infinity. A zero-inflated
+NB is an NB whose count is replaced by 0 with probability pi (Lopez et al. 2018, "Deep generative
+modeling for single-cell transcriptomics", Nature Methods 15:1053, Methods; chapter, "scVI
+architecture"):
 
     NB(x)      = Gamma(x+theta) / (Gamma(theta) x!) (theta/(theta+mu))^theta (mu/(theta+mu))^x
     ZINB(0)    = pi + (1 - pi) NB(0)
@@ -61,12 +61,12 @@ cancel. So they are left out of both, by L(w) = log(1+w) - w, which is never pos
 
 Nothing that is left can cancel. (At x = 0, s and phi drop out: log NB(0) = -theta softplus(d).)
 
-**Formula and kernel.** The functions below are the formulas of the second block, as one would write
-them. They run on any array, and can be differentiated to any order. Under `@fused` stands the
-kernel that is run for NumPy arrays, by default: it uses Loader's form where digits would be lost,
-and it is quick where counts are small, as nearly all are. Against 60-digit truth over a grid of
-extremes (x to 10^6, mu from 10^-10, theta from 10^-6 to 10^8) value and gradients are within 1e-9
-in float64 and within 1e-5 in float32, relative to max(1, |value|):
+**Formula and kernel.** The functions below are the logarithms above, as one would write them. They
+run on any array, and can be differentiated to any order. The line `@fused(...)` over each of them
+names the kernel that takes its place for NumPy arrays. It uses Loader's form where digits would be
+lost, and is quick where counts are small, as nearly all are. Against 60-digit truth over a grid of
+extremes (x to 10^6, mu from 10^-10, theta from 10^-6 to 10^8) its values and gradients are within
+1e-9 in float64 and within 1e-5 in float32, relative to max(1, |value|):
 
     >>> exact = 3.0 * np.log(2.0) - 2.0 - np.log(6.0)  # the Poisson, near enough
     >>> abs(nb_log_prob.twin(3.0, np.log(2.0), np.log(theta)) - exact) > 0.1
@@ -123,8 +123,9 @@ def nb_log_prob(x: Array, log_mu: Array, log_theta: Array) -> Array:
     x, log_is_count = _as_counts(x, log_mu)
     theta = np.exp(log_theta)
     d = log_mu - log_theta
-    log_ways = special.gammaln(x + theta) - special.gammaln(theta) - special.gammaln(x + 1.0)
-    return log_ways - theta * softplus(d) - x * softplus(-d) + log_is_count
+    # The logarithm of the binomial coefficient (x + theta - 1 over x).
+    log_binomial = special.gammaln(x + theta) - special.gammaln(theta) - special.gammaln(x + 1.0)
+    return log_binomial - theta * softplus(d) - x * softplus(-d) + log_is_count
 
 
 @fused(count_kernels.zinb, count_kernels.elementwise_backward)

@@ -98,8 +98,8 @@ def dropout(x: Array, mask: Array) -> Array:
 
 # ----------------------------------------------------------------------------------------- softmax
 # exp(1000) overflows; exp(1000 - 1000) does not. Neither softmax nor logsumexp minds when the same
-# number is subtracted from all logits of a row (logsumexp gets it back), so the largest one is. It
-# counts as a constant, through which no derivative passes: the derivative for it is 0 anyway.
+# number is subtracted from all logits of a row (logsumexp gets it back), so the highest one is.
+# It counts as a constant, through which no derivative passes: the derivative for it is 0 anyway.
 
 
 def logsumexp(x: Array, axis=None, keepdims: bool = False) -> Array:
