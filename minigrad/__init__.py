@@ -19,6 +19,7 @@ __all__ = [
     "trace",
     "backend",
     "derived",
+    "einsum",
 ]
 
 

@@ -676,7 +676,7 @@ EXAMPLES.update(
                 ((3, 2, 2), (2, 1)),
             )
         ],
-        # kernels of functional.py
+        # functions of networks
         "linear": [
             example(real(4, 3), real(2, 3), real(2)),
             example(sparse.csr_matrix(np.eye(3)), real(2, 3), real(2)),
@@ -703,7 +703,7 @@ for _name, _n in (
         for shapes in _shapes
         for counts in (_COUNTS, sparse.csr_matrix(_COUNTS))
     ]
-    EXAMPLES[f"{_name}_shares_log_prob"] = [
+    EXAMPLES[f"{_name}_cell_log_prob_from_logits"] = [
         example(counts, real(3, 3), real(3, 1), *[real(*shape) for shape in shapes[1:]])
         for shapes in _shapes
         for counts in (_COUNTS, sparse.csr_matrix(_COUNTS))

@@ -23,7 +23,7 @@ import numpy as np
 from scipy import special
 
 from minigrad.backend import add_at, special_of
-from minigrad.table import fused, primitive
+from minigrad.table import fuse, primitive
 from minigrad.tensor import IMPLEMENTATIONS
 
 # --------------------------------------------------------------------------------------- arithmetic
@@ -232,4 +232,4 @@ def _concatenate_rule(g, y, saved, needs, *arrays, axis=0):
 
 
 # Of any number of arrays, hence with one rule for all of them. The rule is plain NumPy: no twin.
-concatenate = fused(None, _concatenate, _concatenate_rule, "concatenate")
+concatenate = fuse(None, _concatenate, _concatenate_rule, "concatenate")

@@ -24,7 +24,7 @@ entry asks its rules. A rule is plain NumPy as well: given arrays it computes; g
 records, and so gradients of gradients need nothing more.
 
 Know after: what `primitive` does, and so what every line of ops.py means; and what a hand-written
-kernel (`fused`) has besides.
+kernel (`fuse`) has besides.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def _registered(entry):
 class Fused(Primitive):
     """An entry whose gradients come from one joint rule, as those of a hand-written kernel do.
 
-    Made by `fused`. It differs from a Primitive in three ways: the forward pass may keep what the
+    Made by `fuse`. It differs from a Primitive in three ways: the forward pass may keep what the
     rule wants (`saved`), the rule gives all gradients at once, and beside it stands a twin: the
     same function as a plain formula. The twin runs on devices that the kernel does not know, and
     where the gradient itself is to be differentiated.
@@ -274,7 +274,7 @@ class Fused(Primitive):
         return [next(found) if need else None for need in origin.needs]
 
 
-def fused(twin: Callable | None, forward: Callable, joint: Callable, name: str) -> Fused:
+def fuse(twin: Callable | None, forward: Callable, joint: Callable, name: str) -> Fused:
     """Put a hand-written kernel into the table, beside its twin.
 
     twin: the same function as a plain NumPy formula; its keyword-only parameters are the keywords

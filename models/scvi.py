@@ -24,9 +24,9 @@ from minigrad import backend, functional, optim
 from minigrad.backend import Array
 from minigrad.checkpoint import Saved
 from minigrad.count_likelihoods import (
-    nb_shares_log_prob,
-    poisson_shares_log_prob,
-    zinb_shares_log_prob,
+    nb_cell_log_prob_from_logits,
+    poisson_cell_log_prob_from_logits,
+    zinb_cell_log_prob_from_logits,
 )
 from minigrad.data import Minibatches
 from minigrad.distributions import Normal, kl_divergence
@@ -42,9 +42,9 @@ VARIANCE_FLOOR = 1e-4  # added to the variance of q, as the reference does: keep
 LIBRARY_FLOOR = 1e-4  # least variance of log library sizes in a batch: one cell alone has none
 CHUNK = 512  # cells at a time when predicting
 LIKELIHOODS = {
-    "zinb": zinb_shares_log_prob,
-    "nb": nb_shares_log_prob,
-    "poisson": poisson_shares_log_prob,
+    "zinb": zinb_cell_log_prob_from_logits,
+    "nb": nb_cell_log_prob_from_logits,
+    "poisson": poisson_cell_log_prob_from_logits,
 }
 
 

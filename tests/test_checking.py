@@ -11,7 +11,7 @@ import pytest
 from minigrad import backward, checking, functional
 from minigrad.checking import EXAMPLES, GradientError, check_primitive, gradcheck, main
 from minigrad.count_likelihoods import nb_cell_log_prob
-from minigrad.table import PRIMITIVES, Fused, fused, primitive
+from minigrad.table import PRIMITIVES, Fused, fuse, primitive
 from minigrad.tensor import IMPLEMENTATIONS, Tensor
 
 A = np.array([[0.5, -1.2, 2.0], [1.5, 0.3, -0.7]])
@@ -181,7 +181,7 @@ def test_a_rule_that_is_right_once_but_not_twice_is_noticed(table):
 
 def test_a_twin_that_differs_is_noticed(table):
     def kernel(twin):
-        return fused(
+        return fuse(
             twin,
             lambda needs, x: (x**3, None),
             lambda g, y, saved, needs, x: [3.0 * g * x * x],

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse, special, stats
 
-from minigrad import Tensor, functional, grad, no_grad
+from minigrad import Tensor, count_kernels, functional, grad, no_grad
 from minigrad import count_likelihoods as cl
 
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-9}
@@ -27,7 +27,7 @@ LOG_P_OF_1 = {
 }  # of the count 1, where all parameters are 0
 N_PARAMETERS = {"poisson": 1, "nb": 2, "zinb": 3}
 EVERY = pytest.mark.parametrize("family", N_PARAMETERS)
-TWINS = {"poisson": cl.poisson_twin, "nb": cl.nb_twin, "zinb": cl.zinb_twin}
+TWINS = {family: getattr(cl, f"{family}_log_prob").twin for family in N_PARAMETERS}
 
 
 @functools.cache
@@ -140,8 +140,10 @@ def test_quick_paths_in_float32(family, per_gene):
     ]
     columns = [np.broadcast_to(p, shape).ravel().astype(np.float64) for p in (x, *parameters)]
     with np.errstate(all="ignore"):
-        expected = getattr(cl, f"_exact_{family}")(*columns)
-    _, slopes = getattr(cl, f"_{family}_cells")([False] + [True] * len(parameters), x, *parameters)
+        expected = getattr(count_kernels, f"exact_{family}")(*columns)
+    _, slopes = getattr(count_kernels, f"{family}_cells")(
+        [False] + [True] * len(parameters), x, *parameters
+    )
     for name, slope, wanted in zip(PARAMETERS, slopes, expected[1:]):
         assert_close(slope.ravel(), wanted, 1e-5, name)
     pairs = [np.stack([c, np.full_like(c, i == 0)], axis=1) for i, c in enumerate(columns)]
@@ -283,9 +285,10 @@ def test_a_gene_that_is_never_expressed_leaves_the_others_alone(family, dtype):
     )
     assert y[0] == pytest.approx(without[0], rel=1e-6) and y[1] == -np.inf
     assert all(np.isfinite(g[0]).all() for g in gradients)
-    shares = getattr(cl, f"{family}_shares_log_prob")
-    y = shares(counts[:1], log_mu[:1], np.full((1, 1), 1.5, dtype), *(p[:1] for p in others))
-    without = shares(
+    y = log_prob_from_logits(family)(
+        counts[:1], log_mu[:1], np.full((1, 1), 1.5, dtype), *(p[:1] for p in others)
+    )
+    without = log_prob_from_logits(family)(
         counts[:1, ::2], log_mu[:1, ::2], np.full((1, 1), 1.5, dtype), *(p[:1, ::2] for p in others)
     )
     assert y[0] == pytest.approx(without[0], rel=1e-6)
@@ -329,7 +332,7 @@ def test_a_parameter_that_is_nan_makes_its_own_entries_nan(family, cell):
 def test_where_float32_would_not_do_the_exact_formulas_take_over():
     """A point just inside of an earlier bound on theta: there the quick formula misses the derivative by 1.2e-5."""
     columns = [np.full((1, 1), v, np.float32) for v in (8.0, 3.59443736076355, 5.93658971786499)]
-    *_, expected = cl._exact_nb(*(c.ravel().astype(np.float64) for c in columns))
+    *_, expected = count_kernels.exact_nb(*(c.ravel().astype(np.float64) for c in columns))
     assert_close(
         value_and_gradients(cl.nb_cell_log_prob, columns[0], columns[1:])[2], [expected], 1e-5
     )
@@ -337,7 +340,7 @@ def test_where_float32_would_not_do_the_exact_formulas_take_over():
 
 def test_no_genes_have_no_gradients():
     library = Tensor(np.ones((3, 1)), requires_grad=True)
-    cl.nb_shares_log_prob(np.ones((3, 0)), np.ones((3, 0)), library, np.ones(0)).backward(
+    cl.nb_cell_log_prob_from_logits(np.ones((3, 0)), np.ones((3, 0)), library, np.ones(0)).backward(
         np.ones(3)
     )
     np.testing.assert_array_equal(library.grad, np.zeros((3, 1)))
@@ -352,7 +355,7 @@ def test_finite_where_exp_overflows(family):
 
 @PRECISIONS
 @EVERY
-def test_what_is_no_count(family, dtype):
+def test_what_is_not_a_count(family, dtype):
     """-inf and gradient 0 outside the support; NaN for NaN; the same of kernel, twin and cell."""
     x = np.array([0.5, -1.0, -2.5, np.inf, np.nan, 3.0])
     parameters = [np.full(6, p, dtype) for p in (0.2, -0.3, 0.1)][: N_PARAMETERS[family]]
@@ -532,7 +535,7 @@ def test_only_what_is_needed(family, cell):
     counts, parameters = random_cells(family)
     x, k = counts.toarray(), len(parameters)
     whole = value_and_gradients(log_prob(family, cell), x, parameters)
-    kernel = getattr(cl, f"_{family}_cells" if cell else f"_{family}")
+    kernel = getattr(count_kernels, f"{family}_cells" if cell else family)
     y, saved = kernel([False] * (k + 1), x, *parameters)
     np.testing.assert_array_equal(y, whole[0])
     assert not [a for a in saved if a is not None]
@@ -547,7 +550,7 @@ def test_only_what_is_needed(family, cell):
         assert [t.grad is None for t in tensors] == [i != j for j in range(k)]
         needs = [False, *(i == j for j in range(k))]
         y, saved = kernel(needs, x, *parameters)
-        backward = cl._cells_backward if cell else cl._elementwise_backward
+        backward = count_kernels.cells_backward if cell else count_kernels.elementwise_backward
         found = backward(np.ones_like(y), y, saved, needs, x, *parameters)
         assert [d is not None for d in found] == needs
         np.testing.assert_array_equal(tensors[i].grad, whole[1 + i])
@@ -557,7 +560,7 @@ def test_only_what_is_needed(family, cell):
 def test_runs_are_bit_equal(family):
     """Over several blocks, and from several threads at once."""
     counts, parameters = random_cells(family, 800, 700, 0.1, np.float32)
-    assert counts.shape[0] * counts.shape[1] > 2 * cl.BLOCK
+    assert counts.shape[0] * counts.shape[1] > 2 * count_kernels.BLOCK
     first = value_and_gradients(log_prob(family, True), counts, parameters)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         runs = list(
@@ -573,16 +576,16 @@ def test_runs_are_bit_equal(family):
         assert_close(log_prob(family, True)(counts[i : i + 50], *parts), first[0][i : i + 50], 1e-6)
 
 
-# ------------------------------------------------------------------------------ means that share out a library
-def shares(family):
-    return getattr(cl, f"{family}_shares_log_prob")
+# ---------------------------------------------------------------- means from logits and a library
+def log_prob_from_logits(family):
+    return getattr(cl, f"{family}_cell_log_prob_from_logits")
 
 
 @PRECISIONS
 @EVERY
 @pytest.mark.parametrize("kind", [sparse.csr_array, sparse.coo_array, np.asarray])
 @pytest.mark.parametrize("per_gene", [True, False])
-def test_shares_are_softmax_then_cells(family, kind, per_gene, dtype):
+def test_from_logits_is_softmax_then_cells(family, kind, per_gene, dtype):
     """Value and every gradient, those of the library included, as of log_softmax and the sum over genes, in float64."""
     counts, parameters = random_cells(family, 40, 300, 0.3, seed=3, per_gene=per_gene, spread=2.0)
     counts = kind(counts.toarray())
@@ -598,7 +601,7 @@ def test_shares_are_softmax_then_cells(family, kind, per_gene, dtype):
 
     expected = value_and_gradients(plain, counts, given, g)
     found = value_and_gradients(
-        shares(family), counts, [a.astype(dtype) for a in given], g.astype(dtype)
+        log_prob_from_logits(family), counts, [a.astype(dtype) for a in given], g.astype(dtype)
     )
     for name, a, b in zip(("value", "logits", "library", "theta", "zi"), found, expected):
         assert a.dtype == dtype
@@ -607,7 +610,7 @@ def test_shares_are_softmax_then_cells(family, kind, per_gene, dtype):
 
 
 @EVERY
-def test_shares_where_quick_formulas_fail(family):
+def test_from_logits_where_quick_formulas_fail(family):
     """Extreme parameters in float32: the entries that are done again are those of the elementwise truth."""
     rng, shape = np.random.default_rng(5), (30, 60)
     logits = rng.uniform(-60, 20, shape).astype(np.float32)
@@ -616,12 +619,12 @@ def test_shares_where_quick_formulas_fail(family):
         rng.uniform(-60, 60, shape).astype(np.float32),
     ]
     rest = rest[: N_PARAMETERS[family] - 1]
-    # the gradient of a Poisson for logits is x - share * sum(x): the library cancels, and with it its digits
+    # the gradient of a Poisson for logits is x - rho * sum(x): the library cancels, with its digits
     library = rng.uniform(-3, 3 if family == "poisson" else 16, (30, 1)).astype(np.float32)
     counts = rng.integers(0, 4, shape) * rng.integers(0, 2, shape)
     wide = [a.astype(np.float64) for a in (logits, library, *rest)]
-    expected = value_and_gradients(shares(family), counts, wide)
-    found = value_and_gradients(shares(family), counts, [logits, library, *rest])
+    expected = value_and_gradients(log_prob_from_logits(family), counts, wide)
+    found = value_and_gradients(log_prob_from_logits(family), counts, [logits, library, *rest])
     assert_close(found[0], expected[0], 1e-5)
     log_mu = special.log_softmax(wide[0], axis=1) + wide[1]
     assert_close(found[0], np.sum(log_prob(family)(counts, log_mu, *wide[2:]), axis=1), 1e-5)
@@ -641,7 +644,7 @@ def test_shares_where_quick_formulas_fail(family):
     ],
 )
 @pytest.mark.parametrize("family", ["nb", "zinb"])
-def test_shares_of_libraries_beyond_measure(family, x, logits, library, log_theta):
+def test_from_logits_with_libraries_beyond_measure(family, x, logits, library, log_theta):
     """What e^(logits - highest) loses in float32 is not lost: the kernel of log_mu, in float64, says what is right."""
     given = [np.array([logits]), np.array([[library]]), np.array(log_theta)] + [
         np.zeros((1, len(x)))
@@ -651,7 +654,7 @@ def test_shares_of_libraries_beyond_measure(family, x, logits, library, log_thet
         log_prob(family, True), np.array([x]), [log_mu, *[g.astype(float) for g in given[2:]]]
     )
     found = value_and_gradients(
-        shares(family), np.array([x]), [g.astype(np.float32) for g in given]
+        log_prob_from_logits(family), np.array([x]), [g.astype(np.float32) for g in given]
     )
     assert_close(found[0], expected[0], 1e-5)
     assert_close(found[3], expected[2], 1e-5)
@@ -659,23 +662,23 @@ def test_shares_of_libraries_beyond_measure(family, x, logits, library, log_thet
 
 
 @EVERY
-def test_shares_of_an_empty_cell(family):
+def test_from_logits_of_an_empty_cell(family):
     counts, parameters = random_cells(family, 6, 20, 0.5, np.float32)
     counts = counts.toarray()
     counts[2] = 0
     library = np.full((6, 1), 5.0, np.float32)
     y, *gradients = value_and_gradients(
-        shares(family), counts, [parameters[0], library, *parameters[1:]]
+        log_prob_from_logits(family), counts, [parameters[0], library, *parameters[1:]]
     )
     assert y[2] == 0.0 and np.all(gradients[0][2] == 0.0) and gradients[1][2, 0] == 0.0
 
 
-def test_shares_ask_for_a_library_of_each_cell():
+def test_from_logits_asks_for_a_library_of_each_cell():
     with pytest.raises(ValueError, match=r"log_library has shape \(4,\), must be \(4, 1\)"):
-        cl.poisson_shares_log_prob(np.ones((4, 3)), np.zeros((4, 3)), np.zeros(4))
+        cl.poisson_cell_log_prob_from_logits(np.ones((4, 3)), np.zeros((4, 3)), np.zeros(4))
 
 
 def test_documented():
     for family in N_PARAMETERS:
-        for f in (log_prob(family), log_prob(family, True), shares(family)):
+        for f in (log_prob(family), log_prob(family, True), log_prob_from_logits(family)):
             assert "Differentiable in" in f.__doc__

@@ -1,7 +1,7 @@
 """Public names say what they are: intent, shapes, units, errors and sources (DESIGN, section 8, "Style").
 
 The rules look for words, not for truth; they are simple, so that whoever writes a docstring can foresee them. Public is what
-a module of minigrad or models defines under a name without underscore: functions, kernels (see functional.fused), classes
+a module of minigrad or models defines under a name without underscore: functions, kernels (see kernels.fused), classes
 and their methods; not the fields of dataclasses and NamedTuples, nor dunder methods. Of each:
 
 intent   there is a docstring, and its first paragraph is a sentence: it ends with a full stop or a colon.

@@ -55,7 +55,7 @@ def per_cell(log_prob):
     return cell_log_prob
 
 
-def shares(cell_log_prob):
+def from_logits(cell_log_prob):
     return lambda x, logits, log_library, *rest: cell_log_prob(
         x, special.log_softmax(logits, axis=1) + log_library, *rest
     )
@@ -82,13 +82,13 @@ ORACLES = {  # of those that NumPy and SciPy do not know by the same name
     "log_softmax": lambda x, axis=-1: special.log_softmax(x, axis=axis),
     "logabsdet": lambda x: np.linalg.slogdet(x).logabsdet,
     "nb_cell_log_prob": per_cell(nb),
-    "nb_shares_log_prob": shares(per_cell(nb)),
+    "nb_cell_log_prob_from_logits": from_logits(per_cell(nb)),
     "normal_kl": normal_kl,
     "nb_log_prob": nb,
     "poisson_cell_log_prob": per_cell(
         lambda x, log_rate: stats.poisson.logpmf(x, np.exp(log_rate))
     ),
-    "poisson_shares_log_prob": shares(
+    "poisson_cell_log_prob_from_logits": from_logits(
         per_cell(lambda x, log_rate: stats.poisson.logpmf(x, np.exp(log_rate)))
     ),
     "poisson_log_prob": lambda x, log_rate: stats.poisson.logpmf(x, np.exp(log_rate)),
@@ -99,7 +99,7 @@ ORACLES = {  # of those that NumPy and SciPy do not know by the same name
     "softmax": lambda x, axis=-1: special.softmax(x, axis=axis),
     "zinb_cell_log_prob": per_cell(zinb),
     "zinb_log_prob": zinb,
-    "zinb_shares_log_prob": shares(per_cell(zinb)),
+    "zinb_cell_log_prob_from_logits": from_logits(per_cell(zinb)),
 }
 
 

@@ -19,7 +19,7 @@ import pytest
 from scipy import sparse, special
 
 from minigrad import backend, backward, derived, functional, ops
-from minigrad.table import PRIMITIVES, fused, primitive
+from minigrad.table import PRIMITIVES, fuse, primitive
 from minigrad.tensor import IMPLEMENTATIONS, Tensor, grad, no_grad
 
 
@@ -347,7 +347,7 @@ def test_joint_rules_are_told_what_is_needed():
         return g * b if needs[0] else None, g * a if needs[1] else None
 
     with table_as_it_was():
-        kernel = fused(lambda a, b: a * b, forward, backward, "kernel")
+        kernel = fuse(lambda a, b: a * b, forward, backward, "kernel")
         x = leaf(2)
         kernel(x, np.ones(2)).sum().backward()
         assert told == [(True, False), (True, False)]
@@ -1046,7 +1046,7 @@ def test_a_primitive_with_keywords_and_an_input_without_a_rule():
 
 def test_a_twin_is_what_is_differentiated_twice():
     with table_as_it_was():
-        kernel = fused(
+        kernel = fuse(
             lambda x: x * x * x,
             lambda needs, x: (x**3, None),
             lambda g, y, saved, needs, x: [np.multiply(g, 3.0 * x**2, out=np.empty(3))],
