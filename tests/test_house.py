@@ -30,6 +30,9 @@ ORDER = {
         "checking",
     ],
     "models": [
+        "streams",
+        "locks",
+        "hdf5_writing",
         "files",
         "counts",
         "posterior",
