@@ -15,6 +15,7 @@ import glob
 import io
 import json
 import os
+import stat
 import time
 import zipfile
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ LARGEST_META = 6_000_000  # bytes of JSON: 60,000 names of genes take one millio
 STALE = (
     86_400  # seconds after which an unfinished file is one of a dead process: no save takes a day
 )
+LONGEST_START = 180  # bytes of a name that its temporary file's begins with; file systems allow 255
+LONGEST_SUFFIX = 40
 _META = "meta"
 _MOST = 10_000  # arrays in a file
 
@@ -38,8 +41,12 @@ class _Refused(ValueError):
 
 
 def check_target(path) -> None:
-    """OSError, in a sentence, where `save` could not write: better before hours of training than after them."""
-    path = os.path.abspath(os.fspath(path))
+    """OSError, in a sentence, where `save` could not write: better before hours of training than after them.
+
+    It tries: a file is made beside the target, and removed. So it sees what permissions alone do not
+    tell, such as a disk that is mounted read-only.
+    """
+    path = _behind_links(path)
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         raise FileNotFoundError(
@@ -49,10 +56,44 @@ def check_target(path) -> None:
         raise IsADirectoryError(
             f"{path} cannot be written: it is a folder; give the path of a file in it"
         )
-    if not os.access(folder, os.W_OK):
+    trial = _temporary(path)
+    try:
+        if not os.access(folder, os.W_OK):
+            raise PermissionError
+        with suppress(FileNotFoundError):
+            os.lstat(path)  # a name that is too long is one that cannot even be looked for
+        open(trial, "xb").close()
+        os.unlink(trial)
+    except PermissionError as error:
         raise PermissionError(
             f"{path} cannot be written: no permission to write into the folder {folder}"
-        )
+        ) from error
+    except OSError as error:
+        raise type(error)(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _behind_links(path) -> str:
+    """The absolute path that a path leads to: a symbolic link stays, and its target is written."""
+    path = os.path.abspath(os.fspath(path))
+    target = os.path.realpath(path)
+    if os.path.islink(target):
+        raise OSError(f"{path} cannot be written: it is a symbolic link that leads back to itself")
+    return target
+
+
+def _temporary(path) -> Path:
+    """A new path beside `path`, of the same suffix, for what is to become `path`."""
+    return Path(f"{_start_of_temporaries(path)}{os.urandom(4).hex()}.part{_suffix(path)}")
+
+
+def _start_of_temporaries(path) -> str:
+    """How the paths of temporary files begin: the name is cut, so that it does not become too long."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, os.fsdecode(os.fsencode(name)[:LONGEST_START])) + "."
+
+
+def _suffix(path) -> str:
+    return os.path.splitext(path)[1][:LONGEST_SUFFIX]
 
 
 def save(path, arrays: dict[str, np.ndarray], meta: dict) -> None:
@@ -82,16 +123,19 @@ def save(path, arrays: dict[str, np.ndarray], meta: dict) -> None:
 def whole_file(path) -> Iterator[Path]:
     """A temporary path beside `path`, of the same suffix, which on leaving becomes `path`, flushed to the disk.
 
-    After an error it is removed, and `path` is as it was. OSError where `path` cannot be written.
+    A symbolic link stays one, and what it leads to is replaced; a file keeps its permissions. After
+    an error the temporary file is removed, and `path` is as it was. OSError where `path` cannot be
+    written.
     """
-    path = os.path.abspath(os.fspath(path))
     check_target(path)
+    path = _behind_links(path)
     _remove_stale(path)
-    temporary = Path(f"{path}.{os.urandom(4).hex()}.part{os.path.splitext(path)[1]}")
+    temporary = _temporary(path)
     try:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
+        _keep_mode(path, temporary)
         os.replace(temporary, path)
     except BaseException:
         with suppress(FileNotFoundError):
@@ -100,11 +144,20 @@ def whole_file(path) -> Iterator[Path]:
     _flush_folder(os.path.dirname(path))
 
 
+def _keep_mode(path, temporary) -> None:
+    """Give a file that is to replace another one that one's permissions, and where it can its owner."""
+    with suppress(FileNotFoundError):
+        old = os.stat(path)
+        os.chmod(temporary, stat.S_IMODE(old.st_mode))
+        if hasattr(os, "chown"):
+            with suppress(OSError):  # only root may give files away
+                os.chown(temporary, old.st_uid, old.st_gid)
+
+
 def _remove_stale(path) -> None:
     """Remove what processes that were killed while they saved to this path left beside it."""
-    for left in glob.glob(
-        glob.escape(path) + "." + "[0-9a-f]" * 8 + ".part" + glob.escape(os.path.splitext(path)[1])
-    ):
+    start = glob.escape(_start_of_temporaries(path))
+    for left in glob.glob(start + "[0-9a-f]" * 8 + ".part" + glob.escape(_suffix(path))):
         with suppress(OSError):  # another process may be doing the same
             if time.time() - os.path.getmtime(left) > STALE:
                 os.unlink(left)

@@ -12,7 +12,8 @@ COUNTS: .h5ad, .h5 of 10x Genomics, .loom, .mtx, a 10x folder, .csv or .tsv (cel
 Later commands read the counts again from where train found them; another file may be given, and the model's genes are
 taken from it by name. Tables go to standard output, progress and warnings to standard error. Files are written whole or
 not at all. Exit codes: 0; 1 for a failure, with a line that says why (--debug: and the traceback); 2 for wrong usage;
-130 for Ctrl-C.
+130 for Ctrl-C. What is to be written to files is written whatever becomes of the two streams: a reader that leaves
+early, as head does, or a closed stream is no failure; a table lost on a full disk is one.
 """
 
 # Know before reading: runs.py, which says what a run is, and argparse. A command is a function of its options; a test
@@ -26,7 +27,7 @@ import shlex
 import sys
 import traceback
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from scipy import sparse
 
 from minigrad import checkpoint
 from minigrad.parallel import AnotherRankFailed, ranks_of
-from models import posterior, report, runs
+from models import posterior, report, runs, streams
 from models.counts import Counts, batch_codes
 from models.runs import Run
 
@@ -58,8 +59,18 @@ class WrongUsage(Exception):
 def train(options) -> int:
     """Train a model; a run that was killed goes on with --resume."""
     refuse_processes_apart(options)
-    run, ranks = Run(options.out), ranks_of(options.parallel)
+    run = Run(options.out)
+    ranks = ranks_of(options.parallel)
     options.is_first = ranks.rank == 0  # of several processes, the first alone writes and prints
+    with ExitStack() as until_done:
+        with ranks.preparing():
+            if options.is_first:
+                until_done.enter_context(run.owned())
+        return train_run(run, ranks, options)
+
+
+def train_run(run: Run, ranks, options) -> int:
+    """The training itself, of a run that no other process trains."""
     with ranks.preparing():
         path, settings = training_settings(run, options)
         counts = runs.training_counts(path, settings)
@@ -832,23 +843,24 @@ def say(text) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns the exit code; arguments: those of the process by default."""
-    try:
-        options = parser().parse_args(arguments)
-    except SystemExit as said:  # argparse has printed the help, or what is wrong
-        return said.code
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: (
-                options.is_first and say(f"warning: {message}")
-            )
-            code = options.run_command(options)
-            sys.stdout.flush()
+    with streams.kept_going():
+        try:
+            options = parser().parse_args(arguments)
+        except SystemExit as said:  # argparse has printed the help, or what is wrong
+            return said.code
+    with streams.kept_going() as output:
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = lambda message, *_: (
+                    options.is_first and say(f"warning: {message}")
+                )
+                code = options.run_command(options)
+                output.flush()
+            if output.lost is not None:
+                raise OSError(f"standard output was lost: {output.lost.strerror}")
             return code
-    except BrokenPipeError:  # what reads our output, such as head, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (Exception, KeyboardInterrupt) as error:
-        return complain(error, options, aloud=options.is_first)
+        except (Exception, KeyboardInterrupt) as error:
+            return complain(error, options, aloud=options.is_first)
 
 
 def complain(error: BaseException, options, aloud: bool = True) -> int:

@@ -22,8 +22,9 @@ from scipy import sparse
 from minigrad.backend import Array
 from minigrad.checkpoint import whole_file
 from minigrad.data import Blocks, pieces
-from models import files
+from models import files, locks
 from models.files import BLOCK, Refused, frame, need
+from models.hdf5_writing import hdf5_file
 
 LARGEST_COUNT = 2**24  # float32 holds every whole number up to here, and not 2**24 + 1
 
@@ -515,9 +516,12 @@ def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None) -> None:
         raise ValueError(
             f"{path_in}: not there, or no .h5ad file; pass the one that results are to be added to"
         )
-    with whole_file(path_out) as temporary:
+    # Locked while it is read and replaced: of two that add to one file, the second one adds to what
+    # the first has written.
+    lock = locks.locked(locks.beside(path_out), f"adds to {path_out}", wait=True)
+    with lock, whole_file(path_out) as temporary:
         shutil.copyfile(path_in, temporary)
-        with h5py.File(temporary, "r+") as file:
+        with hdf5_file(temporary, "r+") as file:
             if "obs" not in file or "var" not in file:
                 raise ValueError(f"{path_in}: no .h5ad file, it has no obs and var")
             shape = tuple(len(frame(file[axis], columns=False)[0]) for axis in ("obs", "var"))

@@ -18,6 +18,8 @@ import csv
 import importlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,9 @@ from minigrad import checkpoint
 from minigrad.checkpoint import whole_file
 from minigrad.data import Blocks, pieces
 from minigrad.fit import History
+from models import locks
 from models.counts import Counts, annotate_h5ad, highest_variance, pearson_residual_variance, read
+from models.hdf5_writing import hdf5_file
 from models.scvi import SCVI
 
 FORMAT, VERSION = "minigrad run", 1
@@ -117,6 +121,17 @@ class Run:
         self.checkpoint, self.config_file = self.folder / "model.npz", self.folder / "config.json"
         self.history_file = self.folder / "history.csv"
         self.files = self.config_file, self.checkpoint, self.history_file
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Within, no other process trains this run; locks.Locked, an OSError, if one does already."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with locks.locked(self.folder / ".lock", f"is training {self.folder}"):
+                yield
+        finally:
+            with suppress(OSError):  # it goes if nothing came of it; a folder with files stays
+                self.folder.rmdir()
 
     def begin(self, counts_path, settings: dict) -> None:
         """Make the folder, and write down where the counts are and what the training is told."""
@@ -295,7 +310,8 @@ def write_h5ad(path, counts: Counts, **places) -> None:
         **places,
     )
     with whole_file(path) as temporary:
-        data.write_h5ad(temporary)
+        with hdf5_file(temporary, "w") as file:
+            anndata.io.write_elem(file, "/", data)
 
 
 def h5ad_packages(path) -> tuple:

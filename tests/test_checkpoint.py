@@ -130,17 +130,65 @@ def test_what_cannot_be_saved_is_said_before_anything_is_written(tmp_path):
 
 
 # -------------------------------------------------------------------------------------------------- whole or not at all
-def test_saving_again_replaces_and_obeys_the_umask(tmp_path):
-    path = tmp_path / "a.npz"
-    for k, umask in enumerate((0o022, 0o077, 0o002)):
+def test_a_new_file_obeys_the_umask_and_a_replaced_one_keeps_its_mode(tmp_path):
+    for umask in (0o022, 0o077, 0o002):
+        path = tmp_path / f"{umask}.npz"
         before = os.umask(umask)
         try:
-            checkpoint.save(path, {"k": np.array(k)}, {})
+            checkpoint.save(path, {"k": np.array(1)}, {})
         finally:
             os.umask(before)
-        assert checkpoint.load(path)[0]["k"] == k
         assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
-    assert os.listdir(tmp_path) == ["a.npz"]
+        for mode in (0o600, 0o640, 0o444):
+            path.chmod(mode)
+            checkpoint.save(path, {"k": np.array(mode)}, {})
+            assert checkpoint.load(path)[0]["k"] == mode
+            assert stat.S_IMODE(path.stat().st_mode) == mode
+    assert len(os.listdir(tmp_path)) == 3
+
+
+def test_a_symbolic_link_stays_one_and_its_target_is_written(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "a.npz"
+    link.symlink_to("../real/b.npz")  # which is not there yet
+    for k in range(2):
+        checkpoint.save(link, {"k": np.array(k)}, {})
+        assert link.is_symlink() and checkpoint.load(tmp_path / "real" / "b.npz")[0]["k"] == k
+    assert os.listdir(tmp_path / "real") == ["b.npz"]
+    assert os.listdir(tmp_path / "links") == ["a.npz"]
+
+
+def test_links_that_lead_nowhere_are_refused_with_a_sentence(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="loop cannot be written: .*back to itself"):
+        checkpoint.check_target(tmp_path / "loop")
+    (tmp_path / "away").symlink_to(tmp_path / "gone" / "a.npz")
+    with pytest.raises(FileNotFoundError, match="no folder .*gone"):
+        checkpoint.check_target(tmp_path / "away")
+    (tmp_path / "folder").symlink_to(tmp_path)
+    with pytest.raises(IsADirectoryError, match="folder"):
+        checkpoint.check_target(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("letter", ["a", "é"])
+def test_names_as_long_as_the_file_system_allows(tmp_path, letter):
+    longest = letter * ((255 - 4) // len(letter.encode())) + ".npz"
+    checkpoint.save(tmp_path / longest, {"k": np.array(1)}, {})
+    assert os.listdir(tmp_path) == [longest]
+    for check in (checkpoint.check_target, lambda path: checkpoint.save(path, {}, {})):
+        with pytest.raises(OSError, match="cannot be written: File name too long"):
+            check(tmp_path / (letter + letter + longest))
+    assert os.listdir(tmp_path) == [longest]
+
+
+def test_a_disk_that_is_mounted_read_only_is_seen_before_the_work(tmp_path, monkeypatch):
+    def refused(path, mode):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr("builtins.open", refused)
+    with pytest.raises(OSError, match="a.npz cannot be written: Read-only file system"):
+        checkpoint.check_target(tmp_path / "a.npz")
 
 
 FULL = OSError(errno.ENOSPC, "No space left on device")

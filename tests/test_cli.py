@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -26,7 +27,14 @@ from scipy import sparse
 from minigrad.data import Blocks
 from models import SCVI, posterior, report, runs
 from models.__main__ import COMMANDS, main, parser, program
-from models.counts import Counts, as_matrix, highest_variance, pearson_residual_variance, read
+from models.counts import (
+    Counts,
+    annotate_h5ad,
+    as_matrix,
+    highest_variance,
+    pearson_residual_variance,
+    read,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = [
@@ -1122,6 +1130,78 @@ def test_a_reader_that_has_had_enough_is_no_failure(place):
     )
     os.close(writing)
     assert done.returncode == 0 and done.stderr == ""
+
+
+TRAIN = "train counts.npz --out new --epochs 2 --batch-size 16 --latent 2 --hidden 8"
+
+
+@pytest.mark.parametrize(
+    "streams", ["2>&1 | head -c 1", ">&-", "2>&-", ">&- 2>&-", "> /dev/full", "2> /dev/full"]
+)
+def test_a_training_is_done_whatever_becomes_of_the_streams(place, tmp_path, streams):
+    """And the exit code says so: 1 only where a full disk took a table that somebody wanted."""
+    shutil.copy(place / "counts.npz", tmp_path / "counts.npz")
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{sys.executable} -m models {TRAIN} {streams}"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    is_lost = streams == "> /dev/full"
+    assert done.returncode == (1 if is_lost else 0), done
+    assert ("standard output was lost: No space left" in done.stderr) == is_lost
+    assert sorted(os.listdir(tmp_path / "new")) == ["config.json", "history.csv", "model.npz"]
+    assert len(runs.Run(tmp_path / "new").history()) == 2
+
+
+def test_a_table_that_the_terminal_cannot_show_does_not_stop_the_files(place, tmp_path):
+    words = ["de", place / "run", "--key", "kind", "--groups", "T cell", "--samples", "50"]
+    done = subprocess.run(
+        [sys.executable, "-m", "models", *map(str, words), "--csv", tmp_path / "β.csv"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0 and "\\u03b2.csv" in done.stderr
+    assert (tmp_path / "β.csv").stat().st_size > 100
+
+
+def test_two_trainings_of_one_run(place, tmp_path):
+    """The second one ends at once, with a sentence; the run is the first one's."""
+    with runs.Run(tmp_path / "new").owned():
+        done = in_own_process(
+            "train", place / "counts.npz", "--out", tmp_path / "new", "--epochs", "1"
+        )
+        assert done.returncode == 1
+        assert f"process {os.getpid()} on" in done.stderr and "is training" in done.stderr
+        assert os.listdir(tmp_path / "new") == [".lock"]
+    assert not (tmp_path / "new").exists()
+
+
+def test_two_commands_that_add_to_one_h5ad_keep_both_results(tmp_path):
+    names = [f"c{i}" for i in range(8)]
+    counts = Counts(sparse.csr_array(np.ones((8, 3), np.float32)), list("abc"), names, {})
+    path = tmp_path / "a.h5ad"
+    runs.write_h5ad(path, counts)
+    threads = [
+        threading.Thread(
+            target=annotate_h5ad, args=(path, path), kwargs={"obsm": {key: np.full((8, 2), k)}}
+        )
+        for k, key in enumerate(("first", "second", "third"))
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "waiting"
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    found = anndata.read_h5ad(path).obsm
+    assert {key: found[key][0, 0] for key in found} == {"first": 0, "second": 1, "third": 2}
+    assert os.listdir(tmp_path) == ["a.h5ad"]
 
 
 # ----------------------------------------------------------------------------------------------------------------- names

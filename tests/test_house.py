@@ -36,6 +36,9 @@ ORDER = {
         "checking",
     ],
     "models": [
+        "streams",
+        "locks",
+        "hdf5_writing",
         "files",
         "counts",
         "posterior",
