@@ -1,12 +1,13 @@
 """The sweep backwards: from the gradient of an output to the gradients of all that it came from.
 
-This is a lesson, and the heart of the engine. In code it stands before `Tensor`, because it asks
-little of what it sweeps over: a node has its `data`, a `number`, and an `origin`.
+This is a lesson, and the heart of the engine. Read it after tensor.py and table.py; in code those
+import this file, and not the reverse, because the sweep asks little of what it sweeps over: a node
+has its `data`, a `number`, and an `origin`.
 
 Know before reading: NumPy, and the chain rule. If y = f(a, b), and a number L further on depends
-on y, then dL/da = (dL/dy)(dy/da), summed over the entries of y. The product is taken from the left,
-so that it has the shape of `a`: a *vector-Jacobian product*, one small function ("rule") for each
-input of f. How nodes are recorded is in tensor.py, and the rules are in ops.py.
+on y, then dL/da = (dL/dy)(dy/da), summed over the entries of y. dL/dy comes first, as a row vector
+times the Jacobian dy/da: a *vector-Jacobian product*. It has the shape of `a`, and no Jacobian is
+ever made: one small function for each input of f, a *rule*, gives the product. Rules are in ops.py.
 
 One worked trace, of y = x * x at x = 3. Going forward, each node gets the next number:
 
@@ -21,6 +22,11 @@ Going backward, the sweep visits the nodes that have a gradient by descending nu
                              g * a, give 1 * 3 for the left input and 1 * 3 for the right one.
                              Both inputs are node 0, so its gradient is 3 + 3
     x (0)     6.0            it is a leaf: 6.0 is a result, and indeed dy/dx = 2 x = 6
+
+If x were the number 3 and y an array of two entries, as in y = x * [1, 2], broadcasting would have
+used x twice: the rule gives [1, 2], and the two are summed to 3. If the sweep is told to record,
+the rules get the Tensors x and y instead of 3.0 and 9.0: g * b is then a Tensor with an origin, and
+the gradient 6.0 = g * x + g * x knows that it came from x. Its own gradient is 2.
 
 An input is always older than what was computed from it, and so has a smaller number. When the
 sweep comes to a node, it has visited everything that used the node: its gradient is complete.
@@ -51,7 +57,7 @@ class Origin(NamedTuple):
     needs: tuple  # for each input, whether its gradient is needed
 
 
-# The origin of a node whose graph an earlier backward() has used up.
+# The origin of a node whose graph an earlier backward() has dropped, to free the memory.
 USED_UP = Origin(primitive=None, inputs=(), arrays=(), keywords={}, saved=None, needs=())
 
 
@@ -65,13 +71,17 @@ def sweep(
     """Yield (node, gradient) for each leaf under the output, each gradient being complete.
 
     output: the node to start from. gradient: that of the output, of its shape and dtype.
-    wanted: numbers of nodes to yield besides the leaves; nodes older than all of these are left out.
+    wanted: numbers of nodes to yield besides the leaves. With it, the sweep ends at the oldest of
+    them: what is older was computed before it, and cannot depend on it.
     record: the rules get Tensors and record what they do, so that the gradients can be
     differentiated again. release: drop the graph on the way. RuntimeError for a graph used up.
     """
     oldest = min(wanted, default=0)
     pending = {output.number: gradient}  # number -> the gradient as far as it is known
-    queue = [(-output.number, output)]  # a heap gives its smallest entry first: minus the number
+
+    # A heap gives its smallest entry first: hence minus the number. Numbers are unique, so that
+    # the heap never has to compare two nodes.
+    queue = [(-output.number, output)]
 
     while queue:
         # The youngest node that is left: all that used it is younger still, and was visited.
@@ -82,14 +92,14 @@ def sweep(
         if is_leaf or node.number in wanted:
             yield node, g
         if is_leaf or node.number == oldest:
-            continue
+            continue  # there is nothing beyond it that anybody wants
 
         # The rules turn the gradient of the node into the gradients of its inputs.
         origin = node.origin
         if origin is USED_UP:
             raise RuntimeError(
                 "this graph was used up by an earlier backward(): run forward again, "
-                "or use minigrad.grad instead"
+                "or use minigrad.grad instead of backward(): it keeps the graph"
             )
         input_gradients = origin.primitive.gradients(node, g, record)
         if release:
@@ -100,9 +110,7 @@ def sweep(
             if dx is None or x.number < oldest:
                 continue
             is_first = x.number not in pending
-            if callable(dx):
-                dx = _carried_out(dx, x, may_write=release and is_first)
-            dx = _fitted(dx, x)
+            dx = _fitted(dx, x, may_write=release and is_first)
             if is_first:
                 pending[x.number] = dx
                 heappush(queue, (-x.number, x))
@@ -110,8 +118,10 @@ def sweep(
                 pending[x.number] = pending[x.number] + dx
 
 
-def _fitted(dx, x):
+def _fitted(dx, x, may_write):
     """A gradient with the shape and dtype of its input. This is where broadcasting is undone."""
+    if callable(dx):  # a kernel has postponed a large product: see below
+        dx = _carried_out(dx, x, may_write)
     if dx.shape != x.data.shape:
         dx = unbroadcast(dx, x.data.shape)
     if dx.dtype != x.data.dtype:
@@ -147,9 +157,10 @@ def _storage(leaf):
 
 
 def _carried_out(product, x, may_write):
-    """The gradient from a kernel that left a large product to be done here: product(out).
+    """The gradient from a kernel that postponed a large product until now: product(out).
 
     may_write: this is the first part of the gradient of x, and backward() is collecting `.grad`.
+    So the product may be written to where `.grad` will be.
     """
     is_free = may_write and x.grad is None
     return product(_storage(x) if is_free else None)

@@ -73,7 +73,7 @@ def _axes_before(x, axis) -> tuple:
     return (slice(None),) * positive_axes(int(axis), x.ndim)[0]
 
 
-# --------------------------------------------------------------------------------------- statistics
+# ------------------------------------------------------------------------------------- statistics
 def _n_reduced(x, axis) -> int:
     """How many entries a reduction over `axis` puts into one."""
     return math.prod(x.shape[a] for a in positive_axes(axis, x.ndim))
@@ -140,7 +140,7 @@ def norm(x: Array, ord=None, axis=None, keepdims: bool = False) -> Array:
     return _root(np.sum(np.square(x), axis=axis, keepdims=keepdims))
 
 
-# -------------------------------------------------------------------------------------- elementwise
+# ------------------------------------------------------------------------------------ elementwise
 @implements(np.clip)
 def clip(x: Array, a_min=None, a_max=None, *, min=None, max=None) -> Array:
     """As PyTorch's clamp: entries that lie on a bound let the gradient pass."""
@@ -183,7 +183,7 @@ IMPLEMENTATIONS[special.expm1] = ops.expm1
 IMPLEMENTATIONS[special.log1p] = ops.log1p
 
 
-# ---------------------------------------------------------------------------------------------- axes
+# ------------------------------------------------------------------------------------------- axes
 @implements(np.moveaxis)
 def moveaxis(x: Array, source, destination) -> Array:
     start = positive_axes(_number_or_tuple(source), x.ndim)
@@ -242,7 +242,7 @@ def ravel(x: Array) -> Array:
     return reshape(x, (x.size,))
 
 
-# ------------------------------------------------------------------------------- joining and cutting
+# ---------------------------------------------------------------------------- joining and cutting
 @implements(np.concatenate)
 def _concatenate(arrays, axis=0):
     arrays = as_operands("concatenate", *arrays)
@@ -307,7 +307,7 @@ def roll(x: Array, shift, axis=None) -> Array:
     return x
 
 
-# ------------------------------------------------------------------------------------------- reading
+# ---------------------------------------------------------------------------------------- reading
 @implements(np.take)
 def take(x: Array, indices, axis=None) -> Array:
     indices = list(indices) if isinstance(indices, tuple) else indices
@@ -331,7 +331,7 @@ def take_along_axis(x: Array, indices, axis=-1) -> Array:
 
 @implements(np.sort)
 def sort(x: Array, axis=-1) -> Array:
-    """Each sorted entry passes its gradient to where it came from; of equal ones the earlier first."""
+    """A sorted entry passes its gradient to where it came from; of equal ones the earlier first."""
     if axis is None:
         return sort(ravel(x))
     return take_along_axis(x, np.argsort(x.data, axis=axis, kind="stable"), axis)
@@ -370,7 +370,7 @@ def diff(x: Array, n: int = 1, axis=-1) -> Array:
     return x
 
 
-# ---------------------------------------------------------------------------------- linear algebra
+# --------------------------------------------------------------------------------- linear algebra
 @implements(np.matmul)
 def matmul(a: Array, b: Array) -> Array:
     """linalg.py's knows matrices; a vector is a row on the left and a column on the right."""
@@ -452,7 +452,7 @@ def multi_dot(arrays) -> Array:
     return reduce(matmul, arrays)
 
 
-# -------------------------------------------------- what has no derivative gives plain NumPy arrays
+# ------------------------------------------------ what has no derivative gives plain NumPy arrays
 # fmt: off
 PLAIN = [
     np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal,

@@ -43,7 +43,7 @@ import numpy as np
 from scipy import sparse
 
 from minigrad.backend import Array
-from minigrad.table import fuse
+from minigrad.fused import fuse
 
 
 def fused(forward: Callable, backward: Callable, name: str | None = None) -> Callable:

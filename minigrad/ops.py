@@ -1,4 +1,4 @@
-"""The table of calculus: every function that has rules of its own, one entry a function.
+"""The table of calculus: NumPy's and SciPy's functions that have rules of their own.
 
 This is a reference, to be looked things up in. How to read an entry:
 
@@ -9,8 +9,9 @@ This is a reference, to be looked things up in. How to read an entry:
     )
 
 Know before reading: table.py. Constants in rules are Python floats, which keep float32 as it is.
-Know after: all derivatives that the engine knows but those of matrices (linalg.py) and of networks
-(functional.py); all others (derived.py) follow from these by the chain rule.
+Know after: the derivatives of NumPy's and SciPy's functions; those of matrices are in linalg.py,
+and kernels of networks and counts have theirs beside them. All others (derived.py) follow by the chain
+rule.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ import numpy as np
 from scipy import special
 
 from minigrad.backend import add_at, special_of
-from minigrad.table import fuse, primitive
+from minigrad.fused import fuse
+from minigrad.table import primitive
 from minigrad.tensor import IMPLEMENTATIONS
 
-# --------------------------------------------------------------------------------------- arithmetic
+# -------------------------------------------------------------------------------------- arithmetic
 add = primitive(
     np.add,
     lambda g, y, a, b: g,
@@ -59,7 +61,7 @@ power = primitive(
     lambda g, y, a, b: g * y * np.log(a + (a == 0)),
 )
 
-# ------------------------------------------------------------------------- exponentials, logarithms
+# ------------------------------------------------------------------------ exponentials, logarithms
 exp = primitive(np.exp, lambda g, y, x: g * y)
 expm1 = primitive(np.expm1, lambda g, y, x: g * np.exp(x))
 log = primitive(np.log, lambda g, y, x: g / x)
@@ -78,7 +80,7 @@ sinh = primitive(np.sinh, lambda g, y, x: g * np.cosh(x))
 cosh = primitive(np.cosh, lambda g, y, x: g * np.sinh(x))
 tanh = primitive(np.tanh, lambda g, y, x: g * (1.0 - y * y))
 
-# ------------------------------------------------------------------------------- piecewise, choices
+# ------------------------------------------------------------------------------ piecewise, choices
 absolute = primitive(np.absolute, lambda g, y, x: g * np.sign(x))
 sign = primitive(np.sign, lambda g, y, x: 0.0 * g)
 
@@ -107,10 +109,12 @@ where = primitive(
 )
 IMPLEMENTATIONS[np.where] = where
 
+# NumPy's own np.astype has further parameters, and np.where above has others: so the function that
+# computes is a line of our own, and NumPy's name is registered for it.
 astype = primitive(lambda x, dtype: x.astype(dtype), lambda g, y, x, dtype: g, name="astype")
 IMPLEMENTATIONS[np.astype] = astype
 
-# ------------------------------------------------------- scipy.special: gamma, error, logistic, x log
+# ---------------------------------------------------- scipy.special: gamma, error, logistic, x log
 gammaln = primitive(special.gammaln, lambda g, y, x: g * special.digamma(x))
 gamma = primitive(special.gamma, lambda g, y, x: g * y * special.digamma(x))
 digamma = primitive(special.digamma, lambda g, y, x: g * polygamma(x, 1), name="digamma")
@@ -144,7 +148,7 @@ xlogy = primitive(
 )
 
 
-# --------------------------------------------------------------------------------------- reductions
+# ------------------------------------------------------------------------------------- reductions
 def _with_kept_axes(g, x, axis, keepdims):
     """A reduction's result (or its gradient), shaped as if its axes had been kept with length 1."""
     if keepdims:
@@ -159,7 +163,7 @@ def _sum_rule(g, y, x, axis=None, keepdims=False):
 
 
 def _extremum_rule(g, y, x, axis=None, keepdims=False):
-    """The gradient goes to the entry that was chosen; entries that tie share it (PyTorch's amax)."""
+    """The gradient goes to the entry that was chosen; entries that tie share it, as in PyTorch."""
     chosen = x == _with_kept_axes(y, x, axis, keepdims)
     n_chosen = np.sum(chosen, axis=axis, keepdims=True).astype(x.dtype)
     return _with_kept_axes(g, x, axis, keepdims) * chosen / n_chosen
@@ -179,7 +183,7 @@ IMPLEMENTATIONS[np.amax] = max_
 IMPLEMENTATIONS[np.amin] = min_
 
 
-# ------------------------------------------------------------------------------- shapes and reading
+# ----------------------------------------------------------------------------- shapes and reading
 def _transpose_rule(g, y, x, axes=None):
     """The axes go back to where they came from."""
     if axes is None:
@@ -216,7 +220,7 @@ getitem = primitive(
     name="getitem",
 )
 IMPLEMENTATIONS[operator.getitem] = getitem
-scatter = primitive(_scatter, lambda gg, y, g, index, shape: gg[index], name="scatter")
+scatter = primitive(_scatter, lambda g_of_z, z, g, index, shape: g_of_z[index], name="scatter")
 
 
 def _concatenate(needs, *arrays, axis=0):
@@ -231,5 +235,6 @@ def _concatenate_rule(g, y, saved, needs, *arrays, axis=0):
     return [g[(*other_axes, part)] for part in slices]
 
 
-# Of any number of arrays, hence with one rule for all of them. The rule is plain NumPy: no twin.
+# It takes any number of arrays, so one rule gives the gradients of all. The rule is plain NumPy,
+# and needs no twin.
 concatenate = fuse(None, _concatenate, _concatenate_rule, "concatenate")

@@ -12,19 +12,22 @@ This is a lesson. An entry of the table is one line of calculus:
     [array(12.)]
 
 Know before reading: tensor.py. There, NumPy hands its functions over to what stands in
-`IMPLEMENTATIONS`; here is what does stand there. A call of an entry has four parts:
+`IMPLEMENTATIONS`; here is what it finds there. A call of an entry has four parts. For
+`np.sum(t, 1)`, with t of shape (2, 3), they are:
 
-1. The arguments are put in order: `np.sum(t, 1)` is `np.sum(t, axis=1)`.
-2. The arrays are taken out of the Tensors; numbers beside them follow their dtype.
-3. The function itself computes. It is NumPy's, and knows nothing of Tensors.
-4. The result becomes a new Tensor. If a gradient may be asked for, its origin is recorded.
+1. The arguments are put in order. np.sum has one rule, so it takes one array, t; the 1 that
+   follows is np.sum's next parameter, `axis`. It becomes a keyword: axis=1.
+2. The arrays are taken out of the Tensors: t.data. Numbers beside them are converted to the
+   Tensors' dtype, so that float32 stays float32.
+3. The function computes: np.sum(t.data, axis=1). It is NumPy's, and knows nothing of Tensors.
+4. The result, of shape (2,), becomes a new Tensor. If a gradient may be asked for, its origin says:
+   this entry, of t, with axis=1.
 
 Going backward, the sweep (backward.py) asks the entry for the `gradients` of its inputs, and the
-entry asks its rules. A rule is plain NumPy as well: given arrays it computes; given Tensors it
-records, and so gradients of gradients need nothing more.
+entry asks its rules: here `rule(g, y, x, axis=1)`, which spreads g, of shape (2,), over (2, 3). A
+rule is plain NumPy as well: given arrays it computes; given Tensors it records.
 
-Know after: what `primitive` does, and so what every line of ops.py means; and what a hand-written
-kernel (`fuse`) has besides.
+Know after: what `primitive` does, and so what every line of ops.py means.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ import numpy as np
 
 from minigrad import backend
 from minigrad.backward import Origin
-from minigrad.tensor import IMPLEMENTATIONS, Tensor, check_keywords, grad, numbers, recording
+from minigrad.tensor import IMPLEMENTATIONS, Tensor, check_keywords, numbers, recording
 
 PRIMITIVES: dict[str, Primitive] = {}  # name -> entry: all of calculus that the engine knows
 
@@ -45,25 +48,26 @@ PRIMITIVES: dict[str, Primitive] = {}  # name -> entry: all of calculus that the
 class Primitive:
     """An entry of the table: a function of arrays and Tensors, with the rules of its gradients.
 
-    Made by `primitive`. Called with arrays only, it does what its function does.
+    Made by `primitive`. Called with arrays only, it does what its function does; of the function's
+    keywords it takes those that its rules know.
     """
 
     def __init__(self, function: Callable, rules: tuple, name: str):
-        first_rule = next(rule for rule in rules if rule is not None)
-        named_by_rule = list(inspect.signature(first_rule).parameters)
-        n_arrays = len(rules)
-
         self.__name__ = name
         self.__doc__ = function.__doc__
         self.function = function
         self.rules = rules
-        self.n_arrays = n_arrays
-        self.keywords = tuple(named_by_rule[2 + n_arrays :])  # after g, y and the arrays
+        self.n_arrays = len(rules)
 
-        # What may follow the arrays by position, as axis does in np.sum(t, 1).
+        # The keywords that are offered are those that the rule knows: what its signature has
+        # after g, y and the arrays. For np.sum, rule(g, y, x, axis, keepdims), they are two.
+        first_rule = next(rule for rule in rules if rule is not None)
+        self.keywords = tuple(inspect.signature(first_rule).parameters)[2 + self.n_arrays :]
+
+        # What may follow the arrays by position is up to the function: np.sum(t, 1) is axis=1.
         is_ufunc = isinstance(inspect.unwrap(function), np.ufunc)
         parameters = [] if is_ufunc else list(inspect.signature(function).parameters)
-        self.by_position = parameters[n_arrays:]
+        self.by_position = parameters[self.n_arrays :]
 
         # NumPy's ufuncs let a Python float follow the dtype of the array beside it. SciPy's do not,
         # nor does the rule of np.power, which compares its operands with 0.
@@ -97,7 +101,7 @@ class Primitive:
         return inputs[:n], keywords
 
     def beside_tensors(self, inputs: tuple, arrays: list, dtype: np.dtype) -> list:
-        """The arrays, where numbers and integer arrays follow the dtype of the Tensors."""
+        """The arrays; numbers and integer arrays are converted to the Tensors' dtype."""
         for i, x in enumerate(inputs):
             if type(x) is Tensor or self.rules[i] is None:
                 continue
@@ -115,8 +119,8 @@ class Primitive:
     def gradients(self, node: Tensor, g: Any, record: bool) -> list:
         """The gradient of each input, from the gradient g of `node`, which this entry made.
 
-        record: the rules get Tensors, and so record. None where no gradient is needed. The shape
-        may be the one that broadcasting made: the sweep sums it back.
+        record: whether the rules get Tensors, and so record. Returns a list, with None where no
+        gradient is needed. A gradient may have the shape that broadcasting made: the sweep sums it.
         """
         origin = node.origin
         y = node if record else node.data
@@ -184,8 +188,8 @@ def primitive(function: Callable, *rules: Callable | None, name: str | None = No
 
     function: of as many arrays as there are rules, and then keywords. rules: one for each array,
     `rule(g, y, *inputs, **keywords)`: the gradient of that input from the gradient `g` of the
-    output `y`, in plain NumPy; None for an input that has no gradient. It may have the shape that
-    broadcasting made. The keywords that a user may pass are those that the first rule names; all
+    output `y`, in plain NumPy; None for an input that has no gradient. The gradient may have the
+    shape that broadcasting made. The keywords that a user may pass are those that the first rule names; all
     rules of a function take the same ones. name: by default the function's.
 
     From now on NumPy finds this entry whenever `function` is given a Tensor.
@@ -198,96 +202,11 @@ def primitive(function: Callable, *rules: Callable | None, name: str | None = No
         np.float64(0.5652)
     """
     entry = Primitive(function, rules, name or function.__name__)
-    return _registered(entry)
+    return registered(entry)
 
 
-def _registered(entry):
+def registered(entry: Primitive) -> Primitive:
+    """Put an entry into both tables; returns it."""
     PRIMITIVES[entry.__name__] = entry
     IMPLEMENTATIONS[entry.function] = entry
     return entry
-
-
-# ------------------------------------------------------------------------------------------ kernels
-class Fused(Primitive):
-    """An entry whose gradients come from one joint rule, as those of a hand-written kernel do.
-
-    Made by `fuse`. It differs from a Primitive in three ways: the forward pass may keep what the
-    rule wants (`saved`), the rule gives all gradients at once, and beside it stands a twin: the
-    same function as a plain formula. The twin runs on devices that the kernel does not know, and
-    where the gradient itself is to be differentiated.
-    """
-
-    def __init__(self, forward: Callable, joint: Callable, twin: Callable | None, name, keywords):
-        self.__name__ = name
-        self.__doc__ = forward.__doc__ or (twin.__doc__ if twin else None)
-        self.function = forward
-        self.joint = joint
-        self.twin = twin
-        self.keywords = tuple(keywords)
-
-    def __call__(self, *inputs, **keywords):
-        if keywords:
-            check_keywords(keywords, self.__name__, self.keywords)
-        arrays, needs, dtype = unwrapped(inputs)
-        if dtype is not None:
-            arrays = self.beside_tensors(inputs, arrays, dtype)
-        if self.twin is not None and not backend.on_host(arrays):
-            return self.twin(*with_tensors(inputs, arrays), **keywords)
-        if not recording.enabled:
-            needs = [False] * len(needs)
-        try:
-            y, saved = self.function(needs, *arrays, **keywords)
-        except (TypeError, ValueError, IndexError) as error:
-            raise backend.explained(error, self.__name__, arrays) from error
-        if dtype is None:
-            return y
-        return wrapped(y, self, inputs, arrays, keywords, saved, needs)
-
-    def beside_tensors(self, inputs: tuple, arrays: list, dtype: np.dtype) -> list:
-        """As in Primitive; kernels also take sparse matrices, and None."""
-        for i, x in enumerate(inputs):
-            if type(x) is not Tensor:
-                arrays[i] = backend.as_operand(x, dtype, self.__name__, in_kernel=True)
-        return arrays
-
-    def gradients(self, node: Tensor, g: Any, record: bool) -> list:
-        """As in Primitive, of the shapes of the inputs; here the rule gives all at once."""
-        origin = node.origin
-        if record and self.twin is not None:
-            return self.through_twin(origin, g)
-        y = node if record else node.data
-        operands = with_tensors(origin.inputs, origin.arrays) if record else origin.arrays
-        found = self.joint(g, y, origin.saved, origin.needs, *operands, **origin.keywords)
-        return [dx if need else None for dx, need in zip(found, origin.needs)]
-
-    def through_twin(self, origin: Origin, g: Tensor) -> list:
-        """The gradients as a graph: those of the twin, which is made of entries with rules.
-
-        g: a Tensor of the shape of the output. The twin gets aliases of the inputs, as one input may be computed from another one, or be
-        given twice: the sweep is to stop at each.
-        """
-        operands = with_tensors(origin.inputs, origin.arrays)
-        aliases = [_alias(x) if type(x) is Tensor else x for x in operands]
-        y = self.twin(*aliases, **origin.keywords)
-        wanted = [x for x, need in zip(aliases, origin.needs) if need]
-        found = iter(grad(y, wanted, g, create_graph=True))
-        return [next(found) if need else None for need in origin.needs]
-
-
-def fuse(twin: Callable | None, forward: Callable, joint: Callable, name: str) -> Fused:
-    """Put a hand-written kernel into the table, beside its twin.
-
-    twin: the same function as a plain NumPy formula; its keyword-only parameters are the keywords
-    that a user may pass. None where forward and joint are plain NumPy themselves.
-    forward(needs, *inputs, **keywords) gives (y, saved): the result, and what the rule wants to
-    keep; needs says for each input whether its gradient will be asked for.
-    joint(g, y, saved, needs, *inputs, **keywords) gives a gradient for each input, None where not
-    needed; or, for a large one, a function that computes it when it is given an array to write it
-    into, or None for a new one. Kernels see NumPy arrays and SciPy's CSR matrices only.
-    """
-    parameters = inspect.signature(twin or forward).parameters
-    keywords = [k for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
-    return _registered(Fused(forward, joint, twin, name, keywords))
-
-
-_alias = primitive(lambda x: x, lambda g, y, x: g, name="alias")

@@ -14,20 +14,22 @@ This is a lesson, the first one. A Tensor is a NumPy array with a memory:
     >>> x.grad
     array([ 3., 12.])
 
-Know before reading: NumPy. What follows is how it comes that `np.sum(x ** 3)` is remembered.
+Know before reading: NumPy. What follows is how `np.sum(x ** 3)` comes to be remembered.
 
 1. `x ** 3` is `np.power(x, 3)`: each operator below is a NumPy function.
-2. NumPy looks at what `np.power` was given, finds a type that is not its own, and asks that type
-   to do the work: it calls `Tensor.__array_ufunc__` (by its protocol NEP 13), and for functions
-   such as `np.sum` it calls `Tensor.__array_function__` (NEP 18).
+2. NumPy looks at what `np.power` was given, and finds a type that is not its own. It then calls a
+   method of that type to do the work: `Tensor.__array_ufunc__` (the protocol NEP 13), and for
+   functions such as `np.sum` it calls `Tensor.__array_function__` (NEP 18).
 3. Both look the function up in `IMPLEMENTATIONS`. What they find there, an entry of the table
-   (table.py), computes on the arrays inside and makes a new Tensor of the result. Its `origin`
-   says which function made it, and from what.
-4. Origins are the graph. They point from outputs to inputs only, so there are no cycles, and
-   dropping the output frees it all.
-5. `backward()` follows the origins back, and adds up in `.grad` what each leaf is due (backward.py).
+   (table.py), computes on the arrays inside and makes a new Tensor of the result.
+4. The new Tensor is *recorded*: its *origin* says which function made it, and from what. A Tensor
+   that nothing made, such as x, is a *leaf*. Origins are the graph. They point from outputs to
+   inputs only, so there are no cycles, and dropping the output frees it all.
+5. `backward()` follows the origins back to the leaves, and adds to the `.grad` of each leaf its
+   gradient (backward.py). A *rule* of the table says how to go back through one function. On the
+   way the graph is *used up*: dropped, to free the memory. A second backward() is an error.
 
-Know after: what a Tensor is, what it can do, and by which door NumPy's functions come in.
+Know after: what a Tensor is, what it can do, and by which methods NumPy hands its functions over.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ from minigrad import backend
 from minigrad.backend import Array
 from minigrad.backward import USED_UP, Origin, add_to_grad, sweep
 
-# NumPy's or SciPy's function -> what runs when it is given a Tensor. table.py and derived.py fill it.
+# NumPy's or SciPy's function -> what runs when it is given a Tensor. table.py fills it with entries
+# that have rules, and derived.py with functions that are made of others.
 IMPLEMENTATIONS: dict[Callable, Callable] = {}
 
 numbers = count()  # every Tensor gets the next one: inputs have smaller numbers than outputs
@@ -58,8 +61,8 @@ class Tensor:
     which become float64. requires_grad: whether `backward` is to fill `.grad` (same shape and dtype
     as `.data`). dtype: convert to this first. TypeError for complex numbers or text.
 
-    NumPy's functions and operators take Tensors; comparisons give plain boolean arrays. Until
-    backward, neither the data nor what was used as an index may change: the rules look at them
+    NumPy's functions and operators take Tensors; comparisons give plain boolean arrays. Do not
+    change the data, or an array used as an index, in place before backward: the rules read them
     again.
 
         >>> t = Tensor([1.0, 2.0], requires_grad=True)
@@ -70,7 +73,9 @@ class Tensor:
     """
 
     __slots__ = ("data", "requires_grad", "grad", "grad_storage", "origin", "number", "__weakref__")
-    __array_priority__ = 1000  # so that cupy_array * t and sparse * t come here
+    # Libraries with arrays of their own, as CuPy and scipy.sparse, ask this number who is to do
+    # `array * t`: the higher one.
+    __array_priority__ = 1000
 
     data: Any  # the array
     requires_grad: bool
@@ -98,7 +103,7 @@ class Tensor:
         self.origin = None
         self.number = next(numbers)
 
-    # ------------------------------------------------------------ the door for NumPy's functions
+    # ---------------------------------------------------------- how NumPy hands its functions over
     def __array_ufunc__(self, ufunc, method, *inputs, **keywords):
         """NumPy calls this when a Tensor is given to a ufunc such as np.exp or np.add (NEP 13)."""
         if method == "__call__":
@@ -111,14 +116,13 @@ class Tensor:
         """NumPy calls this when a Tensor is given to another function, as np.sum (NEP 18)."""
         return dispatch(function, inputs, keywords)
 
-    # --------------------------------------------------------------------------- differentiation
+    # ----------------------------------------------------------------------------- differentiation
     def backward(self, gradient: Array | None = None) -> None:
-        """Add to `.grad` of each leaf that this depends on, and use the graph up.
+        """Add to `.grad` of each leaf that this depends on, and drop the graph on the way.
 
-        What is added is d(sum of self * gradient)/d(leaf). gradient: an array of this shape; it may
-        be left out where this has a single entry, and is then 1. The `.grad` of an optimiser's
-        parameter is a view of the optimiser's array: copy what is to outlive zero_grad.
-        RuntimeError where nothing was recorded.
+        What is added is d(sum of self * gradient)/d(leaf). gradient: an array or Tensor of this
+        shape; it may be left out where this has a single entry, and is then 1. RuntimeError where
+        nothing was recorded, or where the graph was used up before.
         """
         if not self.requires_grad:
             raise RuntimeError(
@@ -143,7 +147,7 @@ class Tensor:
         """The data as a host array: shared where it is NumPy's, copied from a GPU."""
         return backend.to_host(self.data)
 
-    # --------------------------------------------------------------------------------- arithmetic
+    # ---------------------------------------------------------------------------------- arithmetic
     def __add__(self, other):
         """self + other, elementwise, broadcast as in NumPy."""
         return np.add(self, other)
@@ -177,7 +181,7 @@ class Tensor:
         return np.divide(other, self)
 
     def __pow__(self, other):
-        """self ** other, elementwise. A square has a function of its own, which is quicker."""
+        """self ** other, elementwise. A square is np.square, which is quicker."""
         if type(other) in (int, float) and other == 2:
             return np.square(self)
         return np.power(self, other)
@@ -206,7 +210,7 @@ class Tensor:
         """abs(self), elementwise; its slope at 0 is 0."""
         return np.absolute(self)
 
-    # -------------------------------------------------------- comparisons give plain boolean arrays
+    # ------------------------------------------------------- comparisons give plain boolean arrays
     def __eq__(self, other):  # type: ignore[override]  # an array, as NumPy's
         """self == other, elementwise: a plain boolean array."""
         return np.equal(self, other)
@@ -251,7 +255,7 @@ class Tensor:
 
     @property
     def dtype(self) -> np.dtype:
-        """float32 or float64, as the data are."""
+        """The dtype of the data, a floating one."""
         return self.data.dtype
 
     @property
@@ -311,7 +315,7 @@ class Tensor:
         return np.astype(self, dtype)
 
     # ---------------------------------------------------------------------------------- reductions
-    # NumPy's other keywords, such as dtype=, are handed on, for the error that says what is offered.
+    # Other keywords of NumPy's, such as dtype=, go on to check_keywords, which says what is offered.
     def sum(self, axis=None, keepdims: bool = False, **others) -> Tensor:
         """The sum over an axis, several, or all of them."""
         return np.sum(self, axis=axis, keepdims=keepdims, **others)
@@ -385,7 +389,7 @@ class Tensor:
         """The entries rounded: a plain array."""
         return np.round(self, decimals)
 
-    # -------------------------------------------------------------------------------- as one number
+    # ------------------------------------------------------------------------------- as one number
     def __bool__(self) -> bool:
         """Whether the only entry is not 0."""
         return bool(self.data)
@@ -394,7 +398,7 @@ class Tensor:
         """The only entry, as a Python number."""
         return float(self.data)
 
-    # ------------------------------------------------------------------------------ text and copies
+    # ----------------------------------------------------------------------------- text and copies
     def __repr__(self) -> str:
         """The data, and how they came to be."""
         text = np.array2string(self.numpy(), separator=", ", prefix="Tensor(")
@@ -415,7 +419,7 @@ class Tensor:
         is_leaf = self.origin is None
         return Tensor, (self.data, self.requires_grad and is_leaf)
 
-    # ------------------------------------------------------------------- what it refuses, and why
+    # -------------------------------------------------------------------- what it refuses, and why
     def __array__(self, *_, **__) -> NoReturn:
         """A Tensor never becomes an array silently: no derivative would flow."""
         raise backend.not_an_array()
@@ -442,7 +446,7 @@ def _one_or_many(sizes):
     return sizes
 
 
-# ----------------------------------------------------------------------- behind NumPy's two doors
+# --------------------------------------------------- what NumPy's functions do when given Tensors
 def dispatch(function: Callable, inputs: tuple, keywords: dict) -> Any:
     """What a NumPy function does when one of its arguments is a Tensor.
 
@@ -485,7 +489,7 @@ def check_keywords(keywords: dict, name: str, allowed: tuple | None) -> None:
             )
 
 
-# --------------------------------------------------------------------- whether anything is recorded
+# ------------------------------------------------------------------- whether anything is recorded
 class _Recording(threading.local):
     """A flag that each thread has for itself, on at first."""
 
@@ -514,11 +518,11 @@ def no_grad() -> AbstractContextManager:
     return recording_is(False)
 
 
-# ------------------------------------------------------------------ gradients as values: grad(y, x)
+# ---------------------------------------------------------------- gradients as values: grad(y, x)
 def grad(
     output: Tensor,
     inputs: Tensor | list,
-    gradient: Array | None = None,
+    gradient: Array | Tensor | None = None,
     create_graph: bool = False,
 ) -> list:
     """d(sum of output * gradient)/d(each input), leaving `.grad` and the graph as they are.
@@ -547,14 +551,14 @@ def grad(
     if not create_graph and isinstance(start, Tensor):
         start = start.data
 
-    # Rules are plain NumPy. Given arrays they compute; given Tensors they record, like any formula:
-    # that is all there is to gradients of gradients.
+    # Rules are plain NumPy (table.py). Given arrays they compute; given Tensors they record, like
+    # any formula, and what they record can be differentiated again.
     found = {}
     if output.requires_grad and inputs:
-        wanted = {x.number for x in inputs}
+        wanted = {x.number for x in inputs}  # inputs may be leaves, or Tensors on the way
         with recording_is(create_graph):
             for node, g in sweep(output, start, wanted, record=create_graph):
-                if node.number in wanted:  # other leaves come by too
+                if node.number in wanted:  # the sweep also yields leaves that nobody asked for
                     found[node.number] = g
 
     gradients = []
@@ -563,7 +567,7 @@ def grad(
         if g is None:
             zeros = np.zeros_like(x.data)
             g = Tensor(zeros) if create_graph else zeros
-        gradients.append(g if create_graph else np.copy(g))
+        gradients.append(g if create_graph else np.copy(g))  # a rule may return what it was given
     return gradients
 
 

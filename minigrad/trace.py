@@ -27,7 +27,8 @@ import numpy as np
 from minigrad import backend, picture
 from minigrad.backend import Array
 from minigrad.backward import USED_UP, sweep
-from minigrad.table import Fused, Primitive
+from minigrad.fused import Fused
+from minigrad.table import Primitive
 from minigrad.tensor import Tensor, initial_gradient
 
 

@@ -11,7 +11,8 @@ import pytest
 from minigrad import backward, checking, functional
 from minigrad.checking import EXAMPLES, GradientError, check_primitive, gradcheck, main
 from minigrad.count_likelihoods import nb_cell_log_prob
-from minigrad.table import PRIMITIVES, Fused, fuse, primitive
+from minigrad.fused import Fused, fuse
+from minigrad.table import PRIMITIVES, primitive
 from minigrad.tensor import IMPLEMENTATIONS, Tensor
 
 A = np.array([[0.5, -1.2, 2.0], [1.5, 0.3, -0.7]])

@@ -16,6 +16,7 @@ ORDER = {
         "backward",
         "tensor",
         "table",
+        "fused",
         "ops",
         "linalg",
         "derived",

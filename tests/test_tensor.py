@@ -19,7 +19,8 @@ import pytest
 from scipy import sparse, special
 
 from minigrad import backend, backward, derived, functional, ops
-from minigrad.table import PRIMITIVES, fuse, primitive
+from minigrad.fused import fuse
+from minigrad.table import PRIMITIVES, primitive
 from minigrad.tensor import IMPLEMENTATIONS, Tensor, grad, no_grad
 
 
