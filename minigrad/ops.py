@@ -10,8 +10,8 @@ This is a reference, to be looked things up in. How to read an entry:
 
 Know before reading: table.py. Constants in rules are Python floats, which keep float32 as it is.
 Know after: the derivatives of NumPy's and SciPy's functions; those of matrices are in linalg.py,
-and kernels of networks and counts have theirs beside them. All others (derived.py) follow by the chain
-rule.
+and kernels of networks and counts have theirs beside them. All others (derived.py) follow by the
+chain rule.
 """
 
 from __future__ import annotations

@@ -189,8 +189,8 @@ def primitive(function: Callable, *rules: Callable | None, name: str | None = No
     function: of as many arrays as there are rules, and then keywords. rules: one for each array,
     `rule(g, y, *inputs, **keywords)`: the gradient of that input from the gradient `g` of the
     output `y`, in plain NumPy; None for an input that has no gradient. The gradient may have the
-    shape that broadcasting made. The keywords that a user may pass are those that the first rule names; all
-    rules of a function take the same ones. name: by default the function's.
+    shape that broadcasting made. The keywords that a user may pass are those that the first rule
+    names; all rules of a function take the same ones. name: by default the function's.
 
     From now on NumPy finds this entry whenever `function` is given a Tensor.
 

@@ -315,7 +315,7 @@ class Tensor:
         return np.astype(self, dtype)
 
     # ---------------------------------------------------------------------------------- reductions
-    # Other keywords of NumPy's, such as dtype=, go on to check_keywords, which says what is offered.
+    # Other keywords of NumPy's, such as dtype=, go on to check_keywords, which names those offered.
     def sum(self, axis=None, keepdims: bool = False, **others) -> Tensor:
         """The sum over an axis, several, or all of them."""
         return np.sum(self, axis=axis, keepdims=keepdims, **others)
