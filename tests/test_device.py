@@ -13,8 +13,8 @@ from scipy import sparse, special
 
 from demos import __main__ as demos
 from minigrad import PRIMITIVES, Tensor, backend, functional, grad, nn, optim, trace
-from minigrad.checking import EXAMPLES
 from minigrad.data import take_rows
+from minigrad.example_inputs import EXAMPLES
 from minigrad.distributions import (
     Bernoulli,
     Categorical,
@@ -330,7 +330,7 @@ def test_optimisers(make, monkeypatch):
         assert net.device == device
         optimizer = make(net.parameters())
         schedule = optim.CosineSchedule(optimizer, 10)
-        assert optimizer.block == (
+        assert optimizer.block_size == (
             8 if device == "numpy" else optimizer.weights.size
         )  # blocks are for the host's cache
         for step in range(4):
