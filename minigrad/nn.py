@@ -1,250 +1,335 @@
-"""Layers: modules that own parameters, and compute with functional.py.
+"""Layers, and the modules that networks are built of. This is a lesson.
 
-Know before reading: functional.py. A Module is an object whose attributes are parameters (leaf Tensors), other modules,
-lists of modules, or plain arrays that it lists as `buffers` (state that is saved but not trained). There is no
-registration: `named_parameters` walks the attributes. Calling a module runs it: `module(x, rng)`; only layers that draw
-noise look at `rng`.
+A network is a formula with many parameters. A *module* is an object that owns some of them and
+knows its part of the formula; networks are modules that hold other modules:
 
-Know after: what PyTorch's torch.nn does when a layer is made, moved, saved, or switched to evaluation.
+    >>> import numpy as np
+    >>> from minigrad import functional
+    >>> from minigrad.nn import Linear, Module
+    >>> class Network(Module):
+    ...     def __init__(self):
+    ...         self.hidden = Linear(3, 8)
+    ...         self.out = Linear(8, 1)
+    ...
+    ...     def __call__(self, x, rng=None):
+    ...         return self.out(functional.relu(self.hidden(x)))
+    >>> network = Network()
+    >>> network(np.ones((5, 3), np.float32)).shape
+    (5, 1)
+    >>> [(name, p.shape) for name, p in network.named_parameters()]
+    [('hidden.weight', (8, 3)), ('hidden.bias', (8,)), ('out.weight', (1, 8)), ('out.bias', (1,))]
+
+Nothing was registered: `named_parameters` looks through the attributes of the object, and through
+those of the modules among them. What it finds is what an optimiser trains, what a file of weights
+holds, and what moves to a GPU.
+
+Every module is called in the same way, `module(x, rng)`. `rng` is a generator of random numbers;
+only layers that draw noise, such as Dropout, look at it.
+
+Know before reading: functional.py, for what the layers compute.
+
+Know after: what PyTorch's torch.nn does when a layer is made, moved, saved, or switched to
+evaluation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Self
 
 import numpy as np
 from scipy import special
 
-from minigrad import backend, functional
+from minigrad import arena, backend, functional
+from minigrad.backend import Array
 from minigrad.tensor import Tensor
 
 
-def Parameter(data, dtype=None) -> Tensor:
-    """A leaf Tensor that is trained: a copy of `data` (any shape), float32 unless data or dtype say otherwise."""
-    data = np.array(
-        data, dtype=dtype if dtype is not None or hasattr(data, "dtype") else np.float32
-    )
-    return Tensor(data if data.dtype.kind == "f" else data.astype(np.float32), requires_grad=True)
+def Parameter(data: Any, dtype: Any = None) -> Tensor:
+    """A Tensor to be trained: a leaf with requires_grad, holding a copy of `data`, of any shape.
+
+    dtype: by default that of a floating array; float32 for all else.
+    """
+    if dtype is None and not hasattr(data, "dtype"):
+        dtype = np.float32  # numbers and lists
+    values = np.array(data, dtype=dtype)
+    if values.dtype.kind != "f":
+        values = values.astype(np.float32)
+    return Tensor(values, requires_grad=True)
 
 
-_streams = np.random.default_rng(
-    0
-)  # each layer made without a generator gets a stream of its own, by order of making
+# Layers that are made without a generator take the next one of these: two layers of the same
+# shape start differently, and yet a program gets the same numbers whenever it runs.
+_streams = np.random.default_rng(0)
+
+
+def _own_stream() -> np.random.Generator:
+    return _streams.spawn(1)[0]
 
 
 class Module:
-    """What has parameters: assign Tensors, modules, or lists of modules to attributes, and write `__call__`."""
+    """What owns parameters. A subclass assigns its parts to attributes, and defines `__call__`.
 
-    buffers = ()  # names of attributes that are saved and moved with the parameters, but not trained
+    Parts are parameters (leaf Tensors of any shape), other modules, and lists of modules. `buffers`
+    names further attributes: arrays that are saved and moved, but not trained. `training` says
+    whether the module is in training or in evaluation; it makes a difference to Dropout and
+    BatchNorm1d.
+    """
+
+    buffers: tuple[str, ...] = ()
     training = True
+    __call__: Callable[..., Any]
 
+    # ------------------------------------------------------------------------ what there is inside
     def children(self) -> Iterator[tuple[str, Module]]:
-        """Yield (name, module) of the modules directly inside."""
+        """Yield (name, module) of the modules directly inside, those in lists included."""
         for name, value in vars(self).items():
             if isinstance(value, Module):
                 yield name, value
             elif isinstance(value, (list, tuple)):
-                yield from (
-                    (f"{name}.{i}", m) for i, m in enumerate(value) if isinstance(m, Module)
-                )
+                for i, item in enumerate(value):
+                    if isinstance(item, Module):
+                        yield f"{name}.{i}", item
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """Yield (dotted name, module) of this and of all modules inside, in the order of definition."""
+        """Yield (dotted name, module) of this and of all modules inside, in order of definition.
+
+        The name of this module itself is the prefix.
+        """
         yield prefix, self
         for name, child in self.children():
-            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+            yield from child.named_modules(_dotted(prefix, name))
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield (dotted name, Tensor of any shape) of all parameters, in the order of definition."""
+        """Yield (dotted name, Tensor of any shape) of all parameters, in order of definition."""
         for prefix, module in self.named_modules():
             for name, value in vars(module).items():
                 if isinstance(value, Tensor) and value.requires_grad and value.origin is None:
-                    yield f"{prefix}.{name}" if prefix else name, value
+                    yield _dotted(prefix, name), value
 
     def named_buffers(self) -> Iterator[tuple[str, Module, str]]:
-        """Yield (dotted name, owner, attribute) of all buffers."""
+        """Yield (dotted name, module, attribute) of all buffers: the array is module.attribute."""
         for prefix, module in self.named_modules():
-            yield from (
-                (f"{prefix}.{name}" if prefix else name, module, name) for name in module.buffers
-            )
+            for name in module.buffers:
+                yield _dotted(prefix, name), module, name
 
     def parameters(self) -> list[Tensor]:
         """All parameters, of any shapes, as a list."""
         return [p for _, p in self.named_parameters()]
 
-    @property
-    def device(self) -> str:
-        """Where the parameters are, "numpy" or "cupy"; "numpy" for a module without any."""
-        return next((backend.device_of(p.data) for p in self.parameters()), "numpy")
+    # -------------------------------------------------------------------------- saving and loading
+    def _arrays(self) -> dict[str, Array]:
+        """Dotted name -> the array itself, of all parameters and then of all buffers."""
+        arrays = {name: p.data for name, p in self.named_parameters()}
+        for name, module, attribute in self.named_buffers():
+            arrays[name] = getattr(module, attribute)
+        return arrays
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Names to host copies of all parameters and buffers; shapes and dtypes stay."""
-        state = {name: np.array(p.numpy()) for name, p in self.named_parameters()}
-        state.update(
-            {name: np.array(backend.to_host(getattr(m, a))) for name, m, a in self.named_buffers()}
-        )
-        return state
+        """Dotted name -> a copy on the host, of all parameters and buffers; any shapes."""
+        return {name: np.array(backend.to_host(array)) for name, array in self._arrays().items()}
 
-    def load_state_dict(self, state) -> None:
-        """Write arrays into parameters and buffers, in place. ValueError for missing or unknown names and wrong shapes."""
-        targets = {name: p.data for name, p in self.named_parameters()}
-        targets.update({name: getattr(m, a) for name, m, a in self.named_buffers()})
-        missing, unknown = (
-            sorted(targets.keys() - state.keys()),
-            sorted(state.keys() - targets.keys()),
-        )
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Write arrays into the parameters and buffers, in place, keeping their dtypes.
+
+        ValueError, and nothing is written, where a name is missing or unknown or a shape is wrong.
+        """
+        arrays = self._arrays()
+        missing = sorted(arrays.keys() - state.keys())
+        unknown = sorted(state.keys() - arrays.keys())
         if missing or unknown:
             raise ValueError(f"load_state_dict: missing names {missing}, unknown names {unknown}")
-        for name, target in targets.items():
-            if np.shape(state[name]) != target.shape:
-                raise ValueError(
-                    f"load_state_dict: {name} has shape {np.shape(state[name])}, not {target.shape}"
-                )
-        for name, target in targets.items():
-            backend.assign(target, state[name])
+        for name, array in arrays.items():
+            shape = np.shape(state[name])
+            if shape != array.shape:
+                raise ValueError(f"load_state_dict: {name} has shape {shape}, not {array.shape}")
+        for name, array in arrays.items():
+            backend.assign(array, state[name])
 
-    def train(self, mode: bool = True) -> Module:
-        """Switch to training (dropout drops, batch norm uses the minibatch), or with False to evaluation. Returns self."""
+    # --------------------------------------------------------------- training, evaluation, devices
+    def train(self, mode: bool = True) -> Self:
+        """Switch this and all modules inside to training, or with False to evaluation.
+
+        In training, dropout drops and batch norm uses the minibatch's statistics. Returns self.
+        """
         for _, module in self.named_modules():
             module.training = mode
         return self
 
-    def eval(self) -> Module:
+    def eval(self) -> Self:
         """Switch to evaluation: deterministic. Returns self."""
         return self.train(False)
 
-    def to(self, device: str) -> Module:
-        """Move parameters and buffers to "numpy" or "cupy". Returns self. An optimiser is to be made after this."""
+    @property
+    def device(self) -> str:
+        """Where the parameters are: "numpy" or "cupy"; "numpy" for a module without any."""
+        for p in self.parameters():
+            return backend.device_of(p.data)
+        return "numpy"
+
+    def to(self, device: str) -> Self:
+        """Move parameters and buffers to "numpy" or "cupy". Returns self.
+
+        What moves loses its gradient; make optimisers after this.
+        """
         for p in self.parameters():
             moved = backend.to_device(p.data, device)
             if moved is not p.data:
-                p.data, p.grad, p.grad_storage = moved, None, None
-        for _, module, name in self.named_buffers():
-            setattr(module, name, backend.to_device(getattr(module, name), device))
+                p.data = moved
+                arena.leave(p)
+        for _, module, attribute in self.named_buffers():
+            setattr(module, attribute, backend.to_device(getattr(module, attribute), device))
         return self
 
 
-class Linear(Module):
-    """y = x @ weight.T + bias. weight (n_out, n_in) and bias (n_out,) start uniform within 1/sqrt(n_in), as PyTorch's.
+def _dotted(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
 
-    x: (..., n_in), or CSR. The bound is that of He et al. 2015 with PyTorch's a = sqrt(5).
+
+# -------------------------------------------------------------------------- layers with parameters
+class Linear(Module):
+    """A linear map: y = x @ weight.T + bias.
+
+    x: (..., n_in), or a CSR matrix (n, n_in); y: (..., n_out). weight: (n_out, n_in); bias:
+    (n_out,). Both start uniform within 1/sqrt(n_in), as in PyTorch: the bound of He et al. 2015,
+    with a = sqrt(5). rng: draws these; by default each layer has a generator of its own.
     """
 
     def __init__(
-        self, n_in: int, n_out: int, *, dtype=np.float32, rng: np.random.Generator | None = None
+        self,
+        n_in: int,
+        n_out: int,
+        *,
+        dtype: Any = np.float32,
+        rng: np.random.Generator | None = None,
     ):
-        rng = rng if rng is not None else _streams.spawn(1)[0]
+        if rng is None:
+            rng = _own_stream()
         bound = 1.0 / np.sqrt(max(n_in, 1))
         self.weight = Parameter(rng.uniform(-bound, bound, (n_out, n_in)), dtype)
         self.bias = Parameter(rng.uniform(-bound, bound, n_out), dtype)
 
-    def __call__(self, x, rng=None):
+    def __call__(self, x: Array, rng: np.random.Generator | None = None) -> Array:
         return functional.linear(x, self.weight, self.bias)
 
 
 class BatchNorm1d(Module):
-    """Batch normalisation, functional.batch_norm, with running statistics for evaluation. x: (n, n_features).
+    """Batch normalisation: y = weight * (x - mean) / sqrt(var + eps) + bias.
 
-    momentum is PyTorch's: running = (1 - momentum) * running + momentum * minibatch's; the running variance takes the
-    unbiased one (n - 1). In training a minibatch needs two rows (ValueError otherwise).
+    x, y: (n, n_features); weight, bias: (n_features,). Ioffe & Szegedy 2015, algorithm 1. In
+    training, mean and var are those of each feature over the rows of the minibatch, of which there
+    must be two at least (ValueError otherwise). In evaluation a row must not depend on what others
+    it comes with: mean and var are then running means over the minibatches of the training,
+
+        running = (1 - momentum) * running + momentum * that of the minibatch
+
+    where the running variance takes the unbiased one, divided by n - 1. All this is as in PyTorch.
     """
 
     buffers = ("running_mean", "running_var")
 
     def __init__(
-        self, n_features: int, *, momentum: float = 0.1, eps: float = 1e-5, dtype=np.float32
+        self,
+        n_features: int,
+        *,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+        dtype: Any = np.float32,
     ):
-        self.weight, self.bias = (
-            Parameter(np.ones(n_features), dtype),
-            Parameter(np.zeros(n_features), dtype),
-        )
-        self.running_mean, self.running_var = (
-            np.zeros(n_features, dtype),
-            np.ones(n_features, dtype),
-        )
-        self.momentum, self.eps = momentum, eps
+        self.weight = Parameter(np.ones(n_features), dtype)
+        self.bias = Parameter(np.zeros(n_features), dtype)
+        self.running_mean = np.zeros(n_features, dtype)
+        self.running_var = np.ones(n_features, dtype)
+        self.momentum = momentum
+        self.eps = eps
 
-    def __call__(self, x, rng=None):
+    def __call__(self, x: Array, rng: np.random.Generator | None = None) -> Array:
         if not self.training:
+            # The same formula with its constants put together: one product and one sum over x.
             scale = self.weight / np.sqrt(self.running_var + self.eps)
             return x * scale + (self.bias - self.running_mean * scale)
-        if len(x) < 2:
+        n = len(x)
+        if n < 2:
             raise ValueError(
-                f"BatchNorm1d in training needs at least 2 rows, not {len(x)}: call .eval() to predict"
+                f"BatchNorm1d in training needs at least 2 rows, not {n}: call .eval() to predict"
             )
         y, mean, var = functional.batch_norm(x, self.weight, self.bias, self.eps)
-        for running, new in (
-            (self.running_mean, mean),
-            (self.running_var, var * (len(x) / (len(x) - 1))),
-        ):
-            running *= 1.0 - self.momentum
-            running += self.momentum * new
+        self._update(self.running_mean, mean)
+        self._update(self.running_var, var * (n / (n - 1)))
         return y
+
+    def _update(self, running: Array, new: Array) -> None:
+        """Move a running statistic towards that of the minibatch, in place."""
+        running *= 1.0 - self.momentum
+        running += self.momentum * new
 
 
 class LayerNorm(Module):
-    """Each row to mean 0 and variance 1, then scaled and shifted by learned weight and bias.
+    """Layer normalisation: y = weight * (x - mean) / sqrt(var + eps) + bias, each row by itself.
 
-    x: (..., n_features). Ba et al. 2016, eq. 4.
+    x, y: (..., n_features); weight, bias: (n_features,). mean and var are over the features of one
+    row, so training and evaluation are the same. Ba et al. 2016, eq. 4.
     """
 
-    def __init__(self, n_features: int, *, eps: float = 1e-5, dtype=np.float32):
-        self.weight, self.bias = (
-            Parameter(np.ones(n_features), dtype),
-            Parameter(np.zeros(n_features), dtype),
-        )
+    def __init__(self, n_features: int, *, eps: float = 1e-5, dtype: Any = np.float32):
+        self.weight = Parameter(np.ones(n_features), dtype)
+        self.bias = Parameter(np.zeros(n_features), dtype)
         self.eps = eps
 
-    def __call__(self, x, rng=None):
+    def __call__(self, x: Array, rng: np.random.Generator | None = None) -> Array:
         return functional.layer_norm(x, self.weight, self.bias, self.eps)
 
 
+# ----------------------------------------------------------------------- layers without parameters
 class Dropout(Module):
-    """In training, each entry is 0 with probability p and divided by 1 - p otherwise; in evaluation nothing happens.
+    """In training, each entry is 0 with probability p, and otherwise divided by 1 - p.
 
-    The mask comes from the generator that the call is given, or from one of its own (Srivastava et al. 2014).
-    ValueError for a p outside of [0, 1).
+    So an entry keeps its expectation, p * 0 + (1 - p) * x / (1 - p) = x; in evaluation, y = x. Any
+    shape. The mask comes from the generator that the call is given, or else from one of the
+    layer's own, which starts from `seed`. Srivastava et al. 2014, section 4. ValueError for a p
+    outside of [0, 1).
     """
 
     def __init__(self, p: float = 0.5, seed: int | None = None):
         if not 0 <= p < 1:
             raise ValueError(f"Dropout: p must be in [0, 1), not {p}")
-        self.p, self.rng = p, _streams.spawn(1)[0] if seed is None else np.random.default_rng(seed)
+        self.p = p
+        self.rng = _own_stream() if seed is None else np.random.default_rng(seed)
 
-    def __call__(self, x, rng=None):
+    def __call__(self, x: Array, rng: np.random.Generator | None = None) -> Array:
         if not self.training or self.p == 0:
             return x
-        rng = rng if rng is not None else self.rng
+        if rng is None:
+            rng = self.rng
         mask = (rng.random(x.shape, dtype=np.float32) >= self.p).astype(x.dtype)
         mask /= 1.0 - self.p
-        return functional.dropout(
-            x, backend.to_device(mask, backend.device_of(x))
-        )  # a generator of its own is the host's
+        # The layer's own generator draws on the host, wherever x may be.
+        return functional.dropout(x, backend.to_device(mask, backend.device_of(x)))
 
 
 class ReLU(Module):
-    """max(x, 0)."""
+    """y = max(x, 0), elementwise."""
 
-    def __call__(self, x, rng=None):
+    def __call__(self, x: Array, rng: np.random.Generator | None = None) -> Array:
         return functional.relu(x)
 
 
 class Sigmoid(Module):
     """y = 1 / (1 + exp(-x)), elementwise."""
 
-    def __call__(self, x, rng=None):
+    def __call__(self, x: Array, rng: np.random.Generator | None = None) -> Array:
         return special.expit(x)
 
 
 class Softmax(Module):
     """y = exp(x) / sum of exp(x), along the last axis."""
 
-    def __call__(self, x, rng=None):
+    def __call__(self, x: Array, rng: np.random.Generator | None = None) -> Array:
         return functional.softmax(x)
 
 
 class Sequential(Module):
-    """Layers one after the other: Sequential(Linear(8, 4), ReLU(), ...).
+    """Layers one after the other, each called on what the one before it returned.
 
     >>> network = Sequential(Linear(8, 4), ReLU(), Linear(4, 1))
     >>> network(np.ones((5, 8), np.float32)).shape
@@ -256,10 +341,10 @@ class Sequential(Module):
     def __init__(self, *layers: Module):
         self.layers = list(layers)
 
-    def __call__(self, x, rng=None):
+    def __call__(self, x: Array, rng: np.random.Generator | None = None) -> Array:
         for layer in self.layers:
             x = layer(x, rng)
         return x
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> Module:
         return self.layers[i]

@@ -1,260 +1,317 @@
-"""Optimisers: what changes the weights, from their gradients.
+"""Optimisers: how gradients change the weights. This is a lesson.
 
-Know before reading: nn.py. An optimiser owns an *arena*: one flat array for all weights and one for all gradients.
-`p.data` and `p.grad` become views into them (`p.grad_storage` tells `backward` where to write), so that one update is a few
-NumPy calls over one array however many parameters there are, done in blocks that stay in the processor's cache.
+The gradient of a loss points to where the loss grows fastest, so a small step against it makes the
+loss smaller. Here the loss is w^2, its gradient 2 w, and each step takes away a tenth of that:
 
-Know after: SGD, Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019), and the usual schedules.
+    >>> import numpy as np
+    >>> from minigrad import Tensor
+    >>> from minigrad.optim import SGD
+    >>> w = Tensor([4.0], requires_grad=True)
+    >>> optimizer = SGD([w], learning_rate=0.1)
+    >>> for _ in range(3):
+    ...     optimizer.zero_grad()
+    ...     np.sum(w ** 2).backward()
+    ...     optimizer.step()
+    ...     print(w.data.round(4))
+    [3.2]
+    [2.56]
+    [2.048]
+
+All optimisers do this. They differ in what they remember of earlier gradients, and in what they
+make of it: that is one method, `update`, of three to five lines, and the lines are those of the
+paper. The rest is the same for all of them, and stands in the class `Optimizer`.
+
+Know before reading: nn.py, for what a parameter is. All weights lie in one flat array, and all
+gradients in another, so that an update is one formula and not one for each parameter; how they got
+there is told in arena.py.
+
+Know after: SGD with momentum, Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019), how a
+learning rate changes during training, and how to write another optimiser.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
+from math import cos, pi, sqrt
+from typing import Any
+
 import numpy as np
 
 from minigrad import backend
+from minigrad.arena import Arena
+from minigrad.backend import Array
 from minigrad.tensor import Tensor
 
-BLOCK = 32768  # weights updated at a time: Adam's four arrays of them fit the second-level cache (128 KiB each)
+BLOCK = 32768  # weights updated at a time: Adam's four arrays of them fit the processor's cache
 
 
 class Optimizer:
-    """The arena, and what all optimisers share. `n_moments`: how many arrays of its own it keeps per weight.
+    """What all optimisers share: the two flat arrays, the count of steps, saving and loading.
 
-    parameters: leaf Tensors of one dtype, any shapes. TypeError and ValueError for others.
+    A new optimiser is a class with the method `update(w, g, *moments)`. It is given an array of
+    weights and the gradient of each, and changes the weights in place. The moments are what it
+    remembers of earlier gradients: `n_moments` arrays with a number for each weight, zeros at
+    first, which `update` changes as well. SGD below is an example.
+
+    parameters: leaf Tensors of one dtype, of any shapes. learning_rate: how far a step goes; it may
+    be changed at any time. TypeError and ValueError for parameters that cannot be trained together.
+
+    n_steps: how many steps were made. weights, gradients: flat arrays of shape (n,), n being the
+    number of entries of all parameters. moments: a list of arrays of that shape.
     """
 
     n_moments = 0
+    update: Callable[..., None]
 
-    def __init__(self, parameters, learning_rate: float):
+    def __init__(self, parameters: Iterable[Tensor], learning_rate: float):
         self.parameters = list(parameters)
-        if not self.parameters:
-            raise ValueError(f"{type(self).__name__}: no parameters to train")
-        if not all(isinstance(p, Tensor) and p.origin is None for p in self.parameters):
-            raise TypeError(
-                f"{type(self).__name__}: parameters must be a list of leaf Tensors, "
-                "such as module.parameters() or [nn.Parameter(...)]"
-            )
-        kinds = {p.dtype for p in self.parameters}
-        if len(kinds) > 1:
-            raise ValueError(
-                f"{type(self).__name__}: parameters of several dtypes {sorted(map(str, kinds))}; use one"
-            )
-        if len({id(p) for p in self.parameters}) < len(self.parameters):
-            raise ValueError(f"{type(self).__name__}: a parameter is listed twice")
-        self.learning_rate, self.n_steps = learning_rate, 0
-        like, size = self.parameters[0].data, sum(p.size for p in self.parameters)
-        self.weights, self.gradients = [np.zeros_like(like, shape=(size,)) for _ in range(2)]
+        self.learning_rate = learning_rate
+        self.n_steps = 0
+        self.arena = Arena(self.parameters, owner=type(self).__name__)
+        self.weights = self.arena.weights
+        self.gradients = self.arena.gradients
         self.moments = [np.zeros_like(self.weights) for _ in range(self.n_moments)]
-        self.block = backend.at_a_time(self.weights, BLOCK)
-        self.scratch = np.empty_like(self.weights[: self.block])
-        self.ends = np.cumsum([p.size for p in self.parameters]).tolist()
-        self.views, self.homes = [], []
-        for p, end in zip(self.parameters, self.ends):
-            span = slice(end - p.size, end)
-            self.views.append(self.weights[span].reshape(p.shape))
-            self.homes.append(self.gradients[span].reshape(p.shape))
-            p.grad = None
-        self._adopt()
-
-    def _adopt(self) -> None:
-        """Make every p.data a view of the arena again, and its gradient's home, should somebody have replaced them."""
-        for p, view, home in zip(self.parameters, self.views, self.homes):
-            if p.data is not view:
-                if p.data.shape != view.shape or backend.device_of(p.data) != backend.device_of(
-                    view
-                ):
-                    raise ValueError(
-                        f"{type(self).__name__}: a parameter of shape {view.shape} has become "
-                        f"{p.data.shape} on {backend.device_of(p.data)}; make a new optimiser after that"
-                    )
-                view[...] = p.data
-                p.data = view
-            p.grad_storage = home
+        self.block_size = backend.at_a_time(self.weights, BLOCK)
 
     def zero_grad(self) -> None:
-        """Forget all gradients, so that the next backward() starts afresh."""
+        """Forget all gradients; without this, the next backward() adds to them."""
         for p in self.parameters:
             p.grad = None
 
     def step(self) -> None:
-        """Change every parameter that has a gradient."""
-        self._adopt()
+        """Change every parameter that has a gradient, a block of weights at a time."""
+        self.arena.attach()  # in case somebody has put another array into a parameter
         self.n_steps += 1
-        for start, stop in self._spans():
-            for a in range(start, stop, self.block):
-                b = min(a + self.block, stop)
-                self._update(slice(a, b), self.scratch[: b - a])
+        for block in self.arena.blocks_with_gradient(self.block_size):
+            self.update_block(block)
 
-    def _spans(self):
-        """(start, stop) of the stretches of the arena whose parameters have gradients."""
-        spans = []
-        for p, end, home in zip(self.parameters, self.ends, self.homes):
-            if p.grad is None:
-                continue
-            if p.grad is not home:
-                home[...] = p.grad
-            if spans and spans[-1][1] == end - p.size:
-                spans[-1][1] = end
-            else:
-                spans.append([end - p.size, end])
-        return spans
+    def update_block(self, block: slice) -> None:
+        """Let `update` change one part of the weights."""
+        moments = [moment[block] for moment in self.moments]
+        self.update(self.weights[block], self.gradients[block], *moments)
 
-    def _update(self, block, s) -> None:
-        """Change the weights of one block (a slice of the arena); s is scratch of its size."""
-        raise NotImplementedError
+    def state_dict(self) -> dict[str, Any]:
+        """What resuming exactly needs besides the weights: n_steps, and copies of the moments."""
+        state: dict[str, Any] = {"n_steps": self.n_steps}
+        for i, moment in enumerate(self.moments):
+            state[f"moment{i}"] = np.array(backend.to_host(moment))
+        return state
 
-    def state_dict(self) -> dict:
-        """What resuming exactly needs besides the weights: the step count and the moments (flat, as the arena)."""
-        moments = {f"moment{i}": np.array(backend.to_host(m)) for i, m in enumerate(self.moments)}
-        return {"n_steps": self.n_steps, **moments}
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The reverse of state_dict, in place.
 
-    def load_state_dict(self, state) -> None:
-        """The reverse of state_dict, in place. ValueError for the state of another kind or size of optimiser."""
-        expected = {"n_steps": (), **{f"moment{i}": m.shape for i, m in enumerate(self.moments)}}
-        found = {name: np.shape(a) for name, a in state.items()}
+        ValueError for the state of another kind or size of optimiser.
+        """
+        expected = {name: np.shape(value) for name, value in self.state_dict().items()}
+        found = {name: np.shape(value) for name, value in state.items()}
         if found != expected:
             raise ValueError(
                 f"{type(self).__name__}: a state of {expected} is needed, this one has {found}"
             )
         self.n_steps = int(state["n_steps"])
-        for i, m in enumerate(self.moments):
-            backend.assign(m, state[f"moment{i}"])
+        for i, moment in enumerate(self.moments):
+            backend.assign(moment, state[f"moment{i}"])
 
 
 class SGD(Optimizer):
-    """w -= learning_rate * v with v = momentum * v + gradient (PyTorch's convention; v starts at the first gradient)."""
+    """Stochastic gradient descent: v = momentum * v + g, then w -= learning_rate * v.
+
+    v, the velocity, is a sum of all gradients so far, in which each step multiplies the older ones
+    by `momentum` (Polyak 1964; in the form that PyTorch has). Without momentum, v is the gradient
+    itself. parameters: leaf Tensors of one dtype, of any shapes.
+    """
 
     n_moments = 1
 
-    def __init__(self, parameters, learning_rate: float = 1e-2, momentum: float = 0.0):
+    def __init__(
+        self, parameters: Iterable[Tensor], learning_rate: float = 1e-2, momentum: float = 0.0
+    ):
         super().__init__(parameters, learning_rate)
         self.momentum = momentum
 
-    def _update(self, block, s):
-        v = self.moments[0][block]
+    def update(self, w: Array, g: Array, v: Array) -> None:
+        """v = momentum * v + g; w -= learning_rate * v. All of one shape, (n,)."""
         v *= self.momentum
-        v += self.gradients[block]
-        self.weights[block] -= np.multiply(v, self.learning_rate, out=s)
+        v += g
+        w -= self.learning_rate * v
 
 
 class Adam(Optimizer):
-    """w -= learning_rate * m' / (sqrt(v') + eps), m' and v' the bias-corrected running means of g and g^2.
+    """A step for each weight by how well its gradients agree (Kingma & Ba 2015, algorithm 1).
 
-    parameters: list of Tensors of one dtype; betas: decay of the two means a step (Kingma & Ba 2015, algorithm 1). Steps
-    are counted for all parameters together: one without a gradient in some steps is corrected as if it had had one.
+    m is a running mean of the gradients, v one of their squares, and a step is
+
+        w -= learning_rate * m_hat / (sqrt(v_hat) + eps)
+
+    with both means corrected for their beginning, see `update_as_published`. Where all gradients of
+    a weight are alike, the quotient is 1 or -1, whatever the scale of the loss; where they
+    contradict each other it is small. So the first step is always as long as the learning rate:
+
+        >>> for slope in (0.01, 100.0):
+        ...     w = Tensor([4.0], requires_grad=True)
+        ...     optimizer = Adam([w], learning_rate=0.1)
+        ...     np.sum(slope * w).backward()
+        ...     optimizer.step()
+        ...     print(w.data.round(4))
+        [3.9]
+        [3.9]
+
+    parameters: leaf Tensors of one dtype, of any shapes. betas: how much of each mean is kept at a
+    step. eps: keeps the quotient finite where all gradients were 0. Steps are counted for all
+    parameters together: one that has no gradient in some steps is corrected as if it had one.
     """
 
     n_moments = 2
 
     def __init__(
-        self, parameters, learning_rate: float = 1e-3, betas=(0.9, 0.999), eps: float = 1e-8
+        self,
+        parameters: Iterable[Tensor],
+        learning_rate: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
     ):
         super().__init__(parameters, learning_rate)
-        self.betas, self.eps = betas, eps
+        self.betas = betas
+        self.eps = eps
+        self.scratch = np.empty_like(self.weights[: self.block_size])
 
-    def _update(self, block, s):
-        """The moments are kept as m/(1-b1) and v/(1-b2), so that a step is one pass over the arrays less for each; the
-        bias corrections are folded into the step size and eps."""
-        (b1, b2), g, m, v = (
-            self.betas,
-            self.gradients[block],
-            self.moments[0][block],
-            self.moments[1][block],
-        )
-        correction = ((1.0 - b2**self.n_steps) / (1.0 - b2)) ** 0.5
-        m *= b1
+    def update_as_published(self, w: Array, g: Array, m: Array, v: Array) -> None:
+        """Algorithm 1 of the paper, line by line. All of one shape, (n,); t counts the steps.
+
+        Both means start at 0, and so are too small at first: the weights of the t gradients in them
+        add up to 1 - beta^t only. Dividing by that gives m_hat and v_hat.
+        """
+        beta1, beta2 = self.betas
+        t = self.n_steps
+        m += (1 - beta1) * (g - m)
+        v += (1 - beta2) * (g * g - v)
+        m_hat = m / (1 - beta1**t)
+        v_hat = v / (1 - beta2**t)
+        w -= self.learning_rate * m_hat / (np.sqrt(v_hat) + self.eps)
+
+    def update(self, w: Array, g: Array, m: Array, v: Array) -> None:
+        """The same steps in two thirds of the time; what `step` calls. All of one shape, (n,).
+
+        Three things make it quicker. Each line works in place, or in an array `s` that is kept for
+        it. Each gradient is added as it is, so that what m and v hold here are sums; the means are
+        (1 - beta1) * m and (1 - beta2) * v. And factors that are the same for all weights are put
+        together beforehand: sqrt(v_hat) is sqrt(v) / c, with the number
+
+            c = sqrt((1 - beta2^t) / (1 - beta2))
+
+        and so m_hat / (sqrt(v_hat) + eps) is c * m_hat / (sqrt(v) + c * eps).
+        """
+        beta1, beta2 = self.betas
+        t = self.n_steps
+        c = sqrt((1 - beta2**t) / (1 - beta2))
+        s = self.scratch[: w.size]
+
+        m *= beta1
         m += g
-        v *= b2
-        v += np.multiply(g, g, out=s)
+
+        np.multiply(g, g, out=s)
+        v *= beta2
+        v += s
+
         np.sqrt(v, out=s)
-        s += self.eps * correction
+        s += c * self.eps
         np.divide(m, s, out=s)
-        s *= self.learning_rate * correction * (1.0 - b1) / (1.0 - b1**self.n_steps)
-        self.weights[block] -= s
+        s *= self.learning_rate * c * (1 - beta1) / (1 - beta1**t)
+        w -= s
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay: w -= learning_rate * weight_decay * w beside Adam's step.
+    """Adam with decoupled weight decay: w -= learning_rate * weight_decay * w, then Adam's step.
 
-    undecayed: those of the parameters that are left out of the decay (biases, normalisation). They come last in the
-    arena, so that the decayed weights of a block are one slice. ValueError for a stranger among them.
+    A penalty on large weights that is added to the loss is divided by sqrt(v_hat) like all of the
+    gradient, so that it hardly acts where gradients are large. Apart from it, every weight shrinks
+    by the same factor (Loshchilov & Hutter 2019, algorithm 2).
+    parameters: leaf Tensors of one dtype, of any shapes. undecayed: those of them that do not
+    decay, such as biases and normalisation; in the flat arrays they come last. ValueError where one
+    of these is not a parameter.
     """
 
     def __init__(
         self,
-        parameters,
+        parameters: Iterable[Tensor],
         learning_rate: float = 1e-3,
-        betas=(0.9, 0.999),
+        betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
-        undecayed=(),
+        undecayed: Iterable[Tensor] = (),
     ):
-        parameters, left_out = list(parameters), {id(p) for p in undecayed}
-        if not left_out <= {id(p) for p in parameters}:
+        parameters = list(parameters)
+        left_out = {id(p) for p in undecayed}
+        decayed = [p for p in parameters if id(p) not in left_out]
+        others = [p for p in parameters if id(p) in left_out]
+        if len(left_out) > len({id(p) for p in others}):
             raise ValueError("AdamW: undecayed holds a Tensor that is not one of the parameters")
-        parameters = sorted(parameters, key=lambda p: id(p) in left_out)  # the sort is stable
-        super().__init__(parameters, learning_rate, betas, eps)
-        self.weight_decay, self.n_decayed = (
-            weight_decay,
-            sum(p.size for p in parameters if id(p) not in left_out),
-        )
+        super().__init__(decayed + others, learning_rate, betas, eps)
+        self.weight_decay = weight_decay
+        self.n_decayed = sum(p.size for p in decayed)  # the first so many weights
 
-    def _update(self, block, s):
-        self.weights[block.start : min(block.stop, self.n_decayed)] *= (
-            1.0 - self.learning_rate * self.weight_decay
-        )
-        super()._update(block, s)
+    def update_block(self, block: slice) -> None:
+        """Weight decay, and then Adam's update, of a part of the weights."""
+        decayed = self.weights[block.start : min(block.stop, self.n_decayed)]
+        decayed *= 1 - self.learning_rate * self.weight_decay
+        super().update_block(block)
 
 
-def clip_grad_norm(parameters, max_norm: float) -> float:
-    """Scale all gradients by one factor so that their joint Euclidean norm is at most max_norm. Returns the norm before.
+def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
+    """Scale all gradients by one factor so that their joint Euclidean norm is at most max_norm.
 
-    FloatingPointError, and all gradients untouched, where the norm is not finite.
+    parameters: Tensors of any shapes; those without a gradient do not count. Returns the norm as it
+    was: the square root of the sum of all squared entries. FloatingPointError, and all gradients
+    untouched, where that is not finite.
     """
-    parameters = [p for p in parameters if p.grad is not None]
-    norm = (
-        float(sum(float(np.sum(np.square(p.grad.astype(np.float64)))) for p in parameters)) ** 0.5
-    )
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    sum_of_squares = 0.0
+    for g in gradients:
+        in_double = g.astype(np.float64)  # squares of float32 overflow from 1e19 on
+        sum_of_squares += float(np.sum(np.square(in_double)))
+    norm = sqrt(sum_of_squares)
     if not np.isfinite(norm):
         raise FloatingPointError(f"clip_grad_norm: the norm of the gradients is {norm}")
     if norm > max_norm:
-        for p in parameters:
-            p.grad *= max_norm / norm
+        for g in gradients:
+            g *= max_norm / norm
     return norm
 
 
 class CosineSchedule:
-    """The learning rate falls from its start to 0 over n_steps calls of step(), on half a cosine (Loshchilov & Hutter 2017)."""
+    """The learning rate falls from its start to 0 over n_steps calls of step(), on half a cosine.
+
+    After n calls it is start * (1 + cos(pi * n / n_steps)) / 2; Loshchilov & Hutter 2017, eq. 5,
+    without restarts.
+    """
 
     def __init__(self, optimizer: Optimizer, n_steps: int):
-        self.optimizer, self.start, self.n_steps, self.n = (
-            optimizer,
-            optimizer.learning_rate,
-            n_steps,
-            0,
-        )
+        self.optimizer = optimizer
+        self.start = optimizer.learning_rate
+        self.n_steps = n_steps
+        self.n = 0
 
     def step(self) -> None:
-        """Call once after every optimiser step."""
+        """Change the learning rate: call once after every step of the optimiser."""
         self.n += 1
-        self.optimizer.learning_rate = (
-            self.start * 0.5 * (1.0 + np.cos(np.pi * min(self.n / self.n_steps, 1.0)).item())
-        )
+        progress = min(self.n / self.n_steps, 1.0)
+        self.optimizer.learning_rate = self.start * (1 + cos(pi * progress)) / 2
 
 
 class StepSchedule:
-    """The learning rate = start * factor^floor(n / every) after n calls of step(): multiplied by `factor` every so often."""
+    """The learning rate is multiplied by `factor` once in every so many calls of step().
+
+    After n calls, learning_rate = start * factor^floor(n / every).
+    """
 
     def __init__(self, optimizer: Optimizer, every: int, factor: float = 0.1):
-        self.optimizer, self.start, self.every, self.factor, self.n = (
-            optimizer,
-            optimizer.learning_rate,
-            every,
-            factor,
-            0,
-        )
+        self.optimizer = optimizer
+        self.start = optimizer.learning_rate
+        self.every = every
+        self.factor = factor
+        self.n = 0
 
     def step(self) -> None:
-        """Call once after every optimiser step (or epoch)."""
+        """Change the learning rate: call once after every step of the optimiser, or epoch."""
         self.n += 1
         self.optimizer.learning_rate = self.start * self.factor ** (self.n // self.every)

@@ -11,6 +11,7 @@ import pytest
 from minigrad import backward, checking, functional
 from minigrad.checking import EXAMPLES, GradientError, check_primitive, gradcheck, main
 from minigrad.count_likelihoods import nb_cell_log_prob
+from minigrad.example_inputs import ELEMENTWISE, Drawn, elementwise, real
 from minigrad.fused import Fused, fuse
 from minigrad.table import PRIMITIVES, primitive
 from minigrad.tensor import IMPLEMENTATIONS, Tensor
@@ -23,7 +24,7 @@ SQUARE = np.array([[0.5, -1.2], [1.5, 0.3]])
 @pytest.fixture
 def table():
     """Primitives made in a test are gone after it."""
-    before = [(d, dict(d)) for d in (PRIMITIVES, IMPLEMENTATIONS, EXAMPLES)]
+    before = [(d, dict(d)) for d in (PRIMITIVES, IMPLEMENTATIONS, EXAMPLES, ELEMENTWISE)]
     yield
     for d, kept in before:
         d.clear()
@@ -92,7 +93,7 @@ def test_gradients_of_which_only_rounding_is_left(f):
 
 
 def test_a_whole_model():
-    """Linear, batch norm (which makes the first bias idle), ReLU, softmax, and the likelihood of counts."""
+    """Linear, batch norm (which makes the first bias idle), ReLU, softmax, likelihood of counts."""
     rng = np.random.default_rng(0)
     counts = rng.poisson(3.0, (12, 6)).astype(float)
     log_library = np.log(counts.sum(axis=1, keepdims=True))
@@ -106,7 +107,7 @@ def test_a_whole_model():
     gradcheck(loss, *[rng.normal(size=shape) for shape in ((8, 6), 8, 8, 8, (6, 8), 6, 6)])
 
 
-# ---------------------------------------------------------------------------------------------------------- wrong rules
+# -------------------------------------------------------------------------------------- wrong rules
 def product(a, b):
     return a * b
 
@@ -214,14 +215,14 @@ HARMLESS = {
 
 
 def spoilt(call, how):
-    """What to set on a primitive so that one of its rules is changed: an (attribute, value) for each rule."""
+    """What to set on a primitive to change one of its rules: (attribute, value) for each rule."""
     changed = CHANGES[how]
     if isinstance(call, Fused):
         wanted = {
             i
             for e in EXAMPLES[call.__name__]
             for i, x in enumerate(e.inputs)
-            if isinstance(x, checking._Input)
+            if isinstance(x, Drawn)
         }
 
         def joint(i, right=call.joint):
@@ -271,7 +272,7 @@ def test_a_wrong_rule_anywhere_in_the_table_is_noticed(name, how, monkeypatch):
                 check_primitive(name)
 
 
-# ------------------------------------------------------------------------------------------------------------- messages
+# ----------------------------------------------------------------------------------------- messages
 def test_the_message_names_input_direction_and_both_values(table):
     wrong = primitive(
         lambda a, b: a + b, lambda g, y, a, b: g, lambda g, y, a, b: 1.5 * g, name="wrong +"
@@ -300,7 +301,7 @@ def test_another_seed_is_another_direction(table):
     assert messages[0] == messages[1] != messages[2]
 
 
-# ------------------------------------------------------------------------------------------- points without derivative
+# ------------------------------------------------------------------------ points without derivative
 @pytest.mark.parametrize(
     "f, x",
     [
@@ -349,7 +350,7 @@ def test_kinks_nearby_are_stepped_around():
     gradcheck(lambda x: np.sum(np.maximum(x, 0.0)) ** 2, np.linspace(-1.0, 1.0, 400))
 
 
-# ------------------------------------------------------------------------------------------------- what else can be off
+# ----------------------------------------------------------------------------- what else can be off
 @pytest.mark.parametrize(
     "f, x, message",
     [
@@ -375,14 +376,14 @@ def test_other_errors_say_what_is_wrong(f, x, message):
 
 def test_difference_quotients_that_do_not_settle_judge_nothing():
     rng = np.random.default_rng(0)
-    line = checking._Line(
+    line = checking.Line(
         lambda xs: xs[0] + 0.01 * rng.normal(size=3), [np.ones(3)], 0, np.ones(3), "first", 1.0
     )
     with pytest.raises(
         GradientError,
         match="input 0 .*cannot be judged along the direction .*settle no better than",
     ):
-        checking._slope(line, np.ones(3), np.ones(3, bool))
+        checking.measured_slope(line, np.ones(3), np.ones(3, bool))
 
 
 def test_a_gradient_that_is_not_finite_is_an_error(table):
@@ -416,7 +417,7 @@ def test_errors_of_f_itself_come_through():
         gradcheck(lambda a: a @ a, A)
 
 
-# ------------------------------------------------------------------------------------------------------ the whole table
+# ---------------------------------------------------------------------------------- the whole table
 def test_the_walk_says_that_all_is_right(capsys):
     assert main() == 0
     text = capsys.readouterr().out
@@ -433,7 +434,7 @@ def test_a_primitive_without_an_example_is_listed(table, monkeypatch, capsys):
     assert main() == 1
     text = capsys.readouterr().out
     assert re.search("^unchecked +NO EXAMPLE", text, re.M) and "1 WRONG OR UNCHECKED" in text
-    EXAMPLES["unchecked"] = checking.elementwise(checking.real)  # one line
+    elementwise("unchecked", real)  # one line
     assert main() == 0
 
 

@@ -1,4 +1,4 @@
-"""minigrad/data.py: rows against SciPy's own indexing, every row met once, and nothing ever made dense."""
+"""minigrad/data.py: rows against SciPy's own indexing, every row met once, nothing made dense."""
 
 import threading
 import tracemalloc
@@ -76,7 +76,7 @@ def test_take_rows_of_dense_arrays(seed, n, rows):
     np.testing.assert_array_equal(take_rows(np.arange(n), rows), rows)
 
 
-# --------------------------------------------------------------------------------------------------------------- split
+# -------------------------------------------------------------------------------------------- split
 @few
 @given(st.integers(0, 300), st.floats(0, 0.999), seeds)
 def test_split_is_disjoint_complete_and_of_the_size_asked_for(n, fraction, seed):
@@ -102,7 +102,7 @@ def test_split_refuses_what_is_no_fraction(fraction):
         split(10, fraction, 0)
 
 
-# --------------------------------------------------------------------------------------------------------- minibatches
+# -------------------------------------------------------------------------------------- minibatches
 @few
 @given(st.integers(0, 100), st.integers(1, 40), seeds, st.booleans())
 def test_every_row_once_an_epoch_and_no_scraps(n, batch_size, seed, some):
@@ -209,7 +209,7 @@ def test_sparse_columns_are_never_made_dense(monkeypatch):
     assert peak < 10 * 32 * 100 * 12 + 200_000, f"{peak} bytes"
 
 
-# ---------------------------------------------------------------------------------------------------------- on the disk
+# -------------------------------------------------------------------------------------- on the disk
 def on_disk(x, n_blocks=5, seed=0):
     """A CSR matrix as Blocks, cut at random places, that notes which rows are read."""
     cuts = np.sort(np.random.default_rng(seed).integers(0, x.shape[0] + 1, n_blocks - 1))

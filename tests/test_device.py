@@ -13,7 +13,6 @@ from scipy import sparse, special
 
 from demos import __main__ as demos
 from minigrad import PRIMITIVES, Tensor, backend, functional, grad, nn, optim, trace
-from minigrad.checking import EXAMPLES
 from minigrad.data import take_rows
 from minigrad.distributions import (
     Bernoulli,
@@ -24,6 +23,7 @@ from minigrad.distributions import (
     ZeroInflatedNegativeBinomial,
     kl_divergence,
 )
+from minigrad.example_inputs import EXAMPLES
 from minigrad.fit import _Run
 from models import SCVI, VAE, Autoencoder, TiedLinearAutoencoder
 from tests import strict_device
@@ -330,7 +330,7 @@ def test_optimisers(make, monkeypatch):
         assert net.device == device
         optimizer = make(net.parameters())
         schedule = optim.CosineSchedule(optimizer, 10)
-        assert optimizer.block == (
+        assert optimizer.block_size == (
             8 if device == "numpy" else optimizer.weights.size
         )  # blocks are for the host's cache
         for step in range(4):

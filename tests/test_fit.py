@@ -383,8 +383,8 @@ def test_ctrl_c_while_the_weights_change(tmp_path, keyboard, where, monkeypatch)
             super().step()
             pressing(9)(self.n_steps if where == "after" else 0)
 
-        def _update(self, block, s):
-            super()._update(block, s)
+        def update_block(self, block):
+            super().update_block(block)
             pressing(9)(self.n_steps if where == "within" and block.start == 2 else 0)
 
     path = tmp_path / "run.npz"

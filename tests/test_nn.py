@@ -1,4 +1,4 @@
-"""minigrad/nn.py: layers against numbers worked out by hand, and what a Module promises about its parameters."""
+"""minigrad/nn.py: layers against numbers worked out by hand, and what a Module promises."""
 
 import math
 import sys
@@ -44,7 +44,7 @@ NAMES = [
 BUFFERS = ["total", "many.0.running_mean", "many.0.running_var"]
 
 
-# ---------------------------------------------------------------------------------------------------------- parameters
+# --------------------------------------------------------------------------------------- parameters
 def test_parameter_is_a_leaf_with_a_copy_of_the_data():
     data = np.arange(3.0)
     p = nn.Parameter(data)
@@ -87,7 +87,7 @@ def test_what_was_computed_and_kept_is_no_parameter():
     assert [name for name, _ in block.named_parameters()] == NAMES
 
 
-# ---------------------------------------------------------------------------------------------------- saving, loading
+# ---------------------------------------------------------------------------------- saving, loading
 def test_state_dict_goes_there_and_back():
     a, b = Block(0), Block(1)
     a(np.ones((4, 3), np.float32), np.random.default_rng(0))
@@ -150,7 +150,7 @@ def test_a_state_that_does_not_fit_is_refused_and_nothing_is_written(change, mes
         np.testing.assert_array_equal(value, before[name])
 
 
-# ------------------------------------------------------------------------------------------------- modes and devices
+# -------------------------------------------------------------------------------- modes and devices
 def test_train_and_eval_reach_every_module():
     block = Block()
     everything = [block, block.first, *block.many, *block.many[1].layers]
@@ -189,7 +189,7 @@ def test_to_nonsense_lists_the_devices():
         Block().to("nonsense")
 
 
-# -------------------------------------------------------------------------------------------------------------- layers
+# ------------------------------------------------------------------------------------------- layers
 @pytest.mark.parametrize("n_in", [1, 16, 400])
 def test_linear_starts_as_pytorchs(n_in):
     """torch.nn.Linear.reset_parameters: uniform within 1/sqrt(n_in), weight and bias."""
@@ -220,7 +220,7 @@ def test_linear_computes_and_takes_a_dtype():
 
 
 def test_batch_norm_by_hand():
-    """Columns (1, 3, 5) and (2, 6, 1): means 3 and 3, biased variances 8/3 and 14/3, unbiased 4 and 7."""
+    """Columns (1, 3, 5), (2, 6, 1): means 3 and 3, biased variances 8/3, 14/3, unbiased 4, 7."""
     x = np.array([[1.0, 2.0], [3.0, 6.0], [5.0, 1.0]])
     layer = nn.BatchNorm1d(2, momentum=0.1, eps=0.0, dtype=np.float64)
     layer.weight.data[:], layer.bias.data[:] = [2, 1], [10, 0]

@@ -1,4 +1,7 @@
-"""minigrad/optim.py: trajectories in Python's floats, from the formulas of the papers; and what the arena promises."""
+"""minigrad/optim.py and arena.py: trajectories in Python's floats, from the formulas of the papers.
+
+And what the arena promises.
+"""
 
 import math
 
@@ -49,7 +52,10 @@ def run(make, n_steps=12, dtype=np.float64, schedule=None):
 
 
 def by_hand(update, n_steps=12, rates=None):
-    """The same, each weight a Python float of its own. update(w, g, state, t, k) -> w; t from 1, k: which parameter."""
+    """The same, each weight a Python float of its own.
+
+    update(w, g, state, t, k) -> w; t from 1, k: which parameter.
+    """
     weights = [p.data.copy() for p in parameters()]
     states = [[{} for _ in range(w.size)] for w in weights]
     found = []
@@ -104,6 +110,33 @@ def test_adam(settings, block, monkeypatch):
     assert_same(run(lambda ps: optim.Adam(ps, 0.02, **settings)), expected, rtol=1e-11)
 
 
+class PublishedAdam(optim.Adam):
+    """Adam without the quick form."""
+
+    update = optim.Adam.update_as_published
+
+
+@pytest.mark.parametrize("dtype, rtol", [(np.float64, 1e-13), (np.float32, 2e-6)])
+def test_the_quick_form_of_adam_is_the_published_one(dtype, rtol):
+    """Weights and memory, step by step, also where a gradient is 0 or the first step is huge."""
+    rng = np.random.default_rng(0)
+    starts = rng.normal(size=50)
+    quick, published = [
+        make([nn.Parameter(starts, dtype)], 0.02, betas=(0.8, 0.99), eps=1e-3)
+        for make in (optim.Adam, PublishedAdam)
+    ]
+    for _ in range(20):
+        g = rng.normal(size=50) * 10.0 ** rng.integers(-6, 6, 50) * (rng.random(50) < 0.8)
+        for optimizer in (quick, published):
+            optimizer.zero_grad()
+            push(optimizer.parameters, [g])
+            optimizer.step()
+        np.testing.assert_allclose(quick.weights, published.weights, rtol=rtol, atol=rtol)
+        for beta, kept, mean in zip(quick.betas, quick.moments, published.moments, strict=True):
+            np.testing.assert_allclose((1 - beta) * kept, mean, rtol=rtol, atol=rtol * abs(g).max())
+    assert np.median(np.abs(quick.weights - starts)) > 0.02
+
+
 def test_adam_in_float32():
     found = run(lambda ps: optim.Adam(ps, 0.02), dtype=np.float32)
     assert found[0][0].dtype == np.float32
@@ -151,7 +184,7 @@ def test_arenas_longer_than_a_block(make):
         assert np.all(p.data != start)
 
 
-# ----------------------------------------------------------------------------------------------------------- schedules
+# ---------------------------------------------------------------------------------------- schedules
 def test_cosine_schedule():
     ps = parameters()
     optimizer = optim.SGD(ps, 0.8)
@@ -181,7 +214,7 @@ def test_step_schedule():
     assert rates == [1, 1, 1, 0.5, 0.5, 0.5, 0.25]
 
 
-# ------------------------------------------------------------------------------------------------------------ clipping
+# ----------------------------------------------------------------------------------------- clipping
 def test_clip_grad_norm():
     ps = parameters()
     optim.SGD(ps, 0.1)
@@ -197,7 +230,7 @@ def test_clip_grad_norm():
     assert optim.clip_grad_norm([nn.Parameter([1.0])], 1.0) == 0.0  # none has a gradient
 
 
-# ----------------------------------------------------------------------------------------------------------- the arena
+# ---------------------------------------------------------------------------------------- the arena
 def base(a):
     while a.base is not None:
         a = a.base
@@ -308,7 +341,7 @@ def test_what_cannot_be_optimised_is_refused(make):
     assert isinstance(make(iter([p])).parameters, list)
 
 
-# --------------------------------------------------------------------------------------------------------------- state
+# -------------------------------------------------------------------------------------------- state
 MAKERS = {
     "SGD": lambda ps: optim.SGD(ps, 0.05, 0.9),
     "Adam": lambda ps: optim.Adam(ps, 0.02),
@@ -392,19 +425,19 @@ def test_undecayed_must_be_parameters():
 
 
 def test_two_different_losses_add_up_in_the_arena():
-    """The second gradient of a weight must not be written over the first, which lies where it would go."""
+    """The second gradient of a weight must not be written over the first."""
     rng = np.random.default_rng(0)
     weight, bias = nn.Parameter(rng.standard_normal((2, 3))), nn.Parameter(np.zeros(2))
     optimizer = optim.SGD([weight, bias], 0.1)
     xs = rng.standard_normal((2, 5, 3))
     np.sum(functional.linear(xs[0], weight, bias)).backward()
     np.sum(functional.linear(xs[1], weight, bias)).backward()
-    assert weight.grad is optimizer.homes[0]
+    assert weight.grad is optimizer.arena.gradient_views[0]
     np.testing.assert_allclose(weight.grad, np.tile(xs.sum(axis=(0, 1)), (2, 1)))
 
 
 def test_data_of_another_kind_gets_a_gradient_of_its_kind():
-    """The arena is of float64 and the old shape; what was put in its place gets a gradient of its own."""
+    """The arena is of float64 and the old shape; what took its place gets a gradient of its own."""
     weight, bias = nn.Parameter(np.ones((2, 3))), nn.Parameter(np.zeros(2))
     optim.SGD([weight, bias], 0.1)
     weight.data, bias.data = weight.data.astype(np.float32), np.zeros(1, np.float32)

@@ -1,8 +1,7 @@
 """Walks PRIMITIVES, the whole table of calculus: every primitive is held against NumPy, SciPy and difference quotients.
 
-The inputs are EXAMPLES of minigrad/checking.py; a new primitive needs a line there,
-and one in ORACLES here unless NumPy
-or SciPy know it by its name.
+The inputs are those of minigrad/example_inputs.py; a new primitive needs a row there, and one in
+ORACLES here unless NumPy or SciPy know it by its name.
 """
 
 import warnings
@@ -15,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import sparse, special, stats
 
-from minigrad.checking import ELEMENTWISE, EXAMPLES, Example, _Input, gradcheck
+from minigrad.checking import gradcheck
+from minigrad.example_inputs import ELEMENTWISE, EXAMPLES, Drawn, Example
 from minigrad.table import PRIMITIVES
 from minigrad.tensor import IMPLEMENTATIONS, Tensor, grad
 
@@ -311,7 +311,7 @@ def test_operand_kinds(name, kind):
     tried = 0
     for example in map(in_float32, EXAMPLES[name]):
         arguments = example.function(lambda *inputs, **_: inputs)(*arrays_of(example))
-        drawn = [i for i, x in enumerate(example.inputs) if isinstance(x, _Input)]
+        drawn = [i for i, x in enumerate(example.inputs) if isinstance(x, Drawn)]
         for at in drawn if len(drawn) > 1 and not example.by else []:
             if kind in SCALARS and any(arguments[i].ndim for i in drawn if i != at):
                 continue

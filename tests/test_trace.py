@@ -1,4 +1,7 @@
-"""minigrad/trace.py and picture.py: the tape as a table and as a picture, and the first number that is not finite."""
+"""minigrad/tape.py, trace.py, boxes.py and picture.py: the tape as a table and as a picture.
+
+And the first number that is not finite.
+"""
 
 import itertools
 import re
@@ -10,6 +13,7 @@ import pytest
 from scipy import sparse, special
 
 from minigrad import functional, nn, picture, trace
+from minigrad.boxes import FEW, gathered
 from minigrad.tensor import Tensor, grad, no_grad
 from models import SCVI
 
@@ -35,7 +39,7 @@ def network(n_layers=4):
     ), model
 
 
-# --------------------------------------------------------------------------------------------------------- table
+# -------------------------------------------------------------------------------------------- table
 def test_table_of_a_small_expression():
     y, names = expression()
     assert (
@@ -177,6 +181,24 @@ def test_table_writes_operands_briefly():
     assert max(map(len, text.splitlines())) < 140
 
 
+def test_a_dtype_among_the_keywords_is_written():
+    x = Tensor(np.ones(2), requires_grad=True)
+    for dtype in (np.float32, "float32", np.dtype("float32")):
+        rows = trace.table(np.sum(x.astype(dtype)))
+        assert rows[1].operation == "astype(dtype=float32)"
+
+
+def test_a_tensor_whose_graph_is_used_up_does_not_print_as_a_leaf():
+    x = Tensor(2.0, requires_grad=True)
+    y = x * 3.0
+    assert repr(y) == "Tensor(6., from multiply)"
+    y.backward()
+    assert repr(y) == "Tensor(6., graph used up)"
+    assert repr(x) == "Tensor(2., requires_grad=True)"
+    with pytest.raises(RuntimeError, match="used up by an earlier backward"):
+        trace.table(y + 1.0)  # in the middle of another graph it is not taken for a leaf either
+
+
 def test_table_of_20000_steps():
     y = Tensor(np.ones(2), requires_grad=True)
     for _ in range(20_000):
@@ -184,15 +206,15 @@ def test_table_of_20000_steps():
     assert len(trace.table(y.sum())) == 20_002
 
 
-# ---------------------------------------------------------------------------------------------- not finite: found
+# -------------------------------------------------------------------------------- not finite: found
 def test_first_nonfinite_value():
     x = Tensor(np.array([0.0, 1.0, 2.0]), requires_grad=True)
     with np.errstate(all="ignore"):
         y = (np.log(x * 3.0) * 0.0).sum()
     found = trace.first_nonfinite(y, names={x: "x"})
     assert found == (
-        "step #2 log is float64(3,) from 1.09861 to 1.79176, 1 of 3 not finite (the first is -inf); "
-        "input #1 multiply: float64(3,) from 0 to 6"
+        "step #2 log is float64(3,) from 1.09861 to 1.79176, 1 of 3 not finite "
+        "(the first is -inf); input #1 multiply: float64(3,) from 0 to 6"
     )
     assert trace.first_nonfinite((x * 2.0).sum()) is None
 
@@ -241,7 +263,7 @@ def test_first_nonfinite_gradient_of_a_sum_that_overflows():
 
 
 def overflowing_weight_gradient():
-    """A loss whose only number that is not finite is the gradient of a weight: finite rows times finite inputs."""
+    """A loss of which only the gradient of a weight is not finite: finite rows, finite inputs."""
     x, w = (
         Tensor(np.full((2, 3), 1e200), requires_grad=True),
         Tensor(np.full((4, 3), 1e-200), requires_grad=True),
@@ -250,13 +272,13 @@ def overflowing_weight_gradient():
 
 
 def test_first_nonfinite_weight_gradient_is_of_linear():
-    """The rule of linear leaves the gradient of its weight to be computed later, where it belongs."""
+    """The rule of linear leaves the gradient of its weight to be computed later."""
     loss, w = overflowing_weight_gradient()
     with np.errstate(all="ignore"):
         found = trace.first_nonfinite(loss, {w: "w"}, gradients=True)
     assert found.startswith(
-        "the gradient of step #1 w leaf is float64(4,3), 12 of 12 not finite (the first is inf); it "
-        "comes through step #2 linear, whose gradient is float64(2,4) from 1e+200 to 1e+200"
+        "the gradient of step #1 w leaf is float64(4,3), 12 of 12 not finite (the first is inf); "
+        "it comes through step #2 linear, whose gradient is float64(2,4) from 1e+200 to 1e+200"
     )
 
 
@@ -267,19 +289,21 @@ def test_watch_names_linear_for_its_weight_gradient():
         trace.watch(),
         pytest.raises(
             FloatingPointError,
-            match=r"^the rule of linear: the gradient of input 1 is float64\(4,3\), 12 of 12 not finite",
+            match=r"^the rule of linear: the gradient of input 1 is float64\(4,3\), "
+            "12 of 12 not finite",
         ),
     ):
         loss.backward()
 
 
-# ------------------------------------------------------------------------------------------- not finite: watched
+# ------------------------------------------------------------------------------ not finite: watched
 @pytest.mark.parametrize(
     "what, message",
     [
         (
             lambda x: np.log(x),
-            r"^log: the result is float64\(3,\) .*-inf.* finite: input 0: float64\(3,\) from 0 to 2$",
+            r"^log: the result is float64\(3,\) .*-inf.* finite: "
+            r"input 0: float64\(3,\) from 0 to 2$",
         ),
         (
             lambda x: np.exp(x * 1000.0),
@@ -351,7 +375,7 @@ def test_an_error_within_watch_is_the_users():
     assert sys.getprofile() is None
 
 
-# ------------------------------------------------------------------------------------------------------- picture
+# ------------------------------------------------------------------------------------------ picture
 def contents(boxes):
     """Title and text of the boxes that stand for modules."""
     return {box.text.split("\n")[0]: box.text for box in boxes if box.kind == "module"}
@@ -394,7 +418,7 @@ encoder
     ],
 )
 def test_the_loss_of_scvi_fits_a_page(options, modules):
-    """On paper of 8 x 11 inches the letters have 4.5 points at the least; the parts of the networks are told by name."""
+    """On paper of 8 x 11 inches letters have 4.5 points at least; networks go by their names."""
     loss, model = scvi(**options)
     boxes, _, (width, height) = trace.layout(loss, model)
     assert contents(boxes).keys() == modules and len(boxes) < 28
@@ -415,13 +439,13 @@ def test_a_module_that_is_used_again_gets_a_second_box():
 def test_two_modules_that_need_each_other_are_drawn_without_a_circle():
     """a1 -> b1 and b2 -> a2: of a and b, one is in two boxes."""
     edges = [(0, 1), (2, 3)]
-    assert trace._gathered(["a", "b", "b", "a"], edges) == [[0], [1, 2], [3]]
-    assert trace._gathered(["a", "b", "a", "b"], edges) == [[0, 2], [1, 3]]
+    assert gathered(["a", "b", "b", "a"], edges) == [[0], [1, 2], [3]]
+    assert gathered(["a", "b", "a", "b"], edges) == [[0, 2], [1, 3]]
 
 
 def test_a_few_steps_keep_boxes_of_their_own():
     loss, model = network(1)
-    assert len(trace.tape(loss)) <= trace.FEW
+    assert len(trace.tape(loss)) <= FEW
     boxes, _, _ = trace.layout(loss, model)
     assert not contents(boxes) and any("#0 layers.0.weight" in box.text for box in boxes)
 
@@ -468,7 +492,7 @@ def curve(points):
 
 
 class Net(nn.Module):
-    """Two modules and a parameter of its own; `again`: the first is called on the result of the second once more."""
+    """Two modules and a parameter. `again`: the first is called on the second's result."""
 
     def __init__(self, again=False):
         def sequential():
@@ -542,13 +566,16 @@ def test_layout_has_no_overlaps(name):
         line = curve(points)
         assert touches(boxes[start], line[0]) and touches(boxes[end], line[-1])
         assert (line >= 0).all() and (line <= (width, height)).all()
-        for i, box in enumerate(boxes):
+        for box in boxes:
             inside = np.abs(line - (box.x, box.y)) < (box.width / 2 - 1e-9, box.height / 2 - 1e-9)
             assert not inside.all(axis=1).any(), (box.text, start, end)
 
 
 def where_steps_are(boxes, steps):
-    """Step -> box, from what is written; a parameter that is not written is in the first box of its user's module."""
+    """Step -> box, from what is written.
+
+    A parameter that is not written is in the first box of its user's module.
+    """
     holder, step = {}, {t.number: i for i, t in enumerate(steps)}
     for i, box in enumerate(boxes):
         title, *rest = box.text.split("\n")
@@ -671,7 +698,8 @@ def test_draw_refuses_what_makes_no_picture(tmp_path):
 def test_draw_leaves_pyplot_alone(tmp_path):
     code = (
         "import sys, numpy as np; from minigrad import Tensor, trace\n"
-        "assert 'matplotlib' not in sys.modules and 'scipy.optimize' not in sys.modules, 'imported too early'\n"
+        "for name in ('matplotlib', 'scipy.optimize'):\n"
+        "    assert name not in sys.modules, f'{name} was imported too early'\n"
         f"trace.draw(np.exp(Tensor(1.0, requires_grad=True)), {str(tmp_path / 'a.png')!r})\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )

@@ -46,11 +46,10 @@ class Nesterov(optim.Optimizer):
         super().__init__(parameters, learning_rate)
         self.momentum = momentum
 
-    def _update(self, block, s):
-        v, g = self.moments[0][block], self.gradients[block]
+    def update(self, w, g, v):
         v *= self.momentum
         v += g
-        self.weights[block] -= self.learning_rate * (g + self.momentum * v)
+        w -= self.learning_rate * (g + self.momentum * v)
 
 
 def kl_gamma(shape_q, rate_q, shape_p, rate_p):

@@ -80,13 +80,10 @@ def _nesterov(classical):
 
     def make(right):
         class Wrong(right):
-            def _update(self, block, s):
-                v, g = self.moments[0][block], self.gradients[block]
+            def update(self, w, g, v):
                 v *= self.momentum
                 v += g
-                self.weights[block] -= self.learning_rate * (
-                    v if classical else g + self.momentum * v
-                )
+                w -= self.learning_rate * (v if classical else g + self.momentum * v)
 
             def state_dict(self):
                 state = super().state_dict()

@@ -1,0 +1,354 @@
+"""Inputs on which every primitive is checked: a table, to look up or to add to. This is reference.
+
+A row is one example: the name of a primitive, its inputs, and its keywords. `real(2, 3)` is an
+array of shape (2, 3) whose entries are drawn between -2 and 2; the primitive is differentiated with
+respect to it. Other inputs are passed as they are. So this row
+
+    example("sum", real(2, 3), axis=1)
+
+says: check the first and second derivatives of np.sum(x, axis=1), at a random x of shape (2, 3).
+An elementwise function takes a single row, with a domain for each of its inputs, and is checked on
+eight combinations of shapes. A new primitive needs one row here at least; without it,
+`python -m minigrad.checking` fails, and so do the tests.
+
+Know before reading: what a primitive is (ops.py); gradcheck (checking.py) is what the rows are for.
+
+Know after: on which shapes, keywords and edges the rules were tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from minigrad import functional
+
+
+# -------------------------------------------------------------------------------- how rows are made
+class Domain(NamedTuple):
+    """Where inputs are drawn from: `values` maps uniform numbers in [0, 1), any shape, into it.
+
+    Called with a shape, `real(2, 3)`, it says: an input of this shape from here.
+    """
+
+    values: Callable[[np.ndarray], np.ndarray]
+
+    def __call__(self, *shape: int) -> Drawn:
+        return Drawn(self, shape)
+
+
+class Drawn(NamedTuple):
+    """An input that is drawn, and that the primitive is differentiated with respect to."""
+
+    domain: Domain
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of the table. inputs: `Drawn`s, and others that are passed as they are.
+
+    keywords: passed on. first: applied to the first input, where not any array will do. by: called
+    in place of the primitive, where this is reached through another function.
+    """
+
+    inputs: tuple
+    keywords: dict = field(default_factory=dict)
+    first: Callable | None = None
+    by: Callable | None = None
+
+    def drawn(self, uniform: Callable) -> list[np.ndarray]:
+        """The arrays to differentiate with respect to: float64, of the shapes that the row gives.
+
+        uniform(shape) must return numbers in [0, 1).
+        """
+        found = [x for x in self.inputs if isinstance(x, Drawn)]
+        return [np.asarray(x.domain.values(uniform(x.shape))) for x in found]
+
+    def function(self, primitive: Callable) -> Callable:
+        """The primitive as a function of only those inputs that are drawn."""
+
+        def f(*drawn):
+            waiting = iter(drawn)
+            inputs = [next(waiting) if isinstance(x, Drawn) else x for x in self.inputs]
+            if self.first is not None:
+                inputs[0] = self.first(inputs[0])
+            call = primitive if self.by is None else self.by
+            return call(*inputs, **self.keywords)
+
+        return f
+
+
+EXAMPLES: dict[str, list[Example]] = {}  # name of a primitive -> its examples
+ELEMENTWISE: dict[str, tuple[Domain, ...]] = {}  # name -> a domain for each input
+
+
+def example(
+    name: str,
+    *inputs: Any,
+    first: Callable | None = None,
+    by: Callable | None = None,
+    **keywords: Any,
+) -> None:
+    """Add a row: an example of the primitive of this name, on inputs of any shapes."""
+    EXAMPLES.setdefault(name, []).append(Example(inputs, keywords, first, by))
+
+
+def elementwise(name: str, *domains: Domain) -> None:
+    """Add rows for an elementwise function: plain, 0-d, empty, and stretched by broadcasting."""
+    ELEMENTWISE[name] = domains
+    if len(domains) == 1:
+        combinations: list[list[tuple]] = [[()], [(5,)], [(2, 3)], [(0, 2)]]
+    else:
+        combinations = [
+            [(3,)],
+            [()],
+            [(), (2, 3)],
+            [(2, 3), ()],
+            [(2, 1), (3,)],
+            [(1,), (3, 2), (2,)],
+            [(0, 2), (1,)],
+            [(1, 1), (2, 0)],
+        ]
+    for shapes in combinations:
+        # Where there are fewer shapes than inputs, they are taken in turn.
+        example(name, *[d(*shapes[k % len(shapes)]) for k, d in enumerate(domains)])
+
+
+# ----------------------------------------------------------------------------------------- domains
+def _distinct_values(u):
+    """No two entries closer than 0.2, whatever u: no small step makes another one the largest."""
+    rank = np.argsort(np.argsort(u, axis=None, kind="stable"), kind="stable").reshape(u.shape)
+    return 0.3 * rank + 0.1 * u - 1.0
+
+
+def _well_conditioned_values(u):
+    """Square matrices (..., n, n), n up to 4: small entries, and a large diagonal."""
+    return 0.3 * (4.0 * u - 2.0) + np.diag([3.0, -3.0, 4.5, 6.0][: u.shape[-1]])
+
+
+def positive_definite(x: Any) -> Any:
+    """Symmetric positive definite matrices (..., n, n) from any; for Tensors too."""
+    return x @ np.swapaxes(x, -1, -2) + np.eye(x.shape[-1], dtype=x.dtype)
+
+
+real = Domain(lambda u: 4.0 * u - 2.0)
+positive = Domain(lambda u: 0.3 + 2.7 * u)
+negative = Domain(lambda u: -0.9 + 0.8 * u)
+fraction = Domain(lambda u: 0.1 + 0.8 * u)
+away = Domain(lambda u: np.where(u < 0.5, u - 0.7, u + 0.2))  # from 0, on either side
+zeros = Domain(np.zeros_like)
+distinct = Domain(_distinct_values)
+even = Domain(lambda u: np.floor(8.0 * u) / 2.0 - 2.0)  # multiples of 1/2, and
+odd = Domain(lambda u: np.floor(8.0 * u) / 2.0 - 1.75)  # what is never closer to them than 1/4
+well_conditioned = Domain(_well_conditioned_values)
+
+# --------------------------------------------------------------------------- elementwise functions
+elementwise("absolute", away)
+elementwise("add", real, real)
+elementwise("alias", real)
+elementwise("arctan", real)
+elementwise("betaln", positive, positive)
+elementwise("cos", real)
+elementwise("cosh", real)
+elementwise("digamma", positive)
+elementwise("divide", real, away)
+elementwise("erf", real)
+elementwise("erfc", real)
+elementwise("exp", real)
+elementwise("expit", real)
+elementwise("expm1", real)
+elementwise("gamma", positive)
+elementwise("gammaln", positive)
+example("gammaln", negative(4))
+elementwise("log", positive)
+elementwise("log1p", positive)
+elementwise("log_expit", real)
+elementwise("logaddexp", real, real)
+elementwise("logit", fraction)
+elementwise("maximum", even, odd)
+elementwise("minimum", even, odd)
+elementwise("multiply", real, real)
+elementwise("ndtr", real)
+elementwise("negative", real)
+elementwise("normal_kl", real, positive, real, positive)
+elementwise("power", positive, real)
+example("power", away(3), 3.0)
+example("power", real(2, 2), 2)
+example("power", real(3), 1)
+example("power", real(), 0.0)
+example("power", 0.5, real(3))
+example("power", away(2, 1), np.array([-2, 0, 1]))
+example("power", positive(3), zeros(3))
+elementwise("reciprocal", away)
+elementwise("relu", away)
+elementwise("sign", away)
+elementwise("sin", real)
+elementwise("sinh", real)
+elementwise("sqrt", positive)
+elementwise("square", real)
+elementwise("subtract", real, real)
+elementwise("tanh", real)
+elementwise("xlogy", real, positive)
+example("xlogy", 0.0, positive(3))
+example("xlogy", np.array([0.0, 2.0]), positive(3, 1))
+
+example("astype", real(2, 3), dtype=np.float64)
+example("polygamma", positive(3), n=1)
+example("polygamma", positive(), n=2)
+example("polygamma", positive(2, 2), n=3)
+example("polygamma", positive(0), n=1)
+
+CONDITION = np.array([[True, False, True], [False, False, True]])
+example("where", CONDITION, real(2, 3), real(2, 3))
+example("where", CONDITION, real(), real(3))
+example("where", True, real(2), real())
+example("where", CONDITION, real(2, 1), 1.0)
+example("where", np.zeros((0, 3), bool), real(1, 3), real(1))
+
+# -------------------------------------------------------------------------------------- reductions
+example("sum", real(3))
+example("sum", real())
+example("sum", real(2, 3), axis=1)
+example("sum", real(2, 3, 2), axis=(0, -1))
+example("sum", real(2, 3), keepdims=True)
+example("sum", real(2, 3), axis=-2, keepdims=True)
+example("sum", real(0, 2), axis=0)
+example("sum", real(2, 3), axis=())
+for _name in ("max", "min"):
+    example(_name, distinct(4))
+    example(_name, distinct())
+    example(_name, distinct(2, 3), axis=1)
+    example(_name, distinct(2, 3, 2), axis=(0, -1))
+    example(_name, distinct(0, 2), axis=1)
+    example(_name, distinct(3, 2), axis=-2, keepdims=True)
+example("cumsum", real(4))
+example("cumsum", real())
+example("cumsum", real(2, 3))
+example("cumsum", real(2, 3), axis=0)
+example("cumsum", real(2, 3, 2), axis=-2)
+example("cumsum", real(0))
+
+# ------------------------------------------------------------------------------ shapes and reading
+example("reshape", real(2, 3), shape=(3, 2))
+example("reshape", real(4), shape=(2, -1))
+example("reshape", real(), shape=(1, 1))
+example("reshape", real(1), shape=())
+example("reshape", real(0, 2), shape=(0,))
+example("reshape", real(3), shape=3)
+example("transpose", real(2, 3))
+example("transpose", real())
+example("transpose", real(0, 2))
+example("transpose", real(2, 3, 4), axes=(2, 0, 1))
+example("transpose", real(2, 3, 1), axes=(-1, 0, -2))
+example("broadcast_to", real(3), shape=(2, 3))
+example("broadcast_to", real(), shape=(2, 2))
+example("broadcast_to", real(2, 1), shape=(3, 2, 2))
+example("broadcast_to", real(1), shape=(0,))
+example("broadcast_to", real(2), shape=(2,))
+example("concatenate", real(3), real(2))
+example("concatenate", real(2, 3), real(1, 3), axis=0)
+example("concatenate", real(2, 0), real(2, 1), axis=1)
+example("concatenate", real(2, 1), real(2, 3), real(2, 2), axis=-1)
+example("concatenate", real(2), np.ones(3))
+example("concatenate", real(2))
+
+REPEATED = np.array([2, 0, 2, -1])
+example("getitem", real(3, 4), index=1)
+example("getitem", real(3, 4), index=-1)
+example("getitem", real(3, 4), index=slice(1, None))
+example("getitem", real(3, 4), index=(slice(None, None, -2), 2))
+example("getitem", real(3, 4), index=(Ellipsis, None, 1))
+example("getitem", real(3, 4), index=())
+example("getitem", real(3, 4), index=None)
+example("getitem", real(3, 4), index=(1, 2))
+example("getitem", real(3, 4), index=(0, slice(0, 0)))
+example("getitem", real(3, 4), index=[0, 0])
+example("getitem", real(3, 4), index=REPEATED)
+example("getitem", real(3, 4), index=(REPEATED, [0, 0, 0, 1]))
+example("getitem", real(3, 4), index=(REPEATED[:, None], REPEATED))
+example("getitem", real(3, 4), index=(slice(None), REPEATED))
+example("getitem", real(3, 4), index=(REPEATED, slice(1, 3)))
+example("getitem", real(3, 4), index=(REPEATED, None, 1))
+example("getitem", real(3, 4), index=np.array([], int))
+example("getitem", real(3, 4), index=np.array([True, False, True]))
+example("getitem", real(3, 4), index=np.array([[True, False, True, False]] * 3))
+example("getitem", real(), index=())
+example("getitem", real(0, 2), index=slice(1))
+example("scatter", real(4, 2), index=REPEATED, shape=(3, 2))
+example("scatter", real(2), index=(slice(None), 1), shape=(2, 3))
+example("scatter", real(), index=(0, 1), shape=(2, 2))
+example("scatter", real(4), index=(REPEATED, REPEATED), shape=(3, 3))
+example("scatter", real(2), index=np.array([True, False, True]), shape=(3,))
+
+# ---------------------------------------------------------------------------------- linear algebra
+example("matmul", real(2, 3), real(3, 4))
+example("matmul", real(2, 2, 3), real(2, 3, 2))
+example("matmul", real(2, 3), real(4, 3, 1))
+example("matmul", real(2, 1, 3, 2), real(3, 2, 2))
+example("matmul", real(1, 1), real(1, 1))
+example("matmul", real(2, 0), real(0, 3))
+example("einsum", real(2, 3), real(3, 4), subscripts="ij,jk->ik")
+example("einsum", real(3), real(3), subscripts="i,i->")
+example("einsum", real(2), real(3), subscripts="i,j->ji")
+example("einsum", real(), real(2), subscripts=",i->i")
+example("einsum", real(2, 3, 2), real(3, 2), subscripts="bij,ij->bj")
+for _name in ("inv", "det", "logabsdet"):
+    example(_name, well_conditioned(3, 3))
+    example(_name, well_conditioned(1, 1))
+    example(_name, well_conditioned(2, 2, 2))
+example("cholesky", real(3, 3), first=positive_definite)
+example("cholesky", real(1, 1), first=positive_definite)
+example("cholesky", real(2, 2, 2), first=positive_definite)
+example("solve", well_conditioned(3, 3), real(3, 2))
+example("solve", well_conditioned(2, 2, 2), real(2, 2, 1))
+example("solve", well_conditioned(2, 2), real(3, 2, 1))
+example("solve", well_conditioned(3, 2, 2), real(2, 1))
+
+
+# ------------------------------------------------------------------------ kernels of functional.py
+def _normalised(x, weight, bias):
+    """The first of the three results of functional.batch_norm."""
+    return functional.batch_norm(x, weight, bias)[0]
+
+
+example("linear", real(4, 3), real(2, 3), real(2))
+example("linear", sparse.csr_matrix(np.eye(3)), real(2, 3), real(2))
+example("batch_norm", real(5, 3), real(3), real(3), by=_normalised)
+for _name in ("softmax", "log_softmax"):
+    example(_name, real(3))
+    example(_name, real(2, 3))
+    example(_name, real(2, 3), axis=0)
+    example(_name, real(2, 2, 2), axis=1)
+    example(_name, real(0, 2))
+
+# ------------------------------------------------------------------------ log-likelihoods of counts
+COUNTS = np.array([[0.0, 3.0, 1.0], [0.0, 0.0, 0.0], [12.0, 0.0, 1.0]])  # one cell has none
+CSR_COUNTS = sparse.csr_matrix(COUNTS)
+for _x in (COUNTS, CSR_COUNTS):  # log_mu, then log_theta by entry or by gene, then zi_logits
+    example("poisson_cell_log_prob", _x, real(3, 3))
+    example("nb_cell_log_prob", _x, real(3, 3), real(3, 3))
+    example("nb_cell_log_prob", _x, real(3, 3), real(3))
+    example("zinb_cell_log_prob", _x, real(3, 3), real(3, 3), real(3, 3))
+    example("zinb_cell_log_prob", _x, real(3, 3), real(3), real(3, 3))
+    # In place of log_mu: the logits of the expression fractions, and the log library sizes.
+    example("poisson_cell_log_prob_from_logits", _x, real(3, 3), real(3, 1))
+    example("nb_cell_log_prob_from_logits", _x, real(3, 3), real(3, 1), real(3, 3))
+    example("nb_cell_log_prob_from_logits", _x, real(3, 3), real(3, 1), real(3))
+    example("zinb_cell_log_prob_from_logits", _x, real(3, 3), real(3, 1), real(3, 3), real(3, 3))
+    example("zinb_cell_log_prob_from_logits", _x, real(3, 3), real(3, 1), real(3), real(3, 3))
+example("poisson_log_prob", COUNTS, real(3, 3))
+example("poisson_log_prob", COUNTS[:, :1], real(2))
+example("poisson_log_prob", 2.0, real())
+example("nb_log_prob", COUNTS, real(3, 3), real(3, 3))
+example("nb_log_prob", COUNTS, real(3, 3), real(3))
+example("nb_log_prob", COUNTS[:, :1], real(2), real(2))
+example("nb_log_prob", 2.0, real(), real())
+example("zinb_log_prob", COUNTS, real(3, 3), real(3, 3), real(3, 3))
+example("zinb_log_prob", COUNTS, real(3, 3), real(3), real(3, 3))
+example("zinb_log_prob", COUNTS[:, :1], real(2), real(2), real(2))
+example("zinb_log_prob", 2.0, real(), real(), real())
