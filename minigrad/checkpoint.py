@@ -255,13 +255,17 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
 
 
 def refuse_nonfinite(weights, said_first: str) -> None:
-    """ValueError that names the first of the weights (name -> array of numbers) with an entry that is NaN or infinite."""
+    """ValueError that names the first of the weights that is NaN or infinite somewhere.
+
+    weights: name -> array of numbers; said_first: how the error begins.
+    """
     for name, array in weights.items():
         finite = np.isfinite(np.asarray(array))
         if not np.all(finite):
             raise ValueError(
-                f"{said_first}: {np.sum(~finite):,} of {finite.size:,} numbers of the weight {name[:100]} are NaN or "
-                "infinite; its training failed, so train again, or take an earlier file"
+                f"{said_first}: {np.sum(~finite):,} of {finite.size:,} numbers of the weight "
+                f"{name[:100]} are NaN or infinite; its training failed, so train again, or take "
+                "an earlier file"
             )
 
 

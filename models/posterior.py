@@ -136,10 +136,11 @@ def elbo(
 ) -> np.ndarray:
     """The evidence lower bound of each cell, KL weight 1, averaged over n_samples draws: (n_cells,) float64, in nats.
 
-    E_q[log p(x | z, l)] - KL(q(z) || p(z)) - KL(q(l) || p(l)) (chapter, "Two optimization objectives"; Kingma & Welling 2014,
-    eq. 3). For comparing models on the same cells, faster and less exactly than log_likelihood, which is never lower but for
-    Monte Carlo error. Where the library is observed this bounds the likelihood given each cell's total (see there), and a
-    cell without counts, whose log p is then 0, has minus its KL divergence.
+    E_q[log p(x | z, l)] - KL(q(z) || p(z)) - KL(q(l) || p(l)) (chapter, "Two optimization
+    objectives"; Kingma & Welling 2014, eq. 3). For comparing models on the same cells, faster and
+    less exactly than log_likelihood, which is never lower but for Monte Carlo error. Where the
+    library is observed this bounds the likelihood given each cell's total (see there), and a cell
+    without counts, whose log p is then 0, has minus its KL divergence.
     """
     n_samples, data = _whole("n_samples", n_samples), self.minibatches(counts, batch, layer)
     found = np.empty(len(data.rows))
@@ -172,11 +173,13 @@ def log_likelihood(
     sample. An error above 0.5 says that few draws carry the weight: q is not the posterior, and the true value may lie
     above by more than that. Memory does not grow with n_samples.
 
-    Where the library is observed this is log p(x | l = the cell's own total): the model is told what it should foresee,
-    and its values lie above log p(x) of the same model with a prior of l, by 1 to 2 nats a cell in simulations and about
-    (1 + log(1 + v / s)) / 2 in theory, with v the variance of log l and s that of log totals given l. So a comparison of
-    a model with an observed and one with a latent library is unfair to the latter: compare within one kind only. Cells
-    without counts have 0 where the library is observed, and log p(x) like all others where it is latent.
+    Where the library is observed this is log p(x | l = the cell's own total): the model is told
+    what it should foresee, and its values lie above log p(x) of the same model with a prior of l,
+    by 0.5 to 2 nats a cell where it was measured, and up to (1 + log(1 + v / s)) / 2 in theory,
+    with v the variance of log l and s that of log totals given l. So to compare a model with an
+    observed and one with a latent library is unfair to the latter: compare within one kind only.
+    Cells without counts have 0 where the library is observed, and log p(x) like all others where it
+    is latent.
     """
     n_samples, data = _whole("n_samples", n_samples), self.minibatches(counts, batch, layer)
     value, error = np.empty((2, len(data.rows)))
@@ -235,9 +238,10 @@ def log_mean_exp(blocks) -> tuple[np.ndarray, np.ndarray]:
 def _log_prob_of_draws(self, x, codes, z, log_library):
     """log p(x | z, l) of cells x (c, n_genes) under z (c, n, n_latent) and log_library (c, n, 1): (c, n) float64.
 
-    The same as self.log_prob of each row of x repeated n times, which is what runs where no shortcut is known. A cell's
-    counts being the same in all its draws, there is one: see `_one_cell_nb`. A cell without counts has 0 where the
-    library is observed, and is otherwise as any other: sum over genes of log p(0).
+    The same as self.log_prob of each row of x repeated n times, which is what runs where no
+    shortcut is known. A cell's counts being the same in all its draws, there is one: see
+    `_one_cell_nb`. A cell without counts has 0 where the library is observed, and is otherwise as
+    any other: sum over genes of log p(0).
     """
     (c, n), parameters = z.shape[:2], _decode(self, z, log_library, codes)
     if self.dispersion == "gene-cell" or not backend.on_host(parameters.values()):
@@ -257,7 +261,10 @@ def _log_prob_of_draws(self, x, codes, z, log_library):
 
 
 def _log_prob_cell_by_cell(self, x, n, parameters):
-    """log p of cells x (c, n_genes), each under its n rows of the parameters (c * n, n_genes): (c, n) float64."""
+    """log p of cells x (c, n_genes), each under its n rows of the parameters (c * n, n_genes).
+
+    Returns (c, n) float64.
+    """
     x = x.toarray() if sparse.issparse(x) else x
     found, rows = np.empty(len(x) * n), max(1, CACHED // x.shape[1])
     log_theta = parameters["log_theta"]
@@ -272,7 +279,7 @@ def _log_prob_cell_by_cell(self, x, n, parameters):
 
 
 def _log_prob_of_zeros(self, i, n, parameters):
-    """log p of no counts at all under the n rows of the parameters (c * n, n_genes) that are cell i's: (n,)."""
+    """log p of no counts at all, (n,), under those n rows of the parameters that are cell i's."""
     own = {
         name: p if p is None or p.ndim == 1 else p[i * n : (i + 1) * n]
         for name, p in parameters.items()
@@ -450,7 +457,7 @@ def _codes_of(self, labels, name: str) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------------------------------ samples
 def _distribution(self, parameters: dict):
-    """The distribution of counts with these parameters (plain arrays), as `generative` gives them."""
+    """The distribution of counts with these parameters, plain arrays as `_decode` gives them."""
     if self.likelihood == "poisson":
         return Poisson(parameters["log_mu"])
     if self.likelihood == "nb":
@@ -491,15 +498,16 @@ def sample_posterior(
 
 
 def generate(self, n: int, *, batch: Array | str | None = None, seed: int = 0) -> np.ndarray:
-    """Counts of n new cells, (n, n_genes), from the prior: z ~ Normal(0, 1), log-normal library sizes.
+    """Counts of n new cells, (n, n_genes): z ~ Normal(0, 1), log-normal library sizes.
 
     batch: a label for all of them, or one for each; None: batches in the proportions of the training cells. Whole
     numbers, in the dtype of the model. For seeing what the model believes cells to be, and for data of which the truth is
     known. ValueError for an unknown batch, or another number of labels.
 
-    Where the library is observed, logarithms of the new cells' totals have the mean and variance of those of the training
-    cells (`library_log_mean`, `library_log_var`), as long as the counts' own noise does not exceed that variance. Where
-    it is latent, these two are the prior of log l, and the noise of counts comes on top.
+    Where the library is observed, logarithms of the new cells' totals have the mean and variance of
+    those of the training cells (`library_log_mean`, `library_log_var`), as long as the counts' own
+    noise does not exceed that variance. Where it is latent, these two are the prior of log l, and
+    the noise of counts comes on top.
     """
     n, noise, rows = _whole("n", n), _noise(seed, self.device), max(1, BUDGET // self.n_genes)
     if batch is None:
@@ -529,31 +537,35 @@ def generate(self, n: int, *, batch: Array | str | None = None, seed: int = 0) -
 
 
 def _library_of_new_cells(self, codes) -> Normal:
-    """p(log l) from which new cells of each batch are drawn, parameters (n_batches, 1), right for these batch codes.
+    """p(log l) of new cells, parameters (n_batches, 1), right for the batches that codes lists.
 
-    A latent library has its prior. An observed one stands for the total, whose logarithm has mean m = library_log_mean
-    and variance v = library_log_var over the training cells. But totals of counts that are drawn scatter around l: given
-    z and log l = m they have mean M = sum_g E[x_g], below l where there are extra zeros, and variance V = sum_g Var[x_g];
-    taken as log-normal,
+    A latent library has its prior. An observed one stands for the total, whose logarithm has mean m
+    = library_log_mean and variance v = library_log_var over the training cells. But totals of
+    counts that are drawn scatter around l: given z and log l = m they have mean M = sum_g E[x_g],
+    below l where there are extra zeros, and variance V = sum_g Var[x_g]; taken as log-normal,
 
         log total ~ Normal(log M - s/2, s),  s = log(1 + V / M^2)
 
-    What z and counting add to m and v, E_z[log M - s/2] - m and E_z[s] + Var_z[log M - s/2], is taken out of the two. A
-    variance has nothing left where they add more than v.
+    What z and counting add to m and v, E_z[log M - s/2] - m and E_z[s] + Var_z[log M - s/2], is
+    taken out of the two. A variance has nothing left where they add more than v.
     """
     moments = self.library_log_mean, self.library_log_var
     mean, variance = [backend.to_host(a).astype(np.float64) for a in moments]
     if self.library == "observed":
         for code in codes:
             centre, noise = _totals_of_new_cells(self, code)
-            mean[code] -= centre.mean() - mean[code]
+            shift = centre.mean() - mean[code]
+            mean[code] -= shift
             variance[code] -= noise.mean() + centre.var()
     parameters = [a.astype(self.dtype)[:, None] for a in (mean, np.sqrt(np.maximum(variance, 0.0)))]
     return Normal(*[backend.to_device(a, self.device) for a in parameters])
 
 
 def _totals_of_new_cells(self, code) -> tuple[np.ndarray, np.ndarray]:
-    """log M - s/2 and s of `_library_of_new_cells` for draws of z, in one batch: two (PRIOR_DRAWS,) float64."""
+    """log M - s/2 and s of `_library_of_new_cells` for draws of z in one batch.
+
+    Two arrays (PRIOR_DRAWS,) float64.
+    """
     normal = backend.generator([POSTERIOR, code], self.device).standard_normal
     means, variances, rows = [], [], max(1, BUDGET // self.n_genes)
     for start in range(0, PRIOR_DRAWS, rows):

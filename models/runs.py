@@ -6,9 +6,10 @@ Know before reading: counts.py, scvi.py, and minigrad/checkpoint.py. A run is a 
     model.npz     the checkpoint: weights, genes, batches, history, and all that going on with a killed training needs
     history.csv   what training recorded, a line an epoch; written when it ends
 
-Later commands read the counts again, from the same place or another, and take the model's genes from them by name. Genes
-of one name are numbered in the order of the file, so that a name says which of them is meant; where another file has its
-genes in another order that is not known, and refused. All files are written whole or not at all.
+Later commands read the counts again, from the same place or another, and take the model's genes
+from them by name. Genes of one name are numbered in the order of the file, so that a name says
+which of them is meant; where another file has its genes in another order that is not known, and
+refused. All files are written whole or not at all.
 
 Know after: what is in a run, and what `python -m models` writes.
 """
@@ -63,7 +64,10 @@ FIT = ("epochs", "batch_size", "validation", "learning_rate", "kl_warmup", "earl
 # ------------------------------------------------------------------------------------------------------------ counts
 @dataclass(eq=False)
 class UniquelyNamed(Counts):
-    """Counts in which each name of a gene occurs once. numbered: those names that several genes of the file had."""
+    """Counts in which each name of a gene occurs once.
+
+    numbered: the names of those genes that shared one in the file.
+    """
 
     numbered: frozenset = frozenset()
 
@@ -93,10 +97,10 @@ def unique_names(names) -> np.ndarray:
 
 
 def genes_by_name(counts: UniquelyNamed, genes, whose: str = "the model") -> Counts:
-    """These genes of the counts, in this order. ValueError that says how many, and which, are not there.
+    """These genes of the counts, in this order; ValueError that says which are not there.
 
-    Genes that had one name in the file are told apart by their order: ValueError where the file has its genes in
-    another order, and so perhaps these too.
+    Genes that had one name in the file are told apart by their order: ValueError where the file has
+    its genes in another order, and so perhaps these too.
     """
     if list(counts.genes) == list(genes):
         return counts
@@ -110,11 +114,12 @@ def genes_by_name(counts: UniquelyNamed, genes, whose: str = "the model") -> Cou
     columns = np.array([position[name] for name in genes])
     alike = [name for name in genes if name in counts.numbered]
     if alike and np.any(np.diff(columns) < 0):
+        names = ", ".join(alike[:5]) + " ..." * (len(alike) > 5)
         raise ValueError(
-            f"{len(alike)} of the {len(genes)} genes of {whose} share their names with other genes of the counts "
-            f"({', '.join(alike[:5])}{' ...' * (len(alike) > 5)}), whose genes stand in another order: it cannot be known "
-            "which is which; pass counts with the genes in the model's order, or give every gene a name of its own "
-            "before training"
+            f"{len(alike)} of the {len(genes)} genes of {whose} share their names with other genes "
+            f"of the counts ({names}), whose genes stand in another order: it cannot be known which"
+            " is which; pass counts with the genes in the model's order, or give every gene a name "
+            "of its own before training"
         )
     return counts.select_genes(columns)
 

@@ -772,6 +772,15 @@ def test_a_report_of_few_cells_one_latent_dimension_and_no_epoch(place, tmp_path
     )  # names are text
 
 
+@pytest.mark.parametrize("library", ["observed", "latent"])
+def test_the_report_says_when_an_elbo_is_given_the_totals(library):
+    history = runs.History({"epoch": [1], "seconds": [2.0], "validation_elbo": [-71.26]})
+    found = dict(report.facts(SCVI(12, library=library), history, 3))
+    said = found["held-out ELBO, last epoch"]
+    assert said.startswith("-71.3 nats a cell")
+    assert ("given each cell's total, so not to be compared" in said) == (library == "observed")
+
+
 def test_many_labels_are_few_colours():
     labels = np.repeat([f"type {i:02d}" for i in range(14)], np.arange(14, 0, -1))
     found = report.most_frequent(labels)

@@ -410,7 +410,7 @@ def test_cells_without_counts(library):
 
 
 def log_prob_of_zeros(model, z, log_library):
-    """log p(no counts | z, l), (n,), by SciPy's distributions. z: (n, n_latent); log_library: (n, 1)."""
+    """log p(no counts | z, l), (n,), by SciPy. z: (n, n_latent); log_library: (n, 1)."""
     with evaluating(model):
         p = model.generative(z, log_library, np.zeros(len(z), int))
     mu = np.exp(p["log_mu"].data)
@@ -454,7 +454,7 @@ def test_the_elbo_of_a_cell_without_counts_is_its_kl_where_the_library_is_observ
 
 
 def test_an_observed_library_is_told_the_total():
-    """With one gene the count is the total: p(x | l = x) is Poisson's at its mean. These do not sum to 1, p(x) does."""
+    """Of one gene the count is the total. Poisson's p(x | l = x) do not sum to 1, p(x) does."""
     x = np.arange(201.0)[:, None]
     observed = untrained(1, likelihood="poisson", dtype=float).log_likelihood(x, n_samples=1000)
     np.testing.assert_allclose(observed[1:], stats.poisson.logpmf(x, x)[1:, 0], atol=0.05)
@@ -552,7 +552,7 @@ def test_generate_has_the_moments_of_the_prior(likelihood):
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_generated_totals_scatter_as_observed_ones_do(likelihood):
-    """Counts scatter around what is expected of them, and extra zeros take some away: both are made up for."""
+    """Counts scatter around their means, and extra zeros take some away: both are made up for."""
     model = untrained(60, 2, likelihood=likelihood, scale=1.0, dtype=np.float64)
     model.library_log_mean[:], model.library_log_var[:] = [4.0, 7.0], [0.16, 0.3]
     n = 8000

@@ -121,9 +121,9 @@ def test_progress_runs_from_zero_to_one_over_a_training(monkeypatch):
     assert np.mean(np.array(seen) >= SCVI.kl_warmup) >= 0.5
 
 
-# ---------------------------------------------------------------------------------------------------- a latent library
-# ELBO of the 500 new cells of recovery's simulation "small", seed 0, in nats a cell, of a training with scvi-tools 1.4.2
-# (400 epochs, all defaults): `python -m tests.benchmarks.recovery small --seeds 1`.
+# --------------------------------------------------------------------------- recovery of the truth
+# ELBO of the 500 new cells of recovery's simulation "small", seed 0, in nats a cell, of a training
+# with scvi-tools 1.4.2 (400 epochs, defaults): python -m tests.benchmarks.recovery small --seeds 1
 ELBO_OF_SCVI_TOOLS = {"observed": -79.5, "latent": -88.5}
 
 
@@ -140,7 +140,7 @@ def test_a_simulation_is_recovered_as_well_as_by_scvi_tools(library):
 
 
 def test_latent_libraries_of_batches_of_different_depth():
-    """The encoder does not see the batch, and starts between the two depths: it must read them off the counts."""
+    """The encoder does not see the batch, and starts between the depths: counts must tell it."""
     cells = recovery.simulate(400, 30, (100.0, 2000.0))
     model = SCVI(30, 2, likelihood="nb", library="latent", n_latent=3, n_hidden=32)
     model.fit(cells.x, cells.batch, epochs=100, batch_size=50, progress=False)
@@ -565,7 +565,7 @@ def test_genes_in_another_order_are_refused():
 
 
 def test_training_on_keeps_the_names_of_genes():
-    """As for predictions, counts without names are taken at their word; they do not take the model's names away."""
+    """Counts without names are taken, as for predictions; the model's names stay."""
     x = np.random.default_rng(0).poisson(2.0, (30, 6)).astype(np.float32)
     named = Counts(sparse.csr_array(x), list("abcdef"), range(30))
     model = fitted(named, model=small(6))

@@ -1,14 +1,16 @@
-"""Is the truth of a simulation found again? `python -m tests.benchmarks.recovery [--seeds N] [SIMULATION ...]`.
+"""Is the truth of a simulation found again? `python -m tests.benchmarks.recovery [NAME ...]`.
 
 Counts are simulated from scVI's own generative process, with a decoder that is linear in z:
 
-    z ~ Normal(0, 1) in two dimensions,  rho = softmax(a + B z),  theta_g and l log-normal,  x ~ NB(mean l rho, theta)
+    z ~ Normal(0, 1) in two dimensions,  rho = softmax(a + B z),  theta_g and l log-normal,
+    x ~ NB(mean l rho, inverse dispersion theta)
 
-and both sides train on them with all of their defaults, ours in 200 epochs, scvi-tools in 400. The weights of scvi-tools
-are then loaded here (`SCVI.from_scvi_tools`), so that one and the same code asks both. scvi-tools comes with the extra
-`bench`; where it is missing its rows are left out.
+and both sides train on them with all of their defaults, ours in 200 epochs, scvi-tools in 400. The
+weights of scvi-tools are then loaded here (`SCVI.from_scvi_tools`), so that one and the same code
+asks both. scvi-tools comes with the extra `bench`; where it is missing its rows are left out.
 
-Know after: how near theta, rho and library size come to the truth, with the library observed and with it latent.
+Know after: how near theta, rho and library size come to the truth, with the library observed and
+with it latent.
 """
 
 from __future__ import annotations
@@ -49,7 +51,10 @@ class Simulation(NamedTuple):
 
 
 def simulate(n_cells: int, n_genes: int, depths, seed: int = 0) -> Simulation:
-    """A Simulation: NB counts of one batch per entry of depths, the median library sizes; log l has standard deviation 0.4."""
+    """NB counts of as many batches as there are depths, the medians of their library sizes.
+
+    log l has a standard deviation of 0.4 within a batch.
+    """
     rng = np.random.default_rng(seed)
     z = rng.standard_normal((n_cells, 2))
     logits = rng.normal(0.0, 1.0, n_genes) + z @ rng.normal(0.0, 0.5, (2, n_genes))
@@ -79,7 +84,7 @@ def ours(train: Simulation, library: str, seed: int = 0) -> SCVI:
 
 
 def scvi_tools(train: Simulation, library: str, seed: int = 0) -> SCVI:
-    """Trained by scvi-tools with its defaults, 400 epochs, and loaded here. ImportError where it is missing."""
+    """Trained by scvi-tools with its defaults, 400 epochs, and loaded here; or ImportError."""
     import anndata
     import scvi
 
@@ -99,7 +104,7 @@ def scvi_tools(train: Simulation, library: str, seed: int = 0) -> SCVI:
 
 
 class Recovery(NamedTuple):
-    """How near a model comes to the truth of new cells. Field by field, what a row of the table says."""
+    """How near a model comes to the truth of new cells: what a row of the table says."""
 
     theta_rank: float  # rank correlation of theta over genes
     theta_error: float  # median |log(theta / truth)|
@@ -161,8 +166,8 @@ def row(name, library, who, trained_by, n_seeds) -> str:
         found.append(recovery(trained_by(train, library, seed), new))
     mean = Recovery(*np.mean(found, axis=0))
     return (
-        f"| {name} | {library} | {who} | {mean.theta_rank:.3f} | {mean.theta_error:.2f} | {mean.rho:.3f} "
-        f"| {mean.totals:.1%} | {mean.library:.3f} | {mean.elbo:.1f} |"
+        f"| {name} | {library} | {who} | {mean.theta_rank:.3f} | {mean.theta_error:.2f} "
+        f"| {mean.rho:.3f} | {mean.totals:.1%} | {mean.library:.3f} | {mean.elbo:.1f} |"
     )
 
 
