@@ -64,7 +64,7 @@ FIT = ("epochs", "batch_size", "validation", "learning_rate", "kl_warmup", "earl
 # ------------------------------------------------------------------------------------------------------------ counts
 @dataclass(eq=False)
 class UniquelyNamed(Counts):
-    """Counts in which each name of a gene occurs once.
+    """Counts, X (n_cells, n_genes), in which each name of a gene occurs once.
 
     numbered: the names of those genes that shared one in the file.
     """

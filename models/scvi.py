@@ -533,7 +533,7 @@ class SCVI(Saved, Module):
                 self.library_log_var[b] = max(of_batch.var(), LIBRARY_FLOOR)
             self.batch_fraction[b] = np.mean(codes == b)
         if self.library == "latent":
-            prior_variance = self.batch_fraction @ self.library_log_var
+            prior_variance = backend.to_host(self.batch_fraction @ self.library_log_var)
             backend.assign(self.l_encoder.mean.bias.data, np.log(totals).mean()[None])
             backend.assign(self.l_encoder.log_var.bias.data, np.log(prior_variance)[None])
 
