@@ -436,11 +436,12 @@ def test_a_cell_without_counts_is_an_observation_where_the_library_is_latent(
     log_w = stats.norm.logpdf(grid).sum(axis=1) + 2.0 * np.log(z[1] - z[0])
     exact = special.logsumexp(log_prob_of_zeros(model, grid[:, :1], log_l) + log_w)
     x = np.zeros((3, 4))
-    x[1] = 2.0
-    value, error = model.log_likelihood(x, n_samples=20000, return_error=True)
-    assert error[0] < 0.1 and abs(value[0] - exact) < 4.0 * error[0] + 1e-6
-    assert exact < -1.0 and value[1] < -1.0
-    assert exact - 30.0 < model.elbo(x, n_samples=500)[0] < exact
+    x[0] = 2.0
+    value, error = model.log_likelihood(x, n_samples=10000, return_error=True)
+    for i in (1, 2):
+        assert error[i] < 0.15 and abs(value[i] - exact) < 4.0 * error[i] + 1e-6
+    assert exact < -1.0 and value[0] < -1.0
+    assert np.all(model.elbo(x, n_samples=500)[1:] < exact)
 
 
 @pytest.mark.parametrize("dispersion", ["gene", "gene-cell"])
@@ -558,8 +559,18 @@ def test_generated_totals_scatter_as_observed_ones_do(likelihood):
     n = 8000
     for b, (mean, variance) in enumerate(zip(model.library_log_mean, model.library_log_var)):
         log_totals = np.log(model.generate(n, batch=b).sum(axis=1))
-        assert abs(log_totals.mean() - mean) < 0.03
+        assert abs(log_totals.mean() - mean) < 0.012
         assert abs(log_totals.std() - np.sqrt(variance)) < 0.02
+
+
+def test_extra_zeros_that_depend_on_z_are_made_up_for():
+    """They make totals of some states smaller than of others: a part of the spread, too."""
+    model = untrained(200, likelihood="zinb", scale=1.0, dtype=np.float64)
+    model.decoder.zi.weight.data[...] = 4.0 * np.abs(model.decoder.zi.weight.data)
+    model.library_log_mean[:], model.library_log_var[:] = 7.0, 0.3
+    log_totals = np.log(model.generate(8000).sum(axis=1))
+    assert abs(log_totals.mean() - 7.0) < 0.02
+    assert abs(log_totals.std() - np.sqrt(0.3)) < 0.03
 
 
 def test_generated_totals_scatter_as_those_of_the_training_cells():

@@ -152,13 +152,14 @@ def test_latent_libraries_of_batches_of_different_depth():
 
 def test_the_library_encoder_starts_at_the_totals_of_the_cells():
     """At log l = 0 the first epochs of a training would go into finding the scale of the counts."""
-    x = counts_of(n_genes=60)
+    x, batch = counts_of(n_genes=60), np.repeat([0, 1], [120, 30])
     log_totals = np.log(x.sum(axis=1))
-    model = small(60, library="latent", dtype=np.float64)
-    fitted(x, model=model, epochs=1, learning_rate=1e-9)
+    within = 0.8 * log_totals[:120].var() + 0.2 * log_totals[120:].var()
+    model = small(60, n_batches=2, library="latent", dtype=np.float64)
+    fitted(x, batch, model=model, epochs=1, learning_rate=1e-9)
     head = model.l_encoder
     assert head.mean.bias.data[0] == pytest.approx(log_totals.mean(), abs=1e-6)
-    assert np.exp(head.log_var.bias.data[0]) == pytest.approx(log_totals.var(), rel=1e-6)
+    assert np.exp(head.log_var.bias.data[0]) == pytest.approx(within, rel=1e-6)
 
 
 def test_weight_decay_is_for_matrices_and_not_for_those_of_the_library_encoder():
