@@ -254,6 +254,21 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     return np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran else "C").copy()
 
 
+def refuse_nonfinite(weights, said_first: str) -> None:
+    """ValueError that names the first of the weights that is NaN or infinite somewhere.
+
+    weights: name -> array of numbers; said_first: how the error begins.
+    """
+    for name, array in weights.items():
+        finite = np.isfinite(np.asarray(array))
+        if not np.all(finite):
+            raise ValueError(
+                f"{said_first}: {np.sum(~finite):,} of {finite.size:,} numbers of the weight "
+                f"{name[:100]} are NaN or infinite; its training failed, so train again, or take "
+                "an earlier file"
+            )
+
+
 class Saved:
     """`save` and `load` for an nn.Module whose `config` is a dict of the arguments it was made with.
 
@@ -286,8 +301,9 @@ class Saved:
         arrays, meta = load(path)
         if meta.get("model") != cls.__name__:
             raise ValueError(f"{path}: holds a {str(meta.get('model'))[:50]}, not a {cls.__name__}")
+        weights = {k[8:]: a for k, a in arrays.items() if k.startswith("weights/")}
+        refuse_nonfinite(weights, f"{path}: cannot be loaded")
         try:
-            weights = {k[8:]: a for k, a in arrays.items() if k.startswith("weights/")}
             (n_arrays, size), found = (
                 cls.least_size(meta["config"]),
                 sum(a.size for a in weights.values()),

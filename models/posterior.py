@@ -35,6 +35,7 @@ from minigrad.fit import evaluating
 from minigrad.tensor import Tensor
 from models.counts import as_matrix, batch_codes, log1p, normalize
 
+PRIOR_DRAWS = 256  # of z, by which it is known how totals of new cells scatter
 POSTERIOR = 17  # purpose of random numbers, beside those of minigrad/data.py
 BUDGET = 1 << 19  # entries (draws of cells x genes) decoded at a time: 2 MB an array in float32
 CACHED = (
@@ -135,9 +136,11 @@ def elbo(
 ) -> np.ndarray:
     """The evidence lower bound of each cell, KL weight 1, averaged over n_samples draws: (n_cells,) float64, in nats.
 
-    E_q[log p(x | z, l)] - KL(q(z) || p(z)) - KL(q(l) || p(l)) (chapter, "Two optimization objectives"; Kingma & Welling 2014,
-    eq. 3). For comparing models on the same cells, faster and less exactly than log_likelihood, which is never lower but for
-    Monte Carlo error. A cell without counts has minus its KL divergence.
+    E_q[log p(x | z, l)] - KL(q(z) || p(z)) - KL(q(l) || p(l)) (chapter, "Two optimization
+    objectives"; Kingma & Welling 2014, eq. 3). For comparing models on the same cells, faster and
+    less exactly than log_likelihood, which is never lower but for Monte Carlo error. Where the
+    library is observed this bounds the likelihood given each cell's total (see there), and a cell
+    without counts, whose log p is then 0, has minus its KL divergence.
     """
     n_samples, data = _whole("n_samples", n_samples), self.minibatches(counts, batch, layer)
     found = np.empty(len(data.rows))
@@ -168,7 +171,15 @@ def log_likelihood(
     A lower bound in expectation that n_samples tightens (Burda et al. 2016, eq. 8): for comparing models on cells that
     neither has seen. return_error: also its Monte Carlo standard error (n_cells,), by the delta method; NaN for one
     sample. An error above 0.5 says that few draws carry the weight: q is not the posterior, and the true value may lie
-    above by more than that. Memory does not grow with n_samples. Cells without counts have 0.
+    above by more than that. Memory does not grow with n_samples.
+
+    Where the library is observed this is log p(x | l = the cell's own total): the model is told
+    what it should foresee, and its values lie above log p(x) of the same model with a prior of l,
+    by 0.5 to 2 nats a cell where it was measured, and up to (1 + log(1 + v / s)) / 2 in theory,
+    with v the variance of log l and s that of log totals given l. So to compare a model with an
+    observed and one with a latent library is unfair to the latter: compare within one kind only.
+    Cells without counts have 0 where the library is observed, and log p(x) like all others where it
+    is latent.
     """
     n_samples, data = _whole("n_samples", n_samples), self.minibatches(counts, batch, layer)
     value, error = np.empty((2, len(data.rows)))
@@ -180,8 +191,8 @@ def log_likelihood(
                 backend.to_host(_log_weights(self, x, codes, q_z, q_l, *draw)) for draw in draws
             )
             value[cells], error[cells] = log_mean_exp(weights)
-            if getattr(self, "likelihood", None) in _ONE_CELL:
-                empty = backend.to_host(~_has_library(x, None)).ravel()
+            if q_l is None:
+                empty = _cells_without_counts(x)
                 value[cells][empty] = error[cells][empty] = 0.0
     return (value, error) if return_error else value
 
@@ -227,35 +238,59 @@ def log_mean_exp(blocks) -> tuple[np.ndarray, np.ndarray]:
 def _log_prob_of_draws(self, x, codes, z, log_library):
     """log p(x | z, l) of cells x (c, n_genes) under z (c, n, n_latent) and log_library (c, n, 1): (c, n) float64.
 
-    The same as self.log_prob of each row of x repeated n times, which is what runs where no shortcut is known. A cell's
-    counts being the same in all its draws, there is one: see `_one_cell_nb`.
+    The same as self.log_prob of each row of x repeated n times, which is what runs where no
+    shortcut is known. A cell's counts being the same in all its draws, there is one: see
+    `_one_cell_nb`. A cell without counts has 0 where the library is observed, and is otherwise as
+    any other: sum over genes of log p(0).
     """
     (c, n), parameters = z.shape[:2], _decode(self, z, log_library, codes)
-    one_cell = _ONE_CELL.get(getattr(self, "likelihood", None))
-    log_theta, rows = parameters.get("log_theta"), max(1, CACHED // x.shape[1])
-    if (
-        one_cell is None
-        or getattr(self, "dispersion", None) == "gene-cell"
-        or not backend.on_host(parameters.values())
-    ):
+    if self.dispersion == "gene-cell" or not backend.on_host(parameters.values()):
         log_p = self.log_prob(
             take_rows(x, np.repeat(np.arange(c), n)),
             log_library.reshape(c * n, 1),
             parameters["log_rho"],
-            log_theta,
+            parameters["log_theta"],
             parameters["zi_logits"],
         )
-        return log_p.reshape(c, n).astype(np.float64)
-    found, x = np.empty(c * n), x.toarray() if sparse.issparse(x) else x
-    for i in range(c):
+        found = log_p.reshape(c, n).astype(np.float64)
+    else:
+        found = _log_prob_cell_by_cell(self, x, n, parameters)
+    for i in _cells_without_counts(x):
+        found[i] = 0.0 if self.library == "observed" else _log_prob_of_zeros(self, i, n, parameters)
+    return found
+
+
+def _log_prob_cell_by_cell(self, x, n, parameters):
+    """log p of cells x (c, n_genes), each under its n rows of the parameters (c * n, n_genes).
+
+    Returns (c, n) float64.
+    """
+    x = x.toarray() if sparse.issparse(x) else x
+    found, rows = np.empty(len(x) * n), max(1, CACHED // x.shape[1])
+    log_theta = parameters["log_theta"]
+    of_draws = [p for p in (parameters["log_mu"], parameters["zi_logits"]) if p is not None]
+    for i, counts in enumerate(x):
         theta_of_cell = log_theta if log_theta is None or log_theta.ndim == 1 else log_theta[i * n]
-        cell = one_cell(x[i], theta_of_cell)
+        cell = _ONE_CELL[self.likelihood](counts, theta_of_cell)
         for start in range(i * n, (i + 1) * n, rows):
             part = slice(start, min(start + rows, (i + 1) * n))
-            found[part] = cell(
-                *[p[part] for p in (parameters["log_mu"], parameters["zi_logits"]) if p is not None]
-            )
-    return found.reshape(c, n)
+            found[part] = cell(*[p[part] for p in of_draws])
+    return found.reshape(len(x), n)
+
+
+def _log_prob_of_zeros(self, i, n, parameters):
+    """log p of no counts at all, (n,), under those n rows of the parameters that are cell i's."""
+    own = {
+        name: p if p is None or p.ndim == 1 else p[i * n : (i + 1) * n]
+        for name, p in parameters.items()
+    }
+    log_p = _distribution(self, own).log_prob(np.zeros_like(own["log_mu"]))
+    return np.sum(log_p.astype(np.float64), axis=1)
+
+
+def _cells_without_counts(x) -> np.ndarray:
+    """Positions of the cells of x (c, n_genes) without counts, on the host."""
+    return np.flatnonzero(~backend.to_host(_has_library(x, None)).ravel())
 
 
 def _one_cell_poisson(x, _):
@@ -421,15 +456,15 @@ def _codes_of(self, labels, name: str) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------------------------------ samples
-def _sample(self, parameters: dict, rng):
-    """Counts, (n, n_genes), from the distribution with these parameters (plain arrays)."""
+def _distribution(self, parameters: dict):
+    """The distribution of counts with these parameters, plain arrays as `_decode` gives them."""
     if self.likelihood == "poisson":
-        return Poisson(parameters["log_mu"]).sample(rng)
+        return Poisson(parameters["log_mu"])
     if self.likelihood == "nb":
-        return NegativeBinomial(parameters["log_mu"], parameters["log_theta"]).sample(rng)
+        return NegativeBinomial(parameters["log_mu"], parameters["log_theta"])
     return ZeroInflatedNegativeBinomial(
         *[parameters[k] for k in ("log_mu", "log_theta", "zi_logits")]
-    ).sample(rng)
+    )
 
 
 def sample_posterior(
@@ -454,9 +489,8 @@ def sample_posterior(
         for cells, x, codes, _, q_l, draws in _posteriors(self, data, n_samples, noise):
             start = 0
             for z, log_library in draws:
-                sample = _sample(self, _decode(self, z, log_library, codes), noise.counts).reshape(
-                    *z.shape[:2], -1
-                )
+                of_draws = _distribution(self, _decode(self, z, log_library, codes))
+                sample = of_draws.sample(noise.counts).reshape(*z.shape[:2], -1)
                 sample = backend.to_host(sample * _has_library(x, q_l))
                 found[start : start + z.shape[1], cells] = sample.transpose(1, 0, 2)
                 start += z.shape[1]
@@ -464,11 +498,16 @@ def sample_posterior(
 
 
 def generate(self, n: int, *, batch: Array | str | None = None, seed: int = 0) -> np.ndarray:
-    """Counts of n new cells, (n, n_genes), from the prior: z ~ Normal(0, 1), library from its log-normal prior.
+    """Counts of n new cells, (n, n_genes): z ~ Normal(0, 1), log-normal library sizes.
 
     batch: a label for all of them, or one for each; None: batches in the proportions of the training cells. Whole
     numbers, in the dtype of the model. For seeing what the model believes cells to be, and for data of which the truth is
     known. ValueError for an unknown batch, or another number of labels.
+
+    Where the library is observed, logarithms of the new cells' totals have the mean and variance of
+    those of the training cells (`library_log_mean`, `library_log_var`), as long as the counts' own
+    noise does not exceed that variance. Where it is latent, these two are the prior of log l, and
+    the noise of counts comes on top.
     """
     n, noise, rows = _whole("n", n), _noise(seed, self.device), max(1, BUDGET // self.n_genes)
     if batch is None:
@@ -485,14 +524,60 @@ def generate(self, n: int, *, batch: Array | str | None = None, seed: int = 0) -
         codes = np.broadcast_to(codes, n)
     found = np.empty((n, self.n_genes), self.dtype)
     with evaluating(self):
+        library = _library_of_new_cells(self, np.unique(codes))
         for start in range(0, n, rows):
             of = backend.to_device(codes[start : start + rows], self.device)
-            prior = self.library_prior(of)
             z = noise.z((len(of), 1, self.n_latent), dtype=self.dtype)
-            log_library = prior.loc + prior.scale * noise.library((len(of), 1), dtype=self.dtype)
-            sample = _sample(self, _decode(self, z, log_library[:, None], of), noise.counts)
-            found[start : start + rows] = backend.to_host(sample)
+            log_library = library.loc[of] + library.scale[of] * noise.library(
+                (len(of), 1), dtype=self.dtype
+            )
+            of_cells = _distribution(self, _decode(self, z, log_library[:, None], of))
+            found[start : start + rows] = backend.to_host(of_cells.sample(noise.counts))
     return found
+
+
+def _library_of_new_cells(self, codes) -> Normal:
+    """p(log l) of new cells, parameters (n_batches, 1), right for the batches that codes lists.
+
+    A latent library has its prior. An observed one stands for the total, whose logarithm has mean m
+    = library_log_mean and variance v = library_log_var over the training cells. But totals of
+    counts that are drawn scatter around l: given z and log l = m they have mean M = sum_g E[x_g],
+    below l where there are extra zeros, and variance V = sum_g Var[x_g]; taken as log-normal,
+
+        log total ~ Normal(log M - s/2, s),  s = log(1 + V / M^2)
+
+    What z and counting add to m and v, E_z[log M - s/2] - m and E_z[s] + Var_z[log M - s/2], is
+    taken out of the two. A variance has nothing left where they add more than v.
+    """
+    moments = self.library_log_mean, self.library_log_var
+    mean, variance = [backend.to_host(a).astype(np.float64) for a in moments]
+    if self.library == "observed":
+        for code in codes:
+            centre, noise = _totals_of_new_cells(self, code)
+            shift = centre.mean() - mean[code]
+            mean[code] -= shift
+            variance[code] -= noise.mean() + centre.var()
+    parameters = [a.astype(self.dtype)[:, None] for a in (mean, np.sqrt(np.maximum(variance, 0.0)))]
+    return Normal(*[backend.to_device(a, self.device) for a in parameters])
+
+
+def _totals_of_new_cells(self, code) -> tuple[np.ndarray, np.ndarray]:
+    """log M - s/2 and s of `_library_of_new_cells` for draws of z in one batch.
+
+    Two arrays (PRIOR_DRAWS,) float64.
+    """
+    normal = backend.generator([POSTERIOR, code], self.device).standard_normal
+    means, variances, rows = [], [], max(1, BUDGET // self.n_genes)
+    for start in range(0, PRIOR_DRAWS, rows):
+        z = normal((min(rows, PRIOR_DRAWS - start), 1, self.n_latent), dtype=self.dtype)
+        codes = backend.to_device(np.full(len(z), code), self.device)
+        log_library = self.library_prior(codes).loc[:, None]
+        counts = _distribution(self, _decode(self, z, log_library, codes))
+        means.append(backend.to_host(np.sum(counts.mean, axis=1)))
+        variances.append(backend.to_host(np.sum(counts.variance, axis=1)))
+    mean, variance = [np.concatenate(parts).astype(np.float64) for parts in (means, variances)]
+    noise = np.log1p(variance / mean**2)
+    return np.log(mean) - noise / 2.0, noise
 
 
 # --------------------------------------------------------------------------------------------------------- imputation

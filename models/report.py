@@ -141,8 +141,13 @@ def facts(model, history, n_shown: int) -> list:
         ),
     ]
     if "validation_elbo" in history:
+        given = "; given each cell's total, so not to be compared with models of a latent library"
         found.append(
-            ("held-out ELBO, last epoch", f"{history['validation_elbo'][-1]:.1f} nats a cell")
+            (
+                "held-out ELBO, last epoch",
+                f"{history['validation_elbo'][-1]:.1f} nats a cell"
+                + given * (c["library"] == "observed"),
+            )
         )
     return [*found, ("cells looked at", f"{n_shown:,}")]
 

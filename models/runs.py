@@ -6,8 +6,10 @@ Know before reading: counts.py, scvi.py, and minigrad/checkpoint.py. A run is a 
     model.npz     the checkpoint: weights, genes, batches, history, and all that going on with a killed training needs
     history.csv   what training recorded, a line an epoch; written when it ends
 
-Later commands read the counts again, from the same place or another, and take the model's genes from them by name. Names
-that occur twice get a number, so that a name says which gene is meant. All files are written whole or not at all.
+Later commands read the counts again, from the same place or another, and take the model's genes
+from them by name. Genes of one name are numbered in the order of the file, so that a name says
+which of them is meant; where another file has its genes in another order that is not known, and
+refused. All files are written whole or not at all.
 
 Know after: what is in a run, and what `python -m models` writes.
 """
@@ -18,8 +20,10 @@ import csv
 import importlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -58,11 +62,22 @@ FIT = ("epochs", "batch_size", "validation", "learning_rate", "kl_warmup", "earl
 
 
 # ------------------------------------------------------------------------------------------------------------ counts
-def read_counts(path, layer: str | None = None, on_disk: bool = False) -> Counts:
+@dataclass(eq=False)
+class UniquelyNamed(Counts):
+    """Counts, X (n_cells, n_genes), in which each name of a gene occurs once.
+
+    numbered: the names of those genes that shared one in the file.
+    """
+
+    numbered: frozenset = frozenset()
+
+
+def read_counts(path, layer: str | None = None, on_disk: bool = False) -> UniquelyNamed:
     """`models.counts.read`, with names of genes that occur once each. on_disk: leave the matrix in its .h5ad file."""
     counts = read(path, layer, backed=on_disk)
-    counts.genes = unique_names(counts.genes)
-    return counts
+    names, times = unique_names(counts.genes), Counter(counts.genes.tolist())
+    numbered = {new for new, name in zip(names.tolist(), counts.genes.tolist()) if times[name] > 1}
+    return UniquelyNamed(counts.X, names, counts.cells, counts.obs, frozenset(numbered))
 
 
 def unique_names(names) -> np.ndarray:
@@ -81,8 +96,12 @@ def unique_names(names) -> np.ndarray:
     return np.array(found, dtype=str)
 
 
-def genes_by_name(counts: Counts, genes, whose: str = "the model") -> Counts:
-    """These genes of the counts, in this order. ValueError that says how many, and which, are not there."""
+def genes_by_name(counts: UniquelyNamed, genes, whose: str = "the model") -> Counts:
+    """These genes of the counts, in this order; ValueError that says which are not there.
+
+    Genes that had one name in the file are told apart by their order: ValueError where the file has
+    its genes in another order, and so perhaps these too.
+    """
     if list(counts.genes) == list(genes):
         return counts
     position = {name: i for i, name in enumerate(counts.genes.tolist())}
@@ -92,7 +111,17 @@ def genes_by_name(counts: Counts, genes, whose: str = "the model") -> Counts:
             f"{len(missing)} of the {len(genes)} genes of {whose} are not among the {counts.shape[1]} of the "
             f"counts: {', '.join(missing[:5])}{' ...' * (len(missing) > 5)}; pass counts with the same gene names"
         )
-    return counts.select_genes(np.array([position[name] for name in genes]))
+    columns = np.array([position[name] for name in genes])
+    alike = [name for name in genes if name in counts.numbered]
+    if alike and np.any(np.diff(columns) < 0):
+        names = ", ".join(alike[:5]) + " ..." * (len(alike) > 5)
+        raise ValueError(
+            f"{len(alike)} of the {len(genes)} genes of {whose} share their names with other genes "
+            f"of the counts ({names}), whose genes stand in another order: it cannot be known which"
+            " is which; pass counts with the genes in the model's order, or give every gene a name "
+            "of its own before training"
+        )
+    return counts.select_genes(columns)
 
 
 def in_memory(counts: Counts) -> Counts:

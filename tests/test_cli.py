@@ -772,6 +772,15 @@ def test_a_report_of_few_cells_one_latent_dimension_and_no_epoch(place, tmp_path
     )  # names are text
 
 
+@pytest.mark.parametrize("library", ["observed", "latent"])
+def test_the_report_says_when_an_elbo_is_given_the_totals(library):
+    history = runs.History({"epoch": [1], "seconds": [2.0], "validation_elbo": [-71.26]})
+    found = dict(report.facts(SCVI(12, library=library), history, 3))
+    said = found["held-out ELBO, last epoch"]
+    assert said.startswith("-71.3 nats a cell")
+    assert ("given each cell's total, so not to be compared" in said) == (library == "observed")
+
+
 def test_many_labels_are_few_colours():
     labels = np.repeat([f"type {i:02d}" for i in range(14)], np.arange(14, 0, -1))
     found = report.most_frequent(labels)
@@ -1218,6 +1227,29 @@ def test_unique_names(names):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         assert found == list(anndata.utils.make_index_unique(pandas.Index(names, dtype=str)))
+
+
+def test_genes_of_one_name_are_told_apart_by_their_order_or_not_at_all(tmp_path):
+    def counts(*columns):
+        """A file with these genes, (name, count) each, in this order."""
+        names, values = zip(*columns)
+        path = tmp_path / "counts.csv"
+        lines = (",".join(["cell", *names]), ",".join(["c", *map(str, values)]))
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return runs.read_counts(path)
+
+    genes = ["a", "b", "a-1", "c"]
+    same = counts(("a", 1), ("x", 9), ("b", 2), ("a", 3), ("c", 4))
+    assert runs.genes_by_name(same, genes).X.toarray().tolist() == [[1, 2, 3, 4]]
+    turned = counts(("c", 4), ("a", 3), ("b", 2), ("a", 1))
+    with pytest.raises(
+        ValueError, match=r"2 of the 4 genes of the model share their names .*\(a, a-1\)"
+    ):
+        runs.genes_by_name(turned, genes)
+    assert runs.genes_by_name(turned, ["c", "b"]).X.toarray().tolist() == [[4, 2]]
+    assert runs.genes_by_name(turned, ["b", "c"]).X.toarray().tolist() == [[2, 4]]
+    real = counts(("c", 4), ("a-1", 3), ("b", 2), ("a", 1))  # a name that only looks numbered
+    assert runs.genes_by_name(real, genes).X.toarray().tolist() == [[1, 2, 3, 4]]
 
 
 def three_cells(obs):

@@ -14,6 +14,7 @@ from minigrad.distributions import NegativeBinomial, Poisson, ZeroInflatedNegati
 from minigrad.fit import evaluating
 from models import SCVI, posterior
 from models.counts import Counts, read
+from tests.benchmarks import recovery
 
 UP, DOWN = (
     np.arange(0, 5),
@@ -391,8 +392,9 @@ def test_cells_without_counts(library):
     x = counts_like(model)
     x[[2, 8]] = 0
     empty = np.isin(np.arange(9), [2, 8])
+    nothing = library == "observed"
     value, error = model.log_likelihood(x, n_samples=20, return_error=True)
-    assert np.all((value == 0) == empty) and np.all((error == 0) == empty)
+    assert np.all((value == 0) == empty & nothing) and np.all((error == 0) == empty & nothing)
     assert np.all(np.isfinite(model.elbo(x))) and np.all(model.elbo(x) < 0)
     np.testing.assert_allclose(model.expression_fraction(x).sum(axis=1), 1.0, rtol=1e-5)
     np.testing.assert_allclose(model.denoise(x, library_size=10.0).sum(axis=1), 10.0, rtol=1e-5)
@@ -401,11 +403,66 @@ def test_cells_without_counts(library):
         model.sample_posterior(x, n_samples=200)[:, empty].sum(axis=0),
     ):
         assert np.all(np.isfinite(result))
-    nothing = library == "observed"
     assert np.all((model.denoise(x)[empty].sum(axis=1) == 0) == nothing)
     assert np.all(
         (model.sample_posterior(x, n_samples=200)[:, empty].sum(axis=(0, 2)) == 0) == nothing
     )
+
+
+def log_prob_of_zeros(model, z, log_library):
+    """log p(no counts | z, l), (n,), by SciPy. z: (n, n_latent); log_library: (n, 1)."""
+    with evaluating(model):
+        p = model.generative(z, log_library, np.zeros(len(z), int))
+    mu = np.exp(p["log_mu"].data)
+    if model.likelihood == "poisson":
+        return stats.poisson.logpmf(0, mu).sum(axis=1)
+    theta = np.exp(p["log_theta"].data)
+    nb = stats.nbinom.pmf(0, theta, theta / (theta + mu))
+    pi = special.expit(p["zi_logits"].data) if model.likelihood == "zinb" else 0.0
+    return np.log(pi + (1.0 - pi) * nb).sum(axis=1)
+
+
+@pytest.mark.parametrize("dispersion", ["gene", "gene-cell"])
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_a_cell_without_counts_is_an_observation_where_the_library_is_latent(
+    likelihood, dispersion
+):
+    model = untrained(
+        4, n_latent=1, likelihood=likelihood, library="latent", dispersion=dispersion, dtype=float
+    )
+    z, u = np.linspace(-7.0, 7.0, 141), np.linspace(-7.0, 7.0, 141)
+    grid = np.stack(np.meshgrid(z, u), axis=-1).reshape(-1, 2)
+    log_l = model.library_log_mean + np.sqrt(model.library_log_var) * grid[:, 1:]
+    log_w = stats.norm.logpdf(grid).sum(axis=1) + 2.0 * np.log(z[1] - z[0])
+    exact = special.logsumexp(log_prob_of_zeros(model, grid[:, :1], log_l) + log_w)
+    x = np.zeros((3, 4))
+    x[0] = 2.0
+    value, error = model.log_likelihood(x, n_samples=10000, return_error=True)
+    for i in (1, 2):
+        assert error[i] < 0.15 and abs(value[i] - exact) < 4.0 * error[i] + 1e-6
+    assert exact < -1.0 and value[0] < -1.0
+    assert np.all(model.elbo(x, n_samples=500)[1:] < exact)
+
+
+@pytest.mark.parametrize("dispersion", ["gene", "gene-cell"])
+def test_the_elbo_of_a_cell_without_counts_is_its_kl_where_the_library_is_observed(dispersion):
+    model = untrained(dispersion=dispersion)
+    x = counts_like(model)
+    x[4] = 0
+    mean, std = model.latent(x[4:5], return_std=True)
+    kl = np.sum((mean**2 + std**2 - 1.0) / 2.0 - np.log(std))
+    assert model.elbo(x, n_samples=3)[4] == pytest.approx(-kl, rel=1e-5)
+
+
+def test_an_observed_library_is_told_the_total():
+    """Of one gene the count is the total. Poisson's p(x | l = x) do not sum to 1, p(x) does."""
+    x = np.arange(201.0)[:, None]
+    observed = untrained(1, likelihood="poisson", dtype=float).log_likelihood(x, n_samples=1000)
+    np.testing.assert_allclose(observed[1:], stats.poisson.logpmf(x, x)[1:, 0], atol=0.05)
+    latent = untrained(1, likelihood="poisson", library="latent", dtype=float)
+    value = latent.log_likelihood(x, n_samples=1000)
+    assert np.exp(value).sum() == pytest.approx(1.0, abs=0.02)
+    assert np.average(observed - value, weights=np.exp(value)) > 0.5
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
@@ -470,7 +527,7 @@ def test_sample_posterior_has_the_moments_of_the_posterior_predictive(likelihood
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_generate_has_the_moments_of_the_prior(likelihood):
     model, rng, n = (
-        untrained(5, 2, likelihood=likelihood, scale=1.0, dtype=np.float64),
+        untrained(5, 2, likelihood=likelihood, library="latent", scale=1.0, dtype=np.float64),
         np.random.default_rng(0),
         20000,
     )
@@ -492,6 +549,45 @@ def test_generate_has_the_moments_of_the_prior(likelihood):
         ):
             totals = sample.sum(axis=1)
             assert abs(totals.mean() - mean) < 5 * totals.std() / np.sqrt(n)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_generated_totals_scatter_as_observed_ones_do(likelihood):
+    """Counts scatter around their means, and extra zeros take some away: both are made up for."""
+    model = untrained(60, 2, likelihood=likelihood, scale=1.0, dtype=np.float64)
+    model.library_log_mean[:], model.library_log_var[:] = [4.0, 7.0], [0.16, 0.3]
+    n = 8000
+    for b, (mean, variance) in enumerate(zip(model.library_log_mean, model.library_log_var)):
+        log_totals = np.log(model.generate(n, batch=b).sum(axis=1))
+        assert abs(log_totals.mean() - mean) < 0.012
+        assert abs(log_totals.std() - np.sqrt(variance)) < 0.02
+
+
+def test_extra_zeros_that_depend_on_z_are_made_up_for():
+    """They make totals of some states smaller than of others: a part of the spread, too."""
+    model = untrained(200, likelihood="zinb", scale=1.0, dtype=np.float64)
+    model.decoder.zi.weight.data[...] = 4.0 * np.abs(model.decoder.zi.weight.data)
+    model.library_log_mean[:], model.library_log_var[:] = 7.0, 0.3
+    log_totals = np.log(model.generate(8000).sum(axis=1))
+    assert abs(log_totals.mean() - 7.0) < 0.02
+    assert abs(log_totals.std() - np.sqrt(0.3)) < 0.03
+
+
+def test_generated_totals_scatter_as_those_of_the_training_cells():
+    cells = recovery.simulate(400, 60, (300.0,))
+    model = SCVI(60, likelihood="nb", n_latent=4, n_hidden=32)
+    model.fit(cells.x, epochs=60, progress=False)
+    of_data, generated = [np.log(x.sum(axis=1)) for x in (cells.x, model.generate(5000, seed=1))]
+    assert abs(generated.mean() - of_data.mean()) < 0.03
+    assert abs(generated.std() - of_data.std()) < 0.02
+
+
+def test_noise_beyond_the_spread_of_totals_leaves_one_library_size():
+    model = untrained(60, likelihood="nb", dtype=np.float64)
+    model.log_theta.data[...] = -3.0
+    model.library_log_var[:] = 1e-4
+    totals = model.generate(2000).sum(axis=1)
+    assert np.all(np.isfinite(totals)) and np.log(np.maximum(totals, 1.0)).std() > 0.1
 
 
 def test_generate_refuses_what_it_cannot_make():

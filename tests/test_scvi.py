@@ -3,14 +3,18 @@
 Parity with the reference implementation: test_scvi_parity.py.
 """
 
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import sparse
 
-from models import SCVI
+from minigrad.nn import Linear
+from models import SCVI, VAE
 from models.counts import Counts
+from tests.benchmarks import recovery
 
 QUIET = {"progress": False, "weight_decay": 0.0}
 
@@ -115,6 +119,64 @@ def test_progress_runs_from_zero_to_one_over_a_training(monkeypatch):
     fitted(counts_of(), epochs=8, batch_size=30)
     assert seen[0] == 0.0 and 0.95 < seen[-1] < 1.0 and np.all(np.diff(seen) > 0)
     assert np.mean(np.array(seen) >= SCVI.kl_warmup) >= 0.5
+
+
+# --------------------------------------------------------------------------- recovery of the truth
+# ELBO of the 500 new cells of recovery's simulation "small", seed 0, in nats a cell, of a training
+# with scvi-tools 1.4.2 (400 epochs, defaults): python -m tests.benchmarks.recovery small --seeds 1
+ELBO_OF_SCVI_TOOLS = {"observed": -79.5, "latent": -88.5}
+
+
+@pytest.mark.parametrize("library", ["observed", "latent"])
+def test_a_simulation_is_recovered_as_well_as_by_scvi_tools(library):
+    train, new = recovery.train_and_new("small")
+    found = recovery.recovery(recovery.ours(train, library), new)
+    assert found.elbo > ELBO_OF_SCVI_TOOLS[library] + 0.5
+    assert 0.95 < found.totals < 1.1
+    assert (
+        found.library < 0.18
+    )  # the noise of counts: the totals themselves are 0.148 from the truth
+    assert found.rho > 0.8 and found.theta_rank > 0.55 and found.theta_error < 0.5
+
+
+def test_latent_libraries_of_batches_of_different_depth():
+    """The encoder does not see the batch, and starts between the depths: counts must tell it."""
+    cells = recovery.simulate(400, 30, (100.0, 2000.0))
+    model = SCVI(30, 2, likelihood="nb", library="latent", n_latent=3, n_hidden=32)
+    model.fit(cells.x, cells.batch, epochs=100, batch_size=50, progress=False)
+    sizes = model.denoise(cells.x, cells.batch, n_samples=25).sum(axis=1)
+    for b in range(2):
+        error = np.log(sizes / cells.library)[cells.batch == b]
+        assert abs(np.median(error)) < 0.15 and np.median(np.abs(error)) < 0.2
+
+
+def test_the_library_encoder_starts_at_the_totals_of_the_cells():
+    """At log l = 0 the first epochs of a training would go into finding the scale of the counts."""
+    x, batch = counts_of(n_genes=60), np.repeat([0, 1], [120, 30])
+    log_totals = np.log(x.sum(axis=1))
+    within = 0.8 * log_totals[:120].var() + 0.2 * log_totals[120:].var()
+    model = small(60, n_batches=2, library="latent", dtype=np.float64)
+    fitted(x, batch, model=model, epochs=1, learning_rate=1e-9)
+    head = model.l_encoder
+    assert head.mean.bias.data[0] == pytest.approx(log_totals.mean(), abs=1e-6)
+    assert np.exp(head.log_var.bias.data[0]) == pytest.approx(within, rel=1e-6)
+
+
+def test_weight_decay_is_for_matrices_and_not_for_those_of_the_library_encoder():
+    model = small(n_batches=2, library="latent", dispersion="gene-cell")
+    before = model.state_dict()
+    optimizer = model._optimizer(model.parameters(), learning_rate=0.1, weight_decay=0.5)
+    sum(np.sum(0.0 * p) for p in model.parameters()).backward()
+    optimizer.step()  # with gradients of 0, only the decay
+    decayed = {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, Linear) and not name.startswith("l_encoder")
+    }
+    assert len(decayed) == 3 + 4  # layer and heads of z's encoder, and of the decoder
+    for name, p in model.named_parameters():
+        expected = before[name] * (0.95 if name in decayed else 1.0)
+        np.testing.assert_allclose(p.data, expected, rtol=1e-6, err_msg=name)
 
 
 # -------------------------------------------------------------------------------------------------------- what it takes
@@ -491,8 +553,28 @@ def test_genes_in_another_order_are_refused():
     model = SCVI(6)
     model.fit(counts, epochs=1, progress=False)
     assert model.latent(counts).shape == (30, 30)
-    with pytest.raises(ValueError, match="another order"):
-        model.latent(counts.select_genes(np.arange(6)[::-1]))
+    before = model.state_dict()
+    turned = counts.select_genes(np.arange(6)[::-1])
+    others = Counts(counts.X, list("abcdeg"), range(30))
+    for strange in (turned, others):
+        for ask in (model.latent, lambda c: model.fit(c, epochs=1, progress=False)):
+            with pytest.raises(ValueError, match="genes differ, or stand in another order"):
+                ask(strange)
+    assert model.genes == list("abcdef") and model.trained
+    for name, weights in model.state_dict().items():
+        np.testing.assert_array_equal(weights, before[name], err_msg=name)
+
+
+def test_training_on_keeps_the_names_of_genes():
+    """Counts without names are taken, as for predictions; the model's names stay."""
+    x = np.random.default_rng(0).poisson(2.0, (30, 6)).astype(np.float32)
+    named = Counts(sparse.csr_array(x), list("abcdef"), range(30))
+    model = fitted(named, model=small(6))
+    fitted(x, model=model)
+    assert model.genes == list("abcdef")
+    nameless = fitted(x, model=small(6))
+    fitted(named, model=nameless)
+    assert nameless.genes is None
 
 
 @pytest.mark.parametrize(
@@ -533,3 +615,30 @@ def test_a_run_does_not_resume_on_what_only_looks_alike(other, says, tmp_path):
     }[other]
     with pytest.raises(ValueError, match=says):
         train(*changed, True)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused(bad, tmp_path):
+    vae = VAE(5, hidden=(4,), n_latent=2)
+    for model, weight in (
+        (small(), "decoder.rho.weight"),
+        (small(), "z_encoder.layers.norms.0.running_var"),
+        (vae, next(name for name, _ in vae.named_parameters())),
+    ):
+        state = model.state_dict()
+        state[weight].flat[[0, 2]] = bad
+        model.load_state_dict(state)
+        path = tmp_path / "model.npz"
+        model.save(path)
+        says = f"{path}: cannot be loaded: 2 of {state[weight].size} numbers of the weight {weight}"
+        with pytest.raises(ValueError, match=re.escape(says)):
+            type(model).load(path)
+
+
+def test_weights_of_scvi_tools_that_are_not_finite_are_refused():
+    reference = np.load(Path(__file__).parent / "data" / "scvi_nb_observed.npz")
+    state = {k[6:]: reference[k] for k in reference.files if k.startswith("param/")}
+    SCVI.from_scvi_tools(state, n_batches=2, likelihood="nb")
+    state["px_r"] = np.where(np.arange(len(state["px_r"])) == 1, np.nan, state["px_r"])
+    with pytest.raises(ValueError, match="state: cannot be used: 1 of .* of the weight px_r are"):
+        SCVI.from_scvi_tools(state, n_batches=2, likelihood="nb")
