@@ -31,6 +31,8 @@ ORDER = {
     ],
     "models": [
         "files",
+        "matrix_market",
+        "hdf5",
         "counts",
         "posterior",
         "autoencoder",
