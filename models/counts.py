@@ -28,8 +28,12 @@ from models.hdf5 import ENDINGS, NO_LAYERS, NOT_BACKED, index_of, read_hdf5
 from models.matrix_market import read_folder, read_mtx
 
 LARGEST_COUNT = 2**24  # float32 holds every whole number up to here, and not 2**24 + 1
-NEAR = 1e-4  # so close to a whole number a count is taken for it: expm1(log1p(3)) is 3.0000002 in float32
-ROUNDED = f"some entries are less than {NEAR:g} off a whole number, as calculations leave them; they were rounded"
+# So close to a whole number a count is taken for it: expm1(log1p(3)) is 3.0000002 in float32.
+NEAR = 1e-4
+ROUNDED = (
+    f"some entries are less than {NEAR:g} off a whole number, as calculations leave them; they were "
+    "rounded"
+)
 
 
 @dataclass(eq=False)
@@ -101,19 +105,22 @@ def read(
 ) -> Counts:
     """Counts from a file or a 10x folder, checked as `as_matrix` does.
 
-    path: .h5ad; .h5 of 10x Genomics (v2, v3; gene expression only); .loom; .mtx, or a folder with one; .csv, .tsv; .npz
-    with `data, indices, indptr, shape` and optionally `genes`, `cells` and further arrays with one entry per cell, which
-    become `obs`. .mtx, .csv, .tsv may be gzipped.
-    Tables have CELLS AS ROWS, gene names in the first line and cell names in the first column. An .mtx is turned as the
-    files of names beside it say (barcodes.tsv and features.tsv or genes.tsv, as Cell Ranger, STARsolo, kallisto and
-    alevin write them, also .csv, .txt, .gz or with a prefix); how one without names was read, a warning says.
+    path: .h5ad; .h5 of 10x Genomics (v2, v3; gene expression only); .loom; .mtx, or a folder with
+    one; .csv, .tsv; .npz with `data, indices, indptr, shape` and optionally `genes`, `cells` and
+    further arrays with one entry per cell, which become `obs`. .mtx, .csv, .tsv may be gzipped.
+    Tables have CELLS AS ROWS, gene names in the first line and cell names in the first column. An
+    .mtx is turned as the files of names beside it say (barcodes.tsv, and features.tsv or genes.tsv,
+    as Cell Ranger, STARsolo, kallisto and alevin write them; also .csv, .txt, .gz, or with a
+    prefix); how one without names was read, a warning says.
     layer: the layer of an .h5ad ("raw": `raw.X`) or .loom file. Default: the main matrix.
-    backed: leave the matrix of an .h5ad file (csr or dense) on the disk: X is Blocks, which SCVI trains on and predicts
-    from, with memory for a few blocks only; each block is checked when it is read. Do not change the file meanwhile.
-    transpose: the file has it the other way round than said above: what would be genes are the cells.
-    Result: Counts, X float32. Missing names become cell_0, gene_0 and so on. Nothing is reordered or made unique.
-    Warns where something had to be guessed, left out or rounded. An HDF5 file is read by libhdf5, which a damaged one can
-    make hang or crash: `models.guarded.read` is the same in a process of its own.
+    backed: leave the matrix of an .h5ad file (csr or dense) on the disk: X is Blocks, which SCVI
+    trains on and predicts from, with memory for a few blocks only; each block is checked when it is
+    read. Do not change the file meanwhile.
+    transpose: the file has it the other way round than said above: what would be genes are cells.
+    Result: Counts, X float32. Missing names become cell_0, gene_0 and so on. Nothing is reordered
+    or made unique. Warns where something had to be guessed, left out or rounded.
+    HDF5 files are read by libhdf5, which a damaged one can make hang or crash: `guarded.read` is
+    the same in a process of its own.
     Raises FileNotFoundError; ImportError without h5py; else ValueError in one sentence that names the file.
     """
     path = Path(path)
@@ -147,7 +154,8 @@ def _content(path: Path, layer, backed: bool, transpose: bool) -> Content:
         reader = read_folder
     if reader is None:
         raise Refused(
-            f"unknown format; known: a 10x folder, {', '.join([*binary, *text])}, the last three or .gz"
+            f"unknown format; known: a 10x folder, {', '.join([*binary, *text])}, the last three "
+            "or .gz"
         )
     if reader is read_hdf5:
         return read_hdf5(path, transpose, layer, backed)
@@ -324,8 +332,9 @@ def _dense_rows(x, name):
 
 
 def _look_at(values) -> tuple[int | None, bool]:
-    """(position of the first entry that is not near a whole number from 0 to LARGEST_COUNT, or None; whether any before
-    that, or it, is not whole)."""
+    """(position of the first entry that is not near a whole number from 0 to LARGEST_COUNT, or
+    None; whether any up to there is not whole).
+    """
     is_near = False
     for a in range(0, len(values), BLOCK):
         v = values[a : a + BLOCK].astype(np.float64)
@@ -584,8 +593,8 @@ def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None) -> None:
                 raise ValueError(f"{path_in}: no .h5ad file, it has no obs and var")
             if any(hasattr(file[axis], "dtype") for axis in ("obs", "var")):
                 raise ValueError(
-                    f"{path_in}: written by anndata before 0.7, and nothing can be added to it; open and write it with a "
-                    "newer one first"
+                    f"{path_in}: written by anndata before 0.7, and nothing can be added to it; open "
+                    "and write it with a newer one first"
                 )
             shape = tuple(len(index_of(file[axis])) for axis in ("obs", "var"))
             for place, added, wanted in (

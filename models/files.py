@@ -1,13 +1,17 @@
-"""Files of counts: what readers have in common, tables, and .npz; and how a file is kept from doing harm.
+"""Files of counts: what all readers need, tables, and .npz; and how no file does harm.
 
-Know before reading: what a count matrix is (counts.py). The other formats have a file each: matrix_market.py, for 10x
-Genomics' folders and all others with an .mtx in them, and hdf5.py, for .h5ad (AnnData), .h5 (10x Genomics) and .loom.
-Several of them store genes as rows; here cells always are.
+This is engineering.
 
-Files are not trusted. Nothing is unpickled. What a file declares is held against what it stores before memory is given
-to it: deflate can make a gigabyte of a megabyte of zeros, real counts shrink some 50-fold at most. Whatever a damaged
-file makes a library raise arrives (from counts.read) as a ValueError of one sentence that names the file. Python code
-can promise no more: what a damaged file does to libhdf5 itself, guarded.py keeps in a process of its own.
+Know before reading: what a count matrix is (counts.py). The other formats have a file each:
+matrix_market.py, for 10x Genomics' folders and all others with an .mtx in them, and hdf5.py, for
+.h5ad (AnnData), .h5 (10x Genomics) and .loom. Several of them store genes as rows; here cells
+always are.
+
+Files are not trusted. Nothing is unpickled. What a file declares is held against what it stores
+before memory is given to it: deflate can make a gigabyte of a megabyte of zeros, real counts shrink
+some 50-fold at most. Whatever a damaged file makes a library raise arrives (from counts.read) as a
+ValueError of one sentence that names the file. Python code can promise no more: what a damaged file
+does to libhdf5 itself, guarded.py keeps in a process of its own.
 
 Know after: what a reader returns, how text and .npz are read, and which files are refused.
 """
@@ -36,15 +40,15 @@ BLOCK = 2**20
 
 
 class Refused(ValueError):
-    """A sentence of a reader about a file, as against whatever a library raises on a damaged one."""
+    """A sentence of a reader about a file; libraries raise anything else on a damaged one."""
 
 
 class Content(NamedTuple):
     """What a reader found in a file. X is not checked yet.
 
-    X: (n_cells, n_genes), a SciPy matrix of any kind, or Blocks. genes: (n_genes,) and cells: (n_cells,) names, None
-    where the file has none. obs: what is known of each cell, name -> (n_cells,). notes: sentences that the user should
-    read, about what was guessed or left out.
+    X: (n_cells, n_genes), a SciPy matrix of any kind, or Blocks. genes: (n_genes,) and cells:
+    (n_cells,) names, None where the file has none. obs: what is known of each cell, name ->
+    (n_cells,). notes: sentences that the user should read, about what was guessed or left out.
     """
 
     X: object
@@ -54,7 +58,9 @@ class Content(NamedTuple):
     notes: tuple = ()
 
     def transposed(self) -> Content:
-        """Genes as cells, cells as genes; what was known of each cell is now of genes, and left out."""
+        """Genes as cells, cells as genes; what was known of each cell is now of genes, and left
+        out.
+        """
         lost = (
             f"transpose=True: left out, as it is not known of the new cells: {', '.join(self.obs)}"
         )
@@ -72,38 +78,48 @@ def need(package: str) -> ModuleType:
         ) from error
 
 
-# -------------------------------------------------------------------------------------- is it what it says, and no more
+# ------------------------------------------------------------------ is it what it says, and no more
 def allow(declared: int, stored: int, what: str, ratio: int = 200) -> None:
-    """Refuse what declares far more bytes than it stores, before memory is given to it."""
+    """Raises Refused for what declares far more bytes than it stores, before it gets memory."""
     if declared > ratio * stored + 2**24:
         raise Refused(
-            f"{what} declares {declared:,} bytes but stores {stored:,}; damaged, or made to fill the memory"
+            f"{what} declares {declared:,} bytes but stores {stored:,}; damaged, or made to fill "
+            "the memory"
         )
 
 
 def check_extent(n_rows: int, n_columns: int, n_entries: int) -> None:
-    """Refuse a shape that a few bytes claim and that costs gigabytes; unfiltered 10x output, 7 million rows, passes."""
+    """Raises Refused for a shape that a few bytes claim and that costs gigabytes; unfiltered 10x
+    output, 7 million rows, passes.
+    """
     if min(n_rows, n_columns) < 0 or max(n_rows, n_columns) > 10**6 + 100 * n_entries:
         raise Refused(
-            f"declares {n_rows} x {n_columns} for {n_entries} entries; damaged, or made to fill the memory"
+            f"declares {n_rows} x {n_columns} for {n_entries} entries; damaged, or made to fill "
+            "the memory"
         )
 
 
 def check_compressed(shape, n_data: int, n_indices: int, indptr) -> None:
-    """Refuse lengths of data and indices, and an indptr, that cannot be those of compressed rows of this shape."""
+    """Raises Refused for lengths of data and indices, and an indptr, that cannot be those of
+    compressed rows of this shape.
+    """
     n_rows, n_columns = shape
     check_extent(n_rows, n_columns, n_data)
     if n_data != n_indices or len(indptr) != n_rows + 1:
         raise Refused(
-            f"data, indices, indptr have lengths {n_data}, {n_indices}, {len(indptr)}, the shape is "
-            f"{[n_rows, n_columns]}; the file is truncated or damaged, write it again"
+            f"data, indices, indptr have lengths {n_data}, {n_indices}, {len(indptr)}, the shape "
+            f"is {[n_rows, n_columns]}; the file is truncated or damaged, write it again"
         )
     if indptr[0] != 0 or indptr[-1] != n_data or (indptr[1:] < indptr[:-1]).any():
         raise Refused(f"indptr must rise from 0 to {n_data}; the file is damaged, write it again")
 
 
 def compressed(form: str, data, indices, indptr, shape) -> sparse.sparray:
-    """A sparse matrix from the arrays of a file, each checked against the others. form: "csr" or "csc"."""
+    """A sparse matrix from the arrays of a file, each checked against the others. form: "csr" or
+    "csc".
+
+    Raises Refused where they do not fit together.
+    """
     if form not in ("csr", "csc"):
         raise Refused(f"a sparse matrix in the form {form!r}; write it as csr")
     shape = np.ravel(shape)
@@ -114,7 +130,8 @@ def compressed(form: str, data, indices, indptr, shape) -> sparse.sparray:
     n_rows, n_columns = (int(n) for n in (shape if form == "csr" else shape[::-1]))
     if data.ndim != 1:
         raise Refused(
-            f"data has shape {data.shape}, must be a list; the lengths cannot fit, write the file again"
+            f"data has shape {data.shape}, must be a list; the lengths cannot fit, write the file "
+            "again"
         )
     check_compressed((n_rows, n_columns), len(data), len(indices), indptr)
     if len(indices) and (indices.min() < 0 or indices.max() >= n_columns):
@@ -129,8 +146,10 @@ def compressed(form: str, data, indices, indptr, shape) -> sparse.sparray:
     return matrix if form == "csr" else matrix.T
 
 
-def plain(values):
-    """In a dtype that SciPy's matrices take: this machine's byte order, and no half floats."""
+def plain(values: np.ndarray) -> np.ndarray:
+    """The same values, shape (n,) or (n_cells, n_genes), in a dtype that SciPy's matrices take:
+    this machine's byte order, and no half floats.
+    """
     return values.astype(
         np.float32 if values.dtype == np.float16 else values.dtype.newbyteorder("="), copy=False
     )
@@ -142,9 +161,13 @@ def expression_only(X, genes, kinds) -> tuple:
     return (X[:, keep], np.asarray(genes)[keep]) if keep.any() else (X, genes)
 
 
-# ---------------------------------------------------------------------------------------------------------------- .npz
+# --------------------------------------------------------------------------------------------- .npz
 def read_npz(path: Path, transpose: bool = False) -> Content:
-    """Sparse rows as scipy.sparse.save_npz writes them, csr or csc, with names and what else is known of each cell."""
+    """Sparse rows as scipy.sparse.save_npz writes them, csr or csc, with names and what else is
+    known of each cell.
+
+    Raises Refused for others, and for a file that is not whole.
+    """
     arrays = _npz_arrays(path)
     missing = [key for key in ("data", "indices", "indptr", "shape") if key not in arrays]
     if missing:
@@ -164,7 +187,9 @@ def read_npz(path: Path, transpose: bool = False) -> Content:
 
 
 def _npz_arrays(path) -> dict:
-    """name -> array, for all of an .npz file; never unpickles, and reads no more than the zip's own headers promise."""
+    """name -> array, for all of an .npz file; never unpickles, and reads no more than the zip's own
+    headers promise.
+    """
     arrays = {}
     with zipfile.ZipFile(path) as archive:
         members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
@@ -177,14 +202,14 @@ def _npz_arrays(path) -> dict:
                 )(stream)
                 if dtype.kind not in "biufUS":
                     raise Refused(
-                        f"{member.filename} holds {dtype}, not numbers or strings; Python objects are not "
-                        "unpickled, for that can run code; write plain arrays"
+                        f"{member.filename} holds {dtype}, not numbers or strings; Python objects "
+                        "are not unpickled, for that can run code; write plain arrays"
                     )
                 content = stream.read()
             if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(content):
                 raise Refused(
-                    f"{member.filename} declares shape {shape} of {dtype} but holds {len(content):,} bytes; "
-                    "write it again"
+                    f"{member.filename} declares shape {shape} of {dtype} but holds "
+                    f"{len(content):,} bytes; write it again"
                 )
             order = "F" if fortran_order else "C"
             arrays[member.filename.removesuffix(".npy")] = np.frombuffer(content, dtype).reshape(
@@ -193,17 +218,18 @@ def _npz_arrays(path) -> dict:
     return arrays
 
 
-# ---------------------------------------------------------------------------------------------------------------- text
+# --------------------------------------------------------------------------------------------- text
 def text(path: Path) -> Iterator[str]:
     """The text of a file in pieces of whole lines; no more of it than so small a file can hold.
 
-    Whether it is gzipped its first two bytes say: names that end in .gz stay when a browser unpacks a file. Raises
-    Refused for a text far too long.
+    Whether it is gzipped its first two bytes say, not its name: .gz stays when a browser unpacks a
+    file. Raises Refused for a text far too long.
     """
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         is_zipped = file.read(2) == b"\x1f\x8b"
-        if is_zipped:  # the last four bytes say how long the text is: honest bombs are known here, others below
+        if is_zipped:
+            # The last four bytes say how long the text is: honest bombs end here, others below.
             file.seek(-4, os.SEEK_END)
             allow(int.from_bytes(file.read(), "little"), size, "the text")
     total = 0
@@ -222,49 +248,52 @@ def text(path: Path) -> Iterator[str]:
     yield rest.decode(encoding)
 
 
-def fields(path: Path, delimiter: str):
-    """The fields of each line of a file, out of their quotes; of an empty line none. A csv.reader, with its line_num."""
-    lines = (line for piece in text(path) for line in io.StringIO(piece))
-    return csv.reader(lines, delimiter=delimiter)
-
-
-def without_ending(name: str) -> str:
-    """The name of a file in lower case, without .gz."""
-    return name.lower().removesuffix(".gz")
+def fields(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """(number of the line from 1, its fields out of their quotes) for each line of a file; of an
+    empty line no fields.
+    """
+    rows = csv.reader(
+        (line for piece in text(path) for line in io.StringIO(piece)), delimiter=delimiter
+    )
+    for row in rows:
+        yield rows.line_num, row
 
 
 def read_table(path: Path, transpose: bool = False) -> Content:
     """A table with a line for each cell, after one of gene names.
 
-    Lines that begin with # before these, and empty ones, are passed over, and so is a delimiter at the end of each line.
+    Lines that begin with # before these, and empty ones, are passed over, and so is a delimiter at
+    the end of each line. Raises Refused for lines of another length, and for what is no number.
     """
-    rows = fields(path, delimiter="\t" if ".tsv" in path.name.lower() else ",")
-    filled = (row for row in rows if any(field.strip() for field in row))
-    header, first = _header(filled)
-    is_closed = bool(first) and first[-1] == "" == header[-1]
-    if is_closed or len(first) == len(header) - 1 and header[-1] == "":
+    delimiter = "\t" if ".tsv" in path.name.lower() else ","
+    lines = (line for line in fields(path, delimiter) if any(f.strip() for f in line[1]))
+    header, first = _first_lines(lines)
+    if first is None:
+        raise Refused("holds no cells: a line of gene names, then a line for each cell")
+    n_fields = len(first[1])
+    ends_with_delimiter = first[1][-1] == "" == header[-1]
+    if ends_with_delimiter:
+        n_fields -= 1
+    if ends_with_delimiter or len(header) == n_fields + 1 and header[-1] == "":
         header = header[:-1]
-    n_fields = len(first) - is_closed
     genes = header if len(header) == n_fields - 1 else header[1:]  # R leaves out the corner
     cells, data, indices, lengths = [], [], [], [0]
-    for row in itertools.chain([first] if first else [], filled):
-        if is_closed and row[-1] == "":
+    for number, row in itertools.chain([first], lines):
+        if ends_with_delimiter and row[-1] == "":
             row = row[:-1]
         if len(row) != len(genes) + 1:
-            raise Refused(f"line {rows.line_num} has {len(row) - 1} counts for {len(genes)} genes")
+            raise Refused(f"line {number} has {len(row) - 1} counts for {len(genes)} genes")
         try:
             values = np.array(row[1:], dtype=np.float64)
         except ValueError as error:
             raise Refused(
-                f"line {rows.line_num}: {error}; gene names belong in the first line, cell names in the "
+                f"line {number}: {error}; gene names belong in the first line, cell names in the "
                 "first column, and counts in the rest"
             ) from None
         cells.append(row[0])
         indices.append(np.flatnonzero(values))
         data.append(values[indices[-1]])
         lengths.append(len(data[-1]))
-    if not cells:
-        raise Refused("holds no cells: a line of gene names, then a line for each cell")
     X = sparse.csr_array(
         (np.concatenate(data), np.concatenate(indices), np.cumsum(lengths)),
         (len(cells), len(genes)),
@@ -273,22 +302,23 @@ def read_table(path: Path, transpose: bool = False) -> Content:
     return content.transposed() if transpose else content
 
 
-def _header(rows) -> tuple[list[str], list[str]]:
-    """The line of gene names, and the first of counts; [] for one that is not there.
+def _first_lines(lines) -> tuple[list[str], tuple | None]:
+    """The fields of the line of gene names, and the first line of counts with its number, or None.
 
-    Lines before that begin with # are comments, unless the last of them is as long as a line of counts that follows it:
-    then it is the line of names, which begins so ("#cell").
+    Lines before that begin with # are comments, unless the last of them is as long as a line of
+    counts that follows it: then it is the line of names, which begins so ("#cell").
     """
     comment = []
-    for row in rows:
+    for line in lines:
+        row = line[1]
         if not row[0].startswith("#"):
             break
         comment = row
     else:
-        return comment, []
+        return comment, None
     if len(comment) == len(row) > 1 and _are_numbers(row[1:]):
-        return comment, row
-    return row, next(rows, [])
+        return comment, line
+    return row, next(lines, None)
 
 
 def _are_numbers(row) -> bool:

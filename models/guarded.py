@@ -1,16 +1,19 @@
 """HDF5 files from strangers, read in a process of their own, with limits of time and memory.
 
-Know before reading: `counts.read`, which this is, with the same arguments, result and errors. .h5ad, .h5 and .loom are
-read by libhdf5, a C library. A file with flipped bits can make it loop for ever, fill the memory or crash, and nothing in
-the same process can stop it: of 7,000 files with one to four flipped bits 7 did. The command line therefore lets a child
-read such files:
+This is engineering.
+
+Know before reading: `counts.read`, which this is, with the same arguments, result and errors.
+.h5ad, .h5 and .loom are read by libhdf5, a C library. A file with flipped bits can make it loop for
+ever, fill the memory or crash, and nothing in the same process can stop it: of 7,000 files with one
+to four flipped bits 7 did. The command line therefore lets a child read such files:
 
     counts = guarded.read("counts.h5ad")      # the same as counts.read("counts.h5ad")
 
-The child may compute and take memory in proportion to the size of the file, far more than a file that is whole needs. What
-it has read comes through a pipe as plain arrays: a line of JSON with their names, dtypes and shapes, then their bytes.
-Nothing is pickled. A child that does not come to its end becomes a ValueError that says how it ended. It takes some 0.4
-seconds to start. Of a matrix that stays on the disk the child reads all once, and then the caller reads it.
+The child may compute and take memory in proportion to the size of the file, far more than a file
+that is whole needs. What it has read comes through a pipe as plain arrays: a line of JSON with
+their names, dtypes and shapes, then their bytes. Nothing is pickled. A child that does not come to
+its end becomes a ValueError that says how it ended. It takes some 0.4 seconds to start. A matrix
+that stays on the disk is read by the caller, after the child has read all of it once.
 
 Know after: what protects the command line from HDF5 files, and what it costs.
 """
@@ -23,6 +26,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +36,7 @@ from minigrad.data import pieces
 from models import counts, hdf5
 from models.counts import Counts
 
-# Of the child: seconds of computing and bytes of memory that any file may take, and more for each byte of the file.
+# What reading may take: seconds of computing, bytes of memory; and more for each byte of the file.
 SECONDS, SECONDS_A_BYTE = 20, 2e-6
 MEMORY, MEMORY_A_BYTE = 2**30, 256
 
@@ -42,14 +46,21 @@ def read(
 ) -> Counts:
     """`counts.read`, where libhdf5 can do no harm: HDF5 files are read in a process of their own.
 
-    Arguments, result, warnings and errors are those of `counts.read`. ValueError also for a file that makes libhdf5 crash,
-    or take more than its share of time or memory.
+    Arguments, result, warnings and errors are those of `counts.read`. ValueError also for a file
+    that makes libhdf5 crash, or take more than its share of time or memory.
     """
     if Path(path).suffix.lower() not in hdf5.ENDINGS or not Path(path).is_file():
         return counts.read(path, layer, backed, transpose=transpose)
+    if find_spec("h5py") is None:
+        hdf5.need("h5py")  # says how to install it
     open(path, "rb").close()  # where it may not be read, the error is the ordinary one
-    request = json.dumps({"layer": layer, "backed": backed, "transpose": transpose})
-    program = [sys.executable, "-P", "-m", "models.guarded", os.fspath(path), request]
+    size = os.path.getsize(path)
+    request = {
+        "options": {"layer": layer, "backed": backed, "transpose": transpose},
+        "seconds": int(SECONDS + SECONDS_A_BYTE * size),
+        "memory": MEMORY + MEMORY_A_BYTE * size,
+    }
+    program = [sys.executable, "-P", "-m", "models.guarded", os.fspath(path), json.dumps(request)]
     packages = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, packages))}
     with subprocess.Popen(
@@ -62,8 +73,8 @@ def read(
             raise
     if found is None:
         raise ValueError(
-            f"{path}: damaged, or made to do harm: {_end_of(child.returncode)} while it read the file; write or fetch it "
-            "again"
+            f"{path}: damaged, or made to do harm: {_end_of(child.returncode)} while it read the "
+            "file; write or fetch it again"
         )
     if "error" in found:
         raise {"ImportError": ImportError}.get(found["error"], ValueError)(found["text"])
@@ -75,15 +86,16 @@ def read(
 
 
 def _end_of(code: int) -> str:
-    """How the child ended that did not say it itself."""
-    if code == -signal.SIGXCPU:
+    """How a child ended that did not say it itself."""
+    if code >= 0:
+        return f"the process that reads ended with code {code}"
+    name = signal.Signals(-code).name
+    if name == "SIGXCPU":  # sent to who computes for longer than the limit
         return "the HDF5 library did not come to an end"
-    if code < 0:
-        return f"the HDF5 library crashed ({signal.Signals(-code).name})"
-    return f"the process that reads ended with code {code}"
+    return f"the HDF5 library crashed ({name})"
 
 
-# -------------------------------------------------------------------------------------------------- through the pipe
+# --------------------------------------------------------------------------------- through the pipe
 def _send(stream, arrays: dict, **said) -> None:
     """A line that says what follows, and the bytes of the arrays, name -> array."""
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -141,18 +153,22 @@ def _counts_from(found: dict) -> Counts:
     return Counts(x, arrays["genes"], arrays["cells"], obs)
 
 
-# ----------------------------------------------------------------------------------------------------------- the child
+# ---------------------------------------------------------------------------------------- the child
 def main(path: str, request: str) -> None:
-    """Read the file and send it to standard output."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
-    _limit(os.path.getsize(path))
-    options = json.loads(request)
+    """Read the file and send it to standard output. request: JSON of what `read` asks for."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for the parent, which then ends this process
+    request = json.loads(request)
+    options = request["options"]
+    _limit(request["seconds"], request["memory"])
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             found = counts.read(path, **options)
-            for _ in pieces(found.X) if options["backed"] else ():
-                pass
+            if options["backed"]:
+                for _ in pieces(found.X):  # does libhdf5 come through the whole matrix?
+                    pass
     except Exception as error:
         _send(sys.stdout.buffer, {}, error=type(error).__name__, text=str(error))
         return
@@ -160,20 +176,20 @@ def main(path: str, request: str) -> None:
     _send(sys.stdout.buffer, {} if options["backed"] else _arrays_of(found), warnings=said)
 
 
-def _limit(size: int) -> None:
-    """Limits of this process, where the system has them (not on Windows), for a file of so many bytes."""
+def _limit(seconds: int, memory: int) -> None:
+    """No more computing than this from now on, nor memory in bytes, where the system has such
+    limits: not on Windows.
+    """
     try:
         import resource
     except ImportError:
         return
-    seconds = int(SECONDS + SECONDS_A_BYTE * size)
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    used = Path("/proc/self/statm")
-    if used.exists():
-        pages = int(used.read_text().split()[0])
-        memory = pages * resource.getpagesize() + MEMORY + MEMORY_A_BYTE * size
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+    statistics = Path("/proc/self/statm")
+    if statistics.exists():
+        used = int(statistics.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
 
 
 if __name__ == "__main__":

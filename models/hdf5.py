@@ -1,13 +1,17 @@
 """HDF5 files of counts: .h5ad (AnnData), .h5 (10x Genomics), .loom.
 
-Know before reading: files.py, and how h5py shows a file: groups hold groups and arrays by name, and both have attributes.
-All three keep the counts as an array or as the three arrays of a sparse matrix, beside names and what else is known.
+This is engineering.
 
-They are written by more programs than those who defined them. Python's h5py stores strings of any length; Julia's HDF5.jl
-and R's rhdf5 and hdf5r store them at one fixed length, ended or filled up by zeros or spaces, and an attribute of one
-string as a list of one: `_decoded` and `_attribute` are where these are the same. AnnData 0.6 had one array of records
-where 0.7 has a group with an array for each column. What is known of the cells is no reason to give up the counts: a
-column that cannot be read is left out, and named in the notes.
+Know before reading: files.py, and how h5py shows a file: groups hold groups and arrays by name, and
+both have attributes. All three keep the counts as an array or as the three arrays of a sparse
+matrix, beside names and what else is known.
+
+They are written by more programs than those who defined them. Python's h5py stores strings of any
+length; Julia's HDF5.jl and R's rhdf5 and hdf5r store them at one fixed length, ended or filled up
+by zeros or spaces, and an attribute of one string as a list of one: `_decoded` and `_attribute` are
+where these are the same. AnnData 0.6 had one array of records where 0.7 has a group with an array
+for each column. What is known of the cells is no reason to give up the counts: a column that cannot
+be read is left out, and named in the notes.
 
 Know after: where each format keeps what, and what of a matrix on the disk is read when.
 """
@@ -35,7 +39,10 @@ from models.files import (
 
 ENDINGS = (".h5ad", ".h5", ".loom")
 NO_LAYERS = "only .h5ad and .loom files have layers"
-NOT_BACKED = "backed=True: only .h5ad files are read from the disk; read it without, or write it as .h5ad with anndata"
+NOT_BACKED = (
+    "backed=True: only .h5ad files are read from the disk; read it without, or write it as .h5ad "
+    "with anndata"
+)
 
 # What files of loom call the names of genes and of cells; the first that is there is taken.
 LOOM_GENES = ("Gene", "var_names", "gene_names", "gene", "GeneName", "Symbol", "Accession")
@@ -45,7 +52,11 @@ LOOM_CELLS = ("CellID", "obs_names", "cell_names", "cell_id", "CellName", "barco
 def read_hdf5(
     path: Path, transpose: bool = False, layer: str | None = None, backed: bool = False
 ) -> Content:
-    """An HDF5 file of any of the kinds known, told apart by what is inside; the arguments are those of counts.read."""
+    """An HDF5 file of any of the kinds known, told apart by what is inside; the arguments are those
+    of counts.read.
+
+    Raises Refused, and whatever h5py raises on a damaged file.
+    """
     h5py = need("h5py")
     with h5py.File(path, "r") as file:
         _check_declared(file, os.path.getsize(path))
@@ -65,7 +76,9 @@ def _is_array(item) -> bool:
 
 
 def _check_declared(file, size: int) -> None:
-    """Refuse arrays that declare far more than the file holds, or lie in other files. Matrices are read in blocks."""
+    """Refuse arrays that declare far more than the file holds, or lie in other files. Matrices are
+    read in blocks.
+    """
     h5py = need("h5py")
     found = []
     declared = 0
@@ -81,11 +94,12 @@ def _check_declared(file, size: int) -> None:
     allow(declared, size, "the file")
 
 
-# --------------------------------------------------------------------------------------------------------- the values
+# --------------------------------------------------------------------------------------- the values
 def _decoded(values, kind, name: str) -> np.ndarray:
     """Strings as str, however they are stored; bytes that are no UTF-8 stay visible, as \\xff.
 
-    values: str or bytes, as h5py gives them, any shape. kind: their type in the file, h5py.h5t.TypeStringID.
+    values: str or bytes, as h5py gives them, any shape. kind: their type in the file,
+    h5py.h5t.TypeStringID.
     """
     values = np.asarray(values)
     strings = []
@@ -100,7 +114,7 @@ def _decoded(values, kind, name: str) -> np.ndarray:
 
 
 def _attribute(item, *keys) -> list[str] | None:
-    """The strings of the first of these attributes that is there, one or many; None where none is."""
+    """The strings of the first of these attributes that is there, one or many; or None."""
     h5py = need("h5py")
     key = next((key for key in keys if key in item.attrs), None)
     if key is None:
@@ -127,7 +141,9 @@ def _field(dataset, key: str) -> np.ndarray:
 
 
 def _plain_or_text(values, kind, name: str) -> np.ndarray:
-    """Numbers as they are, strings as str. Refused for records, lists and whatever else HDF5 can hold."""
+    """Numbers as they are, strings as str. Refused for records, lists and whatever else HDF5 can
+    hold.
+    """
     if isinstance(kind, need("h5py").h5t.TypeStringID):
         return _decoded(values, kind, name)
     values = np.asarray(values)
@@ -145,7 +161,8 @@ def _coded(codes, categories) -> np.ndarray:
 
 
 def _readable(read, keys, n: int, what: str) -> tuple[dict, tuple]:
-    """(name -> values, notes): of these columns those that can be read, and have one number or string for each cell.
+    """(name -> values, notes): of these columns those that can be read, and have one number or
+    string for each cell.
 
     read: called with a key, gives values. n: of how many cells. what: what notes call a column.
     """
@@ -164,9 +181,11 @@ def _readable(read, keys, n: int, what: str) -> tuple[dict, tuple]:
     return columns, tuple(notes)
 
 
-# ------------------------------------------------------------------------------------------------------------ AnnData
+# ------------------------------------------------------------------------------------------ AnnData
 def _h5ad(file, layer, backed: bool, transpose: bool) -> Content:
-    """AnnData's format since 0.7, https://anndata.readthedocs.io/en/latest/fileformat-prose.html, and that of 0.6."""
+    """AnnData's format since 0.7, https://anndata.readthedocs.io/en/latest/fileformat-prose.html,
+    and that of 0.6.
+    """
     layers = file.get("layers", {})
     item = var = None
     if layer is None:
@@ -186,7 +205,8 @@ def _h5ad(file, layer, backed: bool, transpose: bool) -> Content:
         raise Refused(f"{what}: {', '.join(layers) or 'none'}")
     if backed and transpose:
         raise Refused(
-            "transpose=True: columns cannot be read from the disk as rows; read it without backed=True"
+            "transpose=True: columns cannot be read from the disk as rows; read it without "
+            "backed=True"
         )
     obs = file["obs"]
     if transpose:
@@ -237,8 +257,9 @@ def _dense(dataset, genes_first: bool = False) -> sparse.csr_array:
 
 
 def _on_disk(item) -> Blocks:
-    """A matrix of an open .h5ad file as a column that stays there. The file is opened anew for each block: this takes a
-    millisecond, and leaves nothing open that processes or threads would share."""
+    """A matrix of an open .h5ad file as a column that stays there. The file is opened anew for each
+    block: this takes a millisecond, and leaves nothing open that processes or threads would share.
+    """
     h5py = need("h5py")
     path = os.path.abspath(item.file.filename)
     place = item.name
@@ -255,8 +276,9 @@ def _on_disk(item) -> Blocks:
     shape = tuple(int(n) for n in _shape(item))
     if form != "csr":
         raise Refused(
-            f"{place} is stored as {form}, by columns, and rows are to be read: write it once by rows, with "
-            "adata.X = adata.X.tocsr() and adata.write_h5ad(...); or read it without backed=True"
+            f"{place} is stored as {form}, by columns, and rows are to be read: write it once by "
+            "rows, with adata.X = adata.X.tocsr() and adata.write_h5ad(...); or read it without "
+            "backed=True"
         )
     indptr = _values(item["indptr"])
     check_compressed(shape, len(item["data"]), len(item["indices"]), indptr)
@@ -273,7 +295,9 @@ def _on_disk(item) -> Blocks:
 
 
 def index_of(table) -> np.ndarray:
-    """The names, (n,) str, in AnnData's obs or var, a group or (0.6) an array of records. Refused where there are none."""
+    """The names, (n,) str, in AnnData's obs or var, a group or (0.6) an array of records. Raises
+    Refused where there are none.
+    """
     if _is_array(table):
         return _field(table, table.dtype.names[0])
     key = (_attribute(table, "_index") or ["_index"])[0]
@@ -296,7 +320,9 @@ def _column_order(table) -> list[str]:
 
 
 def _column(table, key: str) -> np.ndarray:
-    """A column of AnnData's obs or var, categories as what they stand for; None, in an array of objects, where it is missing."""
+    """A column of AnnData's obs or var, categories as what they stand for; None, in an array of
+    objects, where it is missing.
+    """
     if _is_array(table):
         values = _field(table, key)
         categories = table.file.get(f"uns/{key}_categories")
@@ -317,9 +343,11 @@ def _column(table, key: str) -> np.ndarray:
     raise Refused(f"a form that is not known, a group of {', '.join(item) or 'nothing'}")
 
 
-# ------------------------------------------------------------------------------------------------------ loom, and 10x
+# ------------------------------------------------------------------------------------ loom, and 10x
 def _loom(file, layer) -> Content:
-    """loom, https://linnarssonlab.org/loompy/format: dense, genes as rows. Of its attributes, only vectors are kept."""
+    """loom, https://linnarssonlab.org/loompy/format: dense, genes as rows. Of its attributes, only
+    vectors are kept.
+    """
     layers = file.get("layers", {})
     if layer is not None and layer not in layers:
         raise Refused(f"no layer {layer!r}; there are: {', '.join(layers) or 'none'}")
@@ -332,8 +360,8 @@ def _loom(file, layer) -> Content:
     key = next((key for key in LOOM_GENES if key in of_genes), None)
     if key is None:
         notes += (
-            f"genes are numbered: of the row attributes ({', '.join(of_genes) or 'none'}) none is known to hold their "
-            f"names; known: {', '.join(LOOM_GENES)}",
+            f"genes are numbered: of the row attributes ({', '.join(of_genes) or 'none'}) none is "
+            f"known to hold their names; known: {', '.join(LOOM_GENES)}",
         )
     return Content(X, None if key is None else _values(of_genes[key]), cells, columns, notes)
 
@@ -349,7 +377,9 @@ def _genome(file):
 
 
 def _tenx(group) -> Content:
-    """Cell Ranger's HDF5, v2 or v3. Its sparse columns of genes x cells are sparse rows of cells x genes."""
+    """Cell Ranger's HDF5, v2 or v3. Its sparse columns of genes x cells are sparse rows of cells x
+    genes.
+    """
     data, indices, indptr, shape, cells = (
         _values(group[key]) for key in ("data", "indices", "indptr", "shape", "barcodes")
     )

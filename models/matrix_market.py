@@ -1,17 +1,21 @@
-"""Matrix Market files (.mtx), and which way round they are: by the files of names that lie beside them.
+"""Matrix Market files (.mtx), and which way round they are.
 
-Know before reading: files.py. An .mtx file is a matrix without names, and nothing in it says whether its rows are genes
-or cells. Cell Ranger and STARsolo write genes as rows, kallisto and alevin cells; whoever uploads such a folder renames
-its files, or loses one. So these are asked, in this order:
+This is engineering.
 
-1. How many names there are: of a matrix of 17 x 23 with 23 barcodes beside it, the columns are the cells.
-2. What programs write under such names, where the numbers of names fit both ways, or there are no names:
+Know before reading: files.py. An .mtx file is a matrix without names, and nothing in it says
+whether its rows are genes or cells. Cell Ranger and STARsolo write genes as rows, kallisto and
+alevin cells; whoever uploads such a folder renames its files, or loses one. So these are asked, in
+this order:
 
-    matrix.mtx  features.tsv (genes.tsv)  barcodes.tsv                Cell Ranger, STARsolo: genes are rows
-    UniqueAndMult-EM.mtx beside the same                              STARsolo: genes are rows
-    GSM1_matrix.mtx.gz  GSM1_features.tsv.gz  GSM1_barcodes.tsv.gz    the same, in an archive: genes are rows
-    cells_x_genes.mtx  cells_x_genes.barcodes.txt  ... .genes.txt     kallisto and bustools: cells are rows
-    quants_mat.mtx.gz  quants_mat_rows.txt  quants_mat_cols.txt       alevin: cells are rows
+1. How many names lie beside it: of a matrix of 17 x 23 with 23 barcodes the columns are the cells.
+2. What programs write under such names, where the numbers fit both ways or there are no names:
+
+    rows    files                                                           of
+    genes   matrix.mtx  features.tsv (genes.tsv)  barcodes.tsv              Cell Ranger, STARsolo
+    genes   UniqueAndMult-EM.mtx beside the same                            STARsolo
+    genes   GSM1_matrix.mtx.gz  GSM1_features.tsv.gz  GSM1_barcodes.tsv.gz  the same, in an archive
+    cells   cells_x_genes.mtx  cells_x_genes.barcodes.txt  ... .genes.txt   kallisto and bustools
+    cells   quants_mat.mtx.gz  quants_mat_rows.txt  quants_mat_cols.txt     alevin
 
 A matrix without any names says which way it was read, and how to turn it.
 
@@ -34,7 +38,7 @@ from models.files import Content, Refused, check_extent, expression_only, fields
 # What a file of names is called, before .tsv, .txt or .csv. Of several the first is taken.
 GENE_FILES = ("features", "genes.names", "genes", "gene_names", "quants_mat_cols")
 CELL_FILES = ("barcodes", "barcode", "cells", "cell_names", "quants_mat_rows")
-# What is written above a column of names. A first line of other words is a name, and one name too many an error.
+# What is written above a column of names. A first line of other words is a name: one too many.
 TITLES = {
     *("x", "v1", "index", "id", "name", "names", "symbol", "barcode", "barcodes", "bc_wells"),
     *("cell", "cells", "cell_id", "cell_ids", "cell_name", "cell_names", "feature", "features"),
@@ -44,22 +48,27 @@ TITLES = {
 
 
 def read_folder(path: Path, transpose: bool = False) -> Content:
-    """The one .mtx or .mtx.gz of a folder; of several the one that is named matrix.mtx, with or without a prefix."""
+    """The one .mtx or .mtx.gz of a folder; of several the one that is named matrix.mtx, with or
+    without a prefix.
+
+    Raises Refused where there is not one.
+    """
     found = _matrices(path)
     chosen = found if len(found) == 1 else [p for p in found if _stem(p).endswith("matrix")]
     if len(chosen) != 1:
         names = ", ".join(p.name for p in found[:5]) + ", ..." * (len(found) > 5)
         raise Refused(
-            "a folder of counts holds one .mtx or .mtx.gz, or of several one named matrix.mtx; here are: "
-            f"{names or 'none'}; pass the path of the file itself"
+            "a folder of counts holds one .mtx or .mtx.gz, or of several one named matrix.mtx; "
+            f"here are: {names or 'none'}; pass the path of the file itself"
         )
     return read_mtx(chosen[0], transpose)
 
 
 def read_mtx(path: Path, transpose: bool = False) -> Content:
-    """A Matrix Market file with the names that lie beside it, cells as rows; transpose: the other way round.
+    """A Matrix Market file with the names that lie beside it, cells as rows; transpose: the other
+    way round.
 
-    Refused where the numbers of names fit neither way.
+    Raises Refused where the numbers of names fit neither way, and for a file that is not whole.
     """
     X = _matrix(path)
     gene_labels = _labels_beside(path, GENE_FILES, X.shape)
@@ -92,23 +101,25 @@ def read_mtx(path: Path, transpose: bool = False) -> Content:
 def _guessed(shape, genes_are_rows: bool) -> str:
     rows, columns = ("genes", "cells") if genes_are_rows else ("cells", "genes")
     return (
-        f"no file with names lies beside the matrix, so it was guessed that its rows are {rows}: read as {shape[0]} {rows} "
-        f"and {shape[1]} {columns}; if that is the wrong way round, pass transpose=True"
+        f"no file with names lies beside the matrix, so it was guessed that its rows are {rows}: "
+        f"read as {shape[0]} {rows} and {shape[1]} {columns}; if that is the wrong way round, pass "
+        "transpose=True"
     )
 
 
 def _one_missing(gene_labels, cell_labels, genes_are_rows: bool) -> str:
     missing = "genes" if gene_labels is None else "cells"
     return (
-        f"no file with names of {missing} lies beside the matrix, so they are numbered; by {gene_labels or cell_labels} its "
-        f"rows are {'genes' if genes_are_rows else 'cells'}"
+        f"no file with names of {missing} lies beside the matrix, so they are numbered; by "
+        f"{gene_labels or cell_labels} its rows are {'genes' if genes_are_rows else 'cells'}"
     )
 
 
-# ---------------------------------------------------------------------------------------------------------- the names
+# ---------------------------------------------------------------------------------------- the names
 class Labels(NamedTuple):
-    """A file of names. rows: the fields of each line, without empty lines at the end and # lines at the beginning.
-    versions: the rows that may be meant, the likeliest first."""
+    """A file of names. rows: the fields of each line, without empty lines at the end and # lines at
+    the beginning. versions: the rows that may be meant, the likeliest first.
+    """
 
     path: Path
     rows: list
@@ -121,8 +132,9 @@ class Labels(NamedTuple):
 def _labels_beside(matrix: Path, names: tuple, shape) -> Labels | None:
     """The file of names, called one of these, that belongs to a matrix; None where there is none.
 
-    It belongs to it if what stands before its own name, such as "GSM1_", begins the name of the matrix too; the longest
-    wins. Beside a matrix that is the only one in its folder, any other will do if it has the right number of names.
+    It belongs to it if what stands before its own name, such as "GSM1_", begins the name of the
+    matrix too; the longest wins. Beside a matrix that is the only one in its folder, any other will
+    do if it has the right number of names.
     """
     pattern = re.compile(
         rf"(?:(.*)[._ -])?({'|'.join(map(re.escape, names))})\.(?:tsv|txt|csv)(?:\.gz)?",
@@ -151,7 +163,8 @@ def _labels_beside(matrix: Path, names: tuple, shape) -> Labels | None:
 def _labels(path: Path) -> Labels:
     """The file of names at this path."""
     delimiter = "," if ".csv" in path.name.lower() else "\t"
-    lines = [row or [""] for row in fields(path, delimiter)]
+    # No more than four fields of each line: it may be a large table after all.
+    lines = [row[:4] or [""] for _, row in fields(path, delimiter)]
     filled = list(lines)
     while filled and not any(field.strip() for field in filled[-1]):
         filled.pop()
@@ -160,7 +173,9 @@ def _labels(path: Path) -> Labels:
 
 
 def _without_title(rows: list) -> list:
-    """The rows below a line of titles, where the first is one; and without the numbers of lines that R adds."""
+    """The rows below a line of titles, where the first is one; and without the numbers of lines
+    that R adds.
+    """
     if len(rows) < 2:
         return rows
     first, second = rows[:2]
@@ -172,7 +187,9 @@ def _without_title(rows: list) -> list:
 
 
 def _that_fit(gene_labels: Labels | None, cell_labels: Labels | None, shape) -> tuple:
-    """(rows of genes, rows of cells), None where there is no file, of which there are as many as the matrix needs."""
+    """(rows of genes, rows of cells), None where there is no file, of which there are as many as
+    the matrix needs.
+    """
     versions = [
         [None] if labels is None else labels.versions for labels in (gene_labels, cell_labels)
     ]
@@ -181,18 +198,22 @@ def _that_fit(gene_labels: Labels | None, cell_labels: Labels | None, shape) -> 
             return genes, cells
     there = " and ".join(str(labels) for labels in (gene_labels, cell_labels) if labels is not None)
     raise Refused(
-        f"the matrix has shape {shape[0]} x {shape[1]}, which {there} beside it do not fit, either way round; fetch them "
-        "again, or move away what does not belong to this matrix"
+        f"the matrix has shape {shape[0]} x {shape[1]}, which {there} beside it do not fit, either "
+        "way round; fetch them again, or move away what does not belong to this matrix"
     )
 
 
 def _fit(genes, cells, shape) -> bool:
-    """Whether there are as many genes as rows and as many cells as columns, as far as they are known."""
+    """Whether there are as many genes as rows and as many cells as columns, as far as they are
+    known.
+    """
     return all(names is None or len(names) == n for names, n in zip((genes, cells), shape))
 
 
 def _genes_are_usually_rows(matrix: Path, has_labels: bool) -> bool:
-    """What programs do that write such names. Without labels: who names no program's file means cells as rows."""
+    """What programs do that write such names. Without labels: who names no program's file means
+    cells as rows.
+    """
     stem = _stem(matrix)
     if stem == "quants_mat" or any(
         p.name.lower().startswith((f"{stem}.barcodes.", f"{stem}.genes."))
@@ -214,9 +235,11 @@ def _stem(matrix: Path) -> str:
     return matrix.name.lower().removesuffix(".gz").removesuffix(".mtx")
 
 
-# --------------------------------------------------------------------------------------------------------- the matrix
+# --------------------------------------------------------------------------------------- the matrix
 def _matrix(path: Path):
-    """The matrix of the file. Not by scipy.io.mmread (SciPy 1.17), which a damaged file can make crash Python."""
+    """The matrix of the file. Not by scipy.io.mmread (SciPy 1.17), which a damaged file can make
+    crash Python.
+    """
     pieces = text(path)
     lines = io.StringIO(next(pieces))
     banner = next(lines, "").lower().split()
@@ -246,8 +269,8 @@ def _matrix(path: Path):
     values = np.concatenate(parts or [np.empty(0, dtype)])
     if len(values) != n_entries * width:
         raise Refused(
-            f"holds {len(values)} numbers where {n_entries} entries need {n_entries * width}; the file is "
-            "truncated or damaged, write it again"
+            f"holds {len(values)} numbers where {n_entries} entries need {n_entries * width}; the "
+            "file is truncated or damaged, write it again"
         )
     if width == 1:
         return sparse.csr_array(values.reshape(n_columns, n_rows).T)

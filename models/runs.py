@@ -27,7 +27,8 @@ from minigrad import checkpoint
 from minigrad.checkpoint import whole_file
 from minigrad.data import Blocks, pieces
 from minigrad.fit import History
-from models.counts import Counts, annotate_h5ad, highest_variance, pearson_residual_variance, read
+from models import guarded
+from models.counts import Counts, annotate_h5ad, highest_variance, pearson_residual_variance
 from models.scvi import SCVI
 
 FORMAT, VERSION = "minigrad run", 1
@@ -35,6 +36,7 @@ SUFFIXES = (".csv", ".npz", ".h5ad")
 SELECTIONS = {"variance": highest_variance, "pearson": pearson_residual_variance}
 COUNTS = (
     "layer",
+    "transpose",
     "batch_key",
     "genes",
     "selection",
@@ -54,9 +56,14 @@ FIT = ("epochs", "batch_size", "validation", "learning_rate", "kl_warmup", "earl
 
 
 # ------------------------------------------------------------------------------------------------------------ counts
-def read_counts(path, layer: str | None = None, on_disk: bool = False) -> Counts:
-    """`models.counts.read`, with names of genes that occur once each. on_disk: leave the matrix in its .h5ad file."""
-    counts = read(path, layer, backed=on_disk)
+def read_counts(
+    path, layer: str | None = None, on_disk: bool = False, transpose: bool = False
+) -> Counts:
+    """`models.guarded.read`, with names of genes that occur once each.
+
+    on_disk: leave the matrix in its .h5ad file.
+    """
+    counts = guarded.read(path, layer, backed=on_disk, transpose=transpose)
     counts.genes = unique_names(counts.genes)
     return counts
 
@@ -169,13 +176,18 @@ class Run:
         write_table(self.history_file, history.names, zip(*history.columns.values()))
 
     def counts(
-        self, path=None, layer: str | None = None, batch_key=None, on_disk: bool | None = False
+        self,
+        path=None,
+        layer: str | None = None,
+        batch_key=None,
+        on_disk: bool | None = False,
+        transpose: bool = False,
     ) -> tuple[Counts, str, str | None]:
         """(all genes of the counts, their path, name of the batch column or None).
 
-        path: another file than the one trained on; then layer is that of this file, and not the run's. on_disk: leave the
-        matrix in its file; None: where the training left it, if these are the counts trained on. FileNotFoundError where
-        the counts are no longer there.
+        path: another file than the one trained on; then layer and transpose are those of this file,
+        and not the run's. on_disk: leave the matrix in its file; None: where the training left it,
+        if these are the counts trained on. FileNotFoundError where the counts are no longer there.
         """
         trained_on, settings = self.config()
         if path is None and not os.path.exists(trained_on):
@@ -184,13 +196,20 @@ class Run:
             )
         layer = settings.get("layer") if layer is None and path is None else layer
         on_disk = path is None and settings.get("on_disk", False) if on_disk is None else on_disk
+        transpose = transpose or path is None and settings.get("transpose", False)
         path = trained_on if path is None else path
-        return read_counts(path, layer, on_disk), path, batch_key or settings.get("batch_key")
+        counts = read_counts(path, layer, on_disk, transpose)
+        return counts, path, batch_key or settings.get("batch_key")
 
 
 def training_counts(path, settings: dict) -> Counts:
     """The counts as a model with these settings sees them: the layer, and the genes that vary most. ValueError for too few."""
-    counts = read_counts(path, settings.get("layer"), settings.get("on_disk", False))
+    counts = read_counts(
+        path,
+        settings.get("layer"),
+        settings.get("on_disk", False),
+        settings.get("transpose", False),
+    )
     if "genes" not in settings:
         return counts
     n, there = settings["genes"], counts.shape[1]

@@ -1,6 +1,7 @@
 """The example that readers of counts are tried on, and files of it as other software writes them.
 
-Know before reading: models/counts.py. Know after: what is in X, GENES, CELLS and TYPES, which many tests compare with.
+Know before reading: models/counts.py. Know after: what is in X, GENES, CELLS and TYPES, which many
+tests compare with.
 """
 
 import gzip
@@ -42,7 +43,9 @@ def adata(matrix=X, **layers):
 
 
 def write_tenx(path, version, antibodies=0):
-    """Cell Ranger's layout: columns are cells; v3 may hold features of other kinds, here after the genes."""
+    """Cell Ranger's layout: columns are cells; v3 may hold features of other kinds, here after the
+    genes.
+    """
     h5py = pytest.importorskip("h5py")
     matrix = sparse.csc_matrix(np.hstack([X, np.full((23, antibodies), 9)]).T)
     names = GENES.tolist() + [f"CD{i}" for i in range(antibodies)]

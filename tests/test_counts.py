@@ -1,7 +1,7 @@
-"""Counts: damaged files of every format, everything a user may pass, and each rule against brute force.
+"""Counts: damaged files, everything a user may pass, and each rule against brute force.
 
-Know before reading: models/counts.py. Files that are whole: test_files.py, test_matrix_market.py, test_hdf5.py. Know
-after: which inputs are taken, which are refused, and in what words.
+Know before reading: models/counts.py. Files that are whole: test_files.py, test_matrix_market.py,
+test_hdf5.py. Know after: which inputs are taken, which are refused, and in what words.
 """
 
 import gzip
@@ -136,7 +136,7 @@ def limited(folder):
 
 @pytest.mark.parametrize("name", ["a.h5ad", "a.h5", "a.loom"])
 def test_flipped_bits_of_hdf5_do_no_harm(tmp_path, name):
-    """Some make libhdf5 itself loop until the limit of time ends it, or crash: its caller cannot help that."""
+    """Some make libhdf5 itself loop or crash: within one process nothing helps; test_guarded.py."""
     (tmp_path / "files").mkdir()
     FORMATS[name](tmp_path)
     content, rng = bytearray((tmp_path / name).read_bytes()), np.random.default_rng(1)

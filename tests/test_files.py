@@ -1,6 +1,7 @@
 """Tables and .npz: files of other software, and hostile ones.
 
-Know before reading: models/files.py. Know after: which files are read, and in what words others are refused.
+Know before reading: models/files.py. Know after: which files are read, and in what words others are
+refused.
 """
 
 import gzip

@@ -1,6 +1,7 @@
 """HDF5 files: of other software, and hostile ones.
 
-Know before reading: models/hdf5.py. Know after: which files are read, and in what words others are refused.
+Know before reading: models/hdf5.py. Know after: which files are read, and in what words others are
+refused.
 """
 
 import sys
@@ -372,7 +373,9 @@ def test_loom_without_known_names_and_with_odd_attributes(tmp_path):
 
 
 def write_anndata_0_6(path, form=sparse.csr_matrix, text="O"):
-    """obs and var as records, the categories in uns; of a sparse matrix form and shape under names of their own."""
+    """obs and var as records, the categories in uns; of a sparse matrix form and shape under names
+    of their own.
+    """
     h5py = pytest.importorskip("h5py")
     kind = h5py.string_dtype() if text == "O" else text
     obs = np.zeros(

@@ -34,6 +34,7 @@ ORDER = {
         "matrix_market",
         "hdf5",
         "counts",
+        "guarded",
         "posterior",
         "autoencoder",
         "vae",

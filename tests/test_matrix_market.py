@@ -119,7 +119,7 @@ def test_one_file_of_names_is_enough(tmp_path, layout, missing, genes_are_rows):
     path = write(tmp_path, matrix, genes_are_rows=genes_are_rows, **there)
     rows = "genes" if genes_are_rows else "cells"
     (label_file,) = there.values()
-    said = rf"{matrix}: no file with names of {missing} .*{label_file} \(\d+ names\) its rows are {rows}"
+    said = rf"{matrix}: no file with names of {missing} .*{label_file} \(\d+ names\) .* are {rows}"
     with pytest.warns(UserWarning, match=said):
         counts = read(path)
     names = {"genes": GENES, "cells": CELLS}
@@ -135,7 +135,7 @@ NUMBERED = [f"gene_{g}" for g in range(17)], [f"cell_{c}" for c in range(23)]
 )
 def test_lone_mtx_has_cells_as_rows(tmp_path, matrix):
     scipy.io.mmwrite(tmp_path / "a.mtx", matrix)
-    said = ": no file with names .* its rows are cells: read as 23 cells and 17 genes; .*transpose=True"
+    said = ": no file with names .* rows are cells: read as 23 cells and 17 genes; .*transpose=True"
     for path in tmp_path / "a.mtx", tmp_path:
         with pytest.warns(UserWarning, match=f"{path}{said}"):
             check(read(path), *NUMBERED)
@@ -161,8 +161,8 @@ def test_lone_matrix_of_a_name_that_says_genes_are_rows(tmp_path, name):
 def test_cell_ranger_signs_its_files(tmp_path):
     path = write(tmp_path, "a.mtx")
     banner, rest = path.read_text().split("\n", 1)
-    signed = f'{banner}\n%metadata_json: {{"software_version": "cellranger-7.1.0", "format_version": 2}}\n{rest}'
-    path.write_text(signed)
+    sign = '%metadata_json: {"software_version": "cellranger-7.1.0", "format_version": 2}'
+    path.write_text("\n".join([banner, sign, rest]))
     with pytest.warns(UserWarning, match="rows are genes"):
         check(read(path), *NUMBERED)
 
@@ -181,9 +181,12 @@ def test_names_that_do_not_fit_are_refused_by_name_and_number(tmp_path, layout, 
     write_lines(tmp_path / names[short], lines[:-1])
     numbers = [17, 23]
     numbers[short - 1] -= 1
-    said = rf"{names[0]}: the matrix has shape 17 x 23, which {names[1]} \({numbers[0]} names\) and {names[2]} \({numbers[1]} names\)"
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(
+        ValueError, match=f"{names[0]}: the matrix has shape 17 x 23, which"
+    ) as error:
         read(path)
+    for name, number in zip(names[1:], numbers):
+        assert f"{name} ({number} names)" in str(error.value)
 
 
 def read_lines(path):
