@@ -131,7 +131,7 @@ def read(
         X, genes, cells = content.X, content.genes, content.cells
         cells = [f"cell_{i}" for i in range(X.shape[0])] if cells is None else cells
         genes = [f"gene_{i}" for i in range(X.shape[1])] if genes is None else genes
-        counts = Counts(X, genes, cells, content.obs)
+        counts = Counts(X, np.asarray(genes), np.asarray(cells), content.obs)
     except Refused as error:
         raise ValueError(f"{path}: {error}") from None
     except (ImportError, PermissionError):

@@ -26,10 +26,10 @@ import itertools
 import math
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
@@ -51,9 +51,9 @@ class Content(NamedTuple):
     (n_cells,). notes: sentences that the user should read, about what was guessed or left out.
     """
 
-    X: object
-    genes: object = None
-    cells: object = None
+    X: Any
+    genes: Sequence[str] | np.ndarray | None = None
+    cells: Sequence[str] | np.ndarray | None = None
     obs: dict = {}
     notes: tuple = ()
 
@@ -211,9 +211,8 @@ def _npz_arrays(path) -> dict:
                     f"{member.filename} declares shape {shape} of {dtype} but holds "
                     f"{len(content):,} bytes; write it again"
                 )
-            order = "F" if fortran_order else "C"
             arrays[member.filename.removesuffix(".npy")] = np.frombuffer(content, dtype).reshape(
-                shape, order=order
+                shape, order="F" if fortran_order else "C"
             )
     return arrays
 

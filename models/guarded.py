@@ -28,6 +28,7 @@ import sys
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -122,7 +123,7 @@ def _receive(stream) -> dict | None:
 
 def _arrays_of(found: Counts) -> dict:
     """All of some counts as arrays of numbers and strings; a column with missing values as two."""
-    x = found.X
+    x: Any = found.X
     arrays = {"data": x.data, "indices": x.indices, "indptr": x.indptr, "shape": np.array(x.shape)}
     arrays |= {"genes": found.genes, "cells": found.cells}
     for key, values in found.obs.items():
@@ -159,9 +160,9 @@ def main(path: str, request: str) -> None:
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C is for the parent, which then ends this process
-    request = json.loads(request)
-    options = request["options"]
-    _limit(request["seconds"], request["memory"])
+    asked = json.loads(request)
+    options = asked["options"]
+    _limit(asked["seconds"], asked["memory"])
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

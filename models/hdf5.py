@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -156,8 +157,16 @@ def _coded(codes, categories) -> np.ndarray:
     """The category of each cell; None, in an array of objects, where it has none (code -1)."""
     if len(categories) == 0:
         return np.full(codes.shape, None)
-    values = categories[np.maximum(codes, 0)]
-    return np.where(codes < 0, None, values) if (codes < 0).any() else values
+    return _with_missing(categories[np.maximum(codes, 0)], codes < 0)
+
+
+def _with_missing(values, missing) -> np.ndarray:
+    """The values; if any is missing in an array of objects, with None in its place."""
+    if not missing.any():
+        return values
+    values = values.astype(object)
+    values[missing] = None
+    return values
 
 
 def _readable(read, keys, n: int, what: str) -> tuple[dict, tuple]:
@@ -211,7 +220,7 @@ def _h5ad(file, layer, backed: bool, transpose: bool) -> Content:
     obs = file["obs"]
     if transpose:
         obs, var = var, obs
-    X = _on_disk(item) if backed else _matrix(item)
+    X: Any = _on_disk(item) if backed else _matrix(item)
     cells = index_of(obs)
     columns, notes = _readable(
         lambda key: _column(obs, key), _column_order(obs), len(cells), "obs column"
@@ -337,9 +346,7 @@ def _column(table, key: str) -> np.ndarray:
     if "codes" in item and "categories" in item:
         return _coded(_values(item["codes"]), _values(item["categories"]))
     if "values" in item and "mask" in item:
-        values = _values(item["values"])
-        missing = _values(item["mask"])
-        return np.where(missing, None, values) if missing.any() else values
+        return _with_missing(_values(item["values"]), _values(item["mask"]))
     raise Refused(f"a form that is not known, a group of {', '.join(item) or 'nothing'}")
 
 

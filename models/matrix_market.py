@@ -140,8 +140,8 @@ def _labels_beside(matrix: Path, names: tuple, shape) -> Labels | None:
         rf"(?:(.*)[._ -])?({'|'.join(map(re.escape, names))})\.(?:tsv|txt|csv)(?:\.gz)?",
         re.IGNORECASE,
     )
-    own = []
-    others = []
+    own: list[tuple] = []
+    others: list[tuple] = []
     for path in sorted(matrix.parent.iterdir()):
         match = pattern.fullmatch(path.name)
         if match is None:
@@ -154,10 +154,11 @@ def _labels_beside(matrix: Path, names: tuple, shape) -> Labels | None:
         return _labels(min(own)[1])
     if len(_matrices(matrix.parent)) > 1:
         return None
-    others = (_labels(path) for _, path in sorted(others))
-    return next(
-        (labels for labels in others if any(len(v) in shape for v in labels.versions)), None
-    )
+    for _, path in sorted(others):
+        labels = _labels(path)
+        if any(len(rows) in shape for rows in labels.versions):
+            return labels
+    return None
 
 
 def _labels(path: Path) -> Labels:
