@@ -36,6 +36,7 @@ from scipy import sparse
 from minigrad.data import pieces
 from models import counts, hdf5
 from models.counts import Counts
+from models.files import need
 
 # What reading may take: seconds of computing, bytes of memory; and more for each byte of the file.
 SECONDS, SECONDS_A_BYTE = 20, 2e-6
@@ -53,7 +54,7 @@ def read(
     if Path(path).suffix.lower() not in hdf5.ENDINGS or not Path(path).is_file():
         return counts.read(path, layer, backed, transpose=transpose)
     if find_spec("h5py") is None:
-        hdf5.need("h5py")  # says how to install it
+        need("h5py")  # says how to install it
     open(path, "rb").close()  # where it may not be read, the error is the ordinary one
     size = os.path.getsize(path)
     request = {

@@ -101,7 +101,7 @@ def read_or_refused(path, **options):
 def test_damaged_files_end_in_counts_or_in_one_sentence(pristine, flips, cut):
     path, content = pristine
     if path.suffix in (".h5ad", ".h5", ".loom"):
-        flips = []  # some make libhdf5 loop for ever: see models/files.py, and below
+        flips = []  # some make libhdf5 loop for ever: see models/guarded.py, and below
     path.write_bytes(damage(content, flips, cut))
     read_or_refused(path)
 

@@ -191,7 +191,7 @@ def store_strings_at_one_length(path, padding, as_list):
         arrays = []
         for item in items:
             for name, value in dict(item.attrs).items():
-                if isinstance(value, str) or getattr(value, "dtype", None) == object and len(value):
+                if isinstance(value, str) or np.asarray(value).dtype.kind == "O" and np.size(value):
                     put_text_attribute(item, name, value, padding, as_list)
             if isinstance(item, h5py.Dataset) and item.dtype == object and item.shape is not None:
                 arrays.append(item)

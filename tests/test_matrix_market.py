@@ -213,6 +213,13 @@ def test_each_sample_has_its_own_names(tmp_path):
         check(read(tmp_path / "GSM3_matrix.mtx"), *NUMBERED)
 
 
+def test_symbols_are_preferred_to_identifiers(tmp_path):
+    path = write(tmp_path, *LAYOUTS["kallisto"][:3], genes_are_rows=False)
+    write_lines(tmp_path / "cells_x_genes.genes.txt", [f"ENSG{g}" for g in range(17)])
+    write_lines(tmp_path / "cells_x_genes.genes.names.txt", GENES)
+    check(read(path))
+
+
 def test_a_list_of_other_genes_is_not_taken_for_names(tmp_path):
     path = write(tmp_path, "counts.mtx", "marker_genes.txt", genes_are_rows=False)
     write_lines(tmp_path / "marker_genes.txt", GENES[:4])
