@@ -46,6 +46,7 @@ LAUNCHERS = (
 PICTURES = (".png", ".pdf", ".svg")
 OPTIONS = {
     "backed=True": "--on-disk",
+    "transpose=True": "--transpose",
     'layer="counts"': "--layer counts",
     'layer="raw"': "--layer raw",
 }  # in words of errors
@@ -365,7 +366,9 @@ def of_run(run: Run, options) -> tuple:
     on_disk = getattr(
         options, "on_disk", False
     )  # None where the option is there, and was not given
-    counts, path, key = run.counts(options.counts, options.layer, options.batch_key, on_disk)
+    counts, path, key = run.counts(
+        options.counts, options.layer, options.batch_key, on_disk, options.transpose
+    )
     return counts, path, None if key is None else runs.labels_of(counts, key)
 
 
@@ -507,6 +510,13 @@ def train_options(add) -> None:
         "--layer",
         default=unset,
         help='layer of an .h5ad or .loom file with the counts ("raw": raw.X); default: the main matrix',
+    )
+    add(
+        "--transpose",
+        action="store_true",
+        default=unset,
+        help="the file has its genes where cells are expected: a table with one line for each "
+        "gene, or an .mtx without names of which it was guessed wrongly",
     )
     add(
         "--batch-key",
@@ -655,6 +665,11 @@ def counts_options(add) -> None:
     add(
         "--layer",
         help="layer of COUNTS, where given (default: that of the run for its own counts, else the main matrix)",
+    )
+    add(
+        "--transpose",
+        action="store_true",
+        help="COUNTS, where given, have their genes where cells are expected",
     )
     add(
         "--batch-key",
@@ -852,7 +867,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = lambda message, *_: (
-                    options.is_first and say(f"warning: {message}")
+                    options.is_first and say(f"warning: {in_options(str(message))}")
                 )
                 code = options.run_command(options)
                 output.flush()
@@ -884,12 +899,18 @@ def sentence(error: Exception) -> str:
     text = " ".join(
         str(error.args[0] if isinstance(error, KeyError) and error.args else error).split()
     )
-    for argument, option in OPTIONS.items():
-        text = text.replace(argument, option)
+    text = in_options(text)
     expected = isinstance(
         error, (WrongUsage, ValueError, OSError, ImportError, FloatingPointError, AnotherRankFailed)
     )
     return text if expected and text else f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+def in_options(text: str) -> str:
+    """A text that names arguments of functions, in the words of the command line."""
+    for argument, option in OPTIONS.items():
+        text = text.replace(argument, option)
+    return text
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,11 +23,19 @@ from scipy import sparse
 from minigrad.backend import Array
 from minigrad.checkpoint import whole_file
 from minigrad.data import Blocks, pieces
-from models import files, locks
-from models.files import BLOCK, Refused, frame, need
+from models import locks
+from models.files import BLOCK, Content, Refused, need, read_npz, read_table
+from models.hdf5 import ENDINGS, NO_LAYERS, NOT_BACKED, index_of, read_hdf5
 from models.hdf5_writing import hdf5_file
+from models.matrix_market import read_folder, read_mtx
 
 LARGEST_COUNT = 2**24  # float32 holds every whole number up to here, and not 2**24 + 1
+# So close to a whole number a count is taken for it: expm1(log1p(3)) is 3.0000002 in float32.
+NEAR = 1e-4
+ROUNDED = (
+    f"some entries are less than {NEAR:g} off a whole number, as calculations leave them; they were "
+    "rounded"
+)
 
 
 @dataclass(eq=False)
@@ -93,36 +102,70 @@ class Counts:
 # Reading
 
 
-def read(path, layer: str | None = None, backed: bool = False) -> Counts:
+def read(
+    path, layer: str | None = None, backed: bool = False, *, transpose: bool = False
+) -> Counts:
     """Counts from a file or a 10x folder, checked as `as_matrix` does.
 
-    path: .h5ad; .h5 of 10x Genomics (v2, v3; gene expression only); .loom; .mtx; a folder with matrix.mtx,
-    barcodes.tsv and genes.tsv or features.tsv; .csv, .tsv; .npz with `data, indices, indptr, shape` and optionally
-    `genes`, `cells` and further arrays with one entry per cell, which become `obs`. .mtx, .csv, .tsv may be .gz.
-    Tables have CELLS AS ROWS, gene names in the first line and cell names in the first column. So has a lone .mtx; a
-    matrix.mtx with its label files beside it is turned the way they say.
+    path: .h5ad; .h5 of 10x Genomics (v2, v3; gene expression only); .loom; .mtx, or a folder with
+    one; .csv, .tsv; .npz with `data, indices, indptr, shape` and optionally `genes`, `cells` and
+    further arrays with one entry per cell, which become `obs`. .mtx, .csv, .tsv may be gzipped.
+    Tables have CELLS AS ROWS, gene names in the first line and cell names in the first column. An
+    .mtx is turned as the files of names beside it say (barcodes.tsv, and features.tsv or genes.tsv,
+    as Cell Ranger, STARsolo, kallisto and alevin write them; also .csv, .txt, .gz, or with a
+    prefix); how one without names was read, a warning says.
     layer: the layer of an .h5ad ("raw": `raw.X`) or .loom file. Default: the main matrix.
-    backed: leave the matrix of an .h5ad file (csr or dense) on the disk: X is Blocks, which SCVI trains on and predicts
-    from, with memory for a few blocks only; each block is checked when it is read. Do not change the file meanwhile.
-    Result: Counts, X float32. Missing names become cell_0, gene_0 and so on.
+    backed: leave the matrix of an .h5ad file (csr or dense) on the disk: X is Blocks, which SCVI
+    trains on and predicts from, with memory for a few blocks only; each block is checked when it is
+    read. Do not change the file meanwhile.
+    transpose: the file has it the other way round than said above: what would be genes are cells.
+    Result: Counts, X float32. Missing names become cell_0, gene_0 and so on. Nothing is reordered
+    or made unique. Warns where something had to be guessed, left out or rounded.
+    HDF5 files are read by libhdf5, which a damaged one can make hang or crash: `guarded.read` is
+    the same in a process of its own.
     Raises FileNotFoundError; ImportError without h5py; else ValueError in one sentence that names the file.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     try:
-        X, genes, cells, obs = files.load(path, layer, backed)
+        content = _content(path, layer, backed, transpose)
+        X, genes, cells = content.X, content.genes, content.cells
         cells = [f"cell_{i}" for i in range(X.shape[0])] if cells is None else cells
         genes = [f"gene_{i}" for i in range(X.shape[1])] if genes is None else genes
-        counts = Counts(X, genes, cells, obs)
+        counts = Counts(X, np.asarray(genes), np.asarray(cells), content.obs)
     except Refused as error:
         raise ValueError(f"{path}: {error}") from None
     except (ImportError, PermissionError):
         raise
     except Exception as error:  # a damaged file can make its library raise anything
         raise _damaged(path, error) from error
+    for note in content.notes:
+        warnings.warn(f"{path}: {note}", stacklevel=2)
     counts.X = _checked(X, path) if backed else as_matrix(X, name=str(path))
     return counts
+
+
+def _content(path: Path, layer, backed: bool, transpose: bool) -> Content:
+    """What is in a file of any known format."""
+    binary = {".npz": read_npz} | dict.fromkeys(ENDINGS, read_hdf5)
+    text = {".mtx": read_mtx, ".csv": read_table, ".tsv": read_table}
+    name = path.name.lower()
+    reader = binary.get(Path(name).suffix) or text.get(Path(name.removesuffix(".gz")).suffix)
+    if path.is_dir():
+        reader = read_folder
+    if reader is None:
+        raise Refused(
+            f"unknown format; known: a 10x folder, {', '.join([*binary, *text])}, the last three "
+            "or .gz"
+        )
+    if reader is read_hdf5:
+        return read_hdf5(path, transpose, layer, backed)
+    if layer is not None:
+        raise Refused(f"layer={layer!r}: {NO_LAYERS}")
+    if backed:
+        raise Refused(NOT_BACKED)
+    return reader(path, transpose)
 
 
 def _damaged(path, error) -> ValueError:
@@ -247,10 +290,17 @@ def _canonical_rows(x, name, first=0):
         )
         x.sum_duplicates()
         x.eliminate_zeros()
-    bad = _first_bad(x.data)
+    bad, is_near = _look_at(x.data)
+    if is_near and bad is None:
+        rounded = _rounded(x.data)
+        bad = None if rounded.any() else 0  # fractions of a cell's total
     if bad is not None:
         row = np.searchsorted(x.indptr, bad, side="right") - 1
         raise ValueError(_complaint(name, first + row, x.indices[bad], x.data[bad]))
+    if is_near:
+        warnings.warn(f"{name}: {ROUNDED}", stacklevel=3)
+        x = sparse.csr_array((rounded, x.indices.copy(), x.indptr.copy()), shape=x.shape)
+        x.eliminate_zeros()
     index = np.int32 if max(x.nnz, x.shape[1]) < 2**31 else np.int64
     parts = zip((x.data, x.indices, x.indptr), (np.float32, index, index))
     return sparse.csr_array(
@@ -262,26 +312,48 @@ def _dense_rows(x, name):
     """A C-contiguous float32 array with the same entries, looked at and converted block by block."""
     right = x.dtype == np.float32 and x.dtype.isnative and x.flags.c_contiguous and x.flags.aligned
     result = x if right else np.empty(x.shape, np.float32)
+    is_rounded = False
     step = max(1, BLOCK // x.shape[1])
     for a in range(0, len(x), step):
         block = np.ascontiguousarray(x[a : a + step])
-        bad = _first_bad(block.ravel())
+        bad, is_near = _look_at(block.ravel())
         if bad is not None:
             row, column = divmod(bad, x.shape[1])
             raise ValueError(_complaint(name, a + row, column, block[row, column]))
-        if not right:
-            result[a : a + step] = block
+        if is_near and result is x:
+            result = x.copy()
+        if result is not x:
+            result[a : a + step] = _rounded(block) if is_near else block
+        is_rounded |= is_near
+    if is_rounded and not result.any():  # fractions of a cell's total
+        row, column = divmod(int(np.flatnonzero(x)[0]), x.shape[1])
+        raise ValueError(_complaint(name, row, column, x[row, column]))
+    if is_rounded:
+        warnings.warn(f"{name}: {ROUNDED}", stacklevel=3)
     return result
 
 
-def _first_bad(values):
-    """Position of the first entry that is no finite whole number from 0 to LARGEST_COUNT, or None."""
+def _look_at(values) -> tuple[int | None, bool]:
+    """(position of the first entry that is not near a whole number from 0 to LARGEST_COUNT, or
+    None; whether any up to there is not whole).
+    """
+    is_near = False
     for a in range(0, len(values), BLOCK):
         v = values[a : a + BLOCK].astype(np.float64)
-        bad = ~((v >= 0) & (v <= LARGEST_COUNT) & (v == np.floor(v)))
+        if ((v >= 0) & (v <= LARGEST_COUNT) & (v == np.floor(v))).all():
+            continue
+        is_near = True
+        with np.errstate(invalid="ignore"):  # infinity, which is bad in any case
+            near = np.abs(v - np.rint(v)) <= NEAR
+        bad = ~(near & (v >= -NEAR) & (v <= LARGEST_COUNT + NEAR))
         if bad.any():
-            return a + int(bad.argmax())
-    return None
+            return a + int(bad.argmax()), True
+    return None, is_near
+
+
+def _rounded(values) -> np.ndarray:
+    """The nearest whole numbers, float32; adding 0 makes 0 of -0."""
+    return np.rint(values.astype(np.float32)) + np.float32(0)
 
 
 def _complaint(name, row, column, value) -> str:
@@ -524,7 +596,12 @@ def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None) -> None:
         with hdf5_file(temporary, "r+") as file:
             if "obs" not in file or "var" not in file:
                 raise ValueError(f"{path_in}: no .h5ad file, it has no obs and var")
-            shape = tuple(len(frame(file[axis], columns=False)[0]) for axis in ("obs", "var"))
+            if any(hasattr(file[axis], "dtype") for axis in ("obs", "var")):
+                raise ValueError(
+                    f"{path_in}: written by anndata before 0.7, and nothing can be added to it; open "
+                    "and write it with a newer one first"
+                )
+            shape = tuple(len(index_of(file[axis])) for axis in ("obs", "var"))
             for place, added, wanted in (
                 ("obsm", obsm, shape[:1]),
                 ("obs", obs, shape[:1]),

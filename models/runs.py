@@ -33,8 +33,8 @@ from minigrad import checkpoint
 from minigrad.checkpoint import whole_file
 from minigrad.data import Blocks, pieces
 from minigrad.fit import History
-from models import locks
-from models.counts import Counts, annotate_h5ad, highest_variance, pearson_residual_variance, read
+from models import guarded, locks
+from models.counts import Counts, annotate_h5ad, highest_variance, pearson_residual_variance
 from models.hdf5_writing import hdf5_file
 from models.scvi import SCVI
 
@@ -43,6 +43,7 @@ SUFFIXES = (".csv", ".npz", ".h5ad")
 SELECTIONS = {"variance": highest_variance, "pearson": pearson_residual_variance}
 COUNTS = (
     "layer",
+    "transpose",
     "batch_key",
     "genes",
     "selection",
@@ -72,9 +73,14 @@ class UniquelyNamed(Counts):
     numbered: frozenset = frozenset()
 
 
-def read_counts(path, layer: str | None = None, on_disk: bool = False) -> UniquelyNamed:
-    """`models.counts.read`, with names of genes that occur once each. on_disk: leave the matrix in its .h5ad file."""
-    counts = read(path, layer, backed=on_disk)
+def read_counts(
+    path, layer: str | None = None, on_disk: bool = False, transpose: bool = False
+) -> UniquelyNamed:
+    """`models.guarded.read`, with names of genes that occur once each.
+
+    on_disk: leave the matrix in its .h5ad file.
+    """
+    counts = guarded.read(path, layer, backed=on_disk, transpose=transpose)
     names, times = unique_names(counts.genes), Counter(counts.genes.tolist())
     numbered = {new for new, name in zip(names.tolist(), counts.genes.tolist()) if times[name] > 1}
     return UniquelyNamed(counts.X, names, counts.cells, counts.obs, frozenset(numbered))
@@ -213,13 +219,18 @@ class Run:
         write_table(self.history_file, history.names, zip(*history.columns.values()))
 
     def counts(
-        self, path=None, layer: str | None = None, batch_key=None, on_disk: bool | None = False
+        self,
+        path=None,
+        layer: str | None = None,
+        batch_key=None,
+        on_disk: bool | None = False,
+        transpose: bool = False,
     ) -> tuple[Counts, str, str | None]:
         """(all genes of the counts, their path, name of the batch column or None).
 
-        path: another file than the one trained on; then layer is that of this file, and not the run's. on_disk: leave the
-        matrix in its file; None: where the training left it, if these are the counts trained on. FileNotFoundError where
-        the counts are no longer there.
+        path: another file than the one trained on; then layer and transpose are those of this file,
+        and not the run's. on_disk: leave the matrix in its file; None: where the training left it,
+        if these are the counts trained on. FileNotFoundError where the counts are no longer there.
         """
         trained_on, settings = self.config()
         if path is None and not os.path.exists(trained_on):
@@ -228,13 +239,20 @@ class Run:
             )
         layer = settings.get("layer") if layer is None and path is None else layer
         on_disk = path is None and settings.get("on_disk", False) if on_disk is None else on_disk
+        transpose = transpose or path is None and settings.get("transpose", False)
         path = trained_on if path is None else path
-        return read_counts(path, layer, on_disk), path, batch_key or settings.get("batch_key")
+        counts = read_counts(path, layer, on_disk, transpose)
+        return counts, path, batch_key or settings.get("batch_key")
 
 
 def training_counts(path, settings: dict) -> Counts:
     """The counts as a model with these settings sees them: the layer, and the genes that vary most. ValueError for too few."""
-    counts = read_counts(path, settings.get("layer"), settings.get("on_disk", False))
+    counts = read_counts(
+        path,
+        settings.get("layer"),
+        settings.get("on_disk", False),
+        settings.get("transpose", False),
+    )
     if "genes" not in settings:
         return counts
     n, there = settings["genes"], counts.shape[1]

@@ -619,6 +619,40 @@ def test_a_layer_is_that_of_the_run_for_its_own_counts_only(place, tmp_path, cap
     assert "looks normalised" in capsys.readouterr().err
 
 
+def test_a_table_with_a_line_for_each_gene(place, tmp_path):
+    counts = made_counts()
+    dense = counts.X.toarray().astype(int)
+    for name, cells, lines in (
+        ("a.csv", counts.cells, zip(counts.genes, dense.T)),
+        ("new.csv", counts.cells[:7], zip(counts.genes, dense[:7].T)),
+    ):
+        text = [
+            ",".join(["", *cells]),
+            *(",".join([n, *map(str, line[: len(cells)])]) for n, line in lines),
+        ]
+        (tmp_path / name).write_text("\n".join(text))
+    words = "--epochs", "1", "--latent", "2", "--hidden", "4"
+    run, out = tmp_path / "run", ["--out", tmp_path / "z.csv"]
+    assert call("train", tmp_path / "a.csv", "--transpose", "--out", run, *words) == 0
+    assert SCVI.load(run / "model.npz").genes == list(runs.unique_names(counts.genes))
+    for more, n in ((), 60), (("--transpose",), 60), ((tmp_path / "new.csv", "--transpose"), 7):
+        assert call("embed", run, *more, *out) == 0
+        assert [row[0] for row in rows_of(tmp_path / "z.csv")[1:]] == list(counts.cells[:n])
+
+
+def test_an_mtx_without_names_says_how_to_turn_it_in_words_of_options(tmp_path, capsys):
+    (tmp_path / "a.mtx").write_text(
+        "%%MatrixMarket matrix coordinate integer general\n9 3 4\n1 1 2\n2 2 1\n3 3 1\n9 3 1\n"
+    )
+    words = "--epochs", "1", "--latent", "2", "--hidden", "4", "--validation", "0"
+    for more, n_genes in ((), 3), (("--transpose",), 9):
+        run = tmp_path / f"run{n_genes}"
+        assert call("train", tmp_path / "a.mtx", "--out", run, *words, *more) == 0
+        warned = "9 cells and 3 genes; if that is the wrong way round, pass --transpose\n"
+        assert (warned in capsys.readouterr().err) == (n_genes == 3)
+        assert SCVI.load(run / "model.npz").n_genes == n_genes
+
+
 def test_batches_that_are_numbers_keep_their_order_and_none_is_missing(place, tmp_path, capsys):
     counts = made_counts()
     counts.obs["lane"] = np.where(counts.obs["donor"] == "old", 10, 9)

@@ -1,6 +1,6 @@
 """Counts that stay on the disk: what of a file is read, what is refused, and that SCVI learns from it what it learns from memory.
 
-Know before reading: models/files.py, and Blocks in minigrad/data.py (whose own tests are in test_data.py).
+Know before reading: models/hdf5.py, and Blocks in minigrad/data.py (whose own tests are in test_data.py).
 """
 
 import signal
@@ -13,7 +13,7 @@ from scipy import sparse
 from minigrad import checkpoint, data
 from models import SCVI, Autoencoder
 from models import counts as C
-from models import files as F
+from models import hdf5 as H
 from models.counts import Counts, as_matrix, moments, read
 
 anndata = pytest.importorskip("anndata")
@@ -40,7 +40,7 @@ def write(path, matrix=sparse.csr_matrix, **options):
 def small_blocks(monkeypatch):
     """Blocks of a few cells, shuffled three at a time."""
     monkeypatch.setattr(data, "ENTRIES", 100)
-    monkeypatch.setattr(F, "BLOCK", 14 * G)
+    monkeypatch.setattr(H, "BLOCK", 14 * G)
     monkeypatch.setattr(data, "AT_ONCE", 3)
 
 
@@ -169,6 +169,16 @@ def test_bad_entries_are_found_before_training(path, edit, message):
     assert not model.trained and all(
         np.array_equal(a, before[k]) for k, a in model.state_dict().items()
     )
+
+
+def test_rows_that_are_nearly_whole_are_rounded_with_a_note(path):
+    def edit(file):
+        file["X/data"][...] = file["X/data"][()] * np.float32(1 + 1e-6)
+
+    change(path, edit)
+    found = read(path, backed=True).X
+    with pytest.warns(UserWarning, match="a.h5ad: .*were rounded"):
+        assert np.array_equal(whole(found).toarray(), X)
 
 
 def test_rows_that_are_not_canonical_are_made_so(path):

@@ -1,0 +1,320 @@
+"""Tables and .npz: files of other software, and hostile ones.
+
+Know before reading: models/files.py. Know after: which files are read, and in what words others are
+refused.
+"""
+
+import gzip
+import io
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from models import counts as C
+from models.counts import as_matrix, read
+from tests.example_counts import CELLS, GENES, TYPES, X, check, npz
+
+DATA = "demos/data"
+_indices = sparse.csr_matrix(X).indices
+_indptr = sparse.csr_matrix(X).indptr
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".csv.gz", ".tsv.gz"])
+def test_table_of_pandas(tmp_path, ending):
+    pandas = pytest.importorskip("pandas")
+    names = [f'{gene}, "x"' for gene in GENES]
+    frame = pandas.DataFrame(X, index=CELLS, columns=names)
+    frame.to_csv(tmp_path / f"a{ending}", sep="\t" if "tsv" in ending else ",")
+    check(read(tmp_path / f"a{ending}"), genes=names)
+    assert np.array_equal(as_matrix(frame), X)
+
+
+TABLES = {  # of the example beside them, cells as rows
+    "R without corner, mark of UTF-8, Windows": "\ufeffg1,g2\r\nc1,1,2\r\n\r\nc2,0,3.0\r\n",
+    "quotes": '"","g1","g2"\n"c1",1,2\n"c2","0","3"\n',
+    "comments": "# made by hand\n# on Monday, late\ncell,g1,g2\nc1,1,2\nc2,0,3\n",
+    "a comment without fields": "#\n\ncell,g1,g2\nc1,1,2\nc2,0,3\n",
+    "a comment of as many fields": "#a,b,c\ncell,g1,g2\nc1,1,2\nc2,0,3\n",
+    "names that begin with #": "# a comment\n#cell,g1,g2\nc1,1,2\nc2,0,3\n",
+    "delimiter at the end": "cell,g1,g2,\nc1,1,2,\nc2,0,3,\n",
+    "delimiter at the end, R": "g1,g2,\nc1,1,2,\nc2,0,3,\n",
+    "delimiter at the end of names": "cell,g1,g2,\nc1,1,2\nc2,0,3\n",
+    "empty lines": "\ncell,g1,g2\n\nc1,1,2\n ,\nc2,0,3\n,,\n  \n\n",
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz", "zipped.csv"])
+def test_tables_as_they_are_found(tmp_path, case, name):
+    text = TABLES[case].replace(",", "\t") if "tsv" in name else TABLES[case]
+    content = text.encode()  # of a.csv.gz too: some programs unpack it and leave its name
+    (tmp_path / name).write_bytes(gzip.compress(content) if name == "zipped.csv" else content)
+    check(read(tmp_path / name), ["g1", "g2"], ["c1", "c2"], np.array([[1, 2], [0, 3]]))
+
+
+def test_a_cell_that_begins_with_a_hash_is_one(tmp_path):
+    (tmp_path / "a.csv").write_text("cell,g1\n#1,1\n#2,2\n")
+    check(read(tmp_path / "a.csv"), ["g1"], ["#1", "#2"], np.array([[1], [2]]))
+
+
+def test_a_gene_without_name_keeps_its_place(tmp_path):
+    (tmp_path / "a.csv").write_text("cell,g1,\nc1,1,2\nc2,0,3\n")
+    check(read(tmp_path / "a.csv"), ["g1", ""], ["c1", "c2"], np.array([[1, 2], [0, 3]]))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.npz"])
+def test_names_that_occur_twice_stay_in_their_order(tmp_path, name):
+    genes = ["b", "a", "b", "a", "A"]
+    cells = ["c", "c", "d"]
+    matrix = np.arange(1, 16).reshape(3, 5)
+    if name == "a.csv":
+        lines = [f"{cell},{','.join(map(str, row))}" for cell, row in zip(cells, matrix)]
+        (tmp_path / name).write_text("\n".join([",".join(["", *genes]), *lines]))
+    else:
+        rows = sparse.csr_matrix(matrix)
+        parts = dict(data=rows.data, indices=rows.indices, indptr=rows.indptr, shape=rows.shape)
+        np.savez(tmp_path / name, **parts, genes=genes, cells=cells)
+    check(read(tmp_path / name), genes, cells, matrix)
+
+
+def test_transposed(tmp_path):
+    with pytest.warns(UserWarning, match=r"a\.npz: transpose=True: left out, .*: labels"):
+        counts = read(npz(tmp_path / "a.npz"), transpose=True)
+    check(counts, genes=CELLS, cells=GENES, X=X.T)
+    assert not counts.obs
+    (tmp_path / "a.csv").write_text("gene,c1,c2\ng1,1,0\ng2,2,3\ng3,4,5\n")
+    counts = read(tmp_path / "a.csv", transpose=True)
+    check(counts, ["g1", "g2", "g3"], ["c1", "c2"], np.array([[1, 2, 4], [0, 3, 5]]))
+
+
+@pytest.mark.parametrize("form", [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float64, bool])
+def test_npz_of_scipy(tmp_path, form, dtype):
+    matrix = form((X % 200).astype(dtype))
+    sparse.save_npz(tmp_path / "a.npz", matrix, compressed=True)
+    names = [f"gene_{g}" for g in range(17)], [f"cell_{c}" for c in range(23)]
+    check(read(tmp_path / "a.npz"), *names, X=matrix.toarray())
+
+
+@pytest.mark.parametrize("dtype", ["u2", "<i8", ">i4", ">f8", "f2"])
+def test_npz(tmp_path, dtype):
+    data = sparse.csr_matrix(X).data.astype(dtype)
+    counts = check(read(npz(tmp_path / "a.npz", data=data, indptr=_indptr.astype(">i8"))))
+    assert list(counts.obs) == ["labels"] and counts.obs["labels"].tolist() == TYPES.tolist()
+
+
+@pytest.mark.parametrize(
+    "name, shape, nonzero, obs, empty",
+    [
+        ("cortex", (3005, 558), 0.77, ["labels", "subtypes"], 0),
+        ("pbmc68k", (700, 765), 0.33, ["labels"], 0),
+        ("brain10k", (10000, 715), 0.10, [], 1),
+    ],
+)
+def test_shipped_data(name, shape, nonzero, obs, empty):
+    counts = read(f"{DATA}/{name}.npz")
+    assert counts.shape == shape and list(counts.obs) == obs
+    assert abs(counts.X.nnz / np.prod(shape) - nonzero) < 0.006
+    assert C.empty_cells(counts).sum() == empty
+
+
+# Hostile files
+
+
+class Evil:
+    def __reduce__(self):
+        return pytest.fail, ("the pickle was executed",)
+
+
+def header_only(declared):
+    """An .npy that declares a shape and holds nothing of it."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        stream, dict(descr="<i4", fortran_order=False, shape=declared)
+    )
+    return stream.getvalue()
+
+
+def npz_with_member(path, name, content):
+    npz(path, **{name: None})
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{name}.npy", content)
+
+
+def truncated(path):
+    npz(path)
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+HOSTILE_NPZ = {
+    "pickle in data": (dict(data=np.array([Evil()] * 9)), "not unpickled"),
+    "pickle in another array": (dict(labels=np.array([Evil()] * 23)), "not unpickled"),
+    "no indptr": (dict(indptr=None), "holds no indptr"),
+    "no matrix": (dict(data=None, shape=None), "holds no data, shape"),
+    "index too large": (
+        dict(indices=np.where(_indices == 16, 17, _indices)),
+        "from 0 to 17, outside 0 to 16",
+    ),
+    "negative index": (dict(indices=_indices - 1), "from -1 to 15, outside 0 to 16"),
+    "float indices": (dict(indices=_indices / 1), "whole numbers"),
+    "data too short": (dict(data=np.ones(4)), "have lengths 4"),
+    "indptr too short": (dict(indptr=_indptr[:-1]), "truncated or damaged"),
+    "indptr ends early": (dict(indptr=np.minimum(_indptr, 50)), "must rise from 0"),
+    "indptr falls": (dict(indptr=np.r_[0, 90, 40, _indptr[3:]]), "must rise from 0"),
+    "indptr falls, unsigned": (
+        dict(indptr=np.r_[0, 90, 40, _indptr[3:]].astype(np.uint32)),
+        "must rise from 0",
+    ),
+    "indptr starts late": (dict(indptr=np.r_[1, _indptr[1:]]), "must rise from 0"),
+    "two-dimensional data": (dict(data=np.ones((len(_indices), 1))), "lengths"),
+    "huge shape, rows": (dict(shape=np.array([10**12, 17])), "declares 1000000000000 x 17"),
+    "huge shape, columns": (dict(shape=np.array([23, 10**12])), "declares 23 x 1000000000000"),
+    "negative shape": (dict(shape=np.array([-1, 17])), "declares -1 x 17"),
+    "shape of three": (dict(shape=np.array([23, 17, 1])), "shape of two"),
+    "fractional shape": (dict(shape=np.array([23.0, 17.0])), "whole numbers"),
+    "unknown form": (dict(format=np.array(b"bsr")), "in the form 'bsr'"),
+    "too few genes": (dict(genes=GENES[1:]), r"genes has shape \(16,\), needs \(17,\)"),
+    "too few cells": (dict(cells=CELLS[1:]), r"cells has shape \(22,\), needs \(23,\)"),
+    "too few labels": (dict(labels=TYPES[1:]), r"obs\['labels'\] has shape \(22,\), needs \(23,\)"),
+    "matrix of names": (dict(genes=np.array([GENES])), r"genes has shape \(1, 17\)"),
+    "text for data": (dict(data=_indices.astype(str)), "damaged|dtype"),
+    "complex data": (dict(data=_indices * 1j), "complex128, not numbers"),
+    "fractional": (dict(data=_indices + 0.25), "looks normalised"),
+    "negative": (dict(data=_indices - 5), "looks normalised"),
+    "not a number": (dict(data=np.where(_indices == 7, np.nan, 1)), "is nan; counts are finite"),
+    "half floats that overflow": (
+        dict(data=np.full(len(_indices), np.inf, np.float16)),
+        "is inf; counts are finite",
+    ),
+    "no cells": (
+        dict(
+            data=_indices[:0],
+            indices=_indices[:0],
+            indptr=[0],
+            shape=[0, 17],
+            cells=None,
+            labels=None,
+        ),
+        "no cells",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_NPZ)
+def test_hostile_npz(tmp_path, case):
+    changes, message = HOSTILE_NPZ[case]
+    with pytest.raises(ValueError, match=message) as error:
+        read(npz(tmp_path / "a.npz", **changes))
+    assert str(error.value).startswith(str(tmp_path / "a.npz")) and "\n" not in str(error.value)
+
+
+BOMBS = {
+    "zip bomb": lambda path: npz(path, data=np.zeros(10**8, np.uint8)),
+    "zip bomb in an unused array": lambda path: npz(path, extra=np.zeros((10**4, 10**4), np.uint8)),
+    "huge declared array": lambda path: npz_with_member(path, "indptr", header_only((10**13,))),
+    "negative declared shape": lambda path: npz_with_member(
+        path, "indptr", header_only((-3, -8)) + bytes(96)
+    ),
+    "header that is no header": lambda path: npz_with_member(
+        path, "indptr", b"\x93NUMPY\x01\x00\x08\x00[[[[[[[["
+    ),
+    "truncated": truncated,
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("hello"),
+}
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_bombs_and_ruins(tmp_path, case):
+    BOMBS[case](tmp_path / "a.npz")
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"a\.npz: .*(declares|damaged)"):
+            read(tmp_path / "a.npz")
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+
+
+noise = np.random.default_rng(0).bytes(10**5).replace(b"\n", b"")
+MTX = "%%MatrixMarket matrix coordinate integer general\n"
+HOSTILE_TEXT = {
+    "huge mtx shape": (
+        "a.mtx",
+        MTX + "1000000000 1000000000 1\n1 1 1\n",
+        "declares 1000000000 x 1000000000",
+    ),
+    "huge mtx count": (
+        "a.mtx",
+        MTX + "%\n9 9 10000000000\n1 1 1\n",
+        "holds 3 numbers where 10000000000 entries need 30000000000",
+    ),
+    "huge dense mtx": (
+        "a.mtx",
+        "%%MatrixMarket matrix array integer general\n1000000 1000000\n1\n",
+        "holds 1 numbers",
+    ),
+    "truncated mtx": ("a.mtx", MTX + "9 9 3\n1 1 1\n", "holds 3 numbers where 3 entries need 9"),
+    "mtx row": ("a.mtx", MTX + "2 2 1\n3 1 1\n", "outside the shape"),
+    "mtx column": (
+        "a.mtx",
+        "%%MatrixMarket matrix coordinate real general\n2 2 1\n1 0 1\n",
+        "outside the shape",
+    ),
+    "mtx word": ("a.mtx", MTX + "2 2 1\n1 x 1\n", "damaged"),
+    "symmetric mtx": (
+        "a.mtx",
+        "%%MatrixMarket matrix coordinate integer symmetric\n2 2 1\n1 1 1\n",
+        "starts with",
+    ),
+    "mtx without sizes": ("a.mtx", MTX, "damaged"),
+    "complex mtx": (
+        "a.mtx",
+        MTX.replace("integer", "complex") + "2 2 1\n1 1 1 1\n",
+        "'%%m.* complex general'; write",
+    ),
+    "no mtx": ("a.mtx", "", "starts with ''"),
+    "short line": ("a.csv", "cell,g1,g2\nc1,1,2\nc2,1\n", "line 3 has 1 counts for 2 genes"),
+    "word": (
+        "a.csv",
+        "cell,g1,g2\nc1,1,2\nc2,1,NA\n",
+        "line 3: could not convert string to float: 'NA'",
+    ),
+    "empty field": ("a.csv", "cell,g1\nc1,\n", "line 2: could not convert"),
+    "nan": ("a.csv", "cell,g1\nc1,nan\n", "row 0, column 0 .* is nan"),
+    "header only": ("a.csv", "cell,g1\n", "holds no cells"),
+    "nothing": ("a.csv", "", "holds no cells"),
+    "no genes": ("a.csv", "cell\nc1\n", "no genes"),
+    "a column of names only": ("a.tsv", "a,b\nc,d\n", "no genes"),
+    "two lines in quotes": ("a.csv", 'cell,g1\nc1,"1\n2"\n', "line 3: could not convert"),
+    "no text": ("a.csv", b"\xff\xfe\x00", "UnicodeDecodeError"),
+    "delimiter at the end of counts only": (
+        "a.csv",
+        "cell,g1\nc1,1,\n",
+        "line 2: could not convert",
+    ),
+    "last count missing": ("a.csv", "cell,g1,g2\nc1,1,\nc2,1,1\n", "line 2: could not convert"),
+    "comments only": ("a.csv", "# cell,g1\n# c1,1\n", "holds no cells"),
+    "nothing, named gz": ("a.csv.gz", "", "holds no cells"),
+    "gzip cut off": ("a.csv.gz", gzip.compress(b"cell,g1\nc1,1\n" * 99)[:40], "damaged"),
+    "gzip bomb": ("a.csv.gz", gzip.compress(b"c,g\n" + b"1,0\n" * 10**7), "the text declares"),
+    "gzip bomb that lies": (
+        "a.csv.gz",
+        gzip.compress(b"c,g\n" + (b"1," + b"0" * 10**5 + b"\n") * 300)[:-4] + bytes(4),
+        "the text declares",
+    ),
+    "one endless line": ("a.tsv.gz", gzip.compress(b"\t0" * 10**7 + noise), "more than 16 MB"),
+    "unknown": ("a.xlsx", "", r"unknown format; known: a 10x folder, \.npz"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_TEXT)
+def test_hostile_text(tmp_path, case):
+    name, content, message = HOSTILE_TEXT[case]
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=message) as error:
+        read(tmp_path / name)
+    assert str(error.value).startswith(str(tmp_path / name)) and "\n" not in str(error.value)
