@@ -25,7 +25,7 @@ from minigrad.checkpoint import whole_file
 from minigrad.data import Blocks, pieces
 from models import locks
 from models.files import BLOCK, Content, Refused, need, read_npz, read_table
-from models.hdf5 import ENDINGS, NO_LAYERS, NOT_BACKED, index_of, read_hdf5
+from models.hdf5 import ENDINGS, NO_LAYERS, NOT_BACKED, column_order, index_of, read_hdf5
 from models.hdf5_writing import hdf5_file
 from models.matrix_market import read_folder, read_mtx
 
@@ -619,7 +619,7 @@ def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None) -> None:
                             "row per cell, and a name without a slash"
                         )
                     write_elem(file.require_group(place), key, values)
-            columns = [str(key) for key in file["obs"].attrs["column-order"]]
+            columns = column_order(file["obs"])
             columns += [key for key in obs or {} if key not in columns]
             file["obs"].attrs["column-order"] = np.array(columns, dtype=h5py.string_dtype())
         shutil.copymode(path_in, temporary)

@@ -223,7 +223,7 @@ def _h5ad(file, layer, backed: bool, transpose: bool) -> Content:
     X: Any = _on_disk(item) if backed else _matrix(item)
     cells = index_of(obs)
     columns, notes = _readable(
-        lambda key: _column(obs, key), _column_order(obs), len(cells), "obs column"
+        lambda key: _column(obs, key), column_order(obs), len(cells), "obs column"
     )
     return Content(X.T if transpose else X, index_of(var), cells, columns, notes)
 
@@ -317,7 +317,7 @@ def index_of(table) -> np.ndarray:
     return _column(table, key)
 
 
-def _column_order(table) -> list[str]:
+def column_order(table) -> list[str]:
     """The names of all columns of AnnData's obs or var, but for the index."""
     if _is_array(table):
         return list(table.dtype.names[1:])

@@ -238,6 +238,16 @@ def test_backed_with_strings_of_one_length(tmp_path):
     assert np.array_equal(counts.X.block(0).toarray(), X[: counts.X.bounds[1]])
 
 
+@pytest.mark.parametrize("as_list", [False, True])
+def test_results_are_added_beside_strings_of_one_length(tmp_path, as_list):
+    adata().write_h5ad(tmp_path / "a.h5ad")
+    store_strings_at_one_length(tmp_path / "a.h5ad", "STR_SPACEPAD", as_list)
+    C.annotate_h5ad(tmp_path / "a.h5ad", tmp_path / "a.h5ad", obs={"cluster": TYPES[::-1]})
+    counts = check(read(tmp_path / "a.h5ad"))
+    assert list(counts.obs) == ["type", "donor", "lane", "cluster"]
+    assert counts.obs["type"].tolist() == counts.obs["cluster"][::-1].tolist() == TYPES.tolist()
+
+
 def test_text_that_is_no_utf8_can_be_read(tmp_path):
     adata().write_h5ad(tmp_path / "a.h5ad")
     lanes = np.array(["M\xfcnchen", "K\xf6ln"] * 11 + [""]).astype("U9")
