@@ -34,9 +34,10 @@ from scipy import sparse, special
 
 HALF_LOG_2PI = 0.5 * np.log(2.0 * np.pi)
 
-# A mean or theta above e^700 is taken to be e^700 (10^304), so that it does not become infinite.
-# Values below -10^300 are coarse for that, others are not: what grows with log_mu takes it whole,
-# and with such a theta the NB is a Poisson.
+# A mean or theta above e^700 (10^304) is taken to be e^700, so that it does not become infinite.
+# What grows with log_mu itself takes it whole. And with such a theta the NB is a Poisson, but for a
+# part mu^2 / theta: trust the slope for log_theta there up to a mean of 10^145, and all else up to
+# 10^290.
 EXP_LIMIT = 700.0
 
 # Coefficients of 1/z, 1/z^3, ... in the Stirling error s(z), and of the same powers in

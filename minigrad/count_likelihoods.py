@@ -86,10 +86,11 @@ relative to max(1, |value|):
 Where x is not a count (a fraction, negative, or infinite) log p = -inf with gradient 0. Where x is
 NaN, both are NaN. So it is with kernels and with formulas, which `_of_counts` sees to.
 
-Two things hold for the kernels only. Finite parameters never give NaN there, and -inf only where
-the value lies below the dtype's range; the formulas of the NB and the ZINB fail where theta itself
-has no number (in float64 log_theta above 709 or below -745, in float32 above 88 or below -103). And
-counts of another shape than the means raise a ValueError there; the formulas broadcast them.
+Two things hold for the kernels only. There finite parameters never give NaN, and -inf only where
+the value lies below the dtype's range; the formulas of the NB and the ZINB fail where theta or its
+lgamma leaves the range (log_theta above 703 or below -709 in float64, above 84 or below -103 in
+float32). And a matrix of counts of another shape than the means is a ValueError there; the formulas
+broadcast it.
 
 Know before reading: what a likelihood is, and functional.py for a formula with a kernel beside it.
 

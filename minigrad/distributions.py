@@ -139,8 +139,8 @@ class Categorical:
 
     x is one-hot, (..., k). It may also be any non-negative weights of the classes, such as counts
     or fractions: then log_prob leaves out the multinomial coefficient (chapter, "The VAE decoder is
-    a generative model" and Figure 10). As a decoder it fits eq. 7, section 2.3 of Kingma & Welling
-    2014, which leaves the form of p(x|z) open.
+    a generative model" and Figure 10). As a decoder it fits Kingma & Welling 2014, eq. 7,
+    section 2.3, which leaves the form of p(x|z) open.
 
         >>> np.exp(Categorical(np.log([0.2, 0.8])).log_prob(np.array([0.0, 1.0]))).round(4)
         np.float64(0.8)
@@ -308,9 +308,10 @@ def _common_dtype(*parameters):
 
 def _in_their_dtype(x, *parameters):
     """x in the dtype of the parameters; as it is where x, or each of them, is a Python number."""
-    have_dtype = hasattr(x, "dtype") and any(hasattr(p, "dtype") for p in parameters)
-    dtype = _common_dtype(*parameters) if have_dtype else None
-    return x if dtype in (None, x.dtype) else x.astype(dtype)
+    if not hasattr(x, "dtype") or not any(hasattr(p, "dtype") for p in parameters):
+        return x
+    dtype = _common_dtype(*parameters)
+    return x if x.dtype == dtype else x.astype(dtype)
 
 
 # ------------------------------------------------------------------------------------- divergences
