@@ -33,7 +33,12 @@ import numpy as np
 from scipy import sparse, special
 
 HALF_LOG_2PI = 0.5 * np.log(2.0 * np.pi)
-EXP_LIMIT = 700.0  # exp of anything larger is taken to be e^700: it must not become infinite
+
+# A mean or theta above e^700 (10^304) is taken to be e^700, so that it does not become infinite.
+# What grows with log_mu itself takes it whole. And with such a theta the NB is a Poisson, but for a
+# part mu^2 / theta: trust the slope for log_theta there up to a mean of 10^145, and all else up to
+# 10^290.
+EXP_LIMIT = 700.0
 
 # Coefficients of 1/z, 1/z^3, ... in the Stirling error s(z), and of the same powers in
 # z phi(z) + 1/2. Both series end where the next term is below 1e-15 at z = 10.
@@ -44,7 +49,7 @@ ARTANH = tuple(1 / k for k in (3, 5, 7, 9, 11, 13, 15, 17))  # of v^3, v^5, ... 
 
 # ---------------------------------------------------------------- exact: float64, entry by entry
 def exact_poisson(x: np.ndarray, log_rate: np.ndarray) -> list[np.ndarray]:
-    """log Poisson(x) and its derivative for log_rate, by Loader's form: nothing cancels.
+    """log Poisson(x) and its derivative for log_rate, by Loader's form, which keeps the digits.
 
     x, log_rate and both results: float64 of shape (k,).
     """
@@ -59,19 +64,19 @@ def exact_poisson(x: np.ndarray, log_rate: np.ndarray) -> list[np.ndarray]:
 
 
 def exact_nb(x: np.ndarray, log_mu: np.ndarray, log_theta: np.ndarray) -> list[np.ndarray]:
-    """log NB(x) and its derivatives for log_mu and log_theta, by Loader's form: nothing cancels.
+    """log NB(x) and its derivatives for log_mu and log_theta, by Loader's form, to the last digits.
 
     The inputs and the three results: float64 of shape (k,). Equations: count_likelihoods.py.
     """
-    log_mu = np.minimum(log_mu, EXP_LIMIT)
     log_theta = np.minimum(log_theta, EXP_LIMIT)
-    mu = np.exp(log_mu)
+    mu = np.exp(np.minimum(log_mu, EXP_LIMIT))
     theta = np.exp(log_theta)
     d = log_mu - log_theta
     mu_is_larger = d > 0.0
     r = np.exp(-np.abs(d))  # the smaller of mu/theta and theta/mu
     log_1_r = np.log1p(r)
     log_sum = np.maximum(log_mu, log_theta) + log_1_r  # log(theta + mu)
+    log_share = np.minimum(d, 0.0) - log_1_r  # log(mu / (theta + mu)), also where log_mu is large
 
     is_positive = _is_positive_count(x)
     x0 = np.where(is_positive, x, 0.0)
@@ -86,7 +91,7 @@ def exact_nb(x: np.ndarray, log_mu: np.ndarray, log_theta: np.ndarray) -> list[n
 
     # theta L(u) and x L(w), where 1 + u = z / (theta + mu) and 1 + w = (mu / x) z / (theta + mu)
     deviance_theta = _deviance(theta, (x0 - mu) / (theta + mu), d_log_mu, log_z - log_sum)
-    deviance_x = _deviance(x1, -d_log_mu / x1, -d_log_mu, log_mu - log_x + log_z - log_sum)
+    deviance_x = _deviance(x1, -d_log_mu / x1, -d_log_mu, log_share + log_z - log_x)
     value = (
         -deviance_theta
         - deviance_x

@@ -11,7 +11,7 @@ This is a lesson. A distribution is an object that holds its parameters, and kno
     (2,)
 
 The parameters may be Tensors, and then so are mean, variance and log_prob: a decoder that puts out
-parameters is trained by raising log_prob. What `sample` draws is plain numbers, and no gradient
+parameters is trained by maximising log_prob. What `sample` draws is plain numbers, and no gradient
 gets through it. For the normal distribution there is a way around that, on which VAEs rest: a draw
 is written as a function of its parameters and of noise that has none.
 
@@ -21,9 +21,10 @@ is written as a function of its parameters and of noise that has none.
     >>> grad(z, [mean, std])
     [array(1.), array(0.5)]
 
-All log-densities and divergences are in nats, differentiable, and stay in the dtype of the
-parameters. Shapes broadcast. The distributions of counts take logarithms of their parameters, which
-is what networks put out: see count_likelihoods.py.
+All log-densities and divergences are in nats, differentiable, and of the dtype of the parameters,
+whatever that of x is. (Where all parameters are Python numbers, it is that of x.) Shapes broadcast.
+The distributions of counts take logarithms of their parameters, which is what networks put out: see
+count_likelihoods.py.
 
 Know before reading: functional.py, and what a density is.
 
@@ -65,7 +66,7 @@ class Normal:
     @property
     def mean(self) -> Array:
         """loc, in the shape that loc and scale broadcast to."""
-        return self.loc + 0.0 * self.scale
+        return self.loc + 0.0 * self.scale  # + 0.0 * scale only broadcasts
 
     @property
     def variance(self) -> Array:
@@ -74,7 +75,7 @@ class Normal:
 
     def log_prob(self, x: Array) -> Array:
         """-(x - loc)^2 / (2 scale^2) - log scale - log(2 pi) / 2, elementwise, in nats."""
-        u = (x - self.loc) / self.scale
+        u = (_in_their_dtype(x, self.loc, self.scale) - self.loc) / self.scale
         log_scale = weak_log(self.scale)  # np.log(1.0) would make float32 arrays float64
         return -0.5 * np.square(u) - log_scale - HALF_LOG_2PI
 
@@ -125,7 +126,7 @@ class Bernoulli:
 
     def log_prob(self, x: Array) -> Array:
         """x log p + (1 - x) log(1 - p) = x logits - log(1 + exp(logits)), elementwise, in nats."""
-        return x * self.logits - softplus(self.logits)
+        return _in_their_dtype(x, self.logits) * self.logits - softplus(self.logits)
 
     def sample(self, rng: np.random.Generator) -> Array:
         """One draw for each entry, a plain array of 0 and 1."""
@@ -138,8 +139,8 @@ class Categorical:
 
     x is one-hot, (..., k). It may also be any non-negative weights of the classes, such as counts
     or fractions: then log_prob leaves out the multinomial coefficient (chapter, "The VAE decoder is
-    a generative model" and Figure 10; as a decoder Kingma & Welling 2014, section 2.3, eq. 7 leaves
-    its form open).
+    a generative model" and Figure 10). As a decoder it fits Kingma & Welling 2014, eq. 7,
+    section 2.3, which leaves the form of p(x|z) open.
 
         >>> np.exp(Categorical(np.log([0.2, 0.8])).log_prob(np.array([0.0, 1.0]))).round(4)
         np.float64(0.8)
@@ -161,7 +162,7 @@ class Categorical:
 
     def log_prob(self, x: Array) -> Array:
         """The sum of x_k log p_k over the last axis: shape (...), in nats."""
-        return np.sum(x * log_softmax(self.logits), axis=-1)
+        return np.sum(_in_their_dtype(x, self.logits) * log_softmax(self.logits), axis=-1)
 
     def sample(self, rng: np.random.Generator) -> Array:
         """One draw for each row, one-hot: a plain array (..., k)."""
@@ -178,8 +179,8 @@ class Categorical:
 class Poisson:
     """Counts whose mean and variance are equal. log_rate: log of the mean, any shape.
 
-    What is left of the negative binomial where cells do not vary: y_ng given w_ng (Lopez et al.
-    2018, Methods; chapter, "scVI architecture").
+    What is left of the negative binomial where cells do not vary: y given w in the generative
+    process of Lopez et al. 2018, Methods, with y = count, w = rate (chapter, "scVI architecture").
 
         >>> np.exp(Poisson(np.log([3.0])).log_prob(2.0)).round(4)
         array([0.224])
@@ -212,8 +213,8 @@ class NegativeBinomial:
     """Counts with variance mu + mu^2/theta: a Poisson whose rate is Gamma (mean mu, shape theta).
 
     log_mu: log of the mean; log_theta: log of the inverse dispersion; shapes broadcast
-    (chapter, "scVI architecture"; Lopez et al. 2018, Methods: w_ng is the Gamma and y_ng the
-    Poisson of the generative process).
+    (chapter, "scVI architecture"; Lopez et al. 2018, Methods: y given w is the Poisson of the
+    generative process, and w the Gamma, with y = count, w = rate).
 
         >>> p = NegativeBinomial(np.log([3.0]), np.log([2.0]))
         >>> np.exp(p.log_prob(0.0)).round(4), p.variance.round(4)
@@ -301,8 +302,16 @@ def _common_shape(*parameters):
 
 
 def _common_dtype(*parameters):
-    """The floating dtype of the parameters together; a Python number follows that of the others."""
+    """The floating dtype of the parameters; a Python number takes the dtype of the others."""
     return np.result_type(*[p.dtype if hasattr(p, "dtype") else p for p in parameters], 0.0)
+
+
+def _in_their_dtype(x, *parameters):
+    """x in the dtype of the parameters; as it is where x, or each of them, is a Python number."""
+    if not hasattr(x, "dtype") or not any(hasattr(p, "dtype") for p in parameters):
+        return x
+    dtype = _common_dtype(*parameters)
+    return x if x.dtype == dtype else x.astype(dtype)
 
 
 # ------------------------------------------------------------------------------------- divergences
@@ -335,7 +344,7 @@ def kl_divergence(q, p) -> Array:
         log_p = log_softmax(p.logits)
         return np.sum(np.exp(log_q) * (log_q - log_p), axis=-1)
     if isinstance(q, Bernoulli) and isinstance(p, Bernoulli):
-        # E_q[x logits - softplus(logits)], with the logits of q minus with those of p
+        # E_q[log q - log p]; x enters linearly, so x becomes q.mean
         return q.mean * (q.logits - p.logits) + softplus(p.logits) - softplus(q.logits)
     raise TypeError(
         f"kl_divergence: no closed form for {type(q).__name__} against {type(p).__name__}"

@@ -1,8 +1,9 @@
 """The functions of networks, each as its plain formula.
 
 This is a lesson. Some of the formulas below stand under the line `@fused(...)`. For these there is
-a hand-written kernel as well (kernels.py), which computes the same with fewer passes over memory,
-and the formula itself is called its *twin*. Take the softmax:
+a hand-written kernel as well, which computes the same with fewer passes over memory, and the
+formula itself is called its *twin*. Kernels and `@fused` are in kernels.py; how the two become one
+entry is in table.py (`fuse`). Take the softmax:
 
     >>> from minigrad import grad
     >>> x = Tensor([0.0, 1.0, 2.0], requires_grad=True)
@@ -26,8 +27,8 @@ its twin.
 Know before reading: tensor.py and ops.py, for NumPy's functions on Tensors; and what a layer of a
 neural network is.
 
-Know after: every function that the layers of nn.py and the losses of models/ are made of, and why
-some of them are not written as a textbook would.
+Know after: every function that the layers of nn.py are made of, and why some of them are not
+written as a textbook would. (The losses of models/ are log-densities: see distributions.py.)
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ def data_of(x: Array) -> Array:
 def linear(x: Array, weight: Array, bias: Array) -> Array:
     """y = x @ weight.T + bias, the layer that every network here is built of.
 
-    x: (..., n_in) array or Tensor, or a sparse matrix (n, n_in), of which no more than this
-    minibatch becomes dense; weight: (n_out, n_in); bias: (n_out,). Returns (..., n_out). A sparse x
-    is data: it gets no gradient.
+    x: (..., n_in) array or Tensor, or a sparse matrix (n, n_in), which is made dense one minibatch
+    at a time; weight: (n_out, n_in); bias: (n_out,). Returns (..., n_out). A sparse x is data: it
+    gets no gradient.
     """
     x = x.toarray() if hasattr(x, "toarray") else x
     return x @ np.transpose(weight) + bias
@@ -62,7 +63,7 @@ def linear(x: Array, weight: Array, bias: Array) -> Array:
 @fused(kernels.relu_forward, kernels.relu_backward)
 def relu(x: Array) -> Array:
     """max(x, 0), elementwise. Its slope at 0 is 0, as in PyTorch. Any shape; the dtype stays."""
-    return np.where(x <= 0, 0.0, x)  # asked in this way, NaN stays NaN
+    return np.where(x <= 0, 0.0, x)  # written with <=, so that NaN stays NaN
 
 
 def softplus(x: Array) -> Array:
@@ -98,8 +99,9 @@ def dropout(x: Array, mask: Array) -> Array:
 
 # ----------------------------------------------------------------------------------------- softmax
 # exp(1000) overflows; exp(1000 - 1000) does not. Neither softmax nor logsumexp minds when the same
-# number is subtracted from all logits of a row (logsumexp gets it back), so the highest one is.
-# It counts as a constant, through which no derivative passes: the derivative for it is 0 anyway.
+# number is subtracted from all logits of a row (logsumexp adds it again at the end), so the highest
+# one is. It counts as a constant, through which no derivative passes: the derivative for it is 0
+# anyway.
 
 
 def logsumexp(x: Array, axis=None, keepdims: bool = False) -> Array:
@@ -144,9 +146,10 @@ def batch_norm(
     Mean and variance are those of the minibatch (Ioffe & Szegedy 2015, algorithm 1), so the result
     for one row depends on the others, and gradients flow through them too.
 
-    x: (n, n_features), n >= 2; weight, bias: (n_features,). Returns (y, mean, var): y of x's shape,
-    and the mean and the variance (divided by n, not n - 1) as plain arrays (n_features,), for the
-    running statistics that the caller keeps. ValueError for other shapes.
+    x: (n, n_features); weight, bias: (n_features,). Returns (y, mean, var): y of x's shape, and the
+    mean and the variance (divided by n, not n - 1) as plain arrays (n_features,), for the running
+    statistics that the caller keeps. With n = 1, x is its own mean, and y is the bias. ValueError
+    for other shapes.
     """
     data = data_of(x)
     if data.ndim != 2 or data.shape[1:] != weight.shape:
@@ -166,9 +169,9 @@ def _batch_norm(x, weight, bias, *, centred, var, eps):
 
     The formula computes both again, from x: its gradients have to flow through them.
     """
-    centred = x - np.mean(x, axis=0)
-    var = np.mean(np.square(centred), axis=0)
-    return weight * centred / np.sqrt(var + eps) + bias
+    deviation = x - np.mean(x, axis=0)
+    variance = np.mean(np.square(deviation), axis=0)
+    return weight * deviation / np.sqrt(variance + eps) + bias
 
 
 def layer_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> Array:
@@ -216,7 +219,7 @@ def cross_entropy(logits: Array, target: Array) -> Array:
     n = len(target)
     if target.ndim != 1:
         return -np.sum(log_p * target) / n
-    # An index below 0 would count from the last class, and on a GPU one that is too large as well.
+    # An index below 0 counts from the last class; on a GPU one too large wraps around as well.
     if np.any((target < 0) | (target >= logits.shape[1])):
         raise IndexError(
             f"cross_entropy: classes go from 0 to {logits.shape[1] - 1}, "

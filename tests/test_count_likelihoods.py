@@ -353,6 +353,56 @@ def test_finite_where_exp_overflows(family):
         assert not np.isnan(found).any()
 
 
+def nb_of_a_few(x, log_mu, log_theta):
+    """log NB(x) and its derivatives for x up to 2, where the binomial is a product; in logs."""
+    theta = np.exp(log_theta)
+    log_sum = np.logaddexp(log_mu, log_theta)
+    to_mu = np.exp(log_mu - log_sum)
+    to_theta = np.exp(log_theta - log_sum)
+    log_binomial = np.choose(x, [0.0, log_theta, log_theta + np.log1p(theta) - np.log(2.0)])
+    d_log_binomial = np.choose(x, [0.0, 1.0, 1.0 + theta / (theta + 1.0)])
+    of_theta = theta * (log_theta - log_sum)
+    return (
+        log_binomial + of_theta + x * (log_mu - log_sum),
+        x - (x + theta) * to_mu,
+        d_log_binomial + of_theta + theta - (x + theta) * to_theta,
+    )
+
+
+@PRECISIONS
+def test_log_mu_beyond_the_range_of_exp_is_not_cut_off(dtype):
+    """mu = e^800 has no float, but log NB(1) = log_theta + ... - theta log(theta + mu) has."""
+    far = [-1e6, -1e4, -800.0, -700.0, 0.5, 700.0, 701.0, 800.0, 1e4, 1e6]
+    x, log_mu, log_theta = np.meshgrid([0, 1, 2], far, [-1e4, -800.0, -5.0, 0.0, 1.5])
+    parameters = [log_mu.astype(dtype), log_theta.astype(dtype)]
+    expected = nb_of_a_few(x, log_mu, log_theta)
+    found = value_and_gradients(cl.nb_log_prob, x, parameters)
+    for name, slope, wanted in zip(NAMES["nb"], found, expected):
+        assert_close(slope, wanted, TOLERANCE[dtype], name)
+    rows = [a.reshape(-1, 1) for a in (x, *parameters)]
+    rows = [np.append(a, np.full_like(a, i == 0), axis=1) for i, a in enumerate(rows)]
+    in_cells = value_and_gradients(cl.nb_cell_log_prob, rows[0], rows[1:])
+    assert_close(in_cells[0] - LOG_P_OF_1["nb"], expected[0].ravel(), TOLERANCE[dtype])
+    for slope, wanted in zip(in_cells[1:], expected[1:]):
+        assert_close(slope[:, 0], wanted.ravel(), TOLERANCE[dtype])
+
+
+def test_large_counts_beside_a_mean_beyond_the_range_of_exp():
+    """Gamma(x + theta) / x! is x^(theta - 1), but for a part theta / x, which is 1e-12 here."""
+    x = 1e6
+    theta = 1e-6
+    log_mu = np.array([800.0, 1e4, 1e7])
+    log_theta = np.log(theta)
+    expected = (theta - 1) * np.log(x) - special.gammaln(theta) - theta * (log_mu - log_theta)
+    assert_close(cl.nb_log_prob(x, log_mu, log_theta), expected, 1e-10)
+
+
+def test_zero_inflation_beside_a_mean_beyond_the_range_of_exp():
+    """NB(0) = e^-800 and NB(1) = e^-800 where theta is 1; half of them are replaced by 0."""
+    found = cl.zinb_log_prob(np.array([0.0, 1.0]), np.full(2, 800.0), 0.0, 0.0)
+    assert_close(found, [-np.log(2.0), -800.0 - np.log(2.0)], 1e-12)
+
+
 @PRECISIONS
 @EVERY
 def test_what_is_not_a_count(family, dtype):
@@ -372,6 +422,56 @@ def test_what_is_not_a_count(family, dtype):
         for found, wanted in zip(cells, (y, *slopes)):
             assert_close(found.ravel()[5:], wanted[5:], 10 * TOLERANCE[dtype])
             np.testing.assert_array_equal(np.isnan(found.ravel()), np.isnan(wanted))
+
+
+def slopes_as_a_graph(function, x, parameters):
+    """The gradients that can be differentiated again: they come from the formula."""
+    tensors = [Tensor(p, requires_grad=True) for p in parameters]
+    y = np.sum(function(x, *tensors))
+    return [slope.data for slope in grad(y, tensors, create_graph=True)]
+
+
+@PRECISIONS
+@EVERY
+def test_the_formula_too_has_no_slope_where_x_is_not_a_count(family, dtype):
+    """Elementwise and as a graph: 0 outside the support, NaN for NaN, and elsewhere the slope."""
+    x = np.array([1.5, -1.0, -2.5, np.inf, -np.inf, np.nan, 3.0])
+    parameters = [np.full(7, p, dtype) for p in (0.5, 0.3, -0.2)][: N_PARAMETERS[family]]
+    y, *of_twin = value_and_gradients(TWINS[family], x, parameters)
+    np.testing.assert_array_equal(y[:6], [-np.inf] * 5 + [np.nan])
+    of_3 = value_and_gradients(log_prob(family), x[6:], [p[6:] for p in parameters])
+    assert_close(y[6:], of_3[0], 10 * TOLERANCE[dtype])
+    of_graph = slopes_as_a_graph(log_prob(family), x, parameters)
+    for slopes in (of_twin, of_graph):
+        for found, wanted in zip(slopes, of_3[1:]):
+            assert found.dtype == dtype
+            np.testing.assert_array_equal(found[:6], [0, 0, 0, 0, 0, np.nan])
+            assert_close(found[6:], wanted, 10 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("wrong", [1.5, -1.0, np.inf, np.nan])
+@EVERY
+def test_the_formula_of_a_cell_leaves_out_the_slope_of_what_is_not_a_count(family, wrong):
+    """The other gene keeps its slope s. For logits it is [0, s] - rho s, as log_softmax has it."""
+    x = np.array([[wrong, 2.0]])
+    logits = np.array([[0.4, -0.1]])
+    library = np.array([[1.2]])
+    rest = [np.array([[0.3, 0.6]]), np.array([[-0.2, 0.1]])][: N_PARAMETERS[family] - 1]
+    rho = special.softmax(logits)
+    log_mu = np.log(rho) + library
+    _, *alone = value_and_gradients(log_prob(family), x[:, 1:], [p[:, 1:] for p in (log_mu, *rest)])
+    of_wrong = np.nan if np.isnan(wrong) else 0.0
+    expected = [np.append([[of_wrong]], slope, axis=1) for slope in alone]
+
+    found = slopes_as_a_graph(log_prob(family, True), x, [log_mu, *rest])
+    for slope, wanted in zip(found, expected):
+        np.testing.assert_allclose(slope, wanted, rtol=1e-10)
+
+    total = expected[0].sum(axis=1, keepdims=True)
+    expected[:1] = [expected[0] - rho * total, total]
+    found = slopes_as_a_graph(log_prob_from_logits(family), x, [logits, library, *rest])
+    for slope, wanted in zip(found, expected):
+        np.testing.assert_allclose(slope, wanted, rtol=1e-10)
 
 
 def test_parameters_that_are_nan_show():

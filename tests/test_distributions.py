@@ -226,6 +226,37 @@ def test_a_number_takes_on_the_dtype_of_what_it_meets():
         assert found.dtype == np.float32
 
 
+@pytest.mark.parametrize("kind", [np.float64, np.int64, np.bool_])
+@pytest.mark.parametrize("of", [np.asarray, lambda a: Tensor(a, requires_grad=True)])
+def test_what_log_prob_is_asked_about_does_not_change_the_dtype(kind, of):
+    """float32 parameters give float32, whatever the dtype of x; the values are scipy's."""
+    x = np.array([[0, 1, 0], [1, 0, 0]]).astype(kind)
+    a = np.array([[0.5, -1.0, 2.0], [0.1, 0.2, 0.3]], np.float32)
+    log_p = special.log_softmax(a.astype(np.float64), axis=1)
+    cases = [
+        (D.Normal(of(a), 2.0), stats.norm(a, 2.0).logpdf(x)),
+        (D.Normal(0.0, of(np.exp(a))), stats.norm(0.0, np.exp(a)).logpdf(x)),
+        (D.Bernoulli(of(a)), stats.bernoulli(special.expit(a)).logpmf(x)),
+        (D.Categorical(of(a)), np.sum(x * log_p, axis=1)),
+        (D.Poisson(of(a)), stats.poisson(np.exp(a)).logpmf(x)),
+    ]
+    for distribution, expected in cases:
+        found = distribution.log_prob(x)
+        assert found.dtype == np.float32
+        found = found.data if isinstance(found, Tensor) else found
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert D.Normal(of(a), 2.0).log_prob(np.float64(1.0)).dtype == np.float32
+
+
+def test_a_draw_in_another_dtype_passes_its_gradient():
+    """d log p / dx = -(x - loc) / scale^2, in the dtype of x."""
+    x = Tensor(np.array([0.5, 3.0]), requires_grad=True)
+    log_p = D.Normal(np.ones(2, np.float32), 2.0).log_prob(x)
+    assert log_p.dtype == np.float32
+    (slope,) = grad(log_p, x, np.ones(2, np.float32))
+    np.testing.assert_allclose(slope, [0.125, -0.5])
+
+
 # -------------------------------------------------------------------------------------------------------------- Normal
 def test_normal_far_out_and_very_narrow():
     np.testing.assert_allclose(
