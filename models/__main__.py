@@ -582,14 +582,18 @@ def train_options(add) -> None:
         help="hidden layers (default: 1)",
     )
     add(
-        "--dropout", metavar="P", type=FRACTION, default=unset, help="in the encoder (default: 0.1)"
+        "--dropout",
+        metavar="P",
+        type=FRACTION,
+        default=unset,
+        help="of the encoder's hidden units (default: 0.3, less for cells of more than one count a gene)",
     )
     add(
         "--epochs",
         metavar="N",
         type=whole(1),
         default=unset,
-        help="default: 200, fewer above 20,000 cells",
+        help="default: 200, fewer above 20,000 cells, more below 350",
     )
     add(
         "--batch-size",

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import sparse
+from scipy import sparse, stats
 
-from minigrad.nn import Linear
-from models import SCVI, VAE
+from minigrad import nn, optim
+from models import SCVI, VAE, scvi
 from models.counts import Counts
+from models.scvi import _MostProbable, thinned, usual_dropout, usual_epochs
 from tests.benchmarks import recovery
 
 QUIET = {"progress": False, "weight_decay": 0.0}
@@ -57,14 +58,171 @@ def test_every_kind_trains(likelihood, dispersion, library):
 
 
 def test_every_weight_is_trained():
-    """No head is left out of the objective: each parameter moves, but the biases that batch norm takes away."""
+    """No head is left out of the objective: each parameter moves, but the biases that batch norm takes away, and the
+    scales of the decoder's last batch norm, which `fit` fixes."""
     for config in (dict(library="latent", dispersion="gene-batch"), dict(dispersion="gene-cell")):
         model, x, batch = small(n_batches=2, **config), counts_of(), np.arange(150) % 2
         fitted(x, batch, model=model, epochs=1)
         before = model.state_dict()
         fitted(x, batch, model=model, epochs=1)
         still = [n for n, p in model.named_parameters() if np.array_equal(p.data, before[n])]
+        assert "decoder.layers.norms.0.weight" in still
+        still.remove("decoder.layers.norms.0.weight")
         assert all(".linears." in n and n.endswith("bias") for n in still)
+
+
+# ------------------------------------------------------------------------- what keeps cells from being learnt by heart
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_array])
+def test_thinned_counts_are_binomial(kind):
+    """Each value of twice Binomial(x, 1/2) comes as often as scipy.stats says; zeros stay; CSR and dense get the same."""
+    x = np.tile(np.array([0, 1, 2, 3, 5, 9, 40], np.float32), (40000, 1))
+    found = thinned(kind(x), np.random.default_rng(0))
+    assert sparse.issparse(found) == sparse.issparse(kind(x)) and found.dtype == np.float32
+    found = found.toarray() if sparse.issparse(found) else found
+    np.testing.assert_array_equal(found, thinned(x, np.random.default_rng(0)))
+    for column, n in enumerate(x[0].astype(int)):
+        share = np.bincount((found[:, column] / 2).astype(int), minlength=n + 1) / len(x)
+        expected = stats.binom.pmf(np.arange(n + 1), n, 0.5)
+        assert len(share) == n + 1 and np.max(np.abs(share - expected)) < 0.03
+        assert abs(found[:, column].mean() - n) < 0.02 * max(n, 1)
+
+
+def test_only_training_thins_and_drops():
+    """The encoder's q(z) changes with the generator where counts are thinned or units dropped, and nowhere else."""
+    x = counts_of()
+
+    def differs(model, seeds):
+        first, second = (
+            model.inference(x, seed if seed is None else np.random.default_rng(seed))[0].loc.data
+            for seed in seeds
+        )
+        return not np.array_equal(first, second)
+
+    assert differs(small().train(), (0, 1))
+    assert not differs(small().train(), (None, None))
+    assert not differs(small().eval(), (0, 1))
+    assert not differs(small(thinning=False).train(), (0, 1))
+    assert not differs(small(dropout=0.0, thinning=False).train(), (0, 1))
+    assert differs(small(dropout=0.3, thinning=False).train(), (0, 1))
+
+
+@pytest.mark.parametrize(
+    "n_cells, n_genes, depth, dropout",
+    [(100, 2000, 0.01, 0.3), (2000, 2000, 1.0, 0.3), (2000, 500, 1.0, 0.075)]
+    + [(2000, 2000, 3.0, 0.1), (2000, 500, 10.0, 0.0075), (1_000_000, 2000, 0.5, 0.0006)],
+)
+def test_dropout_follows_cells_genes_and_depth(n_cells, n_genes, depth, dropout):
+    n_counts = depth * n_cells * n_genes
+    assert usual_dropout(n_cells, n_genes, n_counts) == pytest.approx(dropout)
+
+
+def test_dropout_is_chosen_by_the_first_training(tmp_path):
+    """From the mean count of the training cells; a number given stays; a file holds what is in use; a failure leaves none."""
+    x = np.full((40, 15), 2.0, np.float32)
+    x[:, 0] = 32.0  # 4 on average
+    model = small(library="latent")
+    assert model.config["dropout"] is None
+    model.save(tmp_path / "new.npz")
+    assert SCVI.load(tmp_path / "new.npz").config["dropout"] is None
+    with pytest.raises(ValueError, match="leaves 0 to train on"):
+        fitted(x, model=model, validation=0.99)
+    assert model.config["dropout"] is None and model.z_encoder.layers.dropout.p == 0.0
+    fitted(x, model=model)
+    assert model.config["dropout"] == pytest.approx(0.3 * 15 / 40 / 4)
+    assert model.z_encoder.layers.dropout.p == model.l_encoder.layers.dropout.p
+    fitted(2 * x, model=model)
+    assert model.config["dropout"] == pytest.approx(0.3 * 15 / 40 / 4)
+    model.save(tmp_path / "run.npz")
+    loaded = SCVI.load(tmp_path / "run.npz")
+    assert loaded.config == model.config
+    assert loaded.z_encoder.layers.dropout.p == model.config["dropout"]
+    assert fitted(x, model=small(dropout=0.2)).config["dropout"] == 0.2
+
+
+def test_the_prior_is_a_term_of_the_loss():
+    """Two steps are those of Adam on a loss that has the term, written down; other weights feel nothing of it."""
+    rng = np.random.default_rng(0)
+    starts = [rng.normal(size=(3, 4)), rng.normal(size=5), rng.normal(size=6)]
+    slopes = [rng.normal(size=w.shape) for w in starts]
+
+    def trained(optimizer_of, strength):
+        weights = [nn.Parameter(w.copy()) for w in starts]
+        optimizer = optimizer_of(weights)
+        for _ in range(2):
+            optimizer.zero_grad()
+            loss = sum(np.sum(slope * w) for slope, w in zip(slopes, weights))
+            (loss + 0.5 * strength * np.sum(np.square(weights[0]))).backward()
+            optimizer.step()
+        return [w.data for w in weights]
+
+    mine = trained(lambda ws: _MostProbable(ws, 0.1, 0.7, [ws[0]], ws[2]), 0.0)
+    expected = trained(lambda ws: optim.Adam(ws, 0.1), 0.7)
+    np.testing.assert_allclose(mine[0], expected[0], rtol=1e-12)
+    np.testing.assert_allclose(mine[1], expected[1], rtol=1e-12)
+    np.testing.assert_array_equal(mine[2], starts[2])
+
+
+@pytest.mark.parametrize(
+    "n_cells, validation, n_hidden, precision",
+    [(150, 0.1, 8, 8 / 135), (150, 0.0, 16, 16 / 150), (40, 0.5, 8, 8 / 20)],
+)
+def test_the_prior_of_a_training(n_cells, validation, n_hidden, precision, monkeypatch):
+    """Precision n_hidden of the whole, as a part of one cell's loss, on the heads alone; 0 takes it away."""
+    made = []
+
+    def remember(*arguments):
+        made.append(_MostProbable(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(scvi, "_MostProbable", remember)
+    model = small(n_hidden=n_hidden)
+    model.fit(counts_of(n_cells), epochs=1, validation=validation, progress=False)
+    assert made[0].weight_decay == pytest.approx(precision, rel=1e-12)
+    assert [p.shape for p in made[0].decayed] == [(15, n_hidden)] * 2
+    assert made[0].decayed[0] is model.decoder.rho.weight
+    assert made[0].decayed[1] is model.decoder.zi.weight
+    fitted(counts_of(n_cells), model=small())
+    assert made[1].weight_decay == 0.0
+    fitted(counts_of(n_cells), model=small(likelihood="poisson", dispersion="gene-cell"))
+
+
+@pytest.mark.parametrize(
+    "n_cells, epochs",
+    [(2, 500), (100, 500), (200, 500), (300, 250), (500, 200), (20_000, 200), (40_000, 100)]
+    + [(100_000, 40), (1_300_000, 10)],
+)
+def test_epochs_by_default(n_cells, epochs):
+    n_steps = max(1, round(0.9 * n_cells / 128))
+    assert usual_epochs(n_cells, n_steps) == epochs
+
+
+def auroc(scores, is_positive) -> float:
+    return stats.mannwhitneyu(scores[is_positive], scores[~is_positive]).statistic / (
+        is_positive.sum() * (~is_positive).sum()
+    )
+
+
+def test_a_small_group_is_visible_in_z():
+    """20 of 1,000 cells have 40 of 200 genes changed by a factor of 1.7, and lie on their side of z.
+
+    Each half of the group shows the direction in which the other half is looked for.
+    """
+    rng = np.random.default_rng([0, 77])
+    rho = rng.gamma(0.7, size=200)
+    rho = np.tile(rho / rho.sum(), (1000, 1))
+    changed = rng.choice(200, 40, replace=False)
+    rho[:20, changed] *= np.where(rng.random(40) < 0.5, 1.7, 1 / 1.7)
+    mu = 1000 * rng.lognormal(0.0, 0.35, (1000, 1)) * rho / rho.sum(axis=1, keepdims=True)
+    x = rng.negative_binomial(5.0, 5.0 / (5.0 + mu)).astype(np.float32)
+    model = SCVI(200)
+    model.fit(x, progress=False)
+    z, is_group, half = model.latent(x), np.arange(1000) < 20, np.arange(1000) % 2
+    scores = np.zeros(1000)
+    for side in (0, 1):
+        known = half != side
+        direction = z[known & is_group].mean(axis=0) - z[known & ~is_group].mean(axis=0)
+        scores[half == side] = z[half == side] @ direction
+    assert auroc(scores, is_group) > 0.9
 
 
 def test_training_learns_what_there_is_to_learn():
@@ -160,23 +318,6 @@ def test_the_library_encoder_starts_at_the_totals_of_the_cells():
     head = model.l_encoder
     assert head.mean.bias.data[0] == pytest.approx(log_totals.mean(), abs=1e-6)
     assert np.exp(head.log_var.bias.data[0]) == pytest.approx(within, rel=1e-6)
-
-
-def test_weight_decay_is_for_matrices_and_not_for_those_of_the_library_encoder():
-    model = small(n_batches=2, library="latent", dispersion="gene-cell")
-    before = model.state_dict()
-    optimizer = model._optimizer(model.parameters(), learning_rate=0.1, weight_decay=0.5)
-    sum(np.sum(0.0 * p) for p in model.parameters()).backward()
-    optimizer.step()  # with gradients of 0, only the decay
-    decayed = {
-        f"{name}.weight"
-        for name, module in model.named_modules()
-        if isinstance(module, Linear) and not name.startswith("l_encoder")
-    }
-    assert len(decayed) == 3 + 4  # layer and heads of z's encoder, and of the decoder
-    for name, p in model.named_parameters():
-        expected = before[name] * (0.95 if name in decayed else 1.0)
-        np.testing.assert_allclose(p.data, expected, rtol=1e-6, err_msg=name)
 
 
 # -------------------------------------------------------------------------------------------------------- what it takes
