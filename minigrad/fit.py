@@ -261,12 +261,16 @@ class _Run:
         """Hold the settings of all ranks against those of the first, and begin with its weights."""
         if self.ranks.size == 1:
             return
-        mine = json.dumps([settings, self.epoch, self.batch])
-        first = self.ranks.first_text(mine)
+        shapes = {name: list(a.shape) for name, a in self.model.state_dict().items()}
+        position = {"epoch": self.epoch, "batch": self.batch}
+        mine = {**settings, **position, "weights": shapes}
+        first = json.loads(self.ranks.first_text(json.dumps(mine)))
         with self.ranks.preparing():
             if first != mine:
+                names = [name for name in mine if mine[name] != first.get(name)]
                 raise ValueError(
-                    f"the ranks must train the same: the first has {first}, number {self.ranks.rank} {mine}"
+                    f"the ranks must train the same: the first has { ({name: first.get(name) for name in names}) }, "
+                    f"number {self.ranks.rank} { ({name: mine[name] for name in names}) }"
                 )
         for array in (self.optimizer.weights, *self.buffers("")):
             self.ranks.first(array)

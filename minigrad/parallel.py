@@ -10,15 +10,19 @@ What is a function of a whole minibatch is not the same on parts of it. Batch no
 rank's own rows, as PyTorch's does by default; its running statistics, which evaluation uses, are averaged over ranks in
 every step. All else equals one process on the whole minibatch, up to rounding and to which random numbers are drawn.
 
-All ranks must do the same, or all wait for ever. So a failure of one rank within `fit` ends them all. For one outside, say
-a file that one machine lacks, start Python with `-m mpi4py`, or do all within `ranks_of("mpi").together()`; or within
-`preparing()`, if nothing there waits for other ranks.
+All ranks must do the same, or they wait for one another for ever. So a failure of one rank within `fit` ends them all.
+For one outside, say a file that one machine lacks, start Python with `-m mpi4py`, or do all within
+`ranks_of("mpi").together()`; or within `preparing()`, if nothing there waits for other ranks. What remains is a rank
+that says nothing: it was suspended, hangs, or called `fit` less often than the others. Whoever has waited for it for
+MINIGRAD_MPI_TIMEOUT seconds (an environment variable; 600 by default) ends all, and says which rank it was.
 
 Know after: why one sum over ranks a step is nearly all that it takes.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -28,6 +32,12 @@ import numpy as np
 
 from minigrad import backend
 from minigrad.backend import Array
+
+# Environment variables that mpiexec sets for each process: how many there are, and which one this is.
+LAUNCHERS = (("PMI_SIZE", "PMI_RANK"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"))
+TIMEOUT = 600.0  # seconds that a rank waits for the others
+ANSWER_TIME = 2.0  # seconds that a waiting rank has for saying that it waits
+QUESTION, ANSWER = 31401, 31402  # tags of messages between waiting ranks; any that nobody else uses
 
 
 def ranks_of(parallel: str | None) -> One | Ranks:
@@ -55,11 +65,28 @@ class AnotherRankFailed(RuntimeError):
     """This rank could go on, but another cannot: says which one, and why."""
 
 
+def timeout() -> float:
+    """Seconds that a rank waits for the others, from MINIGRAD_MPI_TIMEOUT. ValueError where that is no positive number."""
+    text = os.environ.get("MINIGRAD_MPI_TIMEOUT", str(TIMEOUT))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise ValueError(
+            "the environment variable MINIGRAD_MPI_TIMEOUT must be a number of seconds above 0 "
+            f'("inf": wait for ever), not {text!r}'
+        )
+    return seconds
+
+
 class Ranks:
     """The processes that mpiexec started. rank: the number of this one; size: how many there are.
 
-    ImportError where mpi4py is missing, RuntimeError where it finds no MPI library.
+    ImportError where mpi4py is missing, RuntimeError where it finds no MPI library, or another than mpiexec's.
     """
+
+    n_exchanges = 0  # that this process has begun, by any of its Ranks: equal on all ranks, or they do not do the same
 
     def __init__(self):
         try:
@@ -68,13 +95,24 @@ class Ranks:
             raise ImportError(
                 'parallel="mpi" needs mpi4py: pip install "minigrad-scvi[mpi]"'
             ) from error
-        self._mpi, self._comm = MPI, MPI.COMM_WORLD
-        self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
+        self._mpi = MPI
+        self._comm = MPI.COMM_WORLD
+        self.rank = self._comm.Get_rank()
+        self.size = self._comm.Get_size()
+        self.timeout = timeout()
+        self._sent = []  # messages on their way
+        started = [os.environ[name] for name, _ in LAUNCHERS if name in os.environ]
+        if self.size == 1 and started not in ([], ["1"]):
+            raise RuntimeError(
+                f"mpiexec started {started[0]} processes, but mpi4py sees one: they belong to different MPI libraries, "
+                "and each process would train alone; use the mpiexec of the library that mpi4py was installed with "
+                f"({MPI.Get_library_version().splitlines()[0].strip()})"
+            )
 
     def sum(self, array: Array) -> Array:
         """Replace the entries of a contiguous array, any shape, by their sums over all ranks. Returns it."""
         host = backend.to_host(array)
-        self._comm.Allreduce(self._mpi.IN_PLACE, host)
+        self._wait(self._comm.Iallreduce(self._mpi.IN_PLACE, host))
         if host is not array:
             backend.assign(array, host)
         return array
@@ -82,7 +120,7 @@ class Ranks:
     def first(self, array: Array, root: int = 0) -> Array:
         """Replace the entries of a contiguous array, any shape, by those of rank 0, or of `root`. Returns it."""
         host = backend.to_host(array)
-        self._comm.Bcast(host, root=root)
+        self._wait(self._comm.Ibcast(host, root=root))
         if host is not array:
             backend.assign(array, host)
         return array
@@ -91,11 +129,77 @@ class Ranks:
         """The text of rank 0, or of `root`."""
         content = np.frombuffer(text.encode(), np.uint8)
         length = int(self.first(np.array([len(content)]), root)[0])
+        mine = content.copy() if self.rank == root else np.empty(length, np.uint8)
+        return self.first(mine, root).tobytes().decode()
+
+    # ---------------------------------------------------------------------------------------------------- waiting
+    # An exchange is begun without waiting (MPI's Iallreduce rather than Allreduce, which costs no time) and asked
+    # whether it is done until it is: so there is somebody to look at the clock, and to react to Ctrl-C.
+    def _wait(self, request) -> None:
+        """Wait until all ranks have taken part in an exchange. After `timeout` seconds it ends all ranks."""
+        Ranks.n_exchanges += 1
+        waited = 0.0
+        last = time.monotonic()
+        while not request.Test():
+            now = time.monotonic()
+            waited += min(now - last, 1.0)  # a longer gap: this process itself did not run (Ctrl-Z)
+            last = now
+            if waited < 1e-3:
+                continue  # the usual case, in which sleeping would cost time
+            self._answer()
+            if waited > self.timeout:
+                self._end_all(1, self._who_is_missing(waited))
+            time.sleep(min(waited / 20, 0.01))
+
+    def _answer(self) -> None:
+        """Tell the ranks that ask for it in which exchange this one waits."""
+        status = self._mpi.Status()
+        while self._comm.Iprobe(self._mpi.ANY_SOURCE, QUESTION, status):
+            self._comm.Recv(np.empty(1, np.int64), status.Get_source(), QUESTION)
+            self._send(status.Get_source(), ANSWER)
+
+    def _send(self, rank: int, tag: int) -> None:
+        """Send the number of this rank's exchange, without waiting for the message to arrive."""
+        content = np.array([Ranks.n_exchanges])
+        self._sent.append((self._comm.Isend(content, rank, tag), content))
+
+    def _who_is_missing(self, waited: float) -> str:
+        """Ask the other ranks in which exchange they wait; says who waits in none, or in another one."""
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        for rank in others:
+            self._send(rank, QUESTION)
+        answers = {}
+        status = self._mpi.Status()
+        end = time.monotonic() + min(ANSWER_TIME, self.timeout)
+        while time.monotonic() < end and len(answers) < len(others):
+            self._answer()
+            while self._comm.Iprobe(self._mpi.ANY_SOURCE, ANSWER, status):
+                content = np.empty(1, np.int64)
+                self._comm.Recv(content, status.Get_source(), ANSWER)
+                answers[status.Get_source()] = int(content[0])
+            time.sleep(0.01)
+        silent = [str(rank) for rank in others if rank not in answers]
+        elsewhere = [str(rank) for rank in answers if answers[rank] != Ranks.n_exchanges]
+        if silent:
+            found = f"rank {', '.join(silent)} does not answer: stopped, busy, or at the end of its program"
+        elif elsewhere:
+            found = f"rank {', '.join(elsewhere)} waits too, but at another place of the program"
+        else:
+            found = "all wait, but not for the same"
         return (
-            self.first(content.copy() if self.rank == root else np.empty(length, np.uint8), root)
-            .tobytes()
-            .decode()
+            f"rank {self.rank} of {self.size} has waited for {waited:.0f} s, which ends all: {found}. All ranks must call "
+            "fit equally often, with the same arguments, and be started by `mpiexec -n N python -m mpi4py`, so that an "
+            "error of one ends all. If ranks may be that far apart, set MINIGRAD_MPI_TIMEOUT to more seconds "
+            f"(now {self.timeout:g})"
         )
+
+    def _end_all(self, status: int, said: str = "") -> None:
+        """End all ranks, after a sentence to standard error."""
+        if said:
+            print(said, file=sys.stderr)
+        sys.stderr.flush()
+        time.sleep(0.5)  # mpiexec passes on what it has read when the end comes, and no more
+        self._comm.Abort(status)
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
@@ -124,7 +228,7 @@ class Ranks:
         """
         try:
             yield
-            self._comm.Barrier()
+            self._wait(self._comm.Ibarrier())
         except FloatingPointError:  # of sums over all ranks
             raise
         except BaseException as error:
@@ -132,9 +236,6 @@ class Ranks:
                 raise
             print(f"rank {self.rank} of {self.size} failed, which ends all:", file=sys.stderr)
             sys.excepthook(*sys.exc_info())
-            sys.stderr.flush()
-            time.sleep(0.5)  # mpiexec passes on what it has read when the end comes, and no more
-            self._comm.Abort(
-                130 if isinstance(error, KeyboardInterrupt) else 1
-            )  # as a shell says it of Ctrl-C
+            # 130, as a shell says it of Ctrl-C
+            self._end_all(130 if isinstance(error, KeyboardInterrupt) else 1)
             raise  # it may take a moment
