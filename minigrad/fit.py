@@ -95,9 +95,9 @@ class History:
             ):  # the first epochs would squeeze all others into a line
                 margin = 0.08 * (max(shown) - min(shown))
                 axes.set_ylim(min(shown) - margin, max(shown) + margin)
-            axes.set(
-                xlabel="epoch", ylabel=name.replace("_", " ") + " (nats a cell)" * ("elbo" in name)
-            )
+            unit = " (nats a cell)" if "elbo" in name else ""
+            axes.set_xlabel("epoch")
+            axes.set_ylabel(name.replace("_", " ") + unit, parse_math=False)
         figure.savefig(path, dpi=120)
 
 

@@ -21,6 +21,7 @@ import io
 import itertools
 import math
 import os
+import warnings
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -35,11 +36,28 @@ BLOCK = (
     2**20
 )  # entries looked at in one go, so that reading and checking need little memory of their own
 
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # by which a spreadsheet takes a text for a formula
 BACKED = "backed=True: only .h5ad files are read from the disk; read it without, or write it as .h5ad with anndata"
 
 
 class Refused(ValueError):
     """A sentence of this module's about a file, as against whatever a library raises on a damaged one."""
+
+
+def warn_of_formulas(texts) -> None:
+    """Warn where a text of a table would be a formula in a spreadsheet.
+
+    Tables hold names as they are, so that programs find again what they wrote: pandas and R read `=2+3` as a name. A
+    spreadsheet would compute it, or fetch what it links to.
+    """
+    found = sorted({str(text) for text in texts if text.startswith(FORMULAS)})
+    if found:
+        warnings.warn(
+            "the table has names that spreadsheets take for formulas, as they begin with =, +, -, @, a tab or a carriage "
+            f"return: {', '.join(map(repr, found[:3]))}{' ...' * (len(found) > 3)} ({len(found)} in all); "
+            "when you open it in one, import the columns of names as text",
+            stacklevel=3,
+        )
 
 
 def load(path: Path, layer: str | None = None, backed: bool = False) -> tuple:

@@ -204,8 +204,10 @@ def latent_space(mean: Array, labels: Array, label_name, library: Array) -> byte
         points, share = np.column_stack([points, np.zeros(len(points))]), np.append(share, 0.0)
     f = Figure(figsize=(11.5, 4.4), layout="constrained")
     left, right = f.subplots(1, 2)
-    scatter(left, points, labels)
-    left.legend(
+    drawn = scatter(left, points, labels)
+    legend(
+        left,
+        drawn,
         loc="center left",
         bbox_to_anchor=(1.0, 0.5),
         title=label_name,
@@ -308,22 +310,37 @@ def cells(x: Array, generated: Array) -> bytes:
     return png(f)
 
 
-def scatter(axes, points: np.ndarray, labels: Array, size: float = 8.0) -> None:
-    """Points (n, 2) by label, each with a colour and a marker of its own."""
+def scatter(axes, points: np.ndarray, labels: Array, size: float = 8.0) -> dict:
+    """Points (n, 2) by label, each with a colour and a marker of its own. Returns label -> what was drawn, for `legend`."""
     labels = np.asarray(labels)
+    drawn = {}
     for i, name in enumerate(sorted(set(labels))):
         chosen = labels == name
-        axes.scatter(
+        drawn[str(name)] = axes.scatter(
             *points[chosen].T,
             s=size,
             color=COLORS[i % len(COLORS)],
             marker=MARKERS[i % len(MARKERS)],
             linewidths=0,
             alpha=0.75,
-            label=str(name),
             rasterized=True,
         )
     axes.set(xticks=[], yticks=[])
+    return drawn
+
+
+def legend(place, drawn: dict, **options):
+    """The legend of what `scatter` has drawn, with every name as it is. place: the Axes, or their Figure.
+
+    Names come from data, and matplotlib would set what stands between two `$` as mathematics and leave out a name that
+    begins with `_`. So the legend is made with other names, which are then replaced. options: of matplotlib's legend.
+    """
+    made = place.legend(list(drawn.values()), ["name"] * len(drawn), **options)
+    for text, name in zip(made.get_texts(), drawn):
+        text.set_text(name)
+        text.set_parse_math(False)
+    made.get_title().set_parse_math(False)
+    return made
 
 
 # ------------------------------------------------------------------------------------------------------------ the page

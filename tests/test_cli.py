@@ -740,6 +740,31 @@ def test_impute_score_trains_anew_on_what_is_left(place, model, capsys):
     assert printed == {name: f"{value:.4f}" for name, value in expected.items()}
 
 
+@pytest.mark.filterwarnings("error")
+def test_names_that_are_formulas_to_a_spreadsheet_are_kept_and_warned_of(tmp_path, capsys):
+    """No name is changed without a word, and no formula is written without one."""
+    genes = ["=2+3", "@SUM(A1)", "-a", "\tb", "\rc", "d=e", "g", "h-1"]
+    x = np.arange(16.0, dtype=np.float32).reshape(2, 8)
+    counts = Counts(sparse.csr_array(x), np.array(genes), np.array(["+cell", "cell"]), {})
+    path = tmp_path / "table.csv"
+    with pytest.warns(UserWarning, match=r": '\\tb', '\\rc', '\+cell' \.\.\. \(6 in all"):
+        runs.write_cells(path, counts, "layers", "mu", x, counts.genes)
+    frame = pandas.read_csv(path, index_col=0)
+    assert list(frame.columns) == genes and list(frame.index) == ["+cell", "cell"]
+    np.testing.assert_array_equal(frame, x)
+    with pytest.warns(UserWarning, match=r"names that spreadsheets take .*\(6 in all"):
+        runs.write_counts(path, counts)
+    quiet = Counts(counts.X[:, 5:], counts.genes[5:], np.array(["a=", "b"]), {})
+    runs.write_cells(path, quiet, "layers", "mu", -x[:, 5:], quiet.genes)
+
+    model = SCVI(8, n_latent=2, n_hidden=4)
+    model.trained = True
+    table = model.differential_expression(counts, [True, False], n_samples=9, genes=genes)
+    with pytest.warns(UserWarning, match=r"formulas, .*\(5 in all"):
+        table.to_csv(path)
+    assert sorted(pandas.read_csv(path)["gene"]) == sorted(genes)
+
+
 # ---------------------------------------------------------------------------------------------------------------- report
 def test_the_report_holds_its_pictures_and_needs_no_network(place):
     assert call("report", place / "run", "--color", "kind") == 0
