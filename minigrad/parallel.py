@@ -1,20 +1,25 @@
-"""Training on several processes, or machines, at once: what they tell each other, over MPI (mpi4py, optional).
+"""Training on several processes, or machines, at once: what they tell each other, over MPI.
 
-Know before reading: what a gradient is, and that the mean over a minibatch is the mean of its parts' means, each weighted
-by its rows. MPI (message passing interface) starts the same program n times, `mpiexec -n 4 python train.py`; each copy
-is a *rank*, numbered from 0. Each trains the same model on its part of every minibatch, and after every step adds its
-gradient to those of the others: so all make the same change, and their weights stay equal to the last bit. There is no
+This is engineering, and optional: it needs mpi4py.
+
+Know before reading: what a gradient is, and that the mean over a minibatch is the mean of its
+parts' means, each weighted by its rows. MPI (message passing interface) starts the same program n
+times, `mpiexec -n 4 python train.py`; each copy is a *rank*, numbered from 0. Each trains the same
+model on its part of every minibatch, and before every step adds its gradient to those of the
+others: so all make the same change, and their weights stay equal to the last bit. There is no
 master; rank 0 alone writes the checkpoint and shows the progress.
 
-What is a function of a whole minibatch is not the same on parts of it. Batch normalisation takes mean and variance of the
-rank's own rows, as PyTorch's does by default; its running statistics, which evaluation uses, are averaged over ranks in
-every step. All else equals one process on the whole minibatch, up to rounding and to which random numbers are drawn.
+What is a function of a whole minibatch is not the same on parts of it. Batch normalisation takes
+mean and variance of the rank's own rows, as PyTorch's does by default; its running statistics,
+which evaluation uses, are averaged over ranks in every step. All else equals one process on the
+whole minibatch, up to rounding and to which random numbers are drawn.
 
-All ranks must do the same, or they wait for one another for ever. So a failure of one rank within `fit` ends them all.
-For one outside, say a file that one machine lacks, start Python with `-m mpi4py`, or do all within
-`ranks_of("mpi").together()`; or within `preparing()`, if nothing there waits for other ranks. What remains is a rank
-that says nothing: it was suspended, hangs, or called `fit` less often than the others. Whoever has waited for it for
-MINIGRAD_MPI_TIMEOUT seconds (an environment variable; 600 by default) ends all, and says which rank it was.
+All ranks must do the same, or they wait for one another for ever. So a failure of one rank within
+`fit` ends them all. For one outside, say a file that one machine lacks, start Python with
+`-m mpi4py`, or do all within `ranks_of("mpi").together()`; or within `preparing()`, if nothing
+there waits for other ranks. What remains is a rank that says nothing: it was suspended, hangs, or
+called `fit` less often than the others. Whoever has waited for it for MINIGRAD_MPI_TIMEOUT seconds
+(an environment variable; 600 by default) ends all, and says which rank it was.
 
 Know after: why one sum over ranks a step is nearly all that it takes.
 """
@@ -33,7 +38,7 @@ import numpy as np
 from minigrad import backend
 from minigrad.backend import Array
 
-# Environment variables that mpiexec sets for each process: how many there are, and which one this is.
+# Environment variables that mpiexec sets for a process: how many there are, and which one it is.
 LAUNCHERS = (("PMI_SIZE", "PMI_RANK"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"))
 TIMEOUT = 600.0  # seconds that a rank waits for the others
 ANSWER_TIME = 2.0  # seconds that a waiting rank has for saying that it waits
@@ -41,7 +46,10 @@ QUESTION, ANSWER = 31401, 31402  # tags of messages between waiting ranks; any t
 
 
 def ranks_of(parallel: str | None) -> One | Ranks:
-    """Who trains: `One` process for None, the `Ranks` that mpiexec started for "mpi". ValueError for another name."""
+    """Who trains: `One` process for None, the `Ranks` that mpiexec started for "mpi".
+
+    ValueError for another name.
+    """
     if parallel not in (None, "mpi"):
         raise ValueError(f'parallel must be None or "mpi", not {parallel!r}')
     return One() if parallel is None else Ranks()
@@ -61,12 +69,19 @@ class One:
         return nullcontext()
 
 
+class NotFinite(FloatingPointError):
+    """An infinity or NaN in a sum over all ranks, which all of them find at the same time."""
+
+
 class AnotherRankFailed(RuntimeError):
     """This rank could go on, but another cannot: says which one, and why."""
 
 
 def timeout() -> float:
-    """Seconds that a rank waits for the others, from MINIGRAD_MPI_TIMEOUT. ValueError where that is no positive number."""
+    """Seconds that a rank waits for the others: MINIGRAD_MPI_TIMEOUT, or the default.
+
+    ValueError where that is no positive number.
+    """
     text = os.environ.get("MINIGRAD_MPI_TIMEOUT", str(TIMEOUT))
     try:
         seconds = float(text)
@@ -83,10 +98,13 @@ def timeout() -> float:
 class Ranks:
     """The processes that mpiexec started. rank: the number of this one; size: how many there are.
 
-    ImportError where mpi4py is missing, RuntimeError where it finds no MPI library, or another than mpiexec's.
+    ImportError where mpi4py is missing, RuntimeError where it finds no MPI library, or another one
+    than mpiexec's.
     """
 
-    n_exchanges = 0  # that this process has begun, by any of its Ranks: equal on all ranks, or they do not do the same
+    n_exchanges = (
+        0  # that this process has begun, by any of its Ranks; those of others must equal it
+    )
 
     def __init__(self):
         try:
@@ -104,13 +122,16 @@ class Ranks:
         started = [os.environ[name] for name, _ in LAUNCHERS if name in os.environ]
         if self.size == 1 and started not in ([], ["1"]):
             raise RuntimeError(
-                f"mpiexec started {started[0]} processes, but mpi4py sees one: they belong to different MPI libraries, "
-                "and each process would train alone; use the mpiexec of the library that mpi4py was installed with "
-                f"({MPI.Get_library_version().splitlines()[0].strip()})"
+                f"mpiexec started {started[0]} processes, but mpi4py sees one: they belong to "
+                "different MPI libraries, and each process would train alone; use the mpiexec of "
+                f"mpi4py's library ({MPI.Get_library_version().splitlines()[0].strip()})"
             )
 
     def sum(self, array: Array) -> Array:
-        """Replace the entries of a contiguous array, any shape, by their sums over all ranks. Returns it."""
+        """Replace the entries of a contiguous array, any shape, by their sums over all ranks.
+
+        Returns it.
+        """
         host = backend.to_host(array)
         self._wait(self._comm.Iallreduce(self._mpi.IN_PLACE, host))
         if host is not array:
@@ -118,7 +139,10 @@ class Ranks:
         return array
 
     def first(self, array: Array, root: int = 0) -> Array:
-        """Replace the entries of a contiguous array, any shape, by those of rank 0, or of `root`. Returns it."""
+        """Replace the entries of a contiguous array, any shape, by those of rank 0, or of `root`.
+
+        Returns it.
+        """
         host = backend.to_host(array)
         self._wait(self._comm.Ibcast(host, root=root))
         if host is not array:
@@ -132,17 +156,20 @@ class Ranks:
         mine = content.copy() if self.rank == root else np.empty(length, np.uint8)
         return self.first(mine, root).tobytes().decode()
 
-    # ---------------------------------------------------------------------------------------------------- waiting
-    # An exchange is begun without waiting (MPI's Iallreduce rather than Allreduce, which costs no time) and asked
-    # whether it is done until it is: so there is somebody to look at the clock, and to react to Ctrl-C.
+    # ------------------------------------------------------------------------------------ waiting
+    # An exchange is begun without waiting (MPI's Iallreduce rather than Allreduce; it is as fast),
+    # and then asked again and again whether it is done: so somebody looks at the clock, and Ctrl-C
+    # is heard.
     def _wait(self, request) -> None:
-        """Wait until all ranks have taken part in an exchange. After `timeout` seconds it ends all ranks."""
+        """Wait until all ranks have taken part in an exchange; `timeout` seconds at most."""
         Ranks.n_exchanges += 1
         waited = 0.0
         last = time.monotonic()
         while not request.Test():
             now = time.monotonic()
-            waited += min(now - last, 1.0)  # a longer gap: this process itself did not run (Ctrl-Z)
+            waited += min(
+                now - last, 1.0
+            )  # in a longer gap this process itself was stopped (Ctrl-Z)
             last = now
             if waited < 1e-3:
                 continue  # the usual case, in which sleeping would cost time
@@ -164,7 +191,7 @@ class Ranks:
         self._sent.append((self._comm.Isend(content, rank, tag), content))
 
     def _who_is_missing(self, waited: float) -> str:
-        """Ask the other ranks in which exchange they wait; says who waits in none, or in another one."""
+        """Ask the other ranks in which exchange they wait; says who waits in none, or another."""
         others = [rank for rank in range(self.size) if rank != self.rank]
         for rank in others:
             self._send(rank, QUESTION)
@@ -181,16 +208,18 @@ class Ranks:
         silent = [str(rank) for rank in others if rank not in answers]
         elsewhere = [str(rank) for rank in answers if answers[rank] != Ranks.n_exchanges]
         if silent:
-            found = f"rank {', '.join(silent)} does not answer: stopped, busy, or at the end of its program"
+            who = (
+                f"rank {', '.join(silent)} does not answer: stopped, busy, or done with its program"
+            )
         elif elsewhere:
-            found = f"rank {', '.join(elsewhere)} waits too, but at another place of the program"
+            who = f"rank {', '.join(elsewhere)} waits too, but at another place of the program"
         else:
-            found = "all wait, but not for the same"
+            who = "the others wait too, but not for the same"
         return (
-            f"rank {self.rank} of {self.size} has waited for {waited:.0f} s, which ends all: {found}. All ranks must call "
-            "fit equally often, with the same arguments, and be started by `mpiexec -n N python -m mpi4py`, so that an "
-            "error of one ends all. If ranks may be that far apart, set MINIGRAD_MPI_TIMEOUT to more seconds "
-            f"(now {self.timeout:g})"
+            f"rank {self.rank} of {self.size} has waited for {waited:.0f} s, which ends all: "
+            f"{who}. All ranks must call fit equally often, with the same arguments, and be "
+            "started by `mpiexec -n N python -m mpi4py`, so that an error of one ends all. If ranks may be "
+            f"that far apart, set MINIGRAD_MPI_TIMEOUT to more seconds (now {self.timeout:g})"
         )
 
     def _end_all(self, status: int, said: str = "") -> None:
@@ -198,12 +227,15 @@ class Ranks:
         if said:
             print(said, file=sys.stderr)
         sys.stderr.flush()
-        time.sleep(0.5)  # mpiexec passes on what it has read when the end comes, and no more
+        time.sleep(0.5)  # mpiexec passes on only what it has read when the end comes
         self._comm.Abort(status)
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
-        """Within, nothing is asked of other ranks. If one fails, all do: it with its error, others with AnotherRankFailed."""
+        """Within, nothing is asked of other ranks. If one fails, all do.
+
+        The one with its error, the others with AnotherRankFailed.
+        """
         failure = None
         try:
             yield
@@ -221,21 +253,22 @@ class Ranks:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Within, an error of one rank ends all, as the others would wait for it; one that all find at once is raised.
+        """Within, an error of one rank ends all, as the others would wait for it.
 
-        All leave at the same time, so that what rank 0 has written is there for all. The error is shown by
-        sys.excepthook, as Python shows one that nobody catches: it does not live long enough to be caught.
+        NotFinite, which all find at once, is raised. All leave at the same time, so that what
+        rank 0 has written is there for all. The error is shown by sys.excepthook, as Python shows
+        one that nobody catches: it does not live long enough to be caught.
         """
         try:
             yield
             self._wait(self._comm.Ibarrier())
-        except FloatingPointError:  # of sums over all ranks
+        except NotFinite:
             raise
         except BaseException as error:
             if isinstance(error, SystemExit) and not error.code:
                 raise
             print(f"rank {self.rank} of {self.size} failed, which ends all:", file=sys.stderr)
             sys.excepthook(*sys.exc_info())
-            # 130, as a shell says it of Ctrl-C
-            self._end_all(130 if isinstance(error, KeyboardInterrupt) else 1)
+            is_ctrl_c = isinstance(error, KeyboardInterrupt)
+            self._end_all(130 if is_ctrl_c else 1)  # 130 is what a shell says of Ctrl-C
             raise  # it may take a moment

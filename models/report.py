@@ -21,6 +21,7 @@ import io
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 
 from minigrad.backend import Array
 from models.clustering import (
@@ -329,7 +330,7 @@ def scatter(axes, points: np.ndarray, labels: Array, size: float = 8.0) -> dict:
     return drawn
 
 
-def legend(place, drawn: dict, **options):
+def legend(place, drawn: dict, **options) -> Legend:
     """The legend of what `scatter` has drawn, with every name as it is. place: the Axes, or their Figure.
 
     Names come from data, and matplotlib would set what stands between two `$` as mathematics and leave out a name that

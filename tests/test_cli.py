@@ -450,15 +450,15 @@ def test_genes_are_selected_and_found_again_by_name(place, tmp_path, words, rule
 # ------------------------------------------------------------------------------------------------------ stops and resumes
 STOPS = """
 import os, signal, sys
-from minigrad.fit import _Run
+from minigrad.training import Run
 from models import SCVI
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background would start without
-write = _Run.write
+write = Run.write
 def write_and_stop(self, *arguments):
     write(self, *arguments)
     if self.epoch == 2 and any(times):
         os.kill(os.getpid(), times.pop())
-_Run.write, times = write_and_stop, list(map(int, sys.argv[1].split(",")))
+Run.write, times = write_and_stop, list(map(int, sys.argv[1].split(",")))
 first = SCVI.loss
 def loss_or_error(self, *arguments, progress, **keywords):
     if progress > 0.6 and times == [0] and os.environ["PMI_RANK"] == "1":

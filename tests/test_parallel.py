@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 
 from minigrad import checkpoint as files
-from minigrad import fit as module
 from minigrad import functional, nn, optim, parallel
+from minigrad.fit import fit
 from minigrad.parallel import One, ranks_of
+from minigrad.training import split_minibatches
 from models import SCVI, Autoencoder
 
 TIMEOUT = 60  # seconds after which ranks that wait for one another are ended
@@ -72,8 +73,8 @@ def test_minibatches_too_small_for_the_ranks_are_refused():
         with pytest.raises(
             ValueError, match=f"batch_size={batch_size} of .* each of 4 ranks needs 2"
         ):
-            module._minibatches((columns[0][:n],), batch_size, 0.0, 0, False, four)
-    train, held_out = module._minibatches(columns, 16, 0.2, 0, False, four)
+            split_minibatches((columns[0][:n],), batch_size, 0.0, 0, False, four)
+    train, held_out = split_minibatches(columns, 16, 0.2, 0, False, four)
     assert train.shard == (1, 4) and held_out.shard == (0, 1)
 
 
@@ -126,6 +127,7 @@ def test_they_stop_together(tmp_path):
     "how",
     [
         "raises",
+        "raises_alone",
         "is_killed",
         "fails_before",
         "has_bad_data",
@@ -139,6 +141,7 @@ def test_a_rank_that_fails_ends_all(tmp_path, how):
     assert status != 0, said
     expected = {
         "raises": "ZeroDivisionError",
+        "raises_alone": "FloatingPointError: divide by zero",
         "fails_before": "rank 0 of 2 could not start: FileNotFoundError",
         "has_bad_data": r"row 3, column 2 \(from 0\) is -1.0",
         "has_other_data": "must train the same",
@@ -148,7 +151,7 @@ def test_a_rank_that_fails_ends_all(tmp_path, how):
     }
     assert re.search(expected[how], said)
     assert not list(tmp_path.glob("rank*"))  # nobody came to the end
-    if how in ("raises", "is_killed"):
+    if how in ("raises", "raises_alone", "is_killed"):
         assert files.load(tmp_path / "run.npz")[1]["position"]["epoch"] >= 1
 
 
@@ -257,7 +260,7 @@ def train(model, n=61, **options):
             super().step()
 
     columns = (x, x @ [1.0, -1.0, 0.5])
-    history = module.fit(
+    history = fit(
         model,
         columns,
         **{
@@ -348,6 +351,12 @@ def fails_in_the_middle(folder, how):
 
 def raises(folder):
     fails_in_the_middle(folder, lambda: 1 / 0)
+
+
+def raises_alone(folder):
+    """The error that fit raises on all ranks at once, where a loss or weight is not finite, but on one."""
+    with np.errstate(divide="raise"):
+        fails_in_the_middle(folder, lambda: 1.0 / np.zeros(1))
 
 
 def is_killed(folder):
