@@ -65,37 +65,40 @@ from minigrad.training import Run, prepare
 def train(model, run: Run) -> None:
     """The loop: in every epoch one step for each minibatch, then a look at the rows held out.
 
-    FloatingPointError for a loss, a gradient or a weight that is not finite.
+    run: knows where the training stands (epoch, minibatch, history), so that a loop which was
+    stopped can go on from the middle of an epoch. FloatingPointError for a loss, a gradient or a
+    weight that is not finite.
     """
     while not run.is_over():
         model.train()  # dropout and batch normalisation behave as in training
-        for minibatch in run.minibatches():  # each epoch in another order
+        for minibatch in run.minibatches():  # in another order in each epoch
             rng = run.rng(NOISE, run.batch)
             loss = model.loss(*minibatch, progress=run.progress, rng=rng)
             run.optimizer.zero_grad()
             loss.backward()
-            # Several processes add up their losses and gradients here; one alone only checks them.
+            # The loss as a number, checked. Several processes add up losses and gradients here.
             value, n_rows = run.complete(loss, minibatch)
             run.optimizer.step()
             if run.schedule is not None:
                 run.schedule.step()
-            run.count(value, n_rows)
+            run.count(value, n_rows)  # for the mean loss of the epoch
         run.check_weights()
         scores = validate(model, run)
-        run.end_epoch(scores)
+        run.end_epoch(scores)  # into the history
 
 
 def validate(model, run: Run) -> dict[str, float]:
     """The mean over the held-out rows of each number that the model reports of a row, by name."""
-    sums = {}
+    sums: dict[str, float] = {}
     with evaluating(model):
         for number, minibatch in run.held_out_minibatches():
             rng = run.rng(VALIDATION, number)
             for name, values in model.validation(*minibatch, rng=rng).items():
                 total = float(backend.to_host(np.sum(values)))
                 sums[name] = sums.get(name, 0.0) + total
+    sums = run.add_up(sums)  # of several processes, each of which saw some of the minibatches
     n_rows = len(run.held_out.rows)
-    return {f"validation_{name}": total / n_rows for name, total in run.add_up(sums).items()}
+    return {f"validation_{name}": total / n_rows for name, total in sums.items()}
 
 
 @contextmanager

@@ -56,9 +56,22 @@ def ranks_of(parallel: str | None) -> One | Ranks:
 
 
 class One:
-    """A single process, which has nobody to ask."""
+    """A single process, which has nobody to ask: sums are its own, and it is the first."""
 
-    rank, size = 0, 1
+    rank = 0
+    size = 1
+
+    def sum(self, array: Array) -> Array:
+        """The array, of any shape, as it is. See Ranks."""
+        return array
+
+    def first(self, array: Array, root: int = 0) -> Array:
+        """The array, of any shape, as it is. See Ranks."""
+        return array
+
+    def first_text(self, text: str, root: int = 0) -> str:
+        """The text as it is. See Ranks."""
+        return text
 
     def preparing(self) -> AbstractContextManager:
         """See Ranks."""
@@ -195,7 +208,7 @@ class Ranks:
         others = [rank for rank in range(self.size) if rank != self.rank]
         for rank in others:
             self._send(rank, QUESTION)
-        answers = {}
+        answers: dict[int, int] = {}
         status = self._mpi.Status()
         end = time.monotonic() + min(ANSWER_TIME, self.timeout)
         while time.monotonic() < end and len(answers) < len(others):
@@ -218,8 +231,8 @@ class Ranks:
         return (
             f"rank {self.rank} of {self.size} has waited for {waited:.0f} s, which ends all: "
             f"{who}. All ranks must call fit equally often, with the same arguments, and be "
-            "started by `mpiexec -n N python -m mpi4py`, so that an error of one ends all. If ranks may be "
-            f"that far apart, set MINIGRAD_MPI_TIMEOUT to more seconds (now {self.timeout:g})"
+            "started by `mpiexec -n N python -m mpi4py`, so that an error of one ends all. If they "
+            f"may be so far apart, set MINIGRAD_MPI_TIMEOUT to more seconds (now {self.timeout:g})"
         )
 
     def _end_all(self, status: int, said: str = "") -> None:

@@ -32,7 +32,8 @@ from contextlib import contextmanager
 import numpy as np
 from tqdm import tqdm
 
-from minigrad import backend, checkpoint as files, trace
+from minigrad import backend, trace
+from minigrad import checkpoint as files
 from minigrad.backend import Array
 from minigrad.data import NOISE, Blocks, Minibatches, pieces, split
 from minigrad.parallel import NotFinite, One, Ranks, ranks_of
@@ -353,7 +354,11 @@ class Run:
         self.is_between_steps = True
         shown = {name: f"{values[-1]:.5g}" for name, values in self.history.columns.items()}
         self.bar.set_postfix(
-            {name: text for name, text in shown.items() if name.startswith(("train", "valid"))},
+            {
+                name: text
+                for name, text in shown.items()
+                if name.startswith(("train_", "validation_"))
+            },
             refresh=False,
         )
         self.save()
