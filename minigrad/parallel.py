@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -43,6 +44,22 @@ LAUNCHERS = (("PMI_SIZE", "PMI_RANK"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD
 TIMEOUT = 600.0  # seconds that a rank waits for the others
 ANSWER_TIME = 2.0  # seconds that a waiting rank has for saying that it waits
 QUESTION, ANSWER = 31401, 31402  # tags of messages between waiting ranks; any that nobody else uses
+
+# A program that ends its parent, with a sentence, unless its standard input is closed in time. It
+# counts seconds rather than looking at the clock, which runs on while all are stopped (Ctrl-Z).
+WATCHDOG = """
+import os, select, signal, sys, time
+parent, seconds, sentence = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+waited = 0.0
+while waited < seconds:
+    step = min(1.0, seconds - waited)
+    if select.select([sys.stdin], [], [], step)[0]:
+        sys.exit()
+    waited += step
+print(sentence, file=sys.stderr, flush=True)
+time.sleep(0.5)
+os.kill(parent, signal.SIGKILL)
+"""
 
 
 def ranks_of(parallel: str | None) -> One | Ranks:
@@ -108,6 +125,31 @@ def timeout() -> float:
     return seconds
 
 
+@contextmanager
+def _started_in_time() -> Iterator[None]:
+    """Within, MPI is started, which waits until all processes have done so: `timeout()` at most.
+
+    MPI keeps Python from running while it waits, so another process looks at the clock.
+    """
+    seconds = timeout()
+    started = [
+        os.environ[name] for launcher in LAUNCHERS for name in launcher if name in os.environ
+    ]
+    if len(started) < 2 or started[0] == "1" or "mpi4py.MPI" in sys.modules or os.name != "posix":
+        yield
+        return
+    size, rank = started[:2]
+    sentence = (
+        f"rank {rank} of {size} has waited for {seconds:g} s for all processes to start MPI, which "
+        "ends all: one has failed before, was stopped, or never comes to train. Start Python with "
+        "`mpiexec -n N python -m mpi4py`, so that an error of one ends all. If they may be so far "
+        "apart, set MINIGRAD_MPI_TIMEOUT to more seconds"
+    )
+    command = [sys.executable, "-IS", "-c", WATCHDOG, str(os.getpid()), str(seconds), sentence]
+    with subprocess.Popen(command, stdin=subprocess.PIPE):  # on leaving, its input is closed
+        yield
+
+
 class Ranks:
     """The processes that mpiexec started. rank: the number of this one; size: how many there are.
 
@@ -121,7 +163,8 @@ class Ranks:
 
     def __init__(self):
         try:
-            from mpi4py import MPI
+            with _started_in_time():
+                from mpi4py import MPI
         except ImportError as error:
             raise ImportError(
                 'parallel="mpi" needs mpi4py: pip install "minigrad-scvi[mpi]"'

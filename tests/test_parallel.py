@@ -166,6 +166,15 @@ def test_nobody_waits_for_ever_for_a_rank_that_does_not_come(tmp_path, how):
     assert not list(tmp_path.glob("rank[02].npz"))  # nobody else came to the end
 
 
+@pytest.mark.parametrize("how", ["raises_before", "is_suspended_before"])
+def test_nobody_waits_for_ever_for_mpi_to_start(tmp_path, how):
+    """MPI waits until all have started it, and no Python runs while it does."""
+    status, said = ranks(how, tmp_path, timeout=25)
+    assert status != 0, said
+    assert "rank 0 of 2 has waited for 1 s for all processes to start MPI, which ends all" in said
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_rank_that_waits_elsewhere_is_told_from_one_that_does_not(tmp_path):
     status, said = ranks("waits_elsewhere", tmp_path, timeout=25)
     assert status != 0, said
@@ -415,6 +424,23 @@ def fails_outside(folder):
     """As `exits`, but nobody started it with mpi4py's runner."""
     wait_at_most(1)
     exits(folder)
+
+
+def fails_before_mpi(folder, how):
+    """Whose number is known from mpiexec, as MPI has not begun."""
+    os.environ["MINIGRAD_MPI_TIMEOUT"] = "1"
+    if os.environ["PMI_RANK"] == "1":
+        how()
+    train(Plain(), parallel="mpi")
+    write(folder, {})
+
+
+def raises_before(folder):
+    fails_before_mpi(folder, lambda: 1 / 0)
+
+
+def is_suspended_before(folder):
+    fails_before_mpi(folder, lambda: os.kill(os.getpid(), signal.SIGSTOP))
 
 
 def fits_less(folder):
