@@ -288,12 +288,12 @@ def train(model, n=61, **options):
 
 def like_one_process(folder):
     arrays = {}
-    for name, parallel in (
+    for name, way in (
         ("alone/", None),
         ("", "mpi"),
     ):  # minibatches of 7 cannot be cut into equal parts
         model = Plain()
-        history, arrays[name + "gradient"] = train(model, parallel=parallel)
+        history, arrays[name + "gradient"] = train(model, parallel=way)
         arrays[name + "losses"] = np.column_stack(
             [history[k] for k in ("train_loss", "validation_loss", "validation_noise")]
         )
@@ -363,7 +363,7 @@ def raises(folder):
 
 
 def raises_alone(folder):
-    """The error that fit raises on all ranks at once, where a loss or weight is not finite, but on one."""
+    """An error of the kind that all ranks raise at once, where a loss is not finite; but on one."""
     with np.errstate(divide="raise"):
         fails_in_the_middle(folder, lambda: 1.0 / np.zeros(1))
 

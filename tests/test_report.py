@@ -8,12 +8,12 @@ from minigrad.fit import History
 from models import report
 from models.posterior import DifferentialExpression
 
-# Names that matplotlib would read as mathematics, some of which it cannot, and one that it would leave out of legends.
+# Names that matplotlib would read as mathematics, some of which it cannot, or leave out of legends.
 ODD = ["$a$", "$\\frac$", "_hidden", "a$^b", "plain", "x$_$y", "", "_"]
 
 
 def drawn_texts(figure):
-    """Every text of a figure that is not empty, and whether matplotlib reads it as mathematics; the figure is drawn."""
+    """Every text of a figure, once drawn, with whether matplotlib reads it as mathematics."""
     figure.canvas.draw()
     found = {}
     for text in figure.findobj(lambda artist: hasattr(artist, "get_parse_math")):
