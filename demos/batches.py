@@ -54,16 +54,22 @@ def run(options) -> None:
         )
     f, axes = show.figure(2, 3, width=3.9, height=3.4)
     shown = np.random.default_rng(1).permutation(len(types))[:800]
-    for column, (name, z) in zip(axes.T, spaces.items()):
+    for column, (name, z) in enumerate(spaces.items()):
         y = tsne(z[shown], n_steps=100 if options.quick else 300)
-        show.scatter(column[0], y, batch[shown])
-        show.scatter(column[1], y, types[shown])
-        column[0].set_title(name)
+        batches_drawn = show.scatter(axes[0, column], y, batch[shown])
+        types_drawn = show.scatter(axes[1, column], y, types[shown])
+        axes[0, column].set_title(name)
     axes[0, 0].set_ylabel("by batch (simulated)")
     axes[1, 0].set_ylabel("by cell type (annotated)")
-    for row in axes:
-        row[-1].legend(
-            fontsize=8, markerscale=2, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5)
+    for place, drawn in zip(axes[:, -1], (batches_drawn, types_drawn)):
+        show.legend(
+            place,
+            drawn,
+            fontsize=8,
+            markerscale=2,
+            frameon=False,
+            loc="center left",
+            bbox_to_anchor=(1, 0.5),
         )
     show.save(
         f,

@@ -38,13 +38,13 @@ def run(options) -> None:
         if n_latent > 2:
             centred = z - z.mean(axis=0)
             z = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
-        show.scatter(ax, z, [f"profile {p + 1}" for p in profile], size=5)
+        drawn = show.scatter(ax, z, [f"profile {p + 1}" for p in profile], size=5)
         ax.set(
             title=f"latent {n_latent}, {how}",
             xlabel="PC 1" if n_latent > 2 else "z 1",
             ylabel="PC 2" if n_latent > 2 else "z 2",
         )
-    axes[0, 1].legend(frameon=False, fontsize=8, markerscale=2)
+    show.legend(axes[0, 1], drawn, frameon=False, fontsize=8, markerscale=2)
     show.save(
         f,
         options.out,

@@ -41,10 +41,12 @@ def course(options) -> None:
     )
     f, axes = show.figure(width=6, height=4.4)
     centred = z - z.mean(axis=0)
-    show.scatter(axes[0, 0], centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T, labels)
+    plane = np.linalg.svd(centred, full_matrices=False)[2][:2].T
+    drawn = show.scatter(axes[0, 0], centred @ plane, labels)
     axes[0, 0].set(title="code of 128 dimensions, seen by PCA", xlabel="PC 1", ylabel="PC 2")
-    f.legend(
-        *axes[0, 0].get_legend_handles_labels(),
+    show.legend(
+        f,
+        drawn,
         loc="outside right upper",
         frameon=False,
         fontsize=8,

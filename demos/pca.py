@@ -44,10 +44,16 @@ def run(options) -> None:
     )
     axes[0, 0].legend(frameon=False)
     labels = counts.obs["labels"][: len(x)]
-    show.scatter(axes[0, 1], (x - x.mean(axis=0)) @ v[:2].T, labels)
+    drawn = show.scatter(axes[0, 1], (x - x.mean(axis=0)) @ v[:2].T, labels)
     axes[0, 1].set(title="the first two components", xlabel="PC 1", ylabel="PC 2")
-    axes[0, 1].legend(
-        frameon=False, fontsize=7, markerscale=1.6, loc="center left", bbox_to_anchor=(1, 0.5)
+    show.legend(
+        axes[0, 1],
+        drawn,
+        frameon=False,
+        fontsize=7,
+        markerscale=1.6,
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
     )
     show.save(
         f,

@@ -9,7 +9,6 @@ the clusters are the types (1 is perfect), the silhouette whether the types lie 
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from demos.tsne import tsne
 from models import SCVI
 from models.clustering import adjusted_rand_index, kmeans, normalized_mutual_information, silhouette
 from models.counts import log1p, normalize, read
+from models.runs import write_cells
 
 
 def add_options(parser) -> None:
@@ -79,7 +79,8 @@ def run(options) -> None:
     (options.out / "scvi_training.caption").write_text(
         "Loss and validation ELBO (with its two terms) by epoch.\n"
     )
-    write_latent(options.out / "scvi_latent.csv", counts.cells, z)
+    columns = [f"z{i}" for i in range(z.shape[1])]
+    write_cells(options.out / "scvi_latent.csv", counts, "obsm", "X_scVI", z, columns)
     model.save(options.out / "scvi_model.npz")
 
 
@@ -110,11 +111,13 @@ def draw(z: np.ndarray, labels, options) -> None:
     rows = np.sort(np.random.default_rng(0).permutation(len(z))[: 300 if options.quick else 1000])
     y = tsne(z[rows], n_steps=100 if options.quick else 400)
     f, axes = show.figure(width=6.5, height=5)
-    show.scatter(axes[0, 0], y, ["cell"] * len(rows) if labels is None else labels[rows], size=12)
+    shown = ["cell"] * len(rows) if labels is None else labels[rows]
+    drawn = show.scatter(axes[0, 0], y, shown, size=12)
     axes[0, 0].set(title="scVI latent space", xlabel="t-SNE 1", ylabel="t-SNE 2")
     if labels is not None:
-        f.legend(
-            *axes[0, 0].get_legend_handles_labels(),
+        show.legend(
+            f,
+            drawn,
             loc="outside right upper",
             fontsize=9,
             markerscale=1.8,
@@ -127,11 +130,3 @@ def draw(z: np.ndarray, labels, options) -> None:
         f"{len(rows)} of the cells in scVI's latent space, placed by t-SNE; "
         "colours are annotated cell types, which the model has not seen.",
     )
-
-
-def write_latent(path: Path, cells, z: np.ndarray) -> None:
-    """A row a cell: its name and its latent coordinates."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["cell", *[f"z{i}" for i in range(z.shape[1])]])
-        table.writerows([cell, *[f"{v:.6g}" for v in row]] for cell, row in zip(cells, z))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from models.report import COLORS, MARKERS, scatter
+from models.report import COLORS, MARKERS, legend, scatter
 
-__all__ = ["COLORS", "DATA", "MARKERS", "figure", "save", "scatter"]
+__all__ = ["COLORS", "DATA", "MARKERS", "figure", "legend", "save", "scatter"]
 DATA = Path(__file__).parent / "data"
 
 

@@ -78,11 +78,12 @@ def run(options) -> None:
     )
     f, axes = show.figure(1, 2, width=4.6, height=4.4)
     show.scatter(axes[0, 0], components[:, :2], labels)
-    show.scatter(axes[0, 1], y, labels)
+    drawn = show.scatter(axes[0, 1], y, labels)
     axes[0, 0].set(title="two principal components", xlabel="PC 1", ylabel="PC 2")
     axes[0, 1].set(title="t-SNE of 20 components", xlabel="t-SNE 1", ylabel="t-SNE 2")
-    f.legend(
-        *axes[0, 1].get_legend_handles_labels(),
+    show.legend(
+        f,
+        drawn,
         loc="outside lower center",
         ncols=4,
         fontsize=8,

@@ -34,15 +34,11 @@ import numpy as np
 from scipy import sparse
 
 from minigrad import checkpoint
-from minigrad.parallel import AnotherRankFailed, ranks_of
+from minigrad.parallel import LAUNCHERS, AnotherRankFailed, ranks_of
 from models import posterior, report, runs, streams
 from models.counts import Counts, batch_codes
 from models.runs import Run
 
-LAUNCHERS = (
-    ("PMI_SIZE", "PMI_RANK"),
-    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
-)  # variables that mpiexec sets
 PICTURES = (".png", ".pdf", ".svg")
 OPTIONS = {
     "backed=True": "--on-disk",

@@ -25,6 +25,7 @@ import io
 import itertools
 import math
 import os
+import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,9 +39,28 @@ from scipy import sparse
 # Entries looked at in one go, so that reading and checking need little memory of their own.
 BLOCK = 2**20
 
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # by which a spreadsheet takes a text for a formula
+
 
 class Refused(ValueError):
     """A sentence of a reader about a file; libraries raise anything else on a damaged one."""
+
+
+def warn_of_formulas(texts) -> None:
+    """Warn where a text of a table would be a formula in a spreadsheet.
+
+    Tables hold names as they are, so that programs find again what they wrote: pandas and R read
+    `=2+3` as a name. A spreadsheet would compute it, or fetch what it links to.
+    """
+    found = sorted({str(text) for text in texts if text.startswith(FORMULAS)})
+    if found:
+        shown = ", ".join(map(repr, found[:3])) + " ..." * (len(found) > 3)
+        warnings.warn(
+            "the table has names that spreadsheets take for formulas, as they begin with =, +, -, "
+            f"@, a tab or a carriage return: {shown} ({len(found)} in all); when you open it in "
+            "one, import the columns of names as text",
+            stacklevel=3,
+        )
 
 
 class Content(NamedTuple):

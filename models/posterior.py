@@ -34,6 +34,7 @@ from minigrad.distributions import (
 from minigrad.fit import evaluating
 from minigrad.tensor import Tensor
 from models.counts import as_matrix, batch_codes, log1p, normalize
+from models.files import warn_of_formulas
 
 PRIOR_DRAWS = 256  # of z, by which it is known how totals of new cells scatter
 POSTERIOR = 17  # purpose of random numbers, beside those of minigrad/data.py
@@ -693,11 +694,12 @@ class DifferentialExpression:
         return "\n".join(lines + [f"... {len(self) - n:,} more"] * (len(self) > n))
 
     def to_csv(self, path) -> None:
-        """Write all rows, with a first line of column names."""
+        """Write all rows, with a first line of column names. Warns of genes that a spreadsheet takes for formulas."""
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(self.columns)
             writer.writerows(zip(*[column.tolist() for column in self.columns.values()]))
+        warn_of_formulas(map(str, self["gene"]))
 
     def volcano(self, path, n_labels: int = 16) -> None:
         """Draw Bayes factors against fold changes into a picture file (.png, .pdf, .svg); the first genes are named."""
@@ -748,6 +750,7 @@ def _name_genes(axes, names, x, y, edge) -> None:
         axes.annotate(
             names[k],
             (x[k], y[k]),
+            parse_math=False,  # a `$` in a name is a `$`
             xytext=(0.98 * edge, top - (i + 1) * 0.06 * (top - bottom)),
             fontsize=8,
             ha="left" if edge < 0 else "right",

@@ -1,14 +1,20 @@
-"""A trained scVI on one page: did training converge, what is in the latent space, and do the counts look like the model's?
+"""A trained scVI on one page: what its training, latent space and counts look like.
 
-Know before reading: scvi.py, posterior.py, and what k-means is. A figure a question:
+This is engineering.
+
+Know before reading: scvi.py, posterior.py, and what k-means is. A figure for each question:
 
     training        loss and held-out ELBO by epoch
-    latent space    cells on the first principal components of their latent means, by label and by library size
+    latent space    cells on the first principal components of their latent means, by label and by
+                    library size
     dimensions      KL of q(z | x) from the prior, by latent dimension: one near 0 goes unused
-    counts          posterior predictive: mean and zeros of each gene, in the data and in counts drawn from the model
-    cells           library sizes and genes detected, in the data and in cells generated from the prior
+    counts          posterior predictive: mean and zeros of each gene, in the data and in counts
+                    drawn from the model
+    cells           library sizes and genes detected, in the data and in cells generated from the
+                    prior
 
-The page holds its pictures and needs no network. Also here: the palette of this project, for the demos too.
+The page holds its pictures and needs no network. Also here: the palette of this project, for the
+demos too, and legends that show names as they are.
 
 Know after: how to look at a fitted model before believing it.
 """
@@ -21,6 +27,7 @@ import io
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 
 from minigrad.backend import Array
 from models.clustering import (
@@ -33,7 +40,7 @@ from models.clustering import (
 from models.counts import Counts, library_size
 from models.runs import in_memory
 
-# Okabe & Ito (2008), then three more for up to ten classes; markers tell apart what colours alone might not.
+# Okabe & Ito (2008), then three more for up to ten classes; markers help where colours do not.
 COLORS = (
     "#0072B2",
     "#E69F00",
@@ -47,10 +54,12 @@ COLORS = (
     "#882255",
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
-STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+STYLE = """body { font: 16px/1.5 system-ui, sans-serif; color: #222;
+    max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 img { max-width: 100%; border: 1px solid #ddd }
 pre { background: #f6f6f6; padding: .8rem; white-space: pre-wrap; font-size: 12px }
-figcaption { color: #555; margin-bottom: 1.5rem } code { background: #f6f6f6 } nav a { margin-right: .8rem }"""
+figcaption { color: #555; margin-bottom: 1.5rem }
+code { background: #f6f6f6 } nav a { margin-right: .8rem }"""
 MOST_CELLS = 3000  # shown, and looked at for what needs all pairs of them
 MOST_DRAWN = 1000  # cells of which the model draws counts
 N_CLUSTERS = 7  # where no labels are given: the colours before yellow, which is pale on white
@@ -69,9 +78,9 @@ def write(
 ) -> None:
     """Write the page, one HTML file, for a trained SCVI and counts (n_cells, n_genes) of its genes.
 
-    batch: a label per cell, or None; labels: (n_cells,) str by which cells are coloured and clusters judged, called
-    label_name; None: k-means clusters. A large data set is looked at in a random few thousand cells, and only these are
-    read into memory where the counts lie on the disk.
+    batch: a label per cell, or None; labels: (n_cells,) str by which cells are coloured and
+    clusters judged, called label_name; None: k-means clusters. A large data set is looked at in a
+    random few thousand cells, and only these are read into memory where the counts lie on the disk.
     """
     rows = np.sort(np.random.default_rng(0).permutation(len(counts))[:MOST_CELLS])
     counts = in_memory(counts[rows])
@@ -91,8 +100,9 @@ def write(
         table(facts(model, history, len(rows)) + scores(mean, batch, labels, label_name)),
         figure(
             training(history),
-            "Training: loss of the training cells, and ELBO of the held-out ones with its two parts, by "
-            "epoch. A validation ELBO that falls again says that the model learns its training cells by heart.",
+            "Training: loss of the training cells, and ELBO of those held out, with its parts, by "
+            "epoch. A validation ELBO that falls again says that the model learns its training "
+            "cells by heart.",
         ),
         figure(
             latent_space(mean, shown, label_name, library_size(counts.X)),
@@ -102,7 +112,8 @@ def write(
         figure(
             dimensions(mean, std),
             "KL divergence of q(z | x) from the prior, averaged over cells, by latent dimension. "
-            "Where it is near 0 the dimension goes unused; where all are, the latent space says nothing.",
+            "Where it is near 0 the dimension goes unused; where all are, the latent space says "
+            "nothing.",
         ),
         figure(
             genes(counts.X[drawn], model.sample_posterior(counts[drawn], of_drawn)),
@@ -117,13 +128,14 @@ def write(
     ]
     name = html.escape(title)
     path.write_text(
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{name}</title><style>{STYLE}</style>"
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{name}</title>"
+        f"<style>{STYLE}</style>"
         f"<h1>{name}</h1>{''.join(parts)}</html>\n",
         encoding="utf-8",
     )
 
 
-# --------------------------------------------------------------------------------------------------------- the numbers
+# -------------------------------------------------------------------------------------- the numbers
 def facts(model, history, n_shown: int) -> list:
     """(what, value) pairs, str: of the model and its training."""
     c = model.config
@@ -153,14 +165,16 @@ def facts(model, history, n_shown: int) -> list:
 
 
 def scores(z: Array, batch, labels: Array, label_name) -> list:
-    """(what, value) pairs, str: how clusters of z (n, n_latent) agree with labels, and whether batches mix in it."""
+    """(what, value) pairs, str: how clusters of z (n, n_latent) fit labels, how batches mix."""
     found, n_labels = [], 0 if labels is None else len(set(labels))
     if 1 < n_labels < len(z):
         clusters = kmeans(z, n_labels)
+        ari = adjusted_rand_index(labels, clusters)
+        nmi = normalized_mutual_information(labels, clusters)
         found += [
             (
                 f"{n_labels} k-means clusters against {label_name}",
-                f"ARI {adjusted_rand_index(labels, clusters):.2f}, NMI {normalized_mutual_information(labels, clusters):.2f}",
+                f"ARI {ari:.2f}, NMI {nmi:.2f}",
             ),
             (f"silhouette of {label_name}", f"{silhouette(z, labels):.2f}"),
         ]
@@ -177,7 +191,7 @@ def scores(z: Array, batch, labels: Array, label_name) -> list:
 
 
 def most_frequent(labels: Array) -> np.ndarray:
-    """The labels, (n,) str, with all but the most frequent called "others", so that colours suffice."""
+    """The labels, (n,) str, all but the most frequent called "others", so that colours suffice."""
     names, numbers = np.unique(labels, return_counts=True)
     if len(names) <= MOST_LABELS:
         return labels
@@ -185,7 +199,7 @@ def most_frequent(labels: Array) -> np.ndarray:
     return np.where(np.isin(labels, kept), labels, "others")
 
 
-# -------------------------------------------------------------------------------------------------------- the pictures
+# ------------------------------------------------------------------------------------- the pictures
 def training(history) -> bytes | None:
     """The curves, as a PNG; None where no epoch was finished."""
     if not len(history):
@@ -196,7 +210,10 @@ def training(history) -> bytes | None:
 
 
 def latent_space(mean: Array, labels: Array, label_name, library: Array) -> bytes:
-    """Cells on two principal components of the latent means (n, n_latent): by label, and by library size (n,)."""
+    """Cells on two principal components of the latent means: by label, and by library size.
+
+    mean: (n, n_latent); labels, library: (n,).
+    """
     centred = mean - mean.mean(axis=0)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
     points, share = (u * s)[:, :2], s**2 / max(np.sum(s**2), 1e-30)
@@ -204,8 +221,10 @@ def latent_space(mean: Array, labels: Array, label_name, library: Array) -> byte
         points, share = np.column_stack([points, np.zeros(len(points))]), np.append(share, 0.0)
     f = Figure(figsize=(11.5, 4.4), layout="constrained")
     left, right = f.subplots(1, 2)
-    scatter(left, points, labels)
-    left.legend(
+    drawn = scatter(left, points, labels)
+    legend(
+        left,
+        drawn,
         loc="center left",
         bbox_to_anchor=(1.0, 0.5),
         title=label_name,
@@ -233,7 +252,10 @@ def latent_space(mean: Array, labels: Array, label_name, library: Array) -> byte
 
 
 def dimensions(mean: Array, std: Array) -> bytes:
-    """KL(q(z_j | x) || Normal(0, 1)) of each latent dimension j, largest first, averaged over cells."""
+    """KL(q(z_j | x) || Normal(0, 1)) of each latent dimension j, a mean over cells, largest first.
+
+    mean, std: (n, n_latent).
+    """
     kl = np.mean((mean**2 + std**2 - 1) / 2 - np.log(std), axis=0)
     f = Figure(figsize=(6.5, 3), layout="constrained")
     axes = f.add_subplot()
@@ -243,7 +265,10 @@ def dimensions(mean: Array, std: Array) -> bytes:
 
 
 def genes(x: Array, drawn: Array) -> bytes:
-    """Mean and fraction of zeros of each gene: in counts x (n, n_genes), CSR, and in counts drawn from the model."""
+    """Mean and fraction of zeros of each gene, in the data and in counts drawn from the model.
+
+    x: (n, n_genes), CSR; drawn: (n, n_genes).
+    """
     x = x.toarray()
     f = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = f.subplots(1, 2)
@@ -280,7 +305,7 @@ def genes(x: Array, drawn: Array) -> bytes:
 
 
 def cells(x: Array, generated: Array) -> bytes:
-    """Library sizes and genes detected: of the cells x (n, n_genes), CSR, and of generated ones (m, n_genes)."""
+    """Library sizes and genes detected: cells x (n, n_genes), CSR, and generated (m, n_genes)."""
     f = Figure(figsize=(10, 3.4), layout="constrained")
     left, right = f.subplots(1, 2)
     sizes = [np.log10(np.maximum(total, 1.0)) for total in (library_size(x), generated.sum(axis=1))]
@@ -308,25 +333,44 @@ def cells(x: Array, generated: Array) -> bytes:
     return png(f)
 
 
-def scatter(axes, points: np.ndarray, labels: Array, size: float = 8.0) -> None:
-    """Points (n, 2) by label, each with a colour and a marker of its own."""
+def scatter(axes, points: np.ndarray, labels: Array, size: float = 8.0) -> dict:
+    """Points (n, 2) by label, each with a colour and a marker of its own.
+
+    Returns label -> what was drawn, for `legend`.
+    """
     labels = np.asarray(labels)
+    drawn = {}
     for i, name in enumerate(sorted(set(labels))):
         chosen = labels == name
-        axes.scatter(
+        drawn[str(name)] = axes.scatter(
             *points[chosen].T,
             s=size,
             color=COLORS[i % len(COLORS)],
             marker=MARKERS[i % len(MARKERS)],
             linewidths=0,
             alpha=0.75,
-            label=str(name),
             rasterized=True,
         )
     axes.set(xticks=[], yticks=[])
+    return drawn
 
 
-# ------------------------------------------------------------------------------------------------------------ the page
+def legend(place, drawn: dict, **options) -> Legend:
+    """The legend of what `scatter` has drawn, with every name as it is.
+
+    place: the Axes, or their Figure; options: of matplotlib's legend. Names come from data, and
+    matplotlib would set what stands between two `$` as mathematics and leave out a name that begins
+    with `_`. So the legend is made with other names, which are then replaced.
+    """
+    made = place.legend(list(drawn.values()), ["name"] * len(drawn), **options)
+    for text, name in zip(made.get_texts(), drawn):
+        text.set_text(name)
+        text.set_parse_math(False)
+    made.get_title().set_parse_math(False)
+    return made
+
+
+# ----------------------------------------------------------------------------------------- the page
 def png(f: Figure) -> bytes:
     """A figure as a PNG file's content."""
     file = io.BytesIO()
@@ -339,7 +383,8 @@ def figure(picture: bytes | None, caption: str) -> str:
     if picture is None:
         return ""
     text, data = html.escape(caption), base64.b64encode(picture).decode()
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+    image = f'<img alt="{text}" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
 
 
 def table(pairs) -> str:

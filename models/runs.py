@@ -35,6 +35,7 @@ from minigrad.data import Blocks, pieces
 from minigrad.fit import History
 from models import guarded, locks
 from models.counts import Counts, annotate_h5ad, highest_variance, pearson_residual_variance
+from models.files import warn_of_formulas
 from models.hdf5_writing import hdf5_file
 from models.scvi import SCVI
 
@@ -278,11 +279,22 @@ def fit_arguments(settings: dict) -> dict:
 
 # -------------------------------------------------------------------------------------------------------------- files
 def write_table(path, header, rows) -> None:
-    """A CSV file with a first line of names. Floats have the 9 digits that say exactly which float32 they are."""
+    """A CSV file with a first line of names. Floats have the 9 digits that say exactly which float32 they are.
+
+    Texts are written as they are; a warning says which of them a spreadsheet would take for formulas.
+    """
+    texts = [str(name) for name in header]
+
+    def written(value):
+        if isinstance(value, str):
+            texts.append(value)
+        return f"{value:.9g}" if isinstance(value, float) else value
+
     with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(header)
-        table.writerows([f"{v:.9g}" if isinstance(v, float) else v for v in row] for row in rows)
+        table.writerows([written(value) for value in row] for row in rows)
+    warn_of_formulas(texts)
 
 
 def write_arrays(path, **arrays) -> None:

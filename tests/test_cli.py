@@ -451,15 +451,15 @@ def test_genes_are_selected_and_found_again_by_name(place, tmp_path, words, rule
 # ------------------------------------------------------------------------------------------------------ stops and resumes
 STOPS = """
 import os, signal, sys
-from minigrad.fit import _Run
+from minigrad.training import Run
 from models import SCVI
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background would start without
-write = _Run.write
+write = Run.write
 def write_and_stop(self, *arguments):
     write(self, *arguments)
     if self.epoch == 2 and any(times):
         os.kill(os.getpid(), times.pop())
-_Run.write, times = write_and_stop, list(map(int, sys.argv[1].split(",")))
+Run.write, times = write_and_stop, list(map(int, sys.argv[1].split(",")))
 first = SCVI.loss
 def loss_or_error(self, *arguments, progress, **keywords):
     if progress > 0.6 and times == [0] and os.environ["PMI_RANK"] == "1":
@@ -773,6 +773,31 @@ def test_impute_score_trains_anew_on_what_is_left(place, model, capsys):
     assert call("impute-score", place / "run", "--fraction", 0.2, "--seed", 1, "--epochs", 2) == 0
     printed = dict(re.findall(r"^(model|gene mean|pca) +([\d.]+)$", capsys.readouterr().out, re.M))
     assert printed == {name: f"{value:.4f}" for name, value in expected.items()}
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_that_are_formulas_to_a_spreadsheet_are_kept_and_warned_of(tmp_path, capsys):
+    """No name is changed without a word, and no formula is written without one."""
+    genes = ["=2+3", "@SUM(A1)", "-a", "\tb", "\rc", "d=e", "g", "h-1"]
+    x = np.arange(16.0, dtype=np.float32).reshape(2, 8)
+    counts = Counts(sparse.csr_array(x), np.array(genes), np.array(["+cell", "cell"]), {})
+    path = tmp_path / "table.csv"
+    with pytest.warns(UserWarning, match=r": '\\tb', '\\rc', '\+cell' \.\.\. \(6 in all"):
+        runs.write_cells(path, counts, "layers", "mu", x, counts.genes)
+    frame = pandas.read_csv(path, index_col=0)
+    assert list(frame.columns) == genes and list(frame.index) == ["+cell", "cell"]
+    np.testing.assert_array_equal(frame, x)
+    with pytest.warns(UserWarning, match=r"names that spreadsheets take .*\(6 in all"):
+        runs.write_counts(path, counts)
+    quiet = Counts(counts.X[:, 5:], counts.genes[5:], np.array(["a=", "b"]), {})
+    runs.write_cells(path, quiet, "layers", "mu", -x[:, 5:], quiet.genes)
+
+    model = SCVI(8, n_latent=2, n_hidden=4)
+    model.trained = True
+    table = model.differential_expression(counts, [True, False], n_samples=9, genes=genes)
+    with pytest.warns(UserWarning, match=r"formulas, .*\(5 in all"):
+        table.to_csv(path)
+    assert sorted(pandas.read_csv(path)["gene"]) == sorted(genes)
 
 
 # ---------------------------------------------------------------------------------------------------------------- report

@@ -24,7 +24,7 @@ from minigrad.distributions import (
     kl_divergence,
 )
 from minigrad.example_inputs import EXAMPLES
-from minigrad.fit import _Run
+from minigrad.training import Run
 from models import SCVI, VAE, Autoencoder, TiedLinearAutoencoder
 from tests import strict_device
 from tests.strict_device import TRANSFERS
@@ -489,28 +489,28 @@ def test_training_and_predictions_give_the_numbers_of_the_host(name):
 @every_model
 def test_a_step_of_training_sends_the_minibatch_and_brings_the_loss(name, monkeypatch):
     """Nothing else crosses: not the noise, not the weights, not a test for numbers that are not finite."""
-    steps, whole = [], _Run.step
+    steps, whole = [], Run.minibatches
 
-    def step(run, minibatch):
-        TRANSFERS.clear()
-        value = whole(run, minibatch)
-        steps.append((list(TRANSFERS.to_device), list(TRANSFERS.to_host)))
-        return value
+    def minibatches(run):
+        for minibatch in whole(run):
+            TRANSFERS.clear()
+            yield minibatch  # the loop makes its step, and asks for the next
+            steps.append((list(TRANSFERS.to_device), list(TRANSFERS.to_host)))
 
-    monkeypatch.setattr(_Run, "step", step)
+    monkeypatch.setattr(Run, "minibatches", minibatches)
     trained(name, "cupy", epochs=1)
     assert len(steps) >= 1 and all(sent == [] and brought == [8] for sent, brought in steps)
 
 
 def test_an_epoch_sends_each_minibatch_once(monkeypatch):
-    sent, whole = [], _Run.train_epoch
+    sent, whole = [], Run.minibatches
 
-    def train_epoch(run, bar):
+    def minibatches(run):
         TRANSFERS.clear()
-        whole(run, bar)
+        yield from whole(run)
         sent.append((len(TRANSFERS.to_device), len(TRANSFERS.to_host)))
 
-    monkeypatch.setattr(_Run, "train_epoch", train_epoch)
+    monkeypatch.setattr(Run, "minibatches", minibatches)
     for name, per_step in (
         ("AE", 1),
         ("scVI, zinb, gene", 4),
@@ -537,7 +537,7 @@ def test_checkpoints_of_the_device_resume_anywhere(name, tmp_path):
         path = tmp_path / f"{device}.npz"
         stopped = MODELS[name][0]()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_Run, "is_over", lambda run: run.epoch == 1)
+            patch.setattr(Run, "is_over", lambda run: run.epoch == 1)
             stopped.fit(
                 MODELS[name][1],
                 epochs=2,

@@ -21,7 +21,7 @@ from scipy import sparse
 
 from minigrad import Tensor, functional, nn, optim
 from minigrad import checkpoint as files
-from minigrad import fit as module
+from minigrad import training as module
 from minigrad.fit import History, evaluating, fit
 
 N_ROWS = 60

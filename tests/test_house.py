@@ -36,6 +36,7 @@ ORDER = {
         "data",
         "checkpoint",
         "parallel",
+        "training",
         "fit",
         "example_inputs",
         "checking",

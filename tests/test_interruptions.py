@@ -18,7 +18,7 @@ import pytest
 from scipy import sparse
 
 from minigrad import checkpoint
-from minigrad import fit as module
+from minigrad import training as module
 from minigrad.data import Blocks
 from models import SCVI
 from models.counts import Counts

@@ -5,6 +5,7 @@ what they found in files of the folder, one a rank, which the tests compare.
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,15 +18,16 @@ import numpy as np
 import pytest
 
 from minigrad import checkpoint as files
-from minigrad import fit as module
-from minigrad import functional, nn, optim
+from minigrad import functional, nn, optim, parallel
+from minigrad.fit import fit
 from minigrad.parallel import One, ranks_of
+from minigrad.training import split_minibatches
 from models import SCVI, Autoencoder
 
 TIMEOUT = 60  # seconds after which ranks that wait for one another are ended
 
 
-def ranks(name, folder, n=2, start=()):
+def ranks(name, folder, n=2, start=(), timeout=TIMEOUT):
     """Run a function of this file on n ranks: (exit status, what they said). start: options of Python."""
     pytest.importorskip("mpi4py")
     places = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
@@ -38,8 +40,14 @@ def ranks(name, folder, n=2, start=()):
         "OPENBLAS_NUM_THREADS": "1",
     }
     command = [mpiexec, "-n", str(n), sys.executable, *start, __file__, name, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=TIMEOUT)
-    return done.returncode, done.stdout + done.stderr
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with subprocess.Popen(command, env=env, start_new_session=True, **pipes) as started:
+        try:
+            said, _ = started.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(started.pid, signal.SIGKILL)  # a stopped rank would outlive mpiexec
+            raise
+    return started.returncode, said
 
 
 def found(folder, rank):
@@ -65,8 +73,8 @@ def test_minibatches_too_small_for_the_ranks_are_refused():
         with pytest.raises(
             ValueError, match=f"batch_size={batch_size} of .* each of 4 ranks needs 2"
         ):
-            module._minibatches((columns[0][:n],), batch_size, 0.0, 0, False, four)
-    train, held_out = module._minibatches(columns, 16, 0.2, 0, False, four)
+            split_minibatches((columns[0][:n],), batch_size, 0.0, 0, False, four)
+    train, held_out = split_minibatches(columns, 16, 0.2, 0, False, four)
     assert train.shard == (1, 4) and held_out.shard == (0, 1)
 
 
@@ -116,23 +124,109 @@ def test_they_stop_together(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "how", ["raises", "is_killed", "fails_before", "has_bad_data", "has_other_data", "exits"]
+    "how",
+    [
+        "raises",
+        "raises_alone",
+        "is_killed",
+        "fails_before",
+        "has_bad_data",
+        "has_other_data",
+        "has_another_model",
+        "exits",
+    ],
 )
 def test_a_rank_that_fails_ends_all(tmp_path, how):
     status, said = ranks(how, tmp_path, start=["-m", "mpi4py"] if how == "exits" else [])
     assert status != 0, said
     expected = {
         "raises": "ZeroDivisionError",
+        "raises_alone": "FloatingPointError: divide by zero",
         "fails_before": "rank 0 of 2 could not start: FileNotFoundError",
-        "has_bad_data": "row 3, column 2 (from 0) is -1.0",
+        "has_bad_data": r"row 3, column 2 \(from 0\) is -1.0",
         "has_other_data": "must train the same",
+        "has_another_model": "must train the same.*layers",
         "is_killed": "",
         "exits": "ZeroDivisionError",
     }
-    assert expected[how] in said
+    assert re.search(expected[how], said)
     assert not list(tmp_path.glob("rank*"))  # nobody came to the end
-    if how in ("raises", "is_killed"):
+    if how in ("raises", "raises_alone", "is_killed"):
         assert files.load(tmp_path / "run.npz")[1]["position"]["epoch"] >= 1
+
+
+@pytest.mark.parametrize("how", ["is_suspended", "fails_outside", "fits_less", "fits_alone"])
+def test_nobody_waits_for_ever_for_a_rank_that_does_not_come(tmp_path, how):
+    status, said = ranks(how, tmp_path, n=3, timeout=25)
+    assert status != 0, said
+    assert re.search(
+        r"rank [02] of 3 has waited for [1-3] s, which ends all: rank 1 does not", said
+    )
+    assert "MINIGRAD_MPI_TIMEOUT to more seconds (now 1)" in said
+    assert not list(tmp_path.glob("rank[02].npz"))  # nobody else came to the end
+
+
+@pytest.mark.parametrize("how", ["raises_before", "is_suspended_before"])
+def test_nobody_waits_for_ever_for_mpi_to_start(tmp_path, how):
+    """MPI waits until all have started it, and no Python runs while it does."""
+    status, said = ranks(how, tmp_path, timeout=25)
+    assert status != 0, said
+    assert "rank 0 of 2 has waited for 1 s for all processes to start MPI, which ends all" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_rank_that_waits_elsewhere_is_told_from_one_that_does_not(tmp_path):
+    status, said = ranks("waits_elsewhere", tmp_path, timeout=25)
+    assert status != 0, said
+    assert re.search(
+        "rank [01] of 2 has waited .*: rank [01] waits too, but at another place", said
+    )
+
+
+def test_a_slow_rank_is_waited_for(tmp_path):
+    status, said = ranks("is_slow", tmp_path, timeout=25)
+    assert status == 0 and said == ""
+    assert len(list(tmp_path.glob("rank*"))) == 2
+
+
+def test_time_for_which_a_process_itself_was_stopped_does_not_count(monkeypatch):
+    """After Ctrl-Z and fg, all ranks find that hours have gone by."""
+    hours = iter(3600.0 * np.arange(100))
+    clock = SimpleNamespace(monotonic=lambda: next(hours), sleep=lambda seconds: None)
+    monkeypatch.setattr(parallel, "time", clock)
+    tests = iter([False] * 8 + [True])
+    waiting = object.__new__(parallel.Ranks)
+    waiting.timeout = 10.0
+    waiting._answer = lambda: None
+    waiting._end_all = lambda *_: pytest.fail("it gave up")
+    waiting._wait(SimpleNamespace(Test=lambda: next(tests)))
+    assert list(tests) == []
+
+
+def test_the_time_to_wait_is_an_environment_variable(monkeypatch):
+    monkeypatch.delenv("MINIGRAD_MPI_TIMEOUT", raising=False)
+    assert parallel.timeout() == 600.0
+    for text, seconds in (("1.5", 1.5), ("inf", np.inf)):
+        monkeypatch.setenv("MINIGRAD_MPI_TIMEOUT", text)
+        assert parallel.timeout() == seconds
+    for text in ("0", "-3", "soon", "", "nan"):
+        monkeypatch.setenv("MINIGRAD_MPI_TIMEOUT", text)
+        with pytest.raises(ValueError, match=f"MINIGRAD_MPI_TIMEOUT must be .* not '{text}'"):
+            parallel.timeout()
+
+
+def test_an_mpiexec_that_mpi4py_knows_nothing_of_is_refused():
+    """Two processes that both believe to be alone would write one checkpoint."""
+    pytest.importorskip("mpi4py")
+    done = subprocess.run(
+        [sys.executable, "-c", "from minigrad.parallel import ranks_of; ranks_of('mpi')"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMPI_COMM_WORLD_SIZE": "2"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert done.returncode == 1
+    assert "mpiexec started 2 processes, but mpi4py sees one" in done.stderr
 
 
 # ----------------------------------------------------------------------------------------------------- on every rank
@@ -175,7 +269,7 @@ def train(model, n=61, **options):
             super().step()
 
     columns = (x, x @ [1.0, -1.0, 0.5])
-    history = module.fit(
+    history = fit(
         model,
         columns,
         **{
@@ -194,12 +288,12 @@ def train(model, n=61, **options):
 
 def like_one_process(folder):
     arrays = {}
-    for name, parallel in (
+    for name, way in (
         ("alone/", None),
         ("", "mpi"),
     ):  # minibatches of 7 cannot be cut into equal parts
         model = Plain()
-        history, arrays[name + "gradient"] = train(model, parallel=parallel)
+        history, arrays[name + "gradient"] = train(model, parallel=way)
         arrays[name + "losses"] = np.column_stack(
             [history[k] for k in ("train_loss", "validation_loss", "validation_noise")]
         )
@@ -268,6 +362,12 @@ def raises(folder):
     fails_in_the_middle(folder, lambda: 1 / 0)
 
 
+def raises_alone(folder):
+    """An error of the kind that all ranks raise at once, where a loss is not finite; but on one."""
+    with np.errstate(divide="raise"):
+        fails_in_the_middle(folder, lambda: 1.0 / np.zeros(1))
+
+
 def is_killed(folder):
     fails_in_the_middle(folder, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
@@ -290,11 +390,92 @@ def has_other_data(folder):
     write(folder, {})
 
 
+def has_another_model(folder):
+    """With a layer of as many weights, so that nothing else would notice."""
+    model, rank = Plain(), ranks_of("mpi").rank
+    if rank == 1:
+        model.layers[0].weight = nn.Parameter(np.zeros((5, 3)))
+        model.layers[2].weight = nn.Parameter(np.zeros((5, 1)))
+    model.loss = lambda x, y, *, progress, rng: np.sum(model.layers[2].weight ** 2)
+    train(model, parallel="mpi", validation=0)
+    write(folder, {})
+
+
 def exits(folder):
     """One rank fails outside of `fit`, as where a file is missing on one machine."""
     if ranks_of("mpi").rank == 1:
         1 / 0
     train(Plain(), parallel="mpi")
+    write(folder, {})
+
+
+def wait_at_most(seconds):
+    """From here on; until all are here, imports may take as long as they like."""
+    with ranks_of("mpi").preparing():
+        os.environ["MINIGRAD_MPI_TIMEOUT"] = str(seconds)
+
+
+def is_suspended(folder):
+    wait_at_most(1)
+    fails_in_the_middle(folder, lambda: os.kill(os.getpid(), signal.SIGSTOP))
+
+
+def fails_outside(folder):
+    """As `exits`, but nobody started it with mpi4py's runner."""
+    wait_at_most(1)
+    exits(folder)
+
+
+def fails_before_mpi(folder, how):
+    """Whose number is known from mpiexec, as MPI has not begun."""
+    os.environ["MINIGRAD_MPI_TIMEOUT"] = "1"
+    if os.environ["PMI_RANK"] == "1":
+        how()
+    train(Plain(), parallel="mpi")
+    write(folder, {})
+
+
+def raises_before(folder):
+    fails_before_mpi(folder, lambda: 1 / 0)
+
+
+def is_suspended_before(folder):
+    fails_before_mpi(folder, lambda: os.kill(os.getpid(), signal.SIGSTOP))
+
+
+def fits_less(folder):
+    wait_at_most(1)
+    for _ in range(1 if ranks_of("mpi").rank == 1 else 2):
+        train(Plain(), parallel="mpi")
+    write(folder, {})
+
+
+def fits_alone(folder):
+    wait_at_most(1)
+    train(Plain(), parallel=None if ranks_of("mpi").rank == 1 else "mpi")
+    write(folder, {})
+
+
+def waits_elsewhere(folder):
+    wait_at_most(1)
+    all_ranks = ranks_of("mpi")
+    if all_ranks.rank == 1:
+        parallel.Ranks.n_exchanges += (
+            1  # as if it had taken part in something that the other has not
+        )
+        all_ranks.first(np.zeros(3), root=0)
+    else:
+        all_ranks.first(np.zeros(3), root=1)  # both believe that the other speaks
+    write(folder, {})
+
+
+def is_slow(folder):
+    """Slower than a rank that asks now and then, and in each place where ranks wait."""
+    wait_at_most(20)
+    model, rank = Plain(), ranks_of("mpi").rank
+    model.hook = lambda progress: time.sleep(0.4 * (progress == 0.5 and rank == 1))
+    time.sleep(0.4 * rank)
+    train(model, parallel="mpi")
     write(folder, {})
 
 

@@ -1,0 +1,83 @@
+"""models/report.py: texts of users in pictures, as they are."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from minigrad.fit import History
+from models import report
+from models.posterior import DifferentialExpression
+
+# Names that matplotlib would read as mathematics, some of which it cannot, or leave out of legends.
+ODD = ["$a$", "$\\frac$", "_hidden", "a$^b", "plain", "x$_$y", "", "_"]
+
+
+def drawn_texts(figure):
+    """Every text of a figure, once drawn, with whether matplotlib reads it as mathematics."""
+    figure.canvas.draw()
+    found = {}
+    for text in figure.findobj(lambda artist: hasattr(artist, "get_parse_math")):
+        if text.get_text():
+            found[text.get_text()] = (
+                text.get_parse_math() and text._preprocess_math(text.get_text())[1]
+            )
+    return found
+
+
+@pytest.mark.parametrize("where", ["axes", "figure"])
+def test_a_legend_shows_every_name_as_it_is(where, tmp_path):
+    figure = Figure(layout="constrained")
+    axes = figure.add_subplot()
+    labels = np.repeat(ODD, 3)
+    points = np.random.default_rng(0).normal(size=(len(labels), 2))
+    drawn = report.scatter(axes, points, labels)
+    options = {"loc": "outside right upper"} if where == "figure" else {}
+    place = figure if where == "figure" else axes
+    legend = report.legend(place, drawn, title="_k$e$y", **options)
+    assert [text.get_text() for text in legend.get_texts()] == sorted(ODD)
+    assert len(legend.legend_handles) == len(ODD)
+    for handle, points in zip(legend.legend_handles, axes.collections, strict=True):
+        np.testing.assert_array_equal(handle.get_facecolor(), points.get_facecolor())
+    found = drawn_texts(figure)
+    assert {*ODD, "_k$e$y"} - {""} <= set(found)
+    assert not any(found.values())
+    for suffix in ("png", "svg", "pdf"):
+        figure.savefig(tmp_path / f"legend.{suffix}")
+    assert (tmp_path / "legend.svg").stat().st_size > 5000
+
+
+def test_the_latent_space_is_drawn_with_any_labels(monkeypatch):
+    kept = []
+    monkeypatch.setattr(report, "png", lambda figure: kept.append(figure))
+    labels = np.repeat(ODD, 2)
+    z = np.random.default_rng(0).normal(size=(len(labels), 3))
+    report.latent_space(z, labels, "$\\bad$", np.ones(len(labels)))
+    found = drawn_texts(kept[0])
+    assert {*ODD, "$\\bad$"} - {""} <= set(found) and not any(found.values())
+
+
+def table_of(genes):
+    """A table of differential expression with these names of genes."""
+    n = len(genes)
+    numbers = np.linspace(1.0, 2.0, n)
+    columns = {"gene": np.array(genes)}
+    for name in ("lfc_median", "bayes_factor"):
+        columns[name] = numbers
+    columns["is_de"] = np.ones(n, bool)
+    return DifferentialExpression(columns, mode="change", n_samples=9, delta=0.25, fdr=0.05)
+
+
+def test_a_volcano_names_genes_as_they_are(tmp_path, monkeypatch):
+    kept = []
+    savefig = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: (kept.append(f), savefig(f, *a, **k)))
+    table_of(ODD).volcano(tmp_path / "volcano.svg")
+    found = drawn_texts(kept[0])
+    assert set(ODD) - {""} <= set(found)
+    assert not any(found[name] for name in ODD if name)
+
+
+def test_a_history_is_drawn_with_any_names(tmp_path):
+    history = History({"epoch": [1, 2], "train_loss": [2.0, 1.0], "validation_$\\x$": [2.0, 1.0]})
+    history.plot(tmp_path / "curves.svg")
+    assert (tmp_path / "curves.svg").stat().st_size > 5000
