@@ -35,6 +35,7 @@ ORDER = {
         "posterior",
         "autoencoder",
         "vae",
+        "differential",
         "scvi",
         "clustering",
         "runs",
