@@ -457,14 +457,13 @@ def _distribution(model, parameters: dict):
 def _log_share(group: Sums, alike):
     """log of a group's share of counts over `alike`, that of both together, and its variance.
 
-    Two (n_genes,), in nats; alike (n_genes,). Half a count is added to what was counted and to what
-    would have been if the groups were alike, so that no counts say little rather than minus
-    infinity. Counting has the variance 1 / count of either kind (delta method); their geometric
-    mean comes nearest to the deviance, which is exact. What exceeds counting comes on top.
+    Two (n_genes,), in nats; alike (n_genes,). By the delta method counting makes a variance of
+    1 / count, and what exceeds it comes on top. Half a count is added to what was counted, and to
+    what would have been if the groups were alike: no counts then say little, not minus infinity.
     """
     counted = group.observed + 0.5
     if_alike = alike * group.exposure + 0.5
-    return np.log(counted / if_alike), 1.0 / np.sqrt(counted * if_alike) + group.excess
+    return np.log(counted / if_alike), 1.0 / counted + group.excess
 
 
 def _of_means(a: Sums, b: Sums, delta):

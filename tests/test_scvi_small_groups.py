@@ -19,8 +19,8 @@ def test_the_score_knows_a_group_that_is_there_and_none_that_is_not():
 
 @pytest.mark.xfail(
     strict=True,
-    reason="clip(20000 / n_cells, 0.5, 20), the default weight decay, looks at all cells alone: what "
-    "only 20 of 1,000 ask of the weights is decayed away",
+    reason="clip(20000 / n_cells, 0.5, 20), the default weight decay, sees the number of all "
+    "cells: what only 20 of 1,000 ask of the weights is decayed away",
 )
 def test_the_latent_space_knows_a_group_of_20_in_1000():
     """Without weight decay: 0.92, and 0.94 from the counts themselves."""

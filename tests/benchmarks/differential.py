@@ -11,8 +11,8 @@ the 40, marks how many others beside them, and gets their fold changes right?
               counted with efficiencies of their own
 
 "ours" trains with all defaults; "vanilla" marks no genes, so the rule of the expected FDR is
-applied to its probabilities here, to show why. Wilcoxon is the rank sum test of each gene's log-normalised
-counts, at 5 % by Benjamini and Hochberg. scvi-tools comes with the extra `bench`.
+applied to its probabilities here, to show why. Wilcoxon is the rank sum test of each gene's
+log-normalised counts, at 5 % by Benjamini and Hochberg. scvi-tools comes with the extra `bench`.
 
 Know after: what can be believed of a list of genes.
 """
@@ -77,7 +77,7 @@ class Answer(NamedTuple):
 
 
 def measures(answer: Answer, truth: np.ndarray) -> tuple[float, float, float, float]:
-    """(power, share of false ones among those marked, AUROC, slope of fold changes on true ones)."""
+    """(power, share of false ones among the marked, AUROC, slope of fold changes on true ones)."""
     different = truth != 0
     marked = answer.marked
     pairs = np.sum(different) * np.sum(~different)
