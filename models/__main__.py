@@ -764,17 +764,16 @@ def de_options(add) -> None:
     )
     add(
         "--mode",
-        choices=["vanilla", "change"],
-        default="vanilla",
-        help="is one higher than the other (vanilla, default), or "
-        "is the log2 fold change beyond --delta (change)",
+        choices=["change", "vanilla"],
+        default="change",
+        help="do the means differ by a log2 fold change beyond --delta (change, default), or in "
+        "which direction do pairs of cells (vanilla, which marks no genes)",
     )
     add(
         "--delta",
         metavar="D",
         type=AT_LEAST_0,
-        default=0.25,
-        help="log2 fold change of mode change (default: 0.25)",
+        help="log2 fold change of mode change (default: 0.25, or the typical gene's if larger)",
     )
     add(
         "--fdr",
@@ -843,7 +842,7 @@ COMMANDS = {
         de,
         de_options,
         'run --key labels --groups "CD19+ B" Dendritic --csv de.csv --volcano de.png\n'
-        "run --key labels --groups Dendritic --mode change",
+        "run --key labels --groups Dendritic --delta 1",
     ),
     "generate": (generate, generate_options, "run --cells 1000 --out new.npz"),
     "report": (make_report, report_options, "run\nrun --color labels --out page.html"),

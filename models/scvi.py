@@ -37,6 +37,7 @@ from minigrad.tensor import Tensor
 from models import posterior
 from models.autoencoder import one_of, sizes
 from models.counts import as_matrix, batch_codes, moments
+from models.differential import ComparesGroups
 
 VARIANCE_FLOOR = 1e-4  # added to the variance of q, as the reference does: keeps KL finite when a dimension is very sure
 LIBRARY_FLOOR = 1e-4  # least variance of log library sizes in a batch: one cell alone has none
@@ -134,7 +135,7 @@ class Decoder(Module):
             self.theta = Linear(n_hidden, n_genes, dtype=dtype, rng=rng)
 
 
-class SCVI(Saved, Module):
+class SCVI(ComparesGroups, Saved, Module):
     """scVI for count matrices of n_genes genes, from n_batches batches.
 
     n_latent, n_hidden, n_layers: sizes of z and of the networks; dropout: of the encoder's hidden
@@ -606,7 +607,6 @@ class SCVI(Saved, Module):
     expression_fraction = posterior.expression_fraction
     denoise = posterior.denoise
     sample_posterior = posterior.sample_posterior
-    differential_expression = posterior.differential_expression
 
     # ------------------------------------------------------------------------------------------------------------ files
     @staticmethod

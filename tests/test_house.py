@@ -53,6 +53,7 @@ ORDER = {
         "posterior",
         "autoencoder",
         "vae",
+        "differential",
         "scvi",
         "clustering",
         "runs",

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from minigrad.fit import History
 from models import report
-from models.posterior import DifferentialExpression
+from models.differential import DifferentialExpression
 
 # Names that matplotlib would read as mathematics, some of which it cannot, or leave out of legends.
 ODD = ["$a$", "$\\frac$", "_hidden", "a$^b", "plain", "x$_$y", "", "_"]
@@ -61,7 +61,7 @@ def table_of(genes):
     n = len(genes)
     numbers = np.linspace(1.0, 2.0, n)
     columns = {"gene": np.array(genes)}
-    for name in ("lfc_median", "bayes_factor"):
+    for name in ("lfc_mean", "bayes_factor"):
         columns[name] = numbers
     columns["is_de"] = np.ones(n, bool)
     return DifferentialExpression(columns, mode="change", n_samples=9, delta=0.25, fdr=0.05)
