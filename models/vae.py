@@ -1,8 +1,8 @@
 """Variational autoencoders: an autoencoder whose code is a distribution.
 
 This is a lesson (chapter, "Variational Autoencoders"; Kingma & Welling 2014; Rezende et al. 2014).
-What comes in and out of the two networks is no longer a point, but a normal distribution for the
-code and a distribution for the row. That makes it a model of how rows arise, in two steps, and the
+What each of the two networks returns is no longer a point, but a distribution: the encoder's is one
+of codes, the decoder's one of rows. That makes it a model of how rows arise, in two steps, and the
 encoder learns to guess the first of them from the second:
 
     p(z) = Normal(0, 1)         first the code: d numbers
@@ -10,7 +10,7 @@ encoder learns to guess the first of them from the second:
     q(z | x) = encode(x)        the guess: Normal(mean, std), d numbers each
 
 Training is to make the rows likely. Their likelihood p(x), the integral of p(x | z) p(z) over all
-z, is out of reach, but its logarithm has a lower bound that is not, the evidence lower bound:
+z, cannot be computed, but its logarithm has a lower bound that can, the evidence lower bound:
 
     ELBO(x) = E_q[log p(x | z)] - KL(q(z | x) || p(z))
             = log p(x) - KL(q(z | x) || p(z | x))
@@ -34,7 +34,8 @@ is known: p(x) = Normal(0, sqrt(2)) and p(z | x) = Normal(x / 2, sqrt(1/2)). For
     >>> [round(float(value), 4) for value in (log_p, elbo(prior), elbo(posterior_of_x))]
     [-2.2655, -3.4189, -2.2655]
 
-A guess that has not looked at x is 1.15 nats below log p(x); the true one reaches it.
+The prior, a guess that has not looked at x, gives a bound 1.15 nats below log p(x). The true
+p(z | x) reaches it.
 
 With networks in the place of these formulas the expectation has none. It is estimated by one draw,
 
