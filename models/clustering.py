@@ -361,10 +361,10 @@ def batch_mixing(
     z: (n, d) real numbers, finite. batch: (n,) labels. n_neighbors: neighbours of a cell, the cell
     itself not counted, 1 to n-1. n_cells: how many cells to ask, drawn without replacement by seed;
     None, or n or more, asks all. Returns a float, in nats: 0 where all neighbours are of one batch,
-    at most log(number of batches). If position says nothing about batch it comes close to the entropy
-    of the batch sizes (log 2 = 0.693 for two equal ones), and stays below by about (number of
-    batches - 1) / (2 n_neighbors). One batch gives 0. Raises ValueError for too few cells and for
-    other unusable arguments.
+    at most log(number of batches). If position says nothing about batch it comes close to the
+    entropy of the batch sizes (log 2 = 0.693 for two equal ones), and stays below by about (number
+    of batches - 1) / (2 n_neighbors). One batch gives 0. Raises ValueError for too few cells and
+    for other unusable arguments.
 
     mean over cells u of -sum_b f_ub log f_ub, f_ub the fraction of batch b among the 50 nearest
     neighbours of u: the "entropy of batch mixing" of Lopez et al. 2018 (scVI), Methods. They

@@ -183,7 +183,8 @@ class VAE(FeatureModel):
         h = x
         if self.encoder.layers:
             h = functional.relu(self.encoder(x))
-        return Normal(self.mean(h), np.exp(0.5 * self.log_var(h)))
+        std = np.exp(0.5 * self.log_var(h))  # positive, whatever the layer returns
+        return Normal(self.mean(h), std)
 
     def decode(self, z: Array) -> Normal | Bernoulli | Categorical:
         """p(x | z) of z (n, n_latent): the distribution, with parameters (n, n_features)."""
@@ -263,6 +264,8 @@ class VAE(FeatureModel):
         """
         if self.trained:
             return
+        # So that the decoder starts at the mean of the rows and has to learn how each one differs.
+        # Probabilities are kept away from 0 and 1, where their logits would be infinite.
         mean = means(x)
         if self.kind == "normal":
             start = mean
@@ -273,7 +276,7 @@ class VAE(FeatureModel):
         last = self.decoder[-1]
         assert isinstance(last, Linear)
         backend.assign(last.bias.data, start)
-        if hasattr(self, "log_sigma"):
+        if hasattr(self, "log_sigma"):  # log of the standard deviation: half the log variance
             self.log_sigma.data[...] = 0.5 * np.log(max(mean_variance(x, mean), 1e-12))
 
     def _rows(self, x: Any, in_range: bool = False) -> Any:
