@@ -50,9 +50,9 @@ from minigrad.data import take_rows
 from minigrad.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from minigrad.fit import evaluating
 from minigrad.tensor import Tensor
-from models.autoencoder import one_of, sizes
 from models.counts import moments
 from models.files import warn_of_formulas
+from models.inputs import one_of, sizes
 from models.posterior import BUDGET, POSTERIOR
 
 LEAST_DELTA = 0.25  # log2 fold change (19 %): what delta is at least where it follows from the data

@@ -35,9 +35,9 @@ from minigrad.nn import BatchNorm1d, Dropout, Linear, Module, Parameter
 from minigrad.parallel import ranks_of
 from minigrad.tensor import Tensor
 from models import posterior
-from models.autoencoder import one_of, sizes
 from models.counts import as_matrix, batch_codes, moments
 from models.differential import ComparesGroups
+from models.inputs import one_of, sizes
 
 VARIANCE_FLOOR = 1e-4  # added to the variance of q, as the reference does: keeps KL finite when a dimension is very sure
 LIBRARY_FLOOR = 1e-4  # least variance of log library sizes in a batch: one cell alone has none

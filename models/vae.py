@@ -1,28 +1,62 @@
-"""Variational autoencoders: an autoencoder whose code is a distribution, which makes it a model of how data arise
-(chapter, "Variational Autoencoders"; Kingma & Welling 2014; Rezende et al. 2014).
+"""Variational autoencoders: an autoencoder whose code is a distribution.
 
-Know before reading: autoencoder.py, and minigrad/distributions.py. A row x of D features is thought to arise in two
-steps, and the encoder learns to guess the first from the second:
+This is a lesson (chapter, "Variational Autoencoders"; Kingma & Welling 2014; Rezende et al. 2014).
+What each of the two networks returns is no longer a point, but a distribution: the encoder's is one
+of codes, the decoder's one of rows. That makes it a model of how rows arise, in two steps, and the
+encoder learns to guess the first of them from the second:
 
-    p(z) = Normal(0, 1), d numbers     p(x | z) = decode(z): Normal, Bernoulli or Categorical, as the data ask for
-    q(z | x) = encode(x) = Normal(mean, std), d numbers each
+    p(z) = Normal(0, 1)         first the code: d numbers
+    p(x | z) = decode(z)        then the row: Normal, Bernoulli or Categorical, as the data ask for
+    q(z | x) = encode(x)        the guess: Normal(mean, std), d numbers each
 
-The likelihood log p(x) = log of the integral of p(x | z) p(z) dz is out of reach, but it has a lower bound that is not,
+Training is to make the rows likely. Their likelihood p(x), the integral of p(x | z) p(z) over all
+z, cannot be computed, but its logarithm has a lower bound that can, the evidence lower bound:
 
-    ELBO(x) = E_q[log p(x | z)] - KL(q(z | x) || p(z)) = log p(x) - KL(q(z | x) || p(z | x)),
+    ELBO(x) = E_q[log p(x | z)] - KL(q(z | x) || p(z))
+            = log p(x) - KL(q(z | x) || p(z | x))
 
-so raising it makes the data likelier and the guess better at once (chapter, "Two optimization objectives"). The
-expectation is estimated by one draw, z = mean + std * eps, which gradients pass (chapter, "The reparameterization
-trick"; Kingma & Welling 2014, section 2.4).
+The first line says how to compute it: an expectation of how well codes drawn from q give x back,
+less what it costs that q is not the prior. The second says why it is worth raising: the rows become
+more likely, and the guess q comes closer to the true p(z | x) (chapter, "Two optimization
+objectives").
+
+The smallest VAE has one feature and one code, and the decoder is p(x | z) = Normal(z, 1). Then all
+is known: p(x) = Normal(0, sqrt(2)) and p(z | x) = Normal(x / 2, sqrt(1/2)). For the row x = 2:
+
+    >>> x = 2.0
+    >>> def elbo(q):
+    ...     squared_error = (x - q.loc) ** 2 + q.scale**2  # E_q[(x - z)^2]
+    ...     expected = -0.5 * np.log(2 * np.pi) - 0.5 * squared_error
+    ...     return expected - kl_divergence(q, Normal(0.0, 1.0))
+    >>> log_p = Normal(0.0, np.sqrt(2)).log_prob(x)
+    >>> prior = Normal(0.0, 1.0)
+    >>> posterior_of_x = Normal(1.0, np.sqrt(0.5))
+    >>> [round(float(value), 4) for value in (log_p, elbo(prior), elbo(posterior_of_x))]
+    [-2.2655, -3.4189, -2.2655]
+
+The prior, a guess that has not looked at x, gives a bound 1.15 nats below log p(x). The true
+p(z | x) reaches it.
+
+With networks in the place of these formulas the expectation has none. It is estimated by one draw,
+
+    z = mean + std * eps,   eps ~ Normal(0, 1),
+
+in which the random part does not depend on the weights, so that gradients pass through mean and std
+(chapter, "The reparameterization trick"; Kingma & Welling 2014, section 2.4).
+
+Know before reading: autoencoder.py, and minigrad/distributions.py.
 
 Know after: scVI (scvi.py), but for what is special about counts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from numbers import Real
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 from scipy import special
 
 from minigrad import backend, functional
@@ -30,46 +64,51 @@ from minigrad.backend import Array
 from minigrad.distributions import Bernoulli, Categorical, Normal, kl_divergence
 from minigrad.fit import History, evaluating
 from minigrad.nn import Linear, Parameter
-from minigrad.tensor import Tensor
 from models import posterior
-from models.autoencoder import (
-    FRACTION_ADVICE,
-    UNIT_ADVICE,
-    FeatureModel,
+from models.autoencoder import layers
+from models.feature_model import FeatureModel
+from models.inputs import (
+    ANY_NUMBER,
+    NOT_NEGATIVE,
+    UNIT_INTERVAL,
     dense,
     floating,
-    layers,
     mean_variance,
     means,
     one_of,
     sizes,
+    whole_number,
     widths,
 )
 
-RANGES = {
-    "normal": (-np.inf, np.inf, ""),
-    "bernoulli": (0.0, 1.0, UNIT_ADVICE),
-    "categorical": (0.0, np.inf, FRACTION_ADVICE),
-}  # of x for each decoder, and what to do about others
+# The features that each decoder is a distribution of.
+RANGES = {"normal": ANY_NUMBER, "bernoulli": UNIT_INTERVAL, "categorical": NOT_NEGATIVE}
 TINY = 1e-30  # stands for the total of a row of zeros
 
 
 class VAE(FeatureModel):
-    """A variational autoencoder: n_features - hidden - q(z) of n_latent dimensions - reversed hidden - p(x | z).
+    """A VAE: n_features - hidden - q(z) of n_latent dimensions - reversed hidden - p(x | z).
 
-    hidden: widths of the encoder's hidden layers, each followed by ReLU; () for none, then with a normal decoder the
-    model is probabilistic PCA (Tipping & Bishop 1999). n_latent: dimensions of z. decoder: the distribution of x, and
-    so log p(x | z), with f = the decoder network of z:
-        "normal"       sum_i log Normal(x_i; f_i, sigma): a density. sigma: a number, or "learned", one for all features
-        "bernoulli"    sum_i [x_i log p_i + (1 - x_i) log(1 - p_i)], p = sigmoid(f). For x of 0 and 1 a probability; for
-                       x between a cross-entropy, which is no density of x
-        "categorical"  sum_i x_i log p_i, p = softmax(f). For one-hot rows the probability of the class; for counts that
-                       of the molecules in one given order, which is the multinomial's without its coefficient (a
-                       constant of x); for fractions a molecule's share of that, no density of fractions, and worth so
-                       little against the KL that z goes unused: give counts. Its encoder sees log(1 + D x / sum(x)),
-                       of order 1 whatever the total is (chapter, Figure 10)
-    dtype: of weights and arithmetic, float32 or float64. seed: of the initial weights. ValueError names an argument
-    out of range. See chapter, "The VAE decoder is a generative model" and the sections after; Kingma & Welling 2014, section 3.
+    hidden: widths of the encoder's hidden layers, each followed by ReLU; () for none, then with a
+    normal decoder the model is probabilistic PCA (Tipping & Bishop 1999). n_latent: dimensions of
+    z. decoder: the distribution of x, and so log p(x | z), with f = the decoder network of z:
+
+        "normal"       sum_i log Normal(x_i; f_i, sigma)
+        "bernoulli"    sum_i [x_i log p_i + (1 - x_i) log(1 - p_i)],  p = sigmoid(f)
+        "categorical"  sum_i x_i log p_i,  p = softmax(f)
+
+    The normal decoder gives a density; sigma: a number, or "learned", one for all features. The
+    Bernoulli one gives a probability for x of 0 and 1; for x between it is a cross-entropy, which
+    is no density of x. The categorical one gives, for one-hot rows, the probability of the class;
+    for counts that of the molecules in one given order, which is the multinomial's without its
+    coefficient (a constant of x). Fractions are treated as the counts of a single molecule, which
+    is no density of them and weighs so little against the KL that z goes unused: give counts. The
+    categorical encoder sees log(1 + D x / sum(x)), of order 1 whatever the total is (chapter,
+    Figure 10).
+
+    dtype: of weights and arithmetic, float32 or float64. seed: of the initial weights. ValueError
+    names an argument out of range. See chapter, "The VAE decoder is a generative model" and the
+    sections after; Kingma & Welling 2014, section 3.
 
         >>> x = np.random.default_rng(0).normal(size=(64, 5))
         >>> model = VAE(5, hidden=(8,), n_latent=2)
@@ -78,14 +117,16 @@ class VAE(FeatureModel):
         ((64, 2), (64,), (3, 5))
     """
 
+    kl_warmup = 0.25  # see fit
+
     def __init__(
         self,
         n_features: int,
-        hidden=(512, 256),
+        hidden: Sequence[int] = (512, 256),
         n_latent: int = 32,
         decoder: str = "normal",
         sigma: float | str = 1.0,
-        dtype=np.float32,
+        dtype: DTypeLike = np.float32,
         seed: int = 0,
     ):
         one_of("decoder", decoder, RANGES)
@@ -95,12 +136,11 @@ class VAE(FeatureModel):
                 f'sigma must be a standard deviation above 0, or "learned", not {sigma!r}'
             )
         self.n_features, self.n_latent = sizes(n_features=n_features, n_latent=n_latent)
-        self.dtype, self.kind, hidden = floating(dtype), decoder, widths(hidden)
-        self.low, self.high, advice = RANGES[decoder]
-        self.advice, self.widest = (
-            advice.format(f"decoder={decoder!r}"),
-            max(self.n_features, self.n_latent, *hidden),
-        )
+        self.dtype = floating(dtype)
+        hidden = widths(hidden)
+        self.kind = decoder
+        self.accepted = RANGES[decoder].of(f"decoder={decoder!r}")
+        self.widest = max(self.n_features, self.n_latent, *hidden)
         self.config = dict(
             n_features=self.n_features,
             hidden=hidden,
@@ -110,80 +150,105 @@ class VAE(FeatureModel):
             dtype=self.dtype.name,
             seed=int(seed),
         )
-        rng, down = np.random.default_rng(seed), [self.n_features, *hidden]
-        self.encoder = layers(down, dtype=dtype, rng=rng)
-        self.mean = Linear(down[-1], self.n_latent, dtype=dtype, rng=rng)
-        self.log_var = Linear(down[-1], self.n_latent, dtype=dtype, rng=rng)
-        self.decoder = layers([self.n_latent, *down[::-1]], dtype=dtype, rng=rng)
+        rng = np.random.default_rng(seed)
+        units = [self.n_features, *hidden]
+        self.encoder = layers(units, dtype=self.dtype, rng=rng)
+        # Two layers, the last step of the encoder: from the hidden units to the mean and the log
+        # variance of q(z | x). Saved weights go by these names. (The `mean` of a distribution,
+        # as in `decode(z).mean`, is an array: its expectation.)
+        self.mean = Linear(units[-1], self.n_latent, dtype=self.dtype, rng=rng)
+        self.log_var = Linear(units[-1], self.n_latent, dtype=self.dtype, rng=rng)
+        self.decoder = layers([self.n_latent, *units[::-1]], dtype=self.dtype, rng=rng)
         if learned and decoder == "normal":
-            self.log_sigma = Parameter(np.zeros(1), dtype)
+            self.log_sigma = Parameter(np.zeros(1), self.dtype)
 
-    # ------------------------------------------------------------------------------------------------ the model itself
+    # ----------------------------------------------------------------------------- the model itself
     @property
-    def sigma(self) -> float | Tensor | None:
-        """The standard deviation of the normal decoder: a number, or where it is learned a Tensor (1,); else None."""
+    def sigma(self) -> Array | None:
+        """The standard deviation of the normal decoder; None for the other decoders.
+
+        A number, or where it is learned a Tensor of shape (1,).
+        """
         if self.kind != "normal":
             return None
-        return np.exp(self.log_sigma) if self.config["sigma"] == "learned" else self.config["sigma"]
+        if self.config["sigma"] == "learned":
+            return np.exp(self.log_sigma)
+        return self.config["sigma"]
 
     def encode(self, x: Array) -> Normal:
         """q(z | x) of a dense minibatch x (n, n_features): Normal with parameters (n, n_latent)."""
         if self.kind == "categorical":
-            x = np.log1p(x * (self.n_features / np.maximum(np.sum(x, axis=1, keepdims=True), TINY)))
-        h = functional.relu(self.encoder(x)) if self.encoder.layers else x
-        return Normal(self.mean(h), np.exp(0.5 * self.log_var(h)))
+            total = np.maximum(np.sum(x, axis=1, keepdims=True), TINY)
+            x = np.log1p(x * (self.n_features / total))
+        h = x
+        if self.encoder.layers:
+            h = functional.relu(self.encoder(x))
+        std = np.exp(0.5 * self.log_var(h))  # positive, whatever the layer returns
+        return Normal(self.mean(h), std)
 
     def decode(self, z: Array) -> Normal | Bernoulli | Categorical:
         """p(x | z) of z (n, n_latent): the distribution, with parameters (n, n_features)."""
         f = self.decoder(z)
         if self.kind == "normal":
             return Normal(f, self.sigma)
-        return Bernoulli(f) if self.kind == "bernoulli" else Categorical(f)
+        if self.kind == "bernoulli":
+            return Bernoulli(f)
+        return Categorical(f)
 
     def log_prob(self, x: Array, z: Array) -> Array:
-        """log p(x | z) of rows x (n, n_features) and z (n, n_latent), summed over features: (n,), in nats."""
+        """log p(x | z) of rows x (n, n_features) and z (n, n_latent), summed over features: (n,).
+
+        In nats.
+        """
         log_p = self.decode(z).log_prob(x)
-        return log_p if self.kind == "categorical" else np.sum(log_p, axis=1)
+        if self.kind == "categorical":  # of a whole row already
+            return log_p
+        return np.sum(log_p, axis=1)
 
     def terms(
         self, x: Array, rng: np.random.Generator | None = None, eps: Array | None = None
     ) -> tuple[Array, Array]:
-        """(E_q[log p(x | z)], KL(q(z | x) || p(z))) of each row of a dense minibatch, (n,) each, by one draw from q.
+        """The two parts of each row's ELBO, E_q[log p(x | z)] and KL(q(z | x) || p(z)): (n,) each.
 
-        In nats; their difference estimates the ELBO without bias (chapter, "VAE Pytorch code"; Kingma & Welling 2014, eq. 7
-        and 10). The KL is exact, sum_j (mean_j^2 + std_j^2 - 1) / 2 - log std_j. The noise is eps (n, n_latent), or from rng.
+        x: a dense minibatch (n, n_features). The expectation is estimated by one draw of z, with
+        the noise eps (n, n_latent), or noise from rng. In nats; the difference of the two estimates
+        the ELBO without bias (chapter, "VAE Pytorch code"; Kingma & Welling 2014, eq. 7 and 10).
+        The KL is exact, sum_j (mean_j^2 + std_j^2 - 1) / 2 - log std_j.
         """
         q = self.encode(x)
-        kl = np.sum(kl_divergence(q, Normal(0.0, 1.0)), axis=1)
-        return self.log_prob(x, q.rsample(eps, None if eps is not None else rng)), kl
+        kl_z = np.sum(kl_divergence(q, Normal(0.0, 1.0)), axis=1)
+        z = q.rsample(eps) if eps is not None else q.rsample(rng=rng)
+        return self.log_prob(x, z), kl_z
 
     def loss(
         self, x: Array, *, progress: float = 1.0, rng: np.random.Generator | None = None
-    ) -> Tensor:
-        """-ELBO, averaged over the minibatch (dense or CSR): a scalar = -mean(log p - weight kl), in nats.
+    ) -> Array:
+        """-ELBO, averaged over the minibatch (dense or CSR): a scalar, in nats.
 
-        weight: rises from 0 to 1 while progress does from 0 to kl_warmup.
+        mean(weight * KL - log p), where the weight rises from 0 to 1 while `progress` does from 0
+        to kl_warmup (see fit).
         """
-        log_p, kl = self.terms(dense(x), rng)
-        return -np.mean(
-            log_p - (min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0) * kl
-        )
+        log_p, kl_z = self.terms(dense(x), rng)
+        weight = 1.0
+        if self.kl_warmup:
+            weight = min(1.0, progress / self.kl_warmup)
+        return -np.mean(log_p - weight * kl_z)
 
-    def validation(self, x: Array, *, rng: np.random.Generator | None = None) -> dict:
+    def validation(self, x: Array, *, rng: np.random.Generator | None = None) -> dict[str, Array]:
         """The ELBO of each row (KL weight 1) and its two parts, as plain arrays."""
-        log_p, kl = self.terms(dense(x), rng)
-        return {"elbo": (log_p - kl).data, "reconstruction": log_p.data, "kl": kl.data}
+        log_p, kl_z = self.terms(dense(x), rng)
+        scores = {"elbo": log_p - kl_z, "reconstruction": log_p, "kl": kl_z}
+        return {name: functional.data_of(score) for name, score in scores.items()}
 
-    # -------------------------------------------------------------------------------------------------------- training
-    kl_warmup = 0.25
+    # ------------------------------------------------------------------------------------- training
+    def fit(self, x: Array, *, kl_warmup: float = 0.25, **training: Any) -> History:
+        """Train on x (n, n_features) to raise the ELBO.
 
-    def fit(self, x: Array, *, kl_warmup: float = 0.25, **training) -> History:
-        """Train on x (n, n_features) to raise the ELBO; the arguments but for kl_warmup are those of Autoencoder.fit.
-
-        kl_warmup: fraction of the training, at most 0.5, over which the weight of the KL rises from 0 to 1 (Sonderby et
-        al. 2016): else q may give up on z before z has become of use. The History has validation_elbo, _reconstruction
-        and _kl, in nats a row. A learned sigma has a best value only where z cannot reproduce x exactly.
-        ValueError for kl_warmup out of range.
+        kl_warmup: fraction of the training, at most 0.5, over which the weight of the KL rises from
+        0 to 1 (Sonderby et al. 2016): else q may give up on z before z has become of use. The other
+        arguments are those of Autoencoder.fit. The History has validation_elbo,
+        validation_reconstruction and validation_kl, in nats a row. A learned sigma has a best value
+        only where z cannot reproduce x exactly. ValueError for kl_warmup out of range.
         """
         if not 0 <= kl_warmup <= 0.5:
             raise ValueError(
@@ -192,109 +257,133 @@ class VAE(FeatureModel):
         self.kl_warmup = float(kl_warmup)
         return super().fit(x, **training)
 
-    def _start_from(self, x) -> None:
-        """The decoder's last biases, and a learned sigma, from the moments of the training rows; only at first."""
+    def _start_from(self, x: Array) -> None:
+        """The decoder's last biases, and a learned sigma, from the moments of the training rows.
+
+        Only at first: a model that is trained further goes on from where it is.
+        """
         if self.trained:
             return
-        mean, bias = means(x), self.decoder[-1].bias.data
+        # So that the decoder starts at the mean of the rows and has to learn how each one differs.
+        # Probabilities are kept away from 0 and 1, where their logits would be infinite.
+        mean = means(x)
         if self.kind == "normal":
             start = mean
         elif self.kind == "bernoulli":
             start = special.logit(0.98 * mean + 0.01)
         else:
             start = np.log(0.99 * mean / max(mean.sum(), TINY) + 0.01 / self.n_features)
-        backend.assign(bias, start)
-        if hasattr(self, "log_sigma"):
+        last = self.decoder[-1]
+        assert isinstance(last, Linear)
+        backend.assign(last.bias.data, start)
+        if hasattr(self, "log_sigma"):  # log of the standard deviation: half the log variance
             self.log_sigma.data[...] = 0.5 * np.log(max(mean_variance(x, mean), 1e-12))
 
-    def _rows(self, x, in_range=False):
-        """x, checked: see as_features. The categorical encoder takes logarithms, so that its x must be in range always."""
+    def _rows(self, x: Any, in_range: bool = False) -> Any:
+        """x, checked: see as_features.
+
+        The categorical encoder takes logarithms, so that its x must be in range always.
+        """
         return super()._rows(x, in_range or self.kind == "categorical")
 
-    # ------------------------------------------------------------------------------------ what a trained model is asked
+    # ---------------------------------------------------------------- what a trained model is asked
     def latent(
         self, x: Array, *, return_std: bool = False
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """Mean of q(z | x): (n, n_latent), deterministic. With return_std: (means, standard deviations)."""
+        """The mean of q(z | x) of each row of x (n, n_features): (n, n_latent), deterministic.
+
+        With return_std: (means, standard deviations), each (n, n_latent).
+        """
         mean = self.predict(x, lambda piece: self.encode(piece).loc)
-        return (
-            (mean, self.predict(x, lambda piece: self.encode(piece).scale)) if return_std else mean
-        )
+        if not return_std:
+            return mean
+        std = self.predict(x, lambda piece: self.encode(piece).scale)
+        return mean, std
 
     def reconstruct(self, x: Array) -> np.ndarray:
-        """E[x' | z] at the mean of q(z | x): (n, n_features); of a categorical decoder fractions, rows sum to 1."""
+        """E[x' | z] at the mean of q(z | x): (n, n_features).
+
+        Of a categorical decoder these are fractions: each row sums to 1.
+        """
         return self.predict(x, lambda piece: self.decode(self.encode(piece).loc).mean)
 
     def elbo(self, x: Array, n_samples: int = 1, seed: int = 0) -> np.ndarray:
-        """The evidence lower bound of each row of x, KL weight 1, averaged over n_samples draws: (n,) float64, nats.
+        """The evidence lower bound of each row of x (n, n_features): (n,) float64, in nats.
 
-        E_q[log p(x | z)] - KL(q(z | x) || p(z)) (chapter, "Two optimization objectives"; Kingma & Welling 2014, eq. 3).
+        E_q[log p(x | z)] - KL(q(z | x) || p(z)), the KL with weight 1, the expectation averaged
+        over n_samples draws (chapter, "Two optimization objectives"; Kingma & Welling 2014, eq. 3).
         """
-        n_samples, found = sizes(n_samples=n_samples)[0], []
+        n_samples = whole_number("n_samples", n_samples)
+        found = []
         with evaluating(self):
             for i, piece in enumerate(self.minibatches(x, in_range=True)):
-                rng, q = (
-                    backend.generator([seed, posterior.POSTERIOR, i], self.device),
-                    self.encode(piece),
-                )
-                log_p = sum(
-                    self.log_prob(piece, q.sample(rng)).numpy().astype(np.float64)
-                    for _ in range(n_samples)
-                )
-                found.append(
-                    log_p / n_samples - np.sum(kl_divergence(q, Normal(0.0, 1.0)), axis=1).numpy()
-                )
+                rng = backend.generator([seed, posterior.POSTERIOR, i], self.device)
+                q = self.encode(piece)
+                log_p = np.zeros(len(piece))
+                for _ in range(n_samples):
+                    log_p += _on_host(self.log_prob(piece, q.sample(rng)))
+                kl_z = _on_host(np.sum(kl_divergence(q, Normal(0.0, 1.0)), axis=1))
+                found.append(log_p / n_samples - kl_z)
         return np.concatenate(found)
 
     def log_likelihood(
         self, x: Array, n_samples: int = 1000, seed: int = 0, return_error: bool = False
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """log p(x) of each row, (n,) float64, nats: log of the mean over n_samples z ~ q of p(x | z) p(z) / q(z | x).
+        """log p(x) of each row of x (n, n_features), by importance weights: (n,) float64, in nats.
 
-        A lower bound in expectation that n_samples tightens (Burda et al. 2016, eq. 8). return_error: also its Monte
-        Carlo standard error (delta method), (n,); NaN for one sample. Memory does not grow with n_samples.
+        The log of the mean over n_samples z ~ q of p(x | z) p(z) / q(z | x): a lower bound in
+        expectation that n_samples tightens (Burda et al. 2016, eq. 8). return_error: also its Monte
+        Carlo standard error (delta method), (n,); NaN for one sample. Memory does not grow with
+        n_samples.
         """
-        n_samples, values, errors = sizes(n_samples=n_samples)[0], [], []
+        n_samples = whole_number("n_samples", n_samples)
+        values = []
+        errors = []
         with evaluating(self):
             for i, piece in enumerate(self.minibatches(x, size=128, in_range=True)):
-                rng, q = (
-                    backend.generator([seed, posterior.POSTERIOR, i], self.device),
-                    self.encode(piece),
-                )
-                at_once = max(1, posterior.BUDGET // (len(piece) * self.widest))
-                blocks = (
-                    backend.to_host(
-                        self._log_weights(piece, q, min(at_once, n_samples - start), rng)
-                    )
-                    for start in range(0, n_samples, at_once)
-                )
-                value, error = posterior.log_mean_exp(blocks)
+                rng = backend.generator([seed, posterior.POSTERIOR, i], self.device)
+                weights = self._blocks_of_log_weights(piece, n_samples, rng)
+                value, error = posterior.log_mean_exp(weights)
                 values.append(value)
                 errors.append(error)
-        return (
-            (np.concatenate(values), np.concatenate(errors))
-            if return_error
-            else np.concatenate(values)
-        )
+        if not return_error:
+            return np.concatenate(values)
+        return np.concatenate(values), np.concatenate(errors)
 
-    def _log_weights(self, x, q, n, rng):
-        """log of p(x | z) p(z) / q(z) for n draws of z a row: (n, n_rows)."""
+    def _blocks_of_log_weights(
+        self, x: Array, n_samples: int, rng: np.random.Generator
+    ) -> Iterator[np.ndarray]:
+        """The log weights of n_samples draws, (n, n_rows) at a time, as many as memory is for."""
+        q = self.encode(x)
         q = Normal(q.loc.data, q.scale.data)
+        at_once = max(1, posterior.BUDGET // (len(x) * self.widest))
+        for start in range(0, n_samples, at_once):
+            n = min(at_once, n_samples - start)
+            yield backend.to_host(self._log_weights(x, q, n, rng))
+
+    def _log_weights(self, x: Array, q: Normal, n: int, rng: np.random.Generator) -> Array:
+        """log of p(x | z) p(z) / q(z) for n draws of z a row: (n, n_rows)."""
         z = q.loc + q.scale * rng.standard_normal((n, *q.loc.shape), dtype=self.dtype)
-        log_p = self.log_prob(np.tile(x, (n, 1)), z.reshape(-1, self.n_latent)).data.reshape(
-            n, len(x)
-        )
-        return log_p.astype(np.float64) + np.sum(
-            Normal(0.0, 1.0).log_prob(z) - q.log_prob(z), axis=-1
-        )
+        log_p = self.log_prob(np.tile(x, (n, 1)), z.reshape(-1, self.n_latent))
+        log_p = functional.data_of(log_p).reshape(n, len(x)).astype(np.float64)
+        log_ratio = Normal(0.0, 1.0).log_prob(z) - q.log_prob(z)
+        return log_p + np.sum(log_ratio, axis=-1)
 
     def generate(self, n: int, seed: int = 0, mean: bool = False) -> np.ndarray:
-        """n new rows, (n, n_features): z from the prior, then a draw from p(x | z), noise of the decoder included.
+        """n new rows, (n, n_features): z from the prior, then a draw from p(x | z).
 
-        A normal decoder gives numbers, a Bernoulli one zeros and ones, a categorical one a single class (one-hot rows).
-        mean=True: E[x | z] of the same z instead: means, probabilities, fractions that sum to 1.
+        A normal decoder gives numbers, with its noise; a Bernoulli one zeros and ones; a
+        categorical one a single class (one-hot rows). mean=True: E[x | z] of the same z instead:
+        means, probabilities, fractions that sum to 1.
         """
-        n, rng = sizes(n=n)[0], backend.generator([seed, posterior.POSTERIOR], self.device)
+        n = whole_number("n", n)
+        rng = backend.generator([seed, posterior.POSTERIOR], self.device)
         with evaluating(self):
-            p = self.decode(rng.standard_normal((n, self.n_latent), dtype=self.dtype))
+            z = rng.standard_normal((n, self.n_latent), dtype=self.dtype)
+            p = self.decode(z)
             return backend.to_host(p.mean.data if mean else p.sample(rng))
+
+
+def _on_host(x: Array) -> np.ndarray:
+    """The numbers of a Tensor or array, of any shape, as a host array."""
+    return backend.to_host(functional.data_of(x))

@@ -8,8 +8,9 @@ from scipy import sparse
 from scipy.linalg import subspace_angles
 
 from models import Autoencoder, TiedLinearAutoencoder
-from models.autoencoder import LOSSES, as_features
+from models.autoencoder import LOSSES
 from models.counts import Counts
+from models.inputs import as_features
 from tests.differences import check_gradients
 
 KINDS = [(output, loss) for output, losses in LOSSES.items() for loss in losses]

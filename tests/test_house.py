@@ -50,6 +50,8 @@ ORDER = {
         "hdf5",
         "counts",
         "guarded",
+        "inputs",
+        "feature_model",
         "posterior",
         "autoencoder",
         "vae",
