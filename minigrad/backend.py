@@ -11,18 +11,24 @@ into it, and drawing noise where it is needed. This is the only module that impo
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from scipy import sparse, special
 
+if TYPE_CHECKING:
+    from minigrad.tensor import Tensor
+
 DEVICES = ("numpy", "cupy")
-# In annotations: what formulas take, an array of NumPy or CuPy, a Tensor or a number; see each
-# docstring.
-Array = Any
+
+# Two words for annotations. An Array is what formulas take; Any stands for CuPy's arrays, whose type
+# is not known where CuPy is not installed, and for numbers.
+Array: TypeAlias = "np.ndarray | Tensor | Any"
+# Rows of data: a dense array or a CSR matrix, NumPy's and SciPy's or CuPy's. No type says so.
+Matrix: TypeAlias = Any
 
 
-def device_of(x: Array) -> str:
+def device_of(x: Matrix) -> str:
     """The name of the library whose array `x` is: "numpy", "cupy", or another array type's module.
 
     x: an array, a sparse matrix, a Tensor or a scalar; Python and NumPy scalars belong to no device
@@ -56,7 +62,7 @@ def _cupy():
     return cupy
 
 
-def to_device(x: Array, device: str) -> Array:
+def to_device(x: Matrix, device: str) -> Matrix:
     """The same array on a device; `x` itself where it is there already.
 
     x: a dense array or a CSR matrix, any shape and dtype; device: "numpy" or "cupy".
@@ -76,7 +82,7 @@ def to_device(x: Array, device: str) -> Array:
     return cupy.asarray(x)
 
 
-def to_host(x: Array) -> Array:
+def to_host(x: Matrix) -> Matrix:
     """The same array as NumPy's, of any shape; `x` itself where it is that already.
 
     Shape and dtype stay.
@@ -175,7 +181,7 @@ def explained(error: Exception, name: str, arrays) -> Exception:
     return kind(f"{name}({', '.join(map(describe, arrays))}): {error}{advice}")
 
 
-def is_sparse(x: Array) -> bool:
+def is_sparse(x: Matrix) -> bool:
     """Whether x is a sparse matrix or array, SciPy's or CuPy's."""
     return hasattr(x, "tocsr")
 

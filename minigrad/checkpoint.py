@@ -22,8 +22,11 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import ClassVar, Self
 
 import numpy as np
+
+from minigrad.nn import Module
 
 FORMAT = "minigrad checkpoint"
 VERSION = 2
@@ -191,7 +194,7 @@ def load(path) -> tuple[dict[str, np.ndarray], dict]:
             names = [_name(m) for m in members]
             if len(members) > _MOST or len(set(names)) < len(names):
                 raise _Refused("it holds too many arrays, or one twice")
-            if sum(m.file_size for m in members) > os.fstat(archive.fp.fileno()).st_size:
+            if sum(m.file_size for m in members) > _size(archive):
                 raise _Refused("its arrays claim to be larger than the file")
             arrays = {name: _read(archive, m) for name, m in zip(names, members)}
         return arrays, _meta(arrays)
@@ -207,6 +210,12 @@ def load(path) -> tuple[dict[str, np.ndarray], dict]:
             f"{path}: cannot be loaded: it is damaged, or no minigrad checkpoint "
             f"({type(error).__name__}{': ' * bool(said)}{said})"
         ) from error
+
+
+def _size(archive: zipfile.ZipFile) -> int:
+    """The size of an open archive in bytes."""
+    assert archive.fp is not None  # an open one has a file
+    return os.fstat(archive.fp.fileno()).st_size
 
 
 def _meta(arrays) -> dict:
@@ -281,7 +290,7 @@ def refuse_nonfinite(weights, said_first: str) -> None:
             )
 
 
-class Saved:
+class Saved(Module):
     """`save` and `load` for an nn.Module whose `config` are the arguments that it was made with.
 
     described: names of further attributes that belong to a trained model; these and the
@@ -290,7 +299,13 @@ class Saved:
     in the file before it makes a model, which a few bytes could have claimed huge.
     """
 
-    described = ("trained",)
+    described: ClassVar[tuple[str, ...]] = ("trained",)
+    config: dict
+
+    @staticmethod
+    def least_size(config: dict) -> tuple[int, int]:
+        """(arrays, numbers), as said above; every class that can be loaded has its own."""
+        raise NotImplementedError
 
     def save(self, path) -> None:
         """Write weights, configuration and `described` to an npz file, atomically."""
@@ -309,7 +324,7 @@ class Saved:
         }
 
     @classmethod
-    def load(cls, path) -> Saved:
+    def load(cls, path) -> Self:
         """The model that `save` (or a checkpoint of `fit`) wrote, in evaluation mode.
 
         ValueError for any other file.

@@ -28,7 +28,9 @@ import sys
 import traceback
 import warnings
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -204,7 +206,7 @@ def embed(options) -> int:
     model = run.model()
     counts, path, batch = of_run(run, options)
     keep_counts(run, path, "--out", options.out, is_added=True)
-    z = model.latent(runs.genes_by_name(counts, model_genes(model)), batch)
+    z: Any = model.latent(runs.genes_by_name(counts, model_genes(model)), batch)
     names = [f"z{i}" for i in range(z.shape[1])]
     runs.write_cells(options.out, counts, "obsm", "X_scVI", z, names, source=path)
     say(f"{len(z):,} cells x {z.shape[1]} dimensions, {kind} written: {options.out}")
@@ -294,12 +296,13 @@ def de(options) -> int:
     groups = [labels == name for name in options.groups]
     for name, group in zip(options.groups, groups):
         if not group.any():
-            there = sorted(set(labels))
-            there = ", ".join(there[:20]) + " ..." * (len(there) > 20)
+            names = sorted(set(labels))
+            there = ", ".join(names[:20]) + " ..." * (len(names) > 20)
             raise ValueError(f"no cell has {options.key} {name!r}; there are: {there}")
     table = model.differential_expression(
         runs.genes_by_name(counts, model_genes(model)),
-        *groups,
+        groups[0],
+        groups[1] if len(groups) > 1 else None,
         mode=options.mode,
         delta=options.delta,
         fdr=options.fdr,
@@ -327,7 +330,12 @@ def generate(options) -> int:
     keep_counts(run, run.config()[0], "--out", options.out)
     x = sparse.csr_array(model.generate(options.cells, batch=options.batch, seed=options.seed))
     runs.write_counts(
-        options.out, Counts(x, model_genes(model), [f"generated_{i}" for i in range(x.shape[0])])
+        options.out,
+        Counts(
+            x,
+            np.array(model_genes(model)),
+            np.array([f"generated_{i}" for i in range(x.shape[0])]),
+        ),
     )
     say(f"{x.shape[0]:,} cells x {x.shape[1]:,} genes, {kind} written: {options.out}")
     return 0
@@ -856,19 +864,23 @@ def say(text) -> None:
     print(text, file=sys.stderr)
 
 
+def say_warning(options, message, *_) -> None:
+    """A warning of Python's, in the words of options, if it is to be said at all."""
+    if options.is_first:
+        say(f"warning: {in_options(str(message))}")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns the exit code; arguments: those of the process by default."""
     with streams.kept_going():
         try:
             options = parser().parse_args(arguments)
         except SystemExit as said:  # argparse has printed the help, or what is wrong
-            return said.code
+            return said.code  # type: ignore[return-value]  # argparse ends with a number
     with streams.kept_going() as output:
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = lambda message, *_: (
-                    options.is_first and say(f"warning: {in_options(str(message))}")
-                )
+                warnings.showwarning = partial(say_warning, options)
                 code = options.run_command(options)
                 output.flush()
             if output.lost is not None:
@@ -892,7 +904,7 @@ def complain(error: BaseException, options, aloud: bool = True) -> int:
     return 130 if is_ctrl_c else 2 if isinstance(error, WrongUsage) else 1
 
 
-def sentence(error: Exception) -> str:
+def sentence(error: BaseException) -> str:
     """What an error says, in one line; of one that nobody wrote a sentence for, its kind too."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or ''}: {error.strerror}".lstrip(": ")

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from minigrad.backend import Array
+from minigrad.backend import Matrix
 from minigrad.checkpoint import whole_file
 from minigrad.data import Blocks, pieces
 from models import locks
@@ -199,7 +199,7 @@ def _checked(x: Blocks, path) -> Blocks:
 
 def as_matrix(
     counts, layer: str | None = None, name: str = "counts", on_disk: bool = False
-) -> np.ndarray | sparse.csr_array | Blocks:
+) -> Matrix:
     """Whatever holds counts, as one checked matrix: what every model and function here does first.
 
     counts, (n_cells, n_genes): a dense array, list, frame or memory map; any SciPy sparse matrix or array; an AnnData
@@ -455,7 +455,7 @@ class Moments:
     with_totals: np.ndarray
 
 
-def moments(x: Array) -> Moments:
+def moments(x: Matrix) -> Moments:
     """The Moments of a matrix as `as_matrix` gives it, dense, CSR or on the disk, a few MB at a time."""
     n_cells, n_genes = x.shape
     found = Moments(np.zeros(n_cells), *np.zeros((3, n_genes)))
@@ -476,7 +476,7 @@ def moments(x: Array) -> Moments:
 # Normalising
 
 
-def library_size(x: Array) -> np.ndarray:
+def library_size(x: Matrix) -> np.ndarray:
     """Total count of each cell, (n_cells,) float64. x: what `as_matrix` takes, also on the disk, and its errors."""
     x = as_matrix(x, on_disk=True)
     parts = (part for _, part in pieces(x)) if isinstance(x, Blocks) else [x]
@@ -485,17 +485,17 @@ def library_size(x: Array) -> np.ndarray:
     )
 
 
-def empty_cells(x: Array) -> np.ndarray:
+def empty_cells(x: Matrix) -> np.ndarray:
     """Which cells have no counts at all, (n_cells,) bool: they carry no information and are left out of training."""
     return library_size(x) == 0
 
 
-def empty_genes(x: Array) -> np.ndarray:
+def empty_genes(x: Matrix) -> np.ndarray:
     """Which genes are counted in no cell, (n_genes,) bool."""
     return np.asarray(as_matrix(x).sum(axis=0)).ravel() == 0
 
 
-def normalize(x: Array, target_sum: float | None = None) -> np.ndarray | sparse.csr_array:
+def normalize(x: Matrix, target_sum: float | None = None) -> np.ndarray | sparse.csr_array:
     """Counts as fractions of each cell's total times `target_sum`: n[c, g] = target_sum * x[c, g] / sum_g x[c, g].
 
     x: what `as_matrix` takes, (n_cells, n_genes). target_sum: the total of every cell afterwards; default the median
@@ -520,7 +520,7 @@ def normalize(x: Array, target_sum: float | None = None) -> np.ndarray | sparse.
     return sparse.csr_array((data, x.indices.copy(), x.indptr.copy()), shape=x.shape)
 
 
-def log1p(x: Array) -> Array:
+def log1p(x: Matrix) -> Matrix:
     """log(1 + x), sparse where x is: zeros stay zeros. x: any array or SciPy sparse matrix; same shape and dtype."""
     return x.log1p() if sparse.issparse(x) else np.log1p(x)
 
@@ -528,7 +528,7 @@ def log1p(x: Array) -> Array:
 # Selecting genes
 
 
-def highest_variance(x: Array, n: int) -> np.ndarray:
+def highest_variance(x: Matrix, n: int) -> np.ndarray:
     """The n genes whose counts vary most: the rule of the scVI paper (Lopez et al. 2018). Sorted positions, (n,).
 
     x: what `as_matrix` takes, also on the disk. Raises ValueError for n not in 1 to n_genes. Variances of raw counts
@@ -539,7 +539,7 @@ def highest_variance(x: Array, n: int) -> np.ndarray:
     return _top(sums.squares / x.shape[0] - (sums.of_genes / x.shape[0]) ** 2, n)
 
 
-def pearson_residual_variance(x: Array, n: int, theta: float = 100) -> np.ndarray:
+def pearson_residual_variance(x: Matrix, n: int, theta: float = 100) -> np.ndarray:
     """The n genes that vary most beyond what sampling explains. Sorted positions, (n,).
 
     Lause, Berens & Kobak 2021 (Genome Biology 22:258): if a gene were the same fraction of every cell, counts would be

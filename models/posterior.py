@@ -63,7 +63,7 @@ def _whole(name: str, n) -> int:
     """n as a Python int; ValueError if it is not a whole number of at least 1."""
     if isinstance(n, bool) or not isinstance(n, Real) or n != n // 1 or n < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, not {n!r}")
-    return int(n)
+    return int(n)  # type: ignore[call-overload]  # every Real can be made an int
 
 
 def _posteriors(self, data, n_samples: int, noise):
@@ -416,7 +416,7 @@ def denoise(
         )
         return rho * (given if np.ndim(given) == 0 else backend.to_device(given, self.device))
 
-    n_cells = len(library_size) if np.ndim(library_size) else None
+    n_cells = None if library_size is None or np.ndim(library_size) == 0 else len(library_size)
     return _expected(self, counts, batch, transform_batch, n_samples, seed, layer, mu, n_cells)
 
 

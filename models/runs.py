@@ -30,6 +30,7 @@ import numpy as np
 from scipy import sparse
 
 from minigrad import checkpoint
+from minigrad.backend import Matrix
 from minigrad.checkpoint import whole_file
 from minigrad.data import Blocks, pieces
 from minigrad.fit import History
@@ -334,15 +335,13 @@ def write_cells(path, counts: Counts, place: str, name: str, values, columns, so
 def write_counts(path, counts: Counts) -> None:
     """Counts as a file that models.counts.read reads, of the kind that the suffix of path says: .csv, .npz or .h5ad."""
     kind = suffix(path)
+    x: Matrix = counts.X
     if kind == ".csv":
-        rows = (
-            counts.X[i : i + 1].toarray()[0].astype(np.int64).tolist() for i in range(len(counts))
-        )
+        rows = (x[i : i + 1].toarray()[0].astype(np.int64).tolist() for i in range(len(counts)))
         write_table(
             path, ["cell", *counts.genes], ([cell, *row] for cell, row in zip(counts.cells, rows))
         )
     elif kind == ".npz":
-        x = counts.X
         write_arrays(
             path,
             data=x.data,

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
+from typing import Self
 
 import numpy as np
 
 from minigrad import backend, functional, optim
-from minigrad.backend import Array
+from minigrad.backend import Array, Matrix
 from minigrad.checkpoint import Saved, refuse_nonfinite
 from minigrad.count_likelihoods import (
     nb_cell_log_prob_from_logits,
@@ -31,6 +32,7 @@ from minigrad.count_likelihoods import (
 from minigrad.data import Minibatches
 from minigrad.distributions import Normal, kl_divergence
 from minigrad.fit import History, evaluating, fit
+from minigrad.functional import data_of
 from minigrad.nn import BatchNorm1d, Dropout, Linear, Module, Parameter
 from minigrad.parallel import ranks_of
 from minigrad.tensor import Tensor
@@ -163,6 +165,7 @@ class SCVI(Saved, Module):
 
     buffers = ("library_log_mean", "library_log_var", "batch_fraction")
     described = ("batches", "genes", "trained")
+    ignored: list[str]  # names of weights that `from_scvi_tools` did not use
 
     def __init__(
         self,
@@ -246,8 +249,10 @@ class SCVI(Saved, Module):
 
         rng: of the encoder's noise in training, dropout and thinning (`thinned`); without one nothing is thinned.
         """
-        is_noisy = self.config["thinning"] and self.training and rng is not None
-        q_z = self.z_encoder(_log1p(thinned(counts, rng) if is_noisy else counts), rng)
+        seen = counts
+        if self.config["thinning"] and self.training and rng is not None:
+            seen = thinned(counts, rng)
+        q_z = self.z_encoder(_log1p(seen), rng)
         return q_z, self.l_encoder(_log1p(counts), rng) if self.library == "latent" else None
 
     def heads(self, z: Array, batch, rng: np.random.Generator | None = None) -> dict:
@@ -330,9 +335,9 @@ class SCVI(Saved, Module):
 
     def validation(self, counts, batch, *, rng: np.random.Generator | None = None) -> dict:
         """The ELBO of each cell (KL weight 1) and its two parts, as plain arrays."""
-        log_p, kl_z, kl_l = self.terms(counts, batch, rng)
-        kl = (kl_z + kl_l).data
-        return {"elbo": log_p.data - kl, "reconstruction": log_p.data, "kl": kl}
+        log_p, kl_z, kl_l = map(data_of, self.terms(counts, batch, rng))
+        kl = kl_z + kl_l
+        return {"elbo": log_p - kl, "reconstruction": log_p, "kl": kl}
 
     def one_hot(self, batch) -> Array:
         """Batch codes (n,) as (n, n_batches) zeros and ones."""
@@ -624,7 +629,7 @@ class SCVI(Saved, Module):
         )
 
     @classmethod
-    def from_scvi_tools(cls, state, **config) -> SCVI:
+    def from_scvi_tools(cls, state, **config) -> Self:
         """A model with weights trained with scvi-tools (1.x): `state` maps its state-dict names to arrays.
 
         config: the arguments of SCVI that the training used (n_batches, n_layers, likelihood, dispersion, library ...);
@@ -732,7 +737,7 @@ def _log1p(counts):
     )
 
 
-def thinned(counts: Array, rng: np.random.Generator) -> Array:
+def thinned(counts: Matrix, rng: np.random.Generator) -> Matrix:
     """Twice Binomial(x, 1/2) of each count x: what half the sequencing would count, on the old scale.
 
     counts: (n, n_genes), dense or CSR, whole numbers; the result is of the same kind. A normal draw
