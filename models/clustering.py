@@ -1,23 +1,29 @@
-"""Groups of cells in a latent space: finding them, and scoring them against known cell types and batches.
+"""Groups of cells in a latent space: finding them, and scoring them against known cell types and
+batches.
 
-Know before reading: a model gave each cell a point `z` in a latent space, say of 10 to 30 dimensions, in which cells
-of one type should lie close together and cells of different batches should mix. Entropies here are in nats.
+Know before reading: a model gave each cell a point `z` in a latent space, say of 10 to 30
+dimensions, in which cells of one type should lie close together and cells of different batches
+should mix. Entropies here are in nats.
 
 Four questions are asked of such a space, and each has a number.
 
-    are there groups?                        kmeans finds k of them; silhouette says how well they are set apart
-    are they the known cell types?           adjusted_rand_index counts pairs of cells, normalized_mutual_information
-                                             counts information; both ignore what the groups are called
-    do the known types lie apart?            silhouette(z, cell_types)
-    has the difference of batches gone?      batch_mixing: among a cell's neighbours, are all batches met?
+    are there groups?                        kmeans finds k of them; silhouette says how well they
+    are set apart are they the known cell types?           adjusted_rand_index counts pairs of
+    cells, normalized_mutual_information
+                                             counts information; both ignore what the groups are
+                                             called
+    do the known types lie apart?            silhouette(z, cell_types) has the difference of batches
+    gone?      batch_mixing: among a cell's neighbours, are all batches met?
 
-No one number will do. A latent space that maps all cells to a point mixes batches perfectly; one that keeps every
-difference may part types well, and batches too. Look at a score for types and at batch_mixing together.
+No one number will do. A latent space that maps all cells to a point mixes batches perfectly; one
+that keeps every difference may part types well, and batches too. Look at a score for types and at
+batch_mixing together.
 
-Points are computed with in float64 whatever they come in. Labels may be integers, strings, booleans or categories, in
-an array, a list or a pandas column; only which cells share a label matters.
+Points are computed with in float64 whatever they come in. Labels may be integers, strings, booleans
+or categories, in an array, a list or a pandas column; only which cells share a label matters.
 
-Know after: Lloyd's iteration and why its start decides, what each score counts, and where each one is undefined.
+Know after: Lloyd's iteration and why its start decides, what each score counts, and where each one
+is undefined.
 """
 
 from __future__ import annotations
@@ -34,7 +40,7 @@ from minigrad.backend import Array
 BLOCK = 2**22  # numbers in the largest temporary table of distances: 32 MB
 
 
-# ---------------------------------------------------------------------------------------------------------- k-means
+# ------------------------------------------------------------------------------------------ k-means
 
 
 def kmeans(
@@ -42,16 +48,18 @@ def kmeans(
 ) -> np.ndarray:
     """Split points into k groups so that they lie close to the means of their groups.
 
-    z: (n, d) real numbers, finite. k: number of groups, 1 to n. seed: a non-negative integer; one seed gives one
-    result. n_restarts: starts tried; the result with the smallest inertia is kept. max_iter: most passes a start.
-    Returns labels, (n,) int64, numbered by size: 0 is the largest group. Each of 0..k-1 occurs, except where fewer
-    than k rows of z are distinct (to rounding): then there is one label for each distinct row.
-    Raises ValueError for k outside 1..n, for NaN or infinity, or where z is not two-dimensional.
+    z: (n, d) real numbers, finite. k: number of groups, 1 to n. seed: a non-negative integer; one
+    seed gives one result. n_restarts: starts tried; the result with the smallest inertia is kept.
+    max_iter: most passes a start. Returns labels, (n,) int64, numbered by size: 0 is the largest
+    group. Each of 0..k-1 occurs, except where fewer than k rows of z are distinct (to rounding):
+    then there is one label for each distinct row. Raises ValueError for k outside 1..n, for NaN or
+    infinity, or where z is not two-dimensional.
 
-    Minimises the inertia sum_i |z_i - mean(group of i)|² by Lloyd's iteration (1982): assign each point to the nearest
-    mean, recompute the means, until no label changes and (Hartigan 1975) moving no single point pays. No step can
-    increase the inertia, but where it ends depends on the start, so starts are drawn far apart (k-means++, Arthur and
-    Vassilvitskii 2007) and several are tried. The result is a good local minimum, not surely the global one.
+    Minimises the inertia sum_i |z_i - mean(group of i)|² by Lloyd's iteration (1982): assign each
+    point to the nearest mean, recompute the means, until no label changes and (Hartigan 1975)
+    moving no single point pays. No step can increase the inertia, but where it ends depends on the
+    start, so starts are drawn far apart (k-means++, Arthur and Vassilvitskii 2007) and several are
+    tried. The result is a good local minimum, not surely the global one.
     """
     z = _points("kmeans", z)
     k = _whole_number("kmeans", "k", k, 1, len(z), "the number of points in z")
@@ -73,8 +81,9 @@ def kmeans(
 def centres(z: Array, labels: Array) -> np.ndarray:
     """The mean of the points of each group.
 
-    z: (n, d) real numbers, finite; labels: (n,). Returns (number of groups, d) float64, a row for each distinct label,
-    in the labels' sorted order: row j belongs to label j after `kmeans`. Raises ValueError for unusable arguments.
+    z: (n, d) real numbers, finite; labels: (n,). Returns (number of groups, d) float64, a row for
+    each distinct label, in the labels' sorted order: row j belongs to label j after `kmeans`.
+    Raises ValueError for unusable arguments.
     """
     z = _points("centres", z)
     return _means(z, _codes("centres", "labels", labels, len(z)))
@@ -83,8 +92,9 @@ def centres(z: Array, labels: Array) -> np.ndarray:
 def inertia(z: Array, labels: Array) -> float:
     """What k-means minimises, sum_i |z_i - mean(group of i)|²: smaller is tighter.
 
-    z: (n, d) real numbers, finite; labels: (n,). Returns a float, in squared units of z. It falls as groups are added,
-    so compare it at one number of groups only. Raises ValueError for unusable arguments.
+    z: (n, d) real numbers, finite; labels: (n,). Returns a float, in squared units of z. It falls
+    as groups are added, so compare it at one number of groups only. Raises ValueError for unusable
+    arguments.
     """
     z = _points("inertia", z)
     labels = _codes("inertia", "labels", labels, len(z))
@@ -94,8 +104,9 @@ def inertia(z: Array, labels: Array) -> float:
 def _spread_out(z, k, rng):
     """k rows of z to start from, far apart; fewer, where fewer are distinct.
 
-    The first is any row. Each later one is drawn with probability proportional to D², the squared distance to the
-    nearest row chosen so far. As in the authors' own code, of a few so drawn the one that lowers sum(D²) most is kept.
+    The first is any row. Each later one is drawn with probability proportional to D², the squared
+    distance to the nearest row chosen so far. As in the authors' own code, of a few so drawn the
+    one that lowers sum(D²) most is kept.
     """
     n_tries = 2 + int(np.log(k))
     chosen = [rng.integers(len(z))]
@@ -129,12 +140,14 @@ def _lloyd(z, means, max_iter):
 
 
 def _move_one(z, labels, means):
-    """Move the one point whose change of group lowers the inertia most, in place; whether there was one.
+    """Move the one point whose change of group lowers the inertia most, in place; whether there was
+    one.
 
-    Hartigan's step (1975). Lloyd's compares distances to the means as they are. But a point pulls its own mean towards
-    itself: leaving a group of s at squared distance d² saves d² s/(s-1), and joining one costs d² s/(s+1), so that a
-    move can pay although its own mean is the nearest. This matters in small groups, where Lloyd's iteration gets stuck.
-    Savings below 1e-6 of the inertia are left, so that large data take one look, and very large data none.
+    Hartigan's step (1975). Lloyd's compares distances to the means as they are. But a point pulls
+    its own mean towards itself: leaving a group of s at squared distance d² saves d² s/(s-1), and
+    joining one costs d² s/(s+1), so that a move can pay although its own mean is the nearest. This
+    matters in small groups, where Lloyd's iteration gets stuck. Savings below 1e-6 of the inertia
+    are left, so that large data take one look, and very large data none.
     """
     if len(z) * len(means) > BLOCK:
         return False
@@ -154,7 +167,9 @@ def _move_one(z, labels, means):
 
 
 def _nearest(z, means):
-    """The nearest mean of each point: argmin_j |z - m_j|² = argmin_j (|m_j|² - 2 z·m_j), a matrix product."""
+    """The nearest mean of each point: argmin_j |z - m_j|² = argmin_j (|m_j|² - 2 z·m_j), a matrix
+    product.
+    """
     labels = np.empty(len(z), dtype=np.int64)
     m2 = np.einsum("jd,jd->j", means, means)
     for rows in _row_blocks(len(z), len(means)):
@@ -165,7 +180,9 @@ def _nearest(z, means):
 
 
 def _refill(z, labels, means):
-    """Give each empty group the point farthest from its mean, taken from a group that keeps another point."""
+    """Give each empty group the point farthest from its mean, taken from a group that keeps another
+    point.
+    """
     sizes = np.bincount(labels, minlength=len(means))
     empty = np.flatnonzero(sizes == 0)
     if len(empty):
@@ -179,7 +196,9 @@ def _refill(z, labels, means):
 
 
 def _means(z, codes):
-    """(number of codes, d): the mean of each group, by a product with the sparse 0/1 matrix "cell i is in group j"."""
+    """(number of codes, d): the mean of each group, by a product with the sparse 0/1 matrix "cell i
+    is in group j".
+    """
     n = len(z)
     members = sparse.csr_array((np.ones(n), codes, np.arange(n + 1)))
     return (members.T @ z) / np.bincount(codes)[:, None]
@@ -199,18 +218,20 @@ def _numbered_by_size(labels):
     return rank[codes]
 
 
-# ------------------------------------------------------------------------------------ comparing two labellings
+# ------------------------------------------------------------------------- comparing two labellings
 
 
 def adjusted_rand_index(a: Array, b: Array) -> float:
     """How far two labellings agree on which pairs of cells belong together, corrected for chance.
 
-    a, b: (n,) labels of the same cells. Returns a float: 1 for the same groups whatever their names, 0 on average for
-    random labels with these group sizes, negative (to -0.5) for less agreement than that. Where both put all cells
-    together, or both none, they are the same and the result is 1. Raises ValueError for unusable arguments.
+    a, b: (n,) labels of the same cells. Returns a float: 1 for the same groups whatever their
+    names, 0 on average for random labels with these group sizes, negative (to -0.5) for less
+    agreement than that. Where both put all cells together, or both none, they are the same and the
+    result is 1. Raises ValueError for unusable arguments.
 
-    With T pairs of cells together in both, A in a, B in b, of N = n(n-1)/2 pairs,
-    ARI = (T - AB/N) / ((A+B)/2 - AB/N)   (Hubert and Arabie 1985). Computed in exact integers up to the last division.
+    With T pairs of cells together in both, A in a, B in b, of N = n(n-1)/2 pairs, ARI = (T - AB/N)
+    / ((A+B)/2 - AB/N)   (Hubert and Arabie 1985). Computed in exact integers up to the last
+    division.
     """
     n_ab, n_a, n_b, _ = _contingency("adjusted_rand_index", a, b)
     together, in_a, in_b, pairs = (_pairs(sizes) for sizes in (n_ab, n_a, n_b, n_a.sum()))
@@ -221,12 +242,14 @@ def adjusted_rand_index(a: Array, b: Array) -> float:
 def normalized_mutual_information(a: Array, b: Array) -> float:
     """How much of the information in two labellings is shared.
 
-    a, b: (n,) labels of the same cells. Returns a float in [0, 1]: 1 for the same groups whatever their names, 0 where
-    one says nothing about the other. It is not corrected for chance: many small groups score above 0 at random. Where
-    both put all cells together they are the same and the result is 1. Raises ValueError for unusable arguments.
+    a, b: (n,) labels of the same cells. Returns a float in [0, 1]: 1 for the same groups whatever
+    their names, 0 where one says nothing about the other. It is not corrected for chance: many
+    small groups score above 0 at random. Where both put all cells together they are the same and
+    the result is 1. Raises ValueError for unusable arguments.
 
-    NMI = I(a; b) / ((H(a) + H(b)) / 2), normalised by the arithmetic mean of the entropies (Strehl and Ghosh 2002 use
-    the geometric one), with I = sum_ij p_ij log(p_ij / (p_i p_j)) over the pairs of labels that occur.
+    NMI = I(a; b) / ((H(a) + H(b)) / 2), normalised by the arithmetic mean of the entropies (Strehl
+    and Ghosh 2002 use the geometric one), with I = sum_ij p_ij log(p_ij / (p_i p_j)) over the pairs
+    of labels that occur.
     """
     n_ab, n_a, n_b, (i, j) = _contingency("normalized_mutual_information", a, b)
     n = n_a.sum()
@@ -238,7 +261,9 @@ def normalized_mutual_information(a: Array, b: Array) -> float:
 
 
 def _contingency(function, a, b):
-    """Cells by pair of labels, without the zeros: (n_ij,), group sizes of a and of b, and the (i, j) of each n_ij."""
+    """Cells by pair of labels, without the zeros: (n_ij,), group sizes of a and of b, and the (i,
+    j) of each n_ij.
+    """
     a = _codes(function, "a", a)
     b = _codes(function, "b", b, len(a), "a")
     n_a, n_b = np.bincount(a), np.bincount(b)
@@ -247,7 +272,9 @@ def _contingency(function, a, b):
 
 
 def _pairs(sizes):
-    """The number of pairs of cells within groups of these sizes, a Python integer: their products outgrow int64."""
+    """The number of pairs of cells within groups of these sizes, a Python integer: their products
+    outgrow int64.
+    """
     return int((sizes * (sizes - 1) // 2).sum())
 
 
@@ -256,19 +283,22 @@ def _entropy(p):
     return -(p * np.log(np.where(p > 0, p, 1))).sum(axis=-1)
 
 
-# ------------------------------------------------------------------------------------------- looking at the space
+# ----------------------------------------------------------------------------- looking at the space
 
 
 def silhouette(z: Array, labels: Array) -> float:
-    """How well groups are set apart: the mean over cells of (distance to the next group - to its own), scaled.
+    """How well groups are set apart: the mean over cells of (distance to the next group - to its
+    own), scaled.
 
-    z: (n, d) real numbers, finite; labels: (n,) with at least two distinct values. Returns a float in [-1, 1]: near 1
-    for tight groups far apart, 0 for overlapping ones, negative where cells lie closer to a group not their own.
-    Raises ValueError for one group only, where it is undefined, and for other unusable arguments.
+    z: (n, d) real numbers, finite; labels: (n,) with at least two distinct values. Returns a float
+    in [-1, 1]: near 1 for tight groups far apart, 0 for overlapping ones, negative where cells lie
+    closer to a group not their own. Raises ValueError for one group only, where it is undefined,
+    and for other unusable arguments.
 
-    For cell i with mean distance a_i to the others of its group and b_i to the cells of the nearest other group,
-    s_i = (b_i - a_i) / max(a_i, b_i), and s_i = 0 for a cell alone in its group (Rousseeuw 1987). Euclidean distances.
-    All n² of them are computed, in blocks of rows: time grows as n², memory as n. Draw some 20,000 cells of a million.
+    For cell i with mean distance a_i to the others of its group and b_i to the cells of the nearest
+    other group, s_i = (b_i - a_i) / max(a_i, b_i), and s_i = 0 for a cell alone in its group
+    (Rousseeuw 1987). Euclidean distances. All n² of them are computed, in blocks of rows: time
+    grows as n², memory as n. Draw some 20,000 cells of a million.
     """
     z = _points("silhouette", z)
     codes = _codes("silhouette", "labels", labels, len(z))
@@ -290,7 +320,9 @@ def silhouette(z: Array, labels: Array) -> float:
 
 
 def _silhouettes(to_groups, own, sizes):
-    """s_i of a block of cells. to_groups: (rows, groups) summed distances to each group's cells; own: (rows,) codes."""
+    """s_i of a block of cells. to_groups: (rows, groups) summed distances to each group's cells;
+    own: (rows,) codes.
+    """
     cell = np.arange(len(own))
     others = sizes[own] - 1
     a = to_groups[cell, own] / np.maximum(others, 1)
@@ -304,17 +336,20 @@ def _silhouettes(to_groups, own, sizes):
 def batch_mixing(
     z: Array, batch: Array, n_neighbors: int = 50, n_cells: int | None = 5000, seed: int = 0
 ) -> float:
-    """Whether batches mix in the space: the mean entropy of the batches among a cell's nearest neighbours.
+    """Whether batches mix in the space: the mean entropy of the batches among a cell's nearest
+    neighbours.
 
-    z: (n, d) real numbers, finite. batch: (n,) labels. n_neighbors: neighbours of a cell, the cell itself not counted,
-    1 to n-1. n_cells: how many cells to ask, drawn without replacement by seed; None, or n or more, asks all.
-    Returns a float, in nats: 0 where all neighbours share a batch, at most log(number of batches). If position says
-    nothing about batch it comes close to the entropy of the batch sizes (log 2 = 0.693 for two equal ones), and
-    stays below by about (number of batches - 1) / (2 n_neighbors). One batch gives 0.
-    Raises ValueError for too few cells and for other unusable arguments.
+    z: (n, d) real numbers, finite. batch: (n,) labels. n_neighbors: neighbours of a cell, the cell
+    itself not counted, 1 to n-1. n_cells: how many cells to ask, drawn without replacement by seed;
+    None, or n or more, asks all. Returns a float, in nats: 0 where all neighbours share a batch, at
+    most log(number of batches). If position says nothing about batch it comes close to the entropy
+    of the batch sizes (log 2 = 0.693 for two equal ones), and stays below by about (number of
+    batches - 1) / (2 n_neighbors). One batch gives 0. Raises ValueError for too few cells and for
+    other unusable arguments.
 
-    mean over cells u of -sum_b f_ub log f_ub, f_ub the fraction of batch b among the 50 nearest neighbours of u: the
-    "entropy of batch mixing" of Lopez et al. 2018 (scVI), Methods. They average over fewer cells, drawn repeatedly.
+    mean over cells u of -sum_b f_ub log f_ub, f_ub the fraction of batch b among the 50 nearest
+    neighbours of u: the "entropy of batch mixing" of Lopez et al. 2018 (scVI), Methods. They
+    average over fewer cells, drawn repeatedly.
     """
     z = _points("batch_mixing", z)
     codes = _codes("batch_mixing", "batch", batch, len(z))
@@ -340,7 +375,9 @@ def batch_mixing(
 
 
 def _neighbours(tree, z, cells, n_neighbors):
-    """(cells, n_neighbors) rows of z nearest to each cell, itself left out, which may not come first among equals."""
+    """(cells, n_neighbors) rows of z nearest to each cell, itself left out, which may not come
+    first among equals.
+    """
     nearest = tree.query(z[cells], n_neighbors + 1, workers=-1)[1]
     itself = nearest == cells[:, None]
     itself[~itself.any(axis=1), -1] = (
@@ -349,7 +386,7 @@ def _neighbours(tree, z, cells, n_neighbors):
     return nearest[~itself].reshape(len(cells), n_neighbors)
 
 
-# ------------------------------------------------------------------------------------------------ what is passed in
+# -------------------------------------------------------------------------------- what is passed in
 
 
 def _points(function, z):
@@ -385,7 +422,9 @@ def _points(function, z):
 
 
 def _codes(function, name, labels, n=None, owner="z"):
-    """Labels as integers 0..number of groups - 1, in the labels' sorted order, or an error. n: cells there must be."""
+    """Labels as integers 0..number of groups - 1, in the labels' sorted order, or an error. n:
+    cells there must be.
+    """
     if not isinstance(labels, np.ndarray) and not hasattr(labels, "__array__"):
         labels = np.array(
             labels, dtype=object
@@ -393,11 +432,13 @@ def _codes(function, name, labels, n=None, owner="z"):
     labels = np.asarray(labels)
     if labels.ndim != 1:
         raise ValueError(
-            f"{function}: {name} must be one label per cell, shape (n,), not of shape {labels.shape}"
+            f"{function}: {name} must be one label per cell, shape (n,), not of shape "
+            f"{labels.shape}"
         )
     if n is not None and len(labels) != n:
         raise ValueError(
-            f"{function}: {name} has {len(labels)} labels, but {owner} has {n} cells; pass one per cell"
+            f"{function}: {name} has {len(labels)} labels, but {owner} has {n} cells; pass one per "
+            "cell"
         )
     if len(labels) == 0:
         raise ValueError(f"{function}: {name} is empty; pass the label of at least one cell")
@@ -415,7 +456,8 @@ def _codes(function, name, labels, n=None, owner="z"):
         ) from error
     raise ValueError(
         f"{function}: {name} is missing (NaN or None) for {missing.sum()} of {len(labels)} cells, "
-        f"first for cell {missing.argmax()}; leave those cells out, or give them a label of their own"
+        f"first for cell {missing.argmax()}; leave those cells out, or give them a label of their "
+        "own"
     )
 
 
@@ -429,12 +471,13 @@ def _whole_number(function, name, value, lowest, highest=None, what=None):
         raise ValueError(f"{function}: {name} must be at least {lowest}, not {number}")
     if highest is not None and number > highest:
         raise ValueError(
-            f"{function}: {name} = {number} is more than {what}, {highest}; pass fewer, or more cells"
+            f"{function}: {name} = {number} is more than {what}, {highest}; pass fewer, or more "
+            "cells"
         )
     return number
 
 
 def _row_blocks(n_rows, n_columns):
-    """Slices of rows, one after the other, so that rows times columns stays within BLOCK numbers."""
+    """Slices of rows, one after the other, of at most BLOCK numbers each."""
     step = max(1, BLOCK // n_columns)
     return [slice(i, min(i + step, n_rows)) for i in range(0, n_rows, step)]
