@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 DEVICES = ("numpy", "cupy")
 
-# Two words for annotations. An Array is what formulas take; Any stands for CuPy's arrays, whose type
-# is not known where CuPy is not installed, and for numbers.
+# Two words for annotations. An Array is what formulas take. Any stands for numbers, and for CuPy's
+# arrays, whose type is not known where CuPy is not installed.
 Array: TypeAlias = "np.ndarray | Tensor | Any"
 # Rows of data: a dense array or a CSR matrix, NumPy's and SciPy's or CuPy's. No type says so.
 Matrix: TypeAlias = Any

@@ -311,7 +311,7 @@ def _cells_without_counts(x) -> np.ndarray:
 
 
 def _one_cell_poisson(x, _):
-    """The function log_mu (n, n_genes) -> log p(x) of one cell (n,), whose counts are x (n_genes,)."""
+    """The function log_mu (n, n_genes) -> log p(x) of one cell (n,) with counts x (n_genes,)."""
     constant = np.sum(special.gammaln(x.astype(np.float64) + 1.0))
     return lambda log_mu: log_mu @ x - np.sum(np.exp(log_mu), axis=1) - constant
 
@@ -388,11 +388,11 @@ def expression_fraction(
 ) -> np.ndarray:
     """rho: the expected fraction of each gene in a cell's expression, (n_cells, n_genes).
 
-    Rows sum to 1. Averaged over n_samples draws of z. transform_batch: a label (or a list of them, which are
-    averaged over): what would be expected had the cell been measured in that batch; None: its own.
-    For comparing genes and cells without the noise of counting, the depth of sequencing, and the
-    batch. A cell without counts has what the encoder makes of it. ValueError for an unknown batch,
-    with those known.
+    Rows sum to 1. Averaged over n_samples draws of z. transform_batch: a label (or a list of them,
+    which are averaged over): what would be expected had the cell been measured in that batch; None:
+    its own. For comparing genes and cells without the noise of counting, the depth of sequencing,
+    and the batch. A cell without counts has what the encoder makes of it. ValueError for an unknown
+    batch, with those known.
     """
     return _expected(
         self,
@@ -614,13 +614,13 @@ def imputation_error(
 ) -> dict:
     """How well hidden counts are recovered, by the measure of the scVI paper (Lopez et al. 2018).
 
-    Zeros are put in uniformly: each non-zero entry of counts (n_cells, n_genes) is set to zero with probability `fraction`, a
-    draw of its own. impute: a function from the corrupted counts (CSR, float32) to imputed ones
-    (n_cells, n_genes), which trains what it needs: `lambda x: train(x).denoise(x)`. Returns the
-    median absolute error over the hidden entries, in counts, of "model", and beside it of "gene
-    mean" (over cells) and of "pca" (`n_components` of normalised log1p counts, mapped back). All
-    see the corrupted counts and their totals only. ValueError for another shape than that of
-    counts.
+    Zeros are put in uniformly: each non-zero entry of counts (n_cells, n_genes) is set to zero with
+    probability `fraction`, a draw of its own. impute: a function from the corrupted counts (CSR,
+    float32) to imputed ones (n_cells, n_genes), which trains what it needs: `lambda x:
+    train(x).denoise(x)`. Returns the median absolute error over the hidden entries, in counts, of
+    "model", and beside it of "gene mean" (over cells) and of "pca" (`n_components` of normalised
+    log1p counts, mapped back). All see the corrupted counts and their totals only. ValueError for
+    another shape than that of counts.
     """
     x = sparse.csr_array(as_matrix(counts))
     hidden = backend.generator([seed, POSTERIOR]).random(x.nnz) < fraction
