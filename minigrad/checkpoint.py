@@ -304,7 +304,7 @@ class Saved(Module):
 
     @staticmethod
     def least_size(config: dict) -> tuple[int, int]:
-        """(arrays, numbers), as said above; every class that can be loaded has its own."""
+        """(arrays, numbers), as said above. NotImplementedError here: each model has its own."""
         raise NotImplementedError
 
     def save(self, path) -> None:
