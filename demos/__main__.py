@@ -1,8 +1,11 @@
-"""`python -m demos` lists the demos, `python -m demos NAME [--quick] [--out DIR]` runs one, `python -m demos all` all.
+"""`python -m demos` lists the demos, `python -m demos NAME [--quick] [--out DIR]` runs one.
 
-A demo is a module with a docstring (the lesson; its first line is the list's) and `run(options)`, which prints numbers
-and saves pictures through demos/show.py. `add_options(parser)` is for those that take more than --quick, --out and
---device, which all have: `--device cupy` trains their models on a GPU.
+The name `all` stands for all of them.
+
+A demo is a module with a docstring (the lesson; its first line is the list's) and `run(options)`,
+which prints numbers and saves pictures through demos/show.py. `add_options(parser)` is for those
+that take more than --quick, --out and --device, which all have: `--device cupy` trains their models
+on a GPU.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """What sampling from an autoencoder's latent space gives, and from a VAE's.
 
-The chapter's "Connexion between Autoencoders and VAE". Both compress; only the VAE says where codes of cells are likely to
-lie: its codes were pulled to the prior Normal(0, 1) while it learnt. Standard normal codes decode to plausible cells with
-the VAE. With the autoencoder they fall anywhere beside its codes, and decode to nothing like the data. How far a draw is
-from the data: the distance to its nearest real cell, beside that of held-out cells.
+The chapter's "Connexion between Autoencoders and VAE". Both compress; only the VAE says where codes
+of cells are likely to lie: its codes were pulled to the prior Normal(0, 1) while it learnt.
+Standard normal codes decode to plausible cells with the VAE. With the autoencoder they fall
+anywhere beside its codes, and decode to nothing like the data. How far a draw is from the data: the
+distance to its nearest real cell, beside that of held-out cells.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def run(options) -> None:
     for name, y in draws.items():
         spread = np.linalg.norm(y.std(axis=0)) / np.linalg.norm(train.std(axis=0))
         print(
-            f"{name:<4} draws: nearest cell at {tree.query(y)[0].mean():.1f}; spread of the draws {spread:.2f} of the data's; "
+            f"{name:<4} draws: nearest cell at {tree.query(y)[0].mean():.1f}; spread of the draws "
+            f"{spread:.2f} of the data's; "
             f"mean expression off by {np.linalg.norm(y.mean(axis=0) - train.mean(axis=0)):.1f}"
         )
     f, axes = show.figure(1, 3, width=3.8)
@@ -73,7 +75,8 @@ def run(options) -> None:
         options.out,
         "ae_vs_vae",
         "Codes of cells and draws from a standard normal, for an AE and a VAE: the VAE's "
-        "codes fill the prior, the AE's lie elsewhere. Right: decoded, the VAE's draws cover the data, the AE's do not.",
+        "codes fill the prior, the AE's lie elsewhere. Right: decoded, the VAE's draws cover the "
+        "data, the AE's do not.",
     )
 
 

@@ -1,9 +1,10 @@
-"""How a gradient is found: the tape of a small expression, its graph, backward by hand and by engine.
+"""How a gradient is found: a small expression, its tape and graph, backward by hand and by engine.
 
-The chapter's "standard backpropagation". Every operation on a Tensor leaves a step on the tape. Backwards along it, each
-step multiplies the gradient of its output by its own slope. `x` is used twice below, so two gradients arrive at it, and
-the derivative is their sum: whoever overwrites instead of adding gets it wrong. The gradient is itself made of
-operations, so it can be differentiated again. And a rule with a small fault in it does not get past the gradient check.
+The chapter's "standard backpropagation". Every operation on a Tensor leaves a step on the tape.
+Backwards along it, each step multiplies the gradient of its output by its own slope. `x` is used
+twice below, so two gradients arrive at it, and the derivative is their sum: whoever overwrites
+instead of adding gets it wrong. The gradient is itself made of operations, so it can be
+differentiated again. And a rule with a small fault in it does not get past the gradient check.
 """
 
 from __future__ import annotations
@@ -28,16 +29,20 @@ def by_hand(x: float, w: float) -> tuple[float, float]:
 
 
 def draw_scvi(out) -> None:
-    """The graph of a whole model: the loss of scVI on a minibatch of counts, a box for each of its networks."""
+    """The graph of a whole model: the loss of scVI on a minibatch, a box for each of its
+    networks.
+    """
     rng = np.random.default_rng(0)
     model = SCVI(n_genes=100)
     loss = model.loss(rng.poisson(1.0, (128, 100)).astype(np.float32), np.zeros(128, int), rng=rng)
     print(
-        f"\na whole model is no different: the loss of scVI has {len(trace.table(loss))} steps, see autodiff_scvi.png"
+        f"\na whole model is no different: the loss of scVI has {len(trace.table(loss))} steps, "
+        "see autodiff_scvi.png"
     )
     trace.draw(loss, out / "autodiff_scvi.png", names=model)
     (out / "autodiff_scvi.caption").write_text(
-        "The graph of scVI's loss, minus the evidence lower bound; what belongs to one network is listed in one box.\n"
+        "The graph of scVI's loss, minus the evidence lower bound; what belongs to one network is "
+        "listed in one box.\n"
     )
 
 
@@ -49,7 +54,8 @@ def run(options) -> None:
     print(trace.table(loss, names=names))
     trace.draw(loss, options.out / "autodiff.png", names=names)
     (options.out / "autodiff.caption").write_text(
-        "The graph of log(1 + exp(w x)) * x with values and gradients; two arrows leave x, so its gradient is a sum of two.\n"
+        "The graph of log(1 + exp(w x)) * x with values and gradients; two arrows leave x, so its "
+        "gradient is a sum of two.\n"
     )
 
     (slope_x,) = grad(loss, x, create_graph=True)
@@ -62,12 +68,14 @@ def run(options) -> None:
     h = 1e-4
     numeric = (by_hand(1.5 + h, -0.5)[0] - by_hand(1.5 - h, -0.5)[0]) / (2 * h)
     print(
-        f"second derivative d2L/dx2: {curvature:.8f} by engine, {numeric:.8f} by a difference of hand-made gradients"
+        f"second derivative d2L/dx2: {curvature:.8f} by engine, {numeric:.8f} by a difference of "
+        "hand-made gradients"
     )
 
     errors = gradcheck(lambda a: np.log(1.0 + np.exp(a)) * a, np.linspace(-2, 2, 5))
     print(
-        f"\ngradient check of the right rules: relative errors {errors[0]:.0e} (first) and {errors[1]:.0e} (second order)"
+        f"\ngradient check of the right rules: relative errors {errors[0]:.0e} (first) and "
+        f"{errors[1]:.0e} (second order)"
     )
     wrong = primitive(
         lambda a: np.sinh(a), lambda g, y, a: 1.001 * g * np.cosh(a), name="sinh_with_a_fault"
@@ -76,7 +84,8 @@ def run(options) -> None:
         gradcheck(wrong, np.linspace(-1, 1, 3))
     except GradientError as error:
         print(
-            f"gradient check of a rule that is wrong by a factor of 1.001:\n  GradientError: {error}"
+            "gradient check of a rule that is wrong by a factor of 1.001:\n  GradientError: "
+            f"{error}"
         )
     finally:
         PRIMITIVES.pop("sinh_with_a_fault")

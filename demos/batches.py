@@ -1,12 +1,13 @@
-"""Batch correction: a simulated batch effect over real cells, apart before, mixed after, cell types kept.
+"""Batch correction: a simulated effect over real cells, apart before, mixed after, types kept.
 
-None of the shipped data has real batches, so the effect is simulated, and simply: half of the cells, drawn at random, is
-"measured again" with another efficiency for each gene (counts are thinned binomially by a factor between 0.15 and 1, so
-they stay counts). A model that knows nothing of batches must put the difference into its latent space. One whose decoder
-is told each cell's batch need not: what the decoder can explain by the batch, z is free to forget.
+None of the shipped data has real batches, so the effect is simulated, and simply: half of the
+cells, drawn at random, is "measured again" with another efficiency for each gene (counts are
+thinned binomially by a factor between 0.15 and 1, so they stay counts). A model that knows nothing
+of batches must put the difference into its latent space. One whose decoder is told each cell's
+batch need not: what the decoder can explain by the batch, z is free to forget.
 
-The mixing entropy looks at the 50 nearest neighbours of a cell: log 2 = 0.69 nats if half of them are of each batch, 0 if
-all are of one. The silhouette of the types should survive.
+The mixing entropy looks at the 50 nearest neighbours of a cell: log 2 = 0.69 nats if half of them
+are of each batch, 0 if all are of one. The silhouette of the types should survive.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from models.counts import read
 
 
 def with_batch_effect(x, seed: int = 0):
-    """(counts, batch labels): a random half of the cells thinned with a rate of each gene's own, the rest with another's."""
+    """(counts, batch labels): a random half of the cells is thinned at other rates than the rest.
+
+    Each half has a rate of its own for each gene.
+    """
     rng = np.random.default_rng(seed)
     batch = rng.permutation(np.arange(x.shape[0]) % 2)
     rates = rng.uniform(0.15, 1.0, (2, x.shape[1]))
@@ -50,7 +54,8 @@ def run(options) -> None:
     )
     for name, z in spaces.items():
         print(
-            f"{name:<24}{batch_mixing(z, batch):>28.2f}{silhouette(z, types):>22.2f}{silhouette(z, batch):>13.2f}"
+            f"{name:<24}{batch_mixing(z, batch):>28.2f}"
+            f"{silhouette(z, types):>22.2f}{silhouette(z, batch):>13.2f}"
         )
     f, axes = show.figure(2, 3, width=3.9, height=3.4)
     shown = np.random.default_rng(1).permutation(len(types))[:800]
@@ -76,5 +81,6 @@ def run(options) -> None:
         options.out,
         "batches",
         "t-SNE of three latent spaces. PCA and a model blind to batches keep the two "
-        "(simulated) batches apart; a model whose decoder is told the batch mixes them, and the cell types stay apart.",
+        "(simulated) batches apart; a model whose decoder is told the batch mixes them, and the "
+        "cell types stay apart.",
     )

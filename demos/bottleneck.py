@@ -1,9 +1,10 @@
-"""Learning as communication: reconstruction error against the size of the channel, autoencoder beside PCA.
+"""Learning as communication: error against the size of the channel, autoencoder beside PCA.
 
-The chapter's sections on communication and on the bottleneck (Figures 2, 3 and 5). The code z is a channel between encoder
-and decoder. How wide must it be? The data here lie on a curved surface of 3 dimensions in a space of 50, with noise. A
-channel of fewer than 3 numbers cannot carry them; from 3 on, what remains is the noise. PCA, the best *linear* code, needs
-more: it cannot follow the curvature.
+The chapter's sections on communication and on the bottleneck (Figures 2, 3 and 5). The code z is a
+channel between encoder and decoder. How wide must it be? The data here lie on a curved surface of 3
+dimensions in a space of 50, with noise. A channel of fewer than 3 numbers cannot carry them; from 3
+on, what remains is the noise. PCA, the best *linear* code, needs more: it cannot follow the
+curvature.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ NOISE = 0.05
 
 
 def curved(n: int, seed: int = 0) -> np.ndarray:
-    """n points (n, 50) of a smooth surface of 3 dimensions, plus noise of standard deviation NOISE."""
+    """n points (n, 50) of a smooth surface of 3 dimensions, plus noise of deviation NOISE."""
     rng = np.random.default_rng(7)
     directions, phases, amplitudes = (
         rng.normal(0, 0.9, (3, 50)),
@@ -30,7 +31,7 @@ def curved(n: int, seed: int = 0) -> np.ndarray:
 
 
 def pca_error(train, test, n: int) -> float:
-    """Mean squared error per entry of test rows after projection on n principal components of the training rows."""
+    """Mean squared error per entry of test rows, projected on n components of the training rows."""
     mean = train.mean(axis=0)
     v = np.linalg.svd(train - mean, full_matrices=False)[2][:n]
     return float(np.mean((test - mean - (test - mean) @ v.T @ v) ** 2))
@@ -41,7 +42,8 @@ def run(options) -> None:
     widths = (1, 2, 3, 4) if options.quick else (1, 2, 3, 4, 6, 8, 12)
     errors, linear = [], [pca_error(train, test, n) for n in widths]
     print(
-        f"{'width of the channel':>20}{'autoencoder':>14}{'PCA':>10}   (error per entry; the noise alone: {NOISE**2:.4f})"
+        f"{'width of the channel':>20}{'autoencoder':>14}{'PCA':>10}   (error per entry; the noise "
+        f"alone: {NOISE**2:.4f})"
     )
     for n, of_pca in zip(widths, linear):
         model = Autoencoder(50, hidden=(128, 64), n_latent=n)
@@ -63,5 +65,6 @@ def run(options) -> None:
         options.out,
         "bottleneck",
         "Error on new data against the width of the bottleneck. The data have 3 dimensions "
-        "(grey line) and noise (dotted): the autoencoder's error drops to about the noise at 3, PCA's only slowly.",
+        "(grey line) and noise (dotted): the autoencoder's error drops to about the noise at 3, "
+        "PCA's only slowly.",
     )

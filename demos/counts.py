@@ -1,9 +1,10 @@
-"""NB against ZINB: two distributions of equal mean, the zeros that they predict, and which of the two real cells ask for.
+"""NB against ZINB: equal means, the zeros that each predicts, and which of them real cells ask for.
 
-Figure 15 of the chapter. A negative binomial with small inverse dispersion theta has many zeros of its own. The
-zero-inflated one adds structural zeros: with probability pi the count is 0 whatever the gene's expression. At equal
-means the two differ in their zeros first. Real data answer which is needed: theta of each gene is set so that the NB has
-the variance that was measured, and the zeros that this NB predicts are compared with the zeros that were counted.
+Figure 15 of the chapter. A negative binomial with small inverse dispersion theta has many zeros of
+its own. The zero-inflated one adds structural zeros: with probability pi the count is 0 whatever
+the gene's expression. At equal means the two differ in their zeros first. Real data answer which is
+needed: theta of each gene is set so that the NB has the variance that was measured, and the zeros
+that this NB predicts are compared with the zeros that were counted.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ DATASETS = {"cortex": "cortex (STRT-seq)", "brain10k": "brain (10x)", "pbmc68k":
 
 
 def zeros_by_gene(x):
-    """Fraction of zeros of each gene: counted, predicted by Poisson, and by an NB of the measured variance. (n_genes,) each.
+    """Fraction of zeros of each gene: counted, and predicted by Poisson and by NB.
 
-    Cells differ in depth: the mean of gene g in cell n is l_n rho_g, and a prediction is averaged over cells.
+    (n_genes,) each; the NB is the one of the measured variance. Cells differ in depth: the mean of
+    gene g in cell n is l_n rho_g, and a prediction is averaged over cells.
     """
     totals = library_size(x)
     x, totals = x[totals > 0], totals[totals > 0]
@@ -61,13 +63,15 @@ def run(options) -> None:
     f, axes = show.figure(1, 4, width=3.7)
     draw_distributions(axes[0, 0])
     print(
-        f"\n{'':<10}{'zeros counted':>15}{'Poisson':>10}{'NB':>8}   genes with more zeros than the NB predicts, by over 0.1"
+        f"\n{'':<10}{'zeros counted':>15}{'Poisson':>10}{'NB':>8}   genes with more zeros than the "
+        "NB predicts, by over 0.1"
     )
     for ax, (name, title) in zip(axes[0, 1:], DATASETS.items()):
         x = read(show.DATA / f"{name}.npz").X
         counted, poisson, nb = zeros_by_gene(x[:500] if options.quick else x[:3000])
         print(
-            f"{name:<10}{counted.mean():>15.3f}{poisson.mean():>10.3f}{nb.mean():>8.3f}   {np.mean(counted - nb > 0.1):.1%}"
+            f"{name:<10}{counted.mean():>15.3f}{poisson.mean():>10.3f}{nb.mean():>8.3f}   "
+            f"{np.mean(counted - nb > 0.1):.1%}"
         )
         ax.plot([0, 1], [0, 1], color="#888888", linewidth=0.8)
         ax.scatter(
@@ -90,6 +94,8 @@ def run(options) -> None:
         options.out,
         "counts",
         "Left: NB and ZINB of the same mean differ in their zeros. Right, a point a gene: an NB "
-        "of the gene's own variance predicts its zeros in the 10x data (on the line), a Poisson too few. In cortex many "
-        "genes have more zeros than their NB: there a ZINB, or a mean that differs by cell type, has something to explain.",
+        "of the gene's own variance predicts its zeros in the 10x data (on the line), a Poisson "
+        "too few. In cortex many "
+        "genes have more zeros than their NB: there a ZINB, or a mean that differs by cell type, "
+        "has something to explain.",
     )

@@ -1,8 +1,9 @@
 """Overcomplete autoencoders: the identity problem, and denoising as the way out.
 
-The chapter's "Undercomplete and overcomplete autoencoders". A code that is larger than the data can carry everything, noise
-included: the best an overcomplete autoencoder can do with noisy data is to copy them, and it nearly does. Asked for the
-*clean* curve behind a noisy one, copying no longer pays: it must learn what curves look like.
+The chapter's "Undercomplete and overcomplete autoencoders". A code that is larger than the data can
+carry everything, noise included: the best an overcomplete autoencoder can do with noisy data is to
+copy them, and it nearly does. Asked for the *clean* curve behind a noisy one, copying no longer
+pays: it must learn what curves look like.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def run(options) -> None:
     noisy = clean + np.random.default_rng(2).normal(0, SIGMA, clean.shape).astype(np.float32)
     models = {}
     print(
-        f"squared error per entry against the clean curves; the noisy input itself: {np.mean((noisy - clean) ** 2):.4f}"
+        "squared error per entry against the clean curves; the noisy input itself: "
+        f"{np.mean((noisy - clean) ** 2):.4f}"
     )
     for name, noise in (("plain", 0.0), ("denoising", SIGMA)):
         models[name] = Autoencoder(N, hidden=(128,), n_latent=2 * N, noise=noise)
@@ -42,7 +44,8 @@ def run(options) -> None:
         y = models[name].reconstruct(noisy)
         kept = np.corrcoef((noisy - y).ravel(), (noisy - clean).ravel())[0, 1]
         print(
-            f"{name:<10} trained on {'noisy -> same' if noise == 0 else 'noisy -> clean'}: {np.mean((y - clean) ** 2):.4f}; "
+            f"{name:<10} trained on {'noisy -> same' if noise == 0 else 'noisy -> clean'}: "
+            f"{np.mean((y - clean) ** 2):.4f}; "
             f"correlation of what it changed with the noise: {kept:.2f}"
         )
     f, axes = show.figure(1, 3, width=3.6, height=3)
@@ -65,5 +68,6 @@ def run(options) -> None:
         options.out,
         "denoising",
         f"Three new curves. Both autoencoders have a code of {2 * N} numbers for {N} inputs: "
-        "the plain one copies the noise, the one that was trained on noisy inputs removes most of it.",
+        "the plain one copies the noise, the one that was trained on noisy inputs removes most of "
+        "it.",
     )

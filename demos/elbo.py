@@ -1,10 +1,11 @@
-"""Figure 11 of the chapter: log p(x) = ELBO + KL(q || posterior), on a model where every term is known exactly.
+"""Figure 11 of the chapter: log p(x) = ELBO + KL(q || posterior), each term known exactly.
 
-z ~ Normal(0, 1), x ~ Normal(w z, sigma^2) for a vector w: probabilistic PCA with one dimension. Its log p(x) and its
-posterior are closed forms, so the identity can be checked to the last digits, while q is optimised with the model held
-fixed (log p stays, the gap closes) and then the model with q held fixed (the bound rises, and log p with it or against it).
-Raising log p averaged over the data is lowering KL(data || model). And the importance-weighted bound of K draws closes the
-gap that a wrong q leaves.
+z ~ Normal(0, 1), x ~ Normal(w z, sigma^2) for a vector w: probabilistic PCA with one dimension. Its
+log p(x) and its posterior are closed forms, so the identity can be checked to the last digits,
+while q is optimised with the model held fixed (log p stays, the gap closes) and then the model with
+q held fixed (the bound rises, and log p with it or against it). Raising log p averaged over the
+data is lowering KL(data || model). And the importance-weighted bound of K draws closes the gap that
+a wrong q leaves.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def posterior(x, w):
 
 
 def elbo(x, w, mean, std):
-    """E_q[log p(x | z)] - KL(q || p(z)) of each row, exactly (q is Normal, the model is linear): (n,)."""
+    """E_q[log p(x | z)] - KL(q || p(z)) of each row (n,), exact: q is Normal, the model linear."""
     expected = (
         distributions.Normal(mean[:, None] * w, SIGMA).log_prob(x)
         - 0.5 * np.square(std[:, None] * w) / SIGMA**2
@@ -71,7 +72,8 @@ def run(options) -> None:
             records.append((log_p.mean(), each.mean(), gap.mean(), -entropy - log_p.mean()))
             optimizer.step()
         print(
-            f"after optimising {phase:<6} log p {records[-1][0]:.4f} = ELBO {records[-1][1]:.4f} + KL(q || posterior) "
+            f"after optimising {phase:<6} log p {records[-1][0]:.4f} = ELBO {records[-1][1]:.4f} + "
+            "KL(q || posterior) "
             f"{records[-1][2]:.4f};  KL(data || model), estimated: {records[-1][3]:+.4f}"
         )
     print(f"the identity holds to {worst:.1e} at every step, for every point")
@@ -79,7 +81,10 @@ def run(options) -> None:
 
 
 def importance_weighted(x, w, counts=(1, 3, 10, 30, 100, 300, 1000)):
-    """The bound of K draws from a q that is wrong on purpose (the prior), averaged over points; and the exact log p."""
+    """The bound of K draws, averaged over points, and the exact log p.
+
+    The draws come from a q that is wrong on purpose, the prior.
+    """
     rng, found = np.random.default_rng(1), []
     for k in counts:
         z = rng.normal(size=(k, len(x)))
@@ -122,5 +127,6 @@ def draw(records, n, options, weighted) -> None:
         options.out,
         "elbo",
         "Left: log p(x) is the ELBO plus the divergence of q from the true posterior (shaded), "
-        "whichever half is optimised. Right: the importance-weighted bound rises to the exact value with more draws.",
+        "whichever half is optimised. Right: the importance-weighted bound rises to the exact "
+        "value with more draws.",
     )

@@ -1,8 +1,8 @@
-"""Figure 7 of the chapter: 6,000 cells x 1,000 genes with three expression profiles, and what an autoencoder's code shows.
+"""Figure 7 of the chapter: 6,000 cells of three expression profiles in an autoencoder's code.
 
-Each third of the cells has another third of the genes switched on; noise is everywhere. Nobody tells the autoencoder
-which cell is of which kind. Its 128-dimensional code, seen by PCA, falls into three groups (a); so does a code of 2
-dimensions, drawn directly (b).
+Each third of the cells has another third of the genes switched on; noise is everywhere. Nobody
+tells the autoencoder which cell is of which kind. Its 128-dimensional code, seen by PCA, falls into
+three groups (a); so does a code of 2 dimensions, drawn directly (b).
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from models.clustering import adjusted_rand_index, kmeans
 
 
 def three_profiles(n_cells: int, n_genes: int, seed: int = 0):
-    """(log expression (n_cells, n_genes), profile (n_cells,)): standard normal background, 2 more where switched on."""
+    """(log expression (n_cells, n_genes), profile (n_cells,)), simulated.
+
+    The background is standard normal; genes that are switched on have 2 more.
+    """
     rng = np.random.default_rng(seed)
     profile = np.repeat(np.arange(3), n_cells // 3)
     on = profile[:, None] == np.arange(n_genes) * 3 // n_genes
@@ -32,7 +35,8 @@ def run(options) -> None:
         z = model.latent(x)
         found = kmeans(z, 3)
         print(
-            f"latent {n_latent:>3}: mean squared error {history['validation_loss'][-1]:.3f} on held-out cells (noise: 1); "
+            f"latent {n_latent:>3}: mean squared error {history['validation_loss'][-1]:.3f} on "
+            "held-out cells (noise: 1); "
             f"k-means finds the profiles with ARI {adjusted_rand_index(profile, found):.3f}"
         )
         if n_latent > 2:

@@ -1,8 +1,9 @@
-"""The GENEEX autoencoder of the chapter: 2048-1024-128 on expression profiles, and one step at the published size.
+"""The GENEEX autoencoder: 2048-1024-128 on expression profiles, and a step at the published size.
 
-The chapter's "Autoencoder application: Gene expression". `--size course` trains the architecture on the 3,005 cells of
-mouse cortex, log-normalised. `--size published` takes one training step of each preset at the size of the Genomic Data
-Commons profiles (60,484 genes in the chapter; 60,483 in the NCI's code, 244 million weights), and prints time and memory.
+The chapter's "Autoencoder application: Gene expression". `--size course` trains the architecture on
+the 3,005 cells of mouse cortex, log-normalised. `--size published` takes one training step of each
+preset at the size of the Genomic Data Commons profiles (60,484 genes in the chapter; 60,483 in the
+NCI's code, 244 million weights), and prints time and memory.
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ def course(options) -> None:
     history = model.fit(x, epochs=1 if options.quick else 8)
     z = model.latent(x)
     print(
-        f"{sum(p.size for p in model.parameters()):,} weights, {np.mean(history['seconds']):.1f} s an epoch; squared error on "
-        f"held-out cells {history['validation_loss'][0]:.3f} after one epoch, {history['validation_loss'][-1]:.3f} at the end "
+        f"{sum(p.size for p in model.parameters()):,} weights, {np.mean(history['seconds']):.1f} s "
+        "an epoch; squared error on "
+        f"held-out cells {history['validation_loss'][0]:.3f} after one epoch, "
+        f"{history['validation_loss'][-1]:.3f} at the end "
         f"(variance of the data: {x.var(axis=0).mean():.3f})"
     )
     f, axes = show.figure(width=6, height=4.4)
@@ -71,7 +74,8 @@ def published(options) -> None:
             1 if sys.platform == "darwin" else 1024
         )
         print(
-            f"{preset:<8} {sum(p.size for p in model.parameters()):>12,} weights: one step of {len(x)} profiles in "
+            f"{preset:<8} {sum(p.size for p in model.parameters()):>12,} weights: one step of "
+            f"{len(x)} profiles in "
             f"{time.perf_counter() - started:.1f} s, peak memory {peak / 1e9:.1f} GB"
         )
         del model

@@ -57,12 +57,14 @@ def write(out: Path, names: list[str]) -> Path:
             data = base64.b64encode(picture.read_bytes()).decode()
             text = html.escape(caption.read_text(encoding="utf-8"))
             parts.append(
-                f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+                f'<figure><img alt="{text}" src="data:image/png;base64,{data}">'
+                f"<figcaption>{text}</figcaption></figure>"
             )
         parts.append(f"<pre>{html.escape((out / f'{name}.txt').read_text(encoding='utf-8'))}</pre>")
     page = out / "index.html"
     page.write_text(
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>minigrad demos</title><style>{STYLE}</style>"
+        "<!doctype html><html lang=en><meta charset=utf-8><title>minigrad "
+        f"demos</title><style>{STYLE}</style>"
         f"<h1>minigrad: every demo</h1>{''.join(parts)}</html>\n",
         encoding="utf-8",
     )

@@ -1,8 +1,9 @@
-"""Figure 6 of the chapter: a linear autoencoder with tied weights becomes principal component analysis as it trains.
+"""Figure 6 of the chapter: a linear autoencoder with tied weights becomes PCA as it trains.
 
-No hidden layers, no activation, and a decoder that is the encoder's transpose: then the least squared error is reached
-exactly where the weights span the first principal components. Gradient descent finds that subspace without being told of
-eigenvectors; the angles between its subspace and that of the singular value decomposition go to zero.
+No hidden layers, no activation, and a decoder that is the encoder's transpose: then the least
+squared error is reached exactly where the weights span the first principal components. Gradient
+descent finds that subspace without being told of eigenvectors; the angles between its subspace and
+that of the singular value decomposition go to zero.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def run(options) -> None:
         angles.append(np.degrees(subspace_angles(model.weight.numpy(), v.T)))
         epochs.append(n_epochs)
         print(
-            f"{n_epochs:>5} epochs: largest principal angle to the SVD's subspace {angles[-1].max():.4f} degrees"
+            f"{n_epochs:>5} epochs: largest principal angle to the SVD's subspace "
+            f"{angles[-1].max():.4f} degrees"
         )
     f, axes = show.figure(1, 2)
     for i, angle in enumerate(np.array(angles).T[::-1]):
@@ -60,5 +62,6 @@ def run(options) -> None:
         options.out,
         "pca",
         "Left: angles between the subspace that a tied linear autoencoder has learnt and that of "
-        "the SVD, for longer and longer training. Right: the cells of mouse cortex in that subspace.",
+        "the SVD, for longer and longer training. Right: the cells of mouse cortex in that "
+        "subspace.",
     )

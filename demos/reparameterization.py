@@ -1,9 +1,10 @@
-"""The reparameterization trick: two unbiased estimates of one gradient, and how much noisier the other one is.
+"""The reparameterization trick: two unbiased estimates of one gradient, and how noisy each is.
 
-The chapter's section of that name. The gradient of E_z[f(z)], z ~ Normal(mu, sigma), with respect to mu can be estimated
-from draws in two ways. The score function: f(z) times the gradient of log q(z), which needs nothing of f but its value.
-Or z = mu + sigma eps with eps ~ Normal(0, 1), so that the derivative of f itself is used. Both are right on average; the
-variances differ by orders of magnitude, the more so in more dimensions. That is why VAEs can be trained with one draw.
+The chapter's section of that name. The gradient of E_z[f(z)], z ~ Normal(mu, sigma), with respect
+to mu can be estimated from draws in two ways. The score function: f(z) times the gradient of log
+q(z), which needs nothing of f but its value. Or z = mu + sigma eps with eps ~ Normal(0, 1), so that
+the derivative of f itself is used. Both are right on average; the variances differ by orders of
+magnitude, the more so in more dimensions. That is why VAEs can be trained with one draw.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ SIGMA = 0.5
 
 
 def estimates(n_dims: int, n_draws: int, seed: int = 0):
-    """Single-draw estimates of d E[f]/d mu_1, (n_draws,) each, by score function and by reparameterization.
+    """Estimates of d E[f]/d mu_1 from single draws, by score function and by reparameterization.
+
+    (n_draws,) each.
 
     f(z) = -sum (z - 2)^2 / 2, as from a Normal decoder; the exact gradient at mu = 0 is 2.
     """
@@ -38,7 +41,8 @@ def run(options) -> None:
     n_draws, dims = (2000 if options.quick else 100_000), (1, 2, 5, 10, 30, 100)
     table = []
     print(
-        f"{'dimensions':>10}{'score: mean':>14}{'variance':>12}{'reparameterized: mean':>24}{'variance':>10}{'ratio':>10}"
+        f"{'dimensions':>10}{'score: mean':>14}{'variance':>12}"
+        f"{'reparameterized: mean':>24}{'variance':>10}{'ratio':>10}"
         "   exact: 2"
     )
     for d in dims:
@@ -73,5 +77,6 @@ def run(options) -> None:
         options.out,
         "reparameterization",
         "Left: both estimates are centred on the exact gradient, one is far "
-        "wider. Right: the variance of the score-function estimate grows with the dimensions, the other does not.",
+        "wider. Right: the variance of the score-function estimate grows with the dimensions, the "
+        "other does not.",
     )

@@ -1,10 +1,12 @@
-"""The main job: scVI on 3,005 cells of mouse cortex, held-out likelihood, clusters, and a picture of its latent space.
+"""The main job: scVI on 3,005 cells of mouse cortex: held-out likelihood, clusters, a picture.
 
-Figures 12 to 14 of the chapter. The cells of Zeisel et al. (2015) were sorted by hand into seven types, which the model
-never sees. A fifth of the cells is held out; the rest trains a variational autoencoder whose decoder is a zero-inflated
-negative binomial. Then k-means in the 30 latent dimensions is compared with the seven types, beside the same on
-principal components of log-normalised counts: the adjusted Rand index and the normalised mutual information ask whether
-the clusters are the types (1 is perfect), the silhouette whether the types lie apart in the space (-1 to 1).
+Figures 12 to 14 of the chapter. The cells of Zeisel et al. (2015) were sorted by hand into seven
+types, which the model never sees. A fifth of the cells is held out; the rest trains a variational
+autoencoder whose decoder is a zero-inflated negative binomial. Then k-means in the 30 latent
+dimensions is compared with the seven types, beside the same on principal components of
+log-normalised counts: the adjusted Rand index and the normalised mutual information ask whether the
+clusters are the types (1 is perfect), the silhouette whether the types lie apart in the space (-1
+to 1).
 """
 
 from __future__ import annotations
@@ -55,12 +57,14 @@ def run(options) -> None:
         f"trained on {len(train)} cells, {len(history)} epochs, {np.sum(history['seconds']):.0f} s"
     )
     print(
-        f"held-out ELBO, {len(test)} cells: {model.elbo(counts[test], n_samples=5).mean():.1f} nats a cell"
+        f"held-out ELBO, {len(test)} cells: {model.elbo(counts[test], n_samples=5).mean():.1f} "
+        "nats a cell"
     )
     n_samples = 50 if options.quick else 200
     value, error = model.log_likelihood(counts[test], n_samples=n_samples, return_error=True)
     print(
-        f"held-out log p(x), importance-weighted, {n_samples} samples: {value.mean():.1f} nats a cell "
+        f"held-out log p(x), importance-weighted, {n_samples} samples: {value.mean():.1f} nats a "
+        "cell "
         f"(Monte Carlo error {np.sqrt(np.mean(error**2) / len(error)):.2f})"
     )
 
@@ -95,7 +99,8 @@ def print_scores(spaces: dict, labels) -> None:
     """A line for each space: how k-means and the annotated types agree."""
     k = len(set(labels))
     print(
-        f"\nk-means, k = {k}, against the annotated types:\n{'':<24}{'ARI':>6}{'NMI':>7}{'silhouette of the types':>26}"
+        f"\nk-means, k = {k}, against the annotated "
+        f"types:\n{'':<24}{'ARI':>6}{'NMI':>7}{'silhouette of the types':>26}"
     )
     for name, z in spaces.items():
         clusters = kmeans(z, k, seed=0)

@@ -1,4 +1,4 @@
-"""Pictures of the demos: one palette that colour-blind readers can tell apart, one way to save with a caption."""
+"""Pictures of the demos: one palette, safe for colour-blind readers, and one way to save them."""
 
 from __future__ import annotations
 

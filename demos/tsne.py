@@ -1,10 +1,12 @@
-"""t-SNE written on the engine: a picture of many dimensions, by gradient descent on a loss of four lines.
+"""t-SNE on the engine: a picture of many dimensions, by gradient descent on a loss of four lines.
 
-t-SNE (van der Maaten & Hinton 2008) places a point in the plane for every cell, so that pairs that are near in the many
-dimensions are near in the plane. Nearness p_ij in many dimensions is a Gaussian whose width differs by cell, chosen so
-that each has about `perplexity` neighbours. Nearness q_ij in the plane has the heavier tail of a Student t distribution,
-which lets groups drift apart. The points move down the gradient of KL(p || q), which the engine finds by itself: the
-published gradient formula appears nowhere below. All pairs are compared, so it is for at most a thousand cells or so.
+t-SNE (van der Maaten & Hinton 2008) places a point in the plane for every cell, so that pairs that
+are near in the many dimensions are near in the plane. Nearness p_ij in many dimensions is a
+Gaussian whose width differs by cell, chosen so that each has about `perplexity` neighbours.
+Nearness q_ij in the plane has the heavier tail of a Student t distribution, which lets groups drift
+apart. The points move down the gradient of KL(p || q), which the engine finds by itself: the
+published gradient formula appears nowhere below. All pairs are compared, so it is for at most a
+thousand cells or so.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ from models.counts import log1p, normalize, read
 
 
 def nearness(x: np.ndarray, perplexity: float) -> np.ndarray:
-    """p_ij, (n, n), summing to 1: for each row the width whose entropy is log(perplexity), found by bisection."""
+    """p_ij, (n, n), summing to 1.
+
+    Each row has the width at which its entropy is log(perplexity), found by bisection.
+    """
     squared = np.sum(x * x, axis=1)
     d = np.maximum(squared[:, None] + squared - 2.0 * x @ x.T, 0.0)
     np.fill_diagonal(d, np.inf)
@@ -34,14 +39,20 @@ def nearness(x: np.ndarray, perplexity: float) -> np.ndarray:
 
 
 def loss(y: Tensor, p: np.ndarray) -> Tensor:
-    """KL(p || q) without the entropy of p, which is constant: q_ij is 1 / (1 + |y_i - y_j|^2), made to sum to 1."""
+    """KL(p || q) without the entropy of p, which is constant.
+
+    q_ij is 1 / (1 + |y_i - y_j|^2), made to sum to 1.
+    """
     squared = np.sum(np.square(y), axis=1, keepdims=True)
     kernel = np.clip(squared + squared.T - 2.0 * y @ y.T, 0.0, None) + 1.0
     return np.sum(p * np.log(kernel)) + np.log(np.sum(1.0 / kernel) - len(p))
 
 
 def tsne(x: np.ndarray, perplexity: float = 30.0, n_steps: int = 400, seed: int = 0) -> np.ndarray:
-    """Points (n, 2) for the rows of x (n, features). Starts at the first two principal components."""
+    """Points (n, 2) for the rows of x (n, features).
+
+    Starts at the first two principal components.
+    """
     x = x - x.mean(axis=0)
     u, s, _ = np.linalg.svd(x, full_matrices=False)
     y = Tensor(
@@ -74,7 +85,8 @@ def run(options) -> None:
         Tensor((components[:, :2] / components[:, 0].std()).astype(np.float32)), p
     ).item() + float(np.sum(positive * np.log(positive)))
     print(
-        f"KL(p || q): {kl_pca:.2f} nats for the first two principal components, {kl:.2f} after t-SNE"
+        f"KL(p || q): {kl_pca:.2f} nats for the first two principal components, {kl:.2f} after "
+        "t-SNE"
     )
     f, axes = show.figure(1, 2, width=4.6, height=4.4)
     show.scatter(axes[0, 0], components[:, :2], labels)

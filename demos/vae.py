@@ -1,10 +1,11 @@
-"""Figures 8 to 10 of the chapter: VAEs with a Gaussian and a categorical decoder on real expression.
+"""Figures 8 to 10 of the chapter: VAEs with Gaussian and categorical decoders on real expression.
 
-A VAE is an autoencoder whose code is a distribution and whose output is one. For log-normalised expression the decoder is
-a Normal, and the reconstruction term a squared error; for counts a categorical distribution over genes (Figure 10), and
-the reconstruction term the log-probability of each molecule's gene. The curves show the two terms of the ELBO trading:
-reconstruction improves as KL(q || prior) is spent. Draws from the prior, decoded, look like cells in their average
-expression, and a histogram of one gene beside the data's shows how much of the variation they have.
+A VAE is an autoencoder whose code is a distribution and whose output is one. For log-normalised
+expression the decoder is a Normal, and the reconstruction term a squared error; for counts a
+categorical distribution over genes (Figure 10), and the reconstruction term the log-probability of
+each molecule's gene. The curves show the two terms of the ELBO trading: reconstruction improves as
+KL(q || prior) is spent. Draws from the prior, decoded, look like cells in their average expression,
+and a histogram of one gene beside the data's shows how much of the variation they have.
 """
 
 from __future__ import annotations
@@ -38,9 +39,12 @@ def run(options) -> None:
         means, spreads = [a.mean(axis=0) for a in fractions], [a.std(axis=0) for a in fractions]
         gene = int(np.argsort(spreads[0])[-5])
         print(
-            f"{name:<12} decoder: held-out ELBO {history['validation_elbo'][-1]:.1f} nats a cell (reconstruction "
-            f"{history['validation_reconstruction'][-1]:.1f}, KL {history['validation_kl'][-1]:.1f}); genes, cells against "
-            f"draws: correlation of means {np.corrcoef(*means)[0, 1]:.3f}, of spreads {np.corrcoef(*spreads)[0, 1]:.3f}"
+            f"{name:<12} decoder: held-out ELBO {history['validation_elbo'][-1]:.1f} nats a cell "
+            "(reconstruction "
+            f"{history['validation_reconstruction'][-1]:.1f}, KL "
+            f"{history['validation_kl'][-1]:.1f}); genes, cells against "
+            f"draws: correlation of means {np.corrcoef(*means)[0, 1]:.3f}, of spreads "
+            f"{np.corrcoef(*spreads)[0, 1]:.3f}"
         )
         epochs = history["epoch"]
         row[0].plot(
@@ -76,5 +80,6 @@ def run(options) -> None:
         options.out,
         "vae",
         "VAEs on mouse cortex, above with a Normal, below with a categorical decoder: the terms of "
-        "the held-out ELBO, the means of all genes in cells and in draws from the prior, and the spread of one gene.",
+        "the held-out ELBO, the means of all genes in cells and in draws from the prior, and the "
+        "spread of one gene.",
     )

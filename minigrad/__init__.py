@@ -24,7 +24,10 @@ __all__ = [
 
 
 def __getattr__(name):
-    """gradcheck and GradientError, imported when first asked for: `python -m minigrad.checking` must find it unimported."""
+    """gradcheck and GradientError, imported when first asked for.
+
+    `python -m minigrad.checking` must find its module not yet imported.
+    """
     if name in ("gradcheck", "GradientError"):
         from minigrad import checking
 

@@ -1,28 +1,38 @@
 """Where arrays live: on the host (NumPy) or on a GPU (CuPy).
 
-Know before reading: NumPy's protocols NEP 13 and NEP 18. A function such as `numpy.exp` looks at the type of what it
-is given and hands the work to that type, so nearly all of this project runs on a GPU without a word about it.
+Know before reading: NumPy's protocols NEP 13 and NEP 18. A function such as `numpy.exp` looks at
+the type of what it is given and hands the work to that type, so nearly all of this project runs on
+a GPU without a word about it.
 
-Know after: the few things that no protocol covers. Moving an array, asking where it is, writing into it, and drawing
-noise where it is needed. This is the only module that imports CuPy.
+Know after: the few things that no protocol covers. Moving an array, asking where it is, writing
+into it, and drawing noise where it is needed. This is the only module that imports CuPy.
 """
 
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from scipy import sparse, special
 
+if TYPE_CHECKING:
+    from minigrad.tensor import Tensor
+
 DEVICES = ("numpy", "cupy")
-Array = Any  # in annotations: what formulas take, an array of NumPy or CuPy, a Tensor or a number; see each docstring
+
+# Two words for annotations. An Array is what formulas take. Any stands for numbers, and for CuPy's
+# arrays, whose type is not known where CuPy is not installed.
+Array: TypeAlias = "np.ndarray | Tensor | Any"
+# Rows of data: a dense array or a CSR matrix, NumPy's and SciPy's or CuPy's. No type says so.
+Matrix: TypeAlias = Any
 
 
-def device_of(x: Array) -> str:
-    """The name of the library whose array `x` is: "numpy", "cupy", or the module of another array type.
+def device_of(x: Matrix) -> str:
+    """The name of the library whose array `x` is: "numpy", "cupy", or another array type's module.
 
-    x: an array, a sparse matrix, a Tensor or a scalar; Python and NumPy scalars belong to no device and count as "numpy".
+    x: an array, a sparse matrix, a Tensor or a scalar; Python and NumPy scalars belong to no device
+    and count as "numpy".
     """
     if isinstance(x, (np.ndarray, np.generic, int, float)) or sparse.issparse(x):
         return "numpy"
@@ -40,7 +50,8 @@ def _cupy():
         n_devices = cupy.cuda.runtime.getDeviceCount()
     except ImportError as error:
         raise ImportError(
-            'device "cupy" needs CuPy: pip install "minigrad-scvi[gpu]" on a machine with an NVIDIA GPU'
+            'device "cupy" needs CuPy: pip install "minigrad-scvi[gpu]" '
+            "on a machine with an NVIDIA GPU"
         ) from error
     except Exception as error:
         raise RuntimeError(
@@ -51,7 +62,7 @@ def _cupy():
     return cupy
 
 
-def to_device(x: Array, device: str) -> Array:
+def to_device(x: Matrix, device: str) -> Matrix:
     """The same array on a device; `x` itself where it is there already.
 
     x: a dense array or a CSR matrix, any shape and dtype; device: "numpy" or "cupy".
@@ -71,41 +82,49 @@ def to_device(x: Array, device: str) -> Array:
     return cupy.asarray(x)
 
 
-def to_host(x: Array) -> Array:
-    """The same array as NumPy's, of any shape; `x` itself where it is that already. Shape and dtype stay."""
+def to_host(x: Matrix) -> Matrix:
+    """The same array as NumPy's, of any shape; `x` itself where it is that already.
+
+    Shape and dtype stay.
+    """
     return x if device_of(x) == "numpy" else x.get()
 
 
 def assign(target: Array, values) -> None:
     """Write host numbers into an array, in place, wherever it is: target[...] = values.
 
-    target: any array; values: a host array or number that broadcasts to its shape; it is cast to target's dtype.
+    target: any array; values: a host array or number that broadcasts to its shape; it is cast to
+    target's dtype.
     """
     target[...] = to_device(np.asarray(values, target.dtype), device_of(target))
 
 
 def add_at(target: Array, index, values) -> None:
-    """target[index] += values, in place, any shape, where an entry that the index names twice gets both.
+    """target[index] += values, in place; an entry that the index names twice gets both values.
 
-    numpy.add.at follows the array, but CuPy's array answers to it only where the index is one array.
+    target: any shape. numpy.add.at follows the array, but CuPy's array answers to it only where the
+    index is one array.
     """
     (np if device_of(target) == "numpy" else _cupy()).add.at(target, index, values)
 
 
 def at_a_time(x: Array, n: int) -> int:
-    """How many entries of x to update at a time: n, few enough for the processor's cache; on a GPU all, calls being dear.
+    """How many entries of x to update at a time.
 
+    n, which is few enough for the processor's cache; on a GPU all, since calls are dear there.
     x: any shape.
     """
     return n if device_of(x) == "numpy" else x.size
 
 
 def generator(key, device: str = "numpy") -> np.random.Generator:
-    """A generator of random numbers on a device, its stream a function of `key` (a sequence of non-negative integers).
+    """A generator of random numbers on a device, whose stream is a function of `key`.
 
-    A fresh one a step, `generator([seed, purpose, epoch, step])`, leaves no state to save: a run that resumes, or is
-    split over machines, draws what it would have drawn. The two devices draw different numbers. On the GPU the stream
-    is Philox's (Salmon et al. 2011), a function of a counter, which takes no time to set up; CuPy's default does.
+    key: a sequence of non-negative integers. A fresh one a step, `generator([seed, purpose, epoch,
+    step])`, leaves no state to save: a run that resumes, or is split over machines, draws what it
+    would have drawn. The two devices draw different numbers. On the GPU the stream is Philox's
+    (Salmon et al. 2011), a function of a counter, which takes no time to set up; CuPy's default
+    does.
     """
     if device == "numpy":
         return np.random.default_rng(key)
@@ -114,9 +133,11 @@ def generator(key, device: str = "numpy") -> np.random.Generator:
 
 
 def special_of(x: Array) -> ModuleType:
-    """The module of special functions for an array: `scipy.special`, or `cupyx.scipy.special` for one on the GPU.
+    """The module of special functions for an array: `scipy.special`, on a GPU
+    `cupyx.scipy.special`.
 
-    x: any shape. Needed for the functions of `scipy.special` that are no ufuncs and so do not follow the array by themselves.
+    x: any shape. Needed for the functions of `scipy.special` that are no ufuncs and so do not
+    follow the array by themselves.
     """
     if device_of(x) != "cupy":
         return special
@@ -126,7 +147,10 @@ def special_of(x: Array) -> ModuleType:
 
 
 def on_host(arrays) -> bool:
-    """Whether all of these are what a kernel written for NumPy takes: arrays, numbers, SciPy's matrices, or None."""
+    """Whether a kernel written for NumPy takes all of these.
+
+    It takes arrays, numbers, SciPy's matrices and None.
+    """
     return all(
         isinstance(x, (np.ndarray, np.generic, float, int)) or x is None or sparse.issparse(x)
         for x in arrays
@@ -134,7 +158,10 @@ def on_host(arrays) -> bool:
 
 
 def explained(error: Exception, name: str, arrays) -> Exception:
-    """The same kind of error, saying which operation failed on what: dtypes, shapes, and devices where they differ."""
+    """The same kind of error, which says what operation failed on what.
+
+    It names dtypes and shapes, and the devices where they differ.
+    """
 
     def describe(x):
         where = "" if device_of(x) == "numpy" else f" on {device_of(x)}"
@@ -154,15 +181,16 @@ def explained(error: Exception, name: str, arrays) -> Exception:
     return kind(f"{name}({', '.join(map(describe, arrays))}): {error}{advice}")
 
 
-def is_sparse(x: Array) -> bool:
+def is_sparse(x: Matrix) -> bool:
     """Whether x is a sparse matrix or array, SciPy's or CuPy's."""
     return hasattr(x, "tocsr")
 
 
 def as_array(x: Array) -> Array:
-    """What a Tensor may hold: plain arrays as they are, NumPy's subclasses and what NumPy can read as plain arrays.
+    """What a Tensor may hold: plain arrays as they are, and what NumPy can read as plain arrays.
 
-    x: any shape and dtype, both of which stay. TypeError for a masked array.
+    NumPy's subclasses become plain arrays. x: any shape and dtype, both of which stay. TypeError
+    for a masked array.
     """
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(
@@ -172,7 +200,7 @@ def as_array(x: Array) -> Array:
 
 
 def as_operand(x: Array, dtype: np.dtype, name: str, in_kernel: bool = False) -> Array:
-    """An operand that stands beside a Tensor, as it is computed with: numbers follow the Tensor's dtype.
+    """An operand beside a Tensor, as it is computed with: numbers follow the Tensor's dtype.
 
     Python and NumPy scalars and integer arrays are cast to `dtype`, floating arrays are kept. So
     float32 stays float32 in `t * np.log(2)`, and in SciPy's functions, which do not let a Python
@@ -206,15 +234,18 @@ def as_operand(x: Array, dtype: np.dtype, name: str, in_kernel: bool = False) ->
 
 
 def not_an_array() -> Exception:
-    """The error that says why NumPy or SciPy may not turn a Tensor into an array behind the user's back."""
+    """The error that says why NumPy or SciPy may not silently turn a Tensor into an array."""
     if not isinstance(
         special.gammaln, np.ufunc
     ):  # no TypeError: SciPy would catch it, and say less
         return RuntimeError(
-            "scipy.special does not take Tensors while SCIPY_ARRAY_API is set: it wraps its functions, and "
-            "they no longer ask their argument. Unset that environment variable before Python starts"
+            "scipy.special does not take Tensors while SCIPY_ARRAY_API is set: it wraps its "
+            "functions, and "
+            "they no longer ask their argument. Unset that environment variable before Python "
+            "starts"
         )
     return TypeError(
-        "a Tensor does not turn into an array silently: take .data (no derivative flows), or use a NumPy "
+        "a Tensor does not turn into an array silently: take .data (no derivative flows), or use a "
+        "NumPy "
         "function of the table; sparse @ Tensor is minigrad.functional.linear(sparse, weight, bias)"
     )

@@ -1,10 +1,11 @@
-"""Files of weights: an uncompressed npz of plain arrays and one JSON text, written whole or not at all.
+"""Files of weights: an uncompressed npz of arrays and one JSON text, written whole or not at all.
 
-Know before reading: an npz file is a zip archive of .npy files, each a short header (dtype, shape) and raw numbers.
-Writing goes to a temporary file beside the target, which is flushed to the disk and then renamed over it: whenever the
-power fails, the target is either the old file or the new one. Reading trusts nothing: files from strangers are data,
-never code. Pickled objects, compressed or overlapping members (which could unpack to any size) and headers that promise
-another size than is there are refused before memory is taken.
+Know before reading: an npz file is a zip archive of .npy files, each a short header (dtype, shape)
+and raw numbers. Writing goes to a temporary file beside the target, which is flushed to the disk
+and then renamed over it: whenever the power fails, the target is either the old file or the new
+one. Reading trusts nothing: files from strangers are data, never code. Pickled objects, compressed
+or overlapping members (which could unpack to any size) and headers that promise another size than
+is there are refused before memory is taken.
 
 Know after: why a killed run loses no more than what came after its last checkpoint.
 """
@@ -21,15 +22,18 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import ClassVar, Self
 
 import numpy as np
 
+from minigrad.nn import Module
+
 FORMAT = "minigrad checkpoint"
 VERSION = 2
-LARGEST_META = 6_000_000  # bytes of JSON: 60,000 names of genes take one million; six million take a second to read
-STALE = (
-    86_400  # seconds after which an unfinished file is one of a dead process: no save takes a day
-)
+# Bytes of JSON: 60,000 names of genes take one million; six million take a second to read.
+LARGEST_META = 6_000_000
+# Seconds after which an unfinished file is one of a dead process: no save takes a day.
+STALE = 86_400
 LONGEST_START = 180  # bytes of a name that its temporary file's begins with; file systems allow 255
 LONGEST_SUFFIX = 40
 _META = "meta"
@@ -41,10 +45,11 @@ class _Refused(ValueError):
 
 
 def check_target(path) -> None:
-    """OSError, in a sentence, where `save` could not write: better before hours of training than after them.
+    """OSError, in a sentence, where `save` could not write.
 
-    It tries: a file is made beside the target, and removed. So it sees what permissions alone do not
-    tell, such as a disk that is mounted read-only.
+    Better before hours of training than after them. It tries: a file is made beside the target, and
+    removed. So it sees what permissions alone do not tell, such as a disk that is mounted
+    read-only.
     """
     path = _behind_links(path)
     folder = os.path.dirname(path)
@@ -87,7 +92,7 @@ def _temporary(path) -> Path:
 
 
 def _start_of_temporaries(path) -> str:
-    """How the paths of temporary files begin: the name is cut, so that it does not become too long."""
+    """How the paths of temporary files begin: the name is cut, lest it become too long."""
     folder, name = os.path.split(path)
     return os.path.join(folder, os.fsdecode(os.fsencode(name)[:LONGEST_START])) + "."
 
@@ -97,9 +102,10 @@ def _suffix(path) -> str:
 
 
 def save(path, arrays: dict[str, np.ndarray], meta: dict) -> None:
-    """Write arrays (real numbers or booleans, any shape) and `meta` (what JSON can hold) to `path`, atomically.
+    """Write arrays and `meta` to `path`, atomically.
 
-    OSError (a full disk, a missing folder) leaves the old file as it was and no temporary one behind. ValueError for
+    arrays: of real numbers or booleans, any shape; meta: what JSON can hold. OSError (a full disk,
+    a missing folder) leaves the old file as it was and no temporary one behind. ValueError for
     arrays that `load` would refuse.
     """
     path = os.path.abspath(os.fspath(path))
@@ -107,13 +113,15 @@ def save(path, arrays: dict[str, np.ndarray], meta: dict) -> None:
     for name, a in arrays.items():
         if a.dtype.kind not in "fiub" or name == _META:
             raise ValueError(
-                f"{path}: the array {name!r} of {a.dtype} cannot be saved: only numbers, and none called meta"
+                f"{path}: the array {name!r} of {a.dtype} cannot be saved: only numbers, and none "
+                "called meta"
             )
     text = json.dumps({"format": FORMAT, "version": VERSION, **meta})
     arrays[_META] = np.frombuffer(text.encode(), np.uint8)
     if arrays[_META].nbytes > LARGEST_META:
         raise ValueError(
-            f"{path}: the description (configuration, genes, history) is larger than {LARGEST_META} bytes"
+            f"{path}: the description (configuration, genes, history) is larger than "
+            f"{LARGEST_META} bytes"
         )
     with whole_file(path) as temporary, open(temporary, "xb") as file:
         np.savez(file, allow_pickle=False, **arrays)
@@ -121,11 +129,11 @@ def save(path, arrays: dict[str, np.ndarray], meta: dict) -> None:
 
 @contextmanager
 def whole_file(path) -> Iterator[Path]:
-    """A temporary path beside `path`, of the same suffix, which on leaving becomes `path`, flushed to the disk.
+    """A temporary path beside `path`, which on leaving becomes `path`, flushed to the disk.
 
-    A symbolic link stays one, and what it leads to is replaced; a file keeps its permissions. After
-    an error the temporary file is removed, and `path` is as it was. OSError where `path` cannot be
-    written.
+    It has the same suffix. A symbolic link stays one, and what it leads to is replaced; a file
+    keeps its permissions. After an error the temporary file is removed, and `path` is as it was.
+    OSError where `path` cannot be written.
     """
     check_target(path)
     path = _behind_links(path)
@@ -145,7 +153,7 @@ def whole_file(path) -> Iterator[Path]:
 
 
 def _keep_mode(path, temporary) -> None:
-    """Give a file that is to replace another one that one's permissions, and where it can its owner."""
+    """Give a file that replaces another one its permissions, and where possible its owner."""
     with suppress(FileNotFoundError):
         old = os.stat(path)
         os.chmod(temporary, stat.S_IMODE(old.st_mode))
@@ -176,14 +184,17 @@ def _flush_folder(folder) -> None:
 
 
 def load(path) -> tuple[dict[str, np.ndarray], dict]:
-    """(arrays, meta) as `save` wrote them. ValueError in one sentence for anything else; FileNotFoundError if none."""
+    """(arrays, meta) as `save` wrote them.
+
+    ValueError in one sentence for anything else; FileNotFoundError if none.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             names = [_name(m) for m in members]
             if len(members) > _MOST or len(set(names)) < len(names):
                 raise _Refused("it holds too many arrays, or one twice")
-            if sum(m.file_size for m in members) > os.fstat(archive.fp.fileno()).st_size:
+            if sum(m.file_size for m in members) > _size(archive):
                 raise _Refused("its arrays claim to be larger than the file")
             arrays = {name: _read(archive, m) for name, m in zip(names, members)}
         return arrays, _meta(arrays)
@@ -201,6 +212,12 @@ def load(path) -> tuple[dict[str, np.ndarray], dict]:
         ) from error
 
 
+def _size(archive: zipfile.ZipFile) -> int:
+    """The size of an open archive in bytes."""
+    assert archive.fp is not None  # an open one has a file
+    return os.fstat(archive.fp.fileno()).st_size
+
+
 def _meta(arrays) -> dict:
     """Take the JSON text out of the arrays, read and checked."""
     if _META not in arrays:
@@ -212,7 +229,8 @@ def _meta(arrays) -> dict:
         raise _Refused("it is no minigrad checkpoint")
     if meta.get("version") != VERSION:
         raise _Refused(
-            f"its format is version {str(meta.get('version'))[:20]}, this program reads version {VERSION}"
+            f"its format is version {str(meta.get('version'))[:20]}, this program reads version "
+            f"{VERSION}"
         )
     return meta
 
@@ -232,7 +250,10 @@ def _name(member: zipfile.ZipInfo) -> str:
 
 
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """One array, after checking that its header promises exactly the numbers that are there (zipfile checks its CRC)."""
+    """One array, after checking that its header promises exactly the numbers that are there.
+
+    Its CRC is checked by zipfile.
+    """
     name = repr(member.filename[:100])
     content = io.BytesIO(archive.read(member))
     version = np.lib.format.read_magic(content)
@@ -269,18 +290,25 @@ def refuse_nonfinite(weights, said_first: str) -> None:
             )
 
 
-class Saved:
-    """`save` and `load` for an nn.Module whose `config` is a dict of the arguments it was made with.
+class Saved(Module):
+    """`save` and `load` for an nn.Module whose `config` are the arguments that it was made with.
 
-    described: names of further attributes that belong to a trained model; these and the configuration as JSON can hold.
-    least_size: a static method, config -> (arrays, numbers) that the weights of such a model are at least, up to a small
-    factor: `load` holds it against what is in the file before it makes a model, which a few bytes could have claimed huge.
+    described: names of further attributes that belong to a trained model; these and the
+    configuration as JSON can hold. least_size: a static method, config -> (arrays, numbers) that
+    the weights of such a model are at least, up to a small factor: `load` holds it against what is
+    in the file before it makes a model, which a few bytes could have claimed huge.
     """
 
-    described = ("trained",)
+    described: ClassVar[tuple[str, ...]] = ("trained",)
+    config: dict
+
+    @staticmethod
+    def least_size(config: dict) -> tuple[int, int]:
+        """(arrays, numbers), as said above. NotImplementedError here: each model has its own."""
+        raise NotImplementedError
 
     def save(self, path) -> None:
-        """Write weights, configuration and what else belongs to the model to an npz file, atomically."""
+        """Write weights, configuration and `described` to an npz file, atomically."""
         save(
             path,
             {f"weights/{name}": a for name, a in self.state_dict().items()},
@@ -296,8 +324,11 @@ class Saved:
         }
 
     @classmethod
-    def load(cls, path) -> Saved:
-        """The model that `save` (or a checkpoint of `fit`) wrote, in evaluation mode. ValueError for any other file."""
+    def load(cls, path) -> Self:
+        """The model that `save` (or a checkpoint of `fit`) wrote, in evaluation mode.
+
+        ValueError for any other file.
+        """
         arrays, meta = load(path)
         if meta.get("model") != cls.__name__:
             raise ValueError(f"{path}: holds a {str(meta.get('model'))[:50]}, not a {cls.__name__}")
@@ -310,7 +341,8 @@ class Saved:
             )
             if n_arrays > len(weights) or size > found:
                 raise ValueError(
-                    f"at least {n_arrays} arrays of {size:.4g} numbers; it holds {len(weights)} of {found}"
+                    f"at least {n_arrays} arrays of {size:.4g} numbers; it holds {len(weights)} of "
+                    f"{found}"
                 )
             model = cls(**meta["config"])
             model.load_state_dict(weights)

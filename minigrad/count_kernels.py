@@ -395,10 +395,11 @@ def _blocks_of_rows(n_cells, n_genes):
 class _NonZeros(NamedTuple):
     """The non-zeros of a block of rows, row by row; k of them."""
 
-    index: np.ndarray  # (k,): position in the flattened block
+    # These two names are methods of every tuple, which nobody calls here.
+    index: np.ndarray  # type: ignore[assignment]  # (k,): position in the flattened block
     row: np.ndarray  # (k,)
     gene: np.ndarray  # (k,)
-    count: np.ndarray  # (k,), of the dtype of the counts
+    count: np.ndarray  # type: ignore[assignment]  # (k,), of the dtype of the counts
     n_in_row: np.ndarray  # (n_rows,): how many of them each row has
 
 

@@ -44,7 +44,7 @@ import numpy as np
 from scipy import sparse
 
 from minigrad import backend
-from minigrad.backend import Array
+from minigrad.backend import Matrix
 
 # Purposes of random numbers: the second entry of a generator's key, [seed, purpose, ...].
 SPLIT = 0  # which rows are held out
@@ -56,7 +56,7 @@ ENTRIES = 2**16  # non-zeros in a block: half a megabyte, read in about the time
 AT_ONCE = 128  # blocks shuffled together: 64 MB, of which four copies exist for a moment
 
 
-def take_rows(column: Array, rows: np.ndarray) -> Array:
+def take_rows(column: Matrix, rows: np.ndarray) -> Matrix:
     """The given rows of a dense array or CSR matrix, (n, n_features) or (n,), as the same kind.
 
     rows: integers in any order, repeats allowed. For CSR this takes a third of the time of SciPy's
@@ -176,7 +176,7 @@ def block_bounds(indptr: np.ndarray) -> np.ndarray:
     return np.unique(np.append(starts, [0, len(indptr) - 1]))
 
 
-def pieces(column: Array) -> Iterator[tuple[int, Array]]:
+def pieces(column: Matrix) -> Iterator[tuple[int, Matrix]]:
     """Yield (first row, rows) of a column of any kind, in order, a few MB at a time.
 
     The rows are an array or CSR matrix in memory, of shape (n, n_features).

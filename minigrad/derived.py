@@ -272,7 +272,7 @@ def hstack(tup) -> Array:
 
 
 @implements(np.split)
-def split(x: Array, indices_or_sections, axis=0) -> list[Tensor]:
+def split(x: Tensor, indices_or_sections, axis=0) -> list[Tensor]:
     """A list of Tensors: in equal sections, or cut before each index."""
     before = _axes_before(x, axis)
     length = x.shape[len(before)]
@@ -317,7 +317,7 @@ def take(x: Array, indices, axis=None) -> Array:
 
 
 @implements(np.take_along_axis)
-def take_along_axis(x: Array, indices, axis=-1) -> Array:
+def take_along_axis(x: Tensor, indices, axis=-1) -> Array:
     if axis is None:
         return ravel(x)[indices]
     axis = len(_axes_before(x, axis))
@@ -441,7 +441,7 @@ _SlogdetResult = type(np.linalg.slogdet(np.ones((1, 1))))  # NumPy's named pair
 
 
 @implements(np.linalg.slogdet)
-def slogdet(x: Array) -> tuple[np.ndarray, Tensor]:
+def slogdet(x: Tensor) -> tuple[np.ndarray, Tensor]:
     """(sign, log of the absolute determinant). The sign is a plain array: its derivative is 0."""
     sign = np.linalg.slogdet(x.data)[0]
     return _SlogdetResult(sign, linalg.logabsdet(x))
@@ -454,7 +454,7 @@ def multi_dot(arrays) -> Array:
 
 # ------------------------------------------------ what has no derivative gives plain NumPy arrays
 # fmt: off
-PLAIN = [
+PLAIN: list[Callable] = [
     np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal,
     np.logical_and, np.logical_or, np.logical_not, np.logical_xor,
     np.isnan, np.isinf, np.isfinite, np.signbit, np.isclose, np.allclose, np.array_equal,

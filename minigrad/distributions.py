@@ -34,6 +34,7 @@ Know after: the terms of every objective in models/.
 from __future__ import annotations
 
 from math import log, pi
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -60,8 +61,8 @@ class Normal:
     """
 
     def __init__(self, loc: Array, scale: Array):
-        self.loc = loc
-        self.scale = scale
+        self.loc: Any = loc  # an Array: of the kind that the caller gave
+        self.scale: Any = scale
 
     @property
     def mean(self) -> Array:
@@ -91,6 +92,7 @@ class Normal:
                 "Normal.rsample: give either eps= (standard normal noise) or rng= (a generator)"
             )
         if eps is None:
+            assert rng is not None  # one of the two was given
             dtype = _common_dtype(self.loc, self.scale)
             eps = rng.standard_normal(_common_shape(self.loc, self.scale), dtype=dtype)
         return self.loc + self.scale * eps

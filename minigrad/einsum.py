@@ -26,22 +26,22 @@ def einsum(subscripts: str, *operands, optimize=False) -> Array:
         raise TypeError(
             "einsum of Tensors: write the subscripts as a string, as in einsum('ij,j->i', a, b)"
         )
-    operands = as_operands("einsum", *operands)
-    terms, out = _parsed(subscripts, operands)
-    terms, operands = _without_stretched_axes(terms, operands)
+    arrays = as_operands("einsum", *operands)
+    terms, out = _parsed(subscripts, arrays)
+    terms, arrays = _without_stretched_axes(terms, arrays)
 
     while True:
         for k, term in enumerate(terms):
             elsewhere = set("".join(terms[:k] + terms[k + 1 :]) + out)
-            terms[k], operands[k] = _own_labels_summed(term, operands[k], elsewhere)
-        if len(operands) == 1:
-            return np.transpose(operands[0], tuple(terms[0].index(c) for c in out))
+            terms[k], arrays[k] = _own_labels_summed(term, arrays[k], elsewhere)
+        if len(arrays) == 1:
+            return np.transpose(arrays[0], tuple(terms[0].index(c) for c in out))
 
         left, right, *other_terms = terms
         needed_later = "".join(other_terms) + out
         kept = "".join(dict.fromkeys(c for c in left + right if c in needed_later))
-        product = einsum_of_two(operands[0], operands[1], f"{left},{right}->{kept}")
-        operands = [product, *operands[2:]]
+        product = einsum_of_two(arrays[0], arrays[1], f"{left},{right}->{kept}")
+        arrays = [product, *arrays[2:]]
         terms = [kept, *other_terms]
 
 

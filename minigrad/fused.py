@@ -70,14 +70,15 @@ class Fused(Primitive):
     def gradients(self, node: Tensor, g: Any, record: bool) -> list:
         """As in Primitive, of the shapes of the inputs; here the rule gives all at once."""
         origin = node.origin
+        assert origin is not None  # the sweep asks only of what an entry made
         if record and self.twin is not None:
-            return self.through_twin(origin, g)
+            return self.through_twin(self.twin, origin, g)
         y = node if record else node.data
         operands = with_tensors(origin.inputs, origin.arrays) if record else origin.arrays
         found = self.joint(g, y, origin.saved, origin.needs, *operands, **origin.keywords)
         return [dx if need else None for dx, need in zip(found, origin.needs)]
 
-    def through_twin(self, origin: Origin, g: Tensor) -> list:
+    def through_twin(self, twin: Callable, origin: Origin, g: Tensor) -> list:
         """The gradients as a graph: those of the twin, which is made of entries with rules.
 
         g: a Tensor of the shape of the output. The twin gets an alias of each input, which is a new
@@ -86,7 +87,7 @@ class Fused(Primitive):
         """
         operands = with_tensors(origin.inputs, origin.arrays)
         aliases = [_alias(x) if type(x) is Tensor else x for x in operands]
-        y = self.twin(*aliases, **origin.keywords)
+        y = twin(*aliases, **origin.keywords)
         wanted = [x for x, need in zip(aliases, origin.needs) if need]
         found = iter(grad(y, wanted, g, create_graph=True))
         return [next(found) if need else None for need in origin.needs]

@@ -70,7 +70,7 @@ def fused(forward: Callable, backward: Callable, name: str | None = None) -> Cal
         def call(*inputs, **keywords):
             return entry(*inputs, **keywords)
 
-        call.twin = twin
+        call.twin = twin  # type: ignore[attr-defined]  # a function may have attributes
         return call
 
     return beside

@@ -25,7 +25,7 @@ from scipy import special
 
 from minigrad.backend import add_at, special_of
 from minigrad.fused import fuse
-from minigrad.table import primitive
+from minigrad.table import Primitive, primitive
 from minigrad.tensor import IMPLEMENTATIONS
 
 # -------------------------------------------------------------------------------------- arithmetic
@@ -125,7 +125,7 @@ def _polygamma(x, n):
     return special_of(x).polygamma(orders, x).astype(x.dtype)
 
 
-polygamma = primitive(
+polygamma: Primitive = primitive(
     _polygamma,
     lambda g, y, x, n: g * polygamma(x, n + 1),
     name="polygamma",
@@ -220,7 +220,9 @@ getitem = primitive(
     name="getitem",
 )
 IMPLEMENTATIONS[operator.getitem] = getitem
-scatter = primitive(_scatter, lambda g_of_z, z, g, index, shape: g_of_z[index], name="scatter")
+scatter: Primitive = primitive(
+    _scatter, lambda g_of_z, z, g, index, shape: g_of_z[index], name="scatter"
+)
 
 
 def _concatenate(needs, *arrays, axis=0):

@@ -33,11 +33,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from minigrad import backend
-from minigrad.backend import Array
+
+DeviceArray: TypeAlias = Any  # in annotations: an array of NumPy or CuPy, and no Tensor
 
 # Environment variables that mpiexec sets for a process: how many there are, and which one it is.
 LAUNCHERS = (("PMI_SIZE", "PMI_RANK"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"))
@@ -78,11 +80,11 @@ class One:
     rank = 0
     size = 1
 
-    def sum(self, array: Array) -> Array:
+    def sum(self, array: DeviceArray) -> DeviceArray:
         """The array, of any shape, as it is. See Ranks."""
         return array
 
-    def first(self, array: Array, root: int = 0) -> Array:
+    def first(self, array: DeviceArray, root: int = 0) -> DeviceArray:
         """The array, of any shape, as it is. See Ranks."""
         return array
 
@@ -183,7 +185,7 @@ class Ranks:
                 f"mpi4py's library ({MPI.Get_library_version().splitlines()[0].strip()})"
             )
 
-    def sum(self, array: Array) -> Array:
+    def sum(self, array: DeviceArray) -> DeviceArray:
         """Replace the entries of a contiguous array, any shape, by their sums over all ranks.
 
         Returns it.
@@ -194,7 +196,7 @@ class Ranks:
             backend.assign(array, host)
         return array
 
-    def first(self, array: Array, root: int = 0) -> Array:
+    def first(self, array: DeviceArray, root: int = 0) -> DeviceArray:
         """Replace the entries of a contiguous array, any shape, by those of rank 0, or of `root`.
 
         Returns it.

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -123,6 +123,7 @@ class Primitive:
         gradient is needed. A gradient may have the shape that broadcasting made: the sweep sums it.
         """
         origin = node.origin
+        assert origin is not None  # the sweep asks only of what an entry made
         y = node if record else node.data
         operands = with_tensors(origin.inputs, origin.arrays) if record else origin.arrays
         found = []
@@ -205,7 +206,10 @@ def primitive(function: Callable, *rules: Callable | None, name: str | None = No
     return registered(entry)
 
 
-def registered(entry: Primitive) -> Primitive:
+Entry = TypeVar("Entry", bound=Primitive)
+
+
+def registered(entry: Entry) -> Entry:
     """Put an entry into both tables; returns it."""
     PRIMITIVES[entry.__name__] = entry
     IMPLEMENTATIONS[entry.function] = entry

@@ -312,7 +312,7 @@ class Tensor:
                 f"astype({np.dtype(dtype)}): Tensors are of floating numbers; take .data.astype, "
                 "through which no derivative flows"
             )
-        return np.astype(self, dtype)
+        return np.astype(self, dtype)  # type: ignore[call-overload]  # hints know arrays only
 
     # ---------------------------------------------------------------------------------- reductions
     # Other keywords of NumPy's, such as dtype=, go on to check_keywords, which names those offered.

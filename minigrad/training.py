@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from minigrad import backend, trace
 from minigrad import checkpoint as files
-from minigrad.backend import Array
+from minigrad.backend import Matrix
 from minigrad.data import NOISE, Blocks, Minibatches, pieces, split
 from minigrad.parallel import NotFinite, One, Ranks, ranks_of
 
@@ -144,7 +144,7 @@ def settings_of(run: Run, columns, batch_size: int, validation: float) -> dict:
     return json.loads(json.dumps(settings))  # as they come back from a file
 
 
-def fingerprint(column: Array) -> str:
+def fingerprint(column: Matrix) -> str:
     """The sum of x_ij sin(i + 1) sin(2 j + 1), 9 digits of it: another order of rows changes it.
 
     column: (n,) or (n, features), in memory or on the disk.

@@ -1,23 +1,24 @@
 """The command line: train scVI on a file of counts, and ask the trained model.
 
-    {prog} train counts.h5ad --out run          a folder: checkpoint, settings, history
-    {prog} embed run --out latent.csv           latent coordinates of each cell
-    {prog} denoise run --out denoised.npz       expected counts
-    {prog} de run --key labels --groups B T     genes that two groups of cells express differently
-    {prog} generate run --cells 1000 --out new.npz
-    {prog} impute-score run                     how well hidden counts are recovered, beside simple ways
+    {prog} train counts.h5ad --out run          a folder: checkpoint, settings, history {prog} embed
+    run --out latent.csv           latent coordinates of each cell {prog} denoise run --out
+    denoised.npz       expected counts {prog} de run --key labels --groups B T     genes that two
+    groups of cells express differently {prog} generate run --cells 1000 --out new.npz {prog}
+    impute-score run                     how well hidden counts are recovered, beside simple ways
     {prog} report run                           a page of pictures: run/index.html
 
-COUNTS: .h5ad, .h5 of 10x Genomics, .loom, .mtx, a 10x folder, .csv or .tsv (cells as rows), .npz of sparse rows.
-Later commands read the counts again from where train found them; another file may be given, and the model's genes are
-taken from it by name. Tables go to standard output, progress and warnings to standard error. Files are written whole or
-not at all. Exit codes: 0; 1 for a failure, with a line that says why (--debug: and the traceback); 2 for wrong usage;
-130 for Ctrl-C. What is to be written to files is written whatever becomes of the two streams: a reader that leaves
-early, as head does, or a closed stream is no failure; a table lost on a full disk is one.
+COUNTS: .h5ad, .h5 of 10x Genomics, .loom, .mtx, a 10x folder, .csv or .tsv (cells as rows), .npz of
+sparse rows. Later commands read the counts again from where train found them; another file may be
+given, and the model's genes are taken from it by name. Tables go to standard output, progress and
+warnings to standard error. Files are written whole or not at all. Exit codes: 0; 1 for a failure,
+with a line that says why (--debug: and the traceback); 2 for wrong usage; 130 for Ctrl-C. What is
+to be written to files is written whatever becomes of the two streams: a reader that leaves early,
+as head does, or a closed stream is no failure; a table lost on a full disk is one.
 """
 
-# Know before reading: runs.py, which says what a run is, and argparse. A command is a function of its options; a test
-# calls `main` with a list of words. Know after: what each command calls, so that a notebook can do the same.
+# Know before reading: runs.py, which says what a run is, and argparse. A command is a function of
+# its options; a test calls `main` with a list of words. Know after: what each command calls, so
+# that a notebook can do the same.
 from __future__ import annotations
 
 import argparse
@@ -28,7 +29,9 @@ import sys
 import traceback
 import warnings
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -52,7 +55,7 @@ class WrongUsage(Exception):
     """The words of the command line do not go together: exit code 2."""
 
 
-# ----------------------------------------------------------------------------------------------------------- commands
+# ----------------------------------------------------------------------------------------- commands
 def train(options) -> int:
     """Train a model; a run that was killed goes on with --resume."""
     refuse_processes_apart(options)
@@ -113,20 +116,26 @@ def train_run(run: Run, ranks, options) -> int:
 
 
 def refuse_processes_apart(options) -> None:
-    """WrongUsage where mpiexec started several processes that know nothing of each other: all would write the same run."""
+    """WrongUsage where mpiexec started several processes that know nothing of each other: all would
+    write the same run.
+    """
     for size, rank in LAUNCHERS:
         n = os.environ.get(size, "")
         if options.parallel is None and n.isdecimal() and int(n) > 1:
             options.is_first = os.environ.get(rank, "0") == "0"
             raise WrongUsage(
-                f"mpiexec started {n} processes, of which each would train, and write {options.out}; add "
+                f"mpiexec started {n} processes, of which each would train, and write "
+                f"{options.out}; add "
                 "--parallel mpi, and they train one model together"
             )
 
 
 @contextmanager
 def fatal_errors_in_a_line(options):
-    """Within, an error of one rank that ends all of them is shown as `main` shows errors: see Ranks.together."""
+    """Within, an error of one rank that ends all of them is shown as `main` shows errors.
+
+    See Ranks.together.
+    """
     before = sys.excepthook
     sys.excepthook = lambda kind, error, place: complain(error, options)
     try:
@@ -154,7 +163,10 @@ def print_result(run: Run, history) -> None:
 
 
 def training_settings(run: Run, options) -> tuple[str, dict]:
-    """(path of the counts, settings) of a new training, or with --resume those of the run; nothing may contradict them."""
+    """(path of the counts, settings) of a new training, or with --resume those of the run.
+
+    Nothing may contradict those of the run.
+    """
     given = {
         name: value
         for name, value in vars(options).items()
@@ -184,13 +196,15 @@ def check_together(run: Run, path, given: dict) -> None:
     """WrongUsage where the options of a new training do not go together."""
     if any(is_same(path, file) for file in run.files):
         raise WrongUsage(
-            f"COUNTS {path} has the name of a file of the run, and would be replaced; give another --out"
+            f"COUNTS {path} has the name of a file of the run, and would be replaced; give another "
+            "--out"
         )
     if "selection" in given and "genes" not in given:
         raise WrongUsage("--selection says how to choose --genes N: give both")
     if given.get("selection") == "pearson" and "on_disk" in given:
         raise WrongUsage(
-            "--selection pearson needs all counts in memory; leave out --on-disk, or choose by variance"
+            "--selection pearson needs all counts in memory; leave out --on-disk, or choose by "
+            "variance"
         )
     if "early_stopping" in given and given.get("validation") == 0:
         raise WrongUsage(
@@ -204,7 +218,7 @@ def embed(options) -> int:
     model = run.model()
     counts, path, batch = of_run(run, options)
     keep_counts(run, path, "--out", options.out, is_added=True)
-    z = model.latent(runs.genes_by_name(counts, model_genes(model)), batch)
+    z: Any = model.latent(runs.genes_by_name(counts, model_genes(model)), batch)
     names = [f"z{i}" for i in range(z.shape[1])]
     runs.write_cells(options.out, counts, "obsm", "X_scVI", z, names, source=path)
     say(f"{len(z):,} cells x {z.shape[1]} dimensions, {kind} written: {options.out}")
@@ -212,7 +226,10 @@ def embed(options) -> int:
 
 
 def denoise(options) -> int:
-    """Expected counts of each cell and gene: the mean mu of the negative binomial. The table is dense, and held in memory."""
+    """Expected counts of each cell and gene: the mean mu of the negative binomial.
+
+    The table is dense, and held in memory.
+    """
     run, kind = Run(options.run), output("--out", options.out)
     model = run.model()
     everything, path, batch = of_run(run, options)
@@ -240,9 +257,10 @@ def denoise(options) -> int:
 
 
 def impute_score(options) -> int:
-    """Hide counts, train anew on the rest with the settings of the run, and see how well what was hidden is recovered: the
-    median absolute error over hidden entries, beside that of each gene's mean and of PCA (10 components of normalised
-    log1p counts). The run itself has seen all counts, and is not used. Memory: all counts, and n_genes x n_genes for PCA."""
+    """Hide counts, train anew on the rest with the settings of the run, and see how well what was
+    hidden is recovered: the median absolute error over hidden entries, beside that of each gene's
+    mean and of PCA (10 components of normalised log1p counts). The run itself has seen all counts,
+    and is not used. Memory: all counts, and n_genes x n_genes for PCA."""
     run = Run(options.run)
     _, settings = run.config()
     model = run.model()
@@ -265,15 +283,18 @@ def impute_score(options) -> int:
 
 
 def de(options) -> int:
-    """A table of the genes that two groups of cells express differently, most certain first. Bayes factors are no p-values.
-    With one label, group b is all other cells, those without a label included. All counts are held in memory."""
+    """A table of the genes that two groups of cells express differently, most certain first. Bayes
+    factors are no p-values. With one label, group b is all other cells, those without a label
+    included. All counts are held in memory."""
     if len(options.groups) > 2:
         raise WrongUsage(
-            f"--groups takes one label or two, not {len(options.groups)}: {', '.join(options.groups)}"
+            f"--groups takes one label or two, not {len(options.groups)}: "
+            f"{', '.join(options.groups)}"
         )
     if len(set(options.groups)) < len(options.groups):
         raise WrongUsage(
-            f"--groups: both are {options.groups[0]!r}; give two that differ, or one, for it against the rest"
+            f"--groups: both are {options.groups[0]!r}; give two that differ, or one, for it "
+            "against the rest"
         )
     targets = [
         (option, path, allowed)
@@ -294,12 +315,13 @@ def de(options) -> int:
     groups = [labels == name for name in options.groups]
     for name, group in zip(options.groups, groups):
         if not group.any():
-            there = sorted(set(labels))
-            there = ", ".join(there[:20]) + " ..." * (len(there) > 20)
+            names = sorted(set(labels))
+            there = ", ".join(names[:20]) + " ..." * (len(names) > 20)
             raise ValueError(f"no cell has {options.key} {name!r}; there are: {there}")
     table = model.differential_expression(
         runs.genes_by_name(counts, model_genes(model)),
-        *groups,
+        groups[0],
+        groups[1] if len(groups) > 1 else None,
         mode=options.mode,
         delta=options.delta,
         fdr=options.fdr,
@@ -310,7 +332,8 @@ def de(options) -> int:
     )
     other = repr(options.groups[1]) if len(groups) > 1 else "all other cells"
     print(
-        f"a: {groups[0].sum():,} cells, {options.groups[0]!r}; b: {other}, of {options.key}\n{table.head(options.rows)}"
+        f"a: {groups[0].sum():,} cells, {options.groups[0]!r}; b: {other}, of "
+        f"{options.key}\n{table.head(options.rows)}"
     )
     for path, write in ((options.csv, table.to_csv), (options.volcano, table.volcano)):
         if path is not None:
@@ -327,15 +350,21 @@ def generate(options) -> int:
     keep_counts(run, run.config()[0], "--out", options.out)
     x = sparse.csr_array(model.generate(options.cells, batch=options.batch, seed=options.seed))
     runs.write_counts(
-        options.out, Counts(x, model_genes(model), [f"generated_{i}" for i in range(x.shape[0])])
+        options.out,
+        Counts(
+            x,
+            np.array(model_genes(model)),
+            np.array([f"generated_{i}" for i in range(x.shape[0])]),
+        ),
     )
     say(f"{x.shape[0]:,} cells x {x.shape[1]:,} genes, {kind} written: {options.out}")
     return 0
 
 
 def make_report(options) -> int:
-    """A page of pictures, one HTML file: training curves, latent space, use of its dimensions, counts of genes and library
-    sizes in the data and in draws from the model. Of large data a random 3,000 cells are looked at."""
+    """A page of pictures, one HTML file: training curves, latent space, use of its dimensions,
+    counts of genes and library sizes in the data and in draws from the model. Of large data a
+    random 3,000 cells are looked at."""
     run, out = Run(options.run), options.out or Path(options.run) / "index.html"
     model = run.model()
     output("--out", out, (".html",))
@@ -358,7 +387,7 @@ def make_report(options) -> int:
 
 
 def of_run(run: Run, options) -> tuple:
-    """(counts with all their genes, their path, batch labels or None), as the options and the run say."""
+    """(counts with all their genes, their path, batch labels or None), as options and run say."""
     on_disk = getattr(
         options, "on_disk", False
     )  # None where the option is there, and was not given
@@ -374,8 +403,8 @@ def model_genes(model) -> list:
 
 
 def output(option: str, path, allowed: tuple = runs.SUFFIXES) -> str:
-    """The kind of file that an option asks for, before any work is done for it. WrongUsage for one that is not allowed,
-    OSError or ImportError where it could not be written."""
+    """The kind of file that an option asks for, before any work is done for it. WrongUsage for one
+    that is not allowed, OSError or ImportError where it could not be written."""
     try:
         kind = runs.suffix(path, allowed)
     except ValueError as error:
@@ -387,9 +416,11 @@ def output(option: str, path, allowed: tuple = runs.SUFFIXES) -> str:
 
 
 def keep_counts(run: Run, read_from, option: str, target, is_added: bool = False) -> None:
-    """WrongUsage where the file that an option asks for is one of counts, or of the run: it would be lost.
+    """WrongUsage where the file that an option asks for is one of counts, or of the run: it would
+    be lost.
 
-    read_from: the path of the counts that were read. is_added: results are added to an .h5ad of counts, and nothing is lost.
+    read_from: the path of the counts that were read. is_added: results are added to an .h5ad of
+    counts, and nothing is lost.
     """
     if (
         is_added
@@ -414,7 +445,7 @@ def is_same(a, b) -> bool:
     return os.path.exists(a) and os.path.exists(b) and os.path.samefile(a, b)
 
 
-# --------------------------------------------------------------------------------------------------- what can be typed
+# -------------------------------------------------------------------------------- what can be typed
 def whole(least: int):
     """A function from text to a whole number that is not below the least, for argparse."""
 
@@ -429,7 +460,7 @@ def whole(least: int):
 
 
 def number(allowed, words: str):
-    """A function from text to a float for which `allowed` holds, for argparse; words say which those are."""
+    """A function from text to a float for which `allowed` holds, for argparse; words say which."""
 
     def parse(text: str) -> float:
         try:
@@ -487,7 +518,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def train_options(add) -> None:
-    """Options without a value here are left to the model's defaults, which the run then need not know."""
+    """Options without a value here are left to the model's defaults; the run need not know them."""
     unset = argparse.SUPPRESS
     add(
         "counts",
@@ -505,7 +536,8 @@ def train_options(add) -> None:
     add(
         "--layer",
         default=unset,
-        help='layer of an .h5ad or .loom file with the counts ("raw": raw.X); default: the main matrix',
+        help="layer of an .h5ad or .loom file with the counts "
+        '("raw": raw.X); default: the main matrix',
     )
     add(
         "--transpose",
@@ -532,7 +564,8 @@ def train_options(add) -> None:
         choices=list(runs.SELECTIONS),
         default=unset,
         help="how --genes chooses: by the variance of counts "
-        "(default; Lopez et al. 2018), or of Pearson residuals, which does not favour genes of high mean (Lause et al. 2021), "
+        "(default; Lopez et al. 2018), or of Pearson residuals, which does not favour genes of "
+        "high mean (Lause et al. 2021), "
         "and needs all counts in memory",
     )
     add(
@@ -582,7 +615,8 @@ def train_options(add) -> None:
         metavar="P",
         type=FRACTION,
         default=unset,
-        help="of the encoder's hidden units (default: 0.3, less for cells of more than one count a gene)",
+        help="of the encoder's hidden units "
+        "(default: 0.3, less for cells of more than one count a gene)",
     )
     add(
         "--epochs",
@@ -623,7 +657,8 @@ def train_options(add) -> None:
         "--early-stopping",
         action="store_true",
         default=unset,
-        help="stop when the held-out ELBO has not improved for 20 epochs, and keep the best weights",
+        help="stop when the held-out ELBO has not improved for 20 epochs, "
+        "and keep the best weights",
     )
     add(
         "--seed",
@@ -635,21 +670,24 @@ def train_options(add) -> None:
     add(
         "--device",
         choices=["numpy", "cupy"],
-        help="where to compute: cupy is an NVIDIA GPU (default: the variable MINIGRAD_DEVICE, else numpy)",
+        help="where to compute: cupy is an NVIDIA GPU "
+        "(default: the variable MINIGRAD_DEVICE, else numpy)",
     )
     add(
         "--on-disk",
         action="store_true",
         default=unset,
         help="leave the counts in their .h5ad file and read them a block at "
-        "a time: for files larger than memory. embed, denoise and report then do so too; de and impute-score need all counts "
+        "a time: for files larger than memory. embed, denoise and report then do so too; de and "
+        "impute-score need all counts "
         "in memory",
     )
     add(
         "--parallel",
         choices=["mpi"],
         help="train on all processes that mpiexec started: "
-        "mpiexec -n 4 python -m models train COUNTS --out RUN --parallel mpi; --batch-size is that of all together",
+        "mpiexec -n 4 python -m models train COUNTS --out RUN --parallel mpi; --batch-size is that "
+        "of all together",
     )
 
 
@@ -664,7 +702,8 @@ def counts_options(add) -> None:
     )
     add(
         "--layer",
-        help="layer of COUNTS, where given (default: that of the run for its own counts, else the main matrix)",
+        help="layer of COUNTS, where given "
+        "(default: that of the run for its own counts, else the main matrix)",
     )
     add(
         "--transpose",
@@ -711,7 +750,8 @@ def denoise_options(add) -> None:
         type=Path,
         required=True,
         help=".csv (a line a cell), .npz (arrays cells, columns, "
-        'scvi_denoised) or .h5ad (layers["scvi_denoised"], beside all that COUNTS has if it is an .h5ad and the run has all '
+        'scvi_denoised) or .h5ad (layers["scvi_denoised"], beside all that COUNTS has '
+        "if it is an .h5ad and the run has all "
         "of its genes)",
     )
     add(
@@ -849,10 +889,16 @@ COMMANDS = {
 }
 
 
-# ---------------------------------------------------------------------------------------------------------------- main
+# --------------------------------------------------------------------------------------------- main
 def say(text) -> None:
     """A line to standard error."""
     print(text, file=sys.stderr)
+
+
+def say_warning(options, message, *_) -> None:
+    """A warning of Python's, in the words of options, if it is to be said at all."""
+    if options.is_first:
+        say(f"warning: {in_options(str(message))}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -861,13 +907,11 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             options = parser().parse_args(arguments)
         except SystemExit as said:  # argparse has printed the help, or what is wrong
-            return said.code
+            return said.code  # type: ignore[return-value]  # argparse ends with a number
     with streams.kept_going() as output:
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = lambda message, *_: (
-                    options.is_first and say(f"warning: {in_options(str(message))}")
-                )
+                warnings.showwarning = partial(say_warning, options)
                 code = options.run_command(options)
                 output.flush()
             if output.lost is not None:
@@ -878,7 +922,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def complain(error: BaseException, options, aloud: bool = True) -> int:
-    """The exit code for an error; aloud: after a line that says what went wrong. --debug: and the traceback, in any case."""
+    """The exit code for an error; aloud: after a line that says what went wrong.
+
+    With --debug the traceback comes first, in any case.
+    """
     is_ctrl_c = isinstance(error, KeyboardInterrupt)
     if options.debug and not is_ctrl_c:
         traceback.print_exception(type(error), error, error.__traceback__)
@@ -891,7 +938,7 @@ def complain(error: BaseException, options, aloud: bool = True) -> int:
     return 130 if is_ctrl_c else 2 if isinstance(error, WrongUsage) else 1
 
 
-def sentence(error: Exception) -> str:
+def sentence(error: BaseException) -> str:
     """What an error says, in one line; of one that nobody wrote a sentence for, its kind too."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or ''}: {error.strerror}".lstrip(": ")

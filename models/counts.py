@@ -1,12 +1,13 @@
 """Count matrices: read from files, checked once, normalised, and their genes selected.
 
-Know before reading: single-cell RNA-seq counts molecules per cell (row) and gene (column). 70 to 95 % of the entries
-are zero, so a matrix is kept as compressed sparse rows (CSR): `data` and `indices` hold the non-zero counts and their
-columns, row after row, and row i is `indptr[i]:indptr[i + 1]`. What lies in files of every format: files.py. A matrix
-larger than the memory stays on the disk, as minigrad/data.py's Blocks.
+Know before reading: single-cell RNA-seq counts molecules per cell (row) and gene (column). 70 to 95
+% of the entries are zero, so a matrix is kept as compressed sparse rows (CSR): `data` and `indices`
+hold the non-zero counts and their columns, row after row, and row i is `indptr[i]:indptr[i + 1]`.
+What lies in files of every format: files.py. A matrix larger than the memory stays on the disk, as
+minigrad/data.py's Blocks.
 
-Know after: the one place, `as_matrix`, where anything a user passes is checked and brought to one form; what
-"normalised" means; and two rules by which genes are selected.
+Know after: the one place, `as_matrix`, where anything a user passes is checked and brought to one
+form; what "normalised" means; and two rules by which genes are selected.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from minigrad.backend import Array
+from minigrad.backend import Matrix
 from minigrad.checkpoint import whole_file
 from minigrad.data import Blocks, pieces
 from models import locks
@@ -33,7 +34,8 @@ LARGEST_COUNT = 2**24  # float32 holds every whole number up to here, and not 2*
 # So close to a whole number a count is taken for it: expm1(log1p(3)) is 3.0000002 in float32.
 NEAR = 1e-4
 ROUNDED = (
-    f"some entries are less than {NEAR:g} off a whole number, as calculations leave them; they were "
+    f"some entries are less than {NEAR:g} off a whole number, as calculations leave them; they "
+    "were "
     "rounded"
 )
 
@@ -42,10 +44,9 @@ ROUNDED = (
 class Counts:
     """A count matrix with its names.
 
-    X: counts, (n_cells, n_genes), from `read` canonical CSR in float32, in memory or (Blocks) on the disk. genes:
-    (n_genes,) and cells: (n_cells,) names, which need not be unique. obs: what is known of each cell, name -> (n_cells,)
-    array.
-    Raises ValueError where lengths disagree.
+    X: counts, (n_cells, n_genes), from `read` canonical CSR in float32, in memory or (Blocks) on
+    the disk. genes: (n_genes,) and cells: (n_cells,) names, which need not be unique. obs: what is
+    known of each cell, name -> (n_cells,) array. Raises ValueError where lengths disagree.
     """
 
     X: sparse.csr_array | Blocks
@@ -65,7 +66,8 @@ class Counts:
         for name, (values, n) in lengths.items():
             if values.shape != (n,):
                 raise Refused(
-                    f"{name} has shape {values.shape}, needs ({n},): X is {n_cells} cells x {n_genes} genes"
+                    f"{name} has shape {values.shape}, needs ({n},): X is {n_cells} cells x "
+                    f"{n_genes} genes"
                 )
 
     @property
@@ -77,10 +79,11 @@ class Counts:
         return self.X.shape[0]
 
     def __repr__(self) -> str:
-        return f"Counts({len(self):,} cells x {self.shape[1]:,} genes; obs: {', '.join(self.obs) or 'none'})"
+        obs = ", ".join(self.obs) or "none"
+        return f"Counts({len(self):,} cells x {self.shape[1]:,} genes; obs: {obs})"
 
     def __getitem__(self, cells) -> Counts:
-        """The cells of a slice, a boolean mask, an array of positions or one position, as Counts."""
+        """The cells of a slice, a mask, an array of positions or one position, as Counts."""
         rows = np.atleast_1d(np.arange(len(self))[cells])
         return Counts(
             self.X[rows],
@@ -113,17 +116,16 @@ def read(
     Tables have CELLS AS ROWS, gene names in the first line and cell names in the first column. An
     .mtx is turned as the files of names beside it say (barcodes.tsv, and features.tsv or genes.tsv,
     as Cell Ranger, STARsolo, kallisto and alevin write them; also .csv, .txt, .gz, or with a
-    prefix); how one without names was read, a warning says.
-    layer: the layer of an .h5ad ("raw": `raw.X`) or .loom file. Default: the main matrix.
-    backed: leave the matrix of an .h5ad file (csr or dense) on the disk: X is Blocks, which SCVI
-    trains on and predicts from, with memory for a few blocks only; each block is checked when it is
-    read. Do not change the file meanwhile.
+    prefix); how one without names was read, a warning says. layer: the layer of an .h5ad ("raw":
+    `raw.X`) or .loom file. Default: the main matrix. backed: leave the matrix of an .h5ad file (csr
+    or dense) on the disk: X is Blocks, which SCVI trains on and predicts from, with memory for a
+    few blocks only; each block is checked when it is read. Do not change the file meanwhile.
     transpose: the file has it the other way round than said above: what would be genes are cells.
     Result: Counts, X float32. Missing names become cell_0, gene_0 and so on. Nothing is reordered
-    or made unique. Warns where something had to be guessed, left out or rounded.
-    HDF5 files are read by libhdf5, which a damaged one can make hang or crash: `guarded.read` is
-    the same in a process of its own.
-    Raises FileNotFoundError; ImportError without h5py; else ValueError in one sentence that names the file.
+    or made unique. Warns where something had to be guessed, left out or rounded. HDF5 files are
+    read by libhdf5, which a damaged one can make hang or crash: `guarded.read` is the same in a
+    process of its own. Raises FileNotFoundError; ImportError without h5py; else ValueError in one
+    sentence that names the file.
     """
     path = Path(path)
     if not path.exists():
@@ -199,18 +201,19 @@ def _checked(x: Blocks, path) -> Blocks:
 
 def as_matrix(
     counts, layer: str | None = None, name: str = "counts", on_disk: bool = False
-) -> np.ndarray | sparse.csr_array | Blocks:
+) -> Matrix:
     """Whatever holds counts, as one checked matrix: what every model and function here does first.
 
-    counts, (n_cells, n_genes): a dense array, list, frame or memory map; any SciPy sparse matrix or array; an AnnData
-    object (its `.X`, or `layer`, where "raw" is `raw.X`); Counts; or a path that `read` takes. Any numeric dtype.
-    name: what errors call it. on_disk: whether counts may stay on the disk (`read` with backed=True, or an AnnData object
-    opened with backed="r"): the result is then Blocks, of rows as below. Else the former is refused, the latter read.
-    Result: float32, `scipy.sparse.csr_array` (int32 indices, sorted, no duplicates, no stored zeros) where sparse was
-    given, else a C-contiguous array. What was passed is never changed; the result may share its memory, so do not write
-    to it.
-    Raises ValueError for what is not two-dimensional, is empty, or has an entry that is not a finite whole number from
-    0 to 2**24 = 16,777,216: float32 is exact up to there, and no cell has more molecules of a gene.
+    counts, (n_cells, n_genes): a dense array, list, frame or memory map; any SciPy sparse matrix or
+    array; an AnnData object (its `.X`, or `layer`, where "raw" is `raw.X`); Counts; or a path that
+    `read` takes. Any numeric dtype. name: what errors call it. on_disk: whether counts may stay on
+    the disk (`read` with backed=True, or an AnnData object opened with backed="r"): the result is
+    then Blocks, of rows as below. Else the former is refused, the latter read. Result: float32,
+    `scipy.sparse.csr_array` (int32 indices, sorted, no duplicates, no stored zeros) where sparse
+    was given, else a C-contiguous array. What was passed is never changed; the result may share its
+    memory, so do not write to it. Raises ValueError for what is not two-dimensional, is empty, or
+    has an entry that is not a finite whole number from 0 to 2**24 = 16,777,216: float32 is exact up
+    to there, and no cell has more molecules of a gene.
     """
     if isinstance(counts, (str, os.PathLike)):
         return read(counts, layer).X
@@ -218,13 +221,15 @@ def as_matrix(
     if isinstance(x, Blocks):
         if not on_disk:
             raise ValueError(
-                f"{name}: lies on the disk, and this needs all of it in memory: read it without backed=True, "
+                f"{name}: lies on the disk, and this needs all of it in memory: read it without "
+                "backed=True, "
                 "or read fewer cells"
             )
         return x
     if isinstance(x, np.ma.MaskedArray):
         raise ValueError(
-            f"{name}: a masked array; fill the masked entries first, with x.filled(0) if they are zeros"
+            f"{name}: a masked array; fill the masked entries first, with x.filled(0) if they are "
+            "zeros"
         )
     if not sparse.issparse(x):
         try:
@@ -233,14 +238,16 @@ def as_matrix(
             raise ValueError(f"{name}: no matrix of numbers ({error})") from error
     if x.ndim != 2:
         raise ValueError(
-            f"{name}: has shape {x.shape}, must be (n_cells, n_genes); for a single cell pass x[None, :]"
+            f"{name}: has shape {x.shape}, must be (n_cells, n_genes); for a single cell pass "
+            "x[None, :]"
         )
     if 0 in x.shape:
         none = "cells" if x.shape[0] == 0 else "genes"
         raise ValueError(f"{name}: has shape {x.shape}, that is no {none}; pass at least one")
     if x.dtype.kind not in "buif":
         raise ValueError(
-            f"{name}: has dtype {x.dtype}, must be numbers; convert it, or drop the columns that are text"
+            f"{name}: has dtype {x.dtype}, must be numbers; convert it, or drop the columns that "
+            "are text"
         )
     return _canonical_rows(x, name) if sparse.issparse(x) else _dense_rows(x, name)
 
@@ -271,9 +278,12 @@ def _unwrap(counts, layer, name, on_disk):
 
 
 def _canonical_rows(x, name, first=0):
-    """A CSR matrix with the same entries, canonical. first: the number that errors give to its first row."""
+    """A CSR matrix with the same entries, canonical. first: the number that errors give to its
+    first row.
+    """
     if x.format in ("csr", "csc"):
-        try:  # as a new matrix: what the caller's caches of itself (sorted? canonical?) may be outdated
+        # As a new matrix: what the caller's caches of itself (sorted? canonical?) may be outdated.
+        try:
             kind = sparse.csr_array if x.format == "csr" else sparse.csc_array
             x = kind((x.data, x.indices, x.indptr), shape=x.shape)
             x.check_format(full_check=True)
@@ -309,7 +319,7 @@ def _canonical_rows(x, name, first=0):
 
 
 def _dense_rows(x, name):
-    """A C-contiguous float32 array with the same entries, looked at and converted block by block."""
+    """A C-contiguous float32 array with the same entries, converted block by block."""
     right = x.dtype == np.float32 and x.dtype.isnative and x.flags.c_contiguous and x.flags.aligned
     result = x if right else np.empty(x.shape, np.float32)
     is_rounded = False
@@ -362,11 +372,13 @@ def _complaint(name, row, column, value) -> str:
         return f"{found}; counts are finite: fill in or drop missing values first"
     if value > LARGEST_COUNT:
         return (
-            f"{found}, above {LARGEST_COUNT:,}, up to which float32 is exact; is it a total, or an identifier? "
+            f"{found}, above {LARGEST_COUNT:,}, up to which float32 is exact; is it a total, or an "
+            "identifier? "
             "Leave that column out"
         )
     return (
-        f"{found}; counts are whole numbers from 0 up, and this matrix looks normalised or scaled. Raw counts are "
+        f"{found}; counts are whole numbers from 0 up, and this matrix looks normalised or scaled. "
+        "Raw counts are "
         'usually in adata.layers["counts"] (layer="counts") or in adata.raw (layer="raw")'
     )
 
@@ -381,11 +393,11 @@ def batch_codes(
 ) -> tuple:
     """Batches as numbers: `(codes, names)`, codes (n_cells,) positions in the list `names` of str.
 
-    batch: a whole number or string per cell; or the name of a column of `obs` (a mapping or frame); or None, all cells
-    in one batch. known: the batches that a model was trained with, which then are `names`; labels match by their str.
-    Without it names are sorted, numbers as numbers. name, advice: of the argument, and what to do, in the error for an
-    unknown batch.
-    Raises ValueError for another length, missing labels, an unknown column, and batches not in `known`.
+    batch: a whole number or string per cell; or the name of a column of `obs` (a mapping or frame);
+    or None, all cells in one batch. known: the batches that a model was trained with, which then
+    are `names`; labels match by their str. Without it names are sorted, numbers as numbers. name,
+    advice: of the argument, and what to do, in the error for an unknown batch. Raises ValueError
+    for another length, missing labels, an unknown column, and batches not in `known`.
     """
     known = None if known is None else [str(label) for label in known]
     if batch is None:
@@ -432,7 +444,8 @@ def _plain_labels(labels):
         for i, label in enumerate(labels.tolist()):
             if not isinstance(label, (int, np.integer, str)):
                 raise ValueError(
-                    f"batch: cell {i} has the label {label!r}; labels must be whole numbers or strings"
+                    f"batch: cell {i} has the label {label!r}; labels must be whole numbers or "
+                    "strings"
                 )
         return labels.astype(str)
     return labels
@@ -445,8 +458,8 @@ def _plain_labels(labels):
 class Moments:
     """What one pass over counts tells, in float64: x the counts, t the totals of cells.
 
-    totals: sum over genes of x, (n_cells,); and sums over cells, (n_genes,) each: of_genes of x, squares of x^2,
-    with_totals of x t.
+    totals: sum over genes of x, (n_cells,); and sums over cells, (n_genes,) each: of_genes of x,
+    squares of x^2, with_totals of x t.
     """
 
     totals: np.ndarray
@@ -455,8 +468,8 @@ class Moments:
     with_totals: np.ndarray
 
 
-def moments(x: Array) -> Moments:
-    """The Moments of a matrix as `as_matrix` gives it, dense, CSR or on the disk, a few MB at a time."""
+def moments(x: Matrix) -> Moments:
+    """The Moments of a matrix as `as_matrix` gives it, on the disk too, a few MB at a time."""
     n_cells, n_genes = x.shape
     found = Moments(np.zeros(n_cells), *np.zeros((3, n_genes)))
     for start, part in pieces(x):
@@ -476,8 +489,10 @@ def moments(x: Array) -> Moments:
 # Normalising
 
 
-def library_size(x: Array) -> np.ndarray:
-    """Total count of each cell, (n_cells,) float64. x: what `as_matrix` takes, also on the disk, and its errors."""
+def library_size(x: Matrix) -> np.ndarray:
+    """Total count of each cell, (n_cells,) float64. x: what `as_matrix` takes, also on the disk,
+    and its errors.
+    """
     x = as_matrix(x, on_disk=True)
     parts = (part for _, part in pieces(x)) if isinstance(x, Blocks) else [x]
     return np.concatenate(
@@ -485,27 +500,31 @@ def library_size(x: Array) -> np.ndarray:
     )
 
 
-def empty_cells(x: Array) -> np.ndarray:
-    """Which cells have no counts at all, (n_cells,) bool: they carry no information and are left out of training."""
+def empty_cells(x: Matrix) -> np.ndarray:
+    """Which cells have no counts at all, (n_cells,) bool: they carry no information and are left
+    out of training.
+    """
     return library_size(x) == 0
 
 
-def empty_genes(x: Array) -> np.ndarray:
+def empty_genes(x: Matrix) -> np.ndarray:
     """Which genes are counted in no cell, (n_genes,) bool."""
     return np.asarray(as_matrix(x).sum(axis=0)).ravel() == 0
 
 
-def normalize(x: Array, target_sum: float | None = None) -> np.ndarray | sparse.csr_array:
-    """Counts as fractions of each cell's total times `target_sum`: n[c, g] = target_sum * x[c, g] / sum_g x[c, g].
+def normalize(x: Matrix, target_sum: float | None = None) -> np.ndarray | sparse.csr_array:
+    """Counts as fractions of each cell's total times `target_sum`: n[c, g] = target_sum * x[c, g] /
+    sum_g x[c, g].
 
-    x: what `as_matrix` takes, (n_cells, n_genes). target_sum: the total of every cell afterwards; default the median
-    total of the cells that have counts, so that a typical cell stays as it was. Result: as x, CSR or dense, float32, to
-    be followed by `log1p`. A cell without counts stays zero.
-    Why not target_sum = 1, the formula of the course chapter (GENEEX autoencoder, inputs): with 10,000 genes a fraction
-    is about 1e-4, where log(1 + n) = n - n²/2 + ... is n to four digits. The logarithm does nothing, and inputs of 1e-4
-    leave a network that was initialised for inputs of order 1 with next to no signal. Times a few thousand, n is of
-    order 1 and log1p brings strong and weak genes closer.
-    Raises ValueError for a target_sum that is not positive, and as `as_matrix`.
+    x: what `as_matrix` takes, (n_cells, n_genes). target_sum: the total of every cell afterwards;
+    default the median total of the cells that have counts, so that a typical cell stays as it was.
+    Result: as x, CSR or dense, float32, to be followed by `log1p`. A cell without counts stays
+    zero. Why not target_sum = 1, the formula of the course chapter (GENEEX autoencoder, inputs):
+    with 10,000 genes a fraction is about 1e-4, where log(1 + n) = n - n²/2 + ... is n to four
+    digits. The logarithm does nothing, and inputs of 1e-4 leave a network that was initialised for
+    inputs of order 1 with next to no signal. Times a few thousand, n is of order 1 and log1p brings
+    strong and weak genes closer. Raises ValueError for a target_sum that is not positive, and as
+    `as_matrix`.
     """
     x = as_matrix(x)
     total = library_size(x)
@@ -520,34 +539,39 @@ def normalize(x: Array, target_sum: float | None = None) -> np.ndarray | sparse.
     return sparse.csr_array((data, x.indices.copy(), x.indptr.copy()), shape=x.shape)
 
 
-def log1p(x: Array) -> Array:
-    """log(1 + x), sparse where x is: zeros stay zeros. x: any array or SciPy sparse matrix; same shape and dtype."""
+def log1p(x: Matrix) -> Matrix:
+    """log(1 + x), sparse where x is: zeros stay zeros. x: any array or SciPy sparse matrix; same
+    shape and dtype.
+    """
     return x.log1p() if sparse.issparse(x) else np.log1p(x)
 
 
 # Selecting genes
 
 
-def highest_variance(x: Array, n: int) -> np.ndarray:
-    """The n genes whose counts vary most: the rule of the scVI paper (Lopez et al. 2018). Sorted positions, (n,).
+def highest_variance(x: Matrix, n: int) -> np.ndarray:
+    """The n genes whose counts vary most: the rule of the scVI paper (Lopez et al. 2018). Sorted
+    positions, (n,).
 
-    x: what `as_matrix` takes, also on the disk. Raises ValueError for n not in 1 to n_genes. Variances of raw counts
-    favour the genes of highest mean; `pearson_residual_variance` corrects for that.
+    x: what `as_matrix` takes, also on the disk. Raises ValueError for n not in 1 to n_genes.
+    Variances of raw counts favour the genes of highest mean; `pearson_residual_variance` corrects
+    for that.
     """
     x = as_matrix(x, on_disk=True)
     sums = moments(x)
     return _top(sums.squares / x.shape[0] - (sums.of_genes / x.shape[0]) ** 2, n)
 
 
-def pearson_residual_variance(x: Array, n: int, theta: float = 100) -> np.ndarray:
+def pearson_residual_variance(x: Matrix, n: int, theta: float = 100) -> np.ndarray:
     """The n genes that vary most beyond what sampling explains. Sorted positions, (n,).
 
-    Lause, Berens & Kobak 2021 (Genome Biology 22:258): if a gene were the same fraction of every cell, counts would be
-    negative binomial around mu[c, g] = total of cell c * total of gene g / total of all. Residuals are
-    (x - mu) / sqrt(mu + mu²/theta), clipped at ± sqrt(n_cells); genes are ranked by their variance over cells.
-    x: what `as_matrix` takes. theta: inverse dispersion, one for all genes (np.inf: Poisson). A gene or cell without
-    counts has residuals 0. Memory: blocks of genes, each temporary 32 MB. Raises ValueError for theta <= 0, and for n
-    not in 1 to n_genes.
+    Lause, Berens & Kobak 2021 (Genome Biology 22:258): if a gene were the same fraction of every
+    cell, counts would be negative binomial around mu[c, g] = total of cell c * total of gene g /
+    total of all. Residuals are (x - mu) / sqrt(mu + mu²/theta), clipped at ± sqrt(n_cells); genes
+    are ranked by their variance over cells. x: what `as_matrix` takes. theta: inverse dispersion,
+    one for all genes (np.inf: Poisson). A gene or cell without counts has residuals 0. Memory:
+    blocks of genes, each temporary 32 MB. Raises ValueError for theta <= 0, and for n not in 1 to
+    n_genes.
     """
     if not theta > 0:
         raise ValueError(f"theta must be positive, not {theta}")
@@ -579,9 +603,10 @@ def _top(score, n):
 def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None) -> None:
     """A copy of an .h5ad file with results added, the rest as it was; written whole or not at all.
 
-    obsm: name -> (n_cells, k), for example {"X_scVI": model.latent(x)}; obs: name -> (n_cells,), for example clusters;
-    layers: name -> (n_cells, n_genes), dense or sparse. What has the same name is replaced. The paths may be the same.
-    Raises ImportError without anndata; ValueError for a file that is no .h5ad, another length, a slash in a name.
+    obsm: name -> (n_cells, k), for example {"X_scVI": model.latent(x)}; obs: name -> (n_cells,),
+    for example clusters; layers: name -> (n_cells, n_genes), dense or sparse. What has the same
+    name is replaced. The paths may be the same. Raises ImportError without anndata; ValueError for
+    a file that is no .h5ad, another length, a slash in a name.
     """
     h5py, write_elem = need("h5py"), need("anndata").io.write_elem
     if not h5py.is_hdf5(path_in):
@@ -598,7 +623,8 @@ def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None) -> None:
                 raise ValueError(f"{path_in}: no .h5ad file, it has no obs and var")
             if any(hasattr(file[axis], "dtype") for axis in ("obs", "var")):
                 raise ValueError(
-                    f"{path_in}: written by anndata before 0.7, and nothing can be added to it; open "
+                    f"{path_in}: written by anndata before 0.7, and nothing can be added to it; "
+                    "open "
                     "and write it with a newer one first"
                 )
             shape = tuple(len(index_of(file[axis])) for axis in ("obs", "var"))
@@ -615,7 +641,8 @@ def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None) -> None:
                         or (place == "obs" and values.ndim > 1)
                     ):
                         raise ValueError(
-                            f"{place}[{key!r}] has shape {values.shape}, {path_in} is {shape}; pass one "
+                            f"{place}[{key!r}] has shape {values.shape}, {path_in} is {shape}; "
+                            "pass one "
                             "row per cell, and a name without a slash"
                         )
                     write_elem(file.require_group(place), key, values)

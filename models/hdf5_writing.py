@@ -53,7 +53,8 @@ class KeepingErrors(io.FileIO):
 
 @contextmanager
 def hdf5_file(path: Any, mode: str) -> Iterator[Any]:
-    """An open h5py.File, "w" for a new one or "r+" to change one; OSError if the disk refused a byte.
+    """An open h5py.File, "w" for a new one or "r+" to change one; OSError if the disk refused a
+    byte.
 
     Call it on a path of `checkpoint.whole_file`: after an error the file is worth nothing.
     """

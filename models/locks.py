@@ -43,7 +43,8 @@ def locked(path: Any, doing: str, wait: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        # Removed while it is still locked: who opened it meanwhile finds in `_taken` that it is gone.
+        # Removed while it is still locked: who opened it meanwhile finds in `_taken` that it is
+        # gone.
         with suppress(OSError):  # Windows removes no open file: it stays, unlocked
             os.unlink(path)
         os.close(descriptor)

@@ -41,9 +41,11 @@ CACHED = (
 )  # entries of them whose likelihood is computed at a time: temporaries that stay in the cache
 
 
-# -------------------------------------------------------------------------------------------------------------- draws
+# -------------------------------------------------------------------------------------------- draws
 def _noise(seed, device):
-    """Sources of random numbers, a generator each, so that each is used in the order of cells and of their draws."""
+    """Sources of random numbers, a generator each, so that each is used in the order of cells and
+    of their draws.
+    """
     names = ("standard_normal", "standard_normal", "standard_gamma", "poisson", "random")
     z, library, gamma, poisson, uniform = (
         getattr(backend.generator([seed, POSTERIOR, i], device), name)
@@ -60,16 +62,17 @@ def _whole(name: str, n) -> int:
     """n as a Python int; ValueError if it is not a whole number of at least 1."""
     if isinstance(n, bool) or not isinstance(n, Real) or n != n // 1 or n < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, not {n!r}")
-    return int(n)
+    return int(n)  # type: ignore[call-overload]  # every Real can be made an int
 
 
 def _posteriors(self, data, n_samples: int, noise):
     """Cells in groups of c, in their order, with n_samples draws of each from its posterior.
 
-    data: what the model's `minibatches` gives. Yields (cells, x, codes, q_z, q_l, draws), all arrays where the model is:
-    the slice of all cells that this group is; counts (c, n_genes); batch codes (c,); q(z | x) and q(log l | x) of plain
-    arrays, the latter None where the library is observed; and an iterator over (z (c, n, n_latent), log_library
-    (c, n, 1)) whose n add up to n_samples.
+    data: what the model's `minibatches` gives. Yields (cells, x, codes, q_z, q_l, draws), all
+    arrays where the model is: the slice of all cells that this group is; counts (c, n_genes); batch
+    codes (c,); q(z | x) and q(log l | x) of plain arrays, the latter None where the library is
+    observed; and an iterator over (z (c, n, n_latent), log_library (c, n, 1)) whose n add up to
+    n_samples.
     """
     rows, start = max(1, BUDGET // data.columns[0].shape[1]), 0
     for minibatch in data:
@@ -93,7 +96,9 @@ def _posteriors(self, data, n_samples: int, noise):
 
 
 def _draws(q_z, library, n_samples, rows, noise):
-    """The iterator of `_posteriors`. library: q_l, or the observed log library (c, 1); rows: decoded at a time."""
+    """The iterator of `_posteriors`. library: q_l, or the observed log library (c, 1); rows:
+    decoded at a time.
+    """
     c, dtype = len(q_z.loc), q_z.loc.dtype
     for start in range(0, n_samples, max(1, rows // c)):
         n = min(max(1, rows // c), n_samples - start)
@@ -109,7 +114,9 @@ def _draws(q_z, library, n_samples, rows, noise):
 
 
 def _decode(self, z, log_library, codes) -> dict:
-    """What `generative` says of z (c, n, n_latent), log_library (c, n, 1), codes (c,): plain arrays of c * n rows."""
+    """What `generative` says of z (c, n, n_latent), log_library (c, n, 1), codes (c,): plain arrays
+    of c * n rows.
+    """
     c, n = z.shape[:2]
     parameters = self.generative(
         z.reshape(c * n, -1), log_library.reshape(c * n, 1), np.repeat(codes, n)
@@ -118,11 +125,13 @@ def _decode(self, z, log_library, codes) -> dict:
 
 
 def _has_library(x, q_l):
-    """Which cells of x have a library size above 0, (c, 1, 1) bool: those with counts, or all where it is latent."""
+    """Which cells of x have a library size above 0, (c, 1, 1) bool: those with counts, or all where
+    it is latent.
+    """
     return backend.as_array(x.sum(axis=1)).reshape(-1, 1, 1) > (0 if q_l is None else -1)
 
 
-# --------------------------------------------------------------------------------------------- bounds and likelihoods
+# --------------------------------------------------------------------------- bounds and likelihoods
 def elbo(
     self,
     counts,
@@ -132,8 +141,9 @@ def elbo(
     seed: int = 0,
     layer: str | None = None,
 ) -> np.ndarray:
-    """The evidence lower bound of each cell, KL weight 1, averaged over n_samples draws: (n_cells,) float64, in nats.
+    """The evidence lower bound of each cell, KL weight 1, averaged over n_samples draws.
 
+    (n_cells,) float64, in nats.
     E_q[log p(x | z, l)] - KL(q(z) || p(z)) - KL(q(l) || p(l)) (chapter, "Two optimization
     objectives"; Kingma & Welling 2014, eq. 3). For comparing models on the same cells, faster and
     less exactly than log_likelihood, which is never lower but for Monte Carlo error. Where the
@@ -164,12 +174,14 @@ def log_likelihood(
     return_error: bool = False,
     layer: str | None = None,
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-    """log p(x) of each cell, (n_cells,) float64, in nats: the log of the mean over z ~ q of p(x, z) / q(z).
+    """log p(x) of each cell, (n_cells,) float64, in nats: the log of the mean over z ~ q of p(x, z)
+    / q(z).
 
-    A lower bound in expectation that n_samples tightens (Burda et al. 2016, eq. 8): for comparing models on cells that
-    neither has seen. return_error: also its Monte Carlo standard error (n_cells,), by the delta method; NaN for one
-    sample. An error above 0.5 says that few draws carry the weight: q is not the posterior, and the true value may lie
-    above by more than that. Memory does not grow with n_samples.
+    A lower bound in expectation that n_samples tightens (Burda et al. 2016, eq. 8): for comparing
+    models on cells that neither has seen. return_error: also its Monte Carlo standard error
+    (n_cells,), by the delta method; NaN for one sample. An error above 0.5 says that few draws
+    carry the weight: q is not the posterior, and the true value may lie above by more than that.
+    Memory does not grow with n_samples.
 
     Where the library is observed this is log p(x | l = the cell's own total): the model is told
     what it should foresee, and its values lie above log p(x) of the same model with a prior of l,
@@ -196,7 +208,9 @@ def log_likelihood(
 
 
 def _log_weights(self, x, codes, q_z, q_l, z, log_library):
-    """log of p(x | z, l) p(z) p(l) / (q(z) q(l)) for n draws of z (and l) a cell: (n, n_cells) float64."""
+    """log of p(x | z, l) p(z) p(l) / (q(z) q(l)) for n draws of z (and l) a cell: (n, n_cells)
+    float64.
+    """
 
     def ratio(p, q, draws):
         q = Normal(q.loc[:, None], q.scale[:, None])
@@ -210,10 +224,11 @@ def _log_weights(self, x, codes, q_z, q_l, z, log_library):
 
 
 def log_mean_exp(blocks) -> tuple[np.ndarray, np.ndarray]:
-    """log of the mean of weights, and its standard error, from blocks of their logarithms: two (n_rows,) float64.
+    """log of the mean of weights, and its standard error, from blocks of their logarithms: two
+    (n_rows,) float64.
 
-    log(1/n sum_i exp(log w_i)), in nats where the log w are. blocks: arrays (n, n_rows), n draws a row; ValueError unless
-    there is at least one draw in all. Only running sums are kept.
+    log(1/n sum_i exp(log w_i)), in nats where the log w are. blocks: arrays (n, n_rows), n draws a
+    row; ValueError unless there is at least one draw in all. Only running sums are kept.
     """
     highest, total, squares, n = -np.inf, 0.0, 0.0, 0
     for log_w in blocks:
@@ -234,7 +249,8 @@ def log_mean_exp(blocks) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _log_prob_of_draws(self, x, codes, z, log_library):
-    """log p(x | z, l) of cells x (c, n_genes) under z (c, n, n_latent) and log_library (c, n, 1): (c, n) float64.
+    """log p(x | z, l) of cells x (c, n_genes) under z (c, n, n_latent) and log_library (c, n, 1):
+    (c, n) float64.
 
     The same as self.log_prob of each row of x repeated n times, which is what runs where no
     shortcut is known. A cell's counts being the same in all its draws, there is one: see
@@ -292,21 +308,24 @@ def _cells_without_counts(x) -> np.ndarray:
 
 
 def _one_cell_poisson(x, _):
-    """The function log_mu (n, n_genes) -> log p(x) of one cell (n,), for its counts x (n_genes,)."""
+    """The function log_mu (n, n_genes) -> log p(x) of one cell (n,) with counts x (n_genes,)."""
     constant = np.sum(special.gammaln(x.astype(np.float64) + 1.0))
     return lambda log_mu: log_mu @ x - np.sum(np.exp(log_mu), axis=1) - constant
 
 
 def _one_cell_nb(x, log_theta):
-    """The function log_mu, or (log_mu, zi_logits), (n, n_genes) each -> log p(x) of one cell (n,): NB, or ZINB.
+    """The function log_mu, or (log_mu, zi_logits), (n, n_genes) each -> log p(x) of one cell (n,):
+    NB, or ZINB.
 
-    x: its counts (n_genes,); log_theta: (n_genes,). All that depends on these alone is computed once, above all the
-    lgammas. With L = log(1 + e^-|d|), softplus(±d) of count_likelihoods.py is max(±d, 0) + L, and the sum over genes
+    x: its counts (n_genes,); log_theta: (n_genes,). All that depends on these alone is computed
+    once, above all the lgammas. With L = log(1 + e^-|d|), softplus(±d) of count_likelihoods.py is
+    max(±d, 0) + L, and the sum over genes
 
-        log NB(x) = constant - (x + theta) L - theta max(d, 0) + x min(d, 0),    d = log_mu - log_theta
+        log NB(x) = constant - (x + theta) L - theta max(d, 0) + x min(d, 0)
 
-    is three products of a matrix and a vector, none of whose terms is positive. Of ZINB this holds for the non-zeros;
-    for the zeros log ZINB(0) = log(e^a + e^nb) - softplus(a) with a = zi_logits, nb = log NB(0).
+    with d = log_mu - log_theta is three products of a matrix and a vector, none of whose terms is
+    positive. Of ZINB this holds for the non-zeros; for the zeros
+    log ZINB(0) = log(e^a + e^nb) - softplus(a) with a = zi_logits, nb = log NB(0).
     """
     wide, theta_wide = x.astype(np.float64), np.exp(log_theta.astype(np.float64))
     ways = (
@@ -344,14 +363,16 @@ def _one_cell_nb(x, log_theta):
 
 
 def _sum_log(u):
-    """The sum over columns of log(u), u (n, k) from 1 to 2: a logarithm of products of 100, which cannot overflow."""
+    """The sum over columns of log(u), u (n, k) from 1 to 2: a logarithm of products of 100, which
+    cannot overflow.
+    """
     return np.sum(np.log(np.multiply.reduceat(u, np.arange(0, u.shape[1], 100), axis=1)), axis=1)
 
 
 _ONE_CELL = {"poisson": _one_cell_poisson, "nb": _one_cell_nb, "zinb": _one_cell_nb}
 
 
-# --------------------------------------------------------------------------------------------------------- expression
+# --------------------------------------------------------------------------------------- expression
 def expression_fraction(
     self,
     counts,
@@ -362,12 +383,13 @@ def expression_fraction(
     seed: int = 0,
     layer: str | None = None,
 ) -> np.ndarray:
-    """rho: the expected fraction of each gene in a cell's expression, (n_cells, n_genes); rows sum to 1.
+    """rho: the expected fraction of each gene in a cell's expression, (n_cells, n_genes).
 
-    Averaged over n_samples draws of z. transform_batch: a label (or a list of them, which are averaged over): what
-    would be expected had the cell been measured in that batch; None: its own. For comparing genes and cells without the
-    noise of counting, the depth of sequencing, and the batch. A cell without counts has what the encoder makes of it.
-    ValueError for an unknown batch, with those known.
+    Rows sum to 1. Averaged over n_samples draws of z. transform_batch: a label (or a list of them,
+    which are averaged over): what would be expected had the cell been measured in that batch; None:
+    its own. For comparing genes and cells without the noise of counting, the depth of sequencing,
+    and the batch. A cell without counts has what the encoder makes of it. ValueError for an unknown
+    batch, with those known.
     """
     return _expected(
         self,
@@ -392,11 +414,13 @@ def denoise(
     seed: int = 0,
     layer: str | None = None,
 ) -> np.ndarray:
-    """mu: expected counts, (n_cells, n_genes), of the negative binomial (without extra zeros): rho, times library size.
+    """mu: expected counts, (n_cells, n_genes), of the negative binomial (without extra zeros): rho,
+    times library size.
 
-    library_size: what each cell's expectations shall sum to, a number or (n_cells,); None: its own library size, the
-    observed one (0 for a cell without counts), or drawn from q(l). The rest as for expression_fraction. For imputing,
-    and for pictures of single genes. ValueError for a library_size that is not positive.
+    library_size: what each cell's expectations shall sum to, a number or (n_cells,); None: its own
+    library size, the observed one (0 for a cell without counts), or drawn from q(l). The rest as
+    for expression_fraction. For imputing, and for pictures of single genes. ValueError for a
+    library_size that is not positive.
     """
     if library_size is not None and not (
         np.all(np.isfinite(library_size)) and np.all(np.asarray(library_size) > 0)
@@ -413,12 +437,14 @@ def denoise(
         )
         return rho * (given if np.ndim(given) == 0 else backend.to_device(given, self.device))
 
-    n_cells = len(library_size) if np.ndim(library_size) else None
+    n_cells = None if library_size is None or np.ndim(library_size) == 0 else len(library_size)
     return _expected(self, counts, batch, transform_batch, n_samples, seed, layer, mu, n_cells)
 
 
 def _expected(self, counts, batch, transform_batch, n_samples, seed, layer, finish, n_sizes=None):
-    """Mean over draws of z and over batches of finish(rho (c, n, n_genes), library size (c, n, 1), which cells)."""
+    """Mean over draws of z and over batches of finish(rho (c, n, n_genes), library size (c, n, 1),
+    which cells).
+    """
     n_samples, data = _whole("n_samples", n_samples), self.minibatches(counts, batch, layer)
     if n_sizes not in (None, len(data.rows)):
         raise ValueError(f"library_size has {n_sizes} entries for {len(data.rows)} cells")
@@ -453,7 +479,7 @@ def _codes_of(self, labels, name: str) -> np.ndarray:
     return batch_codes(labels, len(labels), known=self.batches, name=name, advice="")[0]
 
 
-# ------------------------------------------------------------------------------------------------------------ samples
+# ------------------------------------------------------------------------------------------ samples
 def _distribution(self, parameters: dict):
     """The distribution of counts with these parameters, plain arrays as `_decode` gives them."""
     if self.likelihood == "poisson":
@@ -474,11 +500,11 @@ def sample_posterior(
     seed: int = 0,
     layer: str | None = None,
 ) -> np.ndarray:
-    """New counts for each cell, from the posterior predictive: z ~ q(z | x), then counts ~ p(x | z, l).
+    """New counts for each cell: z from its posterior q(z | x), then counts from p(x | z, l).
 
-    (n_cells, n_genes), or (n_samples, n_cells, n_genes) for more than one; whole numbers, in the dtype of the model.
-    For checking the model: do real counts look like a draw from it? A cell without counts stays so, unless the library
-    is latent.
+    (n_cells, n_genes), or (n_samples, n_cells, n_genes) for more than one; whole numbers, in the
+    dtype of the model. For checking the model: do real counts look like a draw from it? A cell
+    without counts stays so, unless the library is latent.
     """
     n_samples, data = _whole("n_samples", n_samples), self.minibatches(counts, batch, layer)
     noise = _noise(seed, self.device)
@@ -498,9 +524,10 @@ def sample_posterior(
 def generate(self, n: int, *, batch: Array | str | None = None, seed: int = 0) -> np.ndarray:
     """Counts of n new cells, (n, n_genes): z ~ Normal(0, 1), log-normal library sizes.
 
-    batch: a label for all of them, or one for each; None: batches in the proportions of the training cells. Whole
-    numbers, in the dtype of the model. For seeing what the model believes cells to be, and for data of which the truth is
-    known. ValueError for an unknown batch, or another number of labels.
+    batch: a label for all of them, or one for each; None: batches in the proportions of the
+    training cells. Whole numbers, in the dtype of the model. For seeing what the model believes
+    cells to be, and for data of which the truth is known. ValueError for an unknown batch, or
+    another number of labels.
 
     Where the library is observed, logarithms of the new cells' totals have the mean and variance of
     those of the training cells (`library_log_mean`, `library_log_var`), as long as the counts' own
@@ -578,23 +605,26 @@ def _totals_of_new_cells(self, code) -> tuple[np.ndarray, np.ndarray]:
     return np.log(mean) - noise / 2.0, noise
 
 
-# --------------------------------------------------------------------------------------------------------- imputation
+# --------------------------------------------------------------------------------------- imputation
 def imputation_error(
     counts, impute, *, fraction: float = 0.1, n_components: int = 10, seed: int = 0
 ) -> dict:
-    """How well hidden counts are recovered, by the measure of the scVI paper (Lopez et al. 2018: uniform zeros).
+    """How well hidden counts are recovered, by the measure of the scVI paper (Lopez et al. 2018).
 
-    Each non-zero entry of counts (n_cells, n_genes) is set to zero with probability `fraction`, a draw of its own.
-    impute: a function from the corrupted counts (CSR, float32) to imputed ones (n_cells, n_genes), which trains what it
-    needs: `lambda x: train(x).denoise(x)`. Returns the median absolute error over the hidden entries, in counts, of
-    "model", and beside it of "gene mean" (over cells) and of "pca" (`n_components` of normalised log1p counts, mapped
-    back). All see the corrupted counts and their totals only. ValueError for another shape than that of counts.
+    Zeros are put in uniformly: each non-zero entry of counts (n_cells, n_genes) is set to zero with
+    probability `fraction`, a draw of its own. impute: a function from the corrupted counts (CSR,
+    float32) to imputed ones (n_cells, n_genes), which trains what it needs: `lambda x:
+    train(x).denoise(x)`. Returns the median absolute error over the hidden entries, in counts, of
+    "model", and beside it of "gene mean" (over cells) and of "pca" (`n_components` of normalised
+    log1p counts, mapped back). All see the corrupted counts and their totals only. ValueError for
+    another shape than that of counts.
     """
     x = sparse.csr_array(as_matrix(counts))
     hidden = backend.generator([seed, POSTERIOR]).random(x.nnz) < fraction
     if not 0 < fraction < 1 or not hidden.any():
         raise ValueError(
-            f"fraction must be in (0, 1) and hide an entry; {fraction} of {x.nnz} non-zeros does not"
+            f"fraction must be in (0, 1) and hide an entry; {fraction} of {x.nnz} "
+            "non-zeros does not"
         )
     rows, columns = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))[hidden], x.indices[hidden]
     corrupted = sparse.csr_array(
@@ -615,7 +645,9 @@ def imputation_error(
 
 
 def _pca_imputed(x, rows, columns, n_components):
-    """Counts at (rows, columns) of a CSR matrix, by its first principal components; memory O(n_genes^2)."""
+    """Counts at (rows, columns) of a CSR matrix, by its first principal components; memory
+    O(n_genes^2).
+    """
     y, totals = log1p(normalize(x)).astype(np.float64), np.asarray(x.sum(axis=1)).ravel()
     mean = np.asarray(y.mean(axis=0)).ravel()
     covariance = (y.T @ y).toarray() / y.shape[0] - np.outer(mean, mean)

@@ -29,7 +29,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
-from minigrad.backend import Array
+from minigrad.backend import Array, Matrix
 from models.clustering import (
     adjusted_rand_index,
     batch_mixing,
@@ -190,7 +190,7 @@ def scores(z: Array, batch, labels: Array, label_name) -> list:
     return found
 
 
-def most_frequent(labels: Array) -> np.ndarray:
+def most_frequent(labels: Array) -> Array:
     """The labels, (n,) str, all but the most frequent called "others", so that colours suffice."""
     names, numbers = np.unique(labels, return_counts=True)
     if len(names) <= MOST_LABELS:
@@ -264,7 +264,7 @@ def dimensions(mean: Array, std: Array) -> bytes:
     return png(f)
 
 
-def genes(x: Array, drawn: Array) -> bytes:
+def genes(x: Matrix, drawn: Matrix) -> bytes:
     """Mean and fraction of zeros of each gene, in the data and in counts drawn from the model.
 
     x: (n, n_genes), CSR; drawn: (n, n_genes).
@@ -304,7 +304,7 @@ def genes(x: Array, drawn: Array) -> bytes:
     return png(f)
 
 
-def cells(x: Array, generated: Array) -> bytes:
+def cells(x: Matrix, generated: Matrix) -> bytes:
     """Library sizes and genes detected: cells x (n, n_genes), CSR, and generated (m, n_genes)."""
     f = Figure(figsize=(10, 3.4), layout="constrained")
     left, right = f.subplots(1, 2)

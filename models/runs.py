@@ -1,10 +1,13 @@
-"""The folder of one training, and the files that are made of it: what the command line keeps between commands.
+"""The folder of one training, and the files that are made of it: what the command line keeps
+between commands.
 
-Know before reading: counts.py, scvi.py, and minigrad/checkpoint.py. A run is a folder with three files:
+Know before reading: counts.py, scvi.py, and minigrad/checkpoint.py. A run is a folder with three
+files:
 
-    config.json   where the counts were read and what the training was told; written before it starts
-    model.npz     the checkpoint: weights, genes, batches, history, and all that going on with a killed training needs
-    history.csv   what training recorded, a line an epoch; written when it ends
+    config.json   where the counts were read and what the training was told; written before it
+    starts model.npz     the checkpoint: weights, genes, batches, history, and all that going on
+    with a killed training needs history.csv   what training recorded, a line an epoch; written when
+    it ends
 
 Later commands read the counts again, from the same place or another, and take the model's genes
 from them by name. Genes of one name are numbered in the order of the file, so that a name says
@@ -30,6 +33,7 @@ import numpy as np
 from scipy import sparse
 
 from minigrad import checkpoint
+from minigrad.backend import Matrix
 from minigrad.checkpoint import whole_file
 from minigrad.data import Blocks, pieces
 from minigrad.fit import History
@@ -63,7 +67,7 @@ MODEL = (
 FIT = ("epochs", "batch_size", "validation", "learning_rate", "kl_warmup", "early_stopping")
 
 
-# ------------------------------------------------------------------------------------------------------------ counts
+# ------------------------------------------------------------------------------------------- counts
 @dataclass(eq=False)
 class UniquelyNamed(Counts):
     """Counts, X (n_cells, n_genes), in which each name of a gene occurs once.
@@ -89,7 +93,9 @@ def read_counts(
 
 
 def unique_names(names) -> np.ndarray:
-    """The names (n,), str: of those that are alike the first stays, the next become NAME-1, NAME-2, as AnnData does."""
+    """The names (n,), str: of those that are alike the first stays, the next become NAME-1, NAME-2,
+    as AnnData does.
+    """
     taken, numbers, found = set(map(str, names)), {}, []
     for name in map(str, names):
         if name not in numbers:
@@ -116,8 +122,10 @@ def genes_by_name(counts: UniquelyNamed, genes, whose: str = "the model") -> Cou
     missing = [name for name in genes if name not in position]
     if missing:
         raise ValueError(
-            f"{len(missing)} of the {len(genes)} genes of {whose} are not among the {counts.shape[1]} of the "
-            f"counts: {', '.join(missing[:5])}{' ...' * (len(missing) > 5)}; pass counts with the same gene names"
+            f"{len(missing)} of the {len(genes)} genes of {whose} are not among the "
+            f"{counts.shape[1]} of the "
+            f"counts: {', '.join(missing[:5])}{' ...' * (len(missing) > 5)}; pass counts with the "
+            "same gene names"
         )
     columns = np.array([position[name] for name in genes])
     alike = [name for name in genes if name in counts.numbered]
@@ -144,14 +152,18 @@ def labels_of(counts: Counts, key: str) -> np.ndarray:
     """An obs column, (n_cells,), as it is. ValueError lists the columns there are."""
     if key not in counts.obs:
         raise ValueError(
-            f"no column {key!r} of cells in the counts; there are: {', '.join(counts.obs) or 'none'}"
+            f"no column {key!r} of cells in the counts; there are: "
+            f"{', '.join(counts.obs) or 'none'}"
         )
     return counts.obs[key]
 
 
-# --------------------------------------------------------------------------------------------------------------- runs
+# --------------------------------------------------------------------------------------------- runs
 class Run:
-    """The folder of one training. Reading is done when asked for, so that a command takes what it needs."""
+    """The folder of one training.
+
+    Reading is done when asked for, so that a command takes what it needs.
+    """
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -161,7 +173,7 @@ class Run:
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """Within, no other process trains this run; locks.Locked, an OSError, if one does already."""
+        """Within, no other process trains this run; locks.Locked, an OSError, if one does."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with locks.locked(self.folder / ".lock", f"is training {self.folder}"):
@@ -183,7 +195,10 @@ class Run:
             path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def config(self) -> tuple[str, dict]:
-        """(path of the counts, settings), as `begin` wrote them. FileNotFoundError, ValueError where it did not."""
+        """(path of the counts, settings), as `begin` wrote them.
+
+        FileNotFoundError, ValueError where it did not.
+        """
         if not self.config_file.exists():
             raise FileNotFoundError(
                 f"{self.folder} is no run: it has no config.json; make one with the command train"
@@ -199,7 +214,8 @@ class Run:
         unknown = [name for name in settings if name not in (*COUNTS, *MODEL, *FIT)]
         if not right or unknown:
             raise ValueError(
-                f"{self.config_file}: not of a run that this program reads {' '.join(unknown)}".rstrip()
+                f"{self.config_file}: not of a run that this program reads "
+                f"{' '.join(unknown)}".rstrip()
             )
         return counts, settings
 
@@ -213,7 +229,7 @@ class Run:
         return SCVI.load(self.checkpoint)
 
     def history(self) -> History:
-        """What training recorded, from the checkpoint: it is there even when the training was killed."""
+        """What training recorded, from the checkpoint: even of a training that was killed."""
         return History(checkpoint.load(self.checkpoint)[1].get("history"))
 
     def write_history(self, history: History) -> None:
@@ -237,7 +253,8 @@ class Run:
         trained_on, settings = self.config()
         if path is None and not os.path.exists(trained_on):
             raise FileNotFoundError(
-                f"{trained_on}: the counts of {self.folder} are no longer there; pass their path as COUNTS"
+                f"{trained_on}: the counts of {self.folder} are no longer there; pass their path "
+                "as COUNTS"
             )
         layer = settings.get("layer") if layer is None and path is None else layer
         on_disk = path is None and settings.get("on_disk", False) if on_disk is None else on_disk
@@ -248,7 +265,10 @@ class Run:
 
 
 def training_counts(path, settings: dict) -> Counts:
-    """The counts as a model with these settings sees them: the layer, and the genes that vary most. ValueError for too few."""
+    """The counts as a model with these settings sees them: the layer, and the genes that vary most.
+
+    ValueError for too few.
+    """
     counts = read_counts(
         path,
         settings.get("layer"),
@@ -260,7 +280,8 @@ def training_counts(path, settings: dict) -> Counts:
     n, there = settings["genes"], counts.shape[1]
     if n > there:
         raise ValueError(
-            f"{path}: has {there:,} genes, fewer than --genes {n}; ask for at most as many, or leave --genes out"
+            f"{path}: has {there:,} genes, fewer than --genes {n}; ask for at most as many, or "
+            "leave --genes out"
         )
     return counts.select_genes(SELECTIONS[settings.get("selection", "variance")](counts.X, n))
 
@@ -277,11 +298,13 @@ def fit_arguments(settings: dict) -> dict:
     return {name: settings[name] for name in FIT if name in settings}
 
 
-# -------------------------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
 def write_table(path, header, rows) -> None:
-    """A CSV file with a first line of names. Floats have the 9 digits that say exactly which float32 they are.
+    """A CSV file with a first line of names. Floats have the 9 digits that say exactly which
+    float32 they are.
 
-    Texts are written as they are; a warning says which of them a spreadsheet would take for formulas.
+    Texts are written as they are; a warning says which of them a spreadsheet would take for
+    formulas.
     """
     texts = [str(name) for name in header]
 
@@ -306,11 +329,12 @@ def write_arrays(path, **arrays) -> None:
 def write_cells(path, counts: Counts, place: str, name: str, values, columns, source=None) -> None:
     """One row of values for each cell of counts, by the suffix of path.
 
-    values: (n_cells, k) dense. place: "obsm" or "layers", where an .h5ad has them under `name`; in a "layer" columns are
-    the genes. columns: (k,) names. source: the path that counts were read from, with all of its genes.
-        .csv   a line a cell: its name, then its values
-        .npz   arrays `cells`, `columns` and `name`
-        .h5ad  a copy of source with the values added if that is an .h5ad; else a new file of counts, obs and values
+    values: (n_cells, k) dense. place: "obsm" or "layers", where an .h5ad has them under `name`; in
+    a "layer" columns are the genes. columns: (k,) names. source: the path that counts were read
+    from, with all of its genes.
+        .csv   a line a cell: its name, then its values .npz   arrays `cells`, `columns` and `name`
+        .h5ad  a copy of source with the values added if that is an .h5ad; else a new file of
+        counts, obs and values
     ValueError for another suffix; ImportError without anndata.
     """
     kind = suffix(path)
@@ -332,17 +356,17 @@ def write_cells(path, counts: Counts, place: str, name: str, values, columns, so
 
 
 def write_counts(path, counts: Counts) -> None:
-    """Counts as a file that models.counts.read reads, of the kind that the suffix of path says: .csv, .npz or .h5ad."""
+    """Counts as a file that models.counts.read reads, of the kind that the suffix of path says:
+    .csv, .npz or .h5ad.
+    """
     kind = suffix(path)
+    x: Matrix = counts.X
     if kind == ".csv":
-        rows = (
-            counts.X[i : i + 1].toarray()[0].astype(np.int64).tolist() for i in range(len(counts))
-        )
+        rows = (x[i : i + 1].toarray()[0].astype(np.int64).tolist() for i in range(len(counts)))
         write_table(
             path, ["cell", *counts.genes], ([cell, *row] for cell, row in zip(counts.cells, rows))
         )
     elif kind == ".npz":
-        x = counts.X
         write_arrays(
             path,
             data=x.data,
@@ -358,7 +382,10 @@ def write_counts(path, counts: Counts) -> None:
 
 
 def write_h5ad(path, counts: Counts, **places) -> None:
-    """A new .h5ad file: counts, names and obs, with places such as obsm={"X_scVI": z}. ImportError without anndata."""
+    """A new .h5ad file: counts, names and obs, with places such as obsm={"X_scVI": z}.
+
+    ImportError without anndata.
+    """
     anndata, pandas = h5ad_packages(path)
     obs = {
         key: pandas.Categorical(v) if v.dtype == object else v for key, v in counts.obs.items()
@@ -375,7 +402,10 @@ def write_h5ad(path, counts: Counts, **places) -> None:
 
 
 def h5ad_packages(path) -> tuple:
-    """(anndata, pandas), which write the .h5ad file `path`. ImportError that says how to install them."""
+    """(anndata, pandas), which write the .h5ad file `path`.
+
+    ImportError that says how to install them.
+    """
     try:
         return importlib.import_module("anndata"), importlib.import_module("pandas")
     except ImportError as error:
@@ -389,7 +419,8 @@ def suffix(path, allowed: tuple = SUFFIXES) -> str:
     found = Path(path).suffix.lower()
     if found not in allowed:
         raise ValueError(
-            f"{path}: must end in {', '.join(allowed[:-1])}{' or ' * (len(allowed) > 1)}{allowed[-1]}, by which "
+            f"{path}: must end in "
+            f"{', '.join(allowed[:-1])}{' or ' * (len(allowed) > 1)}{allowed[-1]}, by which "
             "it is known what is written"
         )
     return found

@@ -1,14 +1,18 @@
-"""scVI: a variational autoencoder whose decoder speaks the language of counts (Lopez et al. 2018; chapter, Figure 12).
+"""scVI: a variational autoencoder whose decoder speaks the language of counts (Lopez et al. 2018;
+chapter, Figure 12).
 
-Know before reading: minigrad/nn.py and distributions.py, and the idea of a VAE. A cell n in batch s_n has a latent state
-z_n and a library size l_n; gene g is then counted with a (zero-inflated) negative binomial:
+Know before reading: minigrad/nn.py and distributions.py, and the idea of a VAE. A cell n in batch
+s_n has a latent state z_n and a library size l_n; gene g is then counted with a (zero-inflated)
+negative binomial:
 
-    z_n ~ Normal(0, 1)                  l_n ~ LogNormal(mean and variance of its batch), or simply its observed total
-    rho_n = softmax(network(z_n, s_n))  the expected fractions of expression, summing to 1 over genes
-    x_ng ~ NB(mean l_n rho_ng, inverse dispersion theta_g), or zero with probability expit(zi_logits_ng) besides
+    z_n ~ Normal(0, 1)                  l_n ~ LogNormal(mean and variance of its batch), or simply
+    its observed total rho_n = softmax(network(z_n, s_n))  the expected fractions of expression,
+    summing to 1 over genes x_ng ~ NB(mean l_n rho_ng, inverse dispersion theta_g), or zero with
+    probability expit(zi_logits_ng) besides
 
-The encoder turns log(1 + x_n) into q(z_n | x_n) = Normal(mean, variance); all is trained together to raise the evidence
-lower bound  ELBO = E_q[log p(x | z, l)] - KL(q(z) || p(z)) - KL(q(l) || p(l)).
+The encoder turns log(1 + x_n) into q(z_n | x_n) = Normal(mean, variance); all is trained together
+to raise the evidence lower bound  ELBO = E_q[log p(x | z, l)] - KL(q(z) || p(z)) - KL(q(l) ||
+p(l)).
 
 Know after: every network of the chapter's figure (NN1 to NN6) and what it is for.
 """
@@ -17,11 +21,12 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
+from typing import Self
 
 import numpy as np
 
 from minigrad import backend, functional, optim
-from minigrad.backend import Array
+from minigrad.backend import Array, Matrix
 from minigrad.checkpoint import Saved, refuse_nonfinite
 from minigrad.count_likelihoods import (
     nb_cell_log_prob_from_logits,
@@ -31,6 +36,7 @@ from minigrad.count_likelihoods import (
 from minigrad.data import Minibatches
 from minigrad.distributions import Normal, kl_divergence
 from minigrad.fit import History, evaluating, fit
+from minigrad.functional import data_of
 from minigrad.nn import BatchNorm1d, Dropout, Linear, Module, Parameter
 from minigrad.parallel import ranks_of
 from minigrad.tensor import Tensor
@@ -39,7 +45,8 @@ from models.counts import as_matrix, batch_codes, moments
 from models.differential import ComparesGroups
 from models.inputs import one_of, sizes
 
-VARIANCE_FLOOR = 1e-4  # added to the variance of q, as the reference does: keeps KL finite when a dimension is very sure
+# Added to the variance of q, as the reference does: keeps KL finite when a dimension is very sure.
+VARIANCE_FLOOR = 1e-4
 LIBRARY_FLOOR = 1e-4  # least variance of log library sizes in a batch: one cell alone has none
 CHUNK = 512  # cells at a time when predicting
 LIKELIHOODS = {
@@ -50,10 +57,11 @@ LIKELIHOODS = {
 
 
 class Layers(Module):
-    """Linear, batch norm, ReLU and dropout, n_layers times; the one-hot batch joins the input of every Linear.
+    """Linear, batch norm, ReLU and dropout, n_layers times; the one-hot batch joins the input of
+    every Linear.
 
-    h = dropout(relu(batch_norm(W [h, one_hot] + b))), from x (n, n_in) to (n, n_hidden). n_batches: width of the one-hot code
-    (0: none is taken).
+    h = dropout(relu(batch_norm(W [h, one_hot] + b))), from x (n, n_in) to (n, n_hidden). n_batches:
+    width of the one-hot code (0: none is taken).
     """
 
     def __init__(
@@ -80,9 +88,11 @@ class Layers(Module):
 
 
 class Encoder(Module):
-    """From log(1 + counts) (n, n_genes) to a Normal (n, n_out): NN1 (of z) and NN2 (of the log library size) of the chapter.
+    """From log(1 + counts) (n, n_genes) to a Normal (n, n_out): NN1 (of z) and NN2 (of the log
+    library size) of the chapter.
 
-    h = Layers(x), mean = W h + b, variance = exp(V h + c) + VARIANCE_FLOOR (Lopez et al. 2018, Methods).
+    h = Layers(x), mean = W h + b, variance = exp(V h + c) + VARIANCE_FLOOR (Lopez et al. 2018,
+    Methods).
     """
 
     def __init__(
@@ -106,10 +116,11 @@ class Encoder(Module):
 
 
 class Decoder(Module):
-    """From z (n, n_latent) and the batch to the parameters of the counts (n, n_genes): NN3 to NN6 of the chapter.
+    """From z (n, n_latent) and the batch to the parameters of the counts (n, n_genes): NN3 to NN6
+    of the chapter.
 
-    h = Layers(z, batch); its heads are linear in h: rho (softmax of its output), zi (log odds of a structural
-    zero; ZINB only), theta (dispersion "gene-cell" only).
+    h = Layers(z, batch); its heads are linear in h: rho (softmax of its output), zi (log odds of a
+    structural zero; ZINB only), theta (dispersion "gene-cell" only).
     """
 
     def __init__(
@@ -148,10 +159,12 @@ class SCVI(ComparesGroups, Saved, Module):
     are the prior of a latent library; where it is observed, only `generate` uses them. dtype: of
     weights and arithmetic; seed: of the initial weights.
 
-        z ~ Normal(0, 1),  x_ng ~ (ZI)NB(mean l_n rho_ng, inverse dispersion theta_g),  rho_n = softmax(network(z_n, s_n))
+        z ~ Normal(0, 1),  x_ng ~ (ZI)NB(mean l_n rho_ng, inverse dispersion theta_g),  rho_n =
+        softmax(network(z_n, s_n))
 
-    trained on ELBO = E_q[log p(x | z, l)] - KL(q(z) || p(z)) - KL(q(l) || p(l)) (chapter, "scVI: VAE for single-cell
-    transcriptomics"; Lopez et al. 2018, Methods, "generative process"). Errors name the argument.
+    trained on ELBO = E_q[log p(x | z, l)] - KL(q(z) || p(z)) - KL(q(l) || p(l)) (chapter, "scVI:
+    VAE for single-cell transcriptomics"; Lopez et al. 2018, Methods, "generative process"). Errors
+    name the argument.
 
         >>> counts = np.random.default_rng(0).poisson(2.0, (40, 10))
         >>> model = SCVI(10, n_latent=2, n_hidden=16)
@@ -159,11 +172,13 @@ class SCVI(ComparesGroups, Saved, Module):
         >>> model.latent(counts).shape, model.expression_fraction(counts).sum(axis=1).round(3)[:2]
         ((40, 2), array([1., 1.], dtype=float32))
 
-    Architecture and objective are scvi-tools'. The defaults of training differ, by measurement on held-out cells (`fit`).
+    Architecture and objective are scvi-tools'. The defaults of training differ, by measurement on
+    held-out cells (`fit`).
     """
 
     buffers = ("library_log_mean", "library_log_var", "batch_fraction")
     described = ("batches", "genes", "trained")
+    ignored: list[str]  # names of weights that `from_scvi_tools` did not use
 
     def __init__(
         self,
@@ -239,22 +254,28 @@ class SCVI(ComparesGroups, Saved, Module):
         self.batch_fraction = np.full(n_batches, 1.0 / n_batches, dtype)
         self.batches, self.genes, self.trained = list(range(n_batches)), None, False
 
-    # ------------------------------------------------------------------------------------------------ the model itself
+    # ----------------------------------------------------------------------------- the model itself
     def inference(
         self, counts, rng: np.random.Generator | None = None
     ) -> tuple[Normal, Normal | None]:
-        """q(z | x) and q(log l | x) of a minibatch; the latter None where the library is observed. counts: (n, n_genes).
+        """q(z | x) and q(log l | x) of a minibatch; the latter None where the library is observed.
+        counts: (n, n_genes).
 
-        rng: of the encoder's noise in training, dropout and thinning (`thinned`); without one nothing is thinned.
+        rng: of the encoder's noise in training, dropout and thinning (`thinned`); without one
+        nothing is thinned.
         """
-        is_noisy = self.config["thinning"] and self.training and rng is not None
-        q_z = self.z_encoder(_log1p(thinned(counts, rng) if is_noisy else counts), rng)
+        seen = counts
+        if self.config["thinning"] and self.training and rng is not None:
+            seen = thinned(counts, rng)
+        q_z = self.z_encoder(_log1p(seen), rng)
         return q_z, self.l_encoder(_log1p(counts), rng) if self.library == "latent" else None
 
     def heads(self, z: Array, batch, rng: np.random.Generator | None = None) -> dict:
-        """What the decoder says of z (n, n_latent) and batch codes (n,): logits of rho, log_theta and zi_logits.
+        """What the decoder says of z (n, n_latent) and batch codes (n,): logits of rho, log_theta
+        and zi_logits.
 
-        Each (n, n_genes); log_theta may be (n_genes,); None where the likelihood has no such parameter.
+        Each (n, n_genes); log_theta may be (n_genes,); None where the likelihood has no such
+        parameter.
         """
         one_hot = self.one_hot(batch) if self.n_batches > 1 else None
         h, log_theta = self.decoder.layers(z, rng, one_hot), None
@@ -303,10 +324,12 @@ class SCVI(ComparesGroups, Saved, Module):
         eps_z: Array | None = None,
         eps_l: Array | None = None,
     ) -> tuple[Array, Array, Array]:
-        """(E_q[log p(x | z, l)], KL(q(z) || p(z)), KL(q(l) || p(l))) of each cell, (n,) each, by one draw from q.
+        """(E_q[log p(x | z, l)], KL(q(z) || p(z)), KL(q(l) || p(l))) of each cell, (n,) each, by
+        one draw from q.
 
-        In nats; ELBO = the first minus the others (chapter, "Two optimization objectives"; Kingma & Welling 2014, eq. 7 and
-        10). The noise is eps_z (n, n_latent) and eps_l (n, 1), or drawn from rng.
+        In nats; ELBO = the first minus the others (chapter, "Two optimization objectives"; Kingma &
+        Welling 2014, eq. 7 and 10). The noise is eps_z (n, n_latent) and eps_l (n, 1), or drawn
+        from rng.
         """
         q_z, q_l = self.inference(counts, rng)
         z = q_z.rsample(eps_z, None if eps_z is not None else rng)
@@ -321,7 +344,8 @@ class SCVI(ComparesGroups, Saved, Module):
     def loss(
         self, counts, batch, *, progress: float = 1.0, rng: np.random.Generator | None = None
     ) -> Tensor:
-        """-ELBO, averaged over the minibatch: a scalar = -mean(log p - weight kl_z - kl_l), in nats.
+        """-ELBO, averaged over the minibatch: a scalar = -mean(log p - weight kl_z - kl_l), in
+        nats.
 
         weight: rises from 0 to 1 while progress does from 0 to kl_warmup.
         """
@@ -331,9 +355,9 @@ class SCVI(ComparesGroups, Saved, Module):
 
     def validation(self, counts, batch, *, rng: np.random.Generator | None = None) -> dict:
         """The ELBO of each cell (KL weight 1) and its two parts, as plain arrays."""
-        log_p, kl_z, kl_l = self.terms(counts, batch, rng)
-        kl = (kl_z + kl_l).data
-        return {"elbo": log_p.data - kl, "reconstruction": log_p.data, "kl": kl}
+        log_p, kl_z, kl_l = map(data_of, self.terms(counts, batch, rng))
+        kl = kl_z + kl_l
+        return {"elbo": log_p - kl, "reconstruction": log_p, "kl": kl}
 
     def one_hot(self, batch) -> Array:
         """Batch codes (n,) as (n, n_batches) zeros and ones."""
@@ -341,7 +365,9 @@ class SCVI(ComparesGroups, Saved, Module):
         return (batch[:, None] == codes).astype(self.dtype)
 
     def observed_log_library(self, counts) -> Array:
-        """log of each cell's total, (n, 1); 0 for a cell without counts, whose likelihood does not depend on it."""
+        """log of each cell's total, (n, 1); 0 for a cell without counts, whose likelihood does not
+        depend on it.
+        """
         total = backend.as_array(counts.sum(axis=1)).reshape(-1, 1)
         return np.log(np.maximum(total, 1.0)).astype(self.dtype)
 
@@ -351,7 +377,7 @@ class SCVI(ComparesGroups, Saved, Module):
             self.library_log_mean[batch][:, None], np.sqrt(self.library_log_var[batch])[:, None]
         )
 
-    # -------------------------------------------------------------------------------------------------------- training
+    # ------------------------------------------------------------------------------------- training
     def fit(
         self,
         counts,
@@ -372,19 +398,21 @@ class SCVI(ComparesGroups, Saved, Module):
         layer: str | None = None,
         parallel: str | None = None,
     ) -> History:
-        """Train on counts (n_cells, n_genes): array, SciPy sparse, AnnData (its .X or `layer`), or counts.read's result.
+        """Train on counts (n_cells, n_genes): array, SciPy sparse, AnnData (its .X or `layer`), or
+        counts.read's result.
 
-        Counts on the disk (counts.read with backed=True, AnnData with backed="r") stay there, whatever their size.
-        batch: an int or string label per cell, or the name of an obs column. Cells without counts
-        are left out, with a warning. A trained model is trained on; its genes and batches stay what
-        they are, and others are refused, as for predictions. kl_warmup: fraction of the training,
-        at most 0.5, over which the KL weight rises from 0 to 1. Other arguments are those of
-        minigrad.fit. ValueError names what is wrong with the counts.
+        Counts on the disk (counts.read with backed=True, AnnData with backed="r") stay there,
+        whatever their size. batch: an int or string label per cell, or the name of an obs column.
+        Cells without counts are left out, with a warning. A trained model is trained on; its genes
+        and batches stay what they are, and others are refused, as for predictions. kl_warmup:
+        fraction of the training, at most 0.5, over which the KL weight rises from 0 to 1. Other
+        arguments are those of minigrad.fit. ValueError names what is wrong with the counts.
 
         The defaults differ from scvi-tools' (constant rate 1e-3, Adam, KL warm-up over 400 epochs)
         because held-out likelihood says so: a rate that starts at 4e-3 and falls to 0 on a cosine
-        reaches better weights in half the epochs; biases, dispersions and the library
-        encoder start at the moments of the data; and both networks are kept from learning the training cells by heart:
+        reaches better weights in half the epochs; biases, dispersions and the library encoder start
+        at the moments of the data; and both networks are kept from learning the training cells by
+        heart:
 
         - The decoder's output weights have the prior Normal(0, 1 / n_hidden): before anything is
           seen, log rho differs by about 1 between cells (`_optimizer`). weight_decay: its precision
@@ -425,7 +453,8 @@ class SCVI(ComparesGroups, Saved, Module):
         try:
             if (n := x.shape[0] - round(validation * x.shape[0])) < 2 and validation < 1:
                 raise ValueError(
-                    f"validation={validation} of {x.shape[0]} cells leaves {n} to train on; training needs at "
+                    f"validation={validation} of {x.shape[0]} cells leaves {n} to train on; "
+                    "training needs at "
                     "least 2"
                 )
             return fit(
@@ -460,7 +489,8 @@ class SCVI(ComparesGroups, Saved, Module):
         sizes(batch_size=batch_size, **({} if epochs is None else {"epochs": epochs}))
         if batch_size < 2:
             raise ValueError(
-                f"batch_size must be at least 2, for batch norm compares the cells of a minibatch, not {batch_size}"
+                "batch_size must be at least 2, for batch norm compares the cells of a minibatch, "
+                f"not {batch_size}"
             )
         if not learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, not {learning_rate!r}")
@@ -468,8 +498,8 @@ class SCVI(ComparesGroups, Saved, Module):
     def _optimizer(self, parameters, learning_rate, weight_decay) -> optim.Adam:
         """Adam on the loss and the normal prior of the decoder's output weights.
 
-        The scales of the batch norm before them stay at 1: they could grow in the weights' place, and
-        do (pbmc of 2,000 genes, 200 epochs: -1483 where they are trained, -1479 where not).
+        The scales of the batch norm before them stay at 1: they could grow in the weights' place,
+        and do (pbmc of 2,000 genes, 200 epochs: -1483 where they are trained, -1479 where not).
         """
         heads = [getattr(self.decoder, name, None) for name in ("rho", "zi", "theta")]
         weights = [head.weight for head in heads if head]
@@ -477,7 +507,9 @@ class SCVI(ComparesGroups, Saved, Module):
         return _MostProbable(parameters, learning_rate, weight_decay, weights, fixed)
 
     def _training_cells(self, counts, batch, layer):
-        """Checked counts and batch codes of the cells that have counts; starts a new model at their moments."""
+        """Checked counts and batch codes of the cells that have counts; starts a new model at their
+        moments.
+        """
         x = as_matrix(counts, layer=layer, on_disk=True)
         self._check_width(x)
         if self.trained:
@@ -561,7 +593,7 @@ class SCVI(ComparesGroups, Saved, Module):
             backend.assign(self.l_encoder.mean.bias.data, np.log(totals).mean()[None])
             backend.assign(self.l_encoder.log_var.bias.data, np.log(prior_variance)[None])
 
-    # ------------------------------------------------------------------------------------- what a trained model is asked
+    # ---------------------------------------------------------------- what a trained model is asked
     def minibatches(
         self,
         counts,
@@ -570,9 +602,11 @@ class SCVI(ComparesGroups, Saved, Module):
         size=CHUNK,
         on_disk: bool = True,
     ) -> Minibatches:
-        """Checked counts and batch codes, `size` cells at a time in their order: (n, n_genes) and (n,).
+        """Checked counts and batch codes, `size` cells at a time in their order: (n, n_genes) and
+        (n,).
 
-        ValueError for an unknown batch, and other genes. on_disk: whether counts may stay on the disk, see as_matrix.
+        ValueError for an unknown batch, and other genes. on_disk: whether counts may stay on the
+        disk, see as_matrix.
         """
         x = as_matrix(counts, layer=layer, on_disk=on_disk)
         self._check_width(x)
@@ -590,7 +624,10 @@ class SCVI(ComparesGroups, Saved, Module):
         return_std: bool = False,
         layer: str | None = None,
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """Mean of q(z | x): (n_cells, n_latent), deterministic. With return_std: (means, standard deviations)."""
+        """Mean of q(z | x): (n_cells, n_latent), deterministic.
+
+        With return_std: (means, standard deviations).
+        """
         means, stds = [], []
         with evaluating(self):
             for x, _ in self.minibatches(counts, batch, layer):
@@ -608,10 +645,12 @@ class SCVI(ComparesGroups, Saved, Module):
     denoise = posterior.denoise
     sample_posterior = posterior.sample_posterior
 
-    # ------------------------------------------------------------------------------------------------------------ files
+    # ---------------------------------------------------------------------------------------- files
     @staticmethod
     def least_size(config) -> tuple[int, int]:
-        """(arrays, numbers) that the weights of a model with this configuration are at least: see checkpoint.Saved."""
+        """(arrays, numbers) that the weights of a model with this configuration are at least: see
+        checkpoint.Saved.
+        """
         genes, batches, latent, hidden, layers = (
             int(config[name])
             for name in ("n_genes", "n_batches", "n_latent", "n_hidden", "n_layers")
@@ -624,12 +663,14 @@ class SCVI(ComparesGroups, Saved, Module):
         )
 
     @classmethod
-    def from_scvi_tools(cls, state, **config) -> SCVI:
-        """A model with weights trained with scvi-tools (1.x): `state` maps its state-dict names to arrays.
+    def from_scvi_tools(cls, state, **config) -> Self:
+        """A model with weights trained with scvi-tools (1.x): `state` maps its state-dict names to
+        arrays.
 
-        config: the arguments of SCVI that the training used (n_batches, n_layers, likelihood, dispersion, library ...);
-        n_genes, n_latent and n_hidden are read from the shapes. Heads that the configuration does not use are left out
-        and listed in `.ignored`. ValueError for weights that are NaN or infinite.
+        config: the arguments of SCVI that the training used (n_batches, n_layers, likelihood,
+        dispersion, library ...); n_genes, n_latent and n_hidden are read from the shapes. Heads
+        that the configuration does not use are left out and listed in `.ignored`. ValueError for
+        weights that are NaN or infinite.
         """
         refuse_nonfinite(state, "state: cannot be used")
         first = np.asarray(state["z_encoder.encoder.fc_layers.Layer 0.0.weight"])
@@ -667,7 +708,8 @@ class SCVI(ComparesGroups, Saved, Module):
     def _check_width(self, x) -> None:
         if x.shape[1] != self.n_genes:
             raise ValueError(
-                f"counts have {x.shape[1]} genes, the model was made for n_genes={self.n_genes}; select the same "
+                f"counts have {x.shape[1]} genes, the model was made for n_genes={self.n_genes}; "
+                "select the same "
                 "genes, in the same order"
             )
 
@@ -679,12 +721,14 @@ def _genes_of(counts) -> list | None:
 
 
 class _MostProbable(optim.Adam):
-    """Adam to the most probable weights: to the loss comes weight_decay / 2 * sum(w^2) of `decayed`.
+    """Adam to the most probable weights: to the loss comes weight_decay / 2 * sum(w^2) of
+    `decayed`.
 
-    That is -log p(w) / n_cells of a normal prior with precision n_cells * weight_decay. Its gradient
-    is added here: a term of the loss would pass over the weights three times. Adam sees it beside the
-    likelihood's, so that it yields where many counts speak; the decoupled decay of AdamW takes the
-    same from all, and from 100 deep cells too much. fixed: a parameter that does not change.
+    That is -log p(w) / n_cells of a normal prior with precision n_cells * weight_decay. Its
+    gradient is added here: a term of the loss would pass over the weights three times. Adam sees it
+    beside the likelihood's, so that it yields where many counts speak; the decoupled decay of AdamW
+    takes the same from all, and from 100 deep cells too much. fixed: a parameter that does not
+    change.
     """
 
     def __init__(self, parameters, learning_rate: float, weight_decay: float, decayed, fixed):
@@ -702,10 +746,10 @@ class _MostProbable(optim.Adam):
 def usual_dropout(n_cells: int, n_genes: int, n_counts: float) -> float:
     """Dropout of the encoder: 0.3 * min(1, genes per cell) * min(1, 1 / counts per gene and cell).
 
-    It keeps the encoder from reading the cells by heart, which it could where it has more genes than
-    cells to learn from. Deep counts, whose own noise is small, lose most by it. Held-out log p with
-    0.3 against next to nothing: +2 on blood (2,111 cells x 2,000 genes, 1 count a gene), -11 on
-    cortex (2,404 x 558, 10 counts a gene). n_counts: the sum over all n_cells and n_genes.
+    It keeps the encoder from reading the cells by heart, which it could where it has more genes
+    than cells to learn from. Deep counts, whose own noise is small, lose most by it. Held-out log p
+    with 0.3 against next to nothing: +2 on blood (2,111 cells x 2,000 genes, 1 count a gene), -11
+    on cortex (2,404 x 558, 10 counts a gene). n_counts: the sum over all n_cells and n_genes.
     """
     depth = float(n_counts) / (n_cells * n_genes)
     return 0.3 * min(1.0, n_genes / n_cells) / max(1.0, depth)
@@ -724,7 +768,10 @@ def usual_epochs(n_cells: int, n_steps: int) -> int:
 
 
 def _log1p(counts):
-    """log(1 + counts), dense or CSR. NumPy's log1p and SciPy's would take five times as long; 1 + a count is exact."""
+    """log(1 + counts), dense or CSR.
+
+    NumPy's log1p and SciPy's would take five times as long; 1 + a count is exact.
+    """
     if not backend.is_sparse(counts):
         return np.log(counts + 1.0)
     return type(counts)(
@@ -732,13 +779,14 @@ def _log1p(counts):
     )
 
 
-def thinned(counts: Array, rng: np.random.Generator) -> Array:
-    """Twice Binomial(x, 1/2) of each count x: what half the sequencing would count, on the old scale.
+def thinned(counts: Matrix, rng: np.random.Generator) -> Matrix:
+    """Twice Binomial(x, 1/2) of each count x: what half the sequencing would count, on the old
+    scale.
 
     counts: (n, n_genes), dense or CSR, whole numbers; the result is of the same kind. A normal draw
-    of the binomial's mean x / 2 and variance x / 4, rounded and kept within 0 to x, takes its place.
-    That is exact for x = 1, puts no probability of the others off by more than 0.021, and needs of a
-    GPU's generator only what it has.
+    of the binomial's mean x / 2 and variance x / 4, rounded and kept within 0 to x, takes its
+    place. That is exact for x = 1, puts no probability of the others off by more than 0.021, and
+    needs of a GPU's generator only what it has.
     """
     if backend.is_sparse(counts):
         kept = _half(counts.data, rng)

@@ -55,7 +55,7 @@ class Stream:
             self._let_go()
 
     def _let_go(self) -> None:
-        """What is left in the buffer goes nowhere, so that the end of the process finds no error."""
+        """What is left in the buffer goes nowhere, so that the process ends without an error."""
         with suppress(OSError, ValueError, AttributeError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.stream.fileno())

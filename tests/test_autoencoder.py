@@ -462,8 +462,8 @@ def test_bad_input_is_named(x, message, ask):
     ],
 )
 def test_ranges_of_outputs(output, value, message):
-    model, x = Autoencoder(6, (), 2, output), _with(value)
-    for x in (x, sparse.csr_array(x)):
+    model, dense = Autoencoder(6, (), 2, output), _with(value)
+    for x in (dense, sparse.csr_array(dense)):
         with pytest.raises(ValueError, match=message):
             model.fit(x)
         assert model.latent(x).shape == (
