@@ -283,6 +283,13 @@ def test_plain_text_named_gz_and_gzipped_text_that_is_not(tmp_path):
     check(read(path))
 
 
+def test_a_single_cell_below_a_title(tmp_path):
+    path = write(tmp_path, *LAYOUTS["Cell Ranger 2"], counts=X[:1])
+    write_lines(tmp_path / "barcodes.tsv", ["barcode", "AAAC-1"])
+    found = read(path)
+    assert found.shape == (1, X.shape[1]) and list(found.cells) == ["AAAC-1"]
+
+
 def test_one_name_too_many_is_no_title(tmp_path):
     path = write(tmp_path, *LAYOUTS["Cell Ranger 2"])
     write_lines(tmp_path / "genes.tsv", ["MALAT1", *GENES])
