@@ -645,3 +645,15 @@ def test_annotate_needs_an_h5ad_file(tmp_path):
 
 if __name__ == "__main__":
     globals()[sys.argv[1]](*sys.argv[2:])
+
+
+def test_raw_is_read_where_it_is_asked_for_and_there():
+    """A layer that does not exist is an error, with raw counts or without."""
+    data = adata(sparse.csr_matrix(X))
+    for layer in ("raw", "count"):
+        with pytest.raises(ValueError, match=f"counts: no layer '{layer}'; there are the layers"):
+            as_matrix(data, layer=layer)
+    data.raw = data
+    np.testing.assert_array_equal(as_matrix(data, layer="raw").toarray(), X)
+    with pytest.raises(ValueError, match="counts: no layer 'count'; there are the layers"):
+        as_matrix(data, layer="count")
