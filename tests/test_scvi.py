@@ -188,7 +188,16 @@ def test_the_prior_of_a_training(n_cells, validation, n_hidden, precision, monke
 
 @pytest.mark.parametrize(
     "n_cells, epochs",
-    [(2, 500), (100, 500), (200, 500), (300, 250), (500, 200), (20_000, 200), (40_000, 100)]
+    [
+        (2, 500),
+        (100, 500),
+        (200, 500),
+        (300, 250),
+        (500, 200),
+        (20_000, 200),
+        (25_000, 160),
+        (40_000, 100),
+    ]
     + [(100_000, 40), (1_300_000, 10)],
 )
 def test_epochs_by_default(n_cells, epochs):
