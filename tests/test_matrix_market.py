@@ -128,6 +128,16 @@ def test_one_file_of_names_is_enough(tmp_path, layout, missing, genes_are_rows):
     check(counts, **names)
 
 
+@pytest.mark.parametrize("there", ["genes", "cells"])
+def test_one_file_of_names_beside_a_square_matrix(tmp_path, there):
+    """Programs that write names write genes as rows, whatever the name of the matrix."""
+    file = {"genes": dict(gene_file="genes.tsv"), "cells": dict(cell_file="barcodes.tsv")}[there]
+    path = write(tmp_path, "counts.mtx", counts=X[:17], **file)
+    with pytest.warns(UserWarning, match="its rows are genes"):
+        counts = read(path)
+    np.testing.assert_array_equal(counts.X.toarray(), X[:17])
+
+
 NUMBERED = [f"gene_{g}" for g in range(17)], [f"cell_{c}" for c in range(23)]
 
 
