@@ -681,3 +681,9 @@ def test_the_least_size_of_a_file_is_close_to_its_size(n_features, hidden, n_lat
         n_arrays, size = model.least_size(model.config)
         assert n_arrays == len(hidden) + 1 <= len(weights)
         assert size <= sum(w.size for w in weights) < 5 * size
+
+
+def test_the_sizes_by_default():
+    model = Autoencoder(5)
+    shapes = [p.shape for name, p in model.named_parameters() if name.endswith("weight")]
+    assert shapes == [(512, 5), (256, 512), (32, 256), (256, 32), (512, 256), (5, 512)]

@@ -57,6 +57,21 @@ def test_every_kind_trains(likelihood, dispersion, library):
     assert model.latent(x, batch).shape == (150, 3)
 
 
+def test_the_sizes_by_default():
+    """z of 30 dimensions, one hidden layer of 128 units in each network, and zeros besides the NB."""
+    shapes = {name: p.shape for name, p in SCVI(11).named_parameters()}
+    weights = {name: shape for name, shape in shapes.items() if "norms" not in name}
+    assert {name: shape for name, shape in weights.items() if "bias" not in name} == {
+        "z_encoder.layers.linears.0.weight": (128, 11),
+        "z_encoder.mean.weight": (30, 128),
+        "z_encoder.log_var.weight": (30, 128),
+        "decoder.layers.linears.0.weight": (128, 30),
+        "decoder.rho.weight": (11, 128),
+        "decoder.zi.weight": (11, 128),
+        "log_theta": (11,),
+    }
+
+
 def test_every_weight_is_trained():
     """No head is left out of the objective: each parameter moves, but the biases that batch norm takes away, and the
     scales of the decoder's last batch norm, which `fit` fixes."""

@@ -341,6 +341,13 @@ def test_what_never_or_always_happens_starts_one_percent_from_it():
         np.testing.assert_allclose(vae.reconstruct(x)[0], start, rtol=1e-9)
 
 
+def test_the_sizes_by_default():
+    shapes = {name: p.shape for name, p in VAE(5).named_parameters() if name.endswith("weight")}
+    assert sorted(shapes.values()) == sorted(
+        [(512, 5), (256, 512), (32, 256), (32, 256), (256, 32), (512, 256), (5, 512)]
+    )
+
+
 def test_the_normal_decoder_has_variance_one_by_default():
     """-log p of a row at its own mean is then log(2 pi) / 2 for each feature."""
     vae, x = VAE(6, (), 2, dtype=np.float64), np.full((3, 6), 2.0)
