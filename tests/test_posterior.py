@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import sparse, special, stats
 
 from minigrad.count_likelihoods import nb_log_prob, poisson_log_prob, zinb_log_prob
@@ -880,6 +881,20 @@ def test_names_of_genes_are_those_given_or_the_models_or_the_datas_or_numbers():
     assert found(x, genes=names) == set(names)
     with pytest.raises(ValueError, match="another order"):
         found(data)
+
+
+def test_names_of_genes_stand_in_a_column_within_the_picture():
+    """From the top down in the order of their points, each 6 % of the height below the one before."""
+    axes = Figure().subplots()
+    axes.set(xlim=(-10, 10), ylim=(100, 200))
+    y = np.linspace(110, 190, 10)
+    names = [f"gene{i}" for i in range(10)]
+    posterior._name_genes(axes, names, np.full(10, 3.0), y, 10.0)
+    assert [text.get_text() for text in axes.texts] == names[::-1]
+    places = np.array([text.get_position() for text in axes.texts])
+    np.testing.assert_allclose(places[:, 1], 200 - 6.0 * np.arange(1, 11))
+    assert np.all((9 < places[:, 0]) & (places[:, 0] < 10))
+    assert [text.xy for text in axes.texts] == [(3.0, height) for height in y[::-1]]
 
 
 def test_the_table_as_text_file_and_picture(trained, tmp_path):
