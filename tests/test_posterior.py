@@ -884,7 +884,7 @@ def test_names_of_genes_are_those_given_or_the_models_or_the_datas_or_numbers():
 
 
 def test_names_of_genes_stand_in_a_column_within_the_picture():
-    """From the top down in the order of their points, each 6 % of the height below the one before."""
+    """From the top down in the order of their points, 6 % of the height from one to the next."""
     axes = Figure().subplots()
     axes.set(xlim=(-10, 10), ylim=(100, 200))
     y = np.linspace(110, 190, 10)

@@ -58,7 +58,7 @@ def test_every_kind_trains(likelihood, dispersion, library):
 
 
 def test_the_sizes_by_default():
-    """z of 30 dimensions, one hidden layer of 128 units in each network, and zeros besides the NB."""
+    """z of 30 dimensions, a hidden layer of 128 units in each network, zeros besides the NB."""
     shapes = {name: p.shape for name, p in SCVI(11).named_parameters()}
     weights = {name: shape for name, shape in shapes.items() if "norms" not in name}
     assert {name: shape for name, shape in weights.items() if "bias" not in name} == {
@@ -358,7 +358,7 @@ def at_its_start(x, batch=None, n_batches=1, **config):
 @pytest.mark.parametrize("likelihood", ["nb", "zinb"])
 @pytest.mark.parametrize("dispersion", ["gene", "gene-batch", "gene-cell"])
 def test_theta_starts_at_the_moments(likelihood, dispersion):
-    """The moments of a gene in cells that differ in their totals alone: var x = mu + mu^2 / theta."""
+    """Moments of a gene in cells that differ in their totals alone: var x = mu + mu^2 / theta."""
     rng = np.random.default_rng(4)
     truth = np.geomspace(0.5, 8.0, 12)
     rho = np.append(rng.dirichlet(np.full(12, 20.0)), [0.01, 0.0, 0.0])
