@@ -7,10 +7,11 @@ import pytest
 from scipy import sparse
 from scipy.linalg import subspace_angles
 
-from models import Autoencoder, TiedLinearAutoencoder
+from minigrad.data import split
+from models import VAE, Autoencoder, TiedLinearAutoencoder, autoencoder
 from models.autoencoder import LOSSES
 from models.counts import Counts
-from models.inputs import as_features
+from models.inputs import as_features, mean_variance, means
 from tests.differences import check_gradients
 
 KINDS = [(output, loss) for output, losses in LOSSES.items() for loss in losses]
@@ -627,9 +628,29 @@ def test_tied_linear_autoencoder_becomes_pca(dtype, scale, kind):
     )
 
 
-def test_tied_gradients_and_training_mean():
-    from minigrad.data import split
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_array])
+@pytest.mark.parametrize("shape", [(1, 7), (200, 20), (6, 50)])
+def test_the_variance_of_a_feature(kind, shape, monkeypatch):
+    """That of NumPy, averaged over features, however many entries are looked at at a time."""
+    monkeypatch.setattr(autoencoder, "BLOCK", 37)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(shape) + rng.standard_normal(shape[1])
+    x[rng.random(shape) < 0.3] = 0.0
+    found = mean_variance(kind(x), means(kind(x)))
+    assert found == pytest.approx(np.mean(np.var(x, axis=0)), rel=1e-10, abs=1e-14)
 
+
+def test_what_is_small_for_adam_follows_the_training_rows():
+    x = 50.0 * rows(60, 6)
+    trained_on = x[split(60, 0.25, 0)[0]]
+    model = TiedLinearAutoencoder(6, 2, dtype=np.float64)
+    model.fit(x, epochs=1, validation=0.25, **quiet)
+    variance = np.mean(np.var(trained_on, axis=0))
+    assert model.variance == pytest.approx(variance, rel=1e-10)
+    assert model._optimizer(model.parameters(), 0.1).eps == pytest.approx(1e-8 * variance)
+
+
+def test_tied_gradients_and_training_mean():
     x = rows(50, 6)
     model = TiedLinearAutoencoder(6, 2, dtype=np.float64)
     model.fit(x, epochs=1, validation=0.2, **quiet)
@@ -645,3 +666,25 @@ def test_tied_on_constant_rows_stays_finite():
     model = TiedLinearAutoencoder(6, 2)
     model.fit(np.full((10, 6), 3.0), epochs=20, **quiet)
     np.testing.assert_allclose(model.reconstruct(np.full((2, 6), 3.0)), 3.0)
+
+
+@pytest.mark.parametrize(
+    "n_features, hidden, n_latent",
+    [(2000, (), 3), (3, (400,), 2), (2, (300, 300), 2), (2, (), 900), (500, (4, 3), 2)],
+)
+def test_the_least_size_of_a_file_is_close_to_its_size(n_features, hidden, n_latent):
+    """Never more than the weights are, or `load` would refuse them; and enough to find a lie by."""
+    made = [Autoencoder(n_features, hidden, n_latent), VAE(n_features, hidden, n_latent)]
+    if not hidden:
+        made.append(TiedLinearAutoencoder(max(n_features, n_latent), min(n_features, n_latent)))
+    for model in made:
+        weights = model.state_dict().values()
+        n_arrays, size = model.least_size(model.config)
+        assert n_arrays == len(hidden) + 1 <= len(weights)
+        assert size <= sum(w.size for w in weights) < 5 * size
+
+
+def test_the_sizes_by_default():
+    model = Autoencoder(5)
+    shapes = [p.shape for name, p in model.named_parameters() if name.endswith("weight")]
+    assert shapes == [(512, 5), (256, 512), (32, 256), (256, 32), (512, 256), (5, 512)]

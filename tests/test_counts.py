@@ -8,6 +8,7 @@ import gzip
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -645,3 +646,25 @@ def test_annotate_needs_an_h5ad_file(tmp_path):
 
 if __name__ == "__main__":
     globals()[sys.argv[1]](*sys.argv[2:])
+
+
+def test_raw_is_read_where_it_is_asked_for_and_there():
+    """A layer that does not exist is an error, with raw counts or without."""
+    data = adata(sparse.csr_matrix(X))
+    for layer in ("raw", "count"):
+        with pytest.raises(ValueError, match=f"counts: no layer '{layer}'; there are the layers"):
+            as_matrix(data, layer=layer)
+    data.raw = data
+    np.testing.assert_array_equal(as_matrix(data, layer="raw").toarray(), X)
+    with pytest.raises(ValueError, match="counts: no layer 'count'; there are the layers"):
+        as_matrix(data, layer="count")
+
+
+def test_the_largest_count_beside_one_that_is_nearly_whole():
+    near = np.array([[2.0**24, 2.0**24 + 5e-5, 1.00005, -5e-5]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that they were rounded
+        np.testing.assert_array_equal(as_matrix(near), [[2**24, 2**24, 1, 0]])
+    for far in (2.0**24 + 1, 1.0002, -2e-4):
+        with pytest.raises(ValueError, match="column 4"):
+            as_matrix(np.append(near, far)[None])

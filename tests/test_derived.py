@@ -317,6 +317,18 @@ def test_shapes(f):
 
 
 @pytest.mark.parametrize(
+    "cuts, axis",
+    [(1, 0), (2, 0), (3, 1), (4, -1), (np.int64(2), 2), ([1, 3], 2), ([], 1), ([1, 1], 1)],
+)
+def test_split_makes_as_many_pieces_as_numpy(cuts, axis):
+    pieces = np.split(Tensor(CUBE), cuts, axis=axis)
+    expected = np.split(CUBE, cuts, axis=axis)
+    assert len(pieces) == len(expected)
+    for piece, same in zip(pieces, expected):
+        np.testing.assert_array_equal(piece.data, same)
+
+
+@pytest.mark.parametrize(
     "f",
     [
         lambda a, b: np.concatenate([a, b]),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import integrate, sparse, special, stats
 
 from minigrad.distributions import NegativeBinomial
@@ -649,3 +650,17 @@ def test_markers_of_blood_cells_are_on_their_sides():
     cells = np.random.default_rng(0).permutation(np.flatnonzero(types == "Dendritic"))
     null = model.differential_expression(counts, cells[::2], cells[1::2])
     assert np.sum(null["is_de"]) == 0
+
+
+def test_names_of_genes_stand_in_a_column_within_the_picture():
+    """From the top down in the order of their points, 6 % of the height from one to the next."""
+    axes = Figure().subplots()
+    axes.set(xlim=(-10, 10), ylim=(100, 200))
+    y = np.linspace(110, 190, 10)
+    names = [f"gene{i}" for i in range(10)]
+    differential._name_genes(axes, names, np.full(10, 3.0), y, 10.0)
+    assert [text.get_text() for text in axes.texts] == names[::-1]
+    places = np.array([text.get_position() for text in axes.texts])
+    np.testing.assert_allclose(places[:, 1], 200 - 6.0 * np.arange(1, 11))
+    assert np.all((9 < places[:, 0]) & (places[:, 0] < 10))
+    assert [text.xy for text in axes.texts] == [(3.0, height) for height in y[::-1]]

@@ -325,6 +325,10 @@ ODD_COLUMNS = {
         "IndexError",
     ),
     "codes that are no numbers": (group_of(codes=np.ones(23), categories=["a", "b"]), "IndexError"),
+    "a mask that is missing": (group_of(values=np.ones(23)), "a group of values"),
+    "values that are missing": (group_of(mask=np.ones(23, bool)), "a group of mask"),
+    "codes alone": (group_of(codes=np.zeros(23, "i1")), "a group of codes"),
+    "categories alone": (group_of(categories=["a"]), "a group of categories"),
     "mask of another length": (group_of(values=np.ones(23), mask=np.ones(4, bool)), "IndexError"),
 }
 

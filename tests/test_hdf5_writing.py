@@ -1,5 +1,6 @@
 """HDF5 files on a disk that fills: the right file, or the old one and an error; and never a crash."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -46,6 +47,23 @@ def test_an_error_of_the_disk_is_raised_and_not_passed_over(tmp_path, monkeypatc
     with pytest.raises(OSError, match="No space left"):
         with hdf5_file(tmp_path / "a.h5", "w") as file:
             file["values"] = np.arange(20_000.0)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no disk that is always full")
+def test_the_first_error_is_kept_whatever_it_comes_from():
+    """/dev/full takes no byte, and has no length that could be set."""
+    with KeepingErrors("/dev/full", "r+") as raw:
+        assert raw.error is None
+        assert raw.write(b"abc") == 3
+        first = raw.error
+        assert first.errno == errno.ENOSPC
+        assert raw.truncate(100) == 100 and raw.write(b"abc") == 3
+        assert raw.error is first
+    with KeepingErrors("/dev/full", "r+") as raw:
+        assert raw.truncate(100) == 100
+        first = raw.error
+        assert isinstance(first, OSError) and first.errno != errno.ENOSPC
+        assert raw.write(b"abc") == 3 and raw.error is first
 
 
 def _limited(n_taken):

@@ -4,6 +4,7 @@ Know before reading: models/matrix_market.py.
 """
 
 import gzip
+import re
 
 import numpy as np
 import pytest
@@ -125,6 +126,16 @@ def test_one_file_of_names_is_enough(tmp_path, layout, missing, genes_are_rows):
     names = {"genes": GENES, "cells": CELLS}
     names[missing] = [f"{missing[:-1]}_{i}" for i in range(len(names[missing]))]
     check(counts, **names)
+
+
+@pytest.mark.parametrize("there", ["genes", "cells"])
+def test_one_file_of_names_beside_a_square_matrix(tmp_path, there):
+    """Programs that write names write genes as rows, whatever the name of the matrix."""
+    file = {"genes": dict(gene_file="genes.tsv"), "cells": dict(cell_file="barcodes.tsv")}[there]
+    path = write(tmp_path, "counts.mtx", counts=X[:17], **file)
+    with pytest.warns(UserWarning, match="its rows are genes"):
+        counts = read(path)
+    np.testing.assert_array_equal(counts.X.toarray(), X[:17])
 
 
 NUMBERED = [f"gene_{g}" for g in range(17)], [f"cell_{c}" for c in range(23)]
@@ -281,6 +292,48 @@ def test_plain_text_named_gz_and_gzipped_text_that_is_not(tmp_path):
     for file in (tmp_path / "b").iterdir():
         file.write_bytes(gzip.compress(file.read_bytes()))
     check(read(path))
+
+
+def test_a_single_cell_below_a_title(tmp_path):
+    path = write(tmp_path, *LAYOUTS["Cell Ranger 2"], counts=X[:1])
+    write_lines(tmp_path / "barcodes.tsv", ["barcode", "AAAC-1"])
+    found = read(path)
+    assert found.shape == (1, X.shape[1]) and list(found.cells) == ["AAAC-1"]
+
+
+@pytest.mark.parametrize(
+    "form, field",
+    [("coordinate", "pattern")]
+    + [
+        (form, n)
+        for form in ("coordinate", "array")
+        for n in ("integer", "unsigned-integer", "real")
+    ],
+)
+def test_every_kind_of_file_that_the_format_knows(tmp_path, form, field):
+    """A matrix with 2 rows, genes, and 3 columns, cells; an array is written column by column."""
+    counts = np.array([[0, 1, 0], [4, 0, 2]])
+    entries = [[2, 1, 4], [1, 2, 1], [2, 3, 2]]
+    if field == "pattern":
+        counts = np.minimum(counts, 1)
+        entries = [entry[:2] for entry in entries]
+    lines = {
+        "coordinate": ["2 3 3", *(" ".join(map(str, entry)) for entry in entries)],
+        "array": ["2 3", *map(str, counts.T.ravel())],
+    }[form]
+    write_lines(tmp_path / "x.mtx", [f"%%MatrixMarket matrix {form} {field} general", *lines])
+    write_lines(tmp_path / "genes.tsv", GENES[:2])
+    write_lines(tmp_path / "barcodes.tsv", CELLS[:3])
+    np.testing.assert_array_equal(read(tmp_path).X.toarray(), counts.T)
+
+
+@pytest.mark.parametrize("n_files, more", [(5, ""), (6, ", ...")])
+def test_of_many_matrices_five_are_named(tmp_path, n_files, more):
+    for i in range(n_files):
+        (tmp_path / f"{i}.mtx").write_text("")
+    says = re.escape(f"here are: 0.mtx, 1.mtx, 2.mtx, 3.mtx, 4.mtx{more}; pass")
+    with pytest.raises(ValueError, match=says):
+        read(tmp_path)
 
 
 def test_one_name_too_many_is_no_title(tmp_path):

@@ -57,6 +57,21 @@ def test_every_kind_trains(likelihood, dispersion, library):
     assert model.latent(x, batch).shape == (150, 3)
 
 
+def test_the_sizes_by_default():
+    """z of 30 dimensions, a hidden layer of 128 units in each network, zeros besides the NB."""
+    shapes = {name: p.shape for name, p in SCVI(11).named_parameters()}
+    weights = {name: shape for name, shape in shapes.items() if "norms" not in name}
+    assert {name: shape for name, shape in weights.items() if "bias" not in name} == {
+        "z_encoder.layers.linears.0.weight": (128, 11),
+        "z_encoder.mean.weight": (30, 128),
+        "z_encoder.log_var.weight": (30, 128),
+        "decoder.layers.linears.0.weight": (128, 30),
+        "decoder.rho.weight": (11, 128),
+        "decoder.zi.weight": (11, 128),
+        "log_theta": (11,),
+    }
+
+
 def test_every_weight_is_trained():
     """No head is left out of the objective: each parameter moves, but the biases that batch norm takes away, and the
     scales of the decoder's last batch norm, which `fit` fixes."""
@@ -188,12 +203,38 @@ def test_the_prior_of_a_training(n_cells, validation, n_hidden, precision, monke
 
 @pytest.mark.parametrize(
     "n_cells, epochs",
-    [(2, 500), (100, 500), (200, 500), (300, 250), (500, 200), (20_000, 200), (40_000, 100)]
+    [
+        (2, 500),
+        (100, 500),
+        (200, 500),
+        (300, 250),
+        (500, 200),
+        (20_000, 200),
+        (25_000, 160),
+        (40_000, 100),
+    ]
     + [(100_000, 40), (1_300_000, 10)],
 )
 def test_epochs_by_default(n_cells, epochs):
     n_steps = max(1, round(0.9 * n_cells / 128))
     assert usual_epochs(n_cells, n_steps) == epochs
+
+
+@pytest.mark.parametrize(
+    "n_cells, validation, batch_size, epochs",
+    [(150, 0.1, 128, 500), (150, 0.0, 30, 200), (250, 0.1, 128, 250), (250, 0.6, 128, 500)]
+    + [(150, 0.5, 30, 250), (150, 0.1, 70, 250), (3, 0.34, 128, 500)],
+)
+def test_a_training_has_500_steps_or_200_epochs(
+    n_cells, validation, batch_size, epochs, monkeypatch
+):
+    """Its steps are those over the cells that are trained on, not over those held out."""
+    asked = []
+    monkeypatch.setattr(scvi, "fit", lambda *_, **options: asked.append(options["epochs"]))
+    options = {"validation": validation, "batch_size": batch_size, "progress": False}
+    small().fit(counts_of(n_cells), **options)
+    small().fit(counts_of(n_cells), epochs=7, **options)
+    assert asked == [epochs, 7]
 
 
 def auroc(scores, is_positive) -> float:
@@ -306,6 +347,61 @@ def test_latent_libraries_of_batches_of_different_depth():
     for b in range(2):
         error = np.log(sizes / cells.library)[cells.batch == b]
         assert abs(np.median(error)) < 0.15 and np.median(np.abs(error)) < 0.2
+
+
+def at_its_start(x, batch=None, n_batches=1, **config):
+    """A model as it is before its first step, but for rounding."""
+    model = small(x.shape[1], n_batches, dtype=np.float64, **config)
+    return fitted(x, batch, model=model, epochs=1, learning_rate=1e-12, validation=0.0)
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "zinb"])
+@pytest.mark.parametrize("dispersion", ["gene", "gene-batch", "gene-cell"])
+def test_theta_starts_at_the_moments(likelihood, dispersion):
+    """Moments of a gene in cells that differ in their totals alone: var x = mu + mu^2 / theta."""
+    rng = np.random.default_rng(4)
+    truth = np.geomspace(0.5, 8.0, 12)
+    rho = np.append(rng.dirichlet(np.full(12, 20.0)), [0.01, 0.0, 0.0])
+    mu = 200 * rng.lognormal(0.0, 0.4, (4000, 1)) * rho
+    x = np.round(mu)  # the last three are more even than Poisson, in few cells, and in none
+    x[:, :12] = rng.negative_binomial(truth, truth / (truth + mu[:, :12]))
+    x[:, 13] = 400 * (rng.random(4000) < 0.01)
+    batch = np.arange(4000) % 2
+    model = at_its_start(x, batch, 2, likelihood=likelihood, dispersion=dispersion)
+    if dispersion == "gene-cell":
+        theta = np.exp(model.decoder.theta.bias.data)
+    else:
+        theta = np.exp(model.log_theta.data)
+    assert theta.shape == ((15, 2) if dispersion == "gene-batch" else (15,))
+    theta = theta.reshape(15, -1)
+    mean = x.sum(axis=1, keepdims=True) * (x.sum(axis=0) + 0.5) / (x.sum() + 7.5)
+    extra = np.sum((x - mean) ** 2 - x, axis=0)
+    by_moments = np.sum(mean**2, axis=0)[:12] / extra[:12]
+    for column in theta.T:
+        np.testing.assert_allclose(column[:12], by_moments, rtol=1e-7)
+        np.testing.assert_allclose(column[12:14], [100.0, 0.05], rtol=1e-7)
+
+
+def test_theta_of_a_simulation_is_where_it_starts():
+    """Where no gene is so common that it makes the totals, moments find the theta of the truth."""
+    rng = np.random.default_rng(5)
+    truth = np.geomspace(0.5, 8.0, 100)
+    mu = 1000 * rng.lognormal(0.0, 0.4, (3000, 1)) * rng.dirichlet(np.full(100, 20.0))
+    x = rng.negative_binomial(truth, truth / (truth + mu)).astype(float)
+    theta = np.exp(at_its_start(x).log_theta.data)
+    assert np.median(np.abs(np.log(theta / truth))) < 0.1
+    assert np.abs(np.log(theta / truth)).max() < 0.4
+
+
+def test_rho_and_the_extra_zeros_start_at_the_data():
+    x = counts_of()
+    x[:, 3] = 0.0
+    model = at_its_start(x)
+    share = np.exp(model.decoder.rho.bias.data)
+    expected = (x.sum(axis=0) + 0.5) / (x.sum() + 7.5)
+    np.testing.assert_allclose(share / share.sum(), expected, rtol=1e-6)
+    assert np.prod(share) == pytest.approx(1.0, rel=1e-6)
+    np.testing.assert_allclose(model.decoder.zi.bias.data, -2.0, rtol=1e-9)
 
 
 def test_the_library_encoder_starts_at_the_totals_of_the_cells():
@@ -783,3 +879,26 @@ def test_weights_of_scvi_tools_that_are_not_finite_are_refused():
     state["px_r"] = np.where(np.arange(len(state["px_r"])) == 1, np.nan, state["px_r"])
     with pytest.raises(ValueError, match="state: cannot be used: 1 of .* of the weight px_r are"):
         SCVI.from_scvi_tools(state, n_batches=2, likelihood="nb")
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        dict(n_genes=4000, n_hidden=8),
+        dict(n_latent=900, n_hidden=8),
+        dict(n_layers=2, n_hidden=300),
+        dict(n_layers=5, n_hidden=150, n_batches=2),
+        dict(n_batches=3000, n_hidden=20),
+        dict(n_batches=3000, n_hidden=4, n_layers=3),
+        dict(n_batches=300, n_genes=200, n_hidden=2, dispersion="gene-batch"),
+        dict(n_batches=300, n_genes=200, n_hidden=2, dispersion="gene"),
+    ],
+)
+def test_the_least_size_of_a_file_is_close_to_its_size(sizes):
+    """Never more than the weights are, or `load` would refuse them; and enough to find a lie by."""
+    smallest = dict(n_genes=3, n_latent=2, likelihood="nb")
+    model = SCVI(**{**smallest, **sizes})
+    weights = model.state_dict().values()
+    n_arrays, size = SCVI.least_size(model.config)
+    assert n_arrays == sizes.get("n_layers", 1) <= len(weights)
+    assert size <= sum(w.size for w in weights) < 4 * size

@@ -325,6 +325,38 @@ def test_training_raises_the_bound_above_a_model_without_z(kind, sigma):
     assert history["validation_kl"][-1] > 0.2  # z is of use: the two groups
 
 
+def test_what_never_or_always_happens_starts_one_percent_from_it():
+    """A probability of 0 or 1 has no finite logit; of fractions, one percent is spread evenly."""
+    x = np.zeros((4, 5))
+    x[:, 1] = 1.0
+    x[:2, 2] = 1.0
+    expected = {
+        "bernoulli": [0.01, 0.99, 0.5, 0.01, 0.01],
+        "categorical": [0.002, 0.662, 0.332, 0.002, 0.002],
+    }
+    for kind, start in expected.items():
+        vae = VAE(5, (), 1, kind, dtype=np.float64)
+        vae._start_from(x)
+        vae.decoder[0].weight.data[...] = 0.0
+        np.testing.assert_allclose(vae.reconstruct(x)[0], start, rtol=1e-9)
+
+
+def test_the_sizes_by_default():
+    shapes = {name: p.shape for name, p in VAE(5).named_parameters() if name.endswith("weight")}
+    assert sorted(shapes.values()) == sorted(
+        [(512, 5), (256, 512), (32, 256), (32, 256), (256, 32), (512, 256), (5, 512)]
+    )
+
+
+def test_the_normal_decoder_has_variance_one_by_default():
+    """-log p of a row at its own mean is then log(2 pi) / 2 for each feature."""
+    vae, x = VAE(6, (), 2, dtype=np.float64), np.full((3, 6), 2.0)
+    vae.decoder[0].weight.data[...] = 0.0
+    vae.decoder[0].bias.data[...] = 2.0
+    found = vae.terms(x, rng=np.random.default_rng(0))[0]
+    np.testing.assert_allclose(found.data, -3 * np.log(2 * np.pi), rtol=1e-12)
+
+
 def test_first_training_starts_from_the_moments_of_the_data():
     for kind, x in [(kind, data(kind)) for kind in ("normal", "bernoulli", "categorical")]:
         vae = VAE(8, (), 1, kind, "learned", dtype=np.float64)
