@@ -271,7 +271,8 @@ def impute_score(options) -> int:
     )
 
     def impute(corrupted):
-        fresh = type(model)(**model.config)
+        asked = {"dropout": settings.get("dropout")}  # not what the run's own counts led to
+        fresh = type(model)(**{**model.config, **asked})
         fresh.fit(corrupted, batch, device=options.device, **arguments)
         return fresh.to("numpy").denoise(corrupted, batch, n_samples=10)
 
