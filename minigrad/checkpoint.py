@@ -61,6 +61,8 @@ def check_target(path) -> None:
         raise IsADirectoryError(
             f"{path} cannot be written: it is a folder; give the path of a file in it"
         )
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(f"{path} cannot be written: it is a device or a pipe; give another path")
     trial = _temporary(path)
     try:
         if not os.access(folder, os.W_OK):
@@ -123,7 +125,7 @@ def save(path, arrays: dict[str, np.ndarray], meta: dict) -> None:
             f"{path}: the description (configuration, genes, history) is larger than "
             f"{LARGEST_META} bytes"
         )
-    with whole_file(path) as temporary, open(temporary, "xb") as file:
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 
@@ -131,23 +133,31 @@ def save(path, arrays: dict[str, np.ndarray], meta: dict) -> None:
 def whole_file(path) -> Iterator[Path]:
     """A temporary path beside `path`, which on leaving becomes `path`, flushed to the disk.
 
-    It has the same suffix. A symbolic link stays one, and what it leads to is replaced; a file
-    keeps its permissions. After an error the temporary file is removed, and `path` is as it was.
-    OSError where `path` cannot be written.
+    It has the same suffix. A symbolic link stays one, and what it leads to is replaced; a file keeps its permissions. After
+    an error the temporary file is removed, and `path` is as it was. OSError where `path` cannot be
+    written, with its name.
+
+    The temporary file is there, and empty. Where it is to replace another one, which may be secret,
+    only its owner can read it until it has the permissions of that one.
     """
+    given = str(path)
     check_target(path)
     path = _behind_links(path)
     _remove_stale(path)
     temporary = _temporary(path)
+    mode = 0o600 if os.path.exists(path) else 0o666
     try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         _keep_mode(path, temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
+            error.filename = given  # a full disk does not say for which file it is too small
         raise
     _flush_folder(os.path.dirname(path))
 
@@ -156,10 +166,15 @@ def _keep_mode(path, temporary) -> None:
     """Give a file that replaces another one its permissions, and where possible its owner."""
     with suppress(FileNotFoundError):
         old = os.stat(path)
-        os.chmod(temporary, stat.S_IMODE(old.st_mode))
         if hasattr(os, "chown"):
             with suppress(OSError):  # only root may give files away
                 os.chown(temporary, old.st_uid, old.st_gid)
+        with suppress(OSError):  # some file systems have no permissions
+            os.chmod(temporary, stat.S_IMODE(old.st_mode))
+        if hasattr(os, "listxattr"):
+            with suppress(OSError):  # access control lists and the like, on Linux
+                for name in os.listxattr(path):
+                    os.setxattr(temporary, name, os.getxattr(path, name))
 
 
 def _remove_stale(path) -> None:

@@ -381,7 +381,8 @@ class Run:
         progress: whether to show a bar. Afterwards the model has the best weights, where early
         stopping has kept them, and is in evaluation mode.
         """
-        is_hidden = True if self.ranks.rank > 0 or not progress else None  # None: if no terminal
+        is_shown = progress and self.ranks.rank == 0 and sys.stderr is not None  # None: was closed
+        is_hidden = None if is_shown else True  # None: unless it is a terminal
         n_steps = self.epochs * len(self.train)
         with (
             self.ranks.together(),

@@ -369,6 +369,8 @@ def make_report(options) -> int:
     run, out = Run(options.run), options.out or Path(options.run) / "index.html"
     model = run.model()
     output("--out", out, (".html",))
+    if options.out is None:
+        run.check_target(out)
     counts, path, batch = of_run(run, options)
     keep_counts(run, path, "--out", out)
     labels = None if options.color is None else runs.labels_of(counts, options.color).astype(str)

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -617,6 +619,9 @@ def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None) -> None:
     # the first has written.
     lock = locks.locked(locks.beside(path_out), f"adds to {path_out}", wait=True)
     with lock, whole_file(path_out) as temporary:
+        with suppress(OSError):  # nobody may read the copy who may not read what is copied
+            readers = os.stat(path_in).st_mode | stat.S_IWUSR
+            os.chmod(temporary, stat.S_IMODE(temporary.stat().st_mode & readers))
         shutil.copyfile(path_in, temporary)
         with hdf5_file(temporary, "r+") as file:
             if "obs" not in file or "var" not in file:
@@ -649,4 +654,3 @@ def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None) -> None:
             columns = column_order(file["obs"])
             columns += [key for key in obs or {} if key not in columns]
             file["obs"].attrs["column-order"] = np.array(columns, dtype=h5py.string_dtype())
-        shutil.copymode(path_in, temporary)

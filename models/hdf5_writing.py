@@ -46,8 +46,10 @@ class KeepingErrors(io.FileIO):
     def readinto(self, buffer: Any) -> int:
         """Fill the buffer; with zeros where the file ends early, as it does after an error."""
         view = memoryview(buffer).cast("B")
-        n_read = super().readinto(view) or 0
-        view[n_read:] = bytes(len(view) - n_read)
+        left = view
+        while n_read := super().readinto(left):  # the system gives 2 GB at a time
+            left = left[n_read:]
+        left[:] = bytes(len(left))
         return len(view)
 
 

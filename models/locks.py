@@ -46,7 +46,8 @@ def locked(path: Any, doing: str, wait: bool = False) -> Iterator[None]:
         # Removed while it is still locked: who opened it meanwhile finds in `_taken` that it is
         # gone.
         with suppress(OSError):  # Windows removes no open file: it stays, unlocked
-            os.unlink(path)
+            if _is_still(path, descriptor):
+                os.unlink(path)
         os.close(descriptor)
 
 
@@ -60,7 +61,9 @@ def _taken(path, doing, wait):
     """The descriptor of the lock file, locked, and with our name in it."""
     is_told = False
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        # A link in its place, in a folder that came from a stranger, could lead to any file.
+        no_link = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | no_link, 0o666)
         if not _lock(descriptor):
             os.close(descriptor)
             owner = _owner(path)
@@ -74,9 +77,10 @@ def _taken(path, doing, wait):
         if _is_still(path, descriptor):
             break
         os.close(descriptor)  # its last owner has removed it: begin anew
-    os.truncate(descriptor, 0)
     me = f"process {os.getpid()} on {socket.gethostname()} {doing} (since {time.strftime('%H:%M')})"
-    os.write(descriptor, me.encode())
+    with suppress(OSError):  # a full disk is no reason not to lock
+        os.truncate(descriptor, 0)
+        os.write(descriptor, me.encode())
     return descriptor
 
 

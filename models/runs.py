@@ -173,14 +173,38 @@ class Run:
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """Within, no other process trains this run; locks.Locked, an OSError, if one does."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Within, no other process trains this run; locks.Locked, an OSError, if one does already.
+
+        OSError, in a sentence, where a file of the run could not be written: before hours of work.
+        """
+        missing = [f for f in (self.folder, *self.folder.parents) if not os.path.exists(f)]
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise type(error)(
+                f"{self.folder}: no folder can be made there ({error.strerror}); give another path"
+            ) from error
         try:
             with locks.locked(self.folder / ".lock", f"is training {self.folder}"):
+                for file in self.files:
+                    self.check_target(file)
                 yield
         finally:
-            with suppress(OSError):  # it goes if nothing came of it; a folder with files stays
-                self.folder.rmdir()
+            with suppress(OSError):  # what was made goes if nothing came of it
+                for folder in missing:
+                    folder.rmdir()
+
+    def check_target(self, file: Path) -> None:
+        """OSError, in a sentence, where a file in the folder of the run could not be written.
+
+        A link is refused: nobody named it, and in the folder of a stranger it could lead to any file.
+        """
+        if file.is_symlink():
+            raise OSError(
+                f"{file} is a link to {os.path.realpath(file)}, which would be written over; put the "
+                "file itself in its place, or remove the link"
+            )
+        checkpoint.check_target(file)
 
     def begin(self, counts_path, settings: dict) -> None:
         """Make the folder, and write down where the counts are and what the training is told."""
@@ -396,9 +420,11 @@ def write_h5ad(path, counts: Counts, **places) -> None:
         var=pandas.DataFrame(index=unique_names(counts.genes)),
         **places,
     )
+    data.strings_to_categoricals()  # as AnnData.write_h5ad does
     with whole_file(path) as temporary:
         with hdf5_file(temporary, "w") as file:
             anndata.io.write_elem(file, "/", data)
+            file.pop("raw", None)  # some versions write that there is none
 
 
 def h5ad_packages(path) -> tuple:

@@ -8,7 +8,7 @@ from scipy import sparse
 from scipy.linalg import subspace_angles
 
 from minigrad.data import split
-from models import VAE, Autoencoder, TiedLinearAutoencoder, autoencoder
+from models import VAE, Autoencoder, TiedLinearAutoencoder, inputs
 from models.autoencoder import LOSSES
 from models.counts import Counts
 from models.inputs import as_features, mean_variance, means
@@ -632,7 +632,7 @@ def test_tied_linear_autoencoder_becomes_pca(dtype, scale, kind):
 @pytest.mark.parametrize("shape", [(1, 7), (200, 20), (6, 50)])
 def test_the_variance_of_a_feature(kind, shape, monkeypatch):
     """That of NumPy, averaged over features, however many entries are looked at at a time."""
-    monkeypatch.setattr(autoencoder, "BLOCK", 37)
+    monkeypatch.setattr(inputs, "BLOCK", 37)
     rng = np.random.default_rng(0)
     x = rng.standard_normal(shape) + rng.standard_normal(shape[1])
     x[rng.random(shape) < 0.3] = 0.0

@@ -171,6 +171,44 @@ def test_links_that_lead_nowhere_are_refused_with_a_sentence(tmp_path):
         checkpoint.check_target(tmp_path / "folder")
 
 
+def test_a_secret_file_is_secret_while_it_is_written_too(tmp_path):
+    path = tmp_path / "a.npz"
+    checkpoint.save(path, ARRAYS, META)
+    path.chmod(0o640)
+    with checkpoint.whole_file(path) as temporary:
+        assert stat.S_IMODE(temporary.stat().st_mode) == 0o600
+        temporary.write_text("new")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640 and path.read_text() == "new"
+
+
+@pytest.mark.skipif(not hasattr(os, "setxattr"), reason="only Linux has extended attributes")
+def test_access_control_lists_and_other_attributes_are_kept(tmp_path):
+    path = tmp_path / "a.npz"
+    path.write_text("old")
+    try:
+        os.setxattr(path, "user.note", b"kept")
+    except OSError:
+        pytest.skip("this file system has no attributes")
+    checkpoint.save(path, ARRAYS, META)
+    assert os.getxattr(path, "user.note") == b"kept"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes with names")
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path):
+    path = tmp_path / "a.npz"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="a.npz cannot be written: it is a device or a pipe"):
+        checkpoint.save(path, ARRAYS, META)
+    assert path.is_fifo()
+
+
+def test_a_full_disk_names_the_file_that_was_asked_for(tmp_path):
+    with pytest.raises(OSError) as raised:
+        with checkpoint.whole_file(tmp_path / "a.csv"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert raised.value.filename == str(tmp_path / "a.csv")
+
+
 @pytest.mark.parametrize("letter", ["a", "é"])
 def test_names_as_long_as_the_file_system_allows(tmp_path, letter):
     longest = letter * ((255 - 4) // len(letter.encode())) + ".npz"

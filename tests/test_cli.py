@@ -1084,6 +1084,37 @@ def test_counts_are_not_where_a_run_keeps_its_history(tmp_path, capsys):
     )
 
 
+def test_files_of_a_run_are_tried_before_the_training(place, tmp_path, capsys):
+    """A link in a run's folder is not followed: in that of a stranger it could lead to any file."""
+    words = ["train", place / "counts.npz", *SMALL, "--out"]
+    (tmp_path / "r" / "history.csv").mkdir(parents=True)
+    assert call(*words, tmp_path / "r") == 1
+    assert "history.csv cannot be written: it is a folder" in capsys.readouterr().err
+    assert os.listdir(tmp_path / "r") == ["history.csv"]
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / "r" / "history.csv").rmdir()
+    (tmp_path / "r" / "history.csv").symlink_to(tmp_path / "mine")
+    assert call(*words, tmp_path / "r") == 1
+    assert "history.csv is a link to" in capsys.readouterr().err
+    assert (tmp_path / "mine").read_text() == "precious"
+    assert call(*words, tmp_path / ("x" * 300) / "r") == 1
+    assert "no folder can be made there" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    for folder in ("empty", "new/deep"):  # nothing comes of it, and all is as it was
+        assert call("train", place / "nowhere.npz", "--out", tmp_path / folder) == 1
+    assert sorted(os.listdir(tmp_path)) == ["empty", "mine", "r"]
+
+
+def test_the_default_page_of_a_report_is_no_link_to_elsewhere(place, tmp_path, capsys):
+    shutil.copytree(place / "run", tmp_path / "run")
+    (tmp_path / "mine.html").write_text("precious")
+    (tmp_path / "run" / "index.html").unlink(missing_ok=True)
+    (tmp_path / "run" / "index.html").symlink_to(tmp_path / "mine.html")
+    assert call("report", tmp_path / "run") == 1
+    assert "index.html is a link to" in capsys.readouterr().err
+    assert (tmp_path / "mine.html").read_text() == "precious"
+
+
 def test_a_matrix_by_columns_is_refused_in_words_of_options(place, tmp_path, capsys):
     data = anndata.read_h5ad(place / "counts.h5ad")
     data.X = data.X.tocsc()

@@ -1,6 +1,7 @@
 """HDF5 files on a disk that fills: the right file, or the old one and an error; and never a crash."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from scipy import sparse
 
 anndata = pytest.importorskip("anndata")
+h5py = pytest.importorskip("h5py")
 
 from models.counts import Counts, annotate_h5ad  # noqa: E402
 from models.hdf5_writing import KeepingErrors, hdf5_file  # noqa: E402
@@ -80,6 +82,39 @@ def _limited(n_taken):
             return super().write(data)
 
     return Raw
+
+
+def test_more_than_the_system_reads_at_once_is_read_whole(tmp_path, monkeypatch):
+    """Linux reads 2 GB at a time; here it reads 100 bytes."""
+    (tmp_path / "a").write_bytes(bytes(range(250)))
+
+    class Slow(io.FileIO):
+        def readinto(self, buffer):
+            return super().readinto(memoryview(buffer)[:100])
+
+    file = type("Slow", (KeepingErrors, Slow), {})(tmp_path / "a", "r+")
+    data = bytearray(b"x" * 300)
+    with file:
+        assert file.readinto(data) == 300
+    assert data == bytes(range(250)) + bytes(50)
+
+
+def test_a_new_file_has_categories_and_no_raw(tmp_path):
+    """As AnnData's own writing has it."""
+    made = counts()
+    made.obs = {"kind": np.array(["a", "b"] * (N_CELLS // 2))}
+    write_h5ad(tmp_path / "a.h5ad", made)
+    found = anndata.read_h5ad(tmp_path / "a.h5ad")
+    assert list(found.obs["kind"].cat.categories) == ["a", "b"]
+    with h5py.File(tmp_path / "a.h5ad") as file:
+        assert "raw" not in file
+
+
+def test_who_may_not_read_the_counts_may_not_read_the_copy(tmp_path):
+    write_h5ad(tmp_path / "a.h5ad", counts())
+    (tmp_path / "a.h5ad").chmod(0o400)
+    annotate_h5ad(tmp_path / "a.h5ad", tmp_path / "b.h5ad", obsm={"z": z()})
+    assert (tmp_path / "b.h5ad").stat().st_mode & 0o777 == 0o600
 
 
 FILL = """

@@ -84,3 +84,14 @@ def test_the_lock_of_a_link_is_that_of_the_file(tmp_path):
     (tmp_path / "x.h5ad").symlink_to("there/y.h5ad")
     assert locks.beside(tmp_path / "x.h5ad") == tmp_path / "there" / ".y.h5ad.lock"
     assert len(os.fsencode(locks.beside("é" * 120).name)) < 255
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="this system follows all links")
+def test_a_link_in_place_of_a_lock_is_not_followed(tmp_path):
+    """A folder that came from a stranger may hold a link to any file."""
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / "lock").symlink_to("mine")
+    with pytest.raises(OSError):
+        with locks.locked(tmp_path / "lock", "tries"):
+            pytest.fail("it was taken")
+    assert (tmp_path / "mine").read_text() == "precious"
