@@ -39,7 +39,8 @@ from __future__ import annotations
 
 import csv
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special
@@ -236,6 +237,8 @@ class ComparesGroups:
     SCVI inherits it.
     """
 
+    minibatches: Callable[..., Any]  # SCVI's own
+
     def differential_expression(
         self,
         counts,
@@ -290,7 +293,7 @@ class ComparesGroups:
             delta = None
             found = _of_pairs(*_pairs(self, x, codes, cells, n_samples, seed))
         else:
-            found, delta = _of_means(*groups, delta)
+            found, delta = _of_means(groups[0], groups[1], delta)
         mean_a, nonzero_a = _raw(take_rows(x, cells[0]))
         mean_b, nonzero_b = _raw(take_rows(x, cells[1]))
         columns = dict(

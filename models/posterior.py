@@ -1,14 +1,16 @@
-"""What a trained latent-variable model is asked: bounds and likelihoods, denoised expression, samples.
+"""What a trained latent-variable model is asked: bounds, denoised expression and samples.
 
-Know before reading: scvi.py's docstring. The functions take the model as `self`, and SCVI lists them as its methods
-(VAE, which has no batches and no libraries, shares `log_mean_exp`). They ask of a model what SCVI documents:
-`minibatches`, `inference`, `generative`, `log_prob`, and the two sources of a library size.
+Know before reading: scvi.py's docstring. The functions take the model as `self`, and SCVI lists
+them as its methods (VAE, which has no batches and no libraries, shares `log_mean_exp`). They ask of
+a model what SCVI documents: `minibatches`, `inference`, `generative`, `log_prob`, and the two
+sources of a library size.
 
-All are Monte Carlo estimates from draws of q(z | x). A cell's noise is a function of the seed and the cell's position:
-how many cells or draws are decoded at a time changes memory, not results. Log-probabilities come in float64, expression
-and counts in the dtype of the model.
+All are Monte Carlo estimates from draws of q(z | x). A cell's noise is a function of the seed and
+the cell's position: how many cells or draws are decoded at a time changes memory, not results.
+Log-probabilities come in float64, expression and counts in the dtype of the model.
 
-Know after: how an intractable log p(x) is estimated, and what "expression" means for a model that has batches.
+Know after: how an intractable log p(x) is estimated, and what "expression" means for a model that
+has batches.
 """
 
 from __future__ import annotations
