@@ -133,9 +133,9 @@ def save(path, arrays: dict[str, np.ndarray], meta: dict) -> None:
 def whole_file(path) -> Iterator[Path]:
     """A temporary path beside `path`, which on leaving becomes `path`, flushed to the disk.
 
-    It has the same suffix. A symbolic link stays one, and what it leads to is replaced; a file keeps its permissions. After
-    an error the temporary file is removed, and `path` is as it was. OSError where `path` cannot be
-    written, with its name.
+    It has the same suffix. A symbolic link stays one, and what it leads to is replaced; a file
+    keeps its permissions. After an error the temporary file is removed, and `path` is as it was.
+    OSError where `path` cannot be written, with its name.
 
     The temporary file is there, and empty. Where it is to replace another one, which may be secret,
     only its owner can read it until it has the permissions of that one.

@@ -197,11 +197,13 @@ class Run:
     def check_target(self, file: Path) -> None:
         """OSError, in a sentence, where a file in the folder of the run could not be written.
 
-        A link is refused: nobody named it, and in the folder of a stranger it could lead to any file.
+        A link is refused: nobody named it, and in the folder of a stranger it could lead to any
+        file.
         """
         if file.is_symlink():
             raise OSError(
-                f"{file} is a link to {os.path.realpath(file)}, which would be written over; put the "
+                f"{file} is a link to {os.path.realpath(file)}, which would be written over; put "
+                "the "
                 "file itself in its place, or remove the link"
             )
         checkpoint.check_target(file)
