@@ -22,10 +22,12 @@ to all digits. This is slow, but it knows nothing of rules, and so it can judge 
 make it a check that can be trusted:
 
 1. *One random direction instead of all entries.* A derivative is a linear map J. Checking the
-   single number <cotangent, J d>, for a random direction d and a random cotangent (a weight for
-   each entry of the output), finds any wrong J unless luck is perfect: a rule that is transposed,
-   swapped, or off by a factor of 1.001 shows. A cotangent of ones would not do: softmax sums to
-   one, so with ones a rule that gives 0 would pass.
+   single number sum(cotangent * (J d)), for a random direction d and a random cotangent (a
+   weight for each entry of the output), finds any wrong J unless luck is perfect: a rule that is
+   transposed, swapped, or off by a factor of 1.001 shows. A cotangent of ones would not do:
+   softmax sums to one, so with ones a rule that gives 0 would pass. What a check of one number
+   cannot see is a wrong entry that is 10^-7 of all of them together: check such entries by
+   themselves.
 2. *Several steps h.* If h is too long, h^4 is not small; if it is too short, what the subtraction
    leaves of f is rounding. No h suits all functions. But the right answer does not depend on h:
    where two steps agree, they are right, and how well they agree says how far the quotient itself
@@ -34,7 +36,8 @@ make it a check that can be trusted:
 4. *Both sides apart.* At a kink, such as |x| at 0, there is no derivative to be right or wrong
    about, and the quotient above hides it: there it is 0. The slopes to either side, with f(x + h d)
    - f(x) and f(x) - f(x - h d) over h, give the kink away: they differ, and go on differing as h
-   shrinks. Such entries are left out, with a warning.
+   shrinks. Such entries of the output are left out, with a warning. So check a function before
+   it is summed up: of a single number with a kink somewhere, nothing would be left to check.
 5. *The second derivative is the first derivative of the gradient*, so the same check, given the
    function that returns the gradient, judges `create_graph=True`. Inputs are moved one at a time,
    and the gradients of all inputs are weighed, so every pair of inputs takes part.

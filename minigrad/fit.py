@@ -1,22 +1,24 @@
 """The training loop: minibatch after minibatch, epoch after epoch.
 
 This is a lesson. The loop is `train`, the first function below. What a loop needs in the real world
-is engineering, and is called by its name: to go on after a kill, to stop at Ctrl-C, to train on
-several processes, to find the first number that is not finite. It lies in training.py, whose `Run`
-knows where a training stands.
+besides is in training.py: to go on after a kill, to stop at Ctrl-C, to train on several processes,
+to find the first number that is not finite. Its `Run` knows where a training stands.
 
 Know before reading: nn.py, optim.py, data.py. The loop knows no model. It asks two things of one:
 
-    model.loss(*minibatch, progress, rng)    a scalar Tensor to make small. `progress`, from 0 to 1,
-                                             says how much of the training lies behind; it drives,
-                                             say, the weight of a KL term
-    model.validation(*minibatch, rng)        a dict of name -> one number for each row, for rows
-                                             that are not trained on. The first one judges:
-                                             `elbo` (higher is better), `loss` (lower is better)
+    model.loss(*minibatch, progress=..., rng=...)
+        A scalar Tensor to make small. `progress`, from 0 to 1, says how much of the training lies
+        behind: a model may change its loss on the way.
+    model.validation(*minibatch, rng=...)
+        A dict of name -> one number for each row, for rows that are not trained on. Early stopping
+        goes by the first one: a name that ends in `loss` is to be small, one that ends in `elbo`
+        to be large.
 
 The smallest model has one weight: it learns the slope w of y = w x.
 
+    >>> import numpy as np
     >>> from minigrad import nn, optim
+    >>> from minigrad.fit import fit
     >>> class Slope(nn.Module):
     ...     def __init__(self):
     ...         self.w = nn.Parameter(np.zeros(1))
@@ -26,7 +28,8 @@ The smallest model has one weight: it learns the slope w of y = w x.
 
 Two rows, x = 1, 2 and y = 3, 6, make one minibatch. At w = 0 the loss is (3^2 + 6^2) / 2 = 22.5 and
 its slope in w is -15, so that a step at the learning rate 0.1 takes w to 1.5, half of the way to 3.
-The next two steps halve the distance again, and each divides the loss by 4:
+The next two steps halve the distance again, and each divides the loss by 4. The losses below are
+those before each step:
 
     >>> model = Slope()
     >>> x = np.array([1.0, 2.0])
@@ -43,10 +46,11 @@ The next two steps halve the distance again, and each divides the loss by 4:
     >>> model.w.numpy()
     array([2.625])
 
-All noise is a function of (seed, purpose, epoch, step), so a run that was killed and resumed from
-its last checkpoint ends with the very numbers of one that was not.
+All noise is a function of (seed, what it is for, epoch, step). So a run that was killed and resumed
+from its last checkpoint ends with the very numbers of one that was not, provided that `loss` hands
+its `rng` on to the layers that draw.
 
-Know after: all that happens between `model.fit(x)` and the history that it returns.
+Know after: what happens between a call of `fit` and the history that it returns.
 """
 
 from __future__ import annotations
@@ -133,11 +137,12 @@ def fit(
 ) -> History:
     """Train a model, which is then in evaluation mode. Returns the History.
 
-    columns: parallel arrays, CSR matrices or Blocks, one row for each cell. optimizer: called with
-    the list of parameters, returns an optim.Optimizer. validation: fraction of rows held out.
-    schedule: called with (optimizer, number of steps), or None. early_stopping: stop after
+    columns: parallel arrays, CSR matrices or Blocks of the same number of rows. optimizer: called
+    with the list of parameters, returns an optim.Optimizer. validation: fraction of rows held
+    out. schedule: called with (optimizer, number of steps), or None; for a StepSchedule write
+    `lambda optimizer, n_steps: StepSchedule(optimizer, every=1000)`. early_stopping: stop after
     training.PATIENCE (or the number given) epochs without a better validation score; the best
-    weights are restored.
+    weights are restored. ValueError if the score's name does not end in loss or elbo.
 
     checkpoint: a path, written after every epoch and once a minute; resume: go on from it if it is
     there. progress: a bar, if standard error is a terminal. device: "numpy" or "cupy" (default: the

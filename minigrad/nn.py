@@ -19,12 +19,14 @@ knows its part of the formula; networks are modules that hold other modules:
     >>> [(name, p.shape) for name, p in network.named_parameters()]
     [('hidden.weight', (8, 3)), ('hidden.bias', (8,)), ('out.weight', (1, 8)), ('out.bias', (1,))]
 
-Nothing was registered: `named_parameters` looks through the attributes of the object, and through
-those of the modules among them. What it finds is what an optimiser trains, what a file of weights
-holds, and what moves to a GPU.
+Nothing was registered: `named_parameters` looks through the attributes of the object. It finds the
+parameters among them, and goes on into the modules, and into lists of modules. Anything else, such
+as a list of parameters or a dict of modules, it does not see. What it finds is what an optimiser
+trains, what a file of weights holds, and what moves to a GPU.
 
-Every module is called in the same way, `module(x, rng)`. `rng` is a generator of random numbers;
-only layers that draw noise, such as Dropout, look at it.
+Every module is called in the same way, `module(x, rng)`. `rng` is a generator of random numbers, by
+which a caller can fix all the noise of a step; only layers that draw noise, such as Dropout, look
+at it.
 
 Know before reading: functional.py, for what the layers compute.
 
@@ -70,10 +72,10 @@ def _own_stream() -> np.random.Generator:
 class Module:
     """What owns parameters. A subclass assigns its parts to attributes, and defines `__call__`.
 
-    Parts are parameters (leaf Tensors of any shape), other modules, and lists of modules. `buffers`
-    names further attributes: arrays that are saved and moved, but not trained. `training` says
-    whether the module is in training or in evaluation; it makes a difference to Dropout and
-    BatchNorm1d.
+    Parts are parameters (leaf Tensors of any shape), other modules, and lists of modules; what is
+    in other containers is not trained, saved or moved. `buffers` names further attributes:
+    arrays that are saved and moved, but not trained. `training` says whether the module is in
+    training or in evaluation; it makes a difference to Dropout and BatchNorm1d.
     """
 
     buffers: tuple[str, ...] = ()

@@ -18,12 +18,14 @@ loss smaller. Here the loss is w^2, its gradient 2 w, and each step takes away a
     [2.048]
 
 All optimisers do this. They differ in what they remember of earlier gradients, and in what they
-make of it: that is one method, `update`, of three to five lines, and the lines are those of the
-paper. The rest is the same for all of them, and stands in the class `Optimizer`.
+make of it: that is one method, `update`. The rest is the same for all of them, and stands in the
+class `Optimizer`. Adam has its update twice: as the paper has it, to be read, and a quick form that
+runs. A test holds one against the other.
 
-Know before reading: nn.py, for what a parameter is. All weights lie in one flat array, and all
-gradients in another, so that an update is one formula and not one for each parameter; how they got
-there is told in arena.py.
+All weights lie in one flat array, and all gradients in another, so that an update is one formula
+and not one for each parameter: `p.data` is a view into the flat array of weights (arena.py).
+
+Know before reading: nn.py, for what a parameter is.
 
 Know after: SGD with momentum, Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019), how a
 learning rate changes during training, and how to write another optimiser.
@@ -145,7 +147,8 @@ class Adam(Optimizer):
 
     with both means corrected for their beginning, see `update_as_published`. Where all gradients of
     a weight are alike, the quotient is 1 or -1, whatever the scale of the loss; where they
-    contradict each other it is small. So the first step is always as long as the learning rate:
+    contradict each other it is small. So the first step is as long as the learning rate, unless the
+    gradient is as small as eps:
 
         >>> for slope in (0.01, 100.0):
         ...     w = Tensor([4.0], requires_grad=True)
@@ -224,8 +227,8 @@ class AdamW(Adam):
     """Adam with decoupled weight decay: w -= learning_rate * weight_decay * w, then Adam's step.
 
     A penalty on large weights that is added to the loss is divided by sqrt(v_hat) like all of the
-    gradient, so that it hardly acts where gradients are large. Apart from it, every weight shrinks
-    by the same factor (Loshchilov & Hutter 2019, algorithm 2).
+    gradient, so that it hardly acts where gradients are large. Done separately, it shrinks every
+    weight by the same factor (Loshchilov & Hutter 2019, algorithm 2).
     parameters: leaf Tensors of one dtype, of any shapes. undecayed: those of them that do not
     decay, such as biases and normalisation; in the flat arrays they come last. ValueError where one
     of these is not a parameter.

@@ -1,8 +1,8 @@
 """The tape: a computation as a list of steps, each made from earlier ones. This is a lesson.
 
-Every Tensor that an operation made knows how it came to be. Following that back from an output to
-the leaves, and sorting what was found by age, gives a list in which each step comes after all that
-it was made from:
+Every Tensor that was recorded knows how it came to be. Following that back from an output to the
+leaves, and sorting what was found by creation number, gives a list in which each step comes after
+all that it was made from:
 
     >>> import numpy as np
     >>> from minigrad import Tensor
@@ -97,7 +97,7 @@ class Step:
 
     @property
     def is_leaf(self) -> bool:
-        """Whether no operation made it."""
+        """Whether no recorded operation made it."""
         return self.origin is None
 
     @property

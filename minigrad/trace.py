@@ -19,11 +19,11 @@ expression, and print the tape of it:
       #4        exp        #3      ()     float64   0.3679           1
 
 Read downwards, it is the computation; read upwards, it is `backward()`: the gradient begins with 1
-at the output, and each rule makes of it the gradients of the inputs (the norms are shown). In a
-model, there are some forty such steps.
+at the output, and each rule makes of it the gradients of the inputs. The last two columns are the
+norms of value and gradient. In a model, there are some forty such steps.
 
     print(trace.table(loss, names=model))      every step, with the layer that it belongs to
-    trace.draw(loss, "loss.png", names=model)  the same as a picture; a large one by modules
+    trace.draw(loss, "loss.png", names=model)  the same as a picture, with one box for each module
     trace.first_nonfinite(loss)                the first step with an infinity or NaN, in words
     with trace.watch(): ...                    stop at the operation, forward or backward, that
                                                makes the first one
@@ -222,7 +222,8 @@ def watch() -> Iterator[None]:
     and range of its inputs. Two or three times slower: for finding a fault.
 
     Python can be made to call a function whenever one returns, which is meant for profilers. Here
-    that function looks at what primitives and rules return. So nothing is spent on it elsewhere.
+    that function looks at what primitives and rules return. So it costs nothing elsewhere. It does
+    not see the sum of two gradients that are both finite; `first_nonfinite` does.
     """
 
     def at_return(frame, event, result):

@@ -367,6 +367,11 @@ class Run:
     def _remember_best(self, scores) -> None:
         """Keep the weights of the best epoch, for early stopping."""
         name, value = next(iter(scores.items()))
+        if not name.endswith(("loss", "elbo")):
+            raise ValueError(
+                f"early_stopping: the first number of the model's validation() is {name!r}; its "
+                "name must end in loss, which is to be small, or in elbo, which is to be large"
+            )
         score = -value if name.endswith("loss") else value
         if score > self.best_score:
             self.best_weights = self.epoch_weights

@@ -298,6 +298,13 @@ def test_early_stopping_stops_and_restores_the_best_weights(
     assert not model.training
 
 
+def test_early_stopping_asks_for_a_score_of_which_it_knows_the_better_end():
+    """An "error" that falls would count as getting worse, and the worst weights would be kept."""
+    with pytest.raises(ValueError, match="early_stopping: .* 'validation_error'.* end in loss"):
+        train(Scripted("error", [4, 3, 2, 1]), epochs=4, early_stopping=2)
+    train(Scripted("error", [4, 3, 2, 1]), epochs=4)  # without it, any name will do
+
+
 def test_without_early_stopping_the_last_weights_stay():
     model = Scripted("loss", [1, 2, 3, 4])
     train(model, epochs=4)
