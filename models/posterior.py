@@ -7,8 +7,9 @@ them as its methods; VAE, which has no batches and no libraries, uses `log_mean_
 ask of a model what SCVI documents: `minibatches`, `inference`, `generative`, `log_prob`, and the
 two sources of a library size.
 
-All are Monte Carlo estimates from draws of q(z | x). A cell's noise is a function of the seed and
-of the cell's position: how many cells or draws are decoded at a time changes memory, not results.
+All are Monte Carlo estimates from draws of q(z | x), of which a cell's are a function of the seed
+and of the cell's position: how many cells or draws are decoded at a time changes memory, not
+results.
 Log-probabilities come in float64, expression and counts in the dtype of the model.
 
 Know after: how an intractable log p(x) is estimated, and what "expression" means for a model that

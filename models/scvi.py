@@ -1,18 +1,31 @@
-"""scVI: a variational autoencoder whose decoder speaks the language of counts (Lopez et al. 2018;
-chapter, Figure 12).
+"""scVI: a variational autoencoder whose decoder speaks the language of counts (Lopez et al. 2018).
 
-Know before reading: minigrad/nn.py and distributions.py, and the idea of a VAE. A cell n in batch
-s_n has a latent state z_n and a library size l_n; gene g is then counted with a (zero-inflated)
-negative binomial:
+This is a lesson; the chapter has it in Figure 12. "The chapter" is block 5 of the course MCB128:
+see README.
 
-    z_n ~ Normal(0, 1)                  l_n ~ LogNormal(mean and variance of its batch), or simply
-    its observed total rho_n = softmax(network(z_n, s_n))  the expected fractions of expression,
-    summing to 1 over genes x_ng ~ NB(mean l_n rho_ng, inverse dispersion theta_g), or zero with
-    probability expit(zi_logits_ng) besides
+Know before reading: vae.py, and minigrad/nn.py, distributions.py and count_likelihoods.py. A cell n
+in batch s_n has a latent state z_n and a library size l_n. Its gene g is then counted with a
+(zero-inflated) negative binomial:
 
-The encoder turns log(1 + x_n) into q(z_n | x_n) = Normal(mean, variance); all is trained together
-to raise the evidence lower bound  ELBO = E_q[log p(x | z, l)] - KL(q(z) || p(z)) - KL(q(l) ||
-p(l)).
+    z_n     ~ Normal(0, 1)
+    log l_n ~ Normal(mean and standard deviation of its batch); or l_n is simply the observed total
+    rho_n   = softmax(network(z_n, s_n))        expected fractions of expression, summing to 1
+    x_ng    ~ NB(mean l_n rho_ng, inverse dispersion theta_g)
+              or zero besides, with probability expit(zi_logits_ng)
+
+The encoder turns log(1 + x_n) into q(z_n | x_n) = Normal(mean, standard deviation). All is trained
+together to raise the evidence lower bound
+
+    ELBO = E_q[log p(x | z, l)] - KL(q(z) || p(z)) - KL(q(l) || p(l))
+
+Forty cells of two kinds, which differ in the first two of three genes, are told apart again:
+
+    >>> counts = np.random.default_rng(0).poisson([[30.0, 3.0, 9.0], [3.0, 30.0, 9.0]] * 20)
+    >>> model = SCVI(3, n_latent=1, n_hidden=8, likelihood="nb")
+    >>> history = model.fit(counts, progress=False)
+    >>> rho = model.expression_fraction(counts)
+    >>> rho.argmax(axis=1)[:6]
+    array([0, 1, 0, 1, 0, 1])
 
 Know after: every network of the chapter's figure (NN1 to NN6) and what it is for.
 """
@@ -150,17 +163,18 @@ class SCVI(ComparesGroups, Saved, Module):
     """scVI for count matrices of n_genes genes, from n_batches batches.
 
     n_latent, n_hidden, n_layers: sizes of z and of the networks; dropout: of the encoder's hidden
-    units, None: by the depth of the counts (`usual_dropout`); thinning: whether the encoder is
-    trained on thinned counts (`thinned`); likelihood: "zinb", "nb" or "poisson"; dispersion:
-    inverse dispersion theta per "gene", "gene-batch" or "gene-cell"; library: "observed" (the
-    cell's total) or "latent" (its own
-    encoder, and a log-normal prior); library_log_mean, library_log_var: mean and variance of the
-    log totals of cells, one number or one per batch, by default those of the training cells. They
-    are the prior of a latent library; where it is observed, only `generate` uses them. dtype: of
-    weights and arithmetic; seed: of the initial weights.
+    units, None: by cells, genes and depth of the counts (`usual_dropout`); thinning: whether the
+    encoder is trained on thinned counts (`thinned`); likelihood: "zinb", "nb" or "poisson";
+    dispersion: inverse dispersion theta per "gene", "gene-batch" or "gene-cell"; library:
+    "observed" (the cell's total) or "latent" (its own encoder, and a log-normal prior);
+    library_log_mean, library_log_var: mean and variance of the log totals of cells, one number or
+    one per batch, by default those of the training cells. They are the prior of a latent library;
+    where it is observed, only `generate` uses them. dtype: of weights and arithmetic; seed: of the
+    initial weights.
 
-        z ~ Normal(0, 1),  x_ng ~ (ZI)NB(mean l_n rho_ng, inverse dispersion theta_g),  rho_n =
-        softmax(network(z_n, s_n))
+        z     ~ Normal(0, 1)
+        rho_n = softmax(network(z_n, s_n))
+        x_ng  ~ (ZI)NB(mean l_n rho_ng, inverse dispersion theta_g)
 
     trained on ELBO = E_q[log p(x | z, l)] - KL(q(z) || p(z)) - KL(q(l) || p(l)) (chapter, "scVI:
     VAE for single-cell transcriptomics"; Lopez et al. 2018, Methods, "generative process"). Errors
@@ -172,8 +186,8 @@ class SCVI(ComparesGroups, Saved, Module):
         >>> model.latent(counts).shape, model.expression_fraction(counts).sum(axis=1).round(3)[:2]
         ((40, 2), array([1., 1.], dtype=float32))
 
-    Architecture and objective are scvi-tools'. The defaults of training differ, by measurement on
-    held-out cells (`fit`).
+    Architecture and objective are scvi-tools'. The default number of latent dimensions and those of
+    training differ, by measurement on held-out cells (`fit`).
     """
 
     buffers = ("library_log_mean", "library_log_var", "batch_fraction")
@@ -412,25 +426,26 @@ class SCVI(ComparesGroups, Saved, Module):
         because held-out likelihood says so: a rate that starts at 4e-3 and falls to 0 on a cosine
         reaches better weights in half the epochs; biases, dispersions and the library encoder start
         at the moments of the data; and both networks are kept from learning the training cells by
-        heart:
+        heart, in three ways:
 
-        - The decoder's output weights have the prior Normal(0, 1 / n_hidden): before anything is
-          seen, log rho differs by about 1 between cells (`_optimizer`). weight_decay: its precision
-          as a part of one cell's loss, None: n_hidden / number of cells trained on; 0: no prior.
-          It weighs less the more cells there are, and the deeper they are.
+        - The decoder's output weights have a normal prior of mean 0 and variance 1 / n_hidden:
+          before anything is seen, log rho differs by about 1 between cells (`_optimizer`). The loss
+          of a cell gets weight_decay / 2 * sum(w^2), with weight_decay = n_hidden / number of cells
+          trained on unless it is given; 0: no prior. It weighs less the more cells there are, and
+          the deeper they are.
         - The encoder sees thinned counts (`thinned`), a noise that costs deep cells little.
-        - Some of its hidden units are dropped, if cells are few or shallow (`usual_dropout`).
+        - Some of its hidden units are dropped, if cells are few and shallow (`usual_dropout`).
 
         epochs=None: 200, fewer above 20,000 cells, more where that is under 500 steps
         (`usual_epochs`).
 
-        Held-out log p, nats a cell (importance-weighted; ARI of k-means in brackets), of one split
-        each, on which the settings were also chosen: differences of 2 nats say nothing, and
-        only numbers in a row compare.
-        "Decay" is what these three took the place of: AdamW's decay of all weights, by 20,000 /
-        n_cells between 0.5 and 20 over the training, with dropout 0.1.
+        What that is worth, beside two other ways: none of the three, and AdamW's decay of all
+        weights (by 20,000 / n_cells, between 0.5 and 20 over the training) with dropout 0.1. Held-
+        out log p, nats a cell (importance-weighted; ARI of k-means in brackets), of one split for
+        each row, on which the settings were also chosen. Held-out cells and draws differ from row
+        to row: only numbers in a row compare, and differences of 2 nats say nothing.
 
-        | data | cells x genes | no decay | decay | now |
+        | data | cells x genes | none | AdamW | these |
         | --- | --- | --- | --- | --- |
         | cortex | 100 x 558 | -1643 | -1757 | -1619 |
         | cortex | 500 x 558 | -1548.5 | -1563.6 | -1549.6 |
@@ -562,9 +577,9 @@ class SCVI(ComparesGroups, Saved, Module):
 
         rho starts at mean expression, theta from moments, extra zeros at log odds of -2.
 
-        The library encoder starts with all cells at the mean of their log totals, whatever their
-        batch, which it does not see, and with the prior's variance. From log l = 0, where its
-        random weights would leave it, log l must rise by 5 to 10 in steps of a learning rate while
+        The bias of the library encoder's mean starts at the mean of the log totals of all cells,
+        whatever their batch, which it does not see, and its variance at the prior's. From log l =
+        0, where it would start else, log l must rise by 5 to 10 in steps of a learning rate while
         the decoder learns from means that are wrong by factors of thousands.
         """
         totals, of_gene = sums.totals, sums.of_genes

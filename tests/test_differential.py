@@ -73,7 +73,7 @@ def in_order_of_genes(table, name):
 
 # ------------------------------------------------------------------------- where the truth is known
 def test_of_genes_that_are_equal_few_are_marked(simulated):
-    """By default: at 5 % expected. The pairs of "vanilla" are certain of more than half of them."""
+    """By default, at 5 % expected."""
     model, data = simulated
     table = model.differential_expression(data.x, data.in_a)
     power, false, auroc, slope = measures(Answer(*answer(table)), data.lfc)
