@@ -411,7 +411,7 @@ def _sums(model, x, codes, cells, batches, n_samples, rng) -> Sums:
     n_draws = -(-n_samples // len(cells))
     draws = np.repeat(np.arange(len(cells)), n_draws)
     step = max(1, BUDGET // model.n_genes)
-    sums = np.zeros((5, model.n_genes))
+    sums = np.zeros((3, model.n_genes))
     with evaluating(model):
         for start in range(0, len(draws), step):
             i = draws[start : start + step]
@@ -421,29 +421,26 @@ def _sums(model, x, codes, cells, batches, n_samples, rng) -> Sums:
             share = mu / size
             if model.n_batches > 1:
                 share = _expected_counts(model, z, size, rng.choice(batches, len(i)))[0] / size
-            sums += [np.sum(a, axis=0) for a in (mu, variance, mu * mu, size * mu, share)]
-    expected, variance, squares, with_totals, share = sums / n_draws
-    # Cells' own means differ too: by chance there are more of one sort in a group than in another.
-    variance += _spread(expected, squares, with_totals, total)
-    observed = counted.of_genes
-    observed_variance = _spread(observed, counted.squares, counted.with_totals, total)
-    excess = np.maximum(
-        (variance - expected) / (expected + 0.5) ** 2,
-        (observed_variance - observed) / (observed + 0.5) ** 2,
-    )
-    share /= len(cells)
+            sums += [np.sum(a, axis=0) for a in (mu, variance, share)]
+    expected, variance, share = sums / n_draws
     exposure = np.full(model.n_genes, total.sum())  # of a gene that the model holds impossible
-    np.divide(expected, share, out=exposure, where=np.minimum(expected, share) > 0.0)
-    return Sums(observed, expected, np.maximum(excess, 0.0), exposure, len(cells))
+    np.divide(expected * len(cells), share, out=exposure, where=np.minimum(expected, share) > 0.0)
+    excess_of_model = (variance - expected) / (expected + 0.5) ** 2
+    excess = np.maximum(excess_of_model, _observed_excess(counted))
+    return Sums(counted.of_genes, expected, np.maximum(excess, 0.0), exposure, len(cells))
 
 
-def _spread(of_genes, squares, with_totals, totals):
-    """sum over cells of (x - total * fraction)^2, fraction = sum of x / sum of totals: (n_genes,).
+def _observed_excess(counted) -> np.ndarray:
+    """Sums.excess as the cells show it, from their `moments`: they scatter around total * fraction.
 
-    From the sums over cells of x, x^2 and x * total, (n_genes,) each, and the totals (n_cells,).
+    The variance of the sum of x over n cells is n / (n - 1) sum (x - total * fraction)^2, where
+    fraction = sum x / sum total.
     """
-    fraction = of_genes / totals.sum()
-    return squares - 2.0 * fraction * with_totals + fraction**2 * np.sum(totals**2)
+    n, observed, total = len(counted.totals), counted.of_genes, counted.totals
+    fraction = observed / total.sum()
+    squares = counted.squares - 2.0 * fraction * counted.with_totals
+    variance = (squares + fraction**2 * np.sum(total**2)) * n / max(1, n - 1)
+    return (variance - observed) / (observed + 0.5) ** 2
 
 
 def _expected_counts(model, z, size, codes):

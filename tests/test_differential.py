@@ -11,7 +11,7 @@ from scipy import integrate, sparse, special, stats
 
 from minigrad.distributions import NegativeBinomial
 from models import SCVI, differential
-from models.counts import Counts, read
+from models.counts import Counts, moments, read
 from tests.benchmarks.differential import Answer, at_expected_fdr, measures, simulate, wilcoxon
 from tests.test_posterior import DOWN, UP, counts_like, two_types, untrained
 
@@ -322,25 +322,45 @@ def test_structural_zeros_are_zeros():
     assert found.expected.sum() < 0.9 * x.sum()
 
 
-def test_the_spread_of_cells_by_brute_force():
-    rng = np.random.default_rng(0)
-    x, totals = rng.poisson(3.0, (40, 7)).astype(float), rng.uniform(5.0, 50.0, 40)
-    fraction = x.sum(axis=0) / totals.sum()
-    expected = np.sum((x - totals[:, None] * fraction) ** 2, axis=0)
-    found = differential._spread(x.sum(axis=0), (x * x).sum(axis=0), totals @ x, totals)
-    np.testing.assert_allclose(found, expected)
+def test_expected_counts_are_those_of_denoising():
+    """The mean over draws of z, which matters to this decoder."""
+    model = untrained(likelihood="nb", dtype=np.float64)
+    x = counts_like(model, 10) + 1
+    found = sums_of(model, x, np.zeros(10, int))
+    at_the_mean = model.denoise(x, n_samples=2000).sum(axis=0)
+    np.testing.assert_allclose(found.expected, at_the_mean, rtol=0.04)
+
+
+def test_the_excess_that_cells_show_by_brute_force():
+    x = np.random.default_rng(0).poisson(3.0, (40, 7)).astype(float)
+    totals = x.sum(axis=1, keepdims=True)
+    off = x - totals * (x.sum(axis=0) / totals.sum())
+    expected = (40 / 39 * np.sum(off**2, axis=0) - x.sum(axis=0)) / (x.sum(axis=0) + 0.5) ** 2
+    np.testing.assert_allclose(differential._observed_excess(moments(x)), expected)
+
+
+def test_counts_that_vary_less_than_poisson_have_no_excess():
+    model = deaf(likelihood="poisson")
+    found = sums_of(model, np.full((20, 12), 5.0), np.zeros(20, int), 20)
+    assert np.all(found.excess >= 0.0) and np.all(found.excess < 1e-6)
+
+
+def test_shares_of_counts_by_hand():
+    """No counts, but 10 if the groups were alike, in a group that has a tenth of all counts."""
+    a = sums(observed=np.full(12, 0.0), exposure=np.full(12, 100.0))
+    b = sums(observed=np.full(12, 100.0), exposure=np.full(12, 900.0))
+    found, _ = differential._of_means(a, b, None)
+    np.testing.assert_allclose(found["rho_a"], 0.1 * 0.5 / 10.5)
+    np.testing.assert_allclose(found["rho_b"], 0.1 * 100.5 / 90.5)
 
 
 @pytest.mark.parametrize("n_cells, mean, theta", [(20, 0.3, 1.0), (20, 5.0, 2.0), (300, 0.05, 0.5)])
 def test_the_variance_of_a_log_ratio_is_that_over_experiments(n_cells, mean, theta):
     """Counts drawn again and again: log ratios over their standard errors have spread 1."""
     p = NegativeBinomial(np.full((n_cells, 500), np.log(mean)), np.log(theta))
-    x, rng = np.zeros((n_cells, 500)), np.random.default_rng(1)
-    x = p.sample(rng)
-    observed, expected = x.sum(axis=0), np.full(500, n_cells * mean)
-    of_model = (n_cells * p.variance[0] - expected) / (expected + 0.5) ** 2
-    spread = np.sum((x - x.mean(axis=0)) ** 2, axis=0)
-    excess = np.maximum(of_model, np.maximum(spread - observed, 0.0) / (observed + 0.5) ** 2)
+    observed = p.sample(np.random.default_rng(1)).sum(axis=0)
+    expected = np.full(500, n_cells * mean)
+    excess = (n_cells * p.variance[0] - expected) / (expected + 0.5) ** 2
     group = sums(observed=observed, exposure=expected, excess=excess, n_cells=n_cells)
     log_share, variance = differential._log_share(group, 1.0)
     z = log_share / np.sqrt(variance)
@@ -464,8 +484,11 @@ def test_log_odds_of_what_is_next_to_certain():
 def test_delta_is_a_quarter_or_the_typical_fold_change(n_changed, low, high):
     observed = np.full(12, 1000.0)
     observed[:n_changed] = [2000.0, 500.0] * (n_changed // 2)
-    _, delta = differential._of_means(sums(observed=observed), sums(), None)
+    found, delta = differential._of_means(sums(observed=observed), sums(), None)
     assert low <= delta <= high
+    np.testing.assert_allclose(found["lfc_mean"][:2], [1.0, -1.0], rtol=0.05)
+    by_chance = np.sqrt(0.002 + 1 / 1000 + 1 / observed[:2]) / np.log(2.0)
+    np.testing.assert_allclose(found["lfc_std"][:2], by_chance, rtol=0.03)
     assert differential._of_means(sums(observed=observed), sums(), 0.7)[1] == 0.7
 
 
@@ -484,12 +507,13 @@ def test_a_group_that_the_model_has_not_learnt_is_warned_of():
             model.differential_expression(usual, np.arange(20), mode=mode, n_samples=500)
 
 
-def test_few_false_alarms():
+@pytest.mark.parametrize("n_genes", [20, 200])
+def test_few_false_alarms(n_genes):
     """Groups of counts that the model has drawn itself: of 2 cells, of 20, of 150."""
-    model = untrained(200, likelihood="nb", scale=0.5)
+    model = untrained(n_genes, likelihood="nb", scale=0.3)
     model.log_theta.data[...] = np.log(2.0)
     for seed in range(10):
-        x = model.sample_posterior(np.full((150, 200), 2.0), seed=seed)
+        x = model.sample_posterior(np.full((150, n_genes), 2.0), seed=seed)
         for n in (2, 20, 150):
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
