@@ -1229,7 +1229,9 @@ def test_a_reader_that_has_had_enough_is_no_failure(place):
         timeout=120,
     )
     os.close(writing)
-    assert done.returncode == 0 and done.stderr == ""
+    assert done.returncode == 0
+    # A model of three epochs has not learnt the groups, and says so: that is all that is said.
+    assert all(re.match("warning: group_[ab]: ", line) for line in done.stderr.splitlines())
 
 
 TRAIN = "train counts.npz --out new --epochs 2 --batch-size 16 --latent 2 --hidden 8"
