@@ -82,10 +82,10 @@ def test_of_genes_that_are_equal_few_are_marked(simulated):
     assert 0.9 < slope < 1.05
 
 
-def test_vanilla_marks_no_genes_and_says_why(simulated):
-    """What it would mark depends on how closely the decoder was fitted: see the benchmark."""
+def test_vanilla_marks_no_genes(simulated):
+    """A sure direction is no difference: how many false ones there are depends on the training."""
     model, data = simulated
-    table = model.differential_expression(data.x, data.in_a, mode="vanilla", n_samples=500)
+    table = model.differential_expression(data.x, data.in_a, mode="vanilla")
     assert "is_de" not in table.columns and table.delta is None
     with pytest.raises(KeyError, match="'is_de'.*use mode 'change'"):
         table["is_de"]

@@ -17,12 +17,12 @@ def test_the_score_knows_a_group_that_is_there_and_none_that_is_not():
 
 
 def test_the_latent_space_knows_a_group_of_20_in_1000():
-    """Without weight decay: 0.92, and 0.94 from the counts themselves."""
+    """Without a prior on the weights: 0.92, and 0.94 from the counts themselves."""
     assert group_in_z(seed=0, weight_decay=None) > 0.8
 
 
 def test_a_model_of_100_cells_foresees_others_as_well_as_without_decay():
-    """Cells of cortex, in nats of held-out ELBO; some 100 are lost."""
+    """Cells of cortex, in nats of held-out ELBO."""
     x = read(show.DATA / "cortex.npz").X
     default, none = [held_out_elbo(x, 100, 0, decay) for decay in (None, 0.0)]
     assert default > none - 10.0

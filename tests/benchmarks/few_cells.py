@@ -1,7 +1,7 @@
 """Few cells, and few among many: `python -m tests.benchmarks.few_cells`.
 
-Weight decay keeps a model from learning single cells by heart. How much is too much? The default
-(`SCVI._weight_decay`) beside none:
+A prior on the decoder's weights (weight decay) keeps a model from learning single cells by heart.
+How much is too much? The default (see `SCVI.fit`) beside none:
 
     held-out ELBO     of 1,000 other cells of cortex, after training on 100 to 1,000 of them
     a group in z      20 of 1,000 simulated cells differ in 40 of 200 genes, by 0.3 to 1.2 on the
@@ -71,7 +71,7 @@ def main(arguments=None) -> int:
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each (default 3)")
     seeds = range(parser.parse_args(arguments).seeds)
     x = read(show.DATA / "cortex.npz").X
-    print("| | default weight decay | none |")
+    print("| | default | no weight decay |")
     print("| --- | --- | --- |", flush=True)
     for n_cells in N_CELLS:
         both = [[held_out_elbo(x, n_cells, s, decay) for s in seeds] for decay in (None, 0.0)]
