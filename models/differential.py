@@ -54,13 +54,12 @@ from scipy import special
 from minigrad import backend
 from minigrad.backend import Array
 from minigrad.data import take_rows
-from minigrad.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from minigrad.fit import evaluating
 from minigrad.tensor import Tensor
 from models.counts import moments
 from models.files import warn_of_formulas
-from models.inputs import one_of, sizes
-from models.posterior import BUDGET, POSTERIOR
+from models.inputs import one_of, whole_number
+from models.posterior import BUDGET, POSTERIOR, count_distribution
 
 LEAST_DELTA = 0.25  # log2 fold change (19 %): what delta is at least where it follows from the data
 KINDS = np.array([0.1, 1.0])  # log2 fold changes of the two kinds of genes, to begin with
@@ -285,7 +284,7 @@ class ComparesGroups:
             )
         if not 0 < fdr < 1:
             raise ValueError(f"fdr must be between 0 and 1, not {fdr}")
-        n_samples = sizes(n_samples=n_samples)[0]
+        n_samples = whole_number("n_samples", n_samples)
         # in memory: draws are of any cells, in any order
         x, codes = self.minibatches(counts, batch, layer, on_disk=False).columns
         names = _gene_names(self, counts, genes)
@@ -451,19 +450,8 @@ def _expected_counts(model, z, size, codes):
         name: p.data if isinstance(p, Tensor) else p
         for name, p in model.generative(*inputs).items()
     }
-    counts = _distribution(model, parameters)
+    counts = count_distribution(model, parameters)
     return [backend.to_host(a).astype(np.float64) for a in (counts.mean, counts.variance)]
-
-
-def _distribution(model, parameters: dict):
-    """The distribution of counts with these parameters (plain arrays), as of `generative`."""
-    if model.likelihood == "poisson":
-        return Poisson(parameters["log_mu"])
-    if model.likelihood == "nb":
-        return NegativeBinomial(parameters["log_mu"], parameters["log_theta"])
-    return ZeroInflatedNegativeBinomial(
-        *[parameters[k] for k in ("log_mu", "log_theta", "zi_logits")]
-    )
 
 
 def _log_share(group: Sums, alike):

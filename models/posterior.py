@@ -18,7 +18,6 @@ has batches.
 
 from __future__ import annotations
 
-from numbers import Real
 from types import SimpleNamespace
 
 import numpy as np
@@ -37,6 +36,7 @@ from minigrad.distributions import (
 from minigrad.fit import evaluating
 from minigrad.tensor import Tensor
 from models.counts import as_matrix, batch_codes, log1p, normalize
+from models.inputs import whole_number
 
 PRIOR_DRAWS = 256  # of z, by which it is known how totals of new cells scatter
 POSTERIOR = 17  # purpose of random numbers, beside those of minigrad/data.py
@@ -61,13 +61,6 @@ def _noise(seed, device):
         library=library,
         counts=SimpleNamespace(standard_gamma=gamma, poisson=poisson, random=uniform),
     )
-
-
-def _whole(name: str, n) -> int:
-    """n as a Python int; ValueError if it is not a whole number of at least 1."""
-    if isinstance(n, bool) or not isinstance(n, Real) or n != n // 1 or n < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, not {n!r}")
-    return int(n)  # type: ignore[call-overload]  # every Real can be made an int
 
 
 def _posteriors(self, data, n_samples: int, noise):
@@ -155,7 +148,7 @@ def elbo(
     library is observed this bounds the likelihood given each cell's total (see there), and a cell
     without counts, whose log p is then 0, has minus its KL divergence.
     """
-    n_samples, data = _whole("n_samples", n_samples), self.minibatches(counts, batch, layer)
+    n_samples, data = whole_number("n_samples", n_samples), self.minibatches(counts, batch, layer)
     found = np.empty(len(data.rows))
     with evaluating(self):
         for cells, x, codes, q_z, q_l, draws in _posteriors(
@@ -196,7 +189,7 @@ def log_likelihood(
     Cells without counts have 0 where the library is observed, and log p(x) like all others where it
     is latent.
     """
-    n_samples, data = _whole("n_samples", n_samples), self.minibatches(counts, batch, layer)
+    n_samples, data = whole_number("n_samples", n_samples), self.minibatches(counts, batch, layer)
     value, error = np.empty((2, len(data.rows)))
     with evaluating(self):
         for cells, x, codes, q_z, q_l, draws in _posteriors(
@@ -303,7 +296,7 @@ def _log_prob_of_zeros(self, i, n, parameters):
         name: p if p is None or p.ndim == 1 else p[i * n : (i + 1) * n]
         for name, p in parameters.items()
     }
-    log_p = _distribution(self, own).log_prob(np.zeros_like(own["log_mu"]))
+    log_p = count_distribution(self, own).log_prob(np.zeros_like(own["log_mu"]))
     return np.sum(log_p.astype(np.float64), axis=1)
 
 
@@ -450,7 +443,7 @@ def _expected(self, counts, batch, transform_batch, n_samples, seed, layer, fini
     """Mean over draws of z and over batches of finish(rho (c, n, n_genes), library size (c, n, 1),
     which cells).
     """
-    n_samples, data = _whole("n_samples", n_samples), self.minibatches(counts, batch, layer)
+    n_samples, data = whole_number("n_samples", n_samples), self.minibatches(counts, batch, layer)
     if n_sizes not in (None, len(data.rows)):
         raise ValueError(f"library_size has {n_sizes} entries for {len(data.rows)} cells")
     targets = (
@@ -485,8 +478,13 @@ def _codes_of(self, labels, name: str) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------------ samples
-def _distribution(self, parameters: dict):
-    """The distribution of counts with these parameters, plain arrays as `_decode` gives them."""
+def count_distribution(
+    self, parameters: dict
+) -> Poisson | NegativeBinomial | ZeroInflatedNegativeBinomial:
+    """The distribution of counts with these parameters, plain arrays of shape (n, n_genes).
+
+    parameters: what `generative` says, by name. (ZI)NB or Poisson, by the model's likelihood.
+    """
     if self.likelihood == "poisson":
         return Poisson(parameters["log_mu"])
     if self.likelihood == "nb":
@@ -511,14 +509,14 @@ def sample_posterior(
     dtype of the model. For checking the model: do real counts look like a draw from it? A cell
     without counts stays so, unless the library is latent.
     """
-    n_samples, data = _whole("n_samples", n_samples), self.minibatches(counts, batch, layer)
+    n_samples, data = whole_number("n_samples", n_samples), self.minibatches(counts, batch, layer)
     noise = _noise(seed, self.device)
     found = np.empty((n_samples, len(data.rows), self.n_genes), self.dtype)
     with evaluating(self):
         for cells, x, codes, _, q_l, draws in _posteriors(self, data, n_samples, noise):
             start = 0
             for z, log_library in draws:
-                of_draws = _distribution(self, _decode(self, z, log_library, codes))
+                of_draws = count_distribution(self, _decode(self, z, log_library, codes))
                 sample = of_draws.sample(noise.counts).reshape(*z.shape[:2], -1)
                 sample = backend.to_host(sample * _has_library(x, q_l))
                 found[start : start + z.shape[1], cells] = sample.transpose(1, 0, 2)
@@ -539,7 +537,7 @@ def generate(self, n: int, *, batch: Array | str | None = None, seed: int = 0) -
     noise does not exceed that variance. Where it is latent, these two are the prior of log l, and
     the noise of counts comes on top.
     """
-    n, noise, rows = _whole("n", n), _noise(seed, self.device), max(1, BUDGET // self.n_genes)
+    n, noise, rows = whole_number("n", n), _noise(seed, self.device), max(1, BUDGET // self.n_genes)
     if batch is None:
         edges = np.cumsum(backend.to_host(self.batch_fraction), dtype=np.float64)
         codes = np.searchsorted(
@@ -561,7 +559,7 @@ def generate(self, n: int, *, batch: Array | str | None = None, seed: int = 0) -
             log_library = library.loc[of] + library.scale[of] * noise.library(
                 (len(of), 1), dtype=self.dtype
             )
-            of_cells = _distribution(self, _decode(self, z, log_library[:, None], of))
+            of_cells = count_distribution(self, _decode(self, z, log_library[:, None], of))
             found[start : start + rows] = backend.to_host(of_cells.sample(noise.counts))
     return found
 
@@ -602,7 +600,7 @@ def _totals_of_new_cells(self, code) -> tuple[np.ndarray, np.ndarray]:
         z = normal((min(rows, PRIOR_DRAWS - start), 1, self.n_latent), dtype=self.dtype)
         codes = backend.to_device(np.full(len(z), code), self.device)
         log_library = self.library_prior(codes).loc[:, None]
-        counts = _distribution(self, _decode(self, z, log_library, codes))
+        counts = count_distribution(self, _decode(self, z, log_library, codes))
         means.append(backend.to_host(np.sum(counts.mean, axis=1)))
         variances.append(backend.to_host(np.sum(counts.variance, axis=1)))
     mean, variance = [np.concatenate(parts).astype(np.float64) for parts in (means, variances)]

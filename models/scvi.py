@@ -460,19 +460,18 @@ class SCVI(ComparesGroups, Saved, Module):
         dropout = self.config["dropout"]
         with ranks_of(parallel).preparing():
             x, codes = self._training_cells(counts, batch, layer)
-        n_train = max(1, x.shape[0] - round(validation * x.shape[0]))
+        n_train = x.shape[0] - round(validation * x.shape[0])
         if epochs is None:
             epochs = usual_epochs(x.shape[0], max(1, round(n_train / batch_size)))
         if weight_decay is None:
-            weight_decay = self.config["n_hidden"] / n_train
+            weight_decay = self.config["n_hidden"] / max(1, n_train)
         optimizer = partial(self._optimizer, learning_rate=learning_rate, weight_decay=weight_decay)
         self.kl_warmup, self.trained = kl_warmup, True
         try:
-            if (n := x.shape[0] - round(validation * x.shape[0])) < 2 and validation < 1:
+            if n_train < 2 and validation < 1:
                 raise ValueError(
-                    f"validation={validation} of {x.shape[0]} cells leaves {n} to train on; "
-                    "training needs at "
-                    "least 2"
+                    f"validation={validation} of {x.shape[0]} cells leaves {n_train} to train on; "
+                    "training needs at least 2"
                 )
             return fit(
                 self,
