@@ -334,13 +334,13 @@ class ComparesGroups:
         in the proportions of the two together: so batches are averaged over.
 
         mode: "change", a log2 fold change of the groups' means beyond delta, to one side, from the
-        counts and what the model expects of them, sorted by its probability; or "vanilla", rho_a > rho_b in a random pair of cells, sorted by the size
-        of the Bayes factor (course, block 5, "Uses: differential gene expression"; Lopez et al.
-        2018). n_samples: pairs of cells, or for "change" draws of z in each group, at least one per
-        cell. delta: None for 0.25 (19 %), or the median size of the fold changes where that is
-        larger; then a gene has changed that changed more than the typical one. fdr: expected
-        proportion of genes with a false hypothesis (or side) among those marked `is_de` (Newton et
-        al. 2004).
+        counts and what the model expects of them, sorted by its probability; or "vanilla", rho_a >
+        rho_b in a random pair of cells, sorted by the size of the Bayes factor (course, block 5,
+        "Uses: differential gene expression"; Lopez et al. 2018). n_samples: pairs of cells, or for
+        "change" draws of z in each group, at least one per cell. delta: None for 0.25 (19 %), or
+        the median size of the fold changes where that is larger; then a gene has changed that
+        changed more than the typical one. fdr: expected proportion of genes with a false hypothesis
+        (or side) among those marked `is_de` (Newton et al. 2004).
         genes: names (n_genes,), by default the model's.
 
         Warns of a group whose means the model has not learnt. Raises ValueError for groups that are
@@ -594,10 +594,11 @@ def _two_kinds(lfc, variance) -> Mixture:
 
         alike ~ Normal(0, narrow),    changed ~ Normal(0, wide),    lfc ~ Normal(true, std)
 
-    with std^2 the variance. How many are of which kind, narrow and wide are those that make all lfc together most probable
-    (empirical Bayes: Efron 2008, section 2; Stephens 2017), found by expectation-maximisation, as
-    if one gene of each kind (KINDS) had been seen before. Then Bayes' rule says of each gene how
-    probable either kind is, and what `true` is in each: normal, its mean lfc times
+    with std^2 the variance. How many are of which kind, narrow and wide are those that make all lfc
+    together most probable (empirical Bayes: Efron 2008, section 2; Stephens 2017), found by
+    expectation-maximisation, as if one gene of each kind (KINDS) had been seen before. Then Bayes'
+    rule says of each gene how probable either kind is, and what `true` is in each: normal, its mean
+    lfc times
 
         shrink = spread / (spread + variance),    spread = narrow^2 or wide^2
 
