@@ -1,8 +1,9 @@
 """Autoencoders: networks that learn to give back what they are given, through a narrow place.
 
-This is a lesson (chapter, "Autoencoder definition"; Hinton & Salakhutdinov 2006). An encoder turns
-a row x of D features into a code z of d numbers. A decoder turns z into x', a guess of x. Both are
-trained together so that x' is close to x.
+This is a lesson (chapter, "Autoencoder definition"; Hinton & Salakhutdinov 2006; "chapter" is block
+5 of the course MCB128, see README). An encoder turns a row x of D features into a code z of d
+numbers. A decoder turns z into x', a guess of x. Both are trained together so that x' is close to
+x.
 
 The smallest one has a single matrix w for both ways. Here it squeezes two features into one number:
 
@@ -40,7 +41,8 @@ Know before reading: minigrad/nn.py, whose layers the networks are made of, and 
 loop that trains them: it calls `loss`, `backward` and the optimiser, and none of the three is
 called here. FeatureModel (feature_model.py) can wait. From it come `fit`, `predict` (a function of
 all rows, piece by piece) and `batch_size`. A model says in `accepted` which entries of x its loss
-is made for, and may replace `_default_epochs`, `_start_from` and `_optimizer`, which `fit` calls.
+is made for, in `config` how it was made (this is saved with its weights), and may replace
+`_default_epochs`, `_start_from` and `_optimizer`, which `fit` calls.
 
 Know after: everything of a VAE (vae.py) but the probabilities.
 """
@@ -309,10 +311,9 @@ class TiedLinearAutoencoder(FeatureModel):
     (chapter, Figure 6). W: (n_features, n_latent); mean: that of the training rows, which is saved
     with W. The loss has no minimum but where the columns of W are an orthonormal basis of the space
     of the first n_latent principal components (Baldi & Hornik 1989): the same subspace as the
-    SVD's, in which W is free to be rotated. This takes rows that vary along n_latent components or
-    more; where they vary along fewer, what W does with the other directions is free as well. dtype,
-    seed: as for Autoencoder. ValueError for an n_latent above n_features. The first example of this
-    file has one.
+    SVD's, in which W is free to be rotated. (If the rows vary along fewer than n_latent directions,
+    W need not be orthonormal.) dtype, seed: as for Autoencoder. ValueError for an n_latent above
+    n_features. The first example of this file has one.
     """
 
     buffers = ("mean",)

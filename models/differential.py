@@ -17,22 +17,23 @@ The table calls these log odds `bayes_factor`, after Lopez et al. (2018). A Baye
 data multiply the odds of H1 by. So the log odds are its logarithm only where H1 and H0 were equally
 probable before the data, as they are in mode="vanilla" and are not in mode="change".
 
-mode="vanilla" is the answer of the chapter. Draw a cell of each group, draw z from the posterior of
-each cell, and decode both. Then p is the proportion of such pairs in which rho_a > rho_b.
+mode="vanilla" is the answer of the chapter. Draw a cell of each group, draw the z of each cell from
+q(z | x), and decode both. Then p is the proportion of such pairs in which rho_a > rho_b.
 
-This misleads. The pairs differ in their cells and in their z, but one decoder makes rho of z in all
-of them, and it was fitted once, to these very cells. Take a gene that is equal in truth, and that
-was counted 5 % more often in a by chance. A decoder that was fitted closely has learnt these 5 %,
-the pairs agree on them, and p is close to 1 although the true difference is 0. So p says which
+This misleads. The pairs differ in their cells and in their z, but one decoder turns z into rho in
+all of them, and it was fitted once, to these very cells. Take a gene that is equal in truth, and
+that was counted 5 % more often in a by chance. A decoder that was fitted closely has learnt these
+5 %, the pairs agree on them, and p is close to 1 although the true difference is 0. So p says which
 direction is the more probable one, not that there is a difference, and this mode marks no genes.
-(If it did, 18 % of those marked would be false where 5 % are expected, in simulations of 500 and
-500 cells: tests/benchmarks/differential.py.) It errs the other way as well. Where a group is too
-small for the model to learn what is special about it, rho is nearly the same in both groups: with
-20 cells of 1,000, a quarter of the log fold changes is left.
+It errs the other way as well: where a group is too small for the model to learn what is special
+about it, rho is nearly the same in both groups. In simulations of which the truth is known, genes
+marked by this p at an expected 5 % of false ones are false in 18 % of cases (500 cells against
+500), and log fold changes come out at a quarter of their size (20 cells against 980). This is
+measured in tests/benchmarks/differential.py; README has the table.
 
 mode="change" asks for more than a direction. H1 is that the log2 fold change between the means of
-the groups is above delta (or below -delta, if that is the more probable side). And it asks the
-counts, because draws of rho cannot say how large chance is.
+the groups is above delta (or below -delta, if that is the more probable side). Draws of rho alone
+cannot answer this, because they do not say how large chance is. The counts do.
 
 The simplest case is one batch and cells of one type. Four numbers are enough: how often the gene
 was counted in a and in b, and the totals of all counts there.
@@ -46,8 +47,9 @@ was counted in a and in b, and the totals of all counts there.
     >>> float(lfc)
     1.0
 
-How exactly is this known? Counts of the same cells, taken again, would scatter with a variance of
-about the count. Those of its natural logarithm would scatter with a variance of about 1 / count:
+How exactly is this known? Were it all counted again, a count would scatter with a variance of about
+its own size, as a Poisson does, and its natural logarithm with a variance of about 1 / count. The
+logarithm of a ratio has the variance of both together:
 
     >>> variance = np.sum(1.0 / counts) / np.log(2.0) ** 2  # of the logarithm to base 2
     >>> float(np.sqrt(variance).round(2))
@@ -130,7 +132,7 @@ from models.inputs import one_of, whole_number
 from models.posterior import BUDGET, POSTERIOR, count_distribution
 
 LEAST_DELTA = 0.25  # log2 fold change (19 %): what delta is at least where it follows from the data
-KINDS = np.array([0.1, 1.0])  # log2 fold changes of the two kinds of genes, to begin with
+KINDS = np.array([0.1, 1.0])  # narrow and wide, of _two_kinds, to begin with: log2 fold changes
 MISFIT = 0.15  # nats beyond chance by which the model may miss a group's means without a warning
 BLUE, GREY, RED = "#0072B2", "#999999", "#D55E00"
 
@@ -141,7 +143,7 @@ class DifferentialExpression:
 
     `table["lfc_mean"]` is a column. columns, a dict of arrays (n_genes,):
       gene               name
-      probability        of the hypothesis, p. "change": that the log2 fold change between the means
+      probability        p, that H1 is true. "change": that the log2 fold change between the means
                          of the groups lies beyond delta, on its more probable side. "vanilla": that
                          rho_a > rho_b in a random pair of cells; p = (k + 1/2) / (n + 1) where it
                          held in k of n pairs, and a tie counts half
@@ -166,6 +168,9 @@ class DifferentialExpression:
     and "vanilla" alone
       lfc_median         over pairs
       probability_error  Monte Carlo standard error, sqrt(p (1 - p) / n): pairs are independent
+
+    mode, n_samples and fdr are as asked for; delta is the one that "change" used, and None for
+    "vanilla".
 
     A Bayes factor is no p-value, and `fdr` no promise about repeated experiments: both are what
     this model believes, given these cells. Cells of one donor are no independent witnesses of what
@@ -235,25 +240,18 @@ class DifferentialExpression:
 
         figure = Figure(figsize=(8, 5.5), layout="constrained")
         axes = figure.add_subplot()
-        x = self["lfc_mean"]
+        x, y = self["lfc_mean"], self["bayes_factor"]
         if self.mode == "change":
-            self._draw_marked(axes, x)
+            self._draw_marked(axes, x, y)
+            axes.set_xlabel("log2 fold change of the groups' means, a over b")
+            axes.set_ylabel("log Bayes factor (nats)")
         else:
-            axes.scatter(x, np.abs(self["bayes_factor"]), s=16, color=GREY, alpha=0.7, linewidths=0)
+            y = np.abs(y)
+            axes.scatter(x, y, s=16, color=GREY, alpha=0.7, linewidths=0)
+            axes.set_xlabel("log2 fold change a over b, mean over pairs")
+            axes.set_ylabel("|log Bayes factor| (nats)")
         reach = 1.35 * max(np.max(np.abs(x)), 1e-3)
-        over = (
-            "of the groups' means, a over b"
-            if self.mode == "change"
-            else "a over b, mean over pairs"
-        )
-        axes.set(
-            xlim=(-reach, reach),
-            xlabel=f"log2 fold change {over}",
-            ylabel="log Bayes factor (nats)"
-            if self.mode == "change"
-            else "|log Bayes factor| (nats)",
-        )
-        y = np.abs(self["bayes_factor"]) if self.mode == "vanilla" else self["bayes_factor"]
+        axes.set_xlim(-reach, reach)
         for side in (-1, 1):
             chosen = np.flatnonzero(np.where(x > 0, 1, -1) == side)[: n_labels // 2]
             _name_genes(axes, self["gene"][chosen], x[chosen], y[chosen], side * reach)
@@ -262,9 +260,9 @@ class DifferentialExpression:
             figure.legend(loc="outside lower center", ncols=3, frameon=False, title=title)
         figure.savefig(path, dpi=150)
 
-    def _draw_marked(self, axes, x) -> None:
+    def _draw_marked(self, axes, x, y) -> None:
         """The genes of mode "change" in three colours, and delta to either side."""
-        y, is_de = self["bayes_factor"], self["is_de"]
+        is_de = self["is_de"]
         for chosen, color, label in (
             (is_de & (x <= 0), BLUE, "higher in b"),
             (~is_de, GREY, "not marked"),
@@ -468,22 +466,22 @@ class Sums(NamedTuple):
 
     observed: np.ndarray  # counts, summed over the cells
     expected: np.ndarray  # the model's means, summed over the cells, each in its own batch
-    excess: np.ndarray  # variance of the sum beyond that of counting, relative to its mean squared
+    excess: np.ndarray  # variance of the sum beyond that of counting, over the square of its mean
     exposure: np.ndarray  # what the fraction is a fraction of: observed / exposure
     n_cells: int
 
 
 def _sums(model, x, codes, cells, batches, n_samples, rng) -> Sums:
-    """Sums over the cells at these positions of x; each has as many draws of z as make n_samples.
+    """Sums over the cells at these positions of x, with n_samples draws of z or more in all.
 
-    batches: codes (any number,) from which those are drawn in which the fractions of the exposure
-    are expected. What is compared is expected counts: of ZINB, with its structural zeros.
+    batches: codes of the cells of both groups, from which the batches for the exposure are drawn.
+    Counts that ZINB expects include its structural zeros.
     """
     part, own = take_rows(x, cells), codes[cells]
     of_counts = moments(part)
     total = of_counts.totals
     mean, std = model.latent(part, np.asarray(model.batches)[own], return_std=True)
-    n_draws = -(-n_samples // len(cells))
+    n_draws = -(-n_samples // len(cells))  # of each cell, rounded up
     draws = np.repeat(np.arange(len(cells)), n_draws)
     step = max(1, BUDGET // model.n_genes)
     of_draws = np.zeros((3, model.n_genes))

@@ -15,10 +15,10 @@ z, cannot be computed, but its logarithm has a lower bound that can, the evidenc
     ELBO(x) = E_q[log p(x | z)] - KL(q(z | x) || p(z))
             = log p(x) - KL(q(z | x) || p(z | x))
 
-The first line says how to compute it: an expectation of how well codes drawn from q give x back,
-less what it costs that q is not the prior. The second says why it is worth raising: either the rows
-become more likely, or the guess q comes closer to the true p(z | x), or both (chapter, "Two
-optimization objectives").
+E_q is the expectation over z drawn from q(z | x). The first line says how to compute the bound: how
+well such codes give x back, less what it costs that q is not the prior. The second says why it is
+worth raising: either the rows become more likely, or the guess q comes closer to the true p(z | x),
+or both (chapter, "Two optimization objectives").
 
 The smallest VAE has one feature and one code, and the decoder is p(x | z) = Normal(z, 1). Then all
 is known: p(x) = Normal(0, sqrt(2)) and p(z | x) = Normal(x / 2, sqrt(1/2)). For the row x = 2:
@@ -37,7 +37,8 @@ is known: p(x) = Normal(0, sqrt(2)) and p(z | x) = Normal(x / 2, sqrt(1/2)). For
 The prior, a guess that has not looked at x, gives a bound 1.15 nats below log p(x). The true
 p(z | x) reaches it.
 
-With networks in the place of these formulas the expectation has none. It is estimated by one draw,
+With networks in the place of these distributions there is no formula for the expectation. It is
+estimated by one draw,
 
     z = mean + std * eps,   eps ~ Normal(0, 1),
 
@@ -111,9 +112,9 @@ class VAE(FeatureModel):
     Figure 10).
 
     dtype: of weights and arithmetic, float32 or float64. seed: of the initial weights and biases,
-    uniform within 1/sqrt(n_in); `fit` then sets the decoder's last biases, for which see
-    _start_from. ValueError names an argument out of range. See chapter, "The VAE decoder is a generative model" and the
-    sections after; Kingma & Welling 2014, section 3.
+    uniform within 1/sqrt(n_in); `fit` then sets the last biases of the decoder (see _start_from).
+    ValueError names an argument out of range. See chapter, "The VAE decoder is a generative model"
+    and the sections after; Kingma & Welling 2014, section 3.
 
         >>> x = np.random.default_rng(0).normal(size=(64, 5))
         >>> model = VAE(5, hidden=(8,), n_latent=2)
@@ -143,8 +144,9 @@ class VAE(FeatureModel):
         self.n_features, self.n_latent = sizes(n_features=n_features, n_latent=n_latent)
         self.dtype = floating(dtype)
         hidden = widths(hidden)
-        self.kind = decoder
+        self.kind = decoder  # its name; self.decoder is the network
         self.accepted = RANGES[decoder].of(f"decoder={decoder!r}")
+        # Units of the widest layer: what it takes in memory to decode one z.
         self.widest = max(self.n_features, self.n_latent, *hidden)
         self.config = dict(
             n_features=self.n_features,
@@ -186,7 +188,7 @@ class VAE(FeatureModel):
             total = np.maximum(np.sum(x, axis=1, keepdims=True), TINY)
             x = np.log1p(x * (self.n_features / total))
         h = x
-        if self.encoder.layers:
+        if self.encoder.layers:  # none where hidden=()
             h = functional.relu(self.encoder(x))
         # A standard deviation must be positive. A layer gives numbers of any sign, and exp makes
         # them positive: in float32 for a log variance between -206 and 177.
