@@ -59,8 +59,8 @@ AT_ONCE = 128  # blocks shuffled together: 64 MB, of which four copies exist for
 def take_rows(column: Matrix, rows: np.ndarray) -> Matrix:
     """The given rows of a dense array or CSR matrix, (n, n_features) or (n,), as the same kind.
 
-    rows: integers in any order, repeats allowed. For CSR this takes a third of the time of SciPy's
-    own indexing at 128 rows, which checks more than is needed here.
+    rows: integers >= 0 in any order, repeats allowed. For CSR this takes a third of the time of
+    SciPy's own indexing at 128 rows, which checks more than is needed here.
     """
     if not sparse.issparse(column):
         return column[rows]

@@ -1,8 +1,9 @@
 """Autoencoders: networks that learn to give back what they are given, through a narrow place.
 
-This is a lesson (chapter, "Autoencoder definition"; Hinton & Salakhutdinov 2006). An encoder turns
-a row x of D features into a code z of d numbers. A decoder turns z into x', a guess of x. Both are
-trained together so that x' is close to x.
+This is a lesson (chapter, "Autoencoder definition"; Hinton & Salakhutdinov 2006; "chapter" is block
+5 of the course MCB128, see README). An encoder turns a row x of D features into a code z of d
+numbers. A decoder turns z into x', a guess of x. Both are trained together so that x' is close to
+x.
 
 The smallest one has a single matrix w for both ways. Here it squeezes two features into one number:
 
@@ -37,7 +38,11 @@ a network could copy x and learn nothing. Noise that is added to its input, and 
 is compared with, rules this out: to remove the noise a network has to know what rows look like.
 
 Know before reading: minigrad/nn.py, whose layers the networks are made of, and minigrad/fit.py, the
-loop that trains them. feature_model.py, which carries rows to the loop, can wait.
+loop that trains them: it calls `loss`, `backward` and the optimiser, and none of the three is
+called here. FeatureModel (feature_model.py) can wait. From it come `fit`, `predict` (a function of
+all rows, piece by piece) and `batch_size`. A model says in `accepted` which entries of x its loss
+is made for, in `config` how it was made (this is saved with its weights), and may replace
+`_default_epochs`, `_start_from` and `_optimizer`, which `fit` calls.
 
 Know after: everything of a VAE (vae.py) but the probabilities.
 """
@@ -91,7 +96,8 @@ def layers(
 ) -> Sequential:
     """Linear layers from each number of units to the next, with ReLU and dropout in between.
 
-    units: at least one; of one alone the result is the identity. rng: of the initial weights.
+    units: widths, one or more. A single width makes no layer, and what goes in comes out. rng: of
+    the initial weights and biases.
     """
     found: list[Module] = []
     for n_in, n_out in zip(units, units[1:]):
@@ -107,7 +113,7 @@ class Autoencoder(FeatureModel):
 
     (Chapter, Figure 5.) hidden: widths of the encoder's hidden layers, from the input on; () for
     none. n_latent: width of the bottleneck, which may exceed n_features. ReLU and dropout follow
-    every hidden layer; the bottleneck is linear.
+    every hidden layer. latent_activation: of the bottleneck, "linear" or "relu".
 
     output: "linear" for unbounded features, "sigmoid" for features in [0, 1], "softmax" for rows
     that are fractions or counts. loss: None for the first that the output has; with D features,
@@ -123,10 +129,10 @@ class Autoencoder(FeatureModel):
 
     dropout: probability in [0, 1). noise: standard deviation, in units of x, of the Gaussian noise
     that is added to inputs in training while the clean x stays the target (denoising; Vincent et
-    al. 2008). dtype: of weights and arithmetic, float32 or float64. seed: of the initial weights.
-    latent_activation: of the bottleneck, "linear" or "relu". initialization: "uniform" within
-    1/sqrt(n_in), as PyTorch's, or "glorot" (uniform within sqrt(6 / (n_in + n_out)), biases 0;
-    Glorot & Bengio 2010, eq. 16). ValueError names an argument out of range.
+    al. 2008). initialization: "uniform", weights and biases within 1/sqrt(n_in), as PyTorch's; or
+    "glorot", weights uniform within sqrt(6 / (n_in + n_out)), biases 0 (Glorot & Bengio 2010,
+    eq. 16). seed: of the initial weights. dtype: of weights and arithmetic, float32 or float64.
+    ValueError names an argument out of range.
 
         >>> x = np.random.default_rng(0).normal(size=(64, 6))
         >>> model = Autoencoder(6, hidden=(8,), n_latent=2)
@@ -211,6 +217,8 @@ class Autoencoder(FeatureModel):
         if self.noise and rng is not None:
             noisy = x + self.noise * rng.standard_normal(x.shape, dtype=x.dtype)
         z = self.encode(noisy, rng)
+        # NumPy's functions of Tensors give Tensors, which remember how they were made. So a loss in
+        # NumPy's notation is all that `backward` needs.
         if self.objective == "mse":
             return np.mean(np.square(self.decode(z, rng) - x), axis=1)
         # The logarithms of x', by formulas that stay exact where x' itself rounds to 0 or 1.
@@ -222,7 +230,11 @@ class Autoencoder(FeatureModel):
     def loss(
         self, x: Array, *, progress: float = 1.0, rng: np.random.Generator | None = None
     ) -> Array:
-        """The loss of a minibatch (n, n_features), dense or CSR: a scalar, the mean over rows."""
+        """The loss of a minibatch (n, n_features), dense or CSR: a scalar, the mean over rows.
+
+        progress: the fraction of the training that is done, which minigrad.fit tells every model.
+        It is not used here. (`fit(progress=False)` is something else: no display.)
+        """
         return np.mean(self.row_loss(dense(x), rng))
 
     def validation(self, x: Array, *, rng: np.random.Generator | None = None) -> dict[str, Array]:
@@ -299,8 +311,9 @@ class TiedLinearAutoencoder(FeatureModel):
     (chapter, Figure 6). W: (n_features, n_latent); mean: that of the training rows, which is saved
     with W. The loss has no minimum but where the columns of W are an orthonormal basis of the space
     of the first n_latent principal components (Baldi & Hornik 1989): the same subspace as the
-    SVD's, in which W is free to be rotated. dtype, seed: as for Autoencoder. ValueError for an
-    n_latent above n_features. The first example of this file has one.
+    SVD's, in which W is free to be rotated. (If the rows vary along fewer than n_latent directions,
+    W need not be orthonormal.) dtype, seed: as for Autoencoder. ValueError for an n_latent above
+    n_features. The first example of this file has one.
     """
 
     buffers = ("mean",)
@@ -323,8 +336,7 @@ class TiedLinearAutoencoder(FeatureModel):
         )
         start = np.random.default_rng(seed).standard_normal((self.n_features, self.n_latent))
         self.weight = Parameter(start / n_features**0.5, self.dtype)
-        # Here `mean` is an array, the mean of the training rows. (In vae.py it is a layer.)
-        self.mean = np.zeros(self.n_features, self.dtype)
+        self.mean = np.zeros(self.n_features, self.dtype)  # of the training rows: see _start_from
         self.variance = 1.0  # of a feature in the training rows, averaged over features
         # The entries of an orthonormal W are of size 1/sqrt(n_features): steps are in proportion.
         self.learning_rate = 0.3 / n_features**0.5
@@ -345,7 +357,7 @@ class TiedLinearAutoencoder(FeatureModel):
     def loss(
         self, x: Array, *, progress: float = 1.0, rng: np.random.Generator | None = None
     ) -> Array:
-        """The mean squared error of a minibatch, dense or CSR: a scalar."""
+        """The mean squared error of a minibatch, dense or CSR: a scalar. progress: not used."""
         return np.mean(self.row_loss(dense(x)))
 
     def validation(self, x: Array, *, rng: np.random.Generator | None = None) -> dict[str, Array]:
@@ -357,7 +369,7 @@ class TiedLinearAutoencoder(FeatureModel):
         """Train on x (n, n_features), all rows in every step and none held out.
 
         PCA leaves no row out either. It takes some ten times the memory of x. Other arguments are
-        those of Autoencoder.fit. The defaults (600 steps of Adam, whose learning rate falls to 0
+        those of FeatureModel.fit. The defaults (600 steps of Adam, whose learning rate falls to 0
         from 0.3/sqrt(n_features)) bring W within principal angles of 1e-3 of the SVD where the
         variances of the last component inside and the first outside differ by 5 % or more.
         """

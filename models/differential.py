@@ -1,41 +1,111 @@
-"""Which genes two groups of cells express differently: what a posterior is sure of, and is not.
+"""Which genes do two groups of cells express differently, and what is only chance?
 
 This is a lesson.
 
 Know before reading: scvi.py's docstring, posterior.py's, and Bayes' rule for two hypotheses.
 
-mode="vanilla" is the question of the chapter. Draw a cell of each group and z from the posterior
-of each, and decode both:
+Let rho be the fraction of expression that belongs to one gene. Of the groups a and b there are two
+hypotheses about each gene:
 
-    p = share of pairs with rho_a > rho_b,       Bayes factor = log p / (1 - p)
+    H1: rho is higher in a             H0: it is not
 
-The pairs differ in their cells and in their z. The weights of the decoder are the same in all of
-them: fitted once, to these very cells. A gene that is equal in truth, but was counted 5 % more
-often in a by chance, is higher in the decoder too, and the pairs agree on it: p is next to 1, of a
-difference that is none. How much of this there is depends on how closely the decoder was fitted. Of
-the genes that this mode would mark among 500 and 500 simulated cells at an expected 5 % of false
-ones, 18 % were false (77 % under an earlier weight decay). So it says which direction is the more
-probable one, and marks no genes. It errs the other way as well: of a group that is too small to be
-worth a direction of z (20 cells of 1,000), only a quarter of the log fold changes is left.
+The answer is p, the probability of H1 given the counts, or the same number as log odds, in nats:
 
-mode="change" asks for the fold change between the means of the groups, and lets the counts answer.
-The model says what counts cannot: how many a gene would get in these batches and libraries if all
-expression were its own.
+    log(p / (1 - p))                   0 where p = 1/2, about 3 where p = 0.95
 
-    exposure = counts that the model expects of the group / the share that it expects of the gene
-               in batches as both groups have them
-    share    = counts / exposure
+The table calls these log odds `bayes_factor`, after Lopez et al. (2018). A Bayes factor is what the
+data multiply the odds of H1 by. So the log odds are its logarithm only where H1 and H0 were equally
+probable before the data, as they are in mode="vanilla" and are not in mode="change".
 
-With one batch, and depths that are alike for all types of cells, the exposure is the number of all
-counts; the share that the model expects is a mean over cells, deep and shallow ones alike. What is
-left is chance, and its size is known: counting, overdispersion, and cells that differ
-(`_log_share`).
+mode="vanilla" is the answer of the chapter. Draw a cell of each group, draw the z of each cell from
+q(z | x), and decode both. Then p is the proportion of such pairs in which rho_a > rho_b.
 
-    lfc = log2 share_a / share_b  ~  Normal(true fold change, variance by chance)
+This misleads. The pairs differ in their cells and in their z, but one decoder turns z into rho in
+all of them, and it was fitted once, to these very cells. Take a gene that is equal in truth, and
+that was counted 5 % more often in a by chance. A decoder that was fitted closely has learnt these
+5 %, the pairs agree on them, and p is close to 1 although the true difference is 0. So p says which
+direction is the more probable one, not that there is a difference, and this mode marks no genes.
+It errs the other way as well: where a group is too small for the model to learn what is special
+about it, rho is nearly the same in both groups. In simulations of which the truth is known, genes
+marked by this p at an expected 5 % of false ones are false in 18 % of cases (500 cells against
+500), and log fold changes come out at a quarter of their size (20 cells against 980). This is
+measured in tests/benchmarks/differential.py; README has the table.
 
-How much of lfc is to be believed depends on how many genes change at all, and by how much. The
-genes say that together (`_two_kinds`): most of them lie as close to 0 as chance would have it, some
-lie far away. This is an empirical prior, and Bayes' rule then answers for each gene.
+mode="change" asks for more than a direction. H1 is that the log2 fold change between the means of
+the groups is above delta (or below -delta, if that is the more probable side). Draws of rho alone
+cannot answer this, because they do not say how large chance is. The counts do.
+
+The simplest case is one batch and cells of one type. Four numbers are enough: how often the gene
+was counted in a and in b, and the totals of all counts there.
+
+    >>> counts = np.array([80.0, 20.0])
+    >>> totals = np.array([20_000.0, 10_000.0])
+    >>> rho = counts / totals
+    >>> rho
+    array([0.004, 0.002])
+    >>> lfc = np.log2(rho[0] / rho[1])
+    >>> float(lfc)
+    1.0
+
+How exactly is this known? Were it all counted again, a count would scatter with a variance of about
+its own size, as a Poisson does, and its natural logarithm with a variance of about 1 / count. The
+logarithm of a ratio has the variance of both together:
+
+    >>> variance = np.sum(1.0 / counts) / np.log(2.0) ** 2  # of the logarithm to base 2
+    >>> float(np.sqrt(variance).round(2))
+    0.36
+
+So lfc is a draw from Normal(true, 0.36), where `true` is the log2 fold change without chance.
+Suppose that before any count was seen, all that was known of it was true ~ Normal(0, 1). Then by
+Bayes' rule it is normal given lfc as well. Its mean is lfc, drawn towards 0:
+
+    >>> shrink = 1.0 / (1.0 + variance)
+    >>> mean = shrink * lfc
+    >>> std = np.sqrt(shrink * variance)
+    >>> float(mean.round(2)), float(std.round(2))
+    (0.88, 0.34)
+
+With delta = 0.25, H1 is true > 0.25. Its probability and log odds:
+
+    >>> p = special.ndtr((mean - 0.25) / std)
+    >>> float(p.round(2)), float(special.logit(p).round(1))
+    (0.97, 3.5)
+
+That is the method. Three things make it general.
+
+1. Several batches. Suppose that the gene is counted three times as well in one batch as in another:
+the model expects fractions of 0.006 and 0.002 there, in cells of either group. All cells have 1,000
+counts. 10 of a are in the first batch; 10 of a and 10 of b are in the second. Then the model
+expects the very 80 and 20 counts from above, of groups that do not differ:
+
+    >>> expected = np.array([10_000 * 0.006 + 10_000 * 0.002, 10_000 * 0.002])
+    >>> expected
+    array([80., 20.])
+
+The model also says what counts cannot: the fraction to be expected if each group were spread over
+the batches as both are together, one third of the cells in the first, and two thirds in the second.
+
+    >>> fraction = 0.006 / 3 + 0.002 * 2 / 3
+    >>> exposure = expected / fraction
+    >>> exposure
+    array([24000.,  6000.])
+    >>> (counts / exposure).round(4)
+    array([0.0033, 0.0033])
+
+The exposure takes the place of the total, and no difference is left. In general
+
+    exposure = counts that the model expects of the group, with each cell in its own batch
+               / mean over its cells of (expected count / total of the cell), with each cell in a
+                 batch drawn from those of both groups
+
+With one batch this is the total again, as far as deep and shallow cells express the gene alike.
+
+2. Chance is more than counting. Cells of one group differ, and counts are overdispersed. What this
+adds to 1 / count is estimated from the model and from the cells (`Sums.excess`).
+
+3. Normal(0, 1) was an assumption. All genes together say what to put in its place (`_two_kinds`):
+the lfc of most genes lie as close to 0 as chance would have it, and some lie far away. This makes
+an empirical prior of two normal distributions, a narrow and a wide one.
 
 Know after: what a Bayes factor of differential expression says and does not say, and how a thousand
 uncertain estimates help each other.
@@ -56,13 +126,13 @@ from minigrad.backend import Array
 from minigrad.data import take_rows
 from minigrad.fit import evaluating
 from minigrad.tensor import Tensor
-from models.counts import moments
+from models.counts import Moments, moments
 from models.files import warn_of_formulas
 from models.inputs import one_of, whole_number
 from models.posterior import BUDGET, POSTERIOR, count_distribution
 
 LEAST_DELTA = 0.25  # log2 fold change (19 %): what delta is at least where it follows from the data
-KINDS = np.array([0.1, 1.0])  # log2 fold changes of the two kinds of genes, to begin with
+KINDS = np.array([0.1, 1.0])  # narrow and wide, of _two_kinds, to begin with: log2 fold changes
 MISFIT = 0.15  # nats beyond chance by which the model may miss a group's means without a warning
 BLUE, GREY, RED = "#0072B2", "#999999", "#D55E00"
 
@@ -73,30 +143,34 @@ class DifferentialExpression:
 
     `table["lfc_mean"]` is a column. columns, a dict of arrays (n_genes,):
       gene               name
-      probability        of the hypothesis, p. "change": that the log2 fold change between the means
+      probability        p, that H1 is true. "change": that the log2 fold change between the means
                          of the groups lies beyond delta, on its more probable side. "vanilla": that
                          rho_a > rho_b in a random pair of cells; p = (k + 1/2) / (n + 1) where it
                          held in k of n pairs, and a tie counts half
-      bayes_factor       log p / (1 - p), in nats: log posterior odds. "vanilla": n pairs bound its
-                         size by log(2 n + 1)
+      bayes_factor       log(p / (1 - p)), in nats: log posterior odds. "vanilla": n pairs bound its
+                         size by log(2 n + 1). "change": the prior odds are not even, so that it is
+                         a Bayes factor by name only
       lfc_mean, lfc_std  of the log2 fold change, a over b. "change": mean and standard deviation of
                          what is believed of it, drawn towards 0 as far as chance may have made it.
                          "vanilla": over pairs, so the spread is that of cells and of their z
-      rho_a, rho_b       expression fraction of each group, 1 for all genes together. "vanilla": the
-                         model's, mean over pairs. "change": the share of the counts, batches
-                         corrected; log2(rho_a / rho_b) is the fold change before it is drawn
+      rho_a, rho_b       expression fraction of each group. "vanilla": the model's, mean over pairs;
+                         1 for all genes together. "change": counts / exposure, about 1 for all
+                         genes together; log2(rho_a / rho_b) is the fold change before it is drawn
                          towards 0
       raw_mean_a, raw_mean_b, nonzero_a, nonzero_b
                          mean count and fraction of cells with a count, in the data as given: with
                          depth and batch in them
 
     "change" alone has
-      is_de              in the largest set of genes of which an expected share of at most `fdr` is
-                         false
+      is_de              in the largest set of genes of which an expected proportion of at most
+                         `fdr` is false
 
     and "vanilla" alone
       lfc_median         over pairs
       probability_error  Monte Carlo standard error, sqrt(p (1 - p) / n): pairs are independent
+
+    mode, n_samples and fdr are as asked for; delta is the one that "change" used, and None for
+    "vanilla".
 
     A Bayes factor is no p-value, and `fdr` no promise about repeated experiments: both are what
     this model believes, given these cells. Cells of one donor are no independent witnesses of what
@@ -166,25 +240,18 @@ class DifferentialExpression:
 
         figure = Figure(figsize=(8, 5.5), layout="constrained")
         axes = figure.add_subplot()
-        x = self["lfc_mean"]
+        x, y = self["lfc_mean"], self["bayes_factor"]
         if self.mode == "change":
-            self._draw_marked(axes, x)
+            self._draw_marked(axes, x, y)
+            axes.set_xlabel("log2 fold change of the groups' means, a over b")
+            axes.set_ylabel("log Bayes factor (nats)")
         else:
-            axes.scatter(x, np.abs(self["bayes_factor"]), s=16, color=GREY, alpha=0.7, linewidths=0)
+            y = np.abs(y)
+            axes.scatter(x, y, s=16, color=GREY, alpha=0.7, linewidths=0)
+            axes.set_xlabel("log2 fold change a over b, mean over pairs")
+            axes.set_ylabel("|log Bayes factor| (nats)")
         reach = 1.35 * max(np.max(np.abs(x)), 1e-3)
-        over = (
-            "of the groups' means, a over b"
-            if self.mode == "change"
-            else "a over b, mean over pairs"
-        )
-        axes.set(
-            xlim=(-reach, reach),
-            xlabel=f"log2 fold change {over}",
-            ylabel="log Bayes factor (nats)"
-            if self.mode == "change"
-            else "|log Bayes factor| (nats)",
-        )
-        y = np.abs(self["bayes_factor"]) if self.mode == "vanilla" else self["bayes_factor"]
+        axes.set_xlim(-reach, reach)
         for side in (-1, 1):
             chosen = np.flatnonzero(np.where(x > 0, 1, -1) == side)[: n_labels // 2]
             _name_genes(axes, self["gene"][chosen], x[chosen], y[chosen], side * reach)
@@ -193,9 +260,9 @@ class DifferentialExpression:
             figure.legend(loc="outside lower center", ncols=3, frameon=False, title=title)
         figure.savefig(path, dpi=150)
 
-    def _draw_marked(self, axes, x) -> None:
+    def _draw_marked(self, axes, x, y) -> None:
         """The genes of mode "change" in three colours, and delta to either side."""
-        y, is_de = self["bayes_factor"], self["is_de"]
+        is_de = self["is_de"]
         for chosen, color, label in (
             (is_de & (x <= 0), BLUE, "higher in b"),
             (~is_de, GREY, "not marked"),
@@ -264,13 +331,14 @@ class ComparesGroups:
         cells. Cells without counts are left out. Both groups are decoded in the same batches, drawn
         in the proportions of the two together: so batches are averaged over.
 
-        mode: "change", a log2 fold change of the groups' means beyond delta, to one side, sorted by
-        its probability; or "vanilla", rho_a > rho_b in a random pair of cells, sorted by the size
-        of the Bayes factor (course, block 5, "Uses: differential gene expression"; Lopez et al.
-        2018). n_samples: pairs of cells, or for "change" draws of z in each group, at least one per
-        cell. delta: None for 0.25 (19 %), or the median size of the fold changes where that is
-        larger; then a gene has changed that changed more than the typical one. fdr: expected share
-        of genes with a false hypothesis (or side) among those marked `is_de` (Newton et al. 2004).
+        mode: "change", a log2 fold change of the groups' means beyond delta, to one side, from the
+        counts and what the model expects of them, sorted by its probability; or "vanilla", rho_a >
+        rho_b in a random pair of cells, sorted by the size of the Bayes factor (course, block 5,
+        "Uses: differential gene expression"; Lopez et al. 2018). n_samples: pairs of cells, or for
+        "change" draws of z in each group, at least one per cell. delta: None for 0.25 (19 %), or
+        the median size of the fold changes where that is larger; then a gene has changed that
+        changed more than the typical one. fdr: expected proportion of genes with a false hypothesis
+        (or side) among those marked `is_de` (Newton et al. 2004).
         genes: names (n_genes,), by default the model's.
 
         Warns of a group whose means the model has not learnt. Raises ValueError for groups that are
@@ -288,19 +356,20 @@ class ComparesGroups:
         # in memory: draws are of any cells, in any order
         x, codes = self.minibatches(counts, batch, layer, on_disk=False).columns
         names = _gene_names(self, counts, genes)
-        cells = _groups(x, group_a, group_b)
+        groups = _groups(x, group_a, group_b)
         rng = backend.generator([seed, POSTERIOR])
-        batches = codes[np.concatenate(cells)]
-        groups = [_sums(self, x, codes, part, batches, n_samples, rng) for part in cells]
-        for name, group in zip(("group_a", "group_b"), groups):
-            _warn_of_misfit(name, group)
+        batches = codes[np.concatenate(groups)]
+        # Mode "vanilla" needs the sums too, but only to warn of what the model has not learnt.
+        sums_a, sums_b = [_sums(self, x, codes, cells, batches, n_samples, rng) for cells in groups]
+        _warn_of_misfit("group_a", sums_a)
+        _warn_of_misfit("group_b", sums_b)
+        threshold = None
         if mode == "vanilla":
-            delta = None
-            found = _of_pairs(*_pairs(self, x, codes, cells, n_samples, seed))
+            found = _of_pairs(*_pairs(self, x, codes, groups, n_samples, seed))
         else:
-            found, delta = _of_means(groups[0], groups[1], delta)
-        mean_a, nonzero_a = _raw(take_rows(x, cells[0]))
-        mean_b, nonzero_b = _raw(take_rows(x, cells[1]))
+            found, threshold = _of_means(sums_a, sums_b, delta)
+        mean_a, nonzero_a = _raw(take_rows(x, groups[0]))
+        mean_b, nonzero_b = _raw(take_rows(x, groups[1]))
         columns = dict(
             gene=names,
             **found,
@@ -318,7 +387,7 @@ class ComparesGroups:
             {name: column[order] for name, column in columns.items()},
             mode=mode,
             n_samples=n_samples,
-            delta=delta,
+            delta=threshold,
             fdr=fdr,
         )
 
@@ -333,29 +402,34 @@ def _raw(x):
 
 # ------------------------------------------------------------------------------- vanilla: the pairs
 def _pairs(model, x, codes, groups, n_samples, seed):
-    """Random pairs of cells: log2 fold changes (n_samples, n_genes), and mean rho (2, n_genes)."""
+    """Random pairs of cells: log2 fold changes (n_samples, n_genes), and mean rho (2, n_genes).
+
+    groups: the positions of the cells of a and of b.
+    """
+    # The same random numbers as those of `_sums`, which is intended: a table is made of one or of
+    # the other, and in this mode it does not depend on whether sums were taken before.
     rng = backend.generator([seed, POSTERIOR])
     picked = np.stack([cells[rng.integers(len(cells), size=n_samples)] for cells in groups])
-    in_batch = codes[rng.choice(np.concatenate(groups), n_samples)]
-    cells, at = np.unique(picked, return_inverse=True)
+    in_batch = codes[rng.choice(np.concatenate(groups), n_samples)]  # of a pair: one for both
+    cells, at = np.unique(picked, return_inverse=True)  # a cell is encoded once for all its pairs
     at = at.reshape(picked.shape)
     mean, std = model.latent(
         take_rows(x, cells), np.asarray(model.batches)[codes[cells]], return_std=True
     )
-    lfc, rho = np.empty((n_samples, model.n_genes), model.dtype), np.zeros((2, model.n_genes))
+    lfc = np.empty((n_samples, model.n_genes), model.dtype)
+    rho = np.zeros((2, model.n_genes))
     step = max(1, BUDGET // (2 * model.n_genes))
     with evaluating(model):
         for start in range(0, n_samples, step):
-            of, codes_of = at[:, start : start + step], in_batch[start : start + step]
-            z = mean[of] + std[of] * rng.standard_normal(
-                (*of.shape, model.n_latent), dtype=model.dtype
-            )
-            no_library = np.zeros((of.size, 1), model.dtype)  # rho is the same for any
-            inputs = z.reshape(of.size, -1), no_library, np.tile(codes_of, 2)
+            pairs = slice(start, start + step)
+            i = at[:, pairs]  # (2, pairs), positions among `cells`
+            z = mean[i] + std[i] * rng.standard_normal((*i.shape, model.n_latent), model.dtype)
+            no_library = np.zeros((i.size, 1), model.dtype)  # rho is the same for any
+            inputs = z.reshape(i.size, -1), no_library, np.tile(in_batch[pairs], 2)
             decoded = model.generative(*[backend.to_device(a, model.device) for a in inputs])
-            log_rho = decoded["log_rho"].numpy().reshape(*of.shape, -1)
+            log_rho = decoded["log_rho"].numpy().reshape(*i.shape, -1)
             rho += np.exp(log_rho).sum(axis=1)
-            lfc[start : start + step] = (log_rho[0] - log_rho[1]) / np.log(2.0)
+            lfc[pairs] = (log_rho[0] - log_rho[1]) / np.log(2.0)
     return lfc, rho / n_samples
 
 
@@ -392,52 +466,55 @@ class Sums(NamedTuple):
 
     observed: np.ndarray  # counts, summed over the cells
     expected: np.ndarray  # the model's means, summed over the cells, each in its own batch
-    excess: np.ndarray  # variance of the sum beyond that of counting, relative to its mean squared
-    exposure: np.ndarray  # expected, over the model's mean share of counts, batches averaged over
+    excess: np.ndarray  # variance of the sum beyond that of counting, over the square of its mean
+    exposure: np.ndarray  # what the fraction is a fraction of: observed / exposure
     n_cells: int
 
 
 def _sums(model, x, codes, cells, batches, n_samples, rng) -> Sums:
-    """Sums over the cells at these positions of x; each has as many draws of z as make n_samples.
+    """Sums over the cells at these positions of x, with n_samples draws of z or more in all.
 
-    batches: codes (any number,) from which those are drawn in which shares are expected. What is
-    compared is expected counts: of ZINB, with its structural zeros.
+    batches: codes of the cells of both groups, from which the batches for the exposure are drawn.
+    Counts that ZINB expects include its structural zeros.
     """
     part, own = take_rows(x, cells), codes[cells]
-    counted = moments(part)
-    total = counted.totals
+    of_counts = moments(part)
+    total = of_counts.totals
     mean, std = model.latent(part, np.asarray(model.batches)[own], return_std=True)
-    n_draws = -(-n_samples // len(cells))
+    n_draws = -(-n_samples // len(cells))  # of each cell, rounded up
     draws = np.repeat(np.arange(len(cells)), n_draws)
     step = max(1, BUDGET // model.n_genes)
-    sums = np.zeros((3, model.n_genes))
+    of_draws = np.zeros((3, model.n_genes))
     with evaluating(model):
         for start in range(0, len(draws), step):
             i = draws[start : start + step]
             size = total[i][:, None]
             z = mean[i] + std[i] * rng.standard_normal((len(i), model.n_latent), dtype=model.dtype)
             mu, variance = _expected_counts(model, z, size, own[i])
-            share = mu / size
+            fraction = mu / size
             if model.n_batches > 1:
-                share = _expected_counts(model, z, size, rng.choice(batches, len(i)))[0] / size
-            sums += [np.sum(a, axis=0) for a in (mu, variance, share)]
-    expected, variance, share = sums / n_draws
+                drawn = rng.choice(batches, len(i))
+                fraction = _expected_counts(model, z, size, drawn)[0] / size
+            of_draws += [np.sum(of_each, axis=0) for of_each in (mu, variance, fraction)]
+    expected, variance, fraction = of_draws / n_draws  # each summed over cells
     exposure = np.full(model.n_genes, total.sum())  # of a gene that the model holds impossible
-    np.divide(expected * len(cells), share, out=exposure, where=np.minimum(expected, share) > 0.0)
+    possible = np.minimum(expected, fraction) > 0.0
+    np.divide(expected * len(cells), fraction, out=exposure, where=possible)
     excess_of_model = (variance - expected) / (expected + 0.5) ** 2
-    excess = np.maximum(excess_of_model, _observed_excess(counted))
-    return Sums(counted.of_genes, expected, np.maximum(excess, 0.0), exposure, len(cells))
+    excess = np.maximum(excess_of_model, _observed_excess(of_counts))
+    return Sums(of_counts.of_genes, expected, np.maximum(excess, 0.0), exposure, len(cells))
 
 
-def _observed_excess(counted) -> np.ndarray:
-    """Sums.excess as the cells show it, from their `moments`: they scatter around total * fraction.
+def _observed_excess(of_counts: Moments) -> np.ndarray:
+    """Sums.excess as the cells show it: their counts x scatter around total * fraction.
 
     The variance of the sum of x over n cells is n / (n - 1) sum (x - total * fraction)^2, where
     fraction = sum x / sum total.
     """
-    n, observed, total = len(counted.totals), counted.of_genes, counted.totals
+    observed, total = of_counts.of_genes, of_counts.totals
+    n = len(total)
     fraction = observed / total.sum()
-    squares = counted.squares - 2.0 * fraction * counted.with_totals
+    squares = of_counts.squares - 2.0 * fraction * of_counts.with_totals
     variance = (squares + fraction**2 * np.sum(total**2)) * n / max(1, n - 1)
     return (variance - observed) / (observed + 0.5) ** 2
 
@@ -454,46 +531,47 @@ def _expected_counts(model, z, size, codes):
     return [backend.to_host(a).astype(np.float64) for a in (counts.mean, counts.variance)]
 
 
-def _log_share(group: Sums, alike):
-    """log of a group's share of counts over `alike`, that of both together, and its variance.
+def _log_fraction(sums: Sums, pooled):
+    """log of a group's fraction of counts over `pooled`, that of both together, and its variance.
 
-    Two (n_genes,), in nats; alike (n_genes,). By the delta method counting makes a variance of
+    Two (n_genes,), in nats; pooled (n_genes,). By the delta method counting makes a variance of
     1 / count, and what exceeds it comes on top. Half a count is added to what was counted, and to
     what would have been if the groups were alike: no counts then say little, not minus infinity.
     """
-    counted = group.observed + 0.5
-    if_alike = alike * group.exposure + 0.5
-    return np.log(counted / if_alike), 1.0 / counted + group.excess
+    observed = sums.observed + 0.5
+    if_alike = pooled * sums.exposure + 0.5
+    return np.log(observed / if_alike), 1.0 / observed + sums.excess
 
 
 def _of_means(a: Sums, b: Sums, delta):
-    """Columns (n_genes,) of mode "change", and its delta."""
-    alike = (a.observed + b.observed) / (a.exposure + b.exposure)
-    log_a, variance_a = _log_share(a, alike)
-    log_b, variance_b = _log_share(b, alike)
+    """Columns (n_genes,) of mode "change", and its threshold: delta, unless that is None."""
+    pooled = (a.observed + b.observed) / (a.exposure + b.exposure)
+    log_a, variance_a = _log_fraction(a, pooled)
+    log_b, variance_b = _log_fraction(b, pooled)
     lfc = (log_a - log_b) / np.log(2.0)
     believed = _two_kinds(lfc, (variance_a + variance_b) / np.log(2.0) ** 2)
     weight = np.exp(believed.log_weight)
     mean = np.sum(weight * believed.mean, axis=0)
     square = np.sum(weight * (believed.mean**2 + believed.variance), axis=0)
+    threshold = delta
     if delta is None:
-        delta = max(LEAST_DELTA, float(np.median(np.abs(mean))))
+        threshold = max(LEAST_DELTA, float(np.median(np.abs(mean))))
     log_odds = np.maximum(
-        _log_odds_above(believed, delta), _log_odds_above(believed.turned(), delta)
+        _log_odds_above(believed, threshold), _log_odds_above(believed.turned(), threshold)
     )
     columns = dict(
         probability=special.expit(log_odds),
         bayes_factor=log_odds,
         lfc_mean=mean,
         lfc_std=np.sqrt(np.maximum(square - mean**2, 0.0)),
-        rho_a=alike * np.exp(log_a),
-        rho_b=alike * np.exp(log_b),
+        rho_a=pooled * np.exp(log_a),
+        rho_b=pooled * np.exp(log_b),
     )
-    return columns, delta
+    return columns, threshold
 
 
 class Mixture(NamedTuple):
-    """Every gene's fold change as a mixture of two normals: if it is alike, and if it changed.
+    """Every gene's fold change as a mixture of two normals: one if it is alike, one if it changed.
 
     Arrays are (2, n_genes).
     """
@@ -512,61 +590,69 @@ def _two_kinds(lfc, variance) -> Mixture:
 
     Some genes are alike in both groups, and others changed:
 
-        alike ~ Normal(0, narrow),    changed ~ Normal(0, wide),    lfc ~ Normal(true, variance)
+        alike ~ Normal(0, narrow),    changed ~ Normal(0, wide),    lfc ~ Normal(true, std)
 
-    How many are of which kind, narrow and wide are those that make all lfc together most probable
-    (empirical Bayes: Efron 2008, section 2; Stephens 2017), found by expectation-maximisation, as
-    if one gene of each kind (KINDS) had been seen before. Then Bayes' rule says of each gene how
-    probable either kind is, and what it is in each: normal, and the nearer to 0 the more its own
-    variance exceeds that of the kind.
+    with std^2 the variance. How many are of which kind, narrow and wide are those that make all lfc
+    together most probable (empirical Bayes: Efron 2008, section 2; Stephens 2017), found by
+    expectation-maximisation, as if one gene of each kind (KINDS) had been seen before. Then Bayes'
+    rule says of each gene how probable either kind is, and what `true` is in each: normal, its mean
+    lfc times
+
+        shrink = spread / (spread + variance),    spread = narrow^2 or wide^2
+
+    so the closer to 0, the larger the variance of lfc is beside that of the kind.
     """
-    share, spread = np.array([0.5, 0.5]), KINDS**2
+    proportion = np.array([0.5, 0.5])  # of genes that are alike, and that changed
+    spread = KINDS**2
     for _ in range(500):
+        # What every gene is, if the kinds are these ...
         marginal = spread[:, None] + variance
-        log_weight = np.log(share)[:, None] - 0.5 * (np.log(marginal) + lfc**2 / marginal)
+        log_weight = np.log(proportion)[:, None] - 0.5 * (np.log(marginal) + lfc**2 / marginal)
         log_weight = log_weight - special.logsumexp(log_weight, axis=0)
         shrink = spread[:, None] / marginal
         found = Mixture(log_weight, shrink * lfc, shrink * variance)
+        # ... and what the kinds are, if the genes are these.
         weight = np.exp(log_weight)
         n = weight.sum(axis=1) + 1.0
-        share = n / n.sum()
+        proportion = n / n.sum()
         spread = (np.sum(weight * (found.mean**2 + found.variance), axis=1) + KINDS**2) / n
     return found
 
 
-def _log_odds_above(believed: Mixture, delta) -> np.ndarray:
-    """log of p / (1 - p), p the probability of a fold change above delta: (n_genes,)."""
-    z = (believed.mean - delta) / np.sqrt(believed.variance)
+def _log_odds_above(believed: Mixture, threshold) -> np.ndarray:
+    """log(p / (1 - p)), p the probability of a fold change above the threshold: (n_genes,)."""
+    z = (believed.mean - threshold) / np.sqrt(believed.variance)
     above = special.logsumexp(believed.log_weight + special.log_ndtr(z), axis=0)
     below = special.logsumexp(believed.log_weight + special.log_ndtr(-z), axis=0)
     return above - below
 
 
 def _expected_fdr_set(error, fdr) -> np.ndarray:
-    """The largest set of genes, surest first, with an expected share of false ones of at most fdr.
+    """The largest set of genes, surest first, whose expected proportion of false ones is <= fdr.
 
     error: the probability that a gene's hypothesis is false (n_genes,). Returns a mask.
     """
     order = np.argsort(error, kind="stable")
-    expected = np.cumsum(error[order]) / np.arange(1, len(order) + 1)
+    expected_fdr = np.cumsum(error[order]) / np.arange(1, len(order) + 1)
     chosen = np.zeros(len(order), bool)
-    chosen[order[: np.searchsorted(expected, fdr, side="right")]] = True
+    chosen[order[: np.searchsorted(expected_fdr, fdr, side="right")]] = True
     return chosen
 
 
-def _warn_of_misfit(name: str, group: Sums) -> None:
+def _warn_of_misfit(name: str, sums: Sums) -> None:
     """Warn if a group's means are not those that the model expects, by more than chance explains.
 
-    excess: by how much squared log ratios of observed to expected counts exceed their variances, on
+    misfit: by how much squared log ratios of observed to expected counts exceed their variances, on
     average over genes, each weighted by how exactly it is known. 4 standard deviations are chance.
     """
-    log_ratio, variance = _log_share(group._replace(exposure=group.expected), 1.0)
-    weight = 1.0 / variance
-    excess = np.sum(weight * (log_ratio**2 - variance)) / weight.sum()
-    if excess > max(MISFIT**2, 4.0 * np.sqrt(2.0 * len(weight)) / weight.sum()):
-        factor = np.exp(np.sqrt(excess))
+    # With the expected counts for exposure and 1 for pooled, the fraction is observed / expected.
+    log_ratio, variance = _log_fraction(sums._replace(exposure=sums.expected), 1.0)
+    precision = 1.0 / variance
+    misfit = np.sum(precision * (log_ratio**2 - variance)) / precision.sum()
+    if misfit > max(MISFIT**2, 4.0 * np.sqrt(2.0 * len(precision)) / precision.sum()):
+        factor = np.exp(np.sqrt(misfit))
         warnings.warn(
-            f"{name}: its {group.n_cells} cells have other means than the model expects of them, "
+            f"{name}: its {sums.n_cells} cells have other means than the model expects of them, "
             f"by a factor of {factor:.2f} beyond chance: the model has not learnt what is special "
             "about them. Mode 'change' corrects the fold changes by the counts; mode 'vanilla', "
             "latent and denoise cannot. Train longer, or with dropout=0 or less weight_decay",
@@ -614,11 +700,11 @@ def _groups(x, group_a, group_b) -> list:
             f"group_a and group_b share {len(both)} cells, such as {both[0]}; a cell can be in one "
             "only"
         )
-    counted = np.asarray(x.sum(axis=1)).ravel() > 0
+    has_counts = np.asarray(x.sum(axis=1)).ravel() > 0
     for name, cells in (("group_a", a), ("group_b", b)):
-        if not np.any(counted[cells]):
+        if not np.any(has_counts[cells]):
             raise ValueError(f"{name} holds no cells" + " with counts" * (len(cells) > 0))
-    return [cells[counted[cells]] for cells in (a, b)]
+    return [cells[has_counts[cells]] for cells in (a, b)]
 
 
 def _positions(group, n_cells: int, name: str) -> np.ndarray:

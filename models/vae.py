@@ -15,10 +15,10 @@ z, cannot be computed, but its logarithm has a lower bound that can, the evidenc
     ELBO(x) = E_q[log p(x | z)] - KL(q(z | x) || p(z))
             = log p(x) - KL(q(z | x) || p(z | x))
 
-The first line says how to compute it: an expectation of how well codes drawn from q give x back,
-less what it costs that q is not the prior. The second says why it is worth raising: the rows become
-more likely, and the guess q comes closer to the true p(z | x) (chapter, "Two optimization
-objectives").
+E_q is the expectation over z drawn from q(z | x). The first line says how to compute the bound: how
+well such codes give x back, less what it costs that q is not the prior. The second says why it is
+worth raising: either the rows become more likely, or the guess q comes closer to the true p(z | x),
+or both (chapter, "Two optimization objectives").
 
 The smallest VAE has one feature and one code, and the decoder is p(x | z) = Normal(z, 1). Then all
 is known: p(x) = Normal(0, sqrt(2)) and p(z | x) = Normal(x / 2, sqrt(1/2)). For the row x = 2:
@@ -37,14 +37,16 @@ is known: p(x) = Normal(0, sqrt(2)) and p(z | x) = Normal(x / 2, sqrt(1/2)). For
 The prior, a guess that has not looked at x, gives a bound 1.15 nats below log p(x). The true
 p(z | x) reaches it.
 
-With networks in the place of these formulas the expectation has none. It is estimated by one draw,
+With networks in the place of these distributions there is no formula for the expectation. It is
+estimated by one draw,
 
     z = mean + std * eps,   eps ~ Normal(0, 1),
 
 in which the random part does not depend on the weights, so that gradients pass through mean and std
 (chapter, "The reparameterization trick"; Kingma & Welling 2014, section 2.4).
 
-Know before reading: autoencoder.py, and minigrad/distributions.py.
+Know before reading: autoencoder.py, and minigrad/distributions.py: the mean and the standard
+deviation of a Normal are its `loc` and `scale`, and `rsample` draws from it with gradients.
 
 Know after: scVI (scvi.py), but for what is special about counts.
 """
@@ -85,6 +87,9 @@ from models.inputs import (
 RANGES = {"normal": ANY_NUMBER, "bernoulli": UNIT_INTERVAL, "categorical": NOT_NEGATIVE}
 TINY = 1e-30  # stands for the total of a row of zeros
 
+# From posterior.py come POSTERIOR, what the random numbers of a trained model are for (as NOISE and
+# others in minigrad/data.py say it of training), and BUDGET, how many numbers are computed at once.
+
 
 class VAE(FeatureModel):
     """A VAE: n_features - hidden - q(z) of n_latent dimensions - reversed hidden - p(x | z).
@@ -106,9 +111,10 @@ class VAE(FeatureModel):
     categorical encoder sees log(1 + D x / sum(x)), of order 1 whatever the total is (chapter,
     Figure 10).
 
-    dtype: of weights and arithmetic, float32 or float64. seed: of the initial weights. ValueError
-    names an argument out of range. See chapter, "The VAE decoder is a generative model" and the
-    sections after; Kingma & Welling 2014, section 3.
+    dtype: of weights and arithmetic, float32 or float64. seed: of the initial weights and biases,
+    uniform within 1/sqrt(n_in); `fit` then sets the last biases of the decoder (see _start_from).
+    ValueError names an argument out of range. See chapter, "The VAE decoder is a generative model"
+    and the sections after; Kingma & Welling 2014, section 3.
 
         >>> x = np.random.default_rng(0).normal(size=(64, 5))
         >>> model = VAE(5, hidden=(8,), n_latent=2)
@@ -138,8 +144,9 @@ class VAE(FeatureModel):
         self.n_features, self.n_latent = sizes(n_features=n_features, n_latent=n_latent)
         self.dtype = floating(dtype)
         hidden = widths(hidden)
-        self.kind = decoder
+        self.kind = decoder  # its name; self.decoder is the network
         self.accepted = RANGES[decoder].of(f"decoder={decoder!r}")
+        # Units of the widest layer: what it takes in memory to decode one z.
         self.widest = max(self.n_features, self.n_latent, *hidden)
         self.config = dict(
             n_features=self.n_features,
@@ -154,8 +161,8 @@ class VAE(FeatureModel):
         units = [self.n_features, *hidden]
         self.encoder = layers(units, dtype=self.dtype, rng=rng)
         # Two layers, the last step of the encoder: from the hidden units to the mean and the log
-        # variance of q(z | x). Saved weights go by these names. (The `mean` of a distribution,
-        # as in `decode(z).mean`, is an array: its expectation.)
+        # variance of q(z | x). Their names are those of the weights in saved files. So `self.mean`
+        # is a layer; `.mean` of a distribution, as in `decode(z).mean`, is its expectation.
         self.mean = Linear(units[-1], self.n_latent, dtype=self.dtype, rng=rng)
         self.log_var = Linear(units[-1], self.n_latent, dtype=self.dtype, rng=rng)
         self.decoder = layers([self.n_latent, *units[::-1]], dtype=self.dtype, rng=rng)
@@ -181,10 +188,13 @@ class VAE(FeatureModel):
             total = np.maximum(np.sum(x, axis=1, keepdims=True), TINY)
             x = np.log1p(x * (self.n_features / total))
         h = x
-        if self.encoder.layers:
+        if self.encoder.layers:  # none where hidden=()
             h = functional.relu(self.encoder(x))
-        std = np.exp(0.5 * self.log_var(h))  # positive, whatever the layer returns
-        return Normal(self.mean(h), std)
+        # A standard deviation must be positive. A layer gives numbers of any sign, and exp makes
+        # them positive: in float32 for a log variance between -206 and 177.
+        std = np.exp(0.5 * self.log_var(h))
+        loc = self.mean(h)  # the layer of that name
+        return Normal(loc, std)
 
     def decode(self, z: Array) -> Normal | Bernoulli | Categorical:
         """p(x | z) of z (n, n_latent): the distribution, with parameters (n, n_features)."""
@@ -211,13 +221,14 @@ class VAE(FeatureModel):
         """The two parts of each row's ELBO, E_q[log p(x | z)] and KL(q(z | x) || p(z)): (n,) each.
 
         x: a dense minibatch (n, n_features). The expectation is estimated by one draw of z, with
-        the noise eps (n, n_latent), or noise from rng. In nats; the difference of the two estimates
-        the ELBO without bias (chapter, "VAE Pytorch code"; Kingma & Welling 2014, eq. 7 and 10).
-        The KL is exact, sum_j (mean_j^2 + std_j^2 - 1) / 2 - log std_j.
+        the noise eps (n, n_latent), or noise from rng. The KL is exact,
+        sum_j (mean_j^2 + std_j^2 - 1) / 2 - log std_j. In nats; the first minus the second is an
+        unbiased estimate of the ELBO (chapter, "VAE Pytorch code"; Kingma & Welling 2014, eq. 7 and
+        10).
         """
         q = self.encode(x)
         kl_z = np.sum(kl_divergence(q, Normal(0.0, 1.0)), axis=1)
-        z = q.rsample(eps) if eps is not None else q.rsample(rng=rng)
+        z = q.rsample(eps=eps) if eps is not None else q.rsample(rng=rng)
         return self.log_prob(x, z), kl_z
 
     def loss(
@@ -246,7 +257,7 @@ class VAE(FeatureModel):
 
         kl_warmup: fraction of the training, at most 0.5, over which the weight of the KL rises from
         0 to 1 (Sonderby et al. 2016): else q may give up on z before z has become of use. The other
-        arguments are those of Autoencoder.fit. The History has validation_elbo,
+        arguments are those of FeatureModel.fit. The History has validation_elbo,
         validation_reconstruction and validation_kl, in nats a row. A learned sigma has a best value
         only where z cannot reproduce x exactly. ValueError for kl_warmup out of range.
         """
@@ -266,18 +277,18 @@ class VAE(FeatureModel):
             return
         # So that the decoder starts at the mean of the rows and has to learn how each one differs.
         # Probabilities are kept away from 0 and 1, where their logits would be infinite.
-        mean = means(x)
+        mean_row = means(x)
         if self.kind == "normal":
-            start = mean
+            start = mean_row
         elif self.kind == "bernoulli":
-            start = special.logit(0.98 * mean + 0.01)
+            start = special.logit(0.98 * mean_row + 0.01)
         else:
-            start = np.log(0.99 * mean / max(mean.sum(), TINY) + 0.01 / self.n_features)
+            start = np.log(0.99 * mean_row / max(mean_row.sum(), TINY) + 0.01 / self.n_features)
         last = self.decoder[-1]
         assert isinstance(last, Linear)
         backend.assign(last.bias.data, start)
         if hasattr(self, "log_sigma"):  # log of the standard deviation: half the log variance
-            self.log_sigma.data[...] = 0.5 * np.log(max(mean_variance(x, mean), 1e-12))
+            self.log_sigma.data[...] = 0.5 * np.log(max(mean_variance(x, mean_row), 1e-12))
 
     def _rows(self, x: Any, in_range: bool = False) -> Any:
         """x, checked: see as_features.
@@ -294,11 +305,11 @@ class VAE(FeatureModel):
 
         With return_std: (means, standard deviations), each (n, n_latent).
         """
-        mean = self.predict(x, lambda piece: self.encode(piece).loc)
+        loc = self.predict(x, lambda piece: self.encode(piece).loc)
         if not return_std:
-            return mean
+            return loc
         std = self.predict(x, lambda piece: self.encode(piece).scale)
-        return mean, std
+        return loc, std
 
     def reconstruct(self, x: Array) -> np.ndarray:
         """E[x' | z] at the mean of q(z | x): (n, n_features).
@@ -353,9 +364,9 @@ class VAE(FeatureModel):
     def _blocks_of_log_weights(
         self, x: Array, n_samples: int, rng: np.random.Generator
     ) -> Iterator[np.ndarray]:
-        """The log weights of n_samples draws, (n, n_rows) at a time, as many as memory is for."""
+        """The log weights of n_samples draws, in blocks (n, n_rows) that do not fill the memory."""
         q = self.encode(x)
-        q = Normal(q.loc.data, q.scale.data)
+        q = Normal(q.loc.data, q.scale.data)  # plain arrays: nothing of this is differentiated
         at_once = max(1, posterior.BUDGET // (len(x) * self.widest))
         for start in range(0, n_samples, at_once):
             n = min(at_once, n_samples - start)
@@ -381,7 +392,8 @@ class VAE(FeatureModel):
         with evaluating(self):
             z = rng.standard_normal((n, self.n_latent), dtype=self.dtype)
             p = self.decode(z)
-            return backend.to_host(p.mean.data if mean else p.sample(rng))
+            rows = p.mean if mean else p.sample(rng)
+            return _on_host(rows)
 
 
 def _on_host(x: Array) -> np.ndarray:

@@ -358,8 +358,8 @@ def test_the_variance_of_a_log_ratio_is_that_over_experiments(n_cells, mean, the
     expected = np.full(500, n_cells * mean)
     excess = (n_cells * p.variance[0] - expected) / (expected + 0.5) ** 2
     group = sums(observed=observed, exposure=expected, excess=excess, n_cells=n_cells)
-    log_share, variance = differential._log_share(group, 1.0)
-    z = log_share / np.sqrt(variance)
+    log_fraction, variance = differential._log_fraction(group, 1.0)
+    z = log_fraction / np.sqrt(variance)
     assert 0.85 < np.std(z) < 1.05
     assert np.mean(np.abs(z) > 1.96) < 0.07
 
