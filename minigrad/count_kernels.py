@@ -59,8 +59,10 @@ def exact_poisson(x: np.ndarray, log_rate: np.ndarray) -> list[np.ndarray]:
     log_x = np.log(x1)
     deviance = _deviance(x1, (rate - x1) / x1, rate - x1, log_rate - log_x)
     value = -deviance - HALF_LOG_2PI - 0.5 * log_x - _stirling_error(x1, log_x)
+    value = np.where(is_positive, value, -rate)
+    value = np.where(log_rate == np.inf, -np.inf, value)  # the rate was cut off, but not log_rate
     d_log_rate = np.where(is_positive, x1, 0.0) - rate
-    return _on_counts(x, is_positive, np.where(is_positive, value, -rate), d_log_rate)
+    return _on_counts(x, is_positive, value, d_log_rate)
 
 
 def exact_nb(x: np.ndarray, log_mu: np.ndarray, log_theta: np.ndarray) -> list[np.ndarray]:
@@ -68,7 +70,8 @@ def exact_nb(x: np.ndarray, log_mu: np.ndarray, log_theta: np.ndarray) -> list[n
 
     The inputs and the three results: float64 of shape (k,). Equations: count_likelihoods.py.
     """
-    log_theta = np.minimum(log_theta, EXP_LIMIT)
+    theta_is_zero = log_theta == -np.inf  # then all counts are 0
+    log_theta = np.minimum(np.maximum(log_theta, -1e300), EXP_LIMIT)  # 0 times it is 0, not NaN
     mu = np.exp(np.minimum(log_mu, EXP_LIMIT))
     theta = np.exp(log_theta)
     d = log_mu - log_theta
@@ -110,7 +113,7 @@ def exact_nb(x: np.ndarray, log_mu: np.ndarray, log_theta: np.ndarray) -> list[n
     phi_difference = _z_phi(z, log_z) * (theta / z) - _z_phi(theta, log_theta)
     d_log_theta = -deviance_theta + np.where(is_positive, phi_difference, 0.0)
 
-    value = np.where(is_positive, value, value_at_0)
+    value = np.where(is_positive, np.where(theta_is_zero, -np.inf, value), value_at_0)
     return _on_counts(x, is_positive, value, d_log_mu, d_log_theta)
 
 
@@ -134,8 +137,8 @@ def exact_zinb(
 
     from_nb = np.where(is_zero, special.expit(-log_odds), 1.0)  # P(x came from the NB | x)
     d_zi_logits = np.where(is_zero, special.expit(-a) - from_nb, -special.expit(a))
-    d_log_mu = np.where(from_nb > 0.0, from_nb * d_log_mu, 0.0)
-    d_log_theta = np.where(from_nb > 0.0, from_nb * d_log_theta, 0.0)
+    d_log_mu = np.where(from_nb == 0.0, 0.0, from_nb * d_log_mu)
+    d_log_theta = np.where(from_nb == 0.0, 0.0, from_nb * d_log_theta)
     return _on_counts(x, _is_positive_count(x), value, d_log_mu, d_log_theta, d_zi_logits)
 
 
@@ -235,6 +238,7 @@ def _elementwise(exact, needs, x, *parameters):
     dtype = np.float64
     if any(hasattr(p, "dtype") for p in parameters):
         dtype = np.result_type(*parameters, np.float16)
+    x = x.toarray() if sparse.issparse(x) else x
     x, *parameters = np.broadcast_arrays(x, *parameters)
     columns = [np.ravel(a) for a in (x, *parameters)]
     results = [np.empty(x.size, dtype) if need else None for need in (True, *needs[1:])]

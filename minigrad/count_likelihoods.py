@@ -70,7 +70,7 @@ x = 0, s and phi drop out: log NB(0) = -theta softplus(d).)
 
 **Formula and kernel.** The functions below are the logarithms above, as one would write them. They
 run on any array, and can be differentiated to any order. The line `@fused(...)` over each of them
-names its kernel, and table.py (`Fused.__call__`) chooses between the two: for NumPy arrays, the
+names its kernel, and fused.py (`Fused.__call__`) chooses between the two: for NumPy arrays, the
 kernel. It uses Loader's form where digits would be lost, and is quick where counts are small, as
 nearly all are. Against 60-digit truth over a grid of extremes (x to 10^6, mu from 10^-10, theta
 from 10^-6 to 10^8) its values and gradients are within 1e-9 in float64 and within 1e-5 in float32,
@@ -86,11 +86,12 @@ relative to max(1, |value|):
 Where x is not a count (a fraction, negative, or infinite) log p = -inf with gradient 0. Where x is
 NaN, both are NaN. So it is with kernels and with formulas, which `_of_counts` sees to.
 
-Two things hold for the kernels only. There finite parameters never give NaN, and -inf only where
+Three things hold for the kernels only. There finite parameters never give NaN, and -inf only where
 the value lies below the dtype's range; the formulas of the NB and the ZINB fail where theta or its
 lgamma leaves the range (log_theta above 703 or below -709 in float64, above 84 or below -103 in
-float32). And a matrix of counts of another shape than the means is a ValueError there; the formulas
-broadcast it.
+float32). Elementwise, infinite parameters give the limits: with a mean of 0, or a theta of 0, all
+counts are 0, and with an infinite theta they are a Poisson's. And a matrix of counts of another
+shape than the means is a ValueError there; the formulas broadcast it.
 
 Know before reading: what a likelihood is, and functional.py for a formula with a kernel beside it.
 
@@ -146,8 +147,8 @@ def _beside(x, parameter):
 def poisson_log_prob(x: Array, log_rate: Array) -> Array:
     """log Poisson(x) = x log_rate - exp(log_rate) - lgamma(x+1), elementwise, in nats.
 
-    x: counts of any dtype; log_rate: log of the mean; any shapes that broadcast. Returns the
-    broadcast shape, in the dtype of log_rate. Differentiable in log_rate.
+    x: counts of any dtype, dense or sparse; log_rate: log of the mean; any shapes that broadcast.
+    Returns the broadcast shape, in the dtype of log_rate. Differentiable in log_rate.
     """
     return x * log_rate - np.exp(log_rate) - special.gammaln(x + 1.0)
 

@@ -152,6 +152,7 @@ elementwise("absolute", away)
 elementwise("add", real, real)
 elementwise("alias", real)
 elementwise("arctan", real)
+elementwise("bernoulli_log_prob", fraction, away)
 elementwise("betaln", positive, positive)
 elementwise("cos", real)
 elementwise("cosh", real)
@@ -325,6 +326,11 @@ for _name in ("softmax", "log_softmax"):
     example(_name, real(2, 3), axis=0)
     example(_name, real(2, 2, 2), axis=1)
     example(_name, real(0, 2))
+
+example("weighted_log_softmax", positive(3), real(3))
+example("weighted_log_softmax", positive(2, 3), real(2, 3))
+example("weighted_log_softmax", positive(3), real(2, 3))
+example("weighted_log_softmax", np.array([0.0, 1.0]), real(4, 2))
 
 # ------------------------------------------------------------------------ log-likelihoods of counts
 COUNTS = np.array([[0.0, 3.0, 1.0], [0.0, 0.0, 0.0], [12.0, 0.0, 1.0]])  # one cell has none

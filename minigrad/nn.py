@@ -44,6 +44,7 @@ from scipy import special
 
 from minigrad import arena, backend, functional
 from minigrad.backend import Array
+from minigrad.kernels import as_dense
 from minigrad.tensor import Tensor
 
 
@@ -194,7 +195,8 @@ class Linear(Module):
 
     x: (..., n_in), or a CSR matrix (n, n_in); y: (..., n_out). weight: (n_out, n_in); bias:
     (n_out,). Both start uniform within 1/sqrt(n_in), as in PyTorch: the bound of He et al. 2015,
-    with a = sqrt(5). rng: draws these; by default each layer has a generator of its own.
+    with a = sqrt(5). rng: draws these; by default each layer has a generator of its own. With
+    n_in = 0, y is the bias. ValueError where n_in or n_out is not a whole number >= 0.
     """
 
     def __init__(
@@ -205,6 +207,9 @@ class Linear(Module):
         dtype: Any = np.float32,
         rng: np.random.Generator | None = None,
     ):
+        for name, n in (("n_in", n_in), ("n_out", n_out)):
+            if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < 0:
+                raise ValueError(f"Linear: {name} must be a whole number >= 0, not {n!r}")
         if rng is None:
             rng = _own_stream()
         bound = 1.0 / np.sqrt(max(n_in, 1))
@@ -226,6 +231,7 @@ class BatchNorm1d(Module):
         running = (1 - momentum) * running + momentum * that of the minibatch
 
     where the running variance takes the unbiased one, divided by n - 1. All this is as in PyTorch.
+    TypeError for a sparse x.
     """
 
     buffers = ("running_mean", "running_var")
@@ -246,11 +252,12 @@ class BatchNorm1d(Module):
         self.eps = eps
 
     def __call__(self, x: Array, rng: np.random.Generator | None = None) -> Array:
+        x = as_dense(x, "BatchNorm1d: x")
         if not self.training:
             # The same formula with its constants put together: one product and one sum over x.
             scale = self.weight / np.sqrt(self.running_var + self.eps)
             return x * scale + (self.bias - self.running_mean * scale)
-        n = len(x)
+        n = x.shape[0] if x.ndim else 1
         if n < 2:
             raise ValueError(
                 f"BatchNorm1d in training needs at least 2 rows, not {n}: call .eval() to predict"
@@ -286,10 +293,12 @@ class LayerNorm(Module):
 class Dropout(Module):
     """In training, each entry is 0 with probability p, and otherwise divided by 1 - p.
 
-    So an entry keeps its expectation, p * 0 + (1 - p) * x / (1 - p) = x; in evaluation, y = x. Any
-    shape. The mask comes from the generator that the call is given, or else from one of the
-    layer's own, which starts from `seed`. Srivastava et al. 2014, section 4. ValueError for a p
-    outside of [0, 1).
+    So an entry keeps its expectation, p * 0 + (1 - p) * x / (1 - p) = x; in evaluation, y = x. x:
+    an array or Tensor of any shape, whole numbers becoming float32; or a sparse matrix, of which
+    the stored entries are dropped as they would be in a dense array, and which stays sparse (CSR).
+    The mask comes from the generator that the call is given, or else from one of the layer's own,
+    which starts from `seed`. Srivastava et al. 2014, section 4. ValueError for a p outside of
+    [0, 1).
     """
 
     def __init__(self, p: float = 0.5, seed: int | None = None):
@@ -303,6 +312,10 @@ class Dropout(Module):
             return x
         if rng is None:
             rng = self.rng
+        if not backend.is_sparse(x):
+            x = as_dense(x, "Dropout: x")
+        if x.dtype.kind != "f":
+            x = x.astype(np.float32)
         mask = (rng.random(x.shape, dtype=np.float32) >= self.p).astype(x.dtype)
         mask /= 1.0 - self.p
         # The layer's own generator draws on the host, wherever x may be.
@@ -320,7 +333,7 @@ class Sigmoid(Module):
     """y = 1 / (1 + exp(-x)), elementwise."""
 
     def __call__(self, x: Array, rng: np.random.Generator | None = None) -> Array:
-        return special.expit(x)
+        return special.expit(as_dense(x, "Sigmoid: x"))
 
 
 class Softmax(Module):

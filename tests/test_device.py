@@ -232,6 +232,27 @@ def test_distributions():
     agree(Poisson(moved(a)).log_prob(2.0), Poisson(a).log_prob(2.0))
 
 
+def test_distributions_at_the_edges():
+    """Impossible classes, certain ones, a theta of infinity, and NaN; the double refuses what would wait for a number."""
+    logits = np.array([[0.0, -np.inf, 1.0], [0.5, 0.0, np.nan], [0.0, -np.inf, -np.inf]])
+    one_hot = np.eye(3)[[0, 1, 0]]
+    for kind, x in ((Bernoulli, np.array([1.0, 0.0, 1.0])), (Categorical, one_hot)):
+        here, there = kind(logits), kind(moved(logits))
+        agree(there.log_prob(moved(x)), here.log_prob(x))
+        agree(kl_divergence(there, there), kl_divergence(here, here))
+        agree(there.sample(backend.generator([3], "cupy")), here.sample(backend.generator([3])))
+    a = np.array([0.5, np.nan, -np.inf])
+    infinite = np.full(3, np.inf)
+    for kind, parameters in (
+        (Poisson, (a,)),
+        (NegativeBinomial, (a, infinite)),
+        (ZeroInflatedNegativeBinomial, (a, infinite, -infinite)),
+    ):
+        here, there = kind(*parameters), kind(*map(moved, parameters))
+        agree(there.mean, here.mean)
+        agree(there.sample(backend.generator([3], "cupy")), here.sample(backend.generator([3])))
+
+
 # ------------------------------------------------------------------------------------------------------------ errors
 def test_mixed_devices_are_an_error_that_names_both():
     here, there = (

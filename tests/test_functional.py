@@ -518,3 +518,197 @@ def test_cross_entropy_refuses_targets_of_another_shape(target):
 def test_cross_entropy_refuses_classes_that_do_not_exist(bad):
     with pytest.raises(IndexError):
         F.cross_entropy(Tensor(np.zeros((2, 3)), True), np.array([0, bad]))
+
+
+# ---------------------------------------------------------------- classes of weight 0, and what lies at the edges of logits
+def test_weighted_log_softmax_is_the_sum_over_classes():
+    rng = np.random.default_rng(0)
+    weights, logits = rng.gamma(1.0, size=(4, 3)), rng.normal(size=(4, 3))
+    expected = np.sum(weights * special.log_softmax(logits, axis=1), axis=1)
+    for dtype in (np.float64, np.float32):
+        agree(F.weighted_log_softmax, [weights, logits], rng, dtype, expected)
+    agree(lambda x: F.weighted_log_softmax(weights[0], x), [logits], rng)
+    agree(lambda x: F.weighted_log_softmax(weights, x), [logits[0]], rng)
+    found = F.weighted_log_softmax(np.eye(3, dtype=int), Tensor(np.zeros((3, 3), np.float32), True))
+    assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_cross_entropy_with_a_class_that_is_impossible(dtype):
+    """0 log 0 = 0: as without that class."""
+    logits = np.array([[0.0, -np.inf, 2.0], [1.0, -np.inf, 0.5]], dtype)
+    target = np.array([[1.0, 0, 0], [0.25, 0, 0.75]], dtype)
+    expected = -np.mean(
+        np.sum(target * special.log_softmax(logits[:, ::2], axis=1)[:, [0, 0, 1]], axis=1)
+    )
+    p = special.softmax(logits.astype(float), axis=1)
+    for create_graph in (False, True):
+        t = Tensor(logits, requires_grad=True)
+        loss = F.cross_entropy(t, target)
+        np.testing.assert_allclose(loss.data, expected, rtol=1e-6)
+        (g,) = grad(loss, t, create_graph=create_graph)
+        np.testing.assert_allclose(
+            g.data if create_graph else g, (p - target) / 2, rtol=1e-5, atol=1e-7
+        )
+    t = Tensor(logits, requires_grad=True)
+    classes = F.cross_entropy(t, np.array([0, 2]))
+    np.testing.assert_allclose(
+        classes.data, -special.log_softmax(logits, axis=1)[[0, 1], [0, 2]].mean(), rtol=1e-6
+    )
+    assert np.all(np.isfinite(grad(classes, t)[0]))
+
+
+def test_softmax_of_no_classes_and_of_a_number():
+    for name in ("softmax", "log_softmax"):
+        assert getattr(F, name)(np.zeros((2, 0))).shape == (2, 0)
+        with pytest.raises(ValueError, match=f"{name}.*must have an axis"):
+            getattr(F, name)(2.0)
+    np.testing.assert_array_equal(F.logsumexp(np.zeros((2, 0)), axis=1), [-np.inf, -np.inf])
+
+
+# ------------------------------------------------------------------------------------------ kinds of arguments, and errors
+SQUARE = np.array([[1.0, 0, 2], [0, 3, 0], [0, 0, -4]], np.float32)
+ONES = np.ones(3, np.float32)
+OF_DENSE_ARRAYS = {
+    "relu": F.relu,
+    "softplus": F.softplus,
+    "polygamma": lambda x: F.polygamma(1, x),
+    "dropout: mask": lambda x: F.dropout(SQUARE, x),
+    "logsumexp": F.logsumexp,
+    "softmax": F.softmax,
+    "log_softmax": F.log_softmax,
+    "weighted_log_softmax": lambda x: F.weighted_log_softmax(SQUARE, x),
+    "batch_norm": lambda x: F.batch_norm(x, ONES, ONES),
+    "layer_norm": lambda x: F.layer_norm(x, ONES, ONES),
+    "mse: prediction": lambda x: F.mse(x, SQUARE),
+    "mse: target": lambda x: F.mse(SQUARE, x),
+    "cross_entropy: logits": lambda x: F.cross_entropy(x, np.array([0, 1, 2])),
+    "cross_entropy: target": lambda x: F.cross_entropy(SQUARE, x),
+}
+
+
+@pytest.mark.parametrize("kind", [sparse.csr_matrix, sparse.csr_array, sparse.coo_array])
+@pytest.mark.parametrize("name", OF_DENSE_ARRAYS)
+def test_a_sparse_matrix_is_refused_by_name(name, kind):
+    with pytest.raises(TypeError, match=f"{name.split(':')[0]}.*sparse matrix.*toarray"):
+        OF_DENSE_ARRAYS[name](kind(SQUARE))
+
+
+KINDS_OF_SPARSE = [
+    sparse.csr_matrix,
+    sparse.csr_array,
+    sparse.csc_matrix,
+    sparse.coo_array,
+    sparse.lil_matrix,
+]
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_SPARSE)
+def test_dropout_of_a_sparse_matrix_is_elementwise_and_sparse(kind):
+    """Square matrices of the older kind were multiplied as matrices; so were other shapes that fit."""
+    mask = np.array([[2, 0, 2], [0, 2, 2], [2, 2, 0]], np.float32)
+    y = F.dropout(kind(SQUARE), mask)
+    assert sparse.issparse(y) and y.format == "csr" and y.dtype == np.float32
+    assert isinstance(y, sparse.spmatrix) == issubclass(kind, sparse.spmatrix)
+    np.testing.assert_array_equal(y.toarray(), SQUARE * mask)
+    twice = non_canonical(SQUARE, np.random.default_rng(0))
+    np.testing.assert_allclose(F.dropout(twice, mask).toarray(), SQUARE * mask)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix, sparse.csr_array])
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (1, 3), (2, 3), ()])
+def test_dropout_refuses_a_mask_of_another_shape(kind, shape):
+    with pytest.raises(ValueError, match=r"dropout: x has shape \(3, 3\), mask .* the same"):
+        F.dropout(kind(SQUARE), np.ones(shape))
+
+
+def test_lists_and_whole_numbers_are_computed_in_float64():
+    """In uint8, 1 - 2 is 255, and 16 squared is 0; in int8, logaddexp would be of halves."""
+    a, b = [[0, 1], [2, 16]], [[16, 1], [2, 0]]
+    p = special.softmax(np.array(a, float), axis=1)
+    cases = [
+        (F.softmax, p),
+        (F.log_softmax, np.log(p)),
+        (F.logsumexp, special.logsumexp(a)),
+        (F.softplus, np.log1p(np.exp(np.array(a, float)))),
+        (lambda x: F.mse(x, type(x)(b) if isinstance(x, list) else np.array(b, x.dtype)), 128.0),
+        (lambda x: F.cross_entropy(x, [1, 0]), -np.log(p[[0, 1], [1, 0]]).mean()),
+        (lambda x: F.cross_entropy(x, [[0, 1], [1, 0]]), -np.log(p[[0, 1], [1, 0]]).mean()),
+        (lambda x: F.linear(x, [[1.0, 2.0]], [0.5]), [[2.5], [34.5]]),
+        (lambda x: F.layer_norm(x, [1.0, 1.0], [0.0, 0.0], 0.0), [[-1, 1], [-1, 1]]),
+        (lambda x: F.batch_norm(x, [1.0, 1.0], [0.0, 0.0], 0.0)[0], [[-1, -1], [1, 1]]),
+        (lambda x: F.dropout(x, [[0.0, 2.0], [2.0, 0.0]]), [[0, 2], [4, 0]]),
+    ]
+    for kind in (list, *map(np.dtype, ("uint8", "int8", "int64"))):
+        x = a if kind is list else np.array(a, kind)
+        for function, expected in cases:
+            found = function(x)
+            assert found.dtype == np.float64
+            np.testing.assert_allclose(found, expected, rtol=1e-9)
+    np.testing.assert_array_equal(F.relu([[-1, 2]]), [[0, 2]])
+    t = Tensor(np.array([1.0, 2.0]), requires_grad=True)
+    np.testing.assert_allclose(grad(F.mse(t, [0.0, 4.0]), t)[0], [1, -2])
+
+
+ones = np.ones
+WRONG = {
+    "linear: bias that would broadcast": (
+        lambda: F.linear(ones((2, 3)), Tensor(ones((4, 3)), True), ones(1)),
+        r"linear\(float64\[2, 3\], float64\[4, 3\], float64\[1\]\): .*bias \(n_out,\)",
+    ),
+    "linear: bias of a row each": (
+        lambda: F.linear(ones((2, 3)), ones((4, 3)), ones((2, 4))),
+        r"linear\(.*bias \(n_out,\)",
+    ),
+    "linear: a vector of weights": (lambda: F.linear(ones((2, 3)), ones(3), ones(1)), r"linear\(.*weight \(n_out, n_in\)"),
+    "linear: a number": (lambda: F.linear(2.0, ones((4, 3)), ones(4)), r"linear\(2.0.*x must have shape \(..., n_in\)"),
+    "batch_norm: bias": (
+        lambda: F.batch_norm(ones((4, 3)), ones(3), ones((4, 3))),
+        r"batch_norm: x has shape \(4, 3\), weight \(3,\) and bias \(4, 3\)",
+    ),
+    "layer_norm: bias": (lambda: F.layer_norm(ones((4, 3)), ones(3), ones(1)), r"layer_norm: .* and bias \(1,\)"),
+    "mse: list": (lambda: F.mse([1.0, 2.0], [1.0]), r"mse: prediction has shape \(2,\), target \(1,\)"),
+    "cross_entropy: one row": (lambda: F.cross_entropy(ones(3), 1), r"cross_entropy: logits must be \(n, k\).*not \(3,\).*newaxis"),
+    "cross_entropy: three axes": (lambda: F.cross_entropy(ones((2, 3, 4)), [0, 1]), r"cross_entropy: logits must be \(n, k\)"),
+    "cross_entropy: too few classes": (lambda: F.cross_entropy(ones((2, 3)), [0]), r"cross_entropy: logits \(2, 3\) need a target of \(2,\)"),
+    "polygamma": (lambda: F.polygamma(1.5, ones(2)), "polygamma: n must be a whole number >= 1, not 1.5"),
+    "digamma": (lambda: F.polygamma(0, ones(2)), "polygamma: n must .*digamma"),
+    "weighted_log_softmax": (lambda: F.weighted_log_softmax(ones((2, 1)), ones((2, 3))), "weighted_log_softmax.*same number of classes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_shapes_that_do_not_fit_are_refused_by_name(name):
+    call, message = WRONG[name]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("target", [[0.0, 1.0], [True, False], Tensor([0.0, 1.0]), [np.nan, 1.0]])
+def test_cross_entropy_refuses_classes_that_are_not_integers(target):
+    with pytest.raises(
+        TypeError, match=r"cross_entropy: a target of shape \(2,\).*must be integers"
+    ):
+        F.cross_entropy(Tensor(np.zeros((2, 3)), True), target)
+
+
+def test_what_is_no_numbers_is_refused():
+    for function in (F.softplus, F.logsumexp, F.softmax, lambda x: F.mse(x, x)):
+        for wrong in ("text", None, np.ma.array([1.0], mask=[True])):
+            with pytest.raises(TypeError):
+                function(wrong)
+
+
+@pytest.mark.parametrize("n, n_in, n_out", [(4, 0, 3), (4, 3, 0), (0, 3, 2), (0, 0, 0)])
+def test_linear_of_nothing_goes_backward_too(n, n_in, n_out):
+    """An empty sum is 0: y is the bias, whose gradient is a one for each row."""
+    ts = [
+        Tensor(np.ones(shape), requires_grad=True) for shape in ((n, n_in), (n_out, n_in), (n_out,))
+    ]
+    y = F.linear(*ts)
+    np.testing.assert_array_equal(y.data, np.full((n, n_out), n_in + 1.0))
+    found = grad(np.sum(y), ts)
+    for g, expected in zip(
+        found, (np.full((n, n_in), n_out), np.full((n_out, n_in), n), np.full(n_out, n))
+    ):
+        np.testing.assert_array_equal(g, expected)

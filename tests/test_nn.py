@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 from minigrad import Tensor, grad, nn, no_grad, optim
 
@@ -354,3 +355,73 @@ def test_modules_compute_without_recording():
     with no_grad():
         y = Block()(np.ones((4, 3), np.float32), np.random.default_rng(0))
     assert not y.requires_grad and y.origin is None
+
+
+# -------------------------------------------------------------------------------- sparse matrices, lists, sizes
+@pytest.mark.parametrize(
+    "kind", [sparse.csr_matrix, sparse.csr_array, sparse.csc_matrix, sparse.coo_array]
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_dropout_of_a_sparse_matrix_drops_what_it_would_of_a_dense_one(kind, dtype):
+    """`*` of a square matrix of the older kind is a product of matrices, which is what came out."""
+    dense = np.random.default_rng(0).poisson(0.5, (30, 30)).astype(dtype)
+    layer = nn.Dropout(0.5)
+    y = layer(kind(dense), np.random.default_rng(1))
+    assert sparse.issparse(y) and isinstance(y, sparse.spmatrix) == issubclass(
+        kind, sparse.spmatrix
+    )
+    kept = y.toarray() != 0
+    np.testing.assert_allclose(y.toarray(), np.where(kept, 2 * dense, 0))
+    assert 0.3 < kept[dense > 0].mean() < 0.7
+    as_dense = layer(dense, np.random.default_rng(1))
+    np.testing.assert_array_equal(y.toarray(), as_dense)
+    assert y.dtype == as_dense.dtype == (np.float32 if dtype == np.int64 else dtype)
+    assert layer.eval()(x := kind(dense)) is x
+
+
+@pytest.mark.parametrize("kind", [sparse.csr_matrix, sparse.csr_array])
+def test_every_layer_takes_a_sparse_matrix_rightly_or_refuses_it(kind):
+    dense = np.random.default_rng(0).poisson(0.5, (6, 6)).astype(np.float32)
+    linear = nn.Linear(6, 6)
+    np.testing.assert_allclose(linear(kind(dense)).data, linear(dense).data, rtol=1e-5, atol=1e-6)
+    layers = [nn.BatchNorm1d(6), nn.BatchNorm1d(6).eval(), nn.LayerNorm(6)]
+    for layer in [*layers, nn.ReLU(), nn.Sigmoid(), nn.Softmax()]:
+        with pytest.raises(TypeError, match="is a sparse matrix.*toarray"):
+            layer(kind(dense))
+
+
+def test_layers_take_lists():
+    rows = [[1.0, 2.0], [4.0, 3.0]]
+    for make in (lambda: nn.Linear(2, 2, rng=np.random.default_rng(0)), lambda: nn.BatchNorm1d(2)):
+        np.testing.assert_array_equal(make()(rows).data, make()(np.array(rows)).data)
+    for layer in (nn.LayerNorm(2), nn.BatchNorm1d(2).eval()):
+        np.testing.assert_array_equal(layer(rows).data, layer(np.array(rows)).data)
+    for layer in (nn.ReLU(), nn.Sigmoid(), nn.Softmax()):
+        np.testing.assert_array_equal(layer(rows), layer(np.array(rows)))
+    np.testing.assert_array_equal(
+        nn.Dropout(0.5, seed=0)(rows), nn.Dropout(0.5, seed=0)(np.array(rows))
+    )
+
+
+def test_a_linear_layer_without_inputs_is_its_bias_and_learns():
+    layer = nn.Linear(0, 3)
+    y = layer(np.ones((4, 0), np.float32))
+    np.testing.assert_array_equal(y.data, [layer.bias.data] * 4)
+    np.sum(y).backward()
+    np.testing.assert_array_equal(layer.bias.grad, [4, 4, 4])
+    assert layer.weight.grad.shape == (3, 0)
+
+
+@pytest.mark.parametrize(
+    "sizes, name",
+    [
+        ((-1, 2), "n_in"),
+        ((2, -1), "n_out"),
+        ((2.5, 1), "n_in"),
+        (("3", 1), "n_in"),
+        ((2, True), "n_out"),
+    ],
+)
+def test_linear_refuses_sizes_that_are_none(sizes, name):
+    with pytest.raises(ValueError, match=f"Linear: {name} must be a whole number >= 0, not"):
+        nn.Linear(*sizes)

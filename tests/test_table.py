@@ -84,6 +84,10 @@ ORACLES = {  # of those that NumPy and SciPy do not know by the same name
     "nb_cell_log_prob": per_cell(nb),
     "nb_cell_log_prob_from_logits": from_logits(per_cell(nb)),
     "normal_kl": normal_kl,
+    "bernoulli_log_prob": lambda x, a: (
+        special.xlogy(x, special.expit(a)) + special.xlog1py(1 - x, -special.expit(a))
+    ),
+    "weighted_log_softmax": lambda w, x: np.sum(w * special.log_softmax(x, axis=-1), axis=-1),
     "nb_log_prob": nb,
     "poisson_cell_log_prob": per_cell(
         lambda x, log_rate: stats.poisson.logpmf(x, np.exp(log_rate))
