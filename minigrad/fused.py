@@ -68,15 +68,24 @@ class Fused(Primitive):
         return arrays
 
     def gradients(self, node: Tensor, g: Any, record: bool) -> list:
-        """As in Primitive, of the shapes of the inputs; here the rule gives all at once."""
-        origin = node.origin
-        assert origin is not None  # the sweep asks only of what an entry made
+        """As in Primitive, of the shapes of the inputs; here the rule gives all at once.
+
+        TypeError for a rule that leaves one out.
+        """
+        origin: Any = node.origin  # not None: the sweep asks only of what an entry made
         if record and self.twin is not None:
             return self.through_twin(self.twin, origin, g)
         y = node if record else node.data
         operands = with_tensors(origin.inputs, origin.arrays) if record else origin.arrays
         found = self.joint(g, y, origin.saved, origin.needs, *operands, **origin.keywords)
-        return [dx if need else None for dx, need in zip(found, origin.needs)]
+        if len(found) != len(origin.needs):
+            raise TypeError(f"it returned {len(found)} gradients for {len(origin.needs)} inputs")
+        gradients = []
+        for dx, need in zip(found, origin.needs):
+            if need and dx is None:
+                raise TypeError(f"for input {len(gradients)} it returned None, not an array")
+            gradients.append(dx if need else None)
+        return gradients
 
     def through_twin(self, twin: Callable, origin: Origin, g: Tensor) -> list:
         """The gradients as a graph: those of the twin, which is made of entries with rules.

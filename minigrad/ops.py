@@ -26,7 +26,7 @@ from scipy import special
 from minigrad.backend import add_at, special_of
 from minigrad.fused import fuse
 from minigrad.table import Primitive, primitive
-from minigrad.tensor import IMPLEMENTATIONS
+from minigrad.tensor import IMPLEMENTATIONS, checked_dtype
 
 # -------------------------------------------------------------------------------------- arithmetic
 add = primitive(
@@ -111,7 +111,11 @@ IMPLEMENTATIONS[np.where] = where
 
 # NumPy's own np.astype has further parameters, and np.where above has others: so the function that
 # computes is a line of our own, and NumPy's name is registered for it.
-astype = primitive(lambda x, dtype: x.astype(dtype), lambda g, y, x, dtype: g, name="astype")
+astype = primitive(
+    lambda x, dtype: x.astype(checked_dtype(dtype, f"dtype={np.dtype(dtype)}")),
+    lambda g, y, x, dtype: g,
+    name="astype",
+)
 IMPLEMENTATIONS[np.astype] = astype
 
 # ---------------------------------------------------- scipy.special: gamma, error, logistic, x log
@@ -192,6 +196,9 @@ def _transpose_rule(g, y, x, axes=None):
     return np.transpose(g, tuple(back.tolist()))
 
 
+copy = primitive(lambda x: x.copy(), lambda g, y, x: g, name="copy")
+IMPLEMENTATIONS[np.copy] = copy
+IMPLEMENTATIONS[np.positive] = copy
 reshape = primitive(
     lambda x, shape: x.reshape(shape),
     lambda g, y, x, shape: np.reshape(g, x.shape),
