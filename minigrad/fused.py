@@ -80,7 +80,7 @@ class Fused(Primitive):
         found = self.joint(g, y, origin.saved, origin.needs, *operands, **origin.keywords)
         if len(found) != len(origin.needs):
             raise TypeError(f"it returned {len(found)} gradients for {len(origin.needs)} inputs")
-        gradients = []
+        gradients: list = []
         for dx, need in zip(found, origin.needs):
             if need and dx is None:
                 raise TypeError(f"for input {len(gradients)} it returned None, not an array")

@@ -126,7 +126,7 @@ class Primitive:
         origin: Any = node.origin  # not None: the sweep asks only of what an entry made
         y = node if record else node.data
         operands = with_tensors(origin.inputs, origin.arrays) if record else origin.arrays
-        found = []
+        found: list = []
         for rule, need in zip(self.rules, origin.needs):
             if not need or rule is None:
                 found.append(None)

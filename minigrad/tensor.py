@@ -75,13 +75,13 @@ class Tensor:
 
     __slots__ = {  # and what help() says of each
         "data": "The numbers: an array of float32 or float64.",
-        "requires_grad": "Whether a gradient may be asked for: of a leaf, or of what is made of it.",
+        "requires_grad": "Whether a gradient may be asked for: of a leaf, or of what it went into.",
         "grad": "What backward() has collected: an array of the shape of the data, or None.",
-        "grad_storage": "Where an optimiser wants the gradient to be written, or None: backward.py.",
+        "grad_storage": "Where an optimiser wants the gradient written, or None: backward.py.",
         "origin": "How it was made; None for a leaf, which nothing made.",
         "number": "Its place in the order in which Tensors were made.",
-        "changed": "The next number at its latest change in place by `w += ...`; 0 if there is none.",
-        "__weakref__": "What refers to it weakly.",
+        "changed": "The number that was next when `w += ...` last changed it; 0 if none did.",
+        "__weakref__": "What refers to it without keeping it alive.",
     }
     # Libraries with arrays of their own, as CuPy and scipy.sparse, ask this number who is to do
     # `array * t`: the higher one.
@@ -96,6 +96,7 @@ class Tensor:
     changed: int
 
     def __init__(self, data: Array, requires_grad: bool = False, dtype: Any = None):
+        """A leaf: see the class."""
         if isinstance(data, Tensor):
             raise TypeError("Tensor(data): data is a Tensor already; use it as it is, or .detach()")
         data = backend.as_array(data)
@@ -221,35 +222,35 @@ class Tensor:
 
     # `w += step` is `w = w + step`, but for a leaf that needs a gradient: see _augmented, below.
     def __iadd__(self, other):
-        """self += other: in place for a leaf that needs a gradient (see no_grad), else self + other."""
+        """self += other: a weight changes in place, any other Tensor does not; see no_grad."""
         return _augmented(self, "+=", np.add, other)
 
     def __isub__(self, other):
-        """self -= other: in place for a leaf that needs a gradient (see no_grad), else self - other."""
+        """self -= other: a weight changes in place, any other Tensor does not; see no_grad."""
         return _augmented(self, "-=", np.subtract, other)
 
     def __imul__(self, other):
-        """self *= other: in place for a leaf that needs a gradient (see no_grad), else self * other."""
+        """self *= other: a weight changes in place, any other Tensor does not; see no_grad."""
         return _augmented(self, "*=", np.multiply, other)
 
     def __itruediv__(self, other):
-        """self /= other: in place for a leaf that needs a gradient (see no_grad), else self / other."""
+        """self /= other: a weight changes in place, any other Tensor does not; see no_grad."""
         return _augmented(self, "/=", np.divide, other)
 
     def __ifloordiv__(self, other):
-        """self //= other: in place for a leaf that needs a gradient (see no_grad)."""
+        """self //= other: a weight changes in place, any other Tensor does not; see no_grad."""
         return _augmented(self, "//=", np.floor_divide, other)
 
     def __imod__(self, other):
-        """self %= other: in place for a leaf that needs a gradient (see no_grad)."""
+        """self %= other: a weight changes in place, any other Tensor does not; see no_grad."""
         return _augmented(self, "%=", np.remainder, other)
 
     def __ipow__(self, other):
-        """self **= other: in place for a leaf that needs a gradient (see no_grad)."""
+        """self **= other: a weight changes in place, any other Tensor does not; see no_grad."""
         return _augmented(self, "**=", np.power, other)
 
     def __imatmul__(self, other):
-        """self @= other: in place for a leaf that needs a gradient (see no_grad), else self @ other."""
+        """self @= other: a weight changes in place, any other Tensor does not; see no_grad."""
         return _augmented(self, "@=", np.matmul, other)
 
     # ------------------------------------------------------- comparisons give plain boolean arrays
@@ -490,7 +491,7 @@ class Tensor:
         )
 
 
-# ------------------------------------------------------------------- what the methods have in common
+# ------------------------------------------------------------------- what several methods do
 def checked_dtype(dtype: Any, name: str) -> np.dtype:
     """The dtype, if it is one that the engine computes in: float32 or float64. TypeError otherwise.
 
@@ -685,9 +686,12 @@ def grad(
     for x in inputs:
         g = found.get(x.number)
         if g is None:
-            zeros = np.zeros_like(x.data)
-            g = Tensor(zeros) if create_graph else zeros
-        gradients.append(g if create_graph else np.copy(g))  # a rule may return what it was given
+            g = np.zeros_like(x.data)
+        if not create_graph:
+            g = np.copy(g)  # a rule may return what it was given
+        elif not isinstance(g, Tensor):
+            g = Tensor(g)  # nothing in it depends on anything
+        gradients.append(g)
     return gradients
 
 

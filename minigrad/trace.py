@@ -109,9 +109,9 @@ def table(output: Tensor, names: Any = None, gradient: Array | None = None) -> T
 
     output: Tensor of any shape. names: {Tensor: name}, pairs as from `named_parameters()`, or a
     Module. gradient: array of the output's shape, as in `backward`; without it the gradients of an
-    output with several entries are left open. Nothing is used up, and no `.grad` is touched. Returns a list
-    of `Row`s whose str() is the table. TypeError for what is not a Tensor, RuntimeError where
-    backward() used the graph up.
+    output with several entries are left open. Nothing is used up, and no `.grad` is touched.
+    Returns a list of `Row`s whose str() is the table. TypeError for what is not a Tensor,
+    RuntimeError where backward() used the graph up.
     """
     rows = Table()
     for step in steps_of(output, names, gradient):
