@@ -202,11 +202,11 @@ def as_array(x: Array) -> Array:
 def as_operand(x: Array, dtype: np.dtype, name: str, in_kernel: bool = False) -> Array:
     """An operand beside a Tensor, as it is computed with: numbers follow the Tensor's dtype.
 
-    Python and NumPy scalars, and arrays of integers and float16, are cast to `dtype`; arrays of
-    float32 and float64 are kept. So
-    float32 stays float32 in `t * np.log(2)`, and in SciPy's functions, which do not let a Python
-    number follow the array beside it. name: the operation, for errors. in_kernel: sparse matrices
-    and None pass as well. TypeError for any other operand, longdouble arrays among them.
+    Python and NumPy scalars, and arrays of integers or float16, are cast to `dtype`; arrays of
+    float32 and float64 are kept. So float32 stays float32 in `t * np.log(2)`, and in SciPy's
+    functions, which do not let a Python number follow the array beside it. name: the operation, for
+    errors. in_kernel: sparse matrices and None pass as well. TypeError for any other operand, as
+    for an array of longdouble.
     """
     if type(x) is float and dtype.char == "d":
         return x  # the same number, and half the time of an array times a NumPy scalar

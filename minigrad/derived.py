@@ -370,8 +370,8 @@ def full_like(a: Array, fill_value, dtype=None, order="K", subok=True, shape=Non
     """A plain array of numbers; of a Tensor, a Tensor through which its derivative flows."""
     if not isinstance(fill_value, Tensor):
         return np.full_like(a.data, fill_value, dtype, order, subok, shape)
-    filled: Array = np.broadcast_to(fill_value, a.shape if shape is None else shape)
-    return np.astype(filled, a.dtype if dtype is None else dtype)
+    shape = a.shape if shape is None else shape
+    return np.broadcast_to(fill_value, shape).astype(a.dtype if dtype is None else dtype)
 
 
 # --------------------------------------------------------------------------------- linear algebra

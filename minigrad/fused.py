@@ -72,7 +72,8 @@ class Fused(Primitive):
 
         TypeError for a rule that leaves one out.
         """
-        origin: Any = node.origin  # not None: the sweep asks only of what an entry made
+        origin = node.origin
+        assert origin is not None  # the sweep asks only of what an entry made
         if record and self.twin is not None:
             return self.through_twin(self.twin, origin, g)
         y = node if record else node.data

@@ -123,7 +123,8 @@ class Primitive:
         gradient is needed. A gradient may have the shape that broadcasting made: the sweep sums it.
         TypeError for a rule that returns None.
         """
-        origin: Any = node.origin  # not None: the sweep asks only of what an entry made
+        origin = node.origin
+        assert origin is not None  # the sweep asks only of what an entry made
         y = node if record else node.data
         operands = with_tensors(origin.inputs, origin.arrays) if record else origin.arrays
         found: list = []

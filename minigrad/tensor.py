@@ -634,7 +634,7 @@ def no_grad() -> AbstractContextManager:
 
     What was computed from w before the change cannot be differentiated any more: backward and grad
     raise a RuntimeError where they come to w by such an operation. They do not see what was
-    written into `w.data` directly.
+    written into `w.data` directly, nor that `w.detach()` has changed with it.
     """
     return recording_is(False)
 
