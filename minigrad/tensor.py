@@ -541,7 +541,10 @@ def _augmented(t, symbol, function, other):
             f"w {symbol} ...: w has shape {t.shape}, which stays in place, and the result has "
             f"{new.shape}; write w = w {symbol[:-1]} ... for a new Tensor"
         )
-    t.data[...] = new  # the array itself: an optimiser has a view of it (arena.py)
+    try:
+        t.data[...] = new  # the array itself: an optimiser has a view of it (arena.py)
+    except (TypeError, ValueError) as error:  # read-only, or on another device
+        raise backend.explained(error, f"w {symbol} ...", (t.data, new)) from error
     t.changed = next(numbers)
     return t
 

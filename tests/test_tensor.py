@@ -1303,6 +1303,9 @@ def test_a_leaf_keeps_its_shape_and_what_fails_changes_nothing():
         with raises(TypeError, "w|remainder|complex"):
             w *= 1j
     assert np.array_equal(w.data, before)
+    fixed = Tensor(np.broadcast_to(1.0, 3), requires_grad=True)
+    with no_grad(), raises(ValueError, r"w \*= \.\.\.\(float64\[3\]", "read-only"):
+        fixed *= 2.0
 
 
 @pytest.mark.parametrize("symbol", [*AUGMENTED, "@=", "%="])
