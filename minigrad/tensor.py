@@ -104,7 +104,7 @@ class Tensor:
             raise TypeError(f"Tensor({data.dtype}): data must be real numbers")
         if dtype is None:
             dtype = data.dtype if data.dtype.kind == "f" else np.float64
-        dtype = checked_dtype(dtype, f"Tensor({data.dtype}, dtype={np.dtype(dtype)})")
+        dtype = backend.floating(dtype, f"Tensor({data.dtype}, dtype={np.dtype(dtype)})")
         self.data = data if data.dtype == dtype else data.astype(dtype)
         self.requires_grad = requires_grad
         self.grad = None
@@ -492,22 +492,6 @@ class Tensor:
 
 
 # ------------------------------------------------------------------- what several methods do
-def checked_dtype(dtype: Any, name: str) -> np.dtype:
-    """The dtype, if it is one that the engine computes in: float32 or float64. TypeError otherwise.
-
-    name: the operation, for the error. In float16, sums of some hundred numbers overflow.
-    """
-    dtype = np.dtype(dtype)
-    if dtype.char in "fd":
-        return dtype
-    advice = "for another array take .data.astype, through which no derivative flows"
-    if dtype.kind == "f":
-        advice = "convert it with .astype(numpy.float32), or say dtype=numpy.float32"
-    raise TypeError(
-        f"{name}: Tensors are of floating numbers in float32 or float64, not in {dtype}; {advice}"
-    )
-
-
 def _constant(t):
     """The data of a Tensor that may become a number silently, as no gradient is asked for."""
     if t.requires_grad:

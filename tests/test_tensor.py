@@ -683,7 +683,7 @@ def test_array_plus_equals_tensor():
         (lambda x: x * np.ma.array(np.ones(3)), ("masked",)),
         (lambda x: Tensor(1j), ("complex128", "real")),
         (lambda x: Tensor("text"), ("<U4", "real")),
-        (lambda x: Tensor([1.0], dtype=int), ("dtype=int", "floating")),
+        (lambda x: Tensor([1.0], dtype=int), ("dtype=int", "float32 or numpy.float64")),
     ],
 )
 def test_what_is_not_supported_says_so_at_the_call(call, words):
@@ -1412,7 +1412,7 @@ def test_float32_and_float64_are_what_is_computed_in(dtype):
         lambda: nn.Parameter(np.ones(3, dtype)),
         lambda: nn.Linear(2, 2, dtype=dtype),
     ):
-        with raises(TypeError, name, "float32 or float64", name, "astype|dtype="):
+        with raises(TypeError, name, r"numpy\.float32 or numpy\.float64"):
             call()
     assert Tensor(np.ones(3, dtype), dtype=np.float32).dtype == np.float32
 
