@@ -186,6 +186,20 @@ def is_sparse(x: Matrix) -> bool:
     return hasattr(x, "tocsr")
 
 
+def floating(dtype: Any, name: str) -> np.dtype:
+    """float32 or float64, in the byte order of the machine: what weights may be of.
+
+    name: of what is to have this dtype, for errors. TypeError for other dtypes: numbers of float16
+    end at 65,504, where a sum of squares soon is, and SciPy has few functions of longdouble.
+    """
+    dtype = np.dtype(dtype)
+    if dtype.kind != "f" or dtype.itemsize not in (4, 8):
+        raise TypeError(
+            f"{name}: {dtype} is no dtype to compute in; take numpy.float32 or numpy.float64"
+        )
+    return dtype.newbyteorder("=")
+
+
 def as_array(x: Array) -> Array:
     """What a Tensor may hold: plain arrays as they are, and what NumPy can read as plain arrays.
 
@@ -202,10 +216,11 @@ def as_array(x: Array) -> Array:
 def as_operand(x: Array, dtype: np.dtype, name: str, in_kernel: bool = False) -> Array:
     """An operand beside a Tensor, as it is computed with: numbers follow the Tensor's dtype.
 
-    Python and NumPy scalars and integer arrays are cast to `dtype`, floating arrays are kept. So
-    float32 stays float32 in `t * np.log(2)`, and in SciPy's functions, which do not let a Python
-    number follow the array beside it. name: the operation, for errors. in_kernel: sparse matrices
-    and None pass as well. TypeError for any other operand.
+    Python and NumPy scalars, and arrays of integers or float16, are cast to `dtype`; arrays of
+    float32 and float64 are kept. So float32 stays float32 in `t * np.log(2)`, and in SciPy's
+    functions, which do not let a Python number follow the array beside it. name: the operation, for
+    errors. in_kernel: sparse matrices and None pass as well. TypeError for any other operand, as
+    for an array of longdouble.
     """
     if type(x) is float and dtype.char == "d":
         return x  # the same number, and half the time of an array times a NumPy scalar
@@ -213,7 +228,7 @@ def as_operand(x: Array, dtype: np.dtype, name: str, in_kernel: bool = False) ->
         return dtype.type(x)
     if isinstance(x, np.generic) and x.dtype.kind in "fiub":
         return dtype.type(x)
-    if type(x) is np.ndarray and x.dtype.kind == "f":
+    if type(x) is np.ndarray and x.dtype.char in "fd":
         return x
     if is_sparse(x) or x is None:
         if in_kernel:
@@ -225,12 +240,17 @@ def as_operand(x: Array, dtype: np.dtype, name: str, in_kernel: bool = False) ->
         )
     if not hasattr(x, "__array_function__"):
         raise TypeError(
-            f"{name}: an operand is a {type(x).__name__}; pass an array, a number or a Tensor"
+            f"{name}: an operand is a {type(x).__name__}; pass an array, a real number or a Tensor"
         )
     x = as_array(x)
     if x.dtype.kind not in "fiub":
         raise TypeError(f"{name}: an operand is an array of {x.dtype}; Tensors are of real numbers")
-    return x if x.dtype.kind == "f" else x.astype(dtype)
+    if x.dtype.char == "g":
+        raise TypeError(
+            f"{name}: an operand is an array of {x.dtype}; Tensors are of float32 or float64: "
+            "convert it with .astype(numpy.float64)"
+        )
+    return x if x.dtype.char in "fd" else x.astype(dtype)
 
 
 def not_an_array() -> Exception:
@@ -246,6 +266,7 @@ def not_an_array() -> Exception:
         )
     return TypeError(
         "a Tensor does not turn into an array silently: take .data (no derivative flows), or use a "
-        "NumPy "
-        "function of the table; sparse @ Tensor is minigrad.functional.linear(sparse, weight, bias)"
+        "NumPy function of the table. A list of Tensors becomes one by numpy.stack; softmax, "
+        "log_softmax, logsumexp and polygamma are in minigrad.functional, as is "
+        "minigrad.functional.linear(sparse, weight, bias) for sparse @ Tensor"
     )

@@ -43,7 +43,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minigrad.backend import Array
+from minigrad.backend import Array, explained
 
 
 class Origin(NamedTuple):
@@ -74,7 +74,8 @@ def sweep(
     wanted: numbers of nodes to yield besides the leaves. With it, the sweep ends at the oldest of
     them: what is older was computed before it, and cannot depend on it.
     record: the rules get Tensors and record what they do, so that the gradients can be
-    differentiated again. release: drop the graph on the way. RuntimeError for a graph used up.
+    differentiated again. release: drop the graph on the way. RuntimeError for a graph used up, or
+    of a leaf that has changed since. What is wrong with a rule is an error that names it.
     """
     oldest = min(wanted, default=0)
     pending = {output.number: gradient}  # number -> the gradient as far as it is known
@@ -101,16 +102,27 @@ def sweep(
                 "this graph was used up by an earlier backward(): run forward again, "
                 "or use minigrad.grad instead of backward(): it keeps the graph"
             )
-        input_gradients = origin.primitive.gradients(node, g, record)
+        try:
+            input_gradients = origin.primitive.gradients(node, g, record)
+        except (TypeError, ValueError, IndexError) as error:
+            name = f"the rule of {origin.primitive.__name__}"
+            raise explained(error, name, origin.arrays) from error
         if release:
             node.origin = USED_UP
 
         # An input may be reached by several ways: what comes by each of them is added up.
         for x, dx in zip(origin.inputs, input_gradients):
-            if dx is None or x.number < oldest:
+            if dx is None:
+                continue  # no gradient is needed
+            if x.changed > node.number:
+                raise _changed_since(origin)
+            if x.number < oldest:
                 continue
             is_first = x.number not in pending
-            dx = _fitted(dx, x, may_write=release and is_first)
+            try:
+                dx = _fitted(dx, x, may_write=release and is_first)
+            except (AttributeError, TypeError, ValueError) as error:
+                raise _misfit(error, origin, input_gradients, dx, x) from error
             if is_first:
                 pending[x.number] = dx
                 heappush(queue, (-x.number, x))
@@ -125,6 +137,8 @@ def _fitted(dx, x, may_write):
     if dx.shape != x.data.shape:
         dx = unbroadcast(dx, x.data.shape)
     if dx.dtype != x.data.dtype:
+        if dx.dtype.kind != "f":
+            raise TypeError(f"{dx.dtype} is not floating")
         dx = dx.astype(x.data.dtype)
     return dx
 
@@ -133,13 +147,38 @@ def unbroadcast(g: Array, shape: tuple) -> Array:
     """Sum a gradient over the axes along which its input, of this shape, was stretched.
 
     An entry that broadcasting used n times has n gradients, and they add up. g: an array or Tensor
-    of a shape that `shape` broadcasts to. Returns one of that shape.
+    of a shape that `shape` broadcasts to; ValueError for another. Returns one of that shape.
     """
     n_new = g.ndim - len(shape)  # axes that broadcasting put in front
-    stretched = [
-        n_new + i for i, length in enumerate(shape) if length == 1 and g.shape[n_new + i] != 1
-    ]
+    stretched = []
+    for axis, length in enumerate(shape, start=n_new):
+        if n_new >= 0 and g.shape[axis] == length:
+            continue
+        if n_new < 0 or length != 1:
+            raise ValueError(f"{shape} does not broadcast to {g.shape}")
+        stretched.append(axis)
     return np.reshape(np.sum(g, axis=(*range(n_new), *stretched)), shape)
+
+
+# --------------------------------------------------------------------------- what a rule did wrong
+def _misfit(error, origin, input_gradients, dx, x):
+    """The error for a rule that gave a dx that is no gradient of its input x."""
+    i = next(i for i, other in enumerate(input_gradients) if other is dx)
+    found = f"{dx.dtype}{list(dx.shape)}" if hasattr(dx, "dtype") else repr(dx)
+    kind = ValueError if isinstance(error, ValueError) else TypeError
+    return kind(
+        f"the rule of {origin.primitive.__name__} for input {i} returned {type(dx).__name__} "
+        f"{found}; a gradient is an array of floating numbers, of the shape {list(x.data.shape)} "
+        f"of the input or of one that this broadcasts to ({error})"
+    )
+
+
+def _changed_since(origin):
+    """The error for a leaf whose numbers are no longer those that the operation was given."""
+    return RuntimeError(
+        f"an input of {origin.primitive.__name__} was changed in place since, by `w += ...` within "
+        "no_grad(), and its rule would look at the new numbers: run forward again"
+    )
 
 
 # ---------------------------------------------------------------------- gradients of an optimiser

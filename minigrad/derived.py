@@ -173,11 +173,6 @@ def tan(x: Array) -> Array:
     return np.sin(x) / np.cos(x)
 
 
-@implements(np.positive, np.copy)
-def positive(x: Array) -> Array:
-    return x
-
-
 # SciPy has these two under its own names as well.
 IMPLEMENTATIONS[special.expm1] = ops.expm1
 IMPLEMENTATIONS[special.log1p] = ops.log1p
@@ -370,6 +365,15 @@ def diff(x: Array, n: int = 1, axis=-1) -> Array:
     return x
 
 
+@implements(np.full_like)
+def full_like(a: Array, fill_value, dtype=None, order="K", subok=True, shape=None) -> Array:
+    """A plain array of numbers; of a Tensor, a Tensor through which its derivative flows."""
+    if not isinstance(fill_value, Tensor):
+        return np.full_like(a.data, fill_value, dtype, order, subok, shape)
+    shape = a.shape if shape is None else shape
+    return np.broadcast_to(fill_value, shape).astype(a.dtype if dtype is None else dtype)
+
+
 # --------------------------------------------------------------------------------- linear algebra
 @implements(np.matmul)
 def matmul(a: Array, b: Array) -> Array:
@@ -461,7 +465,7 @@ PLAIN: list[Callable] = [
     np.floor, np.ceil, np.rint, np.trunc, np.round, np.floor_divide,
     np.argmax, np.argmin, np.argsort, np.searchsorted,
     np.any, np.all, np.count_nonzero, np.nonzero, np.shape, np.ndim, np.size,
-    np.zeros_like, np.ones_like, np.full_like, np.empty_like,
+    np.zeros_like, np.ones_like, np.empty_like,
 ]
 # fmt: on
 

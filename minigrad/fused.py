@@ -68,7 +68,10 @@ class Fused(Primitive):
         return arrays
 
     def gradients(self, node: Tensor, g: Any, record: bool) -> list:
-        """As in Primitive, of the shapes of the inputs; here the rule gives all at once."""
+        """As in Primitive, of the shapes of the inputs; here the rule gives all at once.
+
+        TypeError for a rule that leaves one out.
+        """
         origin = node.origin
         assert origin is not None  # the sweep asks only of what an entry made
         if record and self.twin is not None:
@@ -76,7 +79,14 @@ class Fused(Primitive):
         y = node if record else node.data
         operands = with_tensors(origin.inputs, origin.arrays) if record else origin.arrays
         found = self.joint(g, y, origin.saved, origin.needs, *operands, **origin.keywords)
-        return [dx if need else None for dx, need in zip(found, origin.needs)]
+        if len(found) != len(origin.needs):
+            raise TypeError(f"it returned {len(found)} gradients for {len(origin.needs)} inputs")
+        gradients: list = []
+        for dx, need in zip(found, origin.needs):
+            if need and dx is None:
+                raise TypeError(f"for input {len(gradients)} it returned None, not an array")
+            gradients.append(dx if need else None)
+        return gradients
 
     def through_twin(self, twin: Callable, origin: Origin, g: Tensor) -> list:
         """The gradients as a graph: those of the twin, which is made of entries with rules.

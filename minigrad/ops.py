@@ -23,7 +23,7 @@ from math import sqrt as root
 import numpy as np
 from scipy import special
 
-from minigrad.backend import add_at, special_of
+from minigrad.backend import add_at, floating, special_of
 from minigrad.fused import fuse
 from minigrad.table import Primitive, primitive
 from minigrad.tensor import IMPLEMENTATIONS
@@ -109,9 +109,19 @@ where = primitive(
 )
 IMPLEMENTATIONS[np.where] = where
 
+
+def _astype(x, dtype):
+    if np.dtype(dtype).kind != "f":
+        raise TypeError(
+            f"{np.dtype(dtype)} is not floating, as Tensors are; take .data.astype, through which "
+            "no derivative flows"
+        )
+    return x.astype(floating(dtype, "dtype"))
+
+
 # NumPy's own np.astype has further parameters, and np.where above has others: so the function that
-# computes is a line of our own, and NumPy's name is registered for it.
-astype = primitive(lambda x, dtype: x.astype(dtype), lambda g, y, x, dtype: g, name="astype")
+# computes is one of our own, and NumPy's name is registered for it.
+astype = primitive(_astype, lambda g, y, x, dtype: g, name="astype")
 IMPLEMENTATIONS[np.astype] = astype
 
 # ---------------------------------------------------- scipy.special: gamma, error, logistic, x log
@@ -192,6 +202,10 @@ def _transpose_rule(g, y, x, axes=None):
     return np.transpose(g, tuple(back.tolist()))
 
 
+# NumPy's positive, the operator +x, is a copy as well.
+copy = primitive(lambda x: x.copy(), lambda g, y, x: g, name="copy")
+IMPLEMENTATIONS[np.copy] = copy
+IMPLEMENTATIONS[np.positive] = copy
 reshape = primitive(
     lambda x, shape: x.reshape(shape),
     lambda g, y, x, shape: np.reshape(g, x.shape),

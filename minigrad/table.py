@@ -121,15 +121,21 @@ class Primitive:
 
         record: whether the rules get Tensors, and so record. Returns a list, with None where no
         gradient is needed. A gradient may have the shape that broadcasting made: the sweep sums it.
+        TypeError for a rule that returns None.
         """
         origin = node.origin
         assert origin is not None  # the sweep asks only of what an entry made
         y = node if record else node.data
         operands = with_tensors(origin.inputs, origin.arrays) if record else origin.arrays
-        found = []
+        found: list = []
         for rule, need in zip(self.rules, origin.needs):
-            is_wanted = need and rule is not None
-            found.append(rule(g, y, *operands, **origin.keywords) if is_wanted else None)
+            if not need or rule is None:
+                found.append(None)
+                continue
+            dx = rule(g, y, *operands, **origin.keywords)
+            if dx is None:
+                raise TypeError(f"for input {len(found)} it returned None, not an array")
+            found.append(dx)
         return found
 
     def __repr__(self):
@@ -167,6 +173,7 @@ def wrapped(y, primitive, inputs, arrays, keywords, saved, needs) -> Tensor:
     out.grad = None
     out.grad_storage = None
     out.number = next(numbers)
+    out.changed = 0
     out.origin = None
     if records:
         # Tuples of arrays and flags, unlike lists, cost the garbage collector nothing.

@@ -57,13 +57,14 @@ numbers = count()  # every Tensor gets the next one: inputs have smaller numbers
 class Tensor:
     """An array that remembers how it was computed, and can be differentiated.
 
-    data: any floating array (kept as it is, not copied), or numbers, lists and integer arrays,
-    which become float64. requires_grad: whether `backward` is to fill `.grad` (same shape and dtype
-    as `.data`). dtype: convert to this first. TypeError for complex numbers or text.
+    data: any array of float32 or float64 (kept as it is, not copied), or numbers, lists and integer
+    arrays, which become float64. requires_grad: whether `backward` is to fill `.grad` (same shape
+    and dtype as `.data`). dtype: convert to this first. TypeError for complex numbers or text, and
+    for float16 and longdouble without a dtype.
 
     NumPy's functions and operators take Tensors; comparisons give plain boolean arrays. Do not
     change the data, or an array used as an index, in place before backward: the rules read them
-    again.
+    again. How weights are changed in place between two steps: see no_grad.
 
         >>> t = Tensor([1.0, 2.0], requires_grad=True)
         >>> t > 1.5
@@ -72,36 +73,45 @@ class Tensor:
         Tensor(4., from getitem)
     """
 
-    __slots__ = ("data", "requires_grad", "grad", "grad_storage", "origin", "number", "__weakref__")
+    __slots__ = {  # and what help() says of each
+        "data": "The numbers: an array of float32 or float64.",
+        "requires_grad": "Whether a gradient may be asked for: of a leaf, or of what it went into.",
+        "grad": "What backward() has collected: an array of the shape of the data, or None.",
+        "grad_storage": "Where an optimiser wants the gradient written, or None: backward.py.",
+        "origin": "How it was made; None for a leaf, which nothing made.",
+        "number": "Its place in the order in which Tensors were made.",
+        "changed": "The number that was next when `w += ...` last changed it; 0 if none did.",
+        "__weakref__": "What refers to it without keeping it alive.",
+    }
     # Libraries with arrays of their own, as CuPy and scipy.sparse, ask this number who is to do
     # `array * t`: the higher one.
     __array_priority__ = 1000
 
-    data: Any  # the array
+    data: Any
     requires_grad: bool
-    grad: Any  # what backward() has collected: an array, or None
-    grad_storage: Any  # where an optimiser wants the gradient to be written, or None: backward.py
-    origin: Origin | None  # how it was made; None for a leaf, which nothing made
+    grad: Any
+    grad_storage: Any
+    origin: Origin | None
     number: int
+    changed: int
 
     def __init__(self, data: Array, requires_grad: bool = False, dtype: Any = None):
+        """A leaf: see the class."""
         if isinstance(data, Tensor):
             raise TypeError("Tensor(data): data is a Tensor already; use it as it is, or .detach()")
         data = backend.as_array(data)
+        if data.dtype.kind not in "fiub":
+            raise TypeError(f"Tensor({data.dtype}): data must be real numbers")
         if dtype is None:
             dtype = data.dtype if data.dtype.kind == "f" else np.float64
-        dtype = np.dtype(dtype)
-        if data.dtype.kind not in "fiub" or dtype.kind != "f":
-            raise TypeError(
-                f"Tensor({data.dtype}, dtype={dtype}): data must be real numbers, "
-                "and dtype a floating one"
-            )
+        dtype = backend.floating(dtype, f"Tensor({data.dtype}, dtype={np.dtype(dtype)})")
         self.data = data if data.dtype == dtype else data.astype(dtype)
         self.requires_grad = requires_grad
         self.grad = None
         self.grad_storage = None
         self.origin = None
         self.number = next(numbers)
+        self.changed = 0
 
     # ---------------------------------------------------------- how NumPy hands its functions over
     def __array_ufunc__(self, ufunc, method, *inputs, **keywords):
@@ -140,7 +150,7 @@ class Tensor:
         return Tensor(self.data)
 
     def item(self) -> float:
-        """The only entry, as a Python number. ValueError where there are several."""
+        """The only entry, as a Python number; no derivative flows. ValueError if there are more."""
         return self.data.item()
 
     def numpy(self) -> np.ndarray:
@@ -209,6 +219,39 @@ class Tensor:
     def __abs__(self):
         """abs(self), elementwise; its slope at 0 is 0."""
         return np.absolute(self)
+
+    # `w += step` is `w = w + step`, but for a leaf that needs a gradient: see _augmented, below.
+    def __iadd__(self, other):
+        """self += other: a weight changes in place, any other Tensor does not; see no_grad."""
+        return _augmented(self, "+=", np.add, other)
+
+    def __isub__(self, other):
+        """self -= other: a weight changes in place, any other Tensor does not; see no_grad."""
+        return _augmented(self, "-=", np.subtract, other)
+
+    def __imul__(self, other):
+        """self *= other: a weight changes in place, any other Tensor does not; see no_grad."""
+        return _augmented(self, "*=", np.multiply, other)
+
+    def __itruediv__(self, other):
+        """self /= other: a weight changes in place, any other Tensor does not; see no_grad."""
+        return _augmented(self, "/=", np.divide, other)
+
+    def __ifloordiv__(self, other):
+        """self //= other: a weight changes in place, any other Tensor does not; see no_grad."""
+        return _augmented(self, "//=", np.floor_divide, other)
+
+    def __imod__(self, other):
+        """self %= other: a weight changes in place, any other Tensor does not; see no_grad."""
+        return _augmented(self, "%=", np.remainder, other)
+
+    def __ipow__(self, other):
+        """self **= other: a weight changes in place, any other Tensor does not; see no_grad."""
+        return _augmented(self, "**=", np.power, other)
+
+    def __imatmul__(self, other):
+        """self @= other: a weight changes in place, any other Tensor does not; see no_grad."""
+        return _augmented(self, "@=", np.matmul, other)
 
     # ------------------------------------------------------- comparisons give plain boolean arrays
     def __eq__(self, other):  # type: ignore[override]  # an array, as NumPy's
@@ -287,7 +330,13 @@ class Tensor:
         """All entries in one axis."""
         return np.ravel(self)
 
-    flatten = ravel
+    def flatten(self) -> Tensor:
+        """All entries in one axis, copied."""
+        return np.copy(np.ravel(self))
+
+    def copy(self) -> Tensor:
+        """The same numbers, copied. The gradient passes through."""
+        return np.copy(self)
 
     def squeeze(self, axis=None) -> Tensor:
         """Without the axes of length 1: all of them, or those named."""
@@ -306,12 +355,7 @@ class Tensor:
         return np.diagonal(self, offset, axis1, axis2)
 
     def astype(self, dtype) -> Tensor:
-        """The same numbers in another floating dtype. TypeError for one that is not floating."""
-        if np.dtype(dtype).kind != "f":
-            raise TypeError(
-                f"astype({np.dtype(dtype)}): Tensors are of floating numbers; take .data.astype, "
-                "through which no derivative flows"
-            )
+        """The same numbers in float32 or float64, copied. TypeError for another dtype."""
         return np.astype(self, dtype)  # type: ignore[call-overload]  # hints know arrays only
 
     # ---------------------------------------------------------------------------------- reductions
@@ -395,8 +439,12 @@ class Tensor:
         return bool(self.data)
 
     def __float__(self) -> float:
-        """The only entry, as a Python number."""
-        return float(self.data)
+        """The only entry of a constant. TypeError if a gradient is needed: .item() is the way."""
+        return float(_constant(self))
+
+    def __int__(self) -> int:
+        """The only entry of a constant, cut off to a whole number. TypeError as for float()."""
+        return int(_constant(self))
 
     # ----------------------------------------------------------------------------- text and copies
     def __repr__(self) -> str:
@@ -413,6 +461,10 @@ class Tensor:
     def __format__(self, spec: str) -> str:
         """A format such as .3f is that of the only entry."""
         return format(self.item(), spec) if spec else str(self)
+
+    def __copy__(self) -> Tensor:
+        """A Tensor of its own with a copy of the data, and no history."""
+        return Tensor(np.copy(self.data), self.requires_grad and self.origin is None)
 
     def __reduce__(self):
         """Copies have the data, and no history."""
@@ -437,6 +489,48 @@ class Tensor:
             "Tensor has no subclasses: operations know it by its exact type; "
             "put a Tensor into your class instead"
         )
+
+
+# ------------------------------------------------------------------- what several methods do
+def _constant(t):
+    """The data of a Tensor that may become a number silently, as no gradient is asked for."""
+    if t.requires_grad:
+        raise TypeError(
+            "a Tensor that needs a gradient does not turn into a number silently: no derivative "
+            "would flow. Take .item() if that is meant; else numpy.stack or numpy.where to put "
+            "Tensors into an array, and NumPy's functions instead of math's"
+        )
+    return t.data
+
+
+def _augmented(t, symbol, function, other):
+    """What `t += other` makes of t: itself changed in place, or a new Tensor, function(t, other).
+
+    A leaf that needs a gradient is a weight: modules and optimisers hold it, and another Tensor
+    under its name would be trained by nobody. Any other Tensor is a value, like a number.
+    """
+    is_weight = t.requires_grad and t.origin is None
+    if not is_weight:
+        return function(t, other)
+    if recording.enabled:
+        raise RuntimeError(
+            f"w {symbol} ...: w is a leaf that needs a gradient, and what was recorded of it would "
+            "be wrong. Within `with minigrad.no_grad():` it is changed in place; for a new Tensor "
+            f"write w = w {symbol[:-1]} ..."
+        )
+    new = function(t, other)
+    new = new.data if isinstance(new, Tensor) else new
+    if new.shape != t.shape:
+        raise ValueError(
+            f"w {symbol} ...: w has shape {t.shape}, which stays in place, and the result has "
+            f"{new.shape}; write w = w {symbol[:-1]} ... for a new Tensor"
+        )
+    try:
+        t.data[...] = new  # the array itself: an optimiser has a view of it (arena.py)
+    except (TypeError, ValueError) as error:  # read-only, or on another device
+        raise backend.explained(error, f"w {symbol} ...", (t.data, new)) from error
+    t.changed = next(numbers)
+    return t
 
 
 def _one_or_many(sizes):
@@ -513,7 +607,21 @@ def recording_is(enabled: bool) -> Iterator[None]:
 def no_grad() -> AbstractContextManager:
     """Within `with no_grad():` nothing is recorded, in this thread only.
 
-    It saves memory and time where no gradient is due.
+    It saves memory and time where no gradient is due. It is also where weights may change: there,
+    `w -= step` changes the array of a leaf that needs a gradient in place, keeping its shape and
+    dtype, so that modules and optimisers see it. Elsewhere this is a RuntimeError; and for any
+    other Tensor, everywhere, `a -= b` is `a = a - b`.
+
+        >>> w = Tensor([1.0, 2.0], requires_grad=True)
+        >>> np.sum(w * w).backward()
+        >>> with no_grad():
+        ...     w -= 0.25 * w.grad
+        >>> w
+        Tensor([0.5, 1. ], requires_grad=True)
+
+    What was computed from w before the change cannot be differentiated any more: backward and grad
+    raise a RuntimeError where they come to w by such an operation. They do not see what was
+    written into `w.data` directly, nor that `w.detach()` has changed with it.
     """
     return recording_is(False)
 
@@ -565,9 +673,12 @@ def grad(
     for x in inputs:
         g = found.get(x.number)
         if g is None:
-            zeros = np.zeros_like(x.data)
-            g = Tensor(zeros) if create_graph else zeros
-        gradients.append(g if create_graph else np.copy(g))  # a rule may return what it was given
+            g = np.zeros_like(x.data)
+        if not create_graph:
+            g = np.copy(g)  # a rule may return what it was given
+        elif not isinstance(g, Tensor):
+            g = Tensor(g)  # nothing in it depends on anything
+        gradients.append(g)
     return gradients
 
 
@@ -590,6 +701,8 @@ def initial_gradient(output: Tensor, gradient: Array | None, caller: str) -> Any
         return np.ones_like(output.data)
     if not hasattr(gradient, "dtype"):
         gradient = np.asarray(gradient, output.dtype, like=output.data)
+    if gradient.dtype.kind not in "fiub":
+        raise TypeError(f"{caller}(): gradient is of {gradient.dtype}; it must be real numbers")
     if gradient.shape != output.shape:
         raise ValueError(
             f"{caller}(): gradient has shape {gradient.shape}, the output {output.shape}"

@@ -104,14 +104,14 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def table(output: Tensor, gradient: Array | None = None, names: Any = None) -> Table:
+def table(output: Tensor, names: Any = None, gradient: Array | None = None) -> Table:
     """The tape of `output`: a row for each step, with the norms of its value and gradient.
 
-    output: Tensor of any shape. gradient: array of that shape, as in `backward`; without it the
-    gradients of an output with several entries are left open. names: {Tensor: name}, pairs as from
-    `named_parameters()`, or a Module. Nothing is used up, and no `.grad` is touched. Returns a list
-    of `Row`s whose str() is the table. TypeError for what is not a Tensor, RuntimeError where
-    backward() used the graph up.
+    output: Tensor of any shape. names: {Tensor: name}, pairs as from `named_parameters()`, or a
+    Module. gradient: array of the output's shape, as in `backward`; without it the gradients of an
+    output with several entries are left open. Nothing is used up, and no `.grad` is touched.
+    Returns a list of `Row`s whose str() is the table. TypeError for what is not a Tensor,
+    RuntimeError where backward() used the graph up.
     """
     rows = Table()
     for step in steps_of(output, names, gradient):

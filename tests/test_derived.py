@@ -831,7 +831,7 @@ def test_python_reads_a_tensor():
     assert (
         len(leaf(X)) == 3
         and bool(x)
-        and float(x[0, 0]) == 2.5
+        and x[0, 0].item() == 2.5
         and f"{x:.1f}" == "2.5"
         and "Tensor" in f"{x}"
     )

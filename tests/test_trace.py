@@ -65,7 +65,7 @@ def test_table_rows_are_the_numbers_of_the_tape():
     )
     y = np.sum(np.exp(x @ w) * data[:, 1:2] * 2.0 + np.arange(3.0), axis=1)
     weights = np.array([1.0, 2.0, 3.0])
-    rows = trace.table(y, weights)
+    rows = trace.table(y, gradient=weights)
     assert [r.step for r in rows] == list(range(len(rows)))
     assert [r.operation for r in rows] == [
         "leaf",
