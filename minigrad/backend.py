@@ -186,6 +186,20 @@ def is_sparse(x: Matrix) -> bool:
     return hasattr(x, "tocsr")
 
 
+def floating(dtype: Any, name: str) -> np.dtype:
+    """float32 or float64, in the byte order of the machine: what weights may be of.
+
+    name: of what is to have this dtype, for errors. TypeError for other dtypes: numbers of float16
+    end at 65,504, where a sum of squares soon is, and SciPy has few functions of longdouble.
+    """
+    dtype = np.dtype(dtype)
+    if dtype.kind != "f" or dtype.itemsize not in (4, 8):
+        raise TypeError(
+            f"{name}: {dtype} is no dtype to compute in; take numpy.float32 or numpy.float64"
+        )
+    return dtype.newbyteorder("=")
+
+
 def as_array(x: Array) -> Array:
     """What a Tensor may hold: plain arrays as they are, and what NumPy can read as plain arrays.
 

@@ -72,13 +72,23 @@ class Tensor:
         Tensor(4., from getitem)
     """
 
-    __slots__ = ("data", "requires_grad", "grad", "grad_storage", "origin", "number", "__weakref__")
+    __slots__ = (
+        "data",
+        "requires_grad",
+        "is_parameter",
+        "grad",
+        "grad_storage",
+        "origin",
+        "number",
+        "__weakref__",
+    )
     # Libraries with arrays of their own, as CuPy and scipy.sparse, ask this number who is to do
     # `array * t`: the higher one.
     __array_priority__ = 1000
 
     data: Any  # the array
     requires_grad: bool
+    is_parameter: bool  # made to be trained, and still so while it is frozen: nn.py
     grad: Any  # what backward() has collected: an array, or None
     grad_storage: Any  # where an optimiser wants the gradient to be written, or None: backward.py
     origin: Origin | None  # how it was made; None for a leaf, which nothing made
@@ -98,6 +108,7 @@ class Tensor:
             )
         self.data = data if data.dtype == dtype else data.astype(dtype)
         self.requires_grad = requires_grad
+        self.is_parameter = requires_grad
         self.grad = None
         self.grad_storage = None
         self.origin = None
@@ -414,10 +425,17 @@ class Tensor:
         """A format such as .3f is that of the only entry."""
         return format(self.item(), spec) if spec else str(self)
 
+    def __copy__(self) -> Tensor:
+        """copy.copy: the same data, shared, without gradient and history."""
+        copied = Tensor(self.data, self.requires_grad and self.origin is None)
+        copied.is_parameter = self.is_parameter
+        return copied
+
     def __reduce__(self):
-        """Copies have the data, and no history."""
-        is_leaf = self.origin is None
-        return Tensor, (self.data, self.requires_grad and is_leaf)
+        """Deep copies have data and gradient of their own, and no history."""
+        requires_grad = self.requires_grad and self.origin is None
+        others = {"is_parameter": self.is_parameter, "grad": self.grad}
+        return Tensor, (self.data, requires_grad), (None, others)
 
     # -------------------------------------------------------------------- what it refuses, and why
     def __array__(self, *_, **__) -> NoReturn:

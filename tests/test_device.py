@@ -365,7 +365,7 @@ def test_optimisers(make, monkeypatch):
             optimizer.load_state_dict(optimizer.state_dict())
         state = net.state_dict()
         assert all(
-            type(a) is np.ndarray for a in [*state.values(), optimizer.state_dict()["moment0"]]
+            type(a) is np.ndarray for a in [*state.values(), optimizer.state_dict()["moment0.0"]]
         )
         net.load_state_dict(state)
         ends.append([*state.values(), *net.eval()(backend.to_device(x, device)).numpy()])

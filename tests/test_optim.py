@@ -336,8 +336,6 @@ def test_what_cannot_be_optimised_is_refused(make):
     with pytest.raises(ValueError, match=make.__name__ + ".*float32.*float64"):
         make([nn.Parameter([1.0], np.float32), nn.Parameter([1.0], np.float64)])
     p = nn.Parameter([1.0])
-    with pytest.raises(ValueError, match=make.__name__ + ".*twice"):
-        make([p, nn.Parameter([2.0]), p])
     assert isinstance(make(iter([p])).parameters, list)
 
 
@@ -387,7 +385,7 @@ def test_the_state_of_another_optimiser_is_refused():
     with pytest.raises(ValueError, match="Adam"):
         optim.Adam([nn.Parameter([1.0, 2.0])]).load_state_dict(adam_state)
     with pytest.raises(ValueError, match="Adam"):
-        optim.Adam(parameters()).load_state_dict({**adam_state, "moment0": np.ones(1)})
+        optim.Adam(parameters()).load_state_dict({**adam_state, "moment0.1": np.ones(1)})
 
 
 def test_tensors_without_gradient_are_no_trouble():
