@@ -76,7 +76,7 @@ def Parameter(data: Any, dtype: Any = None) -> Tensor:
 
 
 def start_at(p: Tensor, values: Any) -> None:
-    """Let a parameter begin at these values, of its shape, unless it is frozen and so is to stay."""
+    """Let a parameter begin at these values, of its shape; one that is frozen stays as it is."""
     if p.requires_grad:
         backend.assign(p.data, values)
 

@@ -285,7 +285,7 @@ class Run:
             self.ranks.sum(gradients)
         # A GPU computes while the program goes on, and reading a number waits for it. So only one
         # is read: the loss, plus 0 (g . g), which is 0 where all gradients are finite, else NaN.
-        with np.errstate(invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             guarded = (value + 0.0 * (gradients @ gradients)).item()
         if math.isfinite(guarded):
             return guarded, n_rows

@@ -377,6 +377,21 @@ def test_dropout_with_a_generator_of_its_own():
     agree(nn.Dropout(0.3, seed=1)(moved(x)), nn.Dropout(0.3, seed=1)(x))
 
 
+def test_frozen_weights_move_and_go_on_being_frozen():
+    net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+    for p in net[0].parameters():
+        p.requires_grad = False
+    before = net.state_dict()
+    net.to("cupy")
+    assert all(backend.device_of(p.data) == "cupy" for p in net.parameters())
+    optimizer = optim.Adam(net.parameters(), 0.1)
+    np.sum(net(moved(np.ones((4, 3), np.float32)))).backward()
+    optimizer.step()
+    state = net.state_dict()
+    for name, value in before.items():
+        assert np.array_equal(state[name], value) == name.startswith("layers.0"), name
+
+
 def test_a_move_keeps_the_numbers_and_drops_the_gradients():
     block = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     before, sizes = block.state_dict(), [p.size for p in block.parameters()]

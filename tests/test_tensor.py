@@ -927,6 +927,20 @@ def test_copies_are_leaves_of_their_own(duplicate):
     assert not c.requires_grad and c.origin is None
 
 
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))]
+)
+def test_a_copy_has_no_part_in_the_gradient_of_its_original(duplicate):
+    """A deep copy has a gradient of its own, a shallow one none: what it collects is its alone."""
+    a = Tensor([2.0, 3.0], requires_grad=True)
+    (a * a).sum().backward()
+    b = duplicate(a)
+    before = [0.0, 0.0] if duplicate is copy.copy else [4.0, 6.0]
+    assert (b.grad is None) if duplicate is copy.copy else (b.grad.tolist() == before)
+    (b * 10.0).sum().backward()
+    assert a.grad.tolist() == [4.0, 6.0] and b.grad.tolist() == [g + 10 for g in before]
+
+
 def test_operators_reach_the_table():
     x, a = leaf(2, 2), np.random.default_rng(1).random((2, 2))
     for y, expected in (
