@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -45,11 +45,13 @@ from minigrad.backend import Array
 from minigrad.tensor import Tensor
 
 
-class Update(NamedTuple):
-    """What a step changes by one formula."""
+@dataclass(slots=True)
+class Stretch:
+    """Neighbours in an arena that a step changes, and that as many steps have passed over."""
 
-    block: slice  # of the two flat arrays
-    n_updates: int  # how often these weights have been changed, this time counted
+    start: int
+    stop: int
+    n_missed: int
 
 
 class Arena:
@@ -62,14 +64,14 @@ class Arena:
     other things.
 
     weights, gradients: arrays of shape (n,), n being the number of entries of all parameters.
-    n_updates: for each parameter, by how many steps it was changed.
+    n_missed: for each parameter, how many steps have passed it over.
     """
 
     def __init__(self, parameters: Sequence[Tensor], owner: str):
         _check(parameters, owner)
         self.parameters = list(dict.fromkeys(parameters))  # each once
         self.owner = owner
-        self.n_updates = [0] * len(self.parameters)
+        self.n_missed = [0] * len(self.parameters)
 
         like = self.parameters[0].data  # of the right dtype, on the right device
         n_weights = sum(p.size for p in self.parameters)
@@ -92,7 +94,7 @@ class Arena:
 
     def __reduce__(self):
         """A copy is made of copies of the parameters, which are then views of its own arrays."""
-        return Arena, (self.parameters, self.owner), {"n_updates": self.n_updates}
+        return Arena, (self.parameters, self.owner), {"n_missed": self.n_missed}
 
     def in_shape(self, flat: Array) -> list[Array]:
         """Views of a flat array (n,): the part of each parameter, of its shape."""
@@ -101,8 +103,8 @@ class Arena:
     def checksums(self) -> np.ndarray:
         """The CRC-32 of each parameter's weights, by which its state is known again: integers."""
         self.attach()
-        weights = self.in_shape(backend.to_host(self.weights))
-        return np.array([zlib.crc32(w.tobytes()) for w in weights])
+        weights: np.ndarray = backend.to_host(self.weights)
+        return np.array([zlib.crc32(weights[part].tobytes()) for part in self.slices])
 
     def attach(self) -> None:
         """Make each `p.data` a view of `weights` again, if somebody has put another array there.
@@ -126,32 +128,31 @@ class Arena:
                 f"on {device}; make a new optimiser after that"
             )
 
-    def updates(self, size: int) -> Iterator[Update]:
-        """Yield all that a step has to change, in blocks of at most `size` weights, and count it.
+    def blocks_to_change(self, size: int) -> Iterator[tuple[slice, int]]:
+        """Yield (block, n_missed) of all that a step changes, each block at most `size` long.
 
-        These are the weights that have a gradient and are not frozen. A gradient that somebody has
-        put into `p.grad` is copied into the arena first.
+        These are the weights that have a gradient and are not frozen. All others miss the step,
+        which is counted. A gradient that somebody has put into `p.grad` is copied into the arena
+        first.
         """
-        for whole, n_updates in self._whole_updates():
-            for start in range(whole.start, whole.stop, size):
-                yield Update(slice(start, min(start + size, whole.stop)), n_updates)
+        for stretch in self._stretches():
+            for start in range(stretch.start, stretch.stop, size):
+                yield slice(start, min(start + size, stretch.stop)), stretch.n_missed
 
-    def _whole_updates(self) -> list[Update]:
-        """The same, with neighbours together that have been changed equally often."""
-        found: list[Update] = []
-        for i, (p, part, storage) in enumerate(
-            zip(self.parameters, self.slices, self.gradient_views)
-        ):
+    def _stretches(self) -> list[Stretch]:
+        """The same, as long as they can be: neighbours that have missed as many steps."""
+        found: list[Stretch] = []
+        everything = zip(self.parameters, self.slices, self.gradient_views, self.n_missed)
+        for i, (p, part, storage, n_missed) in enumerate(everything):
             if p.grad is None or not p.requires_grad:
+                self.n_missed[i] += 1
                 continue
             if p.grad is not storage:
                 storage[...] = p.grad
-            self.n_updates[i] += 1
-            n_updates = self.n_updates[i]
-            start = part.start
-            if found and found[-1].block.stop == start and found[-1].n_updates == n_updates:
-                start = found.pop().block.start
-            found.append(Update(slice(start, part.stop), n_updates))
+            if found and found[-1].stop == part.start and found[-1].n_missed == n_missed:
+                found[-1].stop = part.stop
+            else:
+                found.append(Stretch(part.start, part.stop, n_missed))
         return found
 
 

@@ -62,7 +62,7 @@ class Optimizer:
 
     n_steps: how many steps were made. weights, gradients: flat arrays of shape (n,), n being the
     number of entries of all parameters. moments: a list of arrays of that shape. t: while `update`
-    runs, how often the weights that it was given have been updated, this time counted.
+    runs, how often the weights that it was given have been changed, this time counted.
     """
 
     n_moments = 0
@@ -100,8 +100,8 @@ class Optimizer:
         """Change every parameter that has a gradient, a block of weights at a time."""
         self.arena.attach()  # in case somebody has put another array into a parameter
         self.n_steps += 1
-        for block, n_updates in self.arena.updates(self.block_size):
-            self.t = n_updates
+        for block, n_missed in self.arena.blocks_to_change(self.block_size):
+            self.t = self.n_steps - n_missed
             self.update_block(block)
 
     def update_block(self, block: slice) -> None:
@@ -112,13 +112,14 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """What resuming exactly needs besides the weights.
 
-        n_steps; n_updates, (n_parameters,), those of each parameter; copies of the moments, as
-        `moment0.3` of the fourth parameter, of its shape; and a checksum of each parameter's
-        weights, by which `load_state_dict` finds out whether they are in the same order.
+        n_steps; n_missed, (n_parameters,), how many of these have passed over each parameter;
+        copies of the moments, as `moment0.3` of the fourth parameter, of its shape; and a checksum
+        of each parameter's weights, (n_parameters,), by which `load_state_dict` sees whether they
+        are in the same order.
         """
         state: dict[str, Any] = {
             "n_steps": self.n_steps,
-            "n_updates": np.array(self.arena.n_updates),
+            "n_missed": np.array(self.arena.n_missed),
             "checksums": self.arena.checksums(),
         }
         for i, moment in enumerate(self.moments):
@@ -146,7 +147,7 @@ class Optimizer:
                 "the order in which they were when it was saved"
             )
         self.n_steps = int(state["n_steps"])
-        self.arena.n_updates[:] = np.asarray(state["n_updates"]).tolist()
+        self.arena.n_missed[:] = np.asarray(state["n_missed"]).tolist()
         for i, moment in enumerate(self.moments):
             parts = [np.ravel(state[f"moment{i}.{k}"]) for k in range(len(self.parameters))]
             backend.assign(moment, np.concatenate(parts))

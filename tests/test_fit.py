@@ -570,7 +570,7 @@ def test_a_checkpoint_of_other_rows_another_model_or_none_at_all_is_refused(tmp_
         "best_score",
         "optimizer/n_steps",
         "optimizer/moment0.0",
-        "optimizer/n_updates",
+        "optimizer/n_missed",
         "optimizer/checksums",
         "position/epoch",
         "weights/linear.bias",
