@@ -36,22 +36,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from minigrad import backend
 from minigrad.backend import Array
 from minigrad.tensor import Tensor
-
-
-@dataclass(slots=True)
-class Stretch:
-    """Neighbours in an arena that a step changes, and that as many steps have passed over."""
-
-    start: int
-    stop: int
-    n_missed: int
 
 
 class Arena:
@@ -117,7 +107,7 @@ class Arena:
                 self._check_replacement(p.data, view)
                 view[...] = p.data
                 p.data = view
-            p.grad_storage = storage
+                p.grad_storage = storage
 
     def _check_replacement(self, data: Array, view: Array) -> None:
         """ValueError unless the data can take the place of the view."""
@@ -135,24 +125,24 @@ class Arena:
         which is counted. A gradient that somebody has put into `p.grad` is copied into the arena
         first.
         """
-        for stretch in self._stretches():
-            for start in range(stretch.start, stretch.stop, size):
-                yield slice(start, min(start + size, stretch.stop)), stretch.n_missed
+        for start, stop, n_missed in self._stretches():
+            for first in range(start, stop, size):
+                yield slice(first, min(first + size, stop)), n_missed
 
-    def _stretches(self) -> list[Stretch]:
-        """The same, as long as they can be: neighbours that have missed as many steps."""
-        found: list[Stretch] = []
-        everything = zip(self.parameters, self.slices, self.gradient_views, self.n_missed)
-        for i, (p, part, storage, n_missed) in enumerate(everything):
+    def _stretches(self) -> list[list[int]]:
+        """[start, stop, n_missed] of neighbours that a step changes, and that missed as many."""
+        found: list[list[int]] = []
+        for i, p in enumerate(self.parameters):
             if p.grad is None or not p.requires_grad:
                 self.n_missed[i] += 1
                 continue
-            if p.grad is not storage:
-                storage[...] = p.grad
-            if found and found[-1].stop == part.start and found[-1].n_missed == n_missed:
-                found[-1].stop = part.stop
+            if p.grad is not self.gradient_views[i]:
+                self.gradient_views[i][...] = p.grad
+            part, n_missed = self.slices[i], self.n_missed[i]
+            if found and found[-1][1] == part.start and found[-1][2] == n_missed:
+                found[-1][1] = part.stop
             else:
-                found.append(Stretch(part.start, part.stop, n_missed))
+                found.append([part.start, part.stop, n_missed])
         return found
 
 

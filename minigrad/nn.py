@@ -138,7 +138,7 @@ class Module:
     def _parameters_by_all_names(self) -> Iterator[tuple[str, Tensor]]:
         for prefix, module in self.named_modules():
             for name, value in vars(module).items():
-                if isinstance(value, Tensor) and _is_parameter(value):
+                if isinstance(value, Tensor) and value.is_parameter:
                     yield _dotted(prefix, name), value
 
     def named_buffers(self) -> Iterator[tuple[str, Module, str]]:
@@ -226,11 +226,6 @@ class Module:
         for _, module, attribute in self.named_buffers():
             setattr(module, attribute, backend.to_device(getattr(module, attribute), device))
         return self
-
-
-def _is_parameter(t: Tensor) -> bool:
-    """Whether it was made to be trained, or is meant to be by now; no result of a formula is."""
-    return t.is_parameter or (t.requires_grad and t.origin is None)
 
 
 def _dotted(prefix: str, name: str) -> str:

@@ -107,7 +107,7 @@ class Optimizer:
     def update_block(self, block: slice) -> None:
         """Let `update` change one part of the weights."""
         moments = [moment[block] for moment in self.moments]
-        self.update(self.weights[block], self.gradients[block], *moments)
+        self.update(self.arena.weights[block], self.arena.gradients[block], *moments)
 
     def state_dict(self) -> dict[str, Any]:
         """What resuming exactly needs besides the weights.

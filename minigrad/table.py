@@ -164,7 +164,6 @@ def wrapped(y, primitive, inputs, arrays, keywords, saved, needs) -> Tensor:
     out = Tensor.__new__(Tensor)
     out.data = y if type(y) is np.ndarray else _as_array(y)
     out.requires_grad = records
-    out.is_parameter = False
     out.grad = None
     out.grad_storage = None
     out.number = next(numbers)

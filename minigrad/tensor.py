@@ -75,7 +75,7 @@ class Tensor:
     __slots__ = (
         "data",
         "requires_grad",
-        "is_parameter",
+        "made_to_train",
         "grad",
         "grad_storage",
         "origin",
@@ -88,7 +88,7 @@ class Tensor:
 
     data: Any  # the array
     requires_grad: bool
-    is_parameter: bool  # made to be trained, and still so while it is frozen: nn.py
+    made_to_train: bool  # whether requires_grad was given; results of operations do without this
     grad: Any  # what backward() has collected: an array, or None
     grad_storage: Any  # where an optimiser wants the gradient to be written, or None: backward.py
     origin: Origin | None  # how it was made; None for a leaf, which nothing made
@@ -108,7 +108,7 @@ class Tensor:
             )
         self.data = data if data.dtype == dtype else data.astype(dtype)
         self.requires_grad = requires_grad
-        self.is_parameter = requires_grad
+        self.made_to_train = requires_grad
         self.grad = None
         self.grad_storage = None
         self.origin = None
@@ -270,6 +270,12 @@ class Tensor:
         return self.data.dtype
 
     @property
+    def is_parameter(self) -> bool:
+        """Whether it is a leaf to be trained: one with requires_grad now, or when it was made."""
+        was_made_to_train = getattr(self, "made_to_train", False)
+        return was_made_to_train or (self.requires_grad and self.origin is None)
+
+    @property
     def T(self) -> Tensor:
         """The transpose: all axes in reverse order."""
         return np.transpose(self)
@@ -428,13 +434,13 @@ class Tensor:
     def __copy__(self) -> Tensor:
         """copy.copy: the same data, shared, without gradient and history."""
         copied = Tensor(self.data, self.requires_grad and self.origin is None)
-        copied.is_parameter = self.is_parameter
+        copied.made_to_train = self.is_parameter
         return copied
 
     def __reduce__(self):
         """Deep copies have data and gradient of their own, and no history."""
         requires_grad = self.requires_grad and self.origin is None
-        others = {"is_parameter": self.is_parameter, "grad": self.grad}
+        others = {"made_to_train": self.is_parameter, "grad": self.grad}
         return Tensor, (self.data, requires_grad), (None, others)
 
     # -------------------------------------------------------------------- what it refuses, and why
