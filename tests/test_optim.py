@@ -435,7 +435,8 @@ def test_data_of_another_kind_gets_a_gradient_of_its_kind():
     weight, bias = nn.Parameter(np.ones((2, 3))), nn.Parameter(np.zeros(2))
     optim.SGD([weight, bias], 0.1)
     weight.data, bias.data = weight.data.astype(np.float32), np.zeros(1, np.float32)
-    np.sum(functional.linear(np.ones((4, 3), np.float32), weight, bias)).backward()
+    product = functional.linear(np.ones((4, 3), np.float32), weight, np.zeros(2, np.float32))
+    np.sum(product + bias).backward()
     assert weight.grad.dtype == np.float32 and bias.grad.shape == (1,) and bias.grad[0] == 8.0
 
 
