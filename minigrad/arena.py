@@ -24,6 +24,9 @@ Gradients have to arrive in the second array as well. For that, a Tensor has the
     >>> arena.gradients
     array([0.5, 0.5, 1. ])
 
+A view that is copied, by copy.deepcopy or on the way to another process, is a view no more. So an
+arena copies its parameters, and lays these out anew.
+
 Know before reading: Tensor's `.data` and `.grad`, and what a view of a NumPy array is.
 
 Know after: why an optimiser has to be made anew when a model moves to another device.
@@ -31,6 +34,7 @@ Know after: why an optimiser has to be made anew when a model moves to another d
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -44,34 +48,53 @@ class Arena:
     """The weights of some parameters, and their gradients, in two flat arrays.
 
     parameters: leaf Tensors of one dtype and of any shapes; from now on each `p.data` is a view of
-    `weights`, of the same shape as before. owner: whose arena it is; error messages begin with it.
+    `weights`, of the same shape as before, and so is its gradient, if it has one, of `gradients`. A
+    Tensor that is listed twice (weights that are tied) has one place. owner: whose arena it is;
+    error messages begin with it. ValueError for no parameters, or several dtypes; TypeError for
+    other things.
+
     weights, gradients: arrays of shape (n,), n being the number of entries of all parameters.
-    ValueError for no parameters, one listed twice, or several dtypes; TypeError for other things.
+    n_missed: for each parameter, how many steps have passed it over.
     """
 
     def __init__(self, parameters: Sequence[Tensor], owner: str):
         _check(parameters, owner)
-        self.parameters = parameters
+        self.parameters = list(dict.fromkeys(parameters))  # each once
         self.owner = owner
+        self.n_missed = [0] * len(self.parameters)
 
-        like = parameters[0].data  # of the right dtype, on the right device
-        n_weights = sum(p.size for p in parameters)
+        like = self.parameters[0].data  # of the right dtype, on the right device
+        n_weights = sum(p.size for p in self.parameters)
         self.weights: Array = np.zeros_like(like, shape=(n_weights,))
         self.gradients: Array = np.zeros_like(like, shape=(n_weights,))
 
         # Each parameter's part of the two arrays.
         self.slices: list[slice] = []
-        self.weight_views: list[Array] = []
-        self.gradient_views: list[Array] = []
         start = 0
-        for p in parameters:
-            part = slice(start, start + p.size)
-            self.slices.append(part)
-            self.weight_views.append(self.weights[part].reshape(p.shape))
-            self.gradient_views.append(self.gradients[part].reshape(p.shape))
-            p.grad = None
-            start = part.stop
+        for p in self.parameters:
+            self.slices.append(slice(start, start + p.size))
+            start += p.size
+        self.weight_views = self.in_shape(self.weights)
+        self.gradient_views = self.in_shape(self.gradients)
         self.attach()
+        for p, storage in zip(self.parameters, self.gradient_views):
+            if p.grad is not None:
+                storage[...] = p.grad
+                p.grad = storage
+
+    def __reduce__(self):
+        """A copy is made of copies of the parameters, which are then views of its own arrays."""
+        return Arena, (self.parameters, self.owner), {"n_missed": self.n_missed}
+
+    def in_shape(self, flat: Array) -> list[Array]:
+        """Views of a flat array (n,): the part of each parameter, of its shape."""
+        return [flat[part].reshape(p.shape) for p, part in zip(self.parameters, self.slices)]
+
+    def checksums(self) -> np.ndarray:
+        """The CRC-32 of each parameter's weights, by which its state is known again: integers."""
+        self.attach()
+        weights: np.ndarray = backend.to_host(self.weights)
+        return np.array([zlib.crc32(weights[part].tobytes()) for part in self.slices])
 
     def attach(self) -> None:
         """Make each `p.data` a view of `weights` again, if somebody has put another array there.
@@ -84,7 +107,7 @@ class Arena:
                 self._check_replacement(p.data, view)
                 view[...] = p.data
                 p.data = view
-            p.grad_storage = storage
+                p.grad_storage = storage
 
     def _check_replacement(self, data: Array, view: Array) -> None:
         """ValueError unless the data can take the place of the view."""
@@ -95,28 +118,32 @@ class Arena:
                 f"on {device}; make a new optimiser after that"
             )
 
-    def blocks_with_gradient(self, size: int) -> Iterator[slice]:
-        """Yield slices of the arena, each at most `size` long: all weights that have a gradient.
+    def blocks_to_change(self, size: int) -> Iterator[tuple[slice, int]]:
+        """Yield (block, n_missed) of all that a step changes, each block at most `size` long.
 
-        A gradient that somebody has put into `p.grad` is copied into the arena first.
+        These are the weights that have a gradient and are not frozen. All others miss the step,
+        which is counted. A gradient that somebody has put into `p.grad` is copied into the arena
+        first.
         """
-        for start, stop in self._stretches():
+        for start, stop, n_missed in self._stretches():
             for first in range(start, stop, size):
-                yield slice(first, min(first + size, stop))
+                yield slice(first, min(first + size, stop)), n_missed
 
     def _stretches(self) -> list[list[int]]:
-        """[start, stop] of each stretch of the arena in which all parameters have a gradient."""
-        stretches: list[list[int]] = []
-        for p, part, storage in zip(self.parameters, self.slices, self.gradient_views):
-            if p.grad is None:
+        """[start, stop, n_missed] of neighbours that a step changes, and that missed as many."""
+        found: list[list[int]] = []
+        for i, p in enumerate(self.parameters):
+            if p.grad is None or not p.requires_grad:
+                self.n_missed[i] += 1
                 continue
-            if p.grad is not storage:
-                storage[...] = p.grad
-            if stretches and stretches[-1][1] == part.start:
-                stretches[-1][1] = part.stop
+            if p.grad is not self.gradient_views[i]:
+                self.gradient_views[i][...] = p.grad
+            part, n_missed = self.slices[i], self.n_missed[i]
+            if found and found[-1][1] == part.start and found[-1][2] == n_missed:
+                found[-1][1] = part.stop
             else:
-                stretches.append([part.start, part.stop])
-        return stretches
+                found.append([part.start, part.stop, n_missed])
+        return found
 
 
 def leave(p: Tensor) -> None:
@@ -139,5 +166,4 @@ def _check(parameters: Sequence[Tensor], owner: str) -> None:
         raise ValueError(
             f"{owner}: parameters of several dtypes {sorted(map(str, dtypes))}; use one"
         )
-    if len({id(p) for p in parameters}) < len(parameters):
-        raise ValueError(f"{owner}: a parameter is listed twice")
+    backend.floating(dtypes.pop(), owner)

@@ -80,6 +80,16 @@ def take_rows(column: Matrix, rows: np.ndarray) -> Matrix:
     return taken
 
 
+def computable(rows: Matrix) -> Matrix:
+    """The same rows, of any shape, in a dtype that is computed in: float16 is for storing only.
+
+    float16 becomes float32, and longdouble float64; other dtypes stay.
+    """
+    if rows.dtype.kind != "f" or rows.dtype.itemsize in (4, 8):
+        return rows
+    return rows.astype(np.float32 if rows.dtype.itemsize < 4 else np.float64)
+
+
 def split(n_rows: int, validation: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Row numbers to train on, (n_rows - n,), and to hold out for validation, (n,); both sorted.
 
@@ -212,7 +222,7 @@ class Minibatches:
     in a minibatch. shard: (i, n), of every minibatch only the i-th of n equal parts is given. One
     or two rows that are left over for a last minibatch (for each part) join the one before: batch
     norm could not use them. ValueError for columns of different length, sparse ones that are not
-    CSR, and a batch_size below 1.
+    CSR, and a batch_size below 1. Rows of float16 are given as float32.
     """
 
     def __init__(
@@ -273,7 +283,7 @@ class Minibatches:
         """Minibatches of these rows, in this order."""
         for bounds in self.bounds[first:]:
             part = rows[self._of_shard(*bounds)]
-            yield tuple(take_rows(column, part) for column in self.columns)
+            yield tuple(computable(take_rows(column, part)) for column in self.columns)
 
     # ------------------------------------------------------------------- minibatches from the disk
     def _from_disk(self, groups, key, first) -> Iterator[tuple]:
@@ -285,7 +295,8 @@ class Minibatches:
             for start, stop in buffer.minibatches:
                 part = self._of_shard(start - buffer.start, stop - buffer.start)
                 rows = buffer.rows[part]
-                yield (buffer.x[part], *(take_rows(column, rows) for column in self.columns[1:]))
+                others = [take_rows(column, rows) for column in self.columns[1:]]
+                yield tuple(map(computable, (buffer.x[part], *others)))
 
     def _buffers(self, groups, key, first) -> Iterator[_Buffer]:
         """Read one group after the other; what does not fill a minibatch waits for the next one."""

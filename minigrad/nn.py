@@ -24,6 +24,20 @@ parameters among them, and goes on into the modules, and into lists of modules. 
 as a list of parameters or a dict of modules, it does not see. What it finds is what an optimiser
 trains, what a file of weights holds, and what moves to a GPU.
 
+A parameter can be *frozen*: it then gets no gradient, and optimisers leave it as it is. All else
+that is done with parameters, such as saving and moving, is done with it too.
+
+    >>> network.hidden.weight.requires_grad = False
+    >>> np.sum(network(np.ones((5, 3), np.float32))).backward()
+    >>> [name for name, p in network.named_parameters() if p.grad is None]
+    ['hidden.weight']
+
+Weights are *tied* where two modules hold the same Tensor. It is one parameter, trained once.
+
+    >>> network.out.weight = network.hidden.bias
+    >>> [name for name, p in network.named_parameters()]
+    ['hidden.weight', 'hidden.bias', 'out.bias']
+
 Every module is called in the same way, `module(x, rng)`. `rng` is a generator of random numbers, by
 which a caller can fix all the noise of a step; only layers that draw noise, such as Dropout, look
 at it.
@@ -51,14 +65,20 @@ from minigrad.tensor import Tensor
 def Parameter(data: Any, dtype: Any = None) -> Tensor:
     """A Tensor to be trained: a leaf with requires_grad, holding a copy of `data`, of any shape.
 
-    dtype: by default that of a floating array; float32 for all else.
+    dtype: float32 or float64, by default that of a floating array, and float32 for all else.
+    TypeError for another, also where it is that of the data. `p.requires_grad = False` freezes it.
     """
-    if dtype is None and not hasattr(data, "dtype"):
-        dtype = np.float32  # numbers and lists
-    values = np.array(data, dtype=dtype)
-    if values.dtype.kind != "f":
-        values = values.astype(np.float32)
+    if dtype is None:
+        is_floating = hasattr(data, "dtype") and data.dtype.kind == "f"
+        dtype = data.dtype if is_floating else np.float32
+    values = np.array(data, backend.floating(dtype, "Parameter"))
     return Tensor(values, requires_grad=True)
+
+
+def start_at(p: Tensor, values: Any) -> None:
+    """Let a parameter begin at these values, of its shape; one that is frozen stays as it is."""
+    if p.requires_grad:
+        backend.assign(p.data, values)
 
 
 # Layers that are made without a generator take the next one of these: two layers of the same
@@ -73,8 +93,9 @@ def _own_stream() -> np.random.Generator:
 class Module:
     """What owns parameters. A subclass assigns its parts to attributes, and defines `__call__`.
 
-    Parts are parameters (leaf Tensors of any shape), other modules, and lists of modules; what is
-    in other containers is not trained, saved or moved. `buffers` names further attributes:
+    Parts are parameters (leaf Tensors of any shape that were made to be trained, frozen or not),
+    other modules, and lists of modules; what is in other containers is not trained, saved or moved.
+    `buffers` names further attributes:
     arrays that are saved and moved, but not trained. `training` says whether the module is in
     training or in evaluation; it makes a difference to Dropout and BatchNorm1d.
     """
@@ -104,10 +125,20 @@ class Module:
             yield from child.named_modules(_dotted(prefix, name))
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield (dotted name, Tensor of any shape) of all parameters, in order of definition."""
+        """Yield (dotted name, Tensor of any shape) of all parameters, in order of definition.
+
+        One that has several names comes once, with the first of them.
+        """
+        found = set()
+        for name, p in self._parameters_by_all_names():
+            if p not in found:
+                found.add(p)
+                yield name, p
+
+    def _parameters_by_all_names(self) -> Iterator[tuple[str, Tensor]]:
         for prefix, module in self.named_modules():
             for name, value in vars(module).items():
-                if isinstance(value, Tensor) and value.requires_grad and value.origin is None:
+                if isinstance(value, Tensor) and value.is_parameter:
                     yield _dotted(prefix, name), value
 
     def named_buffers(self) -> Iterator[tuple[str, Module, str]]:
@@ -117,25 +148,29 @@ class Module:
                 yield _dotted(prefix, name), module, name
 
     def parameters(self) -> list[Tensor]:
-        """All parameters, of any shapes, as a list."""
+        """All parameters, of any shapes, as a list, each once."""
         return [p for _, p in self.named_parameters()]
 
     # -------------------------------------------------------------------------- saving and loading
     def _arrays(self) -> dict[str, Array]:
         """Dotted name -> the array itself, of all parameters and then of all buffers."""
-        arrays = {name: p.data for name, p in self.named_parameters()}
+        arrays = {name: p.data for name, p in self._parameters_by_all_names()}
         for name, module, attribute in self.named_buffers():
             arrays[name] = getattr(module, attribute)
         return arrays
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Dotted name -> a copy on the host, of all parameters and buffers; any shapes."""
+        """Dotted name -> a copy on the host, of all parameters and buffers; any shapes.
+
+        A parameter that has several names is there under each.
+        """
         return {name: np.array(backend.to_host(array)) for name, array in self._arrays().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Write arrays into the parameters and buffers, in place, keeping their dtypes.
 
-        ValueError, and nothing is written, where a name is missing or unknown or a shape is wrong.
+        ValueError, and nothing is written, where a name is missing or unknown, a shape is wrong, or
+        one parameter would have to be two different arrays.
         """
         arrays = self._arrays()
         missing = sorted(arrays.keys() - state.keys())
@@ -146,6 +181,14 @@ class Module:
             shape = np.shape(state[name])
             if shape != array.shape:
                 raise ValueError(f"load_state_dict: {name} has shape {shape}, not {array.shape}")
+        first_names: dict[int, str] = {}
+        for name, array in arrays.items():
+            first = first_names.setdefault(id(array), name)
+            if first != name and not np.array_equal(state[first], state[name], equal_nan=True):
+                raise ValueError(
+                    f"load_state_dict: {first} and {name} are one parameter here, "
+                    "and differ in the state; give them Tensors of their own first"
+                )
         for name, array in arrays.items():
             backend.assign(array, state[name])
 
@@ -246,8 +289,8 @@ class BatchNorm1d(Module):
     ):
         self.weight = Parameter(np.ones(n_features), dtype)
         self.bias = Parameter(np.zeros(n_features), dtype)
-        self.running_mean = np.zeros(n_features, dtype)
-        self.running_var = np.ones(n_features, dtype)
+        self.running_mean = np.zeros(n_features, self.weight.dtype)
+        self.running_var = np.ones(n_features, self.weight.dtype)
         self.momentum = momentum
         self.eps = eps
 

@@ -33,8 +33,9 @@ learning rate changes during training, and how to write another optimiser.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
-from math import cos, pi, sqrt
+from math import cos, hypot, isfinite, pi, sqrt
 from typing import Any
 
 import numpy as np
@@ -55,25 +56,40 @@ class Optimizer:
     remembers of earlier gradients: `n_moments` arrays with a number for each weight, zeros at
     first, which `update` changes as well. SGD below is an example.
 
-    parameters: leaf Tensors of one dtype, of any shapes. learning_rate: how far a step goes; it may
-    be changed at any time. TypeError and ValueError for parameters that cannot be trained together.
+    parameters: leaf Tensors of one dtype, of any shapes. Those that are frozen (nn.py) stay as they
+    are; one that is listed twice is trained once. learning_rate: how far a step goes; it may be
+    changed at any time. TypeError and ValueError for parameters that cannot be trained together.
 
     n_steps: how many steps were made. weights, gradients: flat arrays of shape (n,), n being the
-    number of entries of all parameters. moments: a list of arrays of that shape.
+    number of entries of all parameters. moments: a list of arrays of that shape. t: while `update`
+    runs, how often the weights that it was given have been changed, this time counted.
     """
 
     n_moments = 0
     update: Callable[..., None]
 
     def __init__(self, parameters: Iterable[Tensor], learning_rate: float):
-        self.parameters = list(parameters)
+        self.arena = Arena(list(parameters), owner=type(self).__name__)
+        self.parameters = self.arena.parameters
         self.learning_rate = learning_rate
         self.n_steps = 0
-        self.arena = Arena(self.parameters, owner=type(self).__name__)
-        self.weights = self.arena.weights
-        self.gradients = self.arena.gradients
+        self.t = 0
         self.moments = [np.zeros_like(self.weights) for _ in range(self.n_moments)]
         self.block_size = backend.at_a_time(self.weights, BLOCK)
+
+    @property
+    def weights(self) -> Array:
+        """All weights, (n,)."""
+        return self.arena.weights
+
+    @property
+    def gradients(self) -> Array:
+        """All gradients, (n,); those of parameters whose `.grad` is None do not count."""
+        return self.arena.gradients
+
+    def __copy__(self):
+        """copy.copy: another optimiser of the same parameters, with a memory of its own."""
+        return copy.deepcopy(self, {id(p): p for p in self.parameters})
 
     def zero_grad(self) -> None:
         """Forget all gradients; without this, the next backward() adds to them."""
@@ -84,35 +100,57 @@ class Optimizer:
         """Change every parameter that has a gradient, a block of weights at a time."""
         self.arena.attach()  # in case somebody has put another array into a parameter
         self.n_steps += 1
-        for block in self.arena.blocks_with_gradient(self.block_size):
+        for block, n_missed in self.arena.blocks_to_change(self.block_size):
+            self.t = self.n_steps - n_missed
             self.update_block(block)
 
     def update_block(self, block: slice) -> None:
         """Let `update` change one part of the weights."""
         moments = [moment[block] for moment in self.moments]
-        self.update(self.weights[block], self.gradients[block], *moments)
+        self.update(self.arena.weights[block], self.arena.gradients[block], *moments)
 
     def state_dict(self) -> dict[str, Any]:
-        """What resuming exactly needs besides the weights: n_steps, and copies of the moments."""
-        state: dict[str, Any] = {"n_steps": self.n_steps}
+        """What resuming exactly needs besides the weights.
+
+        n_steps; n_missed, (n_parameters,), how many of these have passed over each parameter;
+        copies of the moments, as `moment0.3` of the fourth parameter, of its shape; and a checksum
+        of each parameter's weights, (n_parameters,), by which `load_state_dict` sees whether they
+        are in the same order.
+        """
+        state: dict[str, Any] = {
+            "n_steps": self.n_steps,
+            "n_missed": np.array(self.arena.n_missed),
+            "checksums": self.arena.checksums(),
+        }
         for i, moment in enumerate(self.moments):
-            state[f"moment{i}"] = np.array(backend.to_host(moment))
+            for k, part in enumerate(self.arena.in_shape(backend.to_host(moment))):
+                state[f"moment{i}.{k}"] = np.array(part)
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The reverse of state_dict, in place.
 
-        ValueError for the state of another kind or size of optimiser.
+        ValueError for the state of another kind of optimiser, or of parameters of other shapes; and
+        for that of the same parameters in another order, provided that their weights were loaded
+        before.
         """
-        expected = {name: np.shape(value) for name, value in self.state_dict().items()}
-        found = {name: np.shape(value) for name, value in state.items()}
+        name = type(self).__name__
+        own = self.state_dict()
+        expected = {key: np.shape(value) for key, value in own.items()}
+        found = {key: np.shape(value) for key, value in state.items()}
         if found != expected:
+            raise ValueError(f"{name}: a state of {expected} is needed, this one has {found}")
+        before, now = np.asarray(state["checksums"]), own["checksums"]
+        if np.any(before != now) and np.array_equal(np.sort(before), np.sort(now)):
             raise ValueError(
-                f"{type(self).__name__}: a state of {expected} is needed, this one has {found}"
+                f"{name}: this is a state of the same parameters in another order; list them in "
+                "the order in which they were when it was saved"
             )
         self.n_steps = int(state["n_steps"])
+        self.arena.n_missed[:] = np.asarray(state["n_missed"]).tolist()
         for i, moment in enumerate(self.moments):
-            backend.assign(moment, state[f"moment{i}"])
+            parts = [np.ravel(state[f"moment{i}.{k}"]) for k in range(len(self.parameters))]
+            backend.assign(moment, np.concatenate(parts))
 
 
 class SGD(Optimizer):
@@ -160,8 +198,9 @@ class Adam(Optimizer):
         [3.9]
 
     parameters: leaf Tensors of one dtype, of any shapes. betas: how much of each mean is kept at a
-    step. eps: keeps the quotient finite where all gradients were 0. Steps are counted for all
-    parameters together: one that has no gradient in some steps is corrected as if it had one.
+    step. eps: keeps the quotient finite where all gradients were 0. A parameter that has no
+    gradient in some steps, because it is frozen or the loss goes without it, is as it would be had
+    these steps not been.
     """
 
     n_moments = 2
@@ -179,13 +218,13 @@ class Adam(Optimizer):
         self.scratch = np.empty_like(self.weights[: self.block_size])
 
     def update_as_published(self, w: Array, g: Array, m: Array, v: Array) -> None:
-        """Algorithm 1 of the paper, line by line. All of one shape, (n,); t counts the steps.
+        """Algorithm 1 of the paper, line by line. All of one shape, (n,); t counts the updates.
 
         Both means start at 0, and so are too small at first: the weights of the t gradients in them
         add up to 1 - beta^t only. Dividing by that gives m_hat and v_hat.
         """
         beta1, beta2 = self.betas
-        t = self.n_steps
+        t = self.t
         m += (1 - beta1) * (g - m)
         v += (1 - beta2) * (g * g - v)
         m_hat = m / (1 - beta1**t)
@@ -205,7 +244,7 @@ class Adam(Optimizer):
         and so m_hat / (sqrt(v_hat) + eps) is c * m_hat / (sqrt(v) + c * eps).
         """
         beta1, beta2 = self.betas
-        t = self.n_steps
+        t = self.t
         c = sqrt((1 - beta2**t) / (1 - beta2))
         s = self.scratch[: w.size]
 
@@ -243,11 +282,11 @@ class AdamW(Adam):
         weight_decay: float = 1e-2,
         undecayed: Iterable[Tensor] = (),
     ):
-        parameters = list(parameters)
+        parameters = {id(p): p for p in parameters}.values()  # each once
         left_out = {id(p) for p in undecayed}
         decayed = [p for p in parameters if id(p) not in left_out]
         others = [p for p in parameters if id(p) in left_out]
-        if len(left_out) > len({id(p) for p in others}):
+        if len(left_out) > len(others):
             raise ValueError("AdamW: undecayed holds a Tensor that is not one of the parameters")
         super().__init__(decayed + others, learning_rate, betas, eps)
         self.weight_decay = weight_decay
@@ -263,22 +302,28 @@ class AdamW(Adam):
 def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
     """Scale all gradients by one factor so that their joint Euclidean norm is at most max_norm.
 
-    parameters: Tensors of any shapes; those without a gradient do not count. Returns the norm as it
-    was: the square root of the sum of all squared entries. FloatingPointError, and all gradients
-    untouched, where that is not finite.
+    parameters: Tensors of any shapes; those without a gradient do not count, and one that is listed
+    twice counts once. Returns the norm as it was: the square root of the sum of all squared
+    entries. FloatingPointError, and all gradients untouched, where that is not finite.
     """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    sum_of_squares = 0.0
-    for g in gradients:
-        in_double = g.astype(np.float64)  # squares of float32 overflow from 1e19 on
-        sum_of_squares += float(np.sum(np.square(in_double)))
-    norm = sqrt(sum_of_squares)
-    if not np.isfinite(norm):
+    gradients = [p.grad for p in dict.fromkeys(parameters) if p.grad is not None]
+    norm = hypot(*map(_norm, gradients))
+    if not isfinite(norm):
         raise FloatingPointError(f"clip_grad_norm: the norm of the gradients is {norm}")
     if norm > max_norm:
         for g in gradients:
-            g *= max_norm / norm
+            # In double: the factor may be too small for float32.
+            np.multiply(g, max_norm / norm, out=g, dtype=np.float64, casting="same_kind")
     return norm
+
+
+def _norm(x: Array) -> float:
+    """The Euclidean norm of an array of any shape, also where the squares are out of range."""
+    largest = float(np.max(np.abs(x))) if x.size else 0.0
+    if largest == 0.0 or not isfinite(largest):
+        return largest
+    scaled = x.astype(np.float64) / largest
+    return largest * sqrt(float(np.sum(np.square(scaled))))
 
 
 class CosineSchedule:
@@ -304,7 +349,19 @@ class CosineSchedule:
 class StepSchedule:
     """The learning rate is multiplied by `factor` once in every so many calls of step().
 
-    After n calls, learning_rate = start * factor^floor(n / every).
+    After n calls, learning_rate = start * factor^floor(n / every). So a rate that starts at 0.1,
+    with every=2 and the default factor, goes for two steps at 0.1, two at 0.01, one at 0.001 ...:
+
+        >>> optimizer = SGD([Tensor([1.0], requires_grad=True)], learning_rate=0.1)
+        >>> schedule = StepSchedule(optimizer, every=2)
+        >>> for _ in range(5):
+        ...     print(round(optimizer.learning_rate, 6))  # of the step that is made here
+        ...     schedule.step()
+        0.1
+        0.1
+        0.01
+        0.01
+        0.001
     """
 
     def __init__(self, optimizer: Optimizer, every: int, factor: float = 0.1):

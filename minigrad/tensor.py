@@ -76,6 +76,7 @@ class Tensor:
     __slots__ = {  # and what help() says of each
         "data": "The numbers: an array of float32 or float64.",
         "requires_grad": "Whether a gradient may be asked for: of a leaf, or of what it went into.",
+        "made_to_train": "Whether requires_grad was given; results of operations lack it.",
         "grad": "What backward() has collected: an array of the shape of the data, or None.",
         "grad_storage": "Where an optimiser wants the gradient written, or None: backward.py.",
         "origin": "How it was made; None for a leaf, which nothing made.",
@@ -89,6 +90,7 @@ class Tensor:
 
     data: Any
     requires_grad: bool
+    made_to_train: bool
     grad: Any
     grad_storage: Any
     origin: Origin | None
@@ -107,6 +109,7 @@ class Tensor:
         dtype = backend.floating(dtype, f"Tensor({data.dtype}, dtype={np.dtype(dtype)})")
         self.data = data if data.dtype == dtype else data.astype(dtype)
         self.requires_grad = requires_grad
+        self.made_to_train = requires_grad
         self.grad = None
         self.grad_storage = None
         self.origin = None
@@ -302,6 +305,12 @@ class Tensor:
         return self.data.dtype
 
     @property
+    def is_parameter(self) -> bool:
+        """Whether it is a leaf to be trained: one with requires_grad now, or when it was made."""
+        was_made_to_train = getattr(self, "made_to_train", False)
+        return was_made_to_train or (self.requires_grad and self.origin is None)
+
+    @property
     def T(self) -> Tensor:
         """The transpose: all axes in reverse order."""
         return np.transpose(self)
@@ -463,13 +472,16 @@ class Tensor:
         return format(self.item(), spec) if spec else str(self)
 
     def __copy__(self) -> Tensor:
-        """A Tensor of its own with a copy of the data, and no history."""
-        return Tensor(np.copy(self.data), self.requires_grad and self.origin is None)
+        """A Tensor of its own with a copy of the data, without gradient and history."""
+        copied = Tensor(np.copy(self.data), self.requires_grad and self.origin is None)
+        copied.made_to_train = self.is_parameter
+        return copied
 
     def __reduce__(self):
-        """Copies have the data, and no history."""
-        is_leaf = self.origin is None
-        return Tensor, (self.data, self.requires_grad and is_leaf)
+        """Deep copies have data and gradient of their own, and no history."""
+        requires_grad = self.requires_grad and self.origin is None
+        others = {"made_to_train": self.is_parameter, "grad": self.grad}
+        return Tensor, (self.data, requires_grad), (None, others)
 
     # -------------------------------------------------------------------- what it refuses, and why
     def __array__(self, *_, **__) -> NoReturn:
@@ -506,16 +518,16 @@ def _constant(t):
 def _augmented(t, symbol, function, other):
     """What `t += other` makes of t: itself changed in place, or a new Tensor, function(t, other).
 
-    A leaf that needs a gradient is a weight: modules and optimisers hold it, and another Tensor
-    under its name would be trained by nobody. Any other Tensor is a value, like a number.
+    A leaf that needs a gradient, or did before it was frozen, is a weight: modules and optimisers
+    hold it, and another Tensor under its name would be trained and saved by nobody. Any other
+    Tensor is a value, like a number.
     """
-    is_weight = t.requires_grad and t.origin is None
-    if not is_weight:
+    if not t.is_parameter:
         return function(t, other)
     if recording.enabled:
         raise RuntimeError(
-            f"w {symbol} ...: w is a leaf that needs a gradient, and what was recorded of it would "
-            "be wrong. Within `with minigrad.no_grad():` it is changed in place; for a new Tensor "
+            f"w {symbol} ...: w is a leaf that needs a gradient, or a frozen parameter, and what was "
+            "recorded of it would be wrong. Within `with minigrad.no_grad():` it is changed in place; for a new Tensor "
             f"write w = w {symbol[:-1]} ..."
         )
     new = function(t, other)

@@ -139,6 +139,7 @@ def settings_of(run: Run, columns, batch_size: int, validation: float) -> dict:
         "processes": run.ranks.size,
         "on_disk": isinstance(columns[0], Blocks),
         "kl_warmup": getattr(run.model, "kl_warmup", None),
+        "frozen": [name for name, p in run.model.named_parameters() if not p.requires_grad],
         "config": {name: value for name, value in config.items() if name != "seed"},
     }
     return json.loads(json.dumps(settings))  # as they come back from a file
@@ -284,7 +285,7 @@ class Run:
             self.ranks.sum(gradients)
         # A GPU computes while the program goes on, and reading a number waits for it. So only one
         # is read: the loss, plus 0 (g . g), which is 0 where all gradients are finite, else NaN.
-        with np.errstate(invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             guarded = (value + 0.0 * (gradients @ gradients)).item()
         if math.isfinite(guarded):
             return guarded, n_rows
@@ -470,7 +471,9 @@ class Run:
                     f"the ranks must train the same: the first has {theirs}, "
                     f"number {self.ranks.rank} {ours}"
                 )
-        for array in (self.optimizer.weights, *self._buffers("")):
+        # Weights that the optimiser does not have, because they are frozen, must agree as well.
+        weights = [p.data for p in self.model.parameters()]
+        for array in (*weights, *self._buffers("")):
             self.ranks.first(array)
         if not self.n_done:
             self.epoch_weights = self.model.state_dict()

@@ -50,13 +50,13 @@ from minigrad.data import Minibatches
 from minigrad.distributions import Normal, kl_divergence
 from minigrad.fit import History, evaluating, fit
 from minigrad.functional import data_of
-from minigrad.nn import BatchNorm1d, Dropout, Linear, Module, Parameter
+from minigrad.nn import BatchNorm1d, Dropout, Linear, Module, Parameter, start_at
 from minigrad.parallel import ranks_of
 from minigrad.tensor import Tensor
 from models import posterior
 from models.counts import as_matrix, batch_codes, moments
 from models.differential import ComparesGroups
-from models.inputs import one_of, sizes
+from models.inputs import floating, one_of, sizes
 
 # Added to the variance of q, as the reference does: keeps KL finite when a dimension is very sure.
 VARIANCE_FLOOR = 1e-4
@@ -215,6 +215,7 @@ class SCVI(ComparesGroups, Saved, Module):
         one_of("likelihood", likelihood, LIKELIHOODS)
         one_of("dispersion", dispersion, ("gene", "gene-batch", "gene-cell"))
         one_of("library", library, ("observed", "latent"))
+        dtype = floating(dtype)
         n_genes, n_batches, n_latent, n_hidden, n_layers = sizes(
             n_genes=n_genes,
             n_batches=n_batches,
@@ -233,7 +234,7 @@ class SCVI(ComparesGroups, Saved, Module):
             likelihood=likelihood,
             dispersion=dispersion,
             library=library,
-            dtype=np.dtype(dtype).name,
+            dtype=dtype.name,
             seed=int(seed),
         )
         self.likelihood, self.dispersion, self.library = likelihood, dispersion, library
@@ -241,7 +242,7 @@ class SCVI(ComparesGroups, Saved, Module):
             n_genes,
             n_batches,
             n_latent,
-            np.dtype(dtype),
+            dtype,
         )
         rng, kind = np.random.default_rng(seed), dict(dtype=dtype)
         dropout = 0.0 if dropout is None else dropout  # until `fit` knows the depth of the counts
@@ -572,7 +573,7 @@ class SCVI(ComparesGroups, Saved, Module):
     kl_warmup = 0.25
 
     def _start_from_moments(self, sums, codes) -> None:
-        """Biases and dispersions from the data.
+        """Biases and dispersions from the data; those that are frozen stay.
 
         rho starts at mean expression, theta from moments, extra zeros at log odds of -2.
 
@@ -583,20 +584,19 @@ class SCVI(ComparesGroups, Saved, Module):
         """
         totals, of_gene = sums.totals, sums.of_genes
         rho = (of_gene + 0.5) / (of_gene.sum() + 0.5 * self.n_genes)
-        backend.assign(self.decoder.rho.bias.data, np.log(rho) - np.log(rho).mean())
+        start_at(self.decoder.rho.bias, np.log(rho) - np.log(rho).mean())
         if self.likelihood == "zinb":
-            self.decoder.zi.bias.data[...] = -2.0
+            start_at(self.decoder.zi.bias, -2.0)
         if self.likelihood != "poisson":
             spread = sums.squares - 2 * rho * sums.with_totals + rho**2 * np.sum(totals**2)
             log_theta = np.log(
                 np.clip(rho**2 * np.sum(totals**2) / np.maximum(spread - of_gene, 1e-8), 0.05, 100)
             )
             if self.dispersion == "gene-cell":
-                backend.assign(self.decoder.theta.bias.data, log_theta)
+                start_at(self.decoder.theta.bias, log_theta)
             else:
-                backend.assign(
-                    self.log_theta.data,
-                    log_theta if self.dispersion == "gene" else log_theta[:, None],
+                start_at(
+                    self.log_theta, log_theta if self.dispersion == "gene" else log_theta[:, None]
                 )
         for b in range(self.n_batches):
             of_batch = np.log(totals[codes == b]) if np.any(codes == b) else np.log(totals)
@@ -607,8 +607,8 @@ class SCVI(ComparesGroups, Saved, Module):
             self.batch_fraction[b] = np.mean(codes == b)
         if self.library == "latent":
             prior_variance = backend.to_host(self.batch_fraction @ self.library_log_var)
-            backend.assign(self.l_encoder.mean.bias.data, np.log(totals).mean()[None])
-            backend.assign(self.l_encoder.log_var.bias.data, np.log(prior_variance)[None])
+            start_at(self.l_encoder.mean.bias, np.log(totals).mean()[None])
+            start_at(self.l_encoder.log_var.bias, np.log(prior_variance)[None])
 
     # ---------------------------------------------------------------- what a trained model is asked
     def minibatches(
@@ -694,7 +694,7 @@ class SCVI(ComparesGroups, Saved, Module):
         sizes = dict(
             n_genes=first.shape[1],
             n_hidden=first.shape[0],
-            dtype=first.dtype,
+            dtype=np.promote_types(first.dtype, np.float32),  # halves are computed in float32
             n_latent=np.asarray(state["z_encoder.mean_encoder.weight"]).shape[0],
         )
         model = cls(**{**sizes, **config})

@@ -65,7 +65,7 @@ from minigrad import backend, functional
 from minigrad.backend import Array
 from minigrad.distributions import Bernoulli, Categorical, Normal, kl_divergence
 from minigrad.fit import History, evaluating
-from minigrad.nn import Linear, Parameter
+from minigrad.nn import Linear, Parameter, start_at
 from models import posterior
 from models.autoencoder import layers
 from models.feature_model import FeatureModel
@@ -286,9 +286,9 @@ class VAE(FeatureModel):
             start = np.log(0.99 * mean_row / max(mean_row.sum(), TINY) + 0.01 / self.n_features)
         last = self.decoder[-1]
         assert isinstance(last, Linear)
-        backend.assign(last.bias.data, start)
+        start_at(last.bias, start)
         if hasattr(self, "log_sigma"):  # log of the standard deviation: half the log variance
-            self.log_sigma.data[...] = 0.5 * np.log(max(mean_variance(x, mean_row), 1e-12))
+            start_at(self.log_sigma, 0.5 * np.log(max(mean_variance(x, mean_row), 1e-12)))
 
     def _rows(self, x: Any, in_range: bool = False) -> Any:
         """x, checked: see as_features.

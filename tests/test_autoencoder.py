@@ -7,11 +7,13 @@ import pytest
 from scipy import sparse
 from scipy.linalg import subspace_angles
 
+from minigrad import checkpoint
 from minigrad.data import split
 from models import VAE, Autoencoder, TiedLinearAutoencoder, inputs
 from models.autoencoder import LOSSES
 from models.counts import Counts
 from models.inputs import as_features, mean_variance, means
+from tests.copies import WAYS, check_copies
 from tests.differences import check_gradients
 
 KINDS = [(output, loss) for output, losses in LOSSES.items() for loss in losses]
@@ -688,3 +690,49 @@ def test_the_sizes_by_default():
     model = Autoencoder(5)
     shapes = [p.shape for name, p in model.named_parameters() if name.endswith("weight")]
     assert shapes == [(512, 5), (256, 512), (32, 256), (256, 32), (512, 256), (5, 512)]
+
+
+# ----------------------------------------------------------------------- copies and frozen weights
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Autoencoder(20, (6,), 3, dropout=0.2, noise=0.1, dtype=np.float64),
+        lambda: TiedLinearAutoencoder(20, 3, dtype=np.float64),
+    ],
+    ids=["Autoencoder", "TiedLinearAutoencoder"],
+)
+def test_copies_train_alike(make, way):
+    x = rows(20)
+    check_copies(make(), lambda m, step: m.loss(x, rng=np.random.default_rng(step)), way)
+
+
+def test_frozen_weights_stay_are_saved_and_loaded(tmp_path):
+    model = Autoencoder(20, (6,), 3)
+    for name, p in model.named_parameters():
+        p.requires_grad = name.startswith("decoder")
+    before = model.state_dict()
+    model.fit(rows(), epochs=2, **quiet)
+    after = model.state_dict()
+    for name, p in model.named_parameters():
+        assert np.array_equal(after[name], before[name]) == (not p.requires_grad), name
+    model.save(tmp_path / "model.npz")
+    loaded = Autoencoder.load(tmp_path / "model.npz")
+    np.testing.assert_array_equal(loaded.latent(rows()), model.latent(rows()))
+
+
+def test_a_file_of_halves_is_computed_in_the_dtype_of_the_model(tmp_path):
+    path = tmp_path / "model.npz"
+    model = Autoencoder(20, (6,), 3)
+    model.save(path)
+    arrays, meta = checkpoint.load(path)
+    checkpoint.save(path, {name: a.astype(np.float16) for name, a in arrays.items()}, meta)
+    loaded = Autoencoder.load(path)
+    for name, weights in loaded.state_dict().items():
+        assert weights.dtype == np.float32, name
+        np.testing.assert_array_equal(weights, model.state_dict()[name].astype(np.float16))
+    assert loaded.latent(rows()).dtype == np.float32
+    meta["config"]["dtype"] = "float16"
+    checkpoint.save(path, arrays, meta)
+    with pytest.raises(ValueError, match="does not fit.*numpy.float32 or numpy.float64"):
+        Autoencoder.load(path)

@@ -180,6 +180,16 @@ def test_parallel_columns_stay_parallel():
         np.testing.assert_array_equal(d, dense[ids])
 
 
+@pytest.mark.parametrize("dtype, expected", [("f2", "f4"), ("g", "f8"), ("f4", "f4"), ("i2", "i2")])
+def test_rows_of_halves_come_as_singles(dtype, expected):
+    """Stored in half the memory, and never computed with: 300^2 is beyond float16."""
+    x = np.full((6, 2), 300, dtype)
+    for rows, labels in Minibatches((x, np.arange(6)), 3):
+        assert rows.dtype == np.dtype(expected) and labels.dtype == int
+        assert np.all(rows == 300)
+    assert x.dtype == np.dtype(dtype)
+
+
 def test_columns_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"same number of rows.*\[3, 4\]"):
         Minibatches((np.ones(3), np.ones(4)), 2)

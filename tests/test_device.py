@@ -365,7 +365,7 @@ def test_optimisers(make, monkeypatch):
             optimizer.load_state_dict(optimizer.state_dict())
         state = net.state_dict()
         assert all(
-            type(a) is np.ndarray for a in [*state.values(), optimizer.state_dict()["moment0"]]
+            type(a) is np.ndarray for a in [*state.values(), optimizer.state_dict()["moment0.0"]]
         )
         net.load_state_dict(state)
         ends.append([*state.values(), *net.eval()(backend.to_device(x, device)).numpy()])
@@ -375,6 +375,21 @@ def test_optimisers(make, monkeypatch):
 def test_dropout_with_a_generator_of_its_own():
     x = np.ones((50, 4))
     agree(nn.Dropout(0.3, seed=1)(moved(x)), nn.Dropout(0.3, seed=1)(x))
+
+
+def test_frozen_weights_move_and_go_on_being_frozen():
+    net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+    for p in net[0].parameters():
+        p.requires_grad = False
+    before = net.state_dict()
+    net.to("cupy")
+    assert all(backend.device_of(p.data) == "cupy" for p in net.parameters())
+    optimizer = optim.Adam(net.parameters(), 0.1)
+    np.sum(net(moved(np.ones((4, 3), np.float32)))).backward()
+    optimizer.step()
+    state = net.state_dict()
+    for name, value in before.items():
+        assert np.array_equal(state[name], value) == name.startswith("layers.0"), name
 
 
 def test_a_move_keeps_the_numbers_and_drops_the_gradients():

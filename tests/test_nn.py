@@ -1,5 +1,6 @@
 """minigrad/nn.py: layers against numbers worked out by hand, and what a Module promises."""
 
+import copy
 import math
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 from scipy import sparse
 
 from minigrad import Tensor, grad, nn, no_grad, optim
+from tests.copies import WAYS
 
 
 class Block(nn.Module):
@@ -86,6 +88,165 @@ def test_what_was_computed_and_kept_is_no_parameter():
     assert [name for name, _ in block.named_parameters()] == NAMES
     np.sum(out).backward()  # uses the graph up; the output is no leaf for that
     assert [name for name, _ in block.named_parameters()] == NAMES
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.longdouble, np.int64, complex])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda dtype: nn.Parameter([1.0], dtype),
+        lambda dtype: nn.Linear(2, 3, dtype=dtype),
+        lambda dtype: nn.BatchNorm1d(2, dtype=dtype),
+        lambda dtype: nn.LayerNorm(2, dtype=dtype),
+    ],
+    ids=["Parameter", "Linear", "BatchNorm1d", "LayerNorm"],
+)
+def test_only_singles_and_doubles_are_trained(make, dtype):
+    if np.dtype(dtype) == np.float64:
+        pytest.skip("longdouble is float64 here")
+    with pytest.raises(TypeError, match=f"{np.dtype(dtype)}.*numpy.float32 or numpy.float64"):
+        make(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.longdouble])
+def test_data_that_are_no_singles_or_doubles_need_a_dtype(dtype):
+    if np.dtype(dtype) == np.float64:
+        pytest.skip("longdouble is float64 here")
+    data = np.array([1.5, 2.5], dtype)
+    with pytest.raises(TypeError, match="numpy.float32 or numpy.float64"):
+        nn.Parameter(data)
+    p = nn.Parameter(data, np.float32)
+    assert p.dtype == np.float32 and p.data.tolist() == [1.5, 2.5]
+
+
+def test_parameters_are_in_the_byte_order_of_the_machine():
+    p = nn.Parameter(np.array([1.5, 2.5], ">f8"))
+    assert p.dtype == np.float64 and p.dtype.isnative and p.data.tolist() == [1.5, 2.5]
+
+
+# --------------------------------------------------------------------------------- frozen parameters
+def test_frozen_parameters_are_parameters():
+    """They have names, are saved and loaded; a constant is none, nor is what is computed of them."""
+    block = Block()
+    block.first.weight.requires_grad = False
+    block.scale.requires_grad = False
+    block.last = block.scale * 2.0
+    assert [name for name, _ in block.named_parameters()] == NAMES
+    assert len(block.parameters()) == len(NAMES)
+    state = block.state_dict()
+    assert list(state) == NAMES + BUFFERS
+    other = Block(1)
+    for p in other.parameters():
+        p.requires_grad = False
+    other.load_state_dict(state)
+    for name, value in other.state_dict().items():
+        np.testing.assert_array_equal(value, state[name])
+    assert not any(p.requires_grad for p in other.parameters())
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_parameter_may_be_frozen_before_it_has_a_module(when):
+    block, p = Block(), nn.Parameter(np.zeros(2))
+    if when == "before":
+        p.requires_grad = False
+    block.extra = p
+    p.requires_grad = False
+    assert dict(block.named_parameters())["extra"] is p
+    p.requires_grad = True
+    assert dict(block.named_parameters())["extra"] is p
+
+
+@pytest.mark.parametrize("way", [*WAYS.values(), copy.copy], ids=[*WAYS, "copy"])
+def test_a_copy_of_a_frozen_parameter_is_a_frozen_parameter(way):
+    block = Block()
+    block.first.weight.requires_grad = False
+    copied = way(block)
+    copied.first = way(copied.first)
+    copied.first.weight = way(copied.first.weight)
+    assert [name for name, _ in copied.named_parameters()] == NAMES
+    assert [p.requires_grad for p in copied.parameters()] == [n != "first.weight" for n in NAMES]
+    assert not copied.not_trained.is_parameter
+
+
+def test_frozen_parameters_get_no_gradient_and_let_it_pass():
+    """Through the frozen layer to the one before it, as by hand: y = b a x, dy/da = b x."""
+    net = nn.Sequential(nn.Linear(1, 1, dtype=np.float64), nn.Linear(1, 1, dtype=np.float64))
+    for layer, w in zip(net.layers, (2.0, 3.0)):
+        layer.load_state_dict({"weight": np.full((1, 1), w), "bias": np.zeros(1)})
+    for p in net[1].parameters():
+        p.requires_grad = False
+    np.sum(net(np.array([[5.0]]))).backward()
+    assert net[0].weight.grad == 15.0 and net[0].bias.grad == 3.0
+    assert net[1].weight.grad is None and net[1].bias.grad is None
+
+
+def test_a_frozen_parameter_starts_where_it_is():
+    p, q = nn.Parameter(np.zeros(2)), nn.Parameter(np.zeros(2))
+    p.requires_grad = False
+    for each in (p, q):
+        nn.start_at(each, [1.0, 2.0])
+    assert p.data.tolist() == [0, 0] and q.data.tolist() == [1, 2]
+
+
+# ------------------------------------------------------------------------------------- tied weights
+class Tied(nn.Module):
+    """An encoder and a decoder that share a weight, and a module that has two names."""
+
+    def __init__(self, seed=0):
+        rng = np.random.default_rng(seed)
+        self.encoder = nn.Linear(3, 3, rng=rng)
+        self.decoder = nn.Linear(3, 3, rng=rng)
+        self.decoder.weight = self.encoder.weight
+        self.norm = nn.BatchNorm1d(3)
+        self.again = self.norm
+
+
+def test_tied_weights_have_all_their_names_in_a_state_and_are_one_parameter():
+    model = Tied()
+    names = [name for name, _ in model.named_parameters()]
+    assert names == ["encoder.weight", "encoder.bias", "decoder.bias", "norm.weight", "norm.bias"]
+    assert len(model.parameters()) == 5
+    state = model.state_dict()
+    assert {"decoder.weight", "again.weight", "again.running_mean"} < set(state)
+    np.testing.assert_array_equal(state["decoder.weight"], state["encoder.weight"])
+
+    other = Tied(1)
+    optimizer = optim.SGD(other.parameters(), 1.0)
+    other.load_state_dict(state)
+    assert other.decoder.weight is other.encoder.weight
+    np.testing.assert_array_equal(other.decoder.weight.data, model.encoder.weight.data)
+    np.sum(other.encoder.weight + 2.0 * other.decoder.weight).backward()
+    optimizer.step()  # once, with the sum of both gradients
+    np.testing.assert_allclose(other.decoder.weight.data, state["encoder.weight"] - 3.0, rtol=1e-6)
+
+
+def test_tied_weights_take_no_two_different_arrays():
+    model = Tied()
+    before = model.state_dict()
+    state = {name: value + 1 for name, value in before.items()}
+    state["decoder.weight"] = state["decoder.weight"] + 1
+    with pytest.raises(ValueError, match="encoder.weight and decoder.weight are one parameter"):
+        model.load_state_dict(state)
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+    state["decoder.weight"] = state["encoder.weight"] = np.full((3, 3), np.nan)
+    model.load_state_dict(state)  # NaN is like NaN here
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_copies_stay_tied(way):
+    copied = WAYS[way](Tied())
+    assert copied.decoder.weight is copied.encoder.weight and copied.again is copied.norm
+
+
+def test_a_shallow_copy_of_a_module_shares_its_parts():
+    block = Block()
+    optimizer = optim.SGD(block.parameters(), 0.1)
+    copied = copy.copy(block)
+    assert all(p is q for p, q in zip(copied.parameters(), block.parameters(), strict=True))
+    np.sum(copied.scale).backward()
+    optimizer.step()
+    np.testing.assert_array_equal(copied.scale.data, block.scale.data)
 
 
 # ---------------------------------------------------------------------------------- saving, loading

@@ -112,6 +112,16 @@ def test_ranks_end_equal_with_one_checkpoint_and_resume_exactly(tmp_path):
     SCVI.load(tmp_path / "whole.npz")
 
 
+def test_ranks_begin_with_the_frozen_weights_of_the_first(tmp_path):
+    """Also where the optimiser was not given them."""
+    status, said = ranks("freezes", tmp_path)
+    assert status == 0, said
+    (first, _), (second, _) = found(tmp_path, 0), found(tmp_path, 1)
+    assert np.all(first["layers.layers.0.weight"] == 0.5)
+    for name in first:
+        assert first[name].tobytes() == second[name].tobytes(), name
+
+
 def test_they_stop_together(tmp_path):
     """Early stopping, and a Ctrl-C that only one of them gets."""
     status, said = ranks("stopped", tmp_path)
@@ -299,6 +309,24 @@ def like_one_process(folder):
         )
         arrays[name + "end"] = np.concatenate([p.data.ravel() for p in model.parameters()])
     write(folder, arrays)
+
+
+def freezes(folder):
+    model, rank = Plain(), ranks_of("mpi").rank
+    frozen = model.layers[0].weight
+    frozen.data[...] = 0.5 + rank
+    frozen.requires_grad = False
+    x = np.random.default_rng(2).normal(size=(30, 3))
+    fit(
+        model,
+        (x, x @ [1.0, -1.0, 0.5]),
+        epochs=2,
+        batch_size=7,
+        optimizer=lambda ps: optim.Adam([p for p in ps if p.requires_grad], 0.05),
+        parallel="mpi",
+        progress=False,
+    )
+    write(folder, model.state_dict())
 
 
 def trained_and_resumed(folder):

@@ -16,6 +16,7 @@ from models import SCVI, VAE, scvi
 from models.counts import Counts
 from models.scvi import _MostProbable, thinned, usual_dropout, usual_epochs
 from tests.benchmarks import recovery
+from tests.copies import WAYS, check_copies
 
 QUIET = {"progress": False, "weight_decay": 0.0}
 
@@ -902,3 +903,90 @@ def test_the_least_size_of_a_file_is_close_to_its_size(sizes):
     n_arrays, size = SCVI.least_size(model.config)
     assert n_arrays == sizes.get("n_layers", 1) <= len(weights)
     assert size <= sum(w.size for w in weights) < 4 * size
+
+
+# ----------------------------------------------------------- copies, frozen weights, half precision
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("library", ["observed", "latent"])
+def test_copies_train_alike(way, library):
+    x, batch = counts_of(24), np.arange(24) % 2
+    model = small(n_batches=2, library=library, dropout=0.2)
+
+    def loss(model, step):
+        return model.loss(x, batch, rng=np.random.default_rng(step))
+
+    def make(parameters):  # as `fit` makes it: the copy's must know the copy's weights
+        model_of_these = next(m for m in models if m.parameters()[0] is parameters[0])
+        return model_of_these._optimizer(parameters, 1e-2, 0.1)
+
+    models = [model]
+    check_copies(model, loss, way)
+    optimizer = make(model.parameters())
+    copied, its_optimizer = WAYS[way]((model, optimizer))
+    for each, one in ((copied, its_optimizer), (model, optimizer)):
+        for step in range(3):
+            one.zero_grad()
+            loss(each, step).backward()
+            one.step()
+    for name, weights in model.state_dict().items():
+        np.testing.assert_array_equal(copied.state_dict()[name], weights, err_msg=name)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_copy_of_a_trained_model_says_the_same_and_trains_on(way):
+    x = counts_of(60)
+    model = fitted(x)
+    copied = WAYS[way](model)
+    np.testing.assert_array_equal(copied.latent(x), model.latent(x))
+    before = model.state_dict()
+    for each in (copied, model):
+        fitted(x, model=each)
+        if each is copied:
+            assert all(np.array_equal(a, before[n]) for n, a in model.state_dict().items())
+    assert np.any(model.log_theta.data != before["log_theta"])
+    for name, weights in model.state_dict().items():
+        np.testing.assert_array_equal(copied.state_dict()[name], weights, err_msg=name)
+
+
+@pytest.mark.parametrize("dispersion", ["gene", "gene-cell"])
+def test_frozen_weights_stay_are_saved_and_loaded(tmp_path, dispersion):
+    """A decoder from elsewhere: `fit` neither starts its biases anew nor trains them."""
+    model = small(dispersion=dispersion, library="latent")
+    frozen = [p for name, p in model.named_parameters() if not name.startswith("z_encoder")]
+    for p in frozen:
+        p.data += 0.25
+        p.requires_grad = False
+    before = model.state_dict()
+    fitted(counts_of(), model=model)
+    after = model.state_dict()
+    for name, p in model.named_parameters():
+        assert np.array_equal(after[name], before[name]) == (not p.requires_grad), name
+    model.save(tmp_path / "model.npz")
+    loaded = SCVI.load(tmp_path / "model.npz")
+    for name, weights in after.items():
+        np.testing.assert_array_equal(loaded.state_dict()[name], weights, err_msg=name)
+
+
+def test_half_precision_is_no_dtype_of_a_model():
+    with pytest.raises(ValueError, match="dtype must be numpy.float32 or numpy.float64"):
+        SCVI(5, dtype=np.float16)
+
+
+def test_counts_of_halves_are_computed_in_single_precision():
+    """Totals of cells are beyond float16 here, which also has no odd number above 2,048."""
+    x = 512 * counts_of(60, n_genes=40)
+    assert x.sum(axis=1).max() > np.finfo(np.float16).max
+    ends = [fitted(x.astype(dtype)) for dtype in (np.float16, np.float32)]
+    for name, weights in ends[1].state_dict().items():
+        np.testing.assert_array_equal(ends[0].state_dict()[name], weights, err_msg=name)
+        assert weights.dtype == np.float32 and np.all(np.isfinite(weights))
+    np.testing.assert_array_equal(ends[0].latent(x.astype(np.float16)), ends[1].latent(x))
+
+
+def test_weights_of_scvi_tools_in_halves_are_computed_in_single_precision():
+    reference = np.load(Path(__file__).parent / "data" / "scvi_nb_observed.npz")
+    state = {k[6:]: reference[k] for k in reference.files if k.startswith("param/")}
+    halves = {name: a.astype(np.float16) for name, a in state.items()}
+    model = SCVI.from_scvi_tools(halves, n_batches=2, likelihood="nb")
+    assert model.dtype == np.float32 and all(p.dtype == np.float32 for p in model.parameters())
+    np.testing.assert_array_equal(model.log_theta.data, halves["px_r"])

@@ -933,6 +933,20 @@ def test_copies_are_leaves_of_their_own(duplicate):
     assert not c.requires_grad and c.origin is None
 
 
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))]
+)
+def test_a_copy_has_no_part_in_the_gradient_of_its_original(duplicate):
+    """A deep copy has a gradient of its own, a shallow one none: what it collects is its alone."""
+    a = Tensor([2.0, 3.0], requires_grad=True)
+    (a * a).sum().backward()
+    b = duplicate(a)
+    before = [0.0, 0.0] if duplicate is copy.copy else [4.0, 6.0]
+    assert (b.grad is None) if duplicate is copy.copy else (b.grad.tolist() == before)
+    (b * 10.0).sum().backward()
+    assert a.grad.tolist() == [4.0, 6.0] and b.grad.tolist() == [g + 10 for g in before]
+
+
 def test_operators_reach_the_table():
     x, a = leaf(2, 2), np.random.default_rng(1).random((2, 2))
     for y, expected in (
@@ -1352,6 +1366,19 @@ def test_a_modules_parameter_is_not_lost():
     layer(np.ones((1, 2), np.float32)).backward()
     optimizer.step()
     np.testing.assert_allclose(layer.weight.data, before, atol=1e-6)
+
+
+def test_a_frozen_parameter_is_not_lost_either():
+    layer = nn.Linear(2, 1)
+    bias, data = layer.bias, layer.bias.data
+    layer.bias.requires_grad = False
+    before = bias.data.copy()
+    with raises(RuntimeError, "frozen parameter", "no_grad"):
+        layer.bias += 1.0
+    with no_grad():
+        layer.bias += 1.0
+    assert layer.bias is bias and bias.data is data and not bias.requires_grad
+    np.testing.assert_allclose(layer.state_dict()["bias"], before + 1.0, rtol=1e-6)
 
 
 def test_a_graph_over_a_leaf_that_has_changed_since_is_refused():

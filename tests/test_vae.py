@@ -8,6 +8,7 @@ from scipy.special import expit
 from minigrad.distributions import Normal
 from models import VAE
 from models.posterior import POSTERIOR
+from tests.copies import WAYS, check_copies
 from tests.differences import check_gradients
 
 quiet = dict(progress=False, device="numpy")
@@ -519,3 +520,40 @@ def test_distributions_of_the_model_stay_in_its_dtype():
             assert isinstance(vae.encode(x), Normal)
             assert vae.loss(x, rng=np.random.default_rng(0)).dtype == dtype
             assert vae.generate(3).dtype == vae.reconstruct(x).dtype == vae.latent(x).dtype == dtype
+
+
+# ----------------------------------------------------------- copies, frozen weights, half precision
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind, sigma", DECODERS)
+def test_copies_train_alike(way, kind, sigma):
+    x = data(kind, n=20)
+    model = VAE(8, (6,), 2, decoder=kind, sigma=sigma, dtype=np.float64)
+    check_copies(model, lambda m, step: m.loss(x, rng=np.random.default_rng(step)), way)
+
+
+def test_frozen_weights_stay_are_saved_and_loaded(tmp_path):
+    """Also those which `fit` would start at the moments of the data."""
+    model = VAE(8, (6,), 2, sigma="learned")
+    frozen = [p for name, p in model.named_parameters() if not name.startswith("encoder")]
+    for p in frozen:
+        p.data += 0.25
+        p.requires_grad = False
+    before = model.state_dict()
+    model.fit(data("normal"), epochs=2, **quiet)
+    after = model.state_dict()
+    for name, p in model.named_parameters():
+        assert np.array_equal(after[name], before[name]) == (not p.requires_grad), name
+    model.save(tmp_path / "model.npz")
+    loaded = VAE.load(tmp_path / "model.npz")
+    for name, weights in after.items():
+        np.testing.assert_array_equal(loaded.state_dict()[name], weights, err_msg=name)
+
+
+def test_rows_of_halves_are_computed_in_the_dtype_of_the_model():
+    x = data("normal", n=60).astype(np.float16)
+    ends = [VAE(8, (6,), 2) for _ in range(2)]
+    for model, dtype in zip(ends, (np.float16, np.float32)):
+        model.fit(x.astype(dtype), epochs=2, learning_rate=1e-4, **quiet)
+    for name, weights in ends[1].state_dict().items():
+        np.testing.assert_array_equal(ends[0].state_dict()[name], weights, err_msg=name)
+        assert weights.dtype == np.float32

@@ -87,7 +87,12 @@ def _nesterov(classical):
 
             def state_dict(self):
                 state = super().state_dict()
-                return state if classical else {**state, "moment0": 0.0 * state["moment0"]}
+                if classical:
+                    return state
+                return {
+                    name: 0.0 * value if name.startswith("moment") else value
+                    for name, value in state.items()
+                }
 
         return Wrong
 
