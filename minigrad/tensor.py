@@ -526,9 +526,9 @@ def _augmented(t, symbol, function, other):
         return function(t, other)
     if recording.enabled:
         raise RuntimeError(
-            f"w {symbol} ...: w is a leaf that needs a gradient, or a frozen parameter, and what was "
-            "recorded of it would be wrong. Within `with minigrad.no_grad():` it is changed in place; for a new Tensor "
-            f"write w = w {symbol[:-1]} ..."
+            f"w {symbol} ...: w is a leaf that needs a gradient, or a frozen parameter, and what "
+            "was recorded of it would be wrong. Within `with minigrad.no_grad():` it is changed "
+            f"in place; for a new Tensor write w = w {symbol[:-1]} ..."
         )
     new = function(t, other)
     new = new.data if isinstance(new, Tensor) else new
