@@ -39,6 +39,7 @@ ORDER = {
         "training",
         "fit",
         "example_inputs",
+        "quotients",
         "checking",
     ],
     "models": [
