@@ -12,9 +12,9 @@ import pytest
 from scipy import sparse, stats
 
 from minigrad import nn, optim
-from models import SCVI, VAE, scvi
+from models import SCVI, VAE, recipe, scvi
 from models.counts import Counts
-from models.scvi import _MostProbable, thinned, usual_dropout, usual_epochs
+from models.recipe import MostProbable, thinned, usual_dropout, usual_epochs
 from tests.benchmarks import recovery
 
 QUIET = {"progress": False, "weight_decay": 0.0}
@@ -170,7 +170,7 @@ def test_the_prior_is_a_term_of_the_loss():
             optimizer.step()
         return [w.data for w in weights]
 
-    mine = trained(lambda ws: _MostProbable(ws, 0.1, 0.7, [ws[0]], ws[2]), 0.0)
+    mine = trained(lambda ws: MostProbable(ws, 0.1, 0.7, [ws[0]], ws[2]), 0.0)
     expected = trained(lambda ws: optim.Adam(ws, 0.1), 0.7)
     np.testing.assert_allclose(mine[0], expected[0], rtol=1e-12)
     np.testing.assert_allclose(mine[1], expected[1], rtol=1e-12)
@@ -186,10 +186,10 @@ def test_the_prior_of_a_training(n_cells, validation, n_hidden, precision, monke
     made = []
 
     def remember(*arguments):
-        made.append(_MostProbable(*arguments))
+        made.append(MostProbable(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(scvi, "_MostProbable", remember)
+    monkeypatch.setattr(recipe, "MostProbable", remember)
     model = small(n_hidden=n_hidden)
     model.fit(counts_of(n_cells), epochs=1, validation=validation, progress=False)
     assert made[0].weight_decay == pytest.approx(precision, rel=1e-12)
