@@ -89,14 +89,15 @@ def usual_dropout(n_cells: int, n_genes: int, n_counts: float) -> float:
 
 # -------------------------------------------------------------------- the prior of the weights
 class MostProbable(optim.Adam):
-    """Adam to the most probable weights: to the loss comes weight_decay / 2 * sum(w^2) of
-    `decayed`.
+    """Adam to the most probable weights: their normal prior joins the loss of a cell.
 
-    That is -log p(w) / n_cells of a normal prior with precision n_cells * weight_decay. Its
-    gradient is added here: a term of the loss would pass over the weights three times. Adam sees it
-    beside the likelihood's, so that it yields where many counts speak; the decoupled decay of AdamW
-    takes the same from all, and from 100 deep cells too much. frozen: a parameter that does not
-    change.
+        loss = -ELBO + weight_decay / 2 * sum(w^2)
+
+    The sum is over the weights w in `decayed`, of any shapes. The term is -log p(w) / n_cells of a
+    normal prior with precision n_cells * weight_decay. Its gradient is added here: a term of the
+    loss would pass over the weights three times. Adam sees it beside the likelihood's, so that it
+    yields where many counts speak; the decoupled decay of AdamW takes the same from all, and from
+    100 deep cells too much. frozen: a parameter that does not change.
     """
 
     def __init__(

@@ -233,6 +233,19 @@ def test_noise_belongs_to_cells_not_to_chunks(name, library, monkeypatch):
         np.testing.assert_allclose(ask(model, x, codes), at_once, rtol=1e-9)
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("name", ["elbo", "log_likelihood", "expression_fraction", "denoise"])
+def test_what_the_other_cells_are_makes_no_difference_to_draws_of_z(name, library):
+    """To drawn counts it does: how many random numbers these take depends on the parameters."""
+    model = untrained(n_batches=2, library=library, dtype=np.float64)
+    x, codes, ask = counts_like(model, 8), np.arange(8) % 2, ASKED[name]
+    others = x.copy()
+    others[0] += 50.0
+    found, beside_others = ask(model, x, codes), ask(model, others, codes)
+    np.testing.assert_allclose(beside_others[1:], found[1:], rtol=1e-9)
+    assert not np.allclose(beside_others[0], found[0], rtol=1e-3)
+
+
 def test_memory_does_not_grow_with_the_number_of_samples(monkeypatch):
     model, peaks = untrained(200), []
     monkeypatch.setattr(posterior, "BUDGET", 20000)
