@@ -1,4 +1,4 @@
-"""What a trained model is asked: how likely cells are, what they express, and for new cells.
+"""Questions to a trained model: how likely are cells, what do they express, how do new ones look?
 
 This is a lesson. A model with a latent state z has no formula for the likelihood of a cell x: p(x)
 is an integral over all z. But it can be estimated. Draw z from the encoder's guess q(z | x), and
@@ -76,19 +76,21 @@ def log_mean_exp(blocks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
     Two arrays (n_rows,) float64: log(1/n sum_i exp(log w_i)), in nats where the log w are; and its
     standard error by the delta method, NaN for a single draw. blocks: arrays (n, n_rows), n draws a
-    row. ValueError unless there is at least one draw in all. Only running sums are kept, of
-    weights that are divided by the largest so far: so none overflows, and memory does not grow.
+    row. ValueError unless there is at least one draw in all.
+
+    The first is logsumexp(log w) - log(n), but the log w need not be there all at once: sums are
+    kept, of weights divided by the largest so far, and so none overflows.
     """
     n = 0
     highest: Any = -np.inf  # the largest log w of each row so far
-    total: Any = 0.0  # sum of w / exp(highest)
+    total: Any = 0.0  # sum of all w / exp(highest)
     squares: Any = 0.0  # sum of their squares
     for log_w in blocks:
         log_w = log_w.astype(np.float64)
         before = highest
         highest = np.maximum(before, np.max(log_w, axis=0))
-        level = np.where(np.isfinite(highest), highest, 0.0)  # where all weights are 0 yet
-        shrink = np.exp(before - level)
+        level = np.where(np.isfinite(highest), highest, 0.0)  # if all weights are 0 as yet
+        shrink = np.exp(before - level)  # the sums so far are relative to exp(before)
         w = np.exp(log_w - level)
         total = total * shrink + np.sum(w, axis=0)
         squares = squares * shrink**2 + np.sum(w * w, axis=0)
@@ -103,7 +105,7 @@ def log_mean_exp(blocks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         return value, np.sqrt(np.maximum(relative_variance, 0.0))
 
 
-# ------------------------------------------------------------------------------------------- words
+# ------------------------------------------------------------------------------- cells and draws
 class Draws(NamedTuple):
     """n draws of the latent variables of each of c cells."""
 
@@ -182,6 +184,8 @@ class AnswersByDraws(Module):
         found = np.empty(len(data.rows))
         with evaluating(self):
             for group in _groups(self, data, n_samples, Noise(seed, self.device)):
+                # log w = log p(x | z, l) - (log q(z) - log p(z)) - (log q(l) - log p(l)). Of the
+                # brackets the expectations are known: they are the divergences.
                 kl = np.sum(kl_divergence(group.q_z, Normal(0.0, 1.0)), axis=1)
                 if group.q_l is not None:
                     prior = self.library_prior(group.codes)
@@ -288,7 +292,7 @@ class AnswersByDraws(Module):
             self, counts, batch, layer, transform_batch, n_samples, seed, library_size
         )
 
-    # ------------------------------------------------------------------------------- for new counts
+    # ----------------------------------------------------------------- what would the model count?
     def sample_posterior(
         self,
         counts,
@@ -341,16 +345,16 @@ class AnswersByDraws(Module):
         with evaluating(self):
             library = _library_of_new_cells(self, np.unique(codes))
             for start in range(0, n, at_once):
-                of = backend.to_device(codes[start : start + at_once], self.device)
-                z = noise.z.standard_normal((len(of), 1, self.n_latent), dtype=self.dtype)
-                eps = noise.library.standard_normal((len(of), 1), dtype=self.dtype)
-                log_library = library.loc[of] + library.scale[of] * eps
-                p = count_distribution(self, _decode(self, z, log_library[:, None], of))
+                of_cells = backend.to_device(codes[start : start + at_once], self.device)
+                z = noise.z.standard_normal((len(of_cells), 1, self.n_latent), dtype=self.dtype)
+                eps = noise.library.standard_normal((len(of_cells), 1), dtype=self.dtype)
+                log_library = library.loc[of_cells] + library.scale[of_cells] * eps
+                p = count_distribution(self, _decode(self, z, log_library[:, None], of_cells))
                 found[start : start + at_once] = backend.to_host(p.sample(noise.counts))
         return found
 
 
-# ------------------------------------------------------------------------------------------- draws
+# ------------------------------------------------------------------------- how draws are made
 class CountNoise(NamedTuple):
     """What `sample` of a distribution of counts asks of a generator, each of a stream of its own.
 
@@ -496,7 +500,8 @@ def _log_prob_of_draws(model, counts, codes, z, log_library):
     """
     c, n, _ = z.shape
     decoded = _decode(model, z, log_library, codes)
-    if model.dispersion != "gene-cell" and backend.on_host(decoded.values()):
+    theta_differs_by_draw = model.dispersion == "gene-cell"
+    if backend.on_host(decoded.values()) and not theta_differs_by_draw:
         log_p = many_draws.log_prob(model.likelihood, counts, n, decoded)  # the same, but quicker
     else:
         log_p = _log_prob_of_copies(model, counts, n, log_library, decoded)

@@ -99,6 +99,7 @@ class Layers(Module):
     ):
         widths = [n_in] + [n_hidden] * (n_layers - 1)
         self.linears = [Linear(n + n_batches, n_hidden, dtype=dtype, rng=rng) for n in widths]
+        # momentum and eps are those of scvi-tools.
         self.norms = [BatchNorm1d(n_hidden, momentum=0.01, eps=1e-3, dtype=dtype) for _ in widths]
         self.dropout = Dropout(dropout)
 
@@ -396,7 +397,8 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         """-ELBO, averaged over the minibatch: a scalar = -mean(log p - weight kl_z - kl_l), in
         nats.
 
-        weight: rises from 0 to 1 while progress does from 0 to kl_warmup.
+        weight: rises from 0 to 1 while progress does from 0 to kl_warmup. The divergence of the
+        library has weight 1 throughout, as in scvi-tools.
         """
         log_p, kl_z, kl_l = self.terms(counts, batch, rng)
         weight = 1.0
@@ -412,7 +414,7 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
 
     def one_hot(self, batch) -> Array:
         """Batch codes (n,) as (n, n_batches) zeros and ones."""
-        codes = np.arange(self.n_batches, like=batch)
+        codes = np.arange(self.n_batches, like=batch)  # on the device where batch is
         return (batch[:, None] == codes).astype(self.dtype)
 
     def observed_log_library(self, counts) -> Array:
