@@ -295,6 +295,10 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         self.trained = False
 
     # ----------------------------------------------------------------------------- the model itself
+    # counts   -- inference --> q(z | x), q(log l | x) -- a draw of each --> z, log l
+    # z, batch -- heads -----> logits of rho, log_theta, zi_logits -- log_prob --> log p(x | z, l)
+    # `terms` does one after the other, and adds the divergences; `loss` and `validation` follow.
+
     def inference(
         self, counts, rng: np.random.Generator | None = None
     ) -> tuple[Normal, Normal | None]:
@@ -335,7 +339,8 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
     def generative(self, z: Array, log_library: Array, batch) -> dict:
         """Parameters of the counts given z (n, n_latent), log_library (n, 1) and batch codes (n,).
 
-        Returns log_rho, log_mu, log_theta and zi_logits, shaped as those of `heads`.
+        Returns log_rho, log_mu, log_theta and zi_logits, shaped as those of `heads`. Training does
+        without it, see `log_prob`; whoever asks the model what it expects begins here.
         """
         heads = self.heads(z, batch)
         log_rho = functional.log_softmax(heads["logits"])
@@ -356,10 +361,10 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
     ) -> Array:
         """log p(x | z, l) = sum over genes of log (ZI)NB or Poisson: (n,), in nats.
 
-        counts: (n, n_genes); log_library: (n, 1); the other parameters are those of `heads`. From
-        the logits of rho, and not from `generative`'s log_mu, because one kernel makes of them rho,
-        mu and the likelihood in one go. A cell without counts, which training leaves out, has 0;
-        `elbo` and `log_likelihood` give it a value of its own where the library is latent.
+        counts: (n, n_genes); log_library: (n, 1); the other parameters are those of `heads`. It
+        starts from the logits of rho, and not from log_mu = log_softmax(logits) + log_library, for
+        a single kernel does all of that at once. A cell without counts, which training leaves out,
+        has 0; `elbo` and `log_likelihood` give it a value of its own where the library is latent.
         """
         parameters = [p for p in (log_theta, zi_logits) if p is not None]
         return LIKELIHOODS[self.likelihood](counts, logits, log_library, *parameters)
