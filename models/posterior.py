@@ -432,10 +432,10 @@ def _draws(q_z: Normal, library, n_samples: int, draws_at_once: int, noise) -> I
     for done in range(0, n_samples, n_at_once):
         n = min(n_at_once, n_samples - done)
         eps = noise.z.standard_normal((c, n, n_latent), dtype=q_z.loc.dtype)
-        z = _for_each_draw(q_z).rsample(eps)
+        z = _for_each_draw(q_z).rsample(eps=eps)
         if isinstance(library, Normal):
             eps = noise.library.standard_normal((c, n, 1), dtype=q_z.loc.dtype)
-            log_library = _for_each_draw(library).rsample(eps)
+            log_library = _for_each_draw(library).rsample(eps=eps)
         else:
             log_library = np.broadcast_to(library[:, None], (c, n, 1))
         yield Draws(z, log_library)

@@ -618,7 +618,7 @@ def _draw(q: Normal, eps: Array | None, rng: np.random.Generator | None) -> Arra
     """A draw from q with the noise eps, or with noise from rng where that is None."""
     if eps is None:
         return q.rsample(rng=rng)
-    return q.rsample(eps)
+    return q.rsample(eps=eps)
 
 
 def _log1p(counts):
