@@ -28,11 +28,12 @@ In scVI it is the same with networks in the place of formulas: `generative` deco
 `log_prob` says how likely the cell's counts are under each, and the library size l is a second
 latent variable, or observed. All other answers are means over such draws, or draws themselves.
 
-**Random numbers.** The draws of z and l of a cell are a function of the seed and of the cell's
-position among the cells that are asked about, whatever the other cells are. It is not so with drawn
-counts: Gamma and Poisson numbers take more random numbers for some parameters than for others, so
-that a cell's counts depend on the cells before it, too. But nothing depends on how many cells or
-draws are decoded at a time (BUDGET), which changes memory alone.
+**Random numbers.** The noise in the draws of z and l of a cell is a function of the seed, of
+n_samples, and of the cell's position among the cells that are asked about: what the other cells are
+makes no difference. It is not so with drawn counts. Gamma and Poisson numbers take more random
+numbers for some parameters than for others, so that a cell's counts depend on the cells before it,
+too. How many cells or draws are decoded at a time (BUDGET) changes memory, and no result but for
+rounding.
 
 Log-probabilities come in float64, expression and counts in the dtype of the model.
 
@@ -535,8 +536,8 @@ def _log_prob_of_no_counts(model, n: int, i: int, decoded):
     rows = slice(i * n, (i + 1) * n)
     own = {}
     for name, p in decoded.items():
-        is_one_per_gene = p is None or p.ndim == 1
-        own[name] = p if is_one_per_gene else p[rows]
+        is_same_in_all_rows = p is None or p.ndim == 1
+        own[name] = p if is_same_in_all_rows else p[rows]
     log_p = count_distribution(model, own).log_prob(np.zeros_like(own["log_mu"]))
     return np.sum(log_p.astype(np.float64), axis=1)
 

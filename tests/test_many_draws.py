@@ -5,9 +5,9 @@ import pytest
 from scipy import special
 
 from minigrad.count_likelihoods import nb_log_prob, poisson_log_prob, zinb_log_prob
-from models import many_draws
-
-LIKELIHOODS = ("poisson", "nb", "zinb")
+from minigrad.fit import evaluating
+from models import many_draws, posterior
+from tests.test_posterior import LIKELIHOODS, counts_like, untrained
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-10), (np.float32, 1e-5)])
@@ -46,3 +46,23 @@ def test_sums_of_logarithms_of_products_do_not_overflow(n):
     np.testing.assert_allclose(
         many_draws._sum_log(u), np.log(u.astype(np.float64)).sum(axis=1), rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-11), (np.float32, 1e-4)])
+@pytest.mark.parametrize("dispersion", ["gene", "gene-batch"])
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_many_draws_have_the_log_prob_of_copies_of_the_cell(
+    likelihood, dispersion, dtype, tolerance
+):
+    """The quick way and the plain one, of the same draws; cells without counts are seen to elsewhere."""
+    model = untrained(n_batches=2, likelihood=likelihood, dispersion=dispersion, dtype=dtype)
+    x = counts_like(model, 4) + (np.arange(12) == 5)
+    rng = np.random.default_rng(2)
+    z = rng.standard_normal((4, 7, 2), dtype=dtype)
+    log_library = rng.normal(3.0, 1.0, (4, 7, 1)).astype(dtype)
+    with evaluating(model):
+        decoded = posterior._decode(model, z, log_library, np.array([0, 1, 1, 0]))
+        plain = posterior._log_prob_of_copies(model, x.astype(dtype), 7, log_library, decoded)
+    found = many_draws.log_prob(likelihood, x.astype(dtype), 7, decoded)
+    assert found.shape == (4, 7) and found.dtype == np.float64
+    np.testing.assert_allclose(found, plain, rtol=tolerance)
