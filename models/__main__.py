@@ -38,7 +38,7 @@ from scipy import sparse
 
 from minigrad import checkpoint
 from minigrad.parallel import LAUNCHERS, AnotherRankFailed, ranks_of
-from models import posterior, report, runs, streams
+from models import imputation, report, runs, streams
 from models.counts import Counts, batch_codes
 from models.runs import Run
 
@@ -276,7 +276,7 @@ def impute_score(options) -> int:
         fresh.fit(corrupted, batch, device=options.device, **arguments)
         return fresh.to("numpy").denoise(corrupted, batch, n_samples=10)
 
-    found = posterior.imputation_error(x, impute, fraction=options.fraction, seed=options.seed)
+    found = imputation.imputation_error(x, impute, fraction=options.fraction, seed=options.seed)
     print(f"{options.fraction:.0%} of the counts above 0 hidden; median absolute error, in counts")
     for name, value in found.items():
         print(f"{name:<12}{value:.4f}")

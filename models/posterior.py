@@ -1,16 +1,43 @@
-"""What a trained model is asked: bounds and likelihoods, denoised expression, and samples.
+"""Questions to a trained model: how likely are cells, what do they express, how do new ones look?
 
-This is a lesson.
+This is a lesson. A model with a latent state z has no formula for the likelihood of a cell x: p(x)
+is an integral over all z. But it can be estimated. Draw z from the encoder's guess q(z | x), and
+give each draw a weight that makes up for its being drawn from q, and not from the prior p(z):
 
-Know before reading: scvi.py's docstring. The functions take the model as `self`, and SCVI lists
-them as its methods; VAE, which has no batches and no libraries, uses `log_mean_exp` of them. They
-ask of a model what SCVI documents: `minibatches`, `inference`, `generative`, `log_prob`, and the
-two sources of a library size.
+    p(x) = integral of p(x | z) p(z) dz = E_q[w],    w = p(x | z) p(z) / q(z | x)
 
-All are Monte Carlo estimates from draws of q(z | x), of which a cell's are a function of the seed
-and of the cell's position: how many cells or draws are decoded at a time changes memory, not
-results.
+Take a model so small that all is known, z ~ Normal(0, 1) and x ~ Normal(z, 1) (mean and standard
+deviation). Then p(x) = Normal(0, sqrt(2)), and for x = 2 the true p(z | x) is Normal(1, 0.71). The
+guess q is somewhat off, and ten thousand draws of it say:
+
+    >>> x = 2.0
+    >>> q = Normal(np.full((10000, 1), 0.5), 0.8)
+    >>> z = q.sample(np.random.default_rng(0))
+    >>> log_w = Normal(z, 1.0).log_prob(x) + Normal(0.0, 1.0).log_prob(z) - q.log_prob(z)
+    >>> log_p, error = log_mean_exp([log_w])
+    >>> [round(float(value), 3) for value in (np.mean(log_w), log_p[0], error[0])]
+    [-2.527, -2.261, 0.006]
+    >>> round(float(Normal(0.0, np.sqrt(2.0)).log_prob(x)), 3)
+    -2.266
+
+The log of the mean of w, the second number, is log p(x) within its error, the third. The mean of
+log w, the first, is the ELBO, which lies below by KL(q(z | x) || p(z | x)): 0.27 for this guess.
+The one is `log_likelihood`, the other `elbo`.
+
+In scVI it is the same with networks in the place of formulas: `generative` decodes the draws,
+`log_prob` says how likely the cell's counts are under each, and the library size l is a second
+latent variable, or observed. All other answers are means over such draws, or draws themselves.
+
+**Random numbers.** The noise in the draws of z and l of a cell is a function of the seed, of
+n_samples, and of the cell's position among the cells that are asked about: what the other cells are
+makes no difference. It is not so with drawn counts. Gamma and Poisson numbers take more random
+numbers for some parameters than for others, so that a cell's counts depend on the cells before it,
+too. How many cells or draws are decoded at a time (BUDGET) changes memory, and no result but for
+rounding.
+
 Log-probabilities come in float64, expression and counts in the dtype of the model.
+
+Know before reading: scvi.py to the end of `validation`.
 
 Know after: how an intractable log p(x) is estimated, and what "expression" means for a model that
 has batches.
@@ -18,13 +45,13 @@ has batches.
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import sparse, special
 
 from minigrad import backend
-from minigrad.backend import Array
+from minigrad.backend import Array, Matrix
 from minigrad.data import take_rows
 from minigrad.distributions import (
     NegativeBinomial,
@@ -34,537 +61,576 @@ from minigrad.distributions import (
     kl_divergence,
 )
 from minigrad.fit import evaluating
+from minigrad.nn import Module
 from minigrad.tensor import Tensor
-from models.counts import as_matrix, batch_codes, log1p, normalize
+from models import many_draws
+from models.counts import batch_codes
 from models.inputs import whole_number
 
 PRIOR_DRAWS = 256  # of z, by which it is known how totals of new cells scatter
 POSTERIOR = 17  # purpose of random numbers, beside those of minigrad/data.py
 BUDGET = 1 << 19  # entries (draws of cells x genes) decoded at a time: 2 MB an array in float32
-CACHED = (
-    1 << 16
-)  # entries of them whose likelihood is computed at a time: temporaries that stay in the cache
 
 
-# -------------------------------------------------------------------------------------------- draws
-def _noise(seed, device):
-    """Sources of random numbers, a generator each, so that each is used in the order of cells and
-    of their draws.
+def log_mean_exp(blocks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """log of the mean of weights, and its standard error, from blocks of their logarithms.
+
+    Two arrays (n_rows,) float64: log(1/n sum_i exp(log w_i)), in nats where the log w are; and its
+    standard error by the delta method, NaN for a single draw. blocks: arrays (n, n_rows), n draws a
+    row. ValueError unless there is at least one draw in all.
+
+    The first is logsumexp(log w) - log(n), but the log w need not be there all at once: sums are
+    kept, of weights divided by the largest so far, and so none overflows.
     """
-    names = ("standard_normal", "standard_normal", "standard_gamma", "poisson", "random")
-    z, library, gamma, poisson, uniform = (
-        getattr(backend.generator([seed, POSTERIOR, i], device), name)
-        for i, name in enumerate(names)
-    )
-    return SimpleNamespace(
-        z=z,
-        library=library,
-        counts=SimpleNamespace(standard_gamma=gamma, poisson=poisson, random=uniform),
-    )
+    n = 0
+    highest: Any = -np.inf  # the largest log w of each row so far
+    total: Any = 0.0  # sum of all w / exp(highest)
+    squares: Any = 0.0  # sum of their squares
+    for log_w in blocks:
+        log_w = log_w.astype(np.float64)
+        before = highest
+        highest = np.maximum(before, np.max(log_w, axis=0))
+        level = np.where(np.isfinite(highest), highest, 0.0)  # if all weights are 0 as yet
+        shrink = np.exp(before - level)  # the sums so far are relative to exp(before)
+        w = np.exp(log_w - level)
+        total = total * shrink + np.sum(w, axis=0)
+        squares = squares * shrink**2 + np.sum(w * w, axis=0)
+        n += len(log_w)
+    if n == 0:
+        raise ValueError("log_mean_exp: no draws to average")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = level + np.log(total / n)
+        if n == 1:
+            return value, np.full_like(total, np.nan)
+        relative_variance = (n * squares / total**2 - 1.0) / (n - 1)
+        return value, np.sqrt(np.maximum(relative_variance, 0.0))
 
 
-def _posteriors(self, data, n_samples: int, noise):
-    """Cells in groups of c, in their order, with n_samples draws of each from its posterior.
+# ------------------------------------------------------------------------------- cells and draws
+class Draws(NamedTuple):
+    """n draws of the latent variables of each of c cells."""
 
-    data: what the model's `minibatches` gives. Yields (cells, x, codes, q_z, q_l, draws), all
-    arrays where the model is: the slice of all cells that this group is; counts (c, n_genes); batch
-    codes (c,); q(z | x) and q(log l | x) of plain arrays, the latter None where the library is
-    observed; and an iterator over (z (c, n, n_latent), log_library (c, n, 1)) whose n add up to
-    n_samples.
+    z: Array  # (c, n, n_latent)
+    log_library: Array  # (c, n, 1); where the library is observed, the same in all draws of a cell
+
+
+class Group(NamedTuple):
+    """c cells that follow each other, what the encoder says of them, and draws of that.
+
+    The arrays are plain, and where the model is.
     """
-    rows, start = max(1, BUDGET // data.columns[0].shape[1]), 0
+
+    cells: slice  # which of all cells these are
+    counts: Matrix  # (c, n_genes), dense or CSR
+    codes: Array  # of their batches, (c,)
+    q_z: Normal  # q(z | x), parameters (c, n_latent)
+    q_l: Normal | None  # q(log l | x), parameters (c, 1); None where the library is observed
+    draws: Iterator[Draws]  # n_samples of each cell in all, as many at a time as memory is for
+
+
+# --------------------------------------------------------------------------------- the questions
+class AnswersByDraws(Module):
+    """What a trained model of counts is asked about cells, and answers by draws of z. SCVI is one.
+
+    The two estimates that the answers about likelihoods rest on, w being the weights of draws from
+    q (see the beginning of this file):
+
+        elbo = E_q[log w],    log_likelihood = log E_q[w]
+
+    It asks of the model the attributes that are listed here, and these methods, which SCVI
+    documents: minibatches (checked counts and batch codes), inference (q of cells), generative
+    (parameters of counts, given z and l), log_prob (of counts, given those), and the two sources of
+    library sizes, observed_log_library and library_prior.
+    """
+
+    n_genes: int
+    n_latent: int
+    dtype: np.dtype
+    likelihood: str  # "zinb", "nb" or "poisson"
+    dispersion: str  # "gene", "gene-batch" or "gene-cell"
+    library: str  # "observed" or "latent"
+    library_log_mean: Array  # of log totals of the training cells: (n_batches,)
+    library_log_var: Array
+    batch_fraction: Array  # of the training cells: (n_batches,)
+    batches: list  # labels of batches; the code of a batch is its position here
+
+    minibatches: Callable[..., Any]
+    inference: Callable[..., tuple[Normal, Normal | None]]
+    generative: Callable[..., dict]
+    log_prob: Callable[..., Array]
+    observed_log_library: Callable[..., Array]
+    library_prior: Callable[..., Normal]
+
+    # ----------------------------------------------------------------- how likely are these cells?
+    def elbo(
+        self,
+        counts,
+        batch: Array | str | None = None,
+        *,
+        n_samples: int = 1,
+        seed: int = 0,
+        layer: str | None = None,
+    ) -> np.ndarray:
+        """The evidence lower bound of each cell, KL weight 1, averaged over n_samples draws.
+
+        (n_cells,) float64, in nats.
+        E_q[log p(x | z, l)] - KL(q(z) || p(z)) - KL(q(l) || p(l)) (chapter, "Two optimization
+        objectives"; Kingma & Welling 2014, eq. 3). For comparing models on the same cells, faster
+        and less exactly than log_likelihood, which is never lower but for Monte Carlo error. Where
+        the library is observed this bounds the likelihood given each cell's total (see there), and
+        a cell without counts, whose log p is then 0, has minus its KL divergence.
+        """
+        n_samples = whole_number("n_samples", n_samples)
+        data = self.minibatches(counts, batch, layer)
+        found = np.empty(len(data.rows))
+        with evaluating(self):
+            for group in _groups(self, data, n_samples, Noise(seed, self.device)):
+                # log w = log p(x | z, l) - (log q(z) - log p(z)) - (log q(l) - log p(l)). Of the
+                # brackets the expectations are known: they are the divergences.
+                kl = np.sum(kl_divergence(group.q_z, Normal(0.0, 1.0)), axis=1)
+                if group.q_l is not None:
+                    prior = self.library_prior(group.codes)
+                    kl = kl + np.sum(kl_divergence(group.q_l, prior), axis=1)
+                log_p = sum(
+                    np.sum(_log_prob_of_draws(self, group.counts, group.codes, *draws), axis=1)
+                    for draws in group.draws
+                )
+                found[group.cells] = backend.to_host(log_p / n_samples - kl)
+        return found
+
+    def log_likelihood(
+        self,
+        counts,
+        batch: Array | str | None = None,
+        *,
+        n_samples: int = 1000,
+        seed: int = 0,
+        return_error: bool = False,
+        layer: str | None = None,
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """log p(x) of each cell, (n_cells,) float64, in nats: log of the mean over z ~ q of
+        p(x, z) / q(z).
+
+        A lower bound in expectation that n_samples tightens (Burda et al. 2016, eq. 8): for
+        comparing models on cells that neither has seen. return_error: also its Monte Carlo standard
+        error (n_cells,), by the delta method; NaN for one sample. An error above 0.5 says that few
+        draws carry the weight: q is not the posterior, and the true value may lie above by more
+        than that. Memory does not grow with n_samples.
+
+        Where the library is observed this is log p(x | l = the cell's own total): the model is told
+        what it should foresee, and its values lie above log p(x) of the same model with a prior of
+        l, by 0.5 to 2 nats a cell where it was measured, and up to (1 + log(1 + v / s)) / 2 in
+        theory, with v the variance of log l and s that of log totals given l. So to compare a model
+        with an observed and one with a latent library is unfair to the latter: compare within one
+        kind only. Cells without counts have 0 where the library is observed, and log p(x) like all
+        others where it is latent.
+        """
+        n_samples = whole_number("n_samples", n_samples)
+        data = self.minibatches(counts, batch, layer)
+        value = np.empty(len(data.rows))
+        error = np.empty(len(data.rows))
+        with evaluating(self):
+            for group in _groups(self, data, n_samples, Noise(seed, self.device)):
+                log_weights = (
+                    backend.to_host(_log_weights(self, group, draws)) for draws in group.draws
+                )
+                value[group.cells], error[group.cells] = log_mean_exp(log_weights)
+                if group.q_l is None:
+                    empty = _cells_without_counts(group.counts)
+                    value[group.cells][empty] = 0.0
+                    error[group.cells][empty] = 0.0
+        if not return_error:
+            return value
+        return value, error
+
+    # ----------------------------------------------------------------- what do these cells express?
+    def expression_fraction(
+        self,
+        counts,
+        batch: Array | str | None = None,
+        *,
+        transform_batch: str | list | None = None,
+        n_samples: int = 1,
+        seed: int = 0,
+        layer: str | None = None,
+    ) -> np.ndarray:
+        """rho: the expected fraction of each gene in a cell's expression, (n_cells, n_genes).
+
+        Rows sum to 1. Averaged over n_samples draws of z. transform_batch: a label (or a list of
+        them, which are averaged over): what would be expected had the cell been measured in that
+        batch; None: its own. For comparing genes and cells without the noise of counting, the depth
+        of sequencing, and the batch. A cell without counts has what the encoder makes of it.
+        ValueError for an unknown batch, with those known.
+        """
+        return _expected_counts(
+            self, counts, batch, layer, transform_batch, n_samples, seed, library_size=1.0
+        )
+
+    def denoise(
+        self,
+        counts,
+        batch: Array | str | None = None,
+        *,
+        library_size: Array | None = None,
+        transform_batch: str | list | None = None,
+        n_samples: int = 1,
+        seed: int = 0,
+        layer: str | None = None,
+    ) -> np.ndarray:
+        """mu: expected counts, (n_cells, n_genes), of the negative binomial (without extra zeros):
+        rho, times library size.
+
+        library_size: what each cell's expectations are to sum to, a number or (n_cells,); None: its
+        own library size, the observed one (0 for a cell without counts), or drawn from q(l). The
+        rest as for expression_fraction. For imputing, and for pictures of single genes. ValueError
+        for a library_size that is not positive.
+        """
+        if library_size is not None:
+            sizes = np.asarray(library_size)
+            if not (np.all(np.isfinite(sizes)) and np.all(sizes > 0)):
+                raise ValueError(f"library_size must be positive and finite, not {library_size}")
+        return _expected_counts(
+            self, counts, batch, layer, transform_batch, n_samples, seed, library_size
+        )
+
+    # ----------------------------------------------------------------- what would the model count?
+    def sample_posterior(
+        self,
+        counts,
+        batch: Array | str | None = None,
+        *,
+        n_samples: int = 1,
+        seed: int = 0,
+        layer: str | None = None,
+    ) -> np.ndarray:
+        """New counts for each cell: z from its posterior q(z | x), then counts from p(x | z, l).
+
+        (n_cells, n_genes), or (n_samples, n_cells, n_genes) for more than one; whole numbers, in
+        the dtype of the model. For checking the model: do real counts look like a draw from it? A
+        cell without counts stays so, unless the library is latent.
+        """
+        n_samples = whole_number("n_samples", n_samples)
+        data = self.minibatches(counts, batch, layer)
+        noise = Noise(seed, self.device)
+        found = np.empty((n_samples, len(data.rows), self.n_genes), self.dtype)
+        with evaluating(self):
+            for group in _groups(self, data, n_samples, noise):
+                done = 0
+                for z, log_library in group.draws:
+                    c, n, _ = z.shape
+                    p = count_distribution(self, _decode(self, z, log_library, group.codes))
+                    sample = p.sample(noise.counts).reshape(c, n, -1)
+                    sample = backend.to_host(sample * _has_library(self, group.counts))
+                    found[done : done + n, group.cells] = sample.transpose(1, 0, 2)
+                    done += n
+        return found[0] if n_samples == 1 else found
+
+    def generate(self, n: int, *, batch: Array | str | None = None, seed: int = 0) -> np.ndarray:
+        """Counts of n new cells, (n, n_genes): z ~ Normal(0, 1), log-normal library sizes.
+
+        batch: a label for all of them, or one for each; None: batches in the proportions of the
+        training cells. Whole numbers, in the dtype of the model. For seeing what the model believes
+        cells to be, and for data of which the truth is known. ValueError for an unknown batch, or
+        another number of labels.
+
+        Where the library is observed, logarithms of the new cells' totals have the mean and
+        variance of those of the training cells (`library_log_mean`, `library_log_var`), as long as
+        the counts' own noise does not exceed that variance. Where it is latent, these two are the
+        prior of log l, and the noise of counts comes on top.
+        """
+        n = whole_number("n", n)
+        codes = _batches_of_new_cells(self, n, batch, seed)
+        noise = Noise(seed, self.device)
+        at_once = max(1, BUDGET // self.n_genes)
+        found = np.empty((n, self.n_genes), self.dtype)
+        with evaluating(self):
+            library = _library_of_new_cells(self, np.unique(codes))
+            for start in range(0, n, at_once):
+                of_cells = backend.to_device(codes[start : start + at_once], self.device)
+                z = noise.z.standard_normal((len(of_cells), 1, self.n_latent), dtype=self.dtype)
+                eps = noise.library.standard_normal((len(of_cells), 1), dtype=self.dtype)
+                log_library = library.loc[of_cells] + library.scale[of_cells] * eps
+                p = count_distribution(self, _decode(self, z, log_library[:, None], of_cells))
+                found[start : start + at_once] = backend.to_host(p.sample(noise.counts))
+        return found
+
+
+# ------------------------------------------------------------------------- how draws are made
+class CountNoise(NamedTuple):
+    """What `sample` of a distribution of counts asks of a generator, each of a stream of its own.
+
+    It takes the place of the generator: `Poisson(log_rate).sample(noise)`.
+    """
+
+    standard_gamma: Callable[..., Array]
+    poisson: Callable[..., Array]
+    random: Callable[..., Array]
+
+
+class Noise:
+    """A stream of random numbers for each purpose, all from one seed.
+
+    Each stream is used in the order of the cells, and of the draws of a cell. So what a cell gets
+    does not depend on how many cells are decoded at a time, as it would if the streams were one:
+    there all z of a group of cells would come before the first counts of it.
+    """
+
+    def __init__(self, seed: int, device: str):
+        def stream(i):
+            return backend.generator([seed, POSTERIOR, i], device)
+
+        self.z = stream(0)
+        self.library = stream(1)
+        self.counts: Any = CountNoise(  # taken for a generator
+            standard_gamma=stream(2).standard_gamma,
+            poisson=stream(3).poisson,
+            random=stream(4).random,
+        )
+
+
+def _groups(model, data, n_samples: int, noise: Noise) -> Iterator[Group]:
+    """All cells in groups, in their order, with n_samples draws of each from its posterior.
+
+    data: what the model's `minibatches` gives. The draws of a group are to be used up before the
+    next group is asked for.
+    """
+    draws_at_once = max(1, BUDGET // model.n_genes)
+    cells_at_once = max(1, draws_at_once // n_samples)
+    first = 0  # cell of the minibatch, among all
     for minibatch in data:
-        x, codes = [backend.to_device(column, self.device) for column in minibatch]
-        q_z, q_l = [
-            None if q is None else Normal(q.loc.data, q.scale.data) for q in self.inference(x)
-        ]
-        for i in range(0, len(codes), max(1, rows // n_samples)):
-            at = slice(i, min(i + max(1, rows // n_samples), len(codes)))
-            part = take_rows(x, np.arange(at.start, at.stop))
-            of_z, of_l = [None if q is None else Normal(q.loc[at], q.scale[at]) for q in (q_z, q_l)]
-            draws = _draws(
-                of_z,
-                self.observed_log_library(part) if of_l is None else of_l,
-                n_samples,
-                rows,
-                noise,
+        counts, codes = [backend.to_device(column, model.device) for column in minibatch]
+        q_z, q_l = model.inference(counts)
+        n_cells = len(codes)
+        for start in range(0, n_cells, cells_at_once):
+            stop = min(start + cells_at_once, n_cells)
+            part = slice(start, stop)
+            counts_of_part = take_rows(counts, np.arange(start, stop))
+            q_z_of_part = Normal(q_z.loc.data[part], q_z.scale.data[part])
+            if q_l is None:
+                q_l_of_part = None
+                library = model.observed_log_library(counts_of_part)
+            else:
+                q_l_of_part = Normal(q_l.loc.data[part], q_l.scale.data[part])
+                library = q_l_of_part
+            yield Group(
+                cells=slice(first + start, first + stop),
+                counts=counts_of_part,
+                codes=codes[part],
+                q_z=q_z_of_part,
+                q_l=q_l_of_part,
+                draws=_draws(q_z_of_part, library, n_samples, draws_at_once, noise),
             )
-            yield slice(start + at.start, start + at.stop), part, codes[at], of_z, of_l, draws
-        start += len(codes)
+        first += n_cells
 
 
-def _draws(q_z, library, n_samples, rows, noise):
-    """The iterator of `_posteriors`. library: q_l, or the observed log library (c, 1); rows:
-    decoded at a time.
+def _draws(q_z: Normal, library, n_samples: int, draws_at_once: int, noise) -> Iterator[Draws]:
+    """n_samples draws of each of c cells, some at a time.
+
+    q_z: parameters (c, n_latent). library: q(log l | x), or the observed log library, (c, 1).
     """
-    c, dtype = len(q_z.loc), q_z.loc.dtype
-    for start in range(0, n_samples, max(1, rows // c)):
-        n = min(max(1, rows // c), n_samples - start)
-        z = q_z.loc[:, None] + q_z.scale[:, None] * noise.z((c, n, q_z.loc.shape[1]), dtype=dtype)
+    c, n_latent = q_z.loc.shape
+    n_at_once = max(1, draws_at_once // c)
+    for done in range(0, n_samples, n_at_once):
+        n = min(n_at_once, n_samples - done)
+        eps = noise.z.standard_normal((c, n, n_latent), dtype=q_z.loc.dtype)
+        z = _for_each_draw(q_z).rsample(eps=eps)
         if isinstance(library, Normal):
-            yield (
-                z,
-                library.loc[:, None]
-                + library.scale[:, None] * noise.library((c, n, 1), dtype=dtype),
-            )
+            eps = noise.library.standard_normal((c, n, 1), dtype=q_z.loc.dtype)
+            log_library = _for_each_draw(library).rsample(eps=eps)
         else:
-            yield z, np.broadcast_to(library[:, None], (c, n, 1))
+            log_library = np.broadcast_to(library[:, None], (c, n, 1))
+        yield Draws(z, log_library)
 
 
-def _decode(self, z, log_library, codes) -> dict:
-    """What `generative` says of z (c, n, n_latent), log_library (c, n, 1), codes (c,): plain arrays
-    of c * n rows.
+def _for_each_draw(p: Normal) -> Normal:
+    """The distribution of c cells, parameters (c, d), with those of c cells' draws: (c, 1, d)."""
+    return Normal(p.loc[:, None], p.scale[:, None])
+
+
+def _decode(model, z, log_library, codes) -> dict:
+    """What `generative` says of draws of c cells: log_rho, log_mu, log_theta and zi_logits.
+
+    Plain arrays of c * n rows, all draws of the first cell first; or None. z: (c, n, n_latent);
+    log_library: (c, n, 1); codes: of batches, (c,).
     """
-    c, n = z.shape[:2]
-    parameters = self.generative(
+    c, n, _ = z.shape
+    parameters = model.generative(
         z.reshape(c * n, -1), log_library.reshape(c * n, 1), np.repeat(codes, n)
     )
     return {name: p.data if isinstance(p, Tensor) else p for name, p in parameters.items()}
 
 
-def _has_library(x, q_l):
-    """Which cells of x have a library size above 0, (c, 1, 1) bool: those with counts, or all where
-    it is latent.
-    """
-    return backend.as_array(x.sum(axis=1)).reshape(-1, 1, 1) > (0 if q_l is None else -1)
-
-
-# --------------------------------------------------------------------------- bounds and likelihoods
-def elbo(
-    self,
-    counts,
-    batch: Array | str | None = None,
-    *,
-    n_samples: int = 1,
-    seed: int = 0,
-    layer: str | None = None,
-) -> np.ndarray:
-    """The evidence lower bound of each cell, KL weight 1, averaged over n_samples draws.
-
-    (n_cells,) float64, in nats.
-    E_q[log p(x | z, l)] - KL(q(z) || p(z)) - KL(q(l) || p(l)) (chapter, "Two optimization
-    objectives"; Kingma & Welling 2014, eq. 3). For comparing models on the same cells, faster and
-    less exactly than log_likelihood, which is never lower but for Monte Carlo error. Where the
-    library is observed this bounds the likelihood given each cell's total (see there), and a cell
-    without counts, whose log p is then 0, has minus its KL divergence.
-    """
-    n_samples, data = whole_number("n_samples", n_samples), self.minibatches(counts, batch, layer)
-    found = np.empty(len(data.rows))
-    with evaluating(self):
-        for cells, x, codes, q_z, q_l, draws in _posteriors(
-            self, data, n_samples, _noise(seed, self.device)
-        ):
-            kl = np.sum(kl_divergence(q_z, Normal(0.0, 1.0)), axis=1)
-            if q_l is not None:
-                kl = kl + np.sum(kl_divergence(q_l, self.library_prior(codes)), axis=1)
-            total = sum(np.sum(_log_prob_of_draws(self, x, codes, *draw), axis=1) for draw in draws)
-            found[cells] = backend.to_host(total / n_samples - kl)
-    return found
-
-
-def log_likelihood(
-    self,
-    counts,
-    batch: Array | str | None = None,
-    *,
-    n_samples: int = 1000,
-    seed: int = 0,
-    return_error: bool = False,
-    layer: str | None = None,
-) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-    """log p(x) of each cell, (n_cells,) float64, in nats: the log of the mean over z ~ q of p(x, z)
-    / q(z).
-
-    A lower bound in expectation that n_samples tightens (Burda et al. 2016, eq. 8): for comparing
-    models on cells that neither has seen. return_error: also its Monte Carlo standard error
-    (n_cells,), by the delta method; NaN for one sample. An error above 0.5 says that few draws
-    carry the weight: q is not the posterior, and the true value may lie above by more than that.
-    Memory does not grow with n_samples.
-
-    Where the library is observed this is log p(x | l = the cell's own total): the model is told
-    what it should foresee, and its values lie above log p(x) of the same model with a prior of l,
-    by 0.5 to 2 nats a cell where it was measured, and up to (1 + log(1 + v / s)) / 2 in theory,
-    with v the variance of log l and s that of log totals given l. So to compare a model with an
-    observed and one with a latent library is unfair to the latter: compare within one kind only.
-    Cells without counts have 0 where the library is observed, and log p(x) like all others where it
-    is latent.
-    """
-    n_samples, data = whole_number("n_samples", n_samples), self.minibatches(counts, batch, layer)
-    value, error = np.empty((2, len(data.rows)))
-    with evaluating(self):
-        for cells, x, codes, q_z, q_l, draws in _posteriors(
-            self, data, n_samples, _noise(seed, self.device)
-        ):
-            weights = (
-                backend.to_host(_log_weights(self, x, codes, q_z, q_l, *draw)) for draw in draws
-            )
-            value[cells], error[cells] = log_mean_exp(weights)
-            if q_l is None:
-                empty = _cells_without_counts(x)
-                value[cells][empty] = error[cells][empty] = 0.0
-    return (value, error) if return_error else value
-
-
-def _log_weights(self, x, codes, q_z, q_l, z, log_library):
-    """log of p(x | z, l) p(z) p(l) / (q(z) q(l)) for n draws of z (and l) a cell: (n, n_cells)
-    float64.
-    """
-
-    def ratio(p, q, draws):
-        q = Normal(q.loc[:, None], q.scale[:, None])
-        return np.sum(p.log_prob(draws) - q.log_prob(draws), axis=-1)
-
-    log_w = _log_prob_of_draws(self, x, codes, z, log_library) + ratio(Normal(0.0, 1.0), q_z, z)
-    if q_l is not None:
-        prior = self.library_prior(codes)
-        log_w = log_w + ratio(Normal(prior.loc[:, None], prior.scale[:, None]), q_l, log_library)
-    return log_w.T
-
-
-def log_mean_exp(blocks) -> tuple[np.ndarray, np.ndarray]:
-    """log of the mean of weights, and its standard error, from blocks of their logarithms: two
-    (n_rows,) float64.
-
-    log(1/n sum_i exp(log w_i)), in nats where the log w are. blocks: arrays (n, n_rows), n draws a
-    row; ValueError unless there is at least one draw in all. Only running sums are kept.
-    """
-    highest, total, squares, n = -np.inf, 0.0, 0.0, 0
-    for log_w in blocks:
-        log_w = log_w.astype(np.float64)
-        before, highest = highest, np.maximum(highest, np.max(log_w, axis=0))
-        level = np.where(np.isfinite(highest), highest, 0.0)  # where all weights are 0 yet
-        shrink, w = np.exp(before - level), np.exp(log_w - level)
-        total = total * shrink + np.sum(w, axis=0)
-        squares = squares * shrink**2 + np.sum(w * w, axis=0)
-        n += len(log_w)
-    if not n:
-        raise ValueError("log_mean_exp: no draws to average")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        relative_variance = (
-            (n * squares / total**2 - 1.0) / (n - 1) if n > 1 else np.full_like(total, np.nan)
-        )
-        return level + np.log(total / n), np.sqrt(np.maximum(relative_variance, 0.0))
-
-
-def _log_prob_of_draws(self, x, codes, z, log_library):
-    """log p(x | z, l) of cells x (c, n_genes) under z (c, n, n_latent) and log_library (c, n, 1):
-    (c, n) float64.
-
-    The same as self.log_prob of each row of x repeated n times, which is what runs where no
-    shortcut is known. A cell's counts being the same in all its draws, there is one: see
-    `_one_cell_nb`. A cell without counts has 0 where the library is observed, and is otherwise as
-    any other: sum over genes of log p(0).
-    """
-    (c, n), parameters = z.shape[:2], _decode(self, z, log_library, codes)
-    if self.dispersion == "gene-cell" or not backend.on_host(parameters.values()):
-        log_p = self.log_prob(
-            take_rows(x, np.repeat(np.arange(c), n)),
-            log_library.reshape(c * n, 1),
-            parameters["log_rho"],
-            parameters["log_theta"],
-            parameters["zi_logits"],
-        )
-        found = log_p.reshape(c, n).astype(np.float64)
-    else:
-        found = _log_prob_cell_by_cell(self, x, n, parameters)
-    for i in _cells_without_counts(x):
-        found[i] = 0.0 if self.library == "observed" else _log_prob_of_zeros(self, i, n, parameters)
-    return found
-
-
-def _log_prob_cell_by_cell(self, x, n, parameters):
-    """log p of cells x (c, n_genes), each under its n rows of the parameters (c * n, n_genes).
-
-    Returns (c, n) float64.
-    """
-    x = x.toarray() if sparse.issparse(x) else x
-    found, rows = np.empty(len(x) * n), max(1, CACHED // x.shape[1])
-    log_theta = parameters["log_theta"]
-    of_draws = [p for p in (parameters["log_mu"], parameters["zi_logits"]) if p is not None]
-    for i, counts in enumerate(x):
-        theta_of_cell = log_theta if log_theta is None or log_theta.ndim == 1 else log_theta[i * n]
-        cell = _ONE_CELL[self.likelihood](counts, theta_of_cell)
-        for start in range(i * n, (i + 1) * n, rows):
-            part = slice(start, min(start + rows, (i + 1) * n))
-            found[part] = cell(*[p[part] for p in of_draws])
-    return found.reshape(len(x), n)
-
-
-def _log_prob_of_zeros(self, i, n, parameters):
-    """log p of no counts at all, (n,), under those n rows of the parameters that are cell i's."""
-    own = {
-        name: p if p is None or p.ndim == 1 else p[i * n : (i + 1) * n]
-        for name, p in parameters.items()
-    }
-    log_p = count_distribution(self, own).log_prob(np.zeros_like(own["log_mu"]))
-    return np.sum(log_p.astype(np.float64), axis=1)
-
-
-def _cells_without_counts(x) -> np.ndarray:
-    """Positions of the cells of x (c, n_genes) without counts, on the host."""
-    return np.flatnonzero(~backend.to_host(_has_library(x, None)).ravel())
-
-
-def _one_cell_poisson(x, _):
-    """The function log_mu (n, n_genes) -> log p(x) of one cell (n,) with counts x (n_genes,)."""
-    constant = np.sum(special.gammaln(x.astype(np.float64) + 1.0))
-    return lambda log_mu: log_mu @ x - np.sum(np.exp(log_mu), axis=1) - constant
-
-
-def _one_cell_nb(x, log_theta):
-    """The function log_mu, or (log_mu, zi_logits), (n, n_genes) each -> log p(x) of one cell (n,):
-    NB, or ZINB.
-
-    x: its counts (n_genes,); log_theta: (n_genes,). All that depends on these alone is computed
-    once, above all the lgammas. With L = log(1 + e^-|d|), softplus(±d) of count_likelihoods.py is
-    max(±d, 0) + L, and the sum over genes
-
-        log NB(x) = constant - (x + theta) L - theta max(d, 0) + x min(d, 0)
-
-    with d = log_mu - log_theta is three products of a matrix and a vector, none of whose terms is
-    positive. Of ZINB this holds for the non-zeros; for the zeros
-    log ZINB(0) = log(e^a + e^nb) - softplus(a) with a = zi_logits, nb = log NB(0).
-    """
-    wide, theta_wide = x.astype(np.float64), np.exp(log_theta.astype(np.float64))
-    ways = (
-        special.gammaln(wide + theta_wide)
-        - special.gammaln(theta_wide)
-        - special.gammaln(wide + 1.0)
-    )
-    constant, theta, zeros = np.sum(ways[x > 0]), np.exp(log_theta), np.flatnonzero(x == 0)
-    nonzero = (x > 0).astype(x.dtype)
-
-    def log_prob(log_mu, zi_logits=None):
-        d = log_mu - log_theta
-        above, below = np.maximum(d, 0.0), np.minimum(d, 0.0)
-        r = np.exp(below - above, out=d)
-        u = 1.0 + r
-        log_1_r = (
-            np.log(u) + (r - (u - 1.0)) / u
-        )  # log1p(r) to all digits: the last term is what u = 1 + r rounds away
-        if zi_logits is None:
-            return constant + below @ x - above @ theta - log_1_r @ (x + theta)
-        value = constant + below @ x - above @ (theta * nonzero) - log_1_r @ (x + theta * nonzero)
-        nb = (above.take(zeros, axis=1) + log_1_r.take(zeros, axis=1)) * -theta[zeros]
-        a = zi_logits.take(zeros, axis=1)
-        top = np.maximum(a, nb)
-        value += np.sum(top - np.maximum(a, 0.0), axis=1) + _sum_log(
-            1.0 + np.exp(np.minimum(a, nb) - top)
-        )
-        return (
-            value
-            - np.maximum(zi_logits, 0.0) @ nonzero
-            - _sum_log(1.0 + np.exp(-np.abs(zi_logits)))
-        )
-
-    return log_prob
-
-
-def _sum_log(u):
-    """The sum over columns of log(u), u (n, k) from 1 to 2: a logarithm of products of 100, which
-    cannot overflow.
-    """
-    return np.sum(np.log(np.multiply.reduceat(u, np.arange(0, u.shape[1], 100), axis=1)), axis=1)
-
-
-_ONE_CELL = {"poisson": _one_cell_poisson, "nb": _one_cell_nb, "zinb": _one_cell_nb}
-
-
-# --------------------------------------------------------------------------------------- expression
-def expression_fraction(
-    self,
-    counts,
-    batch: Array | str | None = None,
-    *,
-    transform_batch: str | list | None = None,
-    n_samples: int = 1,
-    seed: int = 0,
-    layer: str | None = None,
-) -> np.ndarray:
-    """rho: the expected fraction of each gene in a cell's expression, (n_cells, n_genes).
-
-    Rows sum to 1. Averaged over n_samples draws of z. transform_batch: a label (or a list of them,
-    which are averaged over): what would be expected had the cell been measured in that batch; None:
-    its own. For comparing genes and cells without the noise of counting, the depth of sequencing,
-    and the batch. A cell without counts has what the encoder makes of it. ValueError for an unknown
-    batch, with those known.
-    """
-    return _expected(
-        self,
-        counts,
-        batch,
-        transform_batch,
-        n_samples,
-        seed,
-        layer,
-        lambda rho, library, cells: rho,
-    )
-
-
-def denoise(
-    self,
-    counts,
-    batch: Array | str | None = None,
-    *,
-    library_size: Array | None = None,
-    transform_batch: str | list | None = None,
-    n_samples: int = 1,
-    seed: int = 0,
-    layer: str | None = None,
-) -> np.ndarray:
-    """mu: expected counts, (n_cells, n_genes), of the negative binomial (without extra zeros): rho,
-    times library size.
-
-    library_size: what each cell's expectations shall sum to, a number or (n_cells,); None: its own
-    library size, the observed one (0 for a cell without counts), or drawn from q(l). The rest as
-    for expression_fraction. For imputing, and for pictures of single genes. ValueError for a
-    library_size that is not positive.
-    """
-    if library_size is not None and not (
-        np.all(np.isfinite(library_size)) and np.all(np.asarray(library_size) > 0)
-    ):
-        raise ValueError(f"library_size must be positive and finite, not {library_size}")
-
-    def mu(rho, library, cells):
-        if library_size is None:
-            return rho * library
-        given = (
-            library_size
-            if np.ndim(library_size) == 0
-            else np.asarray(library_size)[cells, None, None]
-        )
-        return rho * (given if np.ndim(given) == 0 else backend.to_device(given, self.device))
-
-    n_cells = None if library_size is None or np.ndim(library_size) == 0 else len(library_size)
-    return _expected(self, counts, batch, transform_batch, n_samples, seed, layer, mu, n_cells)
-
-
-def _expected(self, counts, batch, transform_batch, n_samples, seed, layer, finish, n_sizes=None):
-    """Mean over draws of z and over batches of finish(rho (c, n, n_genes), library size (c, n, 1),
-    which cells).
-    """
-    n_samples, data = whole_number("n_samples", n_samples), self.minibatches(counts, batch, layer)
-    if n_sizes not in (None, len(data.rows)):
-        raise ValueError(f"library_size has {n_sizes} entries for {len(data.rows)} cells")
-    targets = (
-        [None] if transform_batch is None else _codes_of(self, transform_batch, "transform_batch")
-    )
-    found = np.zeros((len(data.rows), self.n_genes), self.dtype)
-    with evaluating(self):
-        for cells, x, codes, _, q_l, draws in _posteriors(
-            self, data, n_samples, _noise(seed, self.device)
-        ):
-            for z, log_library in draws:
-                library = np.exp(log_library) * _has_library(x, q_l)
-                for target in targets:
-                    decoded = _decode(
-                        self,
-                        z,
-                        log_library,
-                        codes if target is None else np.full_like(codes, target),
-                    )
-                    rho = np.exp(decoded["log_rho"]).reshape(*z.shape[:2], -1)
-                    found[cells] += backend.to_host(np.sum(finish(rho, library, cells), axis=1))
-    found /= n_samples * len(targets)
-    return found
-
-
-def _codes_of(self, labels, name: str) -> np.ndarray:
-    """Codes of one or several batch labels; ValueError with the known ones for another."""
-    labels = np.atleast_1d(labels)
-    if not len(labels):
-        raise ValueError(f"{name}: no batch given")
-    return batch_codes(labels, len(labels), known=self.batches, name=name, advice="")[0]
-
-
-# ------------------------------------------------------------------------------------------ samples
 def count_distribution(
-    self, parameters: dict
+    model: AnswersByDraws, parameters: dict
 ) -> Poisson | NegativeBinomial | ZeroInflatedNegativeBinomial:
     """The distribution of counts with these parameters, plain arrays of shape (n, n_genes).
 
     parameters: what `generative` says, by name. (ZI)NB or Poisson, by the model's likelihood.
     """
-    if self.likelihood == "poisson":
+    if model.likelihood == "poisson":
         return Poisson(parameters["log_mu"])
-    if self.likelihood == "nb":
+    if model.likelihood == "nb":
         return NegativeBinomial(parameters["log_mu"], parameters["log_theta"])
     return ZeroInflatedNegativeBinomial(
-        *[parameters[k] for k in ("log_mu", "log_theta", "zi_logits")]
+        parameters["log_mu"], parameters["log_theta"], parameters["zi_logits"]
     )
 
 
-def sample_posterior(
-    self,
-    counts,
-    batch: Array | str | None = None,
-    *,
-    n_samples: int = 1,
-    seed: int = 0,
-    layer: str | None = None,
-) -> np.ndarray:
-    """New counts for each cell: z from its posterior q(z | x), then counts from p(x | z, l).
+# --------------------------------------------------------------------------- likelihoods of draws
+def _log_weights(model, group: Group, draws: Draws):
+    """log of p(x | z, l) p(z) p(l) / (q(z) q(l)) of each draw: (n, c) float64."""
+    z, log_library = draws
+    log_w = _log_prob_of_draws(model, group.counts, group.codes, z, log_library)
+    log_w = log_w + _log_ratio(Normal(0.0, 1.0), _for_each_draw(group.q_z), z)
+    if group.q_l is not None:
+        prior = _for_each_draw(model.library_prior(group.codes))
+        log_w = log_w + _log_ratio(prior, _for_each_draw(group.q_l), log_library)
+    return log_w.T
 
-    (n_cells, n_genes), or (n_samples, n_cells, n_genes) for more than one; whole numbers, in the
-    dtype of the model. For checking the model: do real counts look like a draw from it? A cell
-    without counts stays so, unless the library is latent.
+
+def _log_ratio(p: Normal, q: Normal, draws):
+    """log p(draws) - log q(draws), summed over dimensions: (c, n), for draws (c, n, d)."""
+    return np.sum(p.log_prob(draws) - q.log_prob(draws), axis=-1)
+
+
+def _log_prob_of_draws(model, counts, codes, z, log_library):
+    """log p(x | z, l) of c cells, counts (c, n_genes), under n draws of each: (c, n) float64.
+
+    z: (c, n, n_latent); log_library: (c, n, 1); codes: (c,). A cell without counts has 0 where the
+    library is observed, and is otherwise as any other: the sum over genes of log p(0).
     """
-    n_samples, data = whole_number("n_samples", n_samples), self.minibatches(counts, batch, layer)
-    noise = _noise(seed, self.device)
-    found = np.empty((n_samples, len(data.rows), self.n_genes), self.dtype)
-    with evaluating(self):
-        for cells, x, codes, _, q_l, draws in _posteriors(self, data, n_samples, noise):
-            start = 0
-            for z, log_library in draws:
-                of_draws = count_distribution(self, _decode(self, z, log_library, codes))
-                sample = of_draws.sample(noise.counts).reshape(*z.shape[:2], -1)
-                sample = backend.to_host(sample * _has_library(x, q_l))
-                found[start : start + z.shape[1], cells] = sample.transpose(1, 0, 2)
-                start += z.shape[1]
-    return found[0] if n_samples == 1 else found
-
-
-def generate(self, n: int, *, batch: Array | str | None = None, seed: int = 0) -> np.ndarray:
-    """Counts of n new cells, (n, n_genes): z ~ Normal(0, 1), log-normal library sizes.
-
-    batch: a label for all of them, or one for each; None: batches in the proportions of the
-    training cells. Whole numbers, in the dtype of the model. For seeing what the model believes
-    cells to be, and for data of which the truth is known. ValueError for an unknown batch, or
-    another number of labels.
-
-    Where the library is observed, logarithms of the new cells' totals have the mean and variance of
-    those of the training cells (`library_log_mean`, `library_log_var`), as long as the counts' own
-    noise does not exceed that variance. Where it is latent, these two are the prior of log l, and
-    the noise of counts comes on top.
-    """
-    n, noise, rows = whole_number("n", n), _noise(seed, self.device), max(1, BUDGET // self.n_genes)
-    if batch is None:
-        edges = np.cumsum(backend.to_host(self.batch_fraction), dtype=np.float64)
-        codes = np.searchsorted(
-            edges[:-1] / edges[-1], backend.generator([seed, POSTERIOR]).random(n), side="right"
-        )
+    c, n, _ = z.shape
+    decoded = _decode(model, z, log_library, codes)
+    theta_differs_by_draw = model.dispersion == "gene-cell"
+    if backend.on_host(decoded.values()) and not theta_differs_by_draw:
+        log_p = many_draws.log_prob(model.likelihood, counts, n, decoded)  # the same, but quicker
     else:
-        codes = _codes_of(self, batch, "batch")
-        if len(codes) not in (1, n):
-            raise ValueError(
-                f"batch: {len(codes)} labels for n={n} cells; give one for all, or one for each"
-            )
-        codes = np.broadcast_to(codes, n)
-    found = np.empty((n, self.n_genes), self.dtype)
-    with evaluating(self):
-        library = _library_of_new_cells(self, np.unique(codes))
-        for start in range(0, n, rows):
-            of = backend.to_device(codes[start : start + rows], self.device)
-            z = noise.z((len(of), 1, self.n_latent), dtype=self.dtype)
-            log_library = library.loc[of] + library.scale[of] * noise.library(
-                (len(of), 1), dtype=self.dtype
-            )
-            of_cells = count_distribution(self, _decode(self, z, log_library[:, None], of))
-            found[start : start + rows] = backend.to_host(of_cells.sample(noise.counts))
+        log_p = _log_prob_of_copies(model, counts, n, log_library, decoded)
+    for i in _cells_without_counts(counts):
+        if model.library == "observed":
+            log_p[i] = 0.0
+        else:
+            log_p[i] = _log_prob_of_no_counts(model, n, i, decoded)
+    return log_p
+
+
+def _log_prob_of_copies(model, counts, n: int, log_library, decoded):
+    """The model's log_prob of n copies of each cell, each under a draw of its own: (c, n) float64.
+
+    log_prob asks for logits of rho, and is given log_rho. That is right because rho is the softmax
+    of its logits, and softmax(log_rho) is exp(log_rho) / sum(exp(log_rho)) = rho / 1.
+    """
+    c = counts.shape[0]
+    log_p = model.log_prob(
+        take_rows(counts, np.repeat(np.arange(c), n)),
+        log_library.reshape(c * n, 1),
+        logits=decoded["log_rho"],
+        log_theta=decoded["log_theta"],
+        zi_logits=decoded["zi_logits"],
+    )
+    return log_p.reshape(c, n).astype(np.float64)
+
+
+def _log_prob_of_no_counts(model, n: int, i: int, decoded):
+    """log p of no counts at all, (n,), under the n draws of cell i."""
+    rows = slice(i * n, (i + 1) * n)
+    own = {}
+    for name, p in decoded.items():
+        is_same_in_all_rows = p is None or p.ndim == 1
+        own[name] = p if is_same_in_all_rows else p[rows]
+    log_p = count_distribution(model, own).log_prob(np.zeros_like(own["log_mu"]))
+    return np.sum(log_p.astype(np.float64), axis=1)
+
+
+def _totals(counts):
+    """Sum of the counts (c, n_genes) of each cell: (c,), where the counts are."""
+    return backend.as_array(counts.sum(axis=1)).reshape(-1)
+
+
+def _cells_without_counts(counts) -> np.ndarray:
+    """Positions of the cells of counts (c, n_genes) that have none, on the host."""
+    return np.flatnonzero(backend.to_host(_totals(counts)) == 0)
+
+
+def _has_library(model, counts):
+    """Which cells have a library size above 0, (c, 1, 1) bool: those with counts.
+
+    All, where the library is latent.
+    """
+    has_counts = _totals(counts)[:, None, None] > 0
+    if model.library == "latent":
+        return np.ones_like(has_counts)
+    return has_counts
+
+
+# -------------------------------------------------------------------------------------- expression
+def _expected_counts(
+    model, counts, batch, layer, transform_batch, n_samples, seed, library_size
+) -> np.ndarray:
+    """rho times library size, averaged over draws of z and over batches: (n_cells, n_genes).
+
+    library_size: a number, one for each cell, or None for each cell's own; the rest as for
+    `AnswersByDraws.denoise`.
+    """
+    n_samples = whole_number("n_samples", n_samples)
+    data = model.minibatches(counts, batch, layer)
+    n_cells = len(data.rows)
+    if np.ndim(library_size) > 0 and len(library_size) != n_cells:
+        raise ValueError(f"library_size has {len(library_size)} entries for {n_cells} cells")
+    transforms: Any = [None]  # None: each cell's own batch
+    if transform_batch is not None:
+        transforms = _codes_of(model, transform_batch, "transform_batch")
+    found = np.zeros((n_cells, model.n_genes), model.dtype)
+    with evaluating(model):
+        for group in _groups(model, data, n_samples, Noise(seed, model.device)):
+            for z, log_library in group.draws:
+                sizes = _library_sizes(model, group, log_library, library_size)
+                for code in transforms:
+                    codes = group.codes if code is None else np.full_like(group.codes, code)
+                    log_rho = _decode(model, z, log_library, codes)["log_rho"]
+                    rho = np.exp(log_rho).reshape(*z.shape[:2], -1)
+                    found[group.cells] += backend.to_host(np.sum(rho * sizes, axis=1))
+    found /= n_samples * len(transforms)
     return found
 
 
-def _library_of_new_cells(self, codes) -> Normal:
+def _library_sizes(model, group: Group, log_library, library_size):
+    """What the expectations of each draw of a group of cells are to sum to: a number, or (c, n, 1).
+
+    Or (c, 1, 1), if all draws of a cell have the same. library_size: see `_expected_counts`.
+    """
+    if library_size is None:
+        return np.exp(log_library) * _has_library(model, group.counts)
+    if np.ndim(library_size) == 0:
+        return library_size
+    of_cells = np.asarray(library_size)[group.cells, None, None]
+    return backend.to_device(of_cells, model.device)
+
+
+def _codes_of(model, labels, name: str) -> np.ndarray:
+    """Codes of one or several batch labels; ValueError with the known ones for another."""
+    labels = np.atleast_1d(labels)
+    if not len(labels):
+        raise ValueError(f"{name}: no batch given")
+    return batch_codes(labels, len(labels), known=model.batches, name=name, advice="")[0]
+
+
+# --------------------------------------------------------------------------------------- new cells
+def _batches_of_new_cells(model, n: int, batch, seed: int) -> np.ndarray:
+    """Codes of the batches of n new cells, (n,): see `AnswersByDraws.generate`."""
+    if batch is None:
+        edges = np.cumsum(backend.to_host(model.batch_fraction), dtype=np.float64)
+        where = backend.generator([seed, POSTERIOR]).random(n)
+        return np.searchsorted(edges[:-1] / edges[-1], where, side="right")
+    codes = _codes_of(model, batch, "batch")
+    if len(codes) not in (1, n):
+        raise ValueError(
+            f"batch: {len(codes)} labels for n={n} cells; give one for all, or one for each"
+        )
+    return np.broadcast_to(codes, n)
+
+
+def _library_of_new_cells(model, codes) -> Normal:
     """p(log l) of new cells, parameters (n_batches, 1), right for the batches that codes lists.
 
     A latent library has its prior. An observed one stands for the total, whose logarithm has mean m
@@ -572,89 +638,44 @@ def _library_of_new_cells(self, codes) -> Normal:
     counts that are drawn scatter around l: given z and log l = m they have mean M = sum_g E[x_g],
     below l where there are extra zeros, and variance V = sum_g Var[x_g]; taken as log-normal,
 
-        log total ~ Normal(log M - s/2, s),  s = log(1 + V / M^2)
+        log total ~ Normal(log M - s/2, variance s),  s = log(1 + V / M^2)
 
     What z and counting add to m and v, E_z[log M - s/2] - m and E_z[s] + Var_z[log M - s/2], is
     taken out of the two. A variance has nothing left where they add more than v.
     """
-    moments = self.library_log_mean, self.library_log_var
-    mean, variance = [backend.to_host(a).astype(np.float64) for a in moments]
-    if self.library == "observed":
+    mean = backend.to_host(model.library_log_mean).astype(np.float64)
+    variance = backend.to_host(model.library_log_var).astype(np.float64)
+    if model.library == "observed":
         for code in codes:
-            centre, noise = _totals_of_new_cells(self, code)
+            centre, spread = _totals_of_new_cells(model, code)
             shift = centre.mean() - mean[code]
             mean[code] -= shift
-            variance[code] -= noise.mean() + centre.var()
-    parameters = [a.astype(self.dtype)[:, None] for a in (mean, np.sqrt(np.maximum(variance, 0.0)))]
-    return Normal(*[backend.to_device(a, self.device) for a in parameters])
+            variance[code] -= spread.mean() + centre.var()
+    std = np.sqrt(np.maximum(variance, 0.0))
+    loc, scale = [
+        backend.to_device(a.astype(model.dtype)[:, None], model.device) for a in (mean, std)
+    ]
+    return Normal(loc, scale)
 
 
-def _totals_of_new_cells(self, code) -> tuple[np.ndarray, np.ndarray]:
+def _totals_of_new_cells(model, code: int) -> tuple[np.ndarray, np.ndarray]:
     """log M - s/2 and s of `_library_of_new_cells` for draws of z in one batch.
 
     Two arrays (PRIOR_DRAWS,) float64.
     """
-    normal = backend.generator([POSTERIOR, code], self.device).standard_normal
-    means, variances, rows = [], [], max(1, BUDGET // self.n_genes)
-    for start in range(0, PRIOR_DRAWS, rows):
-        z = normal((min(rows, PRIOR_DRAWS - start), 1, self.n_latent), dtype=self.dtype)
-        codes = backend.to_device(np.full(len(z), code), self.device)
-        log_library = self.library_prior(codes).loc[:, None]
-        counts = count_distribution(self, _decode(self, z, log_library, codes))
-        means.append(backend.to_host(np.sum(counts.mean, axis=1)))
-        variances.append(backend.to_host(np.sum(counts.variance, axis=1)))
-    mean, variance = [np.concatenate(parts).astype(np.float64) for parts in (means, variances)]
-    noise = np.log1p(variance / mean**2)
-    return np.log(mean) - noise / 2.0, noise
-
-
-# --------------------------------------------------------------------------------------- imputation
-def imputation_error(
-    counts, impute, *, fraction: float = 0.1, n_components: int = 10, seed: int = 0
-) -> dict:
-    """How well hidden counts are recovered, by the measure of the scVI paper (Lopez et al. 2018).
-
-    Zeros are put in uniformly: each non-zero entry of counts (n_cells, n_genes) is set to zero with
-    probability `fraction`, a draw of its own. impute: a function from the corrupted counts (CSR,
-    float32) to imputed ones (n_cells, n_genes), which trains what it needs: `lambda x:
-    train(x).denoise(x)`. Returns the median absolute error over the hidden entries, in counts, of
-    "model", and beside it of "gene mean" (over cells) and of "pca" (`n_components` of normalised
-    log1p counts, mapped back). All see the corrupted counts and their totals only. ValueError for
-    another shape than that of counts.
-    """
-    x = sparse.csr_array(as_matrix(counts))
-    hidden = backend.generator([seed, POSTERIOR]).random(x.nnz) < fraction
-    if not 0 < fraction < 1 or not hidden.any():
-        raise ValueError(
-            f"fraction must be in (0, 1) and hide an entry; {fraction} of {x.nnz} "
-            "non-zeros does not"
-        )
-    rows, columns = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))[hidden], x.indices[hidden]
-    corrupted = sparse.csr_array(
-        (np.where(hidden, 0, x.data), x.indices.copy(), x.indptr.copy()), shape=x.shape
-    )
-    corrupted.eliminate_zeros()
-    imputed = np.asarray(impute(corrupted.copy()))
-    if imputed.shape != x.shape:
-        raise ValueError(f"impute returned shape {imputed.shape} for counts of shape {x.shape}")
-    found = {
-        "model": imputed[rows, columns],
-        "gene mean": np.asarray(corrupted.mean(axis=0)).ravel()[columns],
-        "pca": _pca_imputed(corrupted, rows, columns, n_components),
-    }
-    return {
-        name: float(np.median(np.abs(values - x.data[hidden]))) for name, values in found.items()
-    }
-
-
-def _pca_imputed(x, rows, columns, n_components):
-    """Counts at (rows, columns) of a CSR matrix, by its first principal components; memory
-    O(n_genes^2).
-    """
-    y, totals = log1p(normalize(x)).astype(np.float64), np.asarray(x.sum(axis=1)).ravel()
-    mean = np.asarray(y.mean(axis=0)).ravel()
-    covariance = (y.T @ y).toarray() / y.shape[0] - np.outer(mean, mean)
-    axes = np.linalg.eigh(covariance)[1][:, -n_components:]
-    scores = y @ axes - mean @ axes
-    normalized = np.expm1(mean[columns] + np.einsum("ik,ik->i", scores[rows], axes[columns]))
-    return np.maximum(normalized, 0.0) * totals[rows] / np.median(totals[totals > 0])
+    rng = backend.generator([POSTERIOR, code], model.device)
+    at_once = max(1, BUDGET // model.n_genes)
+    means = []
+    variances = []
+    for start in range(0, PRIOR_DRAWS, at_once):
+        n = min(at_once, PRIOR_DRAWS - start)
+        z = rng.standard_normal((n, 1, model.n_latent), dtype=model.dtype)
+        codes = backend.to_device(np.full(n, code), model.device)
+        log_library = model.library_prior(codes).loc[:, None]
+        p = count_distribution(model, _decode(model, z, log_library, codes))
+        means.append(backend.to_host(np.sum(p.mean, axis=1)))
+        variances.append(backend.to_host(np.sum(p.variance, axis=1)))
+    mean = np.concatenate(means).astype(np.float64)
+    variance = np.concatenate(variances).astype(np.float64)
+    s = np.log1p(variance / mean**2)
+    return np.log(mean) - s / 2.0, s

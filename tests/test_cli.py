@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from minigrad.data import Blocks
-from models import SCVI, posterior, report, runs
+from models import SCVI, imputation, report, runs
 from models.__main__ import COMMANDS, main, parser, program
 from models.counts import (
     Counts,
@@ -769,7 +769,7 @@ def test_impute_score_trains_anew_on_what_is_left(place, model, capsys):
         fresh.fit(x, counts.obs["donor"], epochs=2, batch_size=16)
         return fresh.denoise(x, counts.obs["donor"], n_samples=10)
 
-    expected = posterior.imputation_error(counts.X, impute, fraction=0.2, seed=1)
+    expected = imputation.imputation_error(counts.X, impute, fraction=0.2, seed=1)
     assert call("impute-score", place / "run", "--fraction", 0.2, "--seed", 1, "--epochs", 2) == 0
     printed = dict(re.findall(r"^(model|gene mean|pca) +([\d.]+)$", capsys.readouterr().out, re.M))
     assert printed == {name: f"{value:.4f}" for name, value in expected.items()}

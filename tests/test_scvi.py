@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 from scipy import sparse, stats
 
-from minigrad import nn, optim
-from models import SCVI, VAE, scvi
+from models import SCVI, VAE, recipe, scvi
 from models.counts import Counts
-from models.scvi import _MostProbable, thinned, usual_dropout, usual_epochs
 from tests.benchmarks import recovery
 from tests.copies import WAYS, check_copies
 
@@ -88,21 +86,6 @@ def test_every_weight_is_trained():
 
 
 # ------------------------------------------------------------------------- what keeps cells from being learnt by heart
-@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_array])
-def test_thinned_counts_are_binomial(kind):
-    """Each value of twice Binomial(x, 1/2) comes as often as scipy.stats says; zeros stay; CSR and dense get the same."""
-    x = np.tile(np.array([0, 1, 2, 3, 5, 9, 40], np.float32), (40000, 1))
-    found = thinned(kind(x), np.random.default_rng(0))
-    assert sparse.issparse(found) == sparse.issparse(kind(x)) and found.dtype == np.float32
-    found = found.toarray() if sparse.issparse(found) else found
-    np.testing.assert_array_equal(found, thinned(x, np.random.default_rng(0)))
-    for column, n in enumerate(x[0].astype(int)):
-        share = np.bincount((found[:, column] / 2).astype(int), minlength=n + 1) / len(x)
-        expected = stats.binom.pmf(np.arange(n + 1), n, 0.5)
-        assert len(share) == n + 1 and np.max(np.abs(share - expected)) < 0.03
-        assert abs(found[:, column].mean() - n) < 0.02 * max(n, 1)
-
-
 def test_only_training_thins_and_drops():
     """The encoder's q(z) changes with the generator where counts are thinned or units dropped, and nowhere else."""
     x = counts_of()
@@ -120,16 +103,6 @@ def test_only_training_thins_and_drops():
     assert not differs(small(thinning=False).train(), (0, 1))
     assert not differs(small(dropout=0.0, thinning=False).train(), (0, 1))
     assert differs(small(dropout=0.3, thinning=False).train(), (0, 1))
-
-
-@pytest.mark.parametrize(
-    "n_cells, n_genes, depth, dropout",
-    [(100, 2000, 0.01, 0.3), (2000, 2000, 1.0, 0.3), (2000, 500, 1.0, 0.075)]
-    + [(2000, 2000, 3.0, 0.1), (2000, 500, 10.0, 0.0075), (1_000_000, 2000, 0.5, 0.0006)],
-)
-def test_dropout_follows_cells_genes_and_depth(n_cells, n_genes, depth, dropout):
-    n_counts = depth * n_cells * n_genes
-    assert usual_dropout(n_cells, n_genes, n_counts) == pytest.approx(dropout)
 
 
 def test_dropout_is_chosen_by_the_first_training(tmp_path):
@@ -155,29 +128,6 @@ def test_dropout_is_chosen_by_the_first_training(tmp_path):
     assert fitted(x, model=small(dropout=0.2)).config["dropout"] == 0.2
 
 
-def test_the_prior_is_a_term_of_the_loss():
-    """Two steps are those of Adam on a loss that has the term, written down; other weights feel nothing of it."""
-    rng = np.random.default_rng(0)
-    starts = [rng.normal(size=(3, 4)), rng.normal(size=5), rng.normal(size=6)]
-    slopes = [rng.normal(size=w.shape) for w in starts]
-
-    def trained(optimizer_of, strength):
-        weights = [nn.Parameter(w.copy()) for w in starts]
-        optimizer = optimizer_of(weights)
-        for _ in range(2):
-            optimizer.zero_grad()
-            loss = sum(np.sum(slope * w) for slope, w in zip(slopes, weights))
-            (loss + 0.5 * strength * np.sum(np.square(weights[0]))).backward()
-            optimizer.step()
-        return [w.data for w in weights]
-
-    mine = trained(lambda ws: _MostProbable(ws, 0.1, 0.7, [ws[0]], ws[2]), 0.0)
-    expected = trained(lambda ws: optim.Adam(ws, 0.1), 0.7)
-    np.testing.assert_allclose(mine[0], expected[0], rtol=1e-12)
-    np.testing.assert_allclose(mine[1], expected[1], rtol=1e-12)
-    np.testing.assert_array_equal(mine[2], starts[2])
-
-
 @pytest.mark.parametrize(
     "n_cells, validation, n_hidden, precision",
     [(150, 0.1, 8, 8 / 135), (150, 0.0, 16, 16 / 150), (40, 0.5, 8, 8 / 20)],
@@ -185,12 +135,13 @@ def test_the_prior_is_a_term_of_the_loss():
 def test_the_prior_of_a_training(n_cells, validation, n_hidden, precision, monkeypatch):
     """Precision n_hidden of the whole, as a part of one cell's loss, on the heads alone; 0 takes it away."""
     made = []
+    most_probable = recipe.MostProbable
 
     def remember(*arguments):
-        made.append(_MostProbable(*arguments))
+        made.append(most_probable(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(scvi, "_MostProbable", remember)
+    monkeypatch.setattr(recipe, "MostProbable", remember)
     model = small(n_hidden=n_hidden)
     model.fit(counts_of(n_cells), epochs=1, validation=validation, progress=False)
     assert made[0].weight_decay == pytest.approx(precision, rel=1e-12)
@@ -200,25 +151,6 @@ def test_the_prior_of_a_training(n_cells, validation, n_hidden, precision, monke
     fitted(counts_of(n_cells), model=small())
     assert made[1].weight_decay == 0.0
     fitted(counts_of(n_cells), model=small(likelihood="poisson", dispersion="gene-cell"))
-
-
-@pytest.mark.parametrize(
-    "n_cells, epochs",
-    [
-        (2, 500),
-        (100, 500),
-        (200, 500),
-        (300, 250),
-        (500, 200),
-        (20_000, 200),
-        (25_000, 160),
-        (40_000, 100),
-    ]
-    + [(100_000, 40), (1_300_000, 10)],
-)
-def test_epochs_by_default(n_cells, epochs):
-    n_steps = max(1, round(0.9 * n_cells / 128))
-    assert usual_epochs(n_cells, n_steps) == epochs
 
 
 @pytest.mark.parametrize(
@@ -917,7 +849,7 @@ def test_copies_train_alike(way, library):
 
     def make(parameters):  # as `fit` makes it: the copy's must know the copy's weights
         model_of_these = next(m for m in models if m.parameters()[0] is parameters[0])
-        return model_of_these._optimizer(parameters, 1e-2, 0.1)
+        return recipe.optimizer_of(model_of_these.decoder, parameters, 1e-2, 0.1)
 
     models = [model]
     check_copies(model, loss, way)

@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 
 from models import SCVI
-from models.scvi import _our_name
+from models.scvi_tools import our_name
 
 DATA = Path(__file__).parent / "data"
 CASES = {
@@ -44,7 +44,7 @@ def test_unused_heads_are_listed(case):
     reference, model = case
     assert "decoder.px_r_decoder.weight" in model.ignored
     used = set(dict(model.named_parameters()))
-    assert not any(_our_name(name) in used for name in model.ignored)
+    assert not any(our_name(name) in used for name in model.ignored)
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
@@ -93,7 +93,7 @@ def test_loss_and_every_gradient(case, mode, kind):
     close(loss.data, reference[f"{mode}/loss"], "loss")
     loss.backward()
     gradients = {
-        _our_name(k.split("/grad/")[1]): reference[k]
+        our_name(k.split("/grad/")[1]): reference[k]
         for k in reference.files
         if k.startswith(f"{mode}/grad/")
     }
@@ -118,7 +118,7 @@ def test_batch_norm_statistics_after_a_training_step(case):
     }
     compared = 0
     for key in reference.files:
-        if key.startswith("train/after/") and _our_name(key[12:]) in buffers:
-            close(buffers[_our_name(key[12:])], reference[key], key)
+        if key.startswith("train/after/") and our_name(key[12:]) in buffers:
+            close(buffers[our_name(key[12:])], reference[key], key)
             compared += 1
     assert compared == sum("running" in name for name in buffers)

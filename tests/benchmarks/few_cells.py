@@ -1,7 +1,7 @@
 """Few cells, and few among many: `python -m tests.benchmarks.few_cells`.
 
 A prior on the decoder's weights (weight decay) keeps a model from learning single cells by heart.
-How much is too much? The default (see `SCVI.fit`) beside none:
+How much is too much? The default (see models/recipe.py) beside none:
 
     held-out ELBO     of 1,000 other cells of cortex, after training on 100 to 1,000 of them
     a group in z      20 of 1,000 simulated cells differ in 40 of 200 genes, by 0.3 to 1.2 on the

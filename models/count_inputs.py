@@ -1,0 +1,156 @@
+"""What SCVI takes, and what it refuses. This is engineering.
+
+Counts come in many forms, with genes in some order, from cells of batches with labels, some of them
+without a single count. Before anything is computed all this is looked at, and what is wrong ends in
+a sentence that names the argument, says what was found and what to do:
+
+    >>> check_training(1, None, epochs=10, batch_size=1, learning_rate=1e-3, kl_warmup=0.25)
+    Traceback (most recent call last):
+    ValueError: batch_size must be at least 2, for batch norm compares the cells of a minibatch, \
+not 1
+
+The functions that take a model take an SCVI, of which they use n_genes, n_batches, dtype, and what
+it knows of the cells that it was trained on: trained, batches, genes.
+
+Know before reading: counts.py (`as_matrix`, `batch_codes`), and what SCVI.fit is given.
+
+Know after: which cells a model is trained on, and which counts it answers about.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minigrad.backend import Array, Matrix
+from models.counts import Moments, as_matrix, batch_codes, moments
+from models.inputs import sizes
+
+
+class TrainingCells(NamedTuple):
+    """Cells to train on: those of the caller that have counts."""
+
+    counts: Matrix  # (n_cells, n_genes), in the dtype of the model
+    codes: np.ndarray  # of their batches, (n_cells,)
+    batches: list  # the label of each code
+    genes: list | None  # names of the genes, (n_genes,), or None where they have none
+    sums: Moments  # of their counts
+
+
+def check_training(
+    n_batches: int,
+    batch: Array | str | None,
+    epochs: int | None,
+    batch_size: int,
+    learning_rate: float,
+    kl_warmup: float,
+) -> None:
+    """ValueError for arguments of `SCVI.fit` that cannot be. batch: (n_cells,), or a name."""
+    if not 0 <= kl_warmup <= 0.5:
+        raise ValueError(
+            f"kl_warmup must be in [0, 0.5] (a fraction of the training), not {kl_warmup}"
+        )
+    if n_batches > 1 and batch is None:
+        raise ValueError(f"batch is missing: the model was made for n_batches={n_batches}")
+    if epochs is None:
+        sizes(batch_size=batch_size)
+    else:
+        sizes(batch_size=batch_size, epochs=epochs)
+    if batch_size < 2:
+        raise ValueError(
+            "batch_size must be at least 2, for batch norm compares the cells of a minibatch, "
+            f"not {batch_size}"
+        )
+    if not learning_rate > 0:
+        raise ValueError(f"learning_rate must be positive, not {learning_rate!r}")
+
+
+def training_cells(
+    model: Any, counts: Any, batch: Array | str | None, layer: str | None
+) -> TrainingCells:
+    """Counts (n_cells, n_genes), checked, without the cells that have none; a warning counts those.
+
+    A trained model keeps its genes, and its batches in their order, which its weights belong to:
+    ValueError for others. A new model takes those of the counts, of at most n_batches batches.
+    """
+    x = _matrix(model, counts, layer, on_disk=True)
+    known_batches = None
+    if model.trained:
+        _check_genes(model, counts)
+        known_batches = model.batches
+    codes, batches = _codes(counts, batch, x.shape[0], known_batches)
+    if len(batches) > model.n_batches:
+        raise ValueError(
+            f"batch has {len(batches)} different labels, but the model was made for "
+            f"n_batches={model.n_batches}"
+        )
+    sums = moments(x)
+    n_cells = x.shape[0]
+    cells = np.flatnonzero(sums.totals > 0)
+    if len(cells) < 2:
+        raise ValueError(
+            f"counts: {len(cells)} cells with counts of {n_cells}; training needs at least 2"
+        )
+    if len(cells) < n_cells:
+        warnings.warn(
+            f"{n_cells - len(cells)} cells without counts are left out of training",
+            stacklevel=3,
+        )
+        x = x[cells]
+        codes = codes[cells]
+        sums.totals = sums.totals[cells]  # to the other sums these cells added nothing
+    return TrainingCells(_in_dtype(x, model.dtype), codes, batches, _genes_of(counts), sums)
+
+
+def cells_to_ask_about(
+    model: Any, counts: Any, batch: Array | str | None, layer: str | None, on_disk: bool
+) -> tuple[Matrix, np.ndarray]:
+    """Checked counts (n_cells, n_genes) and batch codes (n_cells,) of any cells, empty ones too.
+
+    ValueError for an unknown batch, and for other genes than the model's.
+    """
+    x = _matrix(model, counts, layer, on_disk)
+    _check_genes(model, counts)
+    codes, _ = _codes(counts, batch, x.shape[0], model.batches)
+    return _in_dtype(x, model.dtype), codes
+
+
+def _matrix(model, counts, layer, on_disk):
+    """Counts as a checked matrix, dense, CSR or Blocks, of as many genes as the model has."""
+    x = as_matrix(counts, layer=layer, on_disk=on_disk)
+    if x.shape[1] != model.n_genes:
+        raise ValueError(
+            f"counts have {x.shape[1]} genes, the model was made for n_genes={model.n_genes}; "
+            "select the same genes, in the same order"
+        )
+    return x
+
+
+def _codes(counts, batch, n_cells, known_batches):
+    """Batches of the cells as `batch_codes` has them; batch may name a column of counts.obs."""
+    return batch_codes(batch, n_cells, known=known_batches, obs=getattr(counts, "obs", None))
+
+
+def _in_dtype(x, dtype):
+    return x if x.dtype == dtype else x.astype(dtype)
+
+
+def _genes_of(counts) -> list | None:
+    """Names of the genes of Counts or AnnData, (n_genes,) str; None for a matrix without names."""
+    genes = getattr(counts, "genes", getattr(counts, "var_names", None))
+    return None if genes is None else [str(name) for name in genes]
+
+
+def _check_genes(model, counts) -> None:
+    """ValueError for counts whose genes have other names than the model's, if both have names.
+
+    Names may occur more than once: genes of one name are told apart by their order.
+    """
+    genes = _genes_of(counts)
+    if model.genes is not None and genes is not None and model.genes != genes:
+        raise ValueError(
+            "counts: its genes differ, or stand in another order, from those that the model "
+            "was trained on (model.genes); select and order them alike"
+        )
