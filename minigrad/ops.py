@@ -1,4 +1,4 @@
-"""The table of calculus: NumPy's and SciPy's functions that have rules of their own.
+"""The table of calculus: NumPy's functions that have rules of their own.
 
 This is a reference, to be looked things up in. How to read an entry:
 
@@ -9,21 +9,19 @@ This is a reference, to be looked things up in. How to read an entry:
     )
 
 Know before reading: table.py. Constants in rules are Python floats, which keep float32 as it is.
-Know after: the derivatives of NumPy's and SciPy's functions; those of matrices are in linalg.py,
-and kernels of networks and counts have theirs beside them. All others (derived.py) follow by the
-chain rule.
+Know after: the derivatives of NumPy's functions. Those of SciPy's are in special_functions.py,
+those of matrices in linalg.py, and kernels of networks and counts have theirs beside them. All
+others (derived.py) follow by the chain rule.
 """
 
 from __future__ import annotations
 
 import operator
-from math import pi
-from math import sqrt as root
 
 import numpy as np
 from scipy import special
 
-from minigrad.backend import add_at, floating, special_of
+from minigrad.backend import add_at, floating
 from minigrad.fused import fuse
 from minigrad.table import Primitive, primitive
 from minigrad.tensor import IMPLEMENTATIONS
@@ -48,6 +46,14 @@ divide = primitive(
     np.divide,
     lambda g, y, a, b: g / b,
     lambda g, y, a, b: -g * y / b,
+)
+# a / b, and 0 for 0 / 0, where it has no derivative. It is the slope of a length, x / |x|, which by
+# convention is 0 at 0.
+quotient = primitive(
+    lambda a, b: np.where((a == 0) & (b == 0), 0.0, a / (b + ((a == 0) & (b == 0)))),
+    lambda g, y, a, b: g / b,
+    lambda g, y, a, b: -g * y / b,
+    name="quotient",
 )
 negative = primitive(np.negative, lambda g, y, x: -g)
 reciprocal = primitive(np.reciprocal, lambda g, y, x: -g * y * y)
@@ -81,7 +87,14 @@ cosh = primitive(np.cosh, lambda g, y, x: g * np.sinh(x))
 tanh = primitive(np.tanh, lambda g, y, x: g * (1.0 - y * y))
 
 # ------------------------------------------------------------------------------ piecewise, choices
-absolute = primitive(np.absolute, lambda g, y, x: g * np.sign(x))
+# By convention the slope of |x| at 0 is 0. But there the slope has no derivative, not one of 0: the
+# second derivative of |x|^2 is 2.
+slope_of_absolute = primitive(
+    lambda x: np.sign(x),
+    lambda g, y, x: np.where(x == 0, float("nan"), 0.0 * g),
+    name="slope_of_absolute",
+)
+absolute = primitive(np.absolute, lambda g, y, x: g * slope_of_absolute(x))
 sign = primitive(np.sign, lambda g, y, x: 0.0 * g)
 
 
@@ -123,39 +136,6 @@ def _astype(x, dtype):
 # computes is one of our own, and NumPy's name is registered for it.
 astype = primitive(_astype, lambda g, y, x, dtype: g, name="astype")
 IMPLEMENTATIONS[np.astype] = astype
-
-# ---------------------------------------------------- scipy.special: gamma, error, logistic, x log
-gammaln = primitive(special.gammaln, lambda g, y, x: g * special.digamma(x))
-gamma = primitive(special.gamma, lambda g, y, x: g * y * special.digamma(x))
-digamma = primitive(special.digamma, lambda g, y, x: g * polygamma(x, 1), name="digamma")
-
-
-def _polygamma(x, n):
-    orders = np.full_like(x, n, int)
-    return special_of(x).polygamma(orders, x).astype(x.dtype)
-
-
-polygamma: Primitive = primitive(
-    _polygamma,
-    lambda g, y, x, n: g * polygamma(x, n + 1),
-    name="polygamma",
-)
-betaln = primitive(
-    special.betaln,
-    lambda g, y, a, b: g * (special.digamma(a) - special.digamma(a + b)),
-    lambda g, y, a, b: g * (special.digamma(b) - special.digamma(a + b)),
-)
-erf = primitive(special.erf, lambda g, y, x: g * np.exp(-x * x) * (2.0 / root(pi)))
-erfc = primitive(special.erfc, lambda g, y, x: g * np.exp(-x * x) * (-2.0 / root(pi)))
-ndtr = primitive(special.ndtr, lambda g, y, x: g * np.exp(-0.5 * x * x) * (1.0 / root(2.0 * pi)))
-expit = primitive(special.expit, lambda g, y, x: g * y * (1.0 - y))
-logit = primitive(special.logit, lambda g, y, x: g / (x * (1.0 - x)))
-log_expit = primitive(special.log_expit, lambda g, y, x: g * special.expit(-x))
-xlogy = primitive(
-    special.xlogy,
-    lambda g, y, a, b: special.xlogy(g, b),
-    lambda g, y, a, b: g * a / b,
-)
 
 
 # ------------------------------------------------------------------------------------- reductions

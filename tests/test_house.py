@@ -18,6 +18,7 @@ ORDER = {
         "table",
         "fused",
         "ops",
+        "special_functions",
         "linalg",
         "derived",
         "einsum",
