@@ -13,12 +13,12 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from functools import reduce, wraps
+from functools import wraps
 
 import numpy as np
 from scipy import special
 
-from minigrad import backend, linalg, ops
+from minigrad import backend, ops
 from minigrad.backend import Array
 from minigrad.ops import concatenate, reshape
 from minigrad.tensor import IMPLEMENTATIONS, Tensor
@@ -84,12 +84,6 @@ def _over(total, n):
     return total / n if n > 0 else total * float("nan")
 
 
-def _root(total):
-    """The square root of a sum of squares, with slope 0 rather than infinity at 0, as PyTorch."""
-    is_zero = total == 0
-    return np.where(is_zero, 0.0, np.sqrt(total + is_zero))
-
-
 @implements(np.mean)
 def mean(x: Array, axis=None, *, keepdims: bool = False) -> Array:
     return _over(np.sum(x, axis=axis, keepdims=keepdims), _n_reduced(x, axis))
@@ -104,7 +98,10 @@ def var(x: Array, axis=None, *, ddof: int = 0, keepdims: bool = False) -> Array:
 
 @implements(np.std)
 def std(x: Array, axis=None, *, ddof: int = 0, keepdims: bool = False) -> Array:
-    return _root(var(x, axis, ddof=ddof, keepdims=keepdims))
+    """The length of the deviations over sqrt(n - ddof): where all are 0 its slope is 0."""
+    deviations = x - mean(x, axis, keepdims=True)
+    n = max(_n_reduced(x, axis) - ddof, 0)
+    return _over(ops.norm(deviations, axis=axis, keepdims=keepdims), math.sqrt(n))
 
 
 @implements(np.prod)
@@ -126,18 +123,6 @@ def _product_of_first_axis(x):
         is_odd = len(x) % 2 == 1
         x = concatenate(pairs, x[2 * half :], axis=0) if is_odd else pairs
     return x
-
-
-@implements(np.linalg.norm)
-def norm(x: Array, ord=None, axis=None, keepdims: bool = False) -> Array:
-    """The Euclidean length of all entries, or along an axis (a number). Its slope at 0 is 0."""
-    is_of_vectors = x.ndim <= 1 or isinstance(axis, int)
-    is_euclidean = ord is None or ord == "fro" or (ord == 2 and is_of_vectors)
-    if not is_euclidean:
-        raise TypeError(
-            f"numpy.linalg.norm of a Tensor: only the Euclidean norm is offered, not ord={ord!r}"
-        )
-    return _root(np.sum(np.square(x), axis=axis, keepdims=keepdims))
 
 
 # ------------------------------------------------------------------------------------ elementwise
@@ -372,88 +357,6 @@ def full_like(a: Array, fill_value, dtype=None, order="K", subok=True, shape=Non
         return np.full_like(a.data, fill_value, dtype, order, subok, shape)
     shape = a.shape if shape is None else shape
     return np.broadcast_to(fill_value, shape).astype(a.dtype if dtype is None else dtype)
-
-
-# --------------------------------------------------------------------------------- linear algebra
-@implements(np.matmul)
-def matmul(a: Array, b: Array) -> Array:
-    """linalg.py's knows matrices; a vector is a row on the left and a column on the right."""
-    a, b = as_operands("matmul", a, b)
-    row = np.expand_dims(a, 0) if a.ndim == 1 and b.ndim > 0 else a
-    column = np.expand_dims(b, 1) if b.ndim == 1 and a.ndim > 0 else b
-    y = linalg.matmul(row, column)
-    if row is not a and column is not b:
-        return np.squeeze(y, (-2, -1))
-    if row is not a:
-        return np.squeeze(y, -2)
-    if column is not b:
-        return np.squeeze(y, -1)
-    return y
-
-
-@implements(np.linalg.solve)
-def solve(a: Array, b: Array) -> Array:
-    """A vector b is a column. Stacks are stretched to one shape, which CuPy's solve does not do."""
-    a, b = as_operands("solve", a, b)
-    if b.ndim == 1:
-        return np.squeeze(solve(a, np.expand_dims(b, 1)), -1)
-    try:
-        stack_shape = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    except ValueError as error:
-        raise backend.explained(error, "solve", (a, b)) from error
-    return linalg.solve(_stretched(a, stack_shape), _stretched(b, stack_shape))
-
-
-def _stretched(x, stack_shape):
-    """A stack of matrices, broadcast to this shape of stack."""
-    if x.shape[:-2] == stack_shape:
-        return x
-    return np.broadcast_to(x, (*stack_shape, *x.shape[-2:]))
-
-
-@implements(np.dot)
-def dot(a: Array, b: Array) -> Array:
-    a, b = as_operands("dot", a, b)
-    if a.ndim == 0 or b.ndim == 0:
-        return a * b
-    if b.ndim <= 2:
-        return matmul(a, b)
-    return np.tensordot(a, b, ((-1,), (-2,)))
-
-
-@implements(np.inner)
-def inner(a: Array, b: Array) -> Array:
-    a, b = as_operands("inner", a, b)
-    if a.ndim == 0 or b.ndim == 0:
-        return a * b
-    return np.tensordot(a, b, ((-1,), (-1,)))
-
-
-@implements(np.vdot)
-def vdot(a: Array, b: Array) -> Array:
-    a, b = as_operands("vdot", a, b)
-    return matmul(np.ravel(a), np.ravel(b))
-
-
-@implements(np.outer)
-def outer(a: Array, b: Array) -> Array:
-    a, b = as_operands("outer", a, b)
-    return np.reshape(a, (-1, 1)) * np.reshape(b, (1, -1))
-
-
-_SlogdetResult = type(np.linalg.slogdet(np.ones((1, 1))))  # NumPy's named pair
-
-
-@implements(np.linalg.slogdet)
-def slogdet(x: Tensor) -> tuple[np.ndarray, Tensor]:
-    """(sign, log of the absolute determinant). The sign is a plain array: its derivative is 0."""
-    sign = np.linalg.slogdet(x.data)[0]
-    return _SlogdetResult(sign, linalg.logabsdet(x))
-
-
-@implements(np.linalg.multi_dot)
-def multi_dot(arrays) -> Array:
-    return reduce(matmul, arrays)
 
 
 # ------------------------------------------------ what has no derivative gives plain NumPy arrays

@@ -1,4 +1,4 @@
-"""einsum and tensordot of any operands, in steps that the table has rules for.
+"""einsum of any operands, in steps that the table has rules for.
 
 This is engineering. The table's `einsum` (linalg.py) takes two operands, with no label twice in
 one of them and none in one alone: there the gradient is a sum of the same kind. Here any einsum is
@@ -16,7 +16,7 @@ import string
 import numpy as np
 
 from minigrad.backend import Array
-from minigrad.derived import as_operands, implements, positive_axes
+from minigrad.derived import as_operands, implements
 from minigrad.linalg import einsum as einsum_of_two
 
 
@@ -126,30 +126,3 @@ def _own_labels_summed(term, x, elsewhere):
     if own_axes:
         x = np.sum(x, axis=own_axes)
     return "".join(c for c in term if c in elsewhere), x
-
-
-@implements(np.tensordot)
-def tensordot(a: Array, b: Array, axes=2) -> Array:
-    a, b = as_operands("tensordot", a, b)
-    if isinstance(axes, (int, np.integer)):
-        axes = (range(a.ndim - axes, a.ndim), range(axes))
-    summed_a = positive_axes(tuple(np.atleast_1d(axes[0]).tolist()), a.ndim)
-    summed_b = positive_axes(tuple(np.atleast_1d(axes[1]).tolist()), b.ndim)
-    if len(summed_a) != len(summed_b):
-        raise ValueError(
-            f"tensordot: {len(summed_a)} axes of the one operand "
-            f"against {len(summed_b)} of the other"
-        )
-    term_a = list(string.ascii_letters[: a.ndim])
-    term_b = list(string.ascii_letters[a.ndim : a.ndim + b.ndim])
-    for i, j in zip(summed_a, summed_b):
-        if a.shape[i] != b.shape[j]:
-            raise ValueError(
-                f"tensordot: axis {i} of shape {a.shape} and axis {j} of shape {b.shape} "
-                "differ in length"
-            )
-        term_b[j] = term_a[i]
-    kept_a = [c for i, c in enumerate(term_a) if i not in summed_a]
-    kept_b = [c for j, c in enumerate(term_b) if j not in summed_b]
-    subscripts = f"{''.join(term_a)},{''.join(term_b)}->{''.join(kept_a + kept_b)}"
-    return einsum_of_two(a, b, subscripts)

@@ -152,6 +152,12 @@ def _sum_rule(g, y, x, axis=None, keepdims=False):
     return np.broadcast_to(_with_kept_axes(g, x, axis, keepdims), x.shape)
 
 
+def _norm_rule(g, y, x, axis=None, keepdims=False):
+    """x / y: the direction of x. Where all entries are 0 it is 0, and has no derivative."""
+    y = _with_kept_axes(y, x, axis, keepdims)
+    return _with_kept_axes(g, x, axis, keepdims) * quotient(x, y)
+
+
 def _extremum_rule(g, y, x, axis=None, keepdims=False):
     """The gradient goes to the entry that was chosen; entries that tie share it, as in PyTorch."""
     chosen = x == _with_kept_axes(y, x, axis, keepdims)
@@ -166,6 +172,13 @@ def _cumsum_rule(g, y, x, axis=None):
 
 
 sum_ = primitive(np.sum, _sum_rule)
+norm = primitive(  # the Euclidean length; matrices.py has the other norms
+    lambda x, axis=None, keepdims=False: np.sqrt(
+        np.sum(np.square(x), axis=axis, keepdims=keepdims)
+    ),
+    _norm_rule,
+    name="norm",
+)
 max_ = primitive(np.max, _extremum_rule)
 min_ = primitive(np.min, _extremum_rule)
 cumsum = primitive(np.cumsum, _cumsum_rule)

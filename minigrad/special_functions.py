@@ -46,8 +46,23 @@ def _none(name: str, argument: str) -> Callable:
 gammaln = primitive(special.gammaln, lambda g, y, x: g * special.digamma(x))
 loggamma = primitive(special.loggamma, lambda g, y, x: g * special.digamma(x))
 gamma = primitive(special.gamma, lambda g, y, x: g * y * special.digamma(x))
-# 1 / gamma. At 0, -1, -2, ..., where gamma has poles, this is 0 times infinity: NaN.
-rgamma = primitive(special.rgamma, lambda g, y, x: -g * y * special.digamma(x))
+
+
+def _rgamma_rule(g, y, x):
+    """-y digamma(x). Near 0, -1, -2, ..., where y is 0 and digamma has poles, by reflection:
+
+    y = sin(pi x) gamma(1 - x) / pi (5.5.3).
+    """
+    is_low = x < 0.5
+    low = np.where(is_low, x, 0.0)
+    high = np.where(is_low, 1.0, x)
+    reflected = special.gamma(1.0 - low)
+    sine = np.sin(pi * low) * (1.0 / pi)
+    slope_low = reflected * (np.cos(pi * low) - sine * special.digamma(1.0 - low))
+    return g * np.where(is_low, slope_low, -y * special.digamma(high))
+
+
+rgamma = primitive(special.rgamma, _rgamma_rule)  # 1 / gamma
 digamma = primitive(special.digamma, lambda g, y, x: g * polygamma(x, 1), name="digamma")
 
 
@@ -234,7 +249,6 @@ powm1 = primitive(  # a^b - 1; the rules are those of np.power
 cosm1 = primitive(special.cosm1, lambda g, y, x: -g * np.sin(x))
 expi = primitive(special.expi, lambda g, y, x: g * np.exp(x) / x)  # (6.2.5)
 exp1 = primitive(special.exp1, lambda g, y, x: -g * np.exp(-x) / x)  # (6.2.1)
-spence = primitive(special.spence, lambda g, y, x: g * np.log(x) / (1.0 - x))  # NaN at 1
 
 # With u = log x, boxcox is (e^(lambda u) - 1) / lambda = u exprel(lambda u). Its inverse has the
 # inverse slope in x, and in lambda what keeps boxcox(y, lambda) where it is.
@@ -276,9 +290,8 @@ hyp1f1 = primitive(  # (13.3.15)
 # ----------------------------------------------------------------------------- robust losses
 def _pseudo_huber_rule_delta(g, y, delta, r):
     """2 delta (s - 1) - r^2 / (delta s), with s = sqrt(1 + (r / delta)^2), as one fraction."""
-    u = np.square(r / delta)
-    s = np.sqrt(1.0 + u)
-    return g * delta * u * u / (s * np.square(1.0 + s))
+    h = np.sqrt(np.square(delta) + np.square(r))
+    return g * np.square(np.square(r)) / (h * np.square(delta + h))
 
 
 huber = primitive(
@@ -289,7 +302,8 @@ huber = primitive(
 pseudo_huber = primitive(
     special.pseudo_huber,
     _pseudo_huber_rule_delta,
-    lambda g, y, delta, r: g * r / np.sqrt(1.0 + np.square(r / delta)),
+    # r / sqrt(1 + (r / delta)^2); as a sine its own derivative is no difference.
+    lambda g, y, delta, r: g * delta * np.sin(np.arctan(r / delta)),
 )
 
 # ------------------------------------------------------------------------------------------ Bessel
@@ -328,11 +342,12 @@ kv = primitive(
 def _scaled_slope(y, v, x, slope, sign):
     """The derivative of ive (sign -1) or kve (sign 1), which are I and K without their e^x, e^-x.
 
-    slope: the derivative as the difference of two numbers, which are nearly equal for large x.
+    slope(x): the derivative as the difference of two numbers, which are nearly equal for large x.
     There it is the derivative of Hankel's expansion, x^(-1/2) times a series in 1/x with the terms
     c_k below (10.40.1, 10.40.2).
     """
     is_far = np.absolute(x) > 50.0 + 10.0 * v * v
+    near = np.where(is_far, 1.0, x)
     far = np.where(is_far, x, 50.0)
     c = 1.0
     series = 1.0
@@ -341,18 +356,24 @@ def _scaled_slope(y, v, x, slope, sign):
         c = c * (4.0 * v * v - (2.0 * k - 1.0) ** 2) * (sign / (8.0 * k)) / np.absolute(far)
         series = series + c
         by_log_x = by_log_x + (k + 0.5) * c
-    return np.where(is_far, -y * by_log_x / (series * far), slope)
+    return np.where(is_far, -y * by_log_x / (series * far), slope(near))
 
 
 def _ive_slope(y, v, x):
     """That of e^-|x| I(x); at x = 0 the middle of the slopes to either side, as for |x|."""
-    near = 0.5 * (special.ive(v - 1.0, x) + special.ive(v + 1.0, x)) - slope_of_absolute(x) * y
-    return _scaled_slope(y, v, x, near, -1.0)
+
+    def slope(x):
+        neighbours = special.ive(v - 1.0, x) + special.ive(v + 1.0, x)
+        return 0.5 * neighbours - slope_of_absolute(x) * y
+
+    return _scaled_slope(y, v, x, slope, -1.0)
 
 
 def _kve_slope(y, v, x):
-    near = y - 0.5 * (special.kve(v - 1.0, x) + special.kve(v + 1.0, x))
-    return _scaled_slope(y, v, x, near, 1.0)
+    def slope(x):
+        return y - 0.5 * (special.kve(v - 1.0, x) + special.kve(v + 1.0, x))
+
+    return _scaled_slope(y, v, x, slope, 1.0)
 
 
 i0e = primitive(special.i0e, lambda g, y, x: g * _ive_slope(y, 0.0, x))

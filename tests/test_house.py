@@ -21,6 +21,7 @@ ORDER = {
         "special_functions",
         "linalg",
         "derived",
+        "matrices",
         "einsum",
         "kernels",
         "functional",
