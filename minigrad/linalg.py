@@ -7,9 +7,9 @@ stacked, as rows of one matrix, and matrices.py takes them apart. Its rule gets 
 stacked in the same way: zeros for a result that was not used.
 
 Eigenvectors and singular vectors have derivatives only where their values are distinct, since two
-equal values leave the choice of vectors free. What can be differentiated all the same, such as the
-sum of two equal eigenvalues, comes out right; the gradient of anything else is infinite or NaN
-there. Values count as equal if they differ by no more than rounding.
+equal values leave the choice of vectors free. A function of the values that treats equal ones
+alike, such as their sum, has the right gradient there; of any other function, and of the gradient
+itself, it is NaN. Values count as equal if they differ by no more than rounding.
 
 Know before reading: ops.py, and that for a matrix product y = a b the gradient g of y gives
 g bᵀ for a and aᵀ g for b. The other rules follow from it; Giles (2008), "An extended collection of
@@ -36,6 +36,16 @@ def _transposed(x):
 def _as_matrix(g):
     """A number for each matrix, so that it broadcasts against the matrices."""
     return np.expand_dims(g, (-1, -2))
+
+
+def _is_diagonal(x):
+    """Where an entry of x is one of the diagonal: a plain array of booleans."""
+    ones = np.ones_like(x, dtype=bool)
+    return np.tril(ones) & np.triu(ones)
+
+
+def _identity_like(x):
+    return _is_diagonal(x).astype(x.dtype)
 
 
 def _solved(name, a, b):
@@ -180,9 +190,7 @@ det = primitive(np.linalg.det, lambda g, y, x: _as_matrix(g) * _cofactors(x, y))
 
 
 def _logabsdet_rule(g, y, x):
-    ones = np.ones_like(x, dtype=bool)
-    identity = (np.tril(ones) & np.triu(ones)).astype(x.dtype)
-    return _as_matrix(g) * _solved("slogdet", _transposed(x), identity)
+    return _as_matrix(g) * _solved("slogdet", _transposed(x), _identity_like(x))
 
 
 logabsdet = primitive(lambda x: np.linalg.slogdet(x)[1], _logabsdet_rule, name="logabsdet")
@@ -234,29 +242,33 @@ qr = primitive(_qr, _qr_rule, name="qr")  # (..., m + n, k): q, and then the tra
 
 
 # ------------------------------------------------------------------- eigenvalues, singular values
-def _gaps(values):
+def _gaps(values, condition=1.0):
     """values_j - values_i in row i, column j, as divisors.
 
-    0 where two are equal but for rounding, 1 on the diagonal. values: (..., n).
+    0 where two are equal but for rounding, 1 on the diagonal. values: (..., n). condition: by how
+    much more than symmetric matrices these let rounding move their eigenvalues; a number for each.
     """
     gaps = np.expand_dims(values, -2) - np.expand_dims(values, -1)
-    rounding = float(np.finfo(values.dtype).eps) * np.sum(np.absolute(values), axis=-1)
+    length = np.sqrt(np.sum(np.square(values), axis=-1))
+    rounding = 4.0 * float(np.finfo(values.dtype).eps) * length * condition
     gaps = np.where(np.absolute(gaps) <= _as_matrix(rounding), 0.0, gaps)
-    ones = np.ones_like(gaps, dtype=bool)
-    return np.where(np.tril(ones) & np.triu(ones), 1.0, gaps)
+    return np.where(_is_diagonal(gaps), 1.0, gaps)
 
 
-def _turned(turn, gaps, slopes):
+def _turned(turn, gaps, slopes, *d_vectors):
     """turn / gaps, where turn is how much the gradient asks the vectors to turn to one another.
 
-    Vectors of equal values must not be asked to turn: infinite. And equal values must not be asked
-    to part: NaN where the gradients of the values, slopes (..., n), differ by more than rounding.
+    NaN where values are equal and the function does not treat them alike: where it depends on their
+    vectors (d_vectors, in columns, are not 0), or where the gradients of the values (slopes) differ
+    by more than rounding.
     """
-    first = np.expand_dims(slopes, -1)
-    second = np.expand_dims(slopes, -2)
-    most = root(np.finfo(slopes.dtype).eps) * (np.absolute(first) + np.absolute(second))
-    parts = (gaps == 0) & (np.absolute(first - second) > most)
-    return np.where(parts, float("nan"), quotient(turn, gaps))
+    rounding = root(np.finfo(slopes.dtype).eps) * np.sqrt(np.sum(np.square(slopes), axis=-1))
+    differs = np.absolute(np.expand_dims(slopes, -1) - np.expand_dims(slopes, -2))
+    is_parted = differs > _as_matrix(rounding)
+    for d in d_vectors:
+        is_used = np.any(d != 0, axis=-2)
+        is_parted |= np.expand_dims(is_used, -1) | np.expand_dims(is_used, -2)
+    return np.where((gaps == 0) & is_parted, float("nan"), quotient(turn, gaps))
 
 
 def _as_columns(values):
@@ -276,7 +288,7 @@ def _eigh_rule(g, y, x, UPLO="L"):
     inner = _transposed(vectors) @ g[..., 1:, :]
     turn = 0.5 * (inner - _transposed(inner))
     slopes = g[..., 0, :]
-    turned = _turned(turn, _gaps(values), slopes)
+    turned = _turned(turn, _gaps(values), slopes, g[..., 1:, :])
     return (vectors @ turned + vectors * _as_columns(slopes)) @ _transposed(vectors)
 
 
@@ -295,6 +307,9 @@ def _eig(x):
     return np.concatenate([_as_columns(values), vectors], axis=-2)
 
 
+DEFECTIVE = 1e6  # from this condition number on, the eigenvectors of equal values count as one
+
+
 def _eig_rule(g, y, x):
     """V^-T (diag(dw) + (V^T dV - V^T V diag(V^T dV)) / (w_j - w_i)) V^T.
 
@@ -307,7 +322,11 @@ def _eig_rule(g, y, x):
     transposed = _transposed(vectors)
     lengthening = _as_columns(np.sum(vectors * d_vectors, axis=-2))
     turn = transposed @ (d_vectors - vectors * lengthening)
-    turned = _turned(turn, _gaps(values), slopes)
+    condition = _condition(vectors, _solved("eig", vectors, _identity_like(vectors)))
+    gaps = _gaps(values, condition)
+    # Where equal values have but one vector, no slope of theirs follows from it.
+    is_defective = _as_matrix(condition > DEFECTIVE) & (gaps == 0)
+    turned = np.where(is_defective, float("nan"), _turned(turn, gaps, slopes, d_vectors))
     # diag(dw) V^T scales the rows of V^T.
     inner = turned @ transposed + np.expand_dims(slopes, -1) * transposed
     return _solved("eig", transposed, inner)
@@ -342,12 +361,14 @@ def _svd_rule(g, y, x):
     columns = _as_columns(s)
     rows = np.expand_dims(s, -1)
     turn = (inner_u - _transposed(inner_u)) * columns + rows * (inner_v - _transposed(inner_v))
-    turned = _turned(quotient(turn, columns + rows), _gaps(s), ds)
+    turned = _turned(quotient(turn, columns + rows), _gaps(s), ds, du, dv)
     dx = (u @ turned + u * _as_columns(ds)) @ _transposed(v)
     if u.shape[-2] > u.shape[-1]:
-        dx = dx + quotient(du - u @ inner_u, columns) @ _transposed(v)
+        du = quotient(du, columns)
+        dx = dx + (du - u @ (_transposed(u) @ du)) @ _transposed(v)
     if v.shape[-2] > v.shape[-1]:
-        dx = dx + u @ _transposed(quotient(dv - v @ inner_v, columns))
+        dv = quotient(dv, columns)
+        dx = dx + u @ _transposed(dv - v @ (_transposed(v) @ dv))
     return dx
 
 
