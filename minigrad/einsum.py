@@ -21,11 +21,10 @@ from minigrad.linalg import einsum as einsum_of_two
 
 
 @implements(np.einsum)
-def einsum(subscripts: str, *operands, optimize=False) -> Array:
+def einsum(subscripts: str | Array, *operands, optimize=False) -> Array:
+    """Either a string and the operands, or each operand and the list of its labels, as numbers."""
     if not isinstance(subscripts, str):
-        raise TypeError(
-            "einsum of Tensors: write the subscripts as a string, as in einsum('ij,j->i', a, b)"
-        )
+        subscripts, operands = _in_letters(subscripts, *operands)
     arrays = as_operands("einsum", *operands)
     terms, out = _parsed(subscripts, arrays)
     terms, arrays = _without_stretched_axes(terms, arrays)
@@ -45,6 +44,27 @@ def einsum(subscripts: str, *operands, optimize=False) -> Array:
         terms = [kept, *other_terms]
 
 
+def _in_letters(*inputs):
+    """(subscripts, operands) of einsum(a, [0, 1], b, [1, 2], [0, 2]): "ab,bc->ac", and (a, b)."""
+    operands = inputs[: len(inputs) // 2 * 2 : 2]
+    lists = [*inputs[1::2], *inputs[len(operands) * 2 :]]
+    if not all(isinstance(labels, (list, tuple)) for labels in lists):
+        raise TypeError(
+            "einsum of Tensors: the subscripts are a string, as in einsum('ij,j->i', a, b), or a "
+            "list of labels after each operand, as in einsum(a, [0, 1], b, [1], [0])"
+        )
+    labels = sorted({c for given in lists for c in given if c is not Ellipsis})
+    # In the order of the labels, which an output follows that is not given.
+    alphabet = string.ascii_lowercase if len(labels) <= 26 else sorted(string.ascii_letters)
+    if len(labels) > len(alphabet):
+        raise ValueError(f"einsum: {len(labels)} labels; there are letters for {len(alphabet)}")
+    letters = dict(zip(labels, alphabet))
+    letters[Ellipsis] = "..."
+    terms = ["".join(letters[c] for c in given) for given in lists]
+    out = f"->{terms[-1]}" if len(lists) > len(operands) else ""
+    return ",".join(terms[: len(operands)]) + out, operands
+
+
 def _parsed(subscripts, operands):
     """The terms, one for each operand, and the labels of the output; `...` becomes capitals."""
     subscripts = subscripts.replace(" ", "")
@@ -55,7 +75,8 @@ def _parsed(subscripts, operands):
             f"einsum: {subscripts!r} names {len(terms)} operands, {len(operands)} were given"
         )
 
-    unused = [c for c in string.ascii_uppercase if c not in subscripts]
+    capitals_first = string.ascii_uppercase + string.ascii_lowercase
+    unused = [c for c in capitals_first if c not in subscripts]
     n_dotted = [x.ndim - len(term.replace("...", "")) for term, x in zip(terms, operands)]
     longest = max([n for n, term in zip(n_dotted, terms) if "..." in term], default=0)
     dots = "".join(unused[: max(longest, 0)])

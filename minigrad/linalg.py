@@ -60,10 +60,15 @@ def _solved(name, a, b):
 
 
 # ---------------------------------------------------------------------------------------- products
+def _product(a, b):
+    """a b; a column times a row is quicker by broadcasting, which gives the same."""
+    return a * b if a.shape[-1] == 1 else a @ b
+
+
 matmul = primitive(
     np.matmul,
-    lambda g, y, a, b: g @ _transposed(b),
-    lambda g, y, a, b: _transposed(a) @ g,
+    lambda g, y, a, b: _product(g, _transposed(b)),
+    lambda g, y, a, b: _product(_transposed(a), g),
 )
 
 
