@@ -219,6 +219,7 @@ example("gammaln", negative(4))
 example("rgamma", negative(4))
 for _name in ("beta", "betaln"):
     elementwise(_name, positive, positive)
+    example(_name, near_30(3), positive(3))
 example("polygamma", positive(3), n=1)
 example("polygamma", positive(), n=2)
 example("polygamma", positive(2, 2), n=3)

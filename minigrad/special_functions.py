@@ -76,15 +76,46 @@ polygamma: Primitive = primitive(
     lambda g, y, x, n: g * polygamma(x, n + 1),
     name="polygamma",
 )
+
+
+def _stirling(a):
+    """log gamma(a) without (a - 1/2) log a - a + log(2 pi) / 2, exact from a = 20 on (5.11.1)."""
+    r = 1.0 / (a * a)
+    return (1.0 / 12.0 - r * (1.0 / 360.0 - r * (1.0 / 1260.0 - r / 1680.0))) / a
+
+
+def _digamma_step(a, b):
+    """digamma(a) - digamma(a + b).
+
+    Where a is large the two are nearly equal: there their expansion (5.11.2) is subtracted term by
+    term, the logarithms and the first powers as one fraction each.
+    """
+    is_large = (a > 20.0) & (b > 0.0)
+    small_a = np.where(is_large, 1.0, a)
+    large_a = np.where(is_large, a, 20.0)
+    step = np.where(is_large, b, 1.0)
+    end = large_a + step
+    q = 1.0 / (large_a * large_a)
+    r = 1.0 / (end * end)
+    # The remaining powers 1/a^2, 1/a^4, ... with their Bernoulli numbers; 1/a^2 - 1/end^2 is split
+    # off from all of them.
+    difference = step * (large_a + end) * q * r
+    rest = 1.0 / 12.0 - (q + r) / 120.0 + (q * q + q * r + r * r) / 252.0
+    rest = rest - (q + r) * (q * q + r * r) / 240.0
+    large = -np.log1p(step / large_a) - 0.5 * step / (large_a * end) - difference * rest
+    small = special.digamma(small_a) - special.digamma(small_a + b)
+    return np.where(is_large, large, small)
+
+
 beta = primitive(
     special.beta,
-    lambda g, y, a, b: g * y * (special.digamma(a) - special.digamma(a + b)),
-    lambda g, y, a, b: g * y * (special.digamma(b) - special.digamma(a + b)),
+    lambda g, y, a, b: g * y * _digamma_step(a, b),
+    lambda g, y, a, b: g * y * _digamma_step(b, a),
 )
 betaln = primitive(
     special.betaln,
-    lambda g, y, a, b: g * (special.digamma(a) - special.digamma(a + b)),
-    lambda g, y, a, b: g * (special.digamma(b) - special.digamma(a + b)),
+    lambda g, y, a, b: g * _digamma_step(a, b),
+    lambda g, y, a, b: g * _digamma_step(b, a),
 )
 
 
@@ -98,10 +129,8 @@ def _gamma_density(a, x):
     small_a = np.where(is_large, 1.0, a)
     log_small = special.xlogy(small_a - 1.0, x) - x - special.gammaln(small_a)
     large_a = np.where(is_large, a, 21.0)
-    r = 1.0 / (large_a * large_a)
-    stirling = (1.0 / 12.0 - r * (1.0 / 360.0 - r * (1.0 / 1260.0 - r / 1680.0))) / large_a
     ratio = np.log1p((x - large_a) / large_a)
-    log_large = (large_a - 1.0) * ratio - (x - large_a) - stirling
+    log_large = (large_a - 1.0) * ratio - (x - large_a) - _stirling(large_a)
     log_large = log_large - 0.5 * np.log(2.0 * pi * large_a)
     return np.exp(np.where(is_large, log_large, log_small))
 
