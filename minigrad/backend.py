@@ -178,6 +178,12 @@ def explained(error: Exception, name: str, arrays) -> Exception:
         if len(devices) > 1
         else ""
     )
+    is_unknown = "NotImplemented" in str(error) or "no implementation found" in str(error)
+    if is_unknown and devices not in ([], ["numpy"]) and not advice:
+        return kind(
+            f"{name}({', '.join(map(describe, arrays))}): {devices[0]} has no such function; "
+            "backend.to_host brings the arrays to where NumPy and SciPy have it"
+        )
     return kind(f"{name}({', '.join(map(describe, arrays))}): {error}{advice}")
 
 

@@ -24,7 +24,7 @@ from math import sqrt as root
 
 import numpy as np
 
-from minigrad.ops import quotient, slope_of_absolute
+from minigrad.ops import norm, quotient, slope_of_absolute
 from minigrad.table import primitive
 
 
@@ -144,7 +144,7 @@ def _pinv_rule(g, y, x, rcond=None, hermitian=False):
 
 # rcond: singular values below this, times the largest, count as 0; None leaves it to NumPy.
 pinv = primitive(
-    lambda x, rcond=None, hermitian=False: np.linalg.pinv(x, rcond, hermitian),
+    lambda x, **keywords: np.linalg.pinv(x, **keywords),
     _pinv_rule,
     name="pinv",
 )
@@ -170,25 +170,25 @@ def _cofactors(x, y):
                 "many rows for its cofactors"
             ) from error
         return _minors(x, n)
-    if n <= MANY_ROWS and np.any(_condition(x, inverse) > 1e8):
+    is_accurate = _condition(x, inverse) < 1.0 / root(np.finfo(x.dtype).eps)
+    if n <= MANY_ROWS and not np.all(is_accurate):
         return _minors(x, n)
     return _as_matrix(y) * _transposed(inverse)
 
 
 def _condition(x, inverse):
-    """The condition number of each matrix, by the norm of all entries; a plain array."""
-    size = np.sum(np.square(x), axis=(-1, -2)) * np.sum(np.square(inverse), axis=(-1, -2))
-    return np.sqrt(getattr(size, "data", size))
+    """The condition number of each matrix, by the norm of all entries."""
+    return norm(x, axis=(-2, -1)) * norm(inverse, axis=(-2, -1))
 
 
 def _minors(x, n):
     """(-1)^(i+j) det(x without row i and column j), for each i and j."""
     left_out = [[k for k in range(n) if k != i] for i in range(n)]
     kept = np.array(left_out, int).reshape(n, n - 1)
-    rows = kept[:, None, :, None]
-    columns = kept[None, :, None, :]
-    signs = [[(-1.0) ** (i + j) for j in range(n)] for i in range(n)]
-    return np.linalg.det(x[..., rows, columns]) * np.array(signs, x.dtype)
+    ones = np.ones_like(x, dtype=int)
+    is_odd = (np.cumsum(ones, axis=-1) + np.cumsum(ones, axis=-2)) % 2
+    minors = np.linalg.det(x[..., kept[:, None, :, None], kept[None, :, None, :]])
+    return np.where(is_odd == 1, -minors, minors)
 
 
 det = primitive(np.linalg.det, lambda g, y, x: _as_matrix(g) * _cofactors(x, y))

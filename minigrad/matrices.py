@@ -121,7 +121,7 @@ def multi_dot(arrays) -> Array:
 
 
 @implements(np.linalg.matrix_power)
-def matrix_power(a: Tensor, n: int) -> Array:
+def matrix_power(a: Array, n: int) -> Array:
     """By squaring: a^13 = a^8 a^4 a. Negative powers are those of the inverse."""
     if n < 0:
         a = np.linalg.inv(a)
@@ -169,29 +169,30 @@ def tensorsolve(a: Array, b: Array, axes=None) -> Array:
     if axes is not None:
         a = np.moveaxis(a, tuple(axes), tuple(range(a.ndim - len(axes), a.ndim)))
     unknown = a.shape[b.ndim :]
-    square = np.reshape(a, (b.size, math.prod(unknown)))
+    square: Array = np.reshape(a, (b.size, math.prod(unknown)))
     return np.reshape(solve(square, np.ravel(b)), unknown)
 
 
 @implements(np.linalg.tensorinv)
 def tensorinv(a: Tensor, ind: int = 2) -> Array:
     shape = a.shape[ind:] + a.shape[:ind]
-    square = np.reshape(a, (math.prod(a.shape[:ind]), math.prod(a.shape[ind:])))
+    square: Array = np.reshape(a, (math.prod(a.shape[:ind]), math.prod(a.shape[ind:])))
     return np.reshape(np.linalg.inv(square), shape)
 
 
 @implements(np.linalg.pinv)
 def pinv(a: Tensor, rcond=None, hermitian: bool = False, *, rtol=None) -> Array:
     """Differentiated as if small changes of a left its rank as it is: else there is no slope."""
-    return linalg.pinv(a, rcond=rcond if rtol is None else rtol, hermitian=hermitian)
+    given = {"rcond": rcond if rtol is None else rtol, "hermitian": hermitian or None}
+    return linalg.pinv(a, **{key: value for key, value in given.items() if value is not None})
 
 
 @implements(np.linalg.lstsq)
 def lstsq(a: Array, b: Array, rcond=None) -> tuple:
     """(solution, sums of squared residuals, rank, singular values); the last two plain."""
     a, b = as_operands("lstsq", a, b)
-    plain = [x.data if isinstance(x, Tensor) else x for x in (a, b)]
-    _, squares, rank, singular_values = np.linalg.lstsq(*plain, rcond=rcond)
+    plain_a, plain_b = [x.data if isinstance(x, Tensor) else x for x in (a, b)]
+    _, squares, rank, singular_values = np.linalg.lstsq(plain_a, plain_b, rcond=rcond)
     if rcond is None:
         rcond = float(np.finfo(a.dtype).eps) * max(a.shape)
     solution = np.matmul(linalg.pinv(a, rcond=rcond), b)
@@ -217,7 +218,7 @@ def cholesky(a: Tensor, /, *, upper: bool = False) -> Array:
 
 
 @implements(np.linalg.qr)
-def qr(a: Tensor, mode: str = "reduced") -> tuple[Tensor, Tensor] | Tensor:
+def qr(a: Tensor, mode: str = "reduced") -> tuple | Array:
     """(q, r). Where a is tall and q is to be square, its last columns are free: ValueError."""
     m, n = a.shape[-2:]
     if mode not in ("reduced", "complete", "r"):
@@ -234,7 +235,7 @@ def qr(a: Tensor, mode: str = "reduced") -> tuple[Tensor, Tensor] | Tensor:
 
 
 @implements(np.linalg.eigh)
-def eigh(a: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
+def eigh(a: Tensor, UPLO: str = "L") -> tuple:
     """(eigenvalues, eigenvectors) of symmetric matrices; so is the gradient. See linalg.py."""
     stacked = linalg.eigh(a, UPLO=UPLO)
     return _EighResult(stacked[..., 0, :], stacked[..., 1:, :])
@@ -246,7 +247,7 @@ def eigvalsh(a: Tensor, UPLO: str = "L") -> Tensor:
 
 
 @implements(np.linalg.eig)
-def eig(a: Tensor) -> tuple[Tensor, Tensor]:
+def eig(a: Tensor) -> tuple:
     """(eigenvalues, eigenvectors), as long as they are real: TypeError for complex ones."""
     stacked = linalg.eig(a)
     return _EigResult(stacked[..., 0, :], stacked[..., 1:, :])
@@ -260,7 +261,7 @@ def eigvals(a: Tensor) -> Tensor:
 @implements(np.linalg.svd)
 def svd(
     a: Tensor, full_matrices: bool = True, compute_uv: bool = True, hermitian: bool = False
-) -> tuple[Tensor, Tensor, Tensor] | Tensor:
+) -> tuple | Array:
     """(u, s, vh), or s. Where a is not square, full matrices have columns that are free."""
     m, n = a.shape[-2:]
     if hermitian:
@@ -316,7 +317,7 @@ def _as_axes(axis):
 def vector_norm(x: Tensor, /, *, axis=None, keepdims: bool = False, ord=2) -> Array:
     axes = positive_axes(axis, x.ndim)
     others = [a for a in range(x.ndim) if a not in axes]
-    last = np.reshape(np.transpose(x, (*others, *axes)), (*[x.shape[a] for a in others], -1))
+    last: Array = np.reshape(np.transpose(x, (*others, *axes)), (*[x.shape[a] for a in others], -1))
     y = _norm_of_vectors(last, ord, last.ndim - 1, keepdims=False)
     return np.expand_dims(y, tuple(axes)) if keepdims else y
 

@@ -10,8 +10,9 @@ is another one, and says so.
 
 Know before reading: ops.py.
 Know after: the derivatives of SciPy's functions. Those that are no ufuncs (polygamma, multigammaln,
-logsumexp, softmax) do not ask their argument, so they are in functional.py. On a GPU a function
-needs one of its name in cupyx.scipy.special.
+logsumexp, softmax) do not ask their argument, so they are in functional.py. On a GPU, a function
+and those that its rule calls must be in cupyx.scipy.special; else the error says so. CuPy 14 lacks
+erfi, dawsn, ndtri_exp, betaincc, powm1, hyp1f1, and the Bessel functions of any order.
 """
 
 from __future__ import annotations
@@ -125,6 +126,7 @@ def _gamma_density(a, x):
     Where a is large, its powers and gamma(a) are far larger than their quotient. Stirling's series
     (5.11.1) takes the large part out of both: what is left is small where x is near a.
     """
+    a = a + np.zeros_like(x)  # an array where x is, even of a number
     is_large = a > 20.0
     small_a = np.where(is_large, 1.0, a)
     log_small = special.xlogy(small_a - 1.0, x) - x - special.gammaln(small_a)
@@ -263,9 +265,17 @@ kl_div = primitive(  # a log(a / b) - a + b
 
 
 # ------------------------------------------------------------------- exponentials, powers
+hyp1f1: Primitive = primitive(  # (13.3.15)
+    special.hyp1f1,
+    _none("hyp1f1", "a"),
+    _none("hyp1f1", "b"),
+    lambda g, y, a, b, x: g * a / b * hyp1f1(a + 1.0, b + 1.0, x),
+)
+
+
 def _exprel_slope(x):
     """The derivative of (e^x - 1) / x, as a hypergeometric function: exact at x = 0 (13.3.15)."""
-    return 0.5 * special.hyp1f1(2.0, 3.0, x)
+    return 0.5 * hyp1f1(2.0, 3.0, x)
 
 
 exprel = primitive(special.exprel, lambda g, y, x: g * _exprel_slope(x))
@@ -308,12 +318,6 @@ inv_boxcox1p = primitive(
     lambda g, y, x, lmbda: g * np.power(1.0 + y, 1.0 - lmbda),
     lambda g, y, x, lmbda: g * _inv_boxcox_slope(np.log1p(y), lmbda),
 )
-hyp1f1 = primitive(  # (13.3.15)
-    special.hyp1f1,
-    _none("hyp1f1", "a"),
-    _none("hyp1f1", "b"),
-    lambda g, y, a, b, x: g * a / b * special.hyp1f1(a + 1.0, b + 1.0, x),
-)
 
 
 # ----------------------------------------------------------------------------- robust losses
@@ -338,33 +342,33 @@ pseudo_huber = primitive(
 # ------------------------------------------------------------------------------------------ Bessel
 # J and Y (10.6.1), I and K (10.29.1); those of a fixed order are 0, 1 (10.6.3, 10.29.3).
 j0 = primitive(special.j0, lambda g, y, x: -g * special.j1(x))
-j1 = primitive(special.j1, lambda g, y, x: g * 0.5 * (special.j0(x) - special.jv(2.0, x)))
-jv = primitive(
+j1 = primitive(special.j1, lambda g, y, x: g * 0.5 * (special.j0(x) - jv(2.0, x)))
+jv: Primitive = primitive(
     special.jv,
     _none("jv", "v"),
-    lambda g, y, v, x: g * 0.5 * (special.jv(v - 1.0, x) - special.jv(v + 1.0, x)),
+    lambda g, y, v, x: g * 0.5 * (jv(v - 1.0, x) - jv(v + 1.0, x)),
 )
 y0 = primitive(special.y0, lambda g, y, x: -g * special.y1(x))
-y1 = primitive(special.y1, lambda g, y, x: g * 0.5 * (special.y0(x) - special.yv(2.0, x)))
-yv = primitive(
+y1 = primitive(special.y1, lambda g, y, x: g * 0.5 * (special.y0(x) - yv(2.0, x)))
+yv: Primitive = primitive(
     special.yv,
     _none("yv", "v"),
-    lambda g, y, v, x: g * 0.5 * (special.yv(v - 1.0, x) - special.yv(v + 1.0, x)),
+    lambda g, y, v, x: g * 0.5 * (yv(v - 1.0, x) - yv(v + 1.0, x)),
 )
 i0 = primitive(special.i0, lambda g, y, x: g * special.i1(x))
 IMPLEMENTATIONS[np.i0] = i0
-i1 = primitive(special.i1, lambda g, y, x: g * 0.5 * (special.i0(x) + special.iv(2.0, x)))
-iv = primitive(
+i1 = primitive(special.i1, lambda g, y, x: g * 0.5 * (special.i0(x) + iv(2.0, x)))
+iv: Primitive = primitive(
     special.iv,
     _none("iv", "v"),
-    lambda g, y, v, x: g * 0.5 * (special.iv(v - 1.0, x) + special.iv(v + 1.0, x)),
+    lambda g, y, v, x: g * 0.5 * (iv(v - 1.0, x) + iv(v + 1.0, x)),
 )
 k0 = primitive(special.k0, lambda g, y, x: -g * special.k1(x))
-k1 = primitive(special.k1, lambda g, y, x: -g * 0.5 * (special.k0(x) + special.kv(2.0, x)))
-kv = primitive(
+k1 = primitive(special.k1, lambda g, y, x: -g * 0.5 * (special.k0(x) + kv(2.0, x)))
+kv: Primitive = primitive(
     special.kv,
     _none("kv", "v"),
-    lambda g, y, v, x: -g * 0.5 * (special.kv(v - 1.0, x) + special.kv(v + 1.0, x)),
+    lambda g, y, v, x: -g * 0.5 * (kv(v - 1.0, x) + kv(v + 1.0, x)),
 )
 
 
@@ -392,7 +396,7 @@ def _ive_slope(y, v, x):
     """That of e^-|x| I(x); at x = 0 the middle of the slopes to either side, as for |x|."""
 
     def slope(x):
-        neighbours = special.ive(v - 1.0, x) + special.ive(v + 1.0, x)
+        neighbours = ive(v - 1.0, x) + ive(v + 1.0, x)
         return 0.5 * neighbours - slope_of_absolute(x) * y
 
     return _scaled_slope(y, v, x, slope, -1.0)
@@ -400,21 +404,21 @@ def _ive_slope(y, v, x):
 
 def _kve_slope(y, v, x):
     def slope(x):
-        return y - 0.5 * (special.kve(v - 1.0, x) + special.kve(v + 1.0, x))
+        return y - 0.5 * (kve(v - 1.0, x) + kve(v + 1.0, x))
 
     return _scaled_slope(y, v, x, slope, 1.0)
 
 
 i0e = primitive(special.i0e, lambda g, y, x: g * _ive_slope(y, 0.0, x))
 i1e = primitive(special.i1e, lambda g, y, x: g * _ive_slope(y, 1.0, x))
-ive = primitive(
+ive: Primitive = primitive(
     special.ive,
     _none("ive", "v"),
     lambda g, y, v, x: g * _ive_slope(y, v, x),
 )
 k0e = primitive(special.k0e, lambda g, y, x: g * _kve_slope(y, 0.0, x))
 k1e = primitive(special.k1e, lambda g, y, x: g * _kve_slope(y, 1.0, x))
-kve = primitive(
+kve: Primitive = primitive(
     special.kve,
     _none("kve", "v"),
     lambda g, y, v, x: g * _kve_slope(y, v, x),

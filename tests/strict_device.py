@@ -34,7 +34,12 @@ UFUNCS = set(
     isfinite isnan isinf floor ceil rint trunc logical_and logical_or logical_not bitwise_and bitwise_or invert remainder
     floor_divide signbit""".split()
 )
-SPECIAL = set("gammaln gamma psi betaln erf erfc ndtr expit logit log_expit xlogy zeta".split())
+SPECIAL = set(
+    """gammaln loggamma gamma rgamma psi beta betaln gammainc gammaincc gammaincinv gammainccinv betainc zeta
+    erf erfc erfcx erfinv erfcinv ndtr log_ndtr ndtri expit logit log_expit xlogy xlog1py entr rel_entr kl_div
+    exprel exp10 cosm1 expi exp1 boxcox boxcox1p inv_boxcox inv_boxcox1p huber pseudo_huber
+    j0 j1 y0 y1 i0 i0e i1 i1e k0 k0e k1 k1e""".split()
+)
 COMPARISONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"}
 # The functions of NumPy that the engine calls, with the arguments that CuPy's functions of the same name take.
 FUNCTIONS = """
@@ -55,9 +60,14 @@ flip(a, axis=None)
 full_like(a, fill_value, dtype=None, order='K', subok=None, shape=None)
 linalg.cholesky(a)
 linalg.det(a)
+linalg.eig(a)
+linalg.eigh(a, UPLO='L')
 linalg.inv(a)
+linalg.pinv(a, rcond=1e-15)
+linalg.qr(a, mode='reduced')
 linalg.slogdet(a)
 linalg.solve(a, b)
+linalg.svd(a, full_matrices=True, compute_uv=True)
 max(a, axis=None, out=None, keepdims=False)
 mean(a, axis=None, dtype=None, out=None, keepdims=False)
 min(a, axis=None, out=None, keepdims=False)
@@ -68,6 +78,7 @@ shape(a)
 squeeze(a, axis=None)
 sum(a, axis=None, dtype=None, out=None, keepdims=False)
 swapaxes(a, axis1, axis2)
+tensordot(a, b, axes=2)
 tile(A, reps)
 transpose(a, axes=None)
 tril(m, k=0)
