@@ -234,6 +234,7 @@ for _name in ("gammaincinv", "gammainccinv"):
 for _name in ("betainc", "betaincc"):
     example(_name, 2.5, 0.5, fraction(3))
     example(_name, np.array([[0.5], [1.0]]), 3.0, fraction(2))
+    example(_name, 25.0, np.array([[30.0], [3.0]]), fraction(3))
 for _name in ("dawsn", "erf", "erfc", "erfcx", "erfi", "log_ndtr", "ndtr"):
     elementwise(_name, real)
 for _name in ("dawsn", "erfcx"):

@@ -59,7 +59,7 @@ def _solved(name, a, b):
         ) from error
 
 
-# ---------------------------------------------------------------------------------------- products
+# ----------------------------------------------------------------------------------------- products
 def _product(a, b):
     """a b; a column times a row is quicker by broadcasting, which gives the same."""
     return a * b if a.shape[-1] == 1 else a @ b
@@ -121,7 +121,7 @@ einsum = primitive(
     name="einsum",
 )
 
-# ---------------------------------------------------------------------------- inverses and solving
+# ----------------------------------------------------------------------------- inverses and solving
 inv = primitive(np.linalg.inv, lambda g, y, x: -_transposed(y) @ g @ _transposed(y))
 solve = primitive(
     np.linalg.solve,
@@ -149,7 +149,7 @@ pinv = primitive(
     name="pinv",
 )
 
-# ------------------------------------------------------------------------------------ determinants
+# ------------------------------------------------------------------------------------- determinants
 MANY_ROWS = 32  # a singular matrix with more rows has too many minors: rows^2, of rows^2 entries
 
 
@@ -201,7 +201,7 @@ def _logabsdet_rule(g, y, x):
 logabsdet = primitive(lambda x: np.linalg.slogdet(x)[1], _logabsdet_rule, name="logabsdet")
 
 
-# ----------------------------------------------------------------------------- Cholesky, and QR
+# --------------------------------------------------------------------------------- Cholesky, and QR
 def _cholesky_rule(g, y, x):
     """L^-T Phi(L^T g) L^-1, made symmetric, where x = L L^T and y = L (Murray 2016, eq. 9).
 
@@ -246,7 +246,7 @@ def _qr_rule(g, y, x):
 qr = primitive(_qr, _qr_rule, name="qr")  # (..., m + n, k): q, and then the transpose of r
 
 
-# ------------------------------------------------------------------- eigenvalues, singular values
+# --------------------------------------------------------------------- eigenvalues, singular values
 def _gaps(values, condition=1.0):
     """values_j - values_i in row i, column j, as divisors.
 

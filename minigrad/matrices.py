@@ -29,7 +29,7 @@ _SlogdetResult = type(np.linalg.slogdet(_ONE))
 _SVDResult = type(np.linalg.svd(_ONE))
 
 
-# ---------------------------------------------------------------------------------------- products
+# ----------------------------------------------------------------------------------------- products
 @implements(np.matmul, np.linalg.matmul)
 def matmul(a: Array, b: Array) -> Array:
     """linalg.py's knows matrices; a vector is a row on the left and a column on the right."""
@@ -142,7 +142,7 @@ def _is_diagonal(x):
     return np.tril(ones) & np.triu(ones)
 
 
-# ----------------------------------------------------------------------------------------- solving
+# ------------------------------------------------------------------------------------------ solving
 @implements(np.linalg.solve)
 def solve(a: Array, b: Array) -> Array:
     """A vector b is a column. Stacks are stretched to one shape, which CuPy's solve does not do."""
@@ -201,7 +201,7 @@ def lstsq(a: Array, b: Array, rcond=None) -> tuple:
     return solution, residuals, rank, singular_values
 
 
-# ---------------------------------------------------------------------- determinants, and factors
+# ------------------------------------------------------------------------ determinants, and factors
 @implements(np.linalg.slogdet)
 def slogdet(x: Tensor) -> tuple[np.ndarray, Tensor]:
     """(sign, log of the absolute determinant). The sign is a plain array: its derivative is 0."""
@@ -289,7 +289,7 @@ def matrix_rank(A: Tensor, tol=None, hermitian: bool = False, *, rtol=None) -> n
     return np.linalg.matrix_rank(A.data, tol, hermitian, rtol=rtol)
 
 
-# ------------------------------------------------------------------------------------------- norms
+# -------------------------------------------------------------------------------------------- norms
 @implements(np.linalg.norm)
 def norm(x: Array, ord=None, axis=None, keepdims: bool = False) -> Array:
     """The Euclidean length of all entries, or the norm of this order, along an axis or two.

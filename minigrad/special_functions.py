@@ -43,7 +43,7 @@ def _none(name: str, argument: str) -> Callable:
     return rule
 
 
-# ------------------------------------------------------------------------------------------- gamma
+# -------------------------------------------------------------------------------------------- gamma
 gammaln = primitive(special.gammaln, lambda g, y, x: g * special.digamma(x))
 loggamma = primitive(special.loggamma, lambda g, y, x: g * special.digamma(x))
 gamma = primitive(special.gamma, lambda g, y, x: g * y * special.digamma(x))
@@ -161,9 +161,25 @@ gammainccinv = primitive(
 
 
 def _beta_density(a, b, x):
-    """x^(a-1) (1-x)^(b-1) / beta(a, b), to about (a + b) units in the last digit (8.17.1)."""
-    powers = special.xlogy(a - 1.0, x) + special.xlog1py(b - 1.0, -x)
-    return np.exp(powers - special.betaln(a, b))
+    """x^(a-1) (1-x)^(b-1) / beta(a, b), the density of the beta distribution (8.17.1).
+
+    Where a and b are large, Stirling's series takes the large part out, as in _gamma_density: x and
+    1 - x are divided by their means, a / (a + b) and b / (a + b).
+    """
+    is_large = (np.minimum(a, b) + np.zeros_like(x)) > 20.0
+    small_a = np.where(is_large, 1.0, a)
+    small_b = np.where(is_large, 1.0, b)
+    log_small = special.xlogy(small_a - 1.0, x) + special.xlog1py(small_b - 1.0, -x)
+    log_small = log_small - special.betaln(small_a, small_b)
+    large_a = np.where(is_large, a, 21.0)
+    large_b = np.where(is_large, b, 21.0)
+    n = large_a + large_b
+    deviation = (x - large_a / n) * n
+    log_large = (large_a - 1.0) * np.log1p(deviation / large_a)
+    log_large = log_large + (large_b - 1.0) * np.log1p(-deviation / large_b)
+    log_large = log_large - _stirling(large_a) - _stirling(large_b) + _stirling(n)
+    log_large = log_large + 0.5 * np.log(n * n * n / (2.0 * pi * large_a * large_b))
+    return np.exp(np.where(is_large, log_large, log_small))
 
 
 betainc = primitive(
@@ -180,7 +196,7 @@ betaincc = primitive(
 )
 
 
-# ---------------------------------------------------------------- error function, and normal
+# ----------------------------------------------------------------------- error function, and normal
 def _odd_products(t):
     """t + 3 t^2 + 3 5 t^3 + 3 5 7 t^4 + ...; its thirteen terms are enough for |t| up to 1/200."""
     total = 1.0
@@ -230,7 +246,7 @@ log_ndtr = primitive(special.log_ndtr, lambda g, y, x: g * _normal_ratio(x, y))
 ndtri = primitive(special.ndtri, lambda g, y, x: g * np.exp(0.5 * y * y) * root(2.0 * pi))
 ndtri_exp = primitive(special.ndtri_exp, lambda g, y, x: g / _normal_ratio(y, x))
 
-# -------------------------------------------------------------------------- logistic, x log x
+# -------------------------------------------------------------------------------- logistic, x log x
 expit = primitive(special.expit, lambda g, y, x: g * y * (1.0 - y))
 logit = primitive(special.logit, lambda g, y, x: g / (x * (1.0 - x)))
 log_expit = primitive(special.log_expit, lambda g, y, x: g * special.expit(-x))
@@ -264,7 +280,7 @@ kl_div = primitive(  # a log(a / b) - a + b
 )
 
 
-# ------------------------------------------------------------------- exponentials, powers
+# ----------------------------------------------------------------------------- exponentials, powers
 hyp1f1: Primitive = primitive(  # (13.3.15)
     special.hyp1f1,
     _none("hyp1f1", "a"),
@@ -320,7 +336,7 @@ inv_boxcox1p = primitive(
 )
 
 
-# ----------------------------------------------------------------------------- robust losses
+# ------------------------------------------------------------------------------------ robust losses
 def _pseudo_huber_rule_delta(g, y, delta, r):
     """2 delta (s - 1) - r^2 / (delta s), with s = sqrt(1 + (r / delta)^2), as one fraction."""
     h = np.sqrt(np.square(delta) + np.square(r))
@@ -339,7 +355,7 @@ pseudo_huber = primitive(
     lambda g, y, delta, r: g * delta * np.sin(np.arctan(r / delta)),
 )
 
-# ------------------------------------------------------------------------------------------ Bessel
+# ------------------------------------------------------------------------------------------- Bessel
 # J and Y (10.6.1), I and K (10.29.1); those of a fixed order are 0, 1 (10.6.3, 10.29.3).
 j0 = primitive(special.j0, lambda g, y, x: -g * special.j1(x))
 j1 = primitive(special.j1, lambda g, y, x: g * 0.5 * (special.j0(x) - jv(2.0, x)))

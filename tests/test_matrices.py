@@ -446,3 +446,37 @@ def test_einsum_of_30_labels_keeps_their_order():
 def test_einsum_without_labels_says_what_it_takes(f):
     with pytest.raises(TypeError, match="a list of labels after each operand"):
         f(Tensor(draw(2, 2)))
+
+
+# ------------------------------------------------------------------------------------------------- beside HIPS autograd
+BESIDE = {
+    "inv": (lambda L, x: L.inv(x), far_from_singular(2, 3, 3)),
+    "det": (lambda L, x: L.det(x), far_from_singular(3, 3)),
+    "slogdet": (lambda L, x: L.slogdet(x)[1], far_from_singular(2, 3, 3)),
+    "cholesky": (lambda L, x: L.cholesky(x @ x.T), far_from_singular(3, 3)),
+    "solve": (lambda L, x: L.solve(x, np.ones((3, 2))), far_from_singular(3, 3)),
+    "pinv": (lambda L, x: L.pinv(x), draw(4, 3)),
+    "eigvalsh": (lambda L, x: L.eigh(0.5 * (x + x.T))[0], draw(4, 4)),
+    "eigh": (lambda L, x: L.eigh(0.5 * (x + x.T))[1] ** 2, draw(4, 4)),
+    "singular values": (lambda L, x: L.svd(x, compute_uv=False), draw(3, 4)),
+    "svd, u": (lambda L, x: L.svd(x, full_matrices=False)[0] ** 2, draw(4, 3)),
+    "svd, vh": (lambda L, x: L.svd(x, full_matrices=False)[2] ** 2, draw(4, 3)),
+    "norm": (lambda L, x: L.norm(x), draw(3, 4)),
+    "norm along": (lambda L, x: L.norm(x, axis=1), draw(3, 4)),
+    "nuclear": (lambda L, x: L.norm(x, "nuc"), draw(3, 4)),
+    "norm of order 3": (lambda L, x: L.norm(x, 3, axis=0), draw(3, 4)),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_gradients_as_those_of_autograd(name):
+    autograd = pytest.importorskip("autograd")
+    import autograd.numpy as theirs
+
+    f, x = BESIDE[name]
+    weights = np.cos(np.arange(np.size(f(np.linalg, x)))).reshape(np.shape(f(np.linalg, x)))
+    expected = autograd.grad(lambda x: theirs.sum(weights * f(theirs.linalg, x)))(x)
+    found = gradient(lambda x: np.sum(weights * f(np.linalg, x)), x)
+    if name in ("eigvalsh", "eigh"):  # of x itself, as both see x + x^T
+        found, expected = symmetric(found), symmetric(expected)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11)

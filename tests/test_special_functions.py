@@ -200,6 +200,16 @@ def test_a_gamma_distribution_of_large_shape(a):
         assert abs(found * exact - 1) < 1e-5  # as far as p tells x
 
 
+@pytest.mark.parametrize("n", [1e6, 1e12])
+def test_a_beta_distribution_of_large_shapes(n):
+    a, b = 0.75 * n, 0.25 * n
+    for x in (0.75 - 1.0 / n**0.5, 0.75, 0.75 + 0.5 / n**0.5):
+        powers = (a - 1) * mp.log(x) + (b - 1) * mp.log(1 - mp.mpf(x))
+        exact = mp.exp(powers + mp.loggamma(n) - mp.loggamma(a) - mp.loggamma(b))
+        found = derivatives(lambda t: special.betainc(a, b, t), x, 1)[0]
+        assert abs(found / exact - 1) < 1e-9
+
+
 @pytest.mark.parametrize(
     "f, x, first, second",
     [
