@@ -172,7 +172,8 @@ def explained(error: Exception, name: str, arrays) -> Exception:
         for k in (np.linalg.LinAlgError, IndexError, ValueError, TypeError)
         if isinstance(error, k)
     )
-    devices = sorted({device_of(x) for x in arrays if hasattr(x, "shape")})
+    with_devices = [x for x in arrays if hasattr(x, "shape") and not isinstance(x, np.generic)]
+    devices = sorted(set(map(device_of, with_devices)))
     advice = (
         f"; operands on {' and '.join(devices)}: use backend.to_device first"
         if len(devices) > 1

@@ -254,8 +254,10 @@ example("xlog1py", np.array([0.0, 2.0]), positive(3, 1))
 elementwise("entr", positive)
 elementwise("rel_entr", positive, positive)
 elementwise("kl_div", positive, positive)
-for _name in ("cosm1", "exprel", "exp10"):
+for _name in ("cosm1", "exprel", "exp10", "sindg", "cosdg"):
     elementwise(_name, real)
+for _name in ("tandg", "cotdg"):
+    elementwise(_name, near_30)
 elementwise("expi", away)
 elementwise("exp1", positive)
 elementwise("powm1", positive, real)
@@ -275,6 +277,9 @@ for _name in ("y0", "y1", "k0", "k1", "k0e", "k1e", "i0e", "i1e"):
     elementwise(_name, positive)
 for _name in ("i0e", "i1e"):
     example(_name, near_minus_30(2))
+for _name in ("yn", "kn"):
+    example(_name, 2, positive(3))
+    example(_name, np.array([[0.0], [1.0]]), positive(2))
 for _name in ("jv", "yv", "iv", "kv", "ive", "kve"):
     example(_name, 1.5, positive(3))
     example(_name, np.array([[0.0], [1.0], [2.25]]), positive(2))

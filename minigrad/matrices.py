@@ -115,6 +115,22 @@ def outer(a: Array, b: Array) -> Array:
     return np.reshape(a, (-1, 1)) * np.reshape(b, (1, -1))
 
 
+@implements(np.linalg.trace)
+def trace(x: Array, /, *, offset: int = 0) -> Array:
+    """Of the last two axes; numpy.trace is of the first two."""
+    return np.trace(x, offset, -2, -1)
+
+
+@implements(np.linalg.diagonal)
+def diagonal(x: Array, /, *, offset: int = 0) -> Array:
+    return np.diagonal(x, offset, -2, -1)
+
+
+@implements(np.linalg.matrix_transpose)
+def matrix_transpose(x: Array, /) -> Array:
+    return np.swapaxes(x, -1, -2)
+
+
 @implements(np.linalg.multi_dot)
 def multi_dot(arrays) -> Array:
     return reduce(matmul, arrays)
@@ -325,6 +341,18 @@ def vector_norm(x: Tensor, /, *, axis=None, keepdims: bool = False, ord=2) -> Ar
 @implements(np.linalg.matrix_norm)
 def matrix_norm(x: Tensor, /, *, keepdims: bool = False, ord="fro") -> Array:
     return _norm_of_matrices(x, ord, [x.ndim - 2, x.ndim - 1], keepdims)
+
+
+@implements(np.linalg.cond)
+def cond(x: Array, p=None) -> Array:
+    """Of the singular values where p is None, 2 or -2, else by the norms of x and its inverse."""
+    if p is None or p in (2, -2):
+        values = svdvals(x)
+        if p == -2:
+            return values[..., -1] / values[..., 0]
+        return values[..., 0] / values[..., -1]
+    inverse = np.linalg.inv(x)
+    return matrix_norm(x, ord=p) * matrix_norm(inverse, ord=p)
 
 
 def _norm_of_vectors(x, ord, axis, keepdims):

@@ -301,6 +301,10 @@ powm1 = primitive(  # a^b - 1; the rules are those of np.power
     lambda g, y, a, b: g * b * np.power(a, b - 1.0),
     lambda g, y, a, b: g * special.xlogy(y + 1.0, a),
 )
+sindg = primitive(special.sindg, lambda g, y, x: g * special.cosdg(x) * (pi / 180.0))
+cosdg = primitive(special.cosdg, lambda g, y, x: -g * special.sindg(x) * (pi / 180.0))
+tandg = primitive(special.tandg, lambda g, y, x: g * (1.0 + y * y) * (pi / 180.0))
+cotdg = primitive(special.cotdg, lambda g, y, x: -g * (1.0 + y * y) * (pi / 180.0))
 cosm1 = primitive(special.cosm1, lambda g, y, x: -g * np.sin(x))
 expi = primitive(special.expi, lambda g, y, x: g * np.exp(x) / x)  # (6.2.5)
 exp1 = primitive(special.exp1, lambda g, y, x: -g * np.exp(-x) / x)  # (6.2.1)
@@ -371,6 +375,11 @@ yv: Primitive = primitive(
     _none("yv", "v"),
     lambda g, y, v, x: g * 0.5 * (yv(v - 1.0, x) - yv(v + 1.0, x)),
 )
+yn: Primitive = primitive(  # yv of a whole order
+    special.yn,
+    _none("yn", "n"),
+    lambda g, y, n, x: g * 0.5 * (yn(n - 1.0, x) - yn(n + 1.0, x)),
+)
 i0 = primitive(special.i0, lambda g, y, x: g * special.i1(x))
 IMPLEMENTATIONS[np.i0] = i0
 i1 = primitive(special.i1, lambda g, y, x: g * 0.5 * (special.i0(x) + iv(2.0, x)))
@@ -385,6 +394,11 @@ kv: Primitive = primitive(
     special.kv,
     _none("kv", "v"),
     lambda g, y, v, x: -g * 0.5 * (kv(v - 1.0, x) + kv(v + 1.0, x)),
+)
+kn: Primitive = primitive(  # kv of a whole order
+    special.kn,
+    _none("kn", "n"),
+    lambda g, y, n, x: -g * 0.5 * (kn(np.absolute(n - 1.0), x) + kn(n + 1.0, x)),
 )
 
 

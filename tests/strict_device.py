@@ -38,7 +38,7 @@ SPECIAL = set(
     """gammaln loggamma gamma rgamma psi beta betaln gammainc gammaincc gammaincinv gammainccinv betainc zeta
     erf erfc erfcx erfinv erfcinv ndtr log_ndtr ndtri expit logit log_expit xlogy xlog1py entr rel_entr kl_div
     exprel exp10 cosm1 expi exp1 boxcox boxcox1p inv_boxcox inv_boxcox1p huber pseudo_huber
-    j0 j1 y0 y1 i0 i0e i1 i1e k0 k0e k1 k1e""".split()
+    sindg cosdg tandg cotdg j0 j1 y0 y1 yn i0 i0e i1 i1e k0 k0e k1 k1e""".split()
 )
 COMPARISONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"}
 # The functions of NumPy that the engine calls, with the arguments that CuPy's functions of the same name take.

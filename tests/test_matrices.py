@@ -183,6 +183,11 @@ WEIGHTS = np.cos(np.arange(16.0)).reshape(4, 4)
         lambda x: np.linalg.matrix_power(x, 1),
         lambda x: np.linalg.matrix_power(x, -2),
         lambda x: x + np.linalg.matrix_power(x, 0),
+        lambda x: np.linalg.trace(x),
+        lambda x: np.linalg.trace(x, offset=1) + np.sum(x),
+        lambda x: np.linalg.diagonal(x),
+        lambda x: np.linalg.matrix_transpose(x),
+        *[lambda x, p=p: np.linalg.cond(x, p) for p in (None, 2, -2, 1, np.inf, "fro")],
     ],
 )
 @pytest.mark.parametrize("shape", [(1, 1), (3, 3), (2, 3, 3)])

@@ -264,14 +264,14 @@ def test_log_ndtr_in_float32(x):
     )
 
 
-ORDERS = ["jv", "yv", "iv", "kv", "ive", "kve", "gammainc", "gammaincc", "gammaincinv"]
+ORDERS = ["jv", "yn", "kn", "yv", "iv", "kv", "ive", "kve", "gammainc", "gammaincc", "gammaincinv"]
 
 
 @pytest.mark.parametrize("name", ORDERS)
 def test_an_order_that_needs_a_gradient_is_an_error(name):
     function = getattr(special, name)
-    argument = "a" if name.startswith("gamma") else "v"
-    order, x = Tensor(1.5, requires_grad=True), Tensor(0.5, requires_grad=True)
+    argument = {"gamma": "a", "yn": "n", "kn": "n"}.get(name[:5], "v")
+    order, x = Tensor(2.0, requires_grad=True), Tensor(0.5, requires_grad=True)
     with pytest.raises(TypeError, match=f"{name}: there is no rule .* respect to {argument}; give"):
         function(order, x).backward()
     function(order.detach(), x).backward()
