@@ -180,7 +180,7 @@ def explained(error: Exception, name: str, arrays) -> Exception:
         else ""
     )
     is_unknown = "NotImplemented" in str(error) or "no implementation found" in str(error)
-    if is_unknown and devices not in ([], ["numpy"]) and not advice:
+    if is_unknown and len(devices) == 1 and devices != ["numpy"]:
         return kind(
             f"{name}({', '.join(map(describe, arrays))}): {devices[0]} has no such function; "
             "backend.to_host brings the arrays to where NumPy and SciPy have it"

@@ -12,7 +12,7 @@ Know before reading: ops.py.
 Know after: the derivatives of SciPy's functions. Those that are no ufuncs (polygamma, multigammaln,
 logsumexp, softmax) do not ask their argument, so they are in functional.py. On a GPU, a function
 and those that its rule calls must be in cupyx.scipy.special; else the error says so. CuPy 14 lacks
-erfi, dawsn, ndtri_exp, betaincc, powm1, hyp1f1, and the Bessel functions of any order.
+erfi, ndtri_exp, betaincc, powm1, hyp1f1, and the Bessel functions of any order.
 """
 
 from __future__ import annotations
@@ -197,34 +197,26 @@ betaincc = primitive(
 
 
 # ----------------------------------------------------------------------- error function, and normal
-def _odd_products(t):
-    """t + 3 t^2 + 3 5 t^3 + 3 5 7 t^4 + ...; its thirteen terms are enough for |t| up to 1/200."""
-    total = 1.0
-    for k in range(12, 0, -1):
-        total = 1.0 + (2.0 * k + 1.0) * t * total
-    return t * total
-
-
-def _dawsn_rule(g, y, x):
-    """1 - 2 x y. Far out the two are nearly equal: there, the series of the difference (7.12.1)."""
-    is_far = np.absolute(x) > 10.0
-    far = np.where(is_far, x, 10.0)
-    return g * np.where(is_far, -_odd_products(0.5 / (far * far)), 1.0 - 2.0 * x * y)
-
-
 def _erfcx_rule(g, y, x):
-    """2 x y - 2 / sqrt(pi); for large x, as for dawsn, the series of the difference (7.12.1)."""
+    """2 x y - 2 / sqrt(pi).
+
+    For large x the two are nearly equal: there it is the series of their difference (7.12.1), in
+    powers of t = -1 / (2 x^2): t + 3 t^2 + 3 5 t^3 + ..., of which thirteen terms are enough.
+    """
     is_far = x > 10.0
     far = np.where(is_far, x, 10.0)
+    t = -0.5 / (far * far)
+    series = 1.0
+    for k in range(12, 0, -1):
+        series = 1.0 + (2.0 * k + 1.0) * t * series
     c = 2.0 / root(pi)
-    return g * np.where(is_far, c * _odd_products(-0.5 / (far * far)), 2.0 * x * y - c)
+    return g * np.where(is_far, c * t * series, 2.0 * x * y - c)
 
 
 erf = primitive(special.erf, lambda g, y, x: g * np.exp(-x * x) * (2.0 / root(pi)))
 erfc = primitive(special.erfc, lambda g, y, x: g * np.exp(-x * x) * (-2.0 / root(pi)))
 erfi = primitive(special.erfi, lambda g, y, x: g * np.exp(x * x) * (2.0 / root(pi)))
 erfcx = primitive(special.erfcx, _erfcx_rule)  # exp(x^2) erfc(x)
-dawsn = primitive(special.dawsn, _dawsn_rule)  # exp(-x^2) erfi(x), times sqrt(pi) / 2
 erfinv = primitive(special.erfinv, lambda g, y, x: g * np.exp(y * y) * (0.5 * root(pi)))
 erfcinv = primitive(special.erfcinv, lambda g, y, x: g * np.exp(y * y) * (-0.5 * root(pi)))
 

@@ -58,13 +58,6 @@ FAR_OUT = {  # name: what it is on Tensors, and in mpmath, the points, the order
         2,
         1e-11,
     ),
-    "dawsn": (
-        special.dawsn,
-        lambda x: mp.sqrt(mp.pi) / 2 * mp.exp(-x * x) * mp.erfi(x),
-        [-30, 1, 9.9, 10.1, 30],
-        2,
-        1e-11,
-    ),
     "exprel": (
         special.exprel,
         lambda x: mp.expm1(x) / x,
