@@ -138,19 +138,21 @@ def multi_dot(arrays) -> Array:
 
 @implements(np.linalg.matrix_power)
 def matrix_power(a: Array, n: int) -> Array:
-    """By squaring: a^13 = a^8 a^4 a. Negative powers are those of the inverse."""
-    if n < 0:
-        a = np.linalg.inv(a)
-    bits = bin(abs(n))[:1:-1]  # the lowest first, then "b"
-    square = a
-    result = None
-    for bit in bits.rstrip("b"):
-        if bit == "1":
-            result = square if result is None else result @ square
-        square = square @ square
-    if result is None:  # the 0th power: the identity, whatever a is
+    """Negative powers are those of the inverse."""
+    if n == 0:  # the identity, whatever a is
         return np.where(_is_diagonal(a), 1.0, 0.0 * a)
-    return result
+    if n < 0:
+        return _positive_power(np.linalg.inv(a), -n)
+    return _positive_power(1.0 * a, n)
+
+
+def _positive_power(a, n):
+    """By squaring: a^5 = (a^2)^2 a."""
+    if n == 1:
+        return a
+    half = _positive_power(a, n // 2)
+    square = half @ half
+    return square @ a if n % 2 == 1 else square
 
 
 def _is_diagonal(x):
