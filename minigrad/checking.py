@@ -476,10 +476,14 @@ def _tell(comparison: Comparison, verdict: Verdict) -> None:
     is_open = verdict.is_left_out | verdict.is_too_small
     is_proved = verdict.is_wrong | (verdict.is_right & ~verdict.is_flat) | verdict.is_unsettled
     if is_open.size and np.all(np.any(is_open, axis=0)) and not np.any(is_proved):
-        raise GradientError(
-            f"gradcheck: nothing could be judged of {name}: every slope has a kink, a jump or an "
-            "end of the domain here, or drowns in the rounding of f; check at another point"
+        text = (
+            f"nothing could be judged of {name}: every slope has a kink, a jump or an end of the "
+            "domain here, or drowns in the rounding of f; check at another point"
         )
+        if not comparison.derivative.has_kinks:
+            raise GradientError(f"gradcheck: {text}")
+        _warn(text)  # the first derivative was judged, where there is one
+        return
     is_smooth = np.all(comparison.is_smooth, axis=0)
     if not np.all(is_smooth):
         whose = "the output" if comparison.derivative.order == "first" else "the gradients"
