@@ -1,6 +1,6 @@
 """minigrad: reverse-mode automatic differentiation on plain NumPy."""
 
-from minigrad import backend, derived, distributions, einsum, functional, nn, optim, trace
+from minigrad import backend, derived, distributions, einsum, functional, nn, optim, samples, trace
 from minigrad.table import PRIMITIVES, primitive
 from minigrad.tensor import Tensor, grad, no_grad
 
@@ -20,6 +20,7 @@ __all__ = [
     "backend",
     "derived",
     "einsum",
+    "samples",
 ]
 
 

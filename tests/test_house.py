@@ -20,6 +20,7 @@ ORDER = {
         "ops",
         "linalg",
         "derived",
+        "samples",
         "einsum",
         "kernels",
         "functional",
