@@ -89,7 +89,7 @@ def cov(
     x = _rows("cov", m, rowvar or m.ndim == 1)
     if y is not None:
         x, y = as_operands("cov", x, y)
-        x = np.concatenate([x, _rows("cov", y, rowvar or y.shape[:1] in ((), (1,)))], axis=0)
+        x = np.concatenate([x, _rows("cov", y, rowvar or y.ndim < 2 or len(y) == 1)], axis=0)
     ddof = (0 if bias else 1) if ddof is None else ddof
     deviations = x - mean(x, 1, keepdims=True)
     products = deviations @ deviations.T
@@ -247,4 +247,6 @@ def convolve(a: Array, v: Array, mode: str = "full") -> Array:
 @implements(np.correlate)
 def correlate(a: Array, v: Array, mode: str = "valid") -> Array:
     a, v = as_operands("correlate", a, v)
+    if v.size > a.size:
+        return correlate(v, a, mode)[::-1]
     return convolve(a, v[::-1], mode)

@@ -100,6 +100,7 @@ ORACLES = {  # of those that NumPy and SciPy do not know by the same name
     "relu": lambda x: np.maximum(x, 0.0),
     "reshape": lambda x, shape: x.reshape(shape),
     "scatter": scatter,
+    "slope_or_zero": np.divide,
     "softmax": lambda x, axis=-1: special.softmax(x, axis=axis),
     "zinb_cell_log_prob": per_cell(zinb),
     "zinb_log_prob": zinb,
