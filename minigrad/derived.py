@@ -605,7 +605,7 @@ def extract(condition, arr: Array) -> Array:
 
 
 @implements(np.diag)
-def diag(v: Array, k: int = 0) -> Array:
+def diag(v: Tensor, k: int = 0) -> Array:
     """The matrix with this diagonal; of a matrix its diagonal."""
     if v.ndim == 2:
         return diagonal(v, k)

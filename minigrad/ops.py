@@ -333,7 +333,7 @@ IMPLEMENTATIONS[np.amin] = min_
 
 
 # y_k is the sum of a_i v_(k-i) over i; so the gradient of a_i is the sum of g_k v_(k-i) over k.
-convolve = primitive(
+convolve: Primitive = primitive(
     lambda a, v: np.convolve(a, v),
     lambda g, y, a, v: convolve(g, v[::-1])[len(v) - 1 : len(g)],
     lambda g, y, a, v: convolve(g, a[::-1])[len(a) - 1 : len(g)],

@@ -49,7 +49,7 @@ def median(a: Array, axis=None, *, keepdims: bool = False) -> Array:
 
 
 @implements(np.quantile)
-def quantile(a: Array, q, axis=None, *, method: str = "linear", keepdims: bool = False) -> Array:
+def quantile(a: Array, q, axis=None, *, method="linear", keepdims: bool = False) -> Array:
     """Between two neighbours among the sorted entries, which share the gradient.
 
     Where, NumPy says: the quantile of the positions 0, 1, 2 ... is the position of the quantile,
@@ -73,7 +73,7 @@ def quantile(a: Array, q, axis=None, *, method: str = "linear", keepdims: bool =
 
 
 @implements(np.percentile)
-def percentile(a: Array, q, axis=None, *, method: str = "linear", keepdims: bool = False) -> Array:
+def percentile(a: Array, q, axis=None, *, method="linear", keepdims: bool = False) -> Array:
     if isinstance(q, Tensor):
         raise TypeError("percentile: q is a Tensor; no slope is offered there, pass q.data")
     q = np.true_divide(q, a.dtype.type(100))  # as NumPy has it
