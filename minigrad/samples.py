@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from minigrad import ops
+from minigrad import backend, ops
 from minigrad.backend import Array
 from minigrad.derived import as_operands, diff, implements, mean, moveaxis, positive_axes, sort
 from minigrad.tensor import Tensor
@@ -63,7 +63,7 @@ def quantile(a: Array, q, axis=None, *, method="linear", keepdims: bool = False)
     below = np.minimum(np.floor(position), max(n - 2, 0)).astype(int)
     above = np.minimum(below + 1, n - 1)
     # From the nearer neighbour on, as NumPy has it, so that rounding is the same.
-    part = (position - below).astype(a.dtype)
+    part = backend.to_device(np.asarray(position - below, a.dtype), backend.device_of(a))
     low = moveaxis(rows[..., below], range(-below.ndim, 0), range(below.ndim))
     high = moveaxis(rows[..., above], range(-below.ndim, 0), range(below.ndim))
     part = np.reshape(part, (*part.shape, *(1 for _ in rows.shape[:-1])))
@@ -113,7 +113,7 @@ def corrcoef(x: Array, y: Array | None = None, rowvar: bool = True) -> Array:
     deviation = np.sqrt(np.diagonal(c))
     c = c / np.expand_dims(deviation, 1) / np.expand_dims(deviation, 0)
     # Rounding may bring it beyond 1. What is cut off has no part in the slope.
-    return c + (np.clip(c.data, -1.0, 1.0) - c.data)
+    return c + (np.minimum(np.maximum(c.data, -1.0), 1.0) - c.data)
 
 
 # -------------------------------------------------------------------- curves given by their points
@@ -206,23 +206,25 @@ def _slopes(f, spacing, edge_order):
             "or a place for each point"
         )
     if spacing.ndim == 0:
-        width = np.broadcast_to(spacing, (n - 1,))
+        steps = diff(f) / spacing
         middle = (f[..., 2:] - f[..., :-2]) / (2.0 * spacing)
     else:
         width = diff(spacing)
-        w, v = width[:-1], width[1:]  # to the left and to the right
+        steps = diff(f) / width
+        w = width[:-1]  # to the left of a point
+        v = width[1:]  # to its right
         middle = (
             f[..., :-2] * (-v / (w * (w + v)))
             + f[..., 1:-1] * ((v - w) / (w * v))
             + f[..., 2:] * (w / (v * (w + v)))
         )
-    steps = diff(f) / width
-    first, last = steps[..., :1], steps[..., -1:]
-    if (
-        edge_order == 2
-    ):  # and on by half a step, as the line from one step's slope to the next has it
-        first = first - (steps[..., 1:2] - first) * (width[0] / (width[0] + width[1]))
-        last = last + (last - steps[..., -2:-1]) * (width[-1] / (width[-1] + width[-2]))
+    first = steps[..., :1]
+    last = steps[..., -1:]
+    if edge_order == 2:  # half a step further, as the slope goes from one step to the next
+        at_first = 0.5 if spacing.ndim == 0 else w[0] / (w[0] + v[0])
+        at_last = 0.5 if spacing.ndim == 0 else v[-1] / (w[-1] + v[-1])
+        first = first - (steps[..., 1:2] - first) * at_first
+        last = last + (last - steps[..., -2:-1]) * at_last
     return np.concatenate([first, middle, last], axis=-1)
 
 
