@@ -185,6 +185,19 @@ def nanstd(a: Array, axis=None, *, ddof: int = 0, keepdims: bool = False) -> Arr
     return _root(nanvar(a, axis, ddof=ddof, keepdims=keepdims))
 
 
+@implements(np.nanmax)
+def nanmax(a: Array, axis=None, *, keepdims: bool = False) -> Array:
+    return -nanmin(-a, axis, keepdims=keepdims)
+
+
+@implements(np.nanmin)
+def nanmin(a: Array, axis=None, *, keepdims: bool = False) -> Array:
+    is_nan = np.isnan(a)
+    lowest = np.min(np.where(is_nan, float("inf"), a), axis=axis, keepdims=keepdims)
+    is_empty = np.all(is_nan, axis=axis, keepdims=keepdims)
+    return np.where(is_empty, float("nan"), lowest)
+
+
 @implements(np.nanprod)
 def nanprod(a: Array, axis=None, *, keepdims: bool = False) -> Array:
     return prod(np.where(np.isnan(a), 1.0, a), axis, keepdims=keepdims)
@@ -247,7 +260,7 @@ def select(condlist, choicelist, default: Array = 0.0) -> Array:
 
 
 # Tensors are real.
-@implements(np.real)
+@implements(np.real, np.real_if_close)
 def real(val: Array) -> Array:
     return val
 
@@ -272,6 +285,14 @@ def moveaxis(x: Array, source, destination) -> Array:
 
 def _number_or_tuple(axis):
     return tuple(axis) if hasattr(axis, "__len__") else axis
+
+
+@implements(np.rollaxis)
+def rollaxis(a: Array, axis: int, start: int = 0) -> Array:
+    """The axis to before the one that is `start` now."""
+    at = positive_axes(int(axis), a.ndim)[0]
+    to = positive_axes(int(start), a.ndim + 1)[0] if start >= 0 else start + a.ndim
+    return moveaxis(a, at, to - 1 if at < to else to)
 
 
 @implements(np.swapaxes)
@@ -336,6 +357,26 @@ def squeeze(x: Array, axis=None) -> Array:
         if x.shape[a] != 1:
             raise ValueError(f"squeeze: axis {a} of shape {x.shape} is not of length 1")
     return reshape(x, tuple(n for a, n in enumerate(x.shape) if a not in gone))
+
+
+@implements(np.broadcast_arrays)
+def broadcast_arrays(*args: Array) -> tuple[Array, ...]:
+    arrays = as_operands("broadcast_arrays", *args)
+    shape = np.broadcast_shapes(*(x.shape for x in arrays))
+    return tuple(np.broadcast_to(x, shape) for x in arrays)
+
+
+@implements(np.meshgrid)
+def meshgrid(*xi: Array, indexing="xy") -> tuple[Array, ...]:
+    """Each vector along an axis of its own; by "xy" the first two in the order of a picture."""
+    if indexing not in ("xy", "ij"):
+        raise ValueError(f"meshgrid: indexing={indexing!r}; take 'xy' or 'ij'")
+    axes = list(range(len(xi)))
+    if indexing == "xy" and len(xi) > 1:
+        axes[:2] = [1, 0]
+    shapes = [tuple(-1 if a == b else 1 for b in range(len(xi))) for a in axes]
+    vectors = as_operands("meshgrid", *xi)
+    return broadcast_arrays(*(np.reshape(x, shape) for x, shape in zip(vectors, shapes)))
 
 
 @implements(np.ravel)

@@ -179,7 +179,18 @@ NAN = np.array([[1.0, np.nan, 3.0, 0.5], [np.nan, 2.0, -1.0, np.nan], [0.2, 0.4,
 
 
 @pytest.mark.parametrize(
-    "name", ["nansum", "nanmean", "nanvar", "nanstd", "nanprod", "nancumsum", "nancumprod"]
+    "name",
+    [
+        "nansum",
+        "nanmean",
+        "nanvar",
+        "nanstd",
+        "nanmax",
+        "nanmin",
+        "nanprod",
+        "nancumsum",
+        "nancumprod",
+    ],
 )
 @pytest.mark.parametrize("axis", [None, 0, 1])
 def test_what_is_nan_is_left_out(name, axis):
@@ -200,6 +211,8 @@ def test_what_is_nan_is_left_out(name, axis):
 def test_means_of_nothing_but_nan_are_nan():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        assert np.isnan(np.nanmax(leaf([np.nan])).data)
+        assert np.nanmin(leaf([np.nan, np.inf])).item() == np.inf
         assert np.isnan(np.nanmean(leaf([np.nan])).data) and np.isnan(
             np.nanvar(leaf([1.0]), ddof=1).data
         )
@@ -518,6 +531,18 @@ def test_elementwise_of_three(f):
         lambda x: np.moveaxis(x, (0, 1), (2, 0)),
         lambda x: np.moveaxis(x, [2, 0], [0, 1]),
         lambda x: np.moveaxis(x, -1, 0),
+        lambda x: np.rollaxis(x, 2),
+        lambda x: np.rollaxis(x, 0, 3),
+        lambda x: np.rollaxis(x, -1, 1),
+        lambda x: np.rollaxis(x, 0, -1),
+        lambda x: np.rollaxis(x, 1, 1) + 1.0,
+        np.real_if_close,
+        lambda x: np.broadcast_arrays(x[:, :1], x[0])[0],
+        lambda x: np.broadcast_arrays(np.arange(4), x[0, 0, 0])[1],
+        lambda x: np.meshgrid(x[0, 0], x[1, :, 0])[0],
+        lambda x: np.meshgrid(x[0, 0], x[1, :, 0], np.arange(2))[1],
+        lambda x: np.meshgrid(x[0, 0], x[1, :, 0], x[:, 0, 0], indexing="ij")[1],
+        lambda x: np.meshgrid(x[0, 0])[0],
         lambda x: np.expand_dims(x, 0),
         lambda x: np.expand_dims(x, -1),
         lambda x: np.expand_dims(x, (0, 2)),
@@ -1230,6 +1255,12 @@ T = leaf(np.arange(6.0).reshape(2, 3))
         (lambda: np.diag(T[None]), ValueError, "diag: a vector or a matrix, not an array of shape"),
         (lambda: np.append(T, [1.0]), TypeError, "append: an operand is a list"),
         (lambda: np.select([T > 0], [T, T]), ValueError, "select: 1 conditions for 2 choices"),
+        (
+            lambda: np.meshgrid(T[0], indexing="yx"),
+            ValueError,
+            "meshgrid: indexing='yx'; take 'xy'",
+        ),
+        (lambda: np.meshgrid(T[0], sparse=True), TypeError, "meshgrid: sparse= is not supported"),
         (lambda: np.cross(T[:, :2], T), ValueError, "cross: vectors of 2 and of 3 numbers"),
         (lambda: np.linalg.norm(T, 1), TypeError, "Euclidean norm .* ord=1"),
         (lambda: np.linalg.norm(T, 2), TypeError, "Euclidean norm .* ord=2"),
