@@ -51,6 +51,14 @@ divide = primitive(
     lambda g, y, a, b: g / b,
     lambda g, y, a, b: -g * y / b,
 )
+# a / b, and 0 for 0 / 0, where it has no derivative. It is the slope of a length, x / |x|, which by
+# convention is 0 at 0.
+quotient = primitive(
+    lambda a, b: np.where((a == 0) & (b == 0), 0.0, a / (b + ((a == 0) & (b == 0)))),
+    lambda g, y, a, b: g / b,
+    lambda g, y, a, b: -g * y / b,
+    name="quotient",
+)
 negative = primitive(np.negative, lambda g, y, x: -g)
 reciprocal = primitive(np.reciprocal, lambda g, y, x: -g * y * y)
 square = primitive(np.square, lambda g, y, x: 2.0 * g * x)
@@ -109,21 +117,10 @@ arctan2 = primitive(
     lambda g, y, a, b: g * (b / np.hypot(a, b)) / np.hypot(a, b),
     lambda g, y, a, b: -g * (a / np.hypot(a, b)) / np.hypot(a, b),
 )
-
-
-# A quotient, and 0 where its divisor is 0. It is the slope of the functions that are like |x| at 0,
-# of which one may take any slope between -1 and 1. What has no value there, its own slope and so
-# their second derivative, is not finite.
-slope_or_zero: Primitive = primitive(
-    lambda a, b: np.where(b == 0, 0.0, a / (b + (b == 0))),
-    lambda g, y, a, b: g / b,
-    lambda g, y, a, b: -g * y / b,
-    name="slope_or_zero",
-)
 hypot = primitive(
     np.hypot,
-    lambda g, y, a, b: g * slope_or_zero(a, y),
-    lambda g, y, a, b: g * slope_or_zero(b, y),
+    lambda g, y, a, b: g * quotient(a, y),
+    lambda g, y, a, b: g * quotient(b, y),
 )
 deg2rad = primitive(np.deg2rad, lambda g, y, x: g * (pi / 180.0))
 rad2deg = primitive(np.rad2deg, lambda g, y, x: g * (180.0 / pi))
@@ -178,6 +175,11 @@ IMPLEMENTATIONS[np.around] = round_
 IMPLEMENTATIONS[np.fix] = trunc
 
 # ------------------------------------------------------------------------------ piecewise, choices
+absolute = primitive(
+    lambda x: np.sign(x),
+    lambda g, y, x: np.where(x == 0, float("nan"), 0.0 * g),
+    name="slope_of_absolute",
+)
 absolute = primitive(np.absolute, lambda g, y, x: g * np.sign(x))
 fabs = primitive(np.fabs, lambda g, y, x: g * np.sign(x))
 
