@@ -5,7 +5,7 @@ is given a Tensor. Since it is made of functions with known derivatives, its der
 order follow.
 
 Know before reading: ops.py, the table.
-Know after: why a table of some fifty rules is enough for NumPy.
+Know after: why a table of some hundred rules is enough for NumPy.
 """
 
 from __future__ import annotations
