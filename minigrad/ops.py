@@ -175,11 +175,6 @@ IMPLEMENTATIONS[np.around] = round_
 IMPLEMENTATIONS[np.fix] = trunc
 
 # ------------------------------------------------------------------------------ piecewise, choices
-absolute = primitive(
-    lambda x: np.sign(x),
-    lambda g, y, x: np.where(x == 0, float("nan"), 0.0 * g),
-    name="slope_of_absolute",
-)
 absolute = primitive(np.absolute, lambda g, y, x: g * np.sign(x))
 fabs = primitive(np.fabs, lambda g, y, x: g * np.sign(x))
 
