@@ -289,10 +289,12 @@ def _number_or_tuple(axis):
 
 @implements(np.rollaxis)
 def rollaxis(a: Array, axis: int, start: int = 0) -> Array:
-    """The axis to before the one that is `start` now."""
+    """The axis to before the one that is `start` now; the number of axes stands for the end."""
     at = positive_axes(int(axis), a.ndim)[0]
-    to = positive_axes(int(start), a.ndim + 1)[0] if start >= 0 else start + a.ndim
-    return moveaxis(a, at, to - 1 if at < to else to)
+    if not -a.ndim <= start <= a.ndim:
+        raise np.exceptions.AxisError(start, a.ndim)
+    before = start if start >= 0 else start + a.ndim
+    return moveaxis(a, at, before - 1 if at < before else before)
 
 
 @implements(np.swapaxes)

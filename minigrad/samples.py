@@ -14,7 +14,16 @@ import numpy as np
 
 from minigrad import backend, ops
 from minigrad.backend import Array
-from minigrad.derived import as_operands, diff, implements, mean, moveaxis, positive_axes, sort
+from minigrad.derived import (
+    as_operands,
+    atleast_1d,
+    diff,
+    implements,
+    mean,
+    moveaxis,
+    positive_axes,
+    sort,
+)
 from minigrad.tensor import Tensor
 
 
@@ -231,7 +240,7 @@ def _slopes(f, spacing, edge_order):
 # ------------------------------------------------------------------------------------ convolutions
 @implements(np.convolve)
 def convolve(a: Array, v: Array, mode: str = "full") -> Array:
-    a, v = as_operands("convolve", a, v)
+    a, v = [atleast_1d(x) for x in as_operands("convolve", a, v)]
     if a.ndim != 1 or v.ndim != 1 or a.size == 0 or v.size == 0:
         raise ValueError(f"convolve: shapes {a.shape} and {v.shape}; pass two vectors, not empty")
     full = ops.convolve(a, v)
@@ -249,6 +258,8 @@ def convolve(a: Array, v: Array, mode: str = "full") -> Array:
 @implements(np.correlate)
 def correlate(a: Array, v: Array, mode: str = "valid") -> Array:
     a, v = as_operands("correlate", a, v)
+    if a.ndim != 1 or v.ndim != 1:
+        raise ValueError(f"correlate: shapes {a.shape} and {v.shape}; pass two vectors")
     if v.size > a.size:
         return correlate(v, a, mode)[::-1]
     return convolve(a, v[::-1], mode)

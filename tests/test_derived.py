@@ -31,12 +31,14 @@ def leaf(x):
 
 
 def check(f, *arrays, order=2, seed=0):
-    """f on Tensors: NumPy's value, shape and dtype, float32 kept, and right derivatives."""
+    """f on Tensors: NumPy's value, shape and dtype, float32 kept, inputs as they were, and right derivatives."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for dtype, tolerance in ((np.float64, 1e-11), (np.float32, 1e-4)):
             cast = [x.astype(dtype) for x in arrays]
             expected = f(*cast)
+            for x in cast:
+                x.flags.writeable = False
             got = f(*[Tensor(x) for x in cast])
             assert type(got) is Tensor and got.dtype == dtype and got.shape == np.shape(expected)
             np.testing.assert_allclose(got.data, expected, rtol=tolerance, atol=tolerance)
@@ -1282,6 +1284,7 @@ T = leaf(np.arange(6.0).reshape(2, 3))
             ValueError,
             "3 entries along axis 1 do not make 4 equal sections",
         ),
+        (lambda: np.rollaxis(T, 0, 3), IndexError, "rollaxis: axis 3 is out of bounds"),
         (lambda: np.flip(T, 2), IndexError, "flip: axis 2 is out of bounds"),
         (lambda: np.sort(T, axis=2), IndexError, "axis 2 is out of bounds"),
         (lambda: np.stack([T, T], axis=4), IndexError, "axis 4 is out of bounds"),

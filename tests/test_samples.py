@@ -261,6 +261,7 @@ def test_gradient_is_exact_on_parabolas():
         (lambda t: np.convolve(t, t[:0]), ValueError, "pass two vectors, not empty"),
         (lambda t: np.convolve(t, t, "near"), ValueError, "convolve: mode='near'; take 'full'"),
         (lambda t: np.convolve(t, [1.0, 2.0]), TypeError, "convolve: an operand is a list"),
+        (lambda t: np.correlate(t, 2.0), ValueError, r"correlate: shapes \(7,\) and \(\)"),
         (lambda t: np.partition(t, 9), ValueError, "out of bounds"),
     ],
 )
@@ -282,6 +283,7 @@ def test_convolutions_by_default_and_beside_plain_arrays():
         check(f, draw(5), draw(3, seed=1))
         check(lambda a: f(a, np.array([1, 2, -1])), draw(5))
         check(lambda v: f(np.array([1, 2, -1, 4]), v), draw(3))
+    check(lambda v: np.convolve(v, 2.0), draw(3))
 
 
 # ------------------------------------------------------------------------------------------------------ another engine
