@@ -1212,12 +1212,12 @@ T = leaf(np.arange(6.0).reshape(2, 3))
         (
             lambda: np.sum(T, dtype=int),
             TypeError,
-            r"sum\(float64\[2, 3\]\): dtype=int64: .* floating",
+            r"sum\(float64\[2, 3\]\): dtype.*int64",
         ),
         (
             lambda: np.astype(T, int),
             TypeError,
-            "astype.*dtype=int64: a Tensor has a floating dtype",
+            "astype.*int64.*floating",
         ),
         (lambda: np.mean(T, 0, np.float32), TypeError, "mean"),
         (lambda: np.mean(T, out=np.zeros(())), TypeError, "numpy.mean: out= does not take Tensors"),
