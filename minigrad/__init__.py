@@ -9,6 +9,7 @@ from minigrad import (
     matrices,
     nn,
     optim,
+    samples,
     special_functions,
     trace,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "derived",
     "einsum",
     "matrices",
+    "samples",
     "special_functions",
 ]
 

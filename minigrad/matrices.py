@@ -115,6 +115,42 @@ def outer(a: Array, b: Array) -> Array:
     return np.reshape(a, (-1, 1)) * np.reshape(b, (1, -1))
 
 
+@implements(np.kron)
+def kron(a: Array, b: Array) -> Array:
+    """Each entry of a, times all of b: axis i has those of a outside and those of b inside."""
+    a, b = as_operands("kron", a, b)
+    n_axes = max(a.ndim, b.ndim)
+    outer_shape = (1,) * (n_axes - a.ndim) + a.shape
+    inner_shape = (1,) * (n_axes - b.ndim) + b.shape
+    spread = np.reshape(a, tuple(k for length in outer_shape for k in (length, 1)))
+    inside = np.reshape(b, tuple(k for length in inner_shape for k in (1, length)))
+    shape = tuple(m * n for m, n in zip(outer_shape, inner_shape))
+    return np.reshape(spread * inside, shape)
+
+
+@implements(np.cross)
+def cross(a: Array, b: Array, axisa=-1, axisb=-1, axisc=-1, axis=None) -> Array:
+    """Of vectors of 3, along these axes."""
+    a, b = as_operands("cross", a, b)
+    if axis is not None:
+        axisa = axisb = axisc = axis
+    a = np.moveaxis(a, axisa, -1)
+    b = np.moveaxis(b, axisb, -1)
+    if a.shape[-1] != 3 or b.shape[-1] != 3:
+        raise ValueError(
+            f"cross: vectors of {a.shape[-1]} and of {b.shape[-1]} numbers; both must be of 3"
+        )
+    ax, ay, az = [a[..., i] for i in range(3)]
+    bx, by, bz = [b[..., i] for i in range(3)]
+    product = np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=-1)
+    return np.moveaxis(product, -1, axisc)
+
+
+@implements(np.linalg.cross)
+def cross_of_vectors(x1: Array, x2: Array, /, *, axis: int = -1) -> Array:
+    return cross(x1, x2, axis=axis)
+
+
 @implements(np.linalg.trace)
 def trace(x: Array, /, *, offset: int = 0) -> Array:
     """Of the last two axes; numpy.trace is of the first two."""

@@ -302,16 +302,22 @@ def test_what_gradcheck_is_given_stays_as_it_is(table):
     assert np.array_equal(x, A) and np.array_equal(b, B)
 
 
-# Rules that these changes leave right: sign is flat, and the derivative of cholesky is symmetric.
+# Rules that these changes leave right: steps are flat, and the derivative of cholesky is symmetric.
+STEPS = (
+    "sign",
+    "floor",
+    "ceil",
+    "trunc",
+    "rint",
+    "round",
+    "floor_divide",
+    "imag",
+    "slope_of_absolute",
+)
 HARMLESS = {
-    ("scaled", "sign"),
-    ("zero", "sign"),
-    ("scaled", "slope_of_absolute"),
-    ("zero", "slope_of_absolute"),
-    ("transposed", "slope_of_absolute"),
     ("swapped", "add"),
-    ("transposed", "sign"),
     ("transposed", "cholesky"),
+    *((how, name) for how in ("scaled", "zero", "swapped", "transposed") for name in STEPS),
 }
 
 

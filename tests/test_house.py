@@ -22,6 +22,7 @@ ORDER = {
         "linalg",
         "derived",
         "matrices",
+        "samples",
         "einsum",
         "kernels",
         "functional",
