@@ -1,6 +1,18 @@
 """minigrad: reverse-mode automatic differentiation on plain NumPy."""
 
-from minigrad import backend, derived, distributions, einsum, functional, nn, optim, trace
+from minigrad import (
+    backend,
+    derived,
+    distributions,
+    einsum,
+    functional,
+    matrices,
+    nn,
+    optim,
+    samples,
+    special_functions,
+    trace,
+)
 from minigrad.table import PRIMITIVES, primitive
 from minigrad.tensor import Tensor, grad, no_grad
 
@@ -20,6 +32,9 @@ __all__ = [
     "backend",
     "derived",
     "einsum",
+    "matrices",
+    "samples",
+    "special_functions",
 ]
 
 

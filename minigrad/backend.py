@@ -172,12 +172,19 @@ def explained(error: Exception, name: str, arrays) -> Exception:
         for k in (np.linalg.LinAlgError, IndexError, ValueError, TypeError)
         if isinstance(error, k)
     )
-    devices = sorted({device_of(x) for x in arrays if hasattr(x, "shape")})
+    with_devices = [x for x in arrays if hasattr(x, "shape") and not isinstance(x, np.generic)]
+    devices = sorted(set(map(device_of, with_devices)))
     advice = (
         f"; operands on {' and '.join(devices)}: use backend.to_device first"
         if len(devices) > 1
         else ""
     )
+    is_unknown = "NotImplemented" in str(error) or "no implementation found" in str(error)
+    if is_unknown and len(devices) == 1 and devices != ["numpy"]:
+        return kind(
+            f"{name}({', '.join(map(describe, arrays))}): {devices[0]} has no such function; "
+            "backend.to_host brings the arrays to where NumPy and SciPy have it"
+        )
     return kind(f"{name}({', '.join(map(describe, arrays))}): {error}{advice}")
 
 

@@ -5,7 +5,7 @@ is given a Tensor. Since it is made of functions with known derivatives, its der
 order follow.
 
 Know before reading: ops.py, the table.
-Know after: why a table of some fifty rules is enough for NumPy.
+Know after: why a table of some hundred rules is enough for NumPy.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from functools import reduce, wraps
+from functools import wraps
 
 import numpy as np
 from scipy import special
 
-from minigrad import backend, linalg, ops
+from minigrad import backend, ops
 from minigrad.backend import Array
 from minigrad.ops import concatenate, reshape
 from minigrad.tensor import IMPLEMENTATIONS, Tensor
@@ -36,6 +36,7 @@ def implements(*functions: Callable) -> Callable:
                 raise np.exceptions.AxisError(f"{functions[0].__name__}: {error}") from error
 
         call.keywords = tuple(inspect.signature(implementation).parameters)
+        call.takes_tensors_by_keyword = True  # as in np.average(x, weights=t)
         for function in functions:
             IMPLEMENTATIONS[function] = call
         return implementation
@@ -84,15 +85,31 @@ def _over(total, n):
     return total / n if n > 0 else total * float("nan")
 
 
-def _root(total):
-    """The square root of a sum of squares, with slope 0 rather than infinity at 0, as PyTorch."""
-    is_zero = total == 0
-    return np.where(is_zero, 0.0, np.sqrt(total + is_zero))
-
-
 @implements(np.mean)
 def mean(x: Array, axis=None, *, keepdims: bool = False) -> Array:
     return _over(np.sum(x, axis=axis, keepdims=keepdims), _n_reduced(x, axis))
+
+
+@implements(np.average)
+def average(a: Array, axis=None, weights: Array | None = None, *, keepdims: bool = False) -> Array:
+    """The mean, or the sum of weights * a over the sum of the weights, which may be Tensors too."""
+    if weights is None:
+        return mean(a, axis, keepdims=keepdims)
+    a, weights = as_operands("average", a, weights)
+    if weights.shape != a.shape:
+        axes = positive_axes(axis, a.ndim)
+        if weights.shape != tuple(a.shape[d] for d in axes):
+            raise ValueError(
+                f"average: weights of shape {weights.shape} beside {a.shape}, axis={axis!r}: give "
+                "a weight for each entry, or for each position along the axis"
+            )
+        weights = np.transpose(weights, tuple(np.argsort(axes).tolist()))
+        kept = tuple(n if d in axes else 1 for d, n in enumerate(a.shape))
+        weights = np.reshape(weights, kept)
+    total = np.sum(weights, axis=axis, keepdims=keepdims)
+    if np.any(total == 0):
+        raise ZeroDivisionError("average: weights sum to 0; give weights that do not")
+    return np.sum(a * weights, axis=axis, keepdims=keepdims) / total
 
 
 @implements(np.var)
@@ -104,7 +121,16 @@ def var(x: Array, axis=None, *, ddof: int = 0, keepdims: bool = False) -> Array:
 
 @implements(np.std)
 def std(x: Array, axis=None, *, ddof: int = 0, keepdims: bool = False) -> Array:
-    return _root(var(x, axis, ddof=ddof, keepdims=keepdims))
+    """The length of the deviations over sqrt(n - ddof): where all are 0 its slope is 0."""
+    deviations = x - mean(x, axis, keepdims=True)
+    n = max(_n_reduced(x, axis) - ddof, 0)
+    return _over(ops.norm(deviations, axis=axis, keepdims=keepdims), math.sqrt(n))
+
+
+@implements(np.ptp)
+def ptp(a: Array, axis=None, *, keepdims: bool = False) -> Array:
+    highest = np.max(a, axis=axis, keepdims=keepdims)
+    return highest - np.min(a, axis=axis, keepdims=keepdims)
 
 
 @implements(np.prod)
@@ -128,54 +154,113 @@ def _product_of_first_axis(x):
     return x
 
 
-@implements(np.linalg.norm)
-def norm(x: Array, ord=None, axis=None, keepdims: bool = False) -> Array:
-    """The Euclidean length of all entries, or along an axis (a number). Its slope at 0 is 0."""
-    is_of_vectors = x.ndim <= 1 or isinstance(axis, int)
-    is_euclidean = ord is None or ord == "fro" or (ord == 2 and is_of_vectors)
-    if not is_euclidean:
-        raise TypeError(
-            f"numpy.linalg.norm of a Tensor: only the Euclidean norm is offered, not ord={ord!r}"
-        )
-    return _root(np.sum(np.square(x), axis=axis, keepdims=keepdims))
+# Where an entry is NaN, these go on as if it were not there: its slope is 0.
+@implements(np.nansum)
+def nansum(a: Array, axis=None, *, keepdims: bool = False) -> Array:
+    return np.sum(np.where(np.isnan(a), 0.0, a), axis=axis, keepdims=keepdims)
+
+
+@implements(np.nanmean)
+def nanmean(a: Array, axis=None, *, keepdims: bool = False) -> Array:
+    n = np.sum(~np.isnan(a), axis=axis, keepdims=keepdims)
+    total = nansum(a, axis, keepdims=keepdims)
+    return np.where(n > 0, total / np.maximum(n, 1), float("nan"))
+
+
+@implements(np.nanvar)
+def nanvar(a: Array, axis=None, *, ddof: int = 0, keepdims: bool = False) -> Array:
+    is_nan = np.isnan(a)
+    n = np.sum(~is_nan, axis=axis, keepdims=keepdims) - ddof
+    deviations = np.where(is_nan, 0.0, a) - nanmean(a, axis, keepdims=True)
+    squares = np.square(np.where(is_nan, 0.0, deviations))  # not NaN before it is left out:
+    total = np.sum(squares, axis=axis, keepdims=keepdims)  # the slope would be 0 * NaN
+    return np.where(n > 0, total / np.maximum(n, 1), float("nan"))
+
+
+@implements(np.nanstd)
+def nanstd(a: Array, axis=None, *, ddof: int = 0, keepdims: bool = False) -> Array:
+    """By the length of the deviations, as std."""
+    is_nan = np.isnan(a)
+    n = np.sum(~is_nan, axis=axis, keepdims=keepdims) - ddof
+    deviations = np.where(is_nan, 0.0, a) - nanmean(a, axis, keepdims=True)
+    length = ops.norm(np.where(is_nan, 0.0, deviations), axis=axis, keepdims=keepdims)
+    root = np.sqrt(np.maximum(n, 1)).astype(a.dtype)
+    return np.where(n > 0, length / root, float("nan"))
+
+
+@implements(np.nanmax)
+def nanmax(a: Array, axis=None, *, keepdims: bool = False) -> Array:
+    return -nanmin(-a, axis, keepdims=keepdims)
+
+
+@implements(np.nanmin)
+def nanmin(a: Array, axis=None, *, keepdims: bool = False) -> Array:
+    is_nan = np.isnan(a)
+    lowest = np.min(np.where(is_nan, float("inf"), a), axis=axis, keepdims=keepdims)
+    is_empty = np.all(is_nan, axis=axis, keepdims=keepdims)
+    return np.where(is_empty, float("nan"), lowest)
+
+
+@implements(np.nanprod)
+def nanprod(a: Array, axis=None, *, keepdims: bool = False) -> Array:
+    return prod(np.where(np.isnan(a), 1.0, a), axis, keepdims=keepdims)
+
+
+@implements(np.nancumsum)
+def nancumsum(a: Array, axis=None) -> Array:
+    return np.cumsum(np.where(np.isnan(a), 0.0, a), axis=axis)
+
+
+@implements(np.nancumprod)
+def nancumprod(a: Array, axis=None) -> Array:
+    return np.cumprod(np.where(np.isnan(a), 1.0, a), axis=axis)
 
 
 # ------------------------------------------------------------------------------------ elementwise
 @implements(np.clip)
 def clip(x: Array, a_min=None, a_max=None, *, min=None, max=None) -> Array:
-    """As PyTorch's clamp: entries that lie on a bound let the gradient pass."""
+    """As PyTorch's clamp: entries that lie on a bound let the gradient pass.
+
+    A bound that is NaN differs from itself; what it bounds is NaN.
+    """
     lowest = a_min if min is None else min
     highest = a_max if max is None else max
     if lowest is not None:
-        x = np.where(x < lowest, lowest, x)
+        x = np.where((x < lowest) | (lowest != lowest), lowest, x)
     if highest is not None:
-        x = np.where(x > highest, highest, x)
+        x = np.where((x > highest) | (highest != highest), highest, x)
     return x
 
 
-@implements(np.exp2)
-def exp2(x: Array) -> Array:
-    return np.exp(x * math.log(2.0))
+@implements(np.divmod)
+def divmod_(a: Array, b: Array) -> tuple[Array, Array]:
+    return np.floor_divide(a, b), np.remainder(a, b)
 
 
-@implements(np.log2)
-def log2(x: Array) -> Array:
-    return np.log(x) * (1.0 / math.log(2.0))
+@implements(np.select)
+def select(condlist, choicelist, default: Array = 0.0) -> Array:
+    """Of each entry's choices, the first whose condition (a plain boolean array) holds."""
+    if len(condlist) != len(choicelist) or not condlist:
+        raise ValueError(
+            f"select: {len(condlist)} conditions for {len(choicelist)} choices; give one for each"
+        )
+    *choices, chosen = as_operands("select", *choicelist, default)
+    for condition, choice in zip(condlist[::-1], choices[::-1]):
+        chosen = np.where(condition, choice, chosen)
+    return chosen
 
 
-@implements(np.log10)
-def log10(x: Array) -> Array:
-    return np.log(x) * (1.0 / math.log(10.0))
+# Tensors are real.
+@implements(np.real, np.real_if_close)
+def real(val: Array) -> Array:
+    return val
 
 
-@implements(np.tan)
-def tan(x: Array) -> Array:
-    return np.sin(x) / np.cos(x)
-
-
-# SciPy has these two under its own names as well.
+# SciPy has these under its own names as well.
 IMPLEMENTATIONS[special.expm1] = ops.expm1
 IMPLEMENTATIONS[special.log1p] = ops.log1p
+IMPLEMENTATIONS[special.exp2] = ops.exp2
+IMPLEMENTATIONS[special.cbrt] = ops.cbrt
 
 
 # ------------------------------------------------------------------------------------------- axes
@@ -193,6 +278,16 @@ def moveaxis(x: Array, source, destination) -> Array:
 
 def _number_or_tuple(axis):
     return tuple(axis) if hasattr(axis, "__len__") else axis
+
+
+@implements(np.rollaxis)
+def rollaxis(a: Array, axis: int, start: int = 0) -> Array:
+    """The axis to before the one that is `start` now; the number of axes stands for the end."""
+    at = positive_axes(int(axis), a.ndim)[0]
+    if not -a.ndim <= start <= a.ndim:
+        raise np.exceptions.AxisError(start, a.ndim)
+    before = start if start >= 0 else start + a.ndim
+    return moveaxis(a, at, before - 1 if at < before else before)
 
 
 @implements(np.swapaxes)
@@ -220,6 +315,33 @@ def expand_dims(x: Array, axis) -> Array:
     return reshape(x, tuple(shape))
 
 
+@implements(np.atleast_1d)
+def atleast_1d(*arys: Array) -> Array | tuple:
+    return _one_or_all([x if x.ndim else reshape(x, (1,)) for x in _with_shapes(arys)])
+
+
+@implements(np.atleast_2d)
+def atleast_2d(*arys: Array) -> Array | tuple:
+    return _one_or_all([x if x.ndim > 1 else reshape(x, (1, x.size)) for x in _with_shapes(arys)])
+
+
+@implements(np.atleast_3d)
+def atleast_3d(*arys: Array) -> Array | tuple:
+    """A row of numbers goes to the middle axis, a matrix to the first two."""
+    shapes = [(1, x.size, 1) if x.ndim < 2 else (*x.shape, 1) for x in _with_shapes(arys)]
+    pairs = zip(_with_shapes(arys), shapes)
+    return _one_or_all([x if x.ndim > 2 else reshape(x, shape) for x, shape in pairs])
+
+
+def _with_shapes(arys):
+    """Tensors and arrays as they are; others as arrays."""
+    return [x if isinstance(x, Tensor) else backend.as_array(x) for x in arys]
+
+
+def _one_or_all(found):
+    return found[0] if len(found) == 1 else tuple(found)
+
+
 @implements(np.squeeze)
 def squeeze(x: Array, axis=None) -> Array:
     if axis is None:
@@ -230,6 +352,26 @@ def squeeze(x: Array, axis=None) -> Array:
         if x.shape[a] != 1:
             raise ValueError(f"squeeze: axis {a} of shape {x.shape} is not of length 1")
     return reshape(x, tuple(n for a, n in enumerate(x.shape) if a not in gone))
+
+
+@implements(np.broadcast_arrays)
+def broadcast_arrays(*args: Array) -> tuple[Array, ...]:
+    arrays = as_operands("broadcast_arrays", *args)
+    shape = np.broadcast_shapes(*(x.shape for x in arrays))
+    return tuple(np.broadcast_to(x, shape) for x in arrays)
+
+
+@implements(np.meshgrid)
+def meshgrid(*xi: Array, indexing="xy") -> tuple[Array, ...]:
+    """Each vector along an axis of its own; by "xy" the first two in the order of a picture."""
+    if indexing not in ("xy", "ij"):
+        raise ValueError(f"meshgrid: indexing={indexing!r}; take 'xy' or 'ij'")
+    axes = list(range(len(xi)))
+    if indexing == "xy" and len(xi) > 1:
+        axes[:2] = [1, 0]
+    shapes = [tuple(-1 if a == b else 1 for b in range(len(xi))) for a in axes]
+    vectors = as_operands("meshgrid", *xi)
+    return broadcast_arrays(*(np.reshape(x, shape) for x, shape in zip(vectors, shapes)))
 
 
 @implements(np.ravel)
@@ -266,6 +408,24 @@ def hstack(tup) -> Array:
     return concatenate(*arrays, axis=0 if arrays[0].ndim == 1 else 1)
 
 
+@implements(np.dstack)
+def dstack(tup) -> Array:
+    arrays = [atleast_3d(x) for x in as_operands("dstack", *tup)]
+    return concatenate(*arrays, axis=2)
+
+
+@implements(np.column_stack)
+def column_stack(tup) -> Array:
+    arrays = as_operands("column_stack", *tup)
+    columns = [x if x.ndim > 1 else np.reshape(x, (-1, 1)) for x in arrays]
+    return concatenate(*columns, axis=1)
+
+
+@implements(np.append)
+def append(arr: Array, values: Array, axis=None) -> Array:
+    return _concatenate(as_operands("append", arr, values), axis=axis)
+
+
 @implements(np.split)
 def split(x: Tensor, indices_or_sections, axis=0) -> list[Tensor]:
     """A list of Tensors: in equal sections, or cut before each index."""
@@ -282,10 +442,136 @@ def split(x: Tensor, indices_or_sections, axis=0) -> list[Tensor]:
     return [x[(*before, slice(a, b))] for a, b in zip([0, *cuts], [*cuts, length])]
 
 
+@implements(np.array_split)
+def array_split(ary: Tensor, indices_or_sections, axis=0) -> list[Tensor]:
+    """As split; sections that cannot be equal are longer by 1 at first."""
+    cuts = indices_or_sections
+    if isinstance(cuts, (int, np.integer)):
+        length = ary.shape[len(_axes_before(ary, axis))]
+        if cuts <= 0:
+            raise ValueError(f"array_split: {cuts} sections; give a number above 0")
+        shorter, n_longer = divmod(length, cuts)
+        cuts = [shorter * i + min(i, n_longer) for i in range(1, cuts)]
+    return split(ary, cuts, axis)
+
+
+@implements(np.vsplit)
+def vsplit(ary: Tensor, indices_or_sections) -> list[Tensor]:
+    return _split_of_axes("vsplit", ary, indices_or_sections, 0, n_axes=2)
+
+
+@implements(np.hsplit)
+def hsplit(ary: Tensor, indices_or_sections) -> list[Tensor]:
+    return _split_of_axes("hsplit", ary, indices_or_sections, min(ary.ndim - 1, 1), n_axes=1)
+
+
+@implements(np.dsplit)
+def dsplit(ary: Tensor, indices_or_sections) -> list[Tensor]:
+    return _split_of_axes("dsplit", ary, indices_or_sections, 2, n_axes=3)
+
+
+def _split_of_axes(name, x, cuts, axis, n_axes):
+    """split, for arrays of so many axes at least."""
+    if x.ndim < n_axes:
+        raise ValueError(f"{name}: shape {x.shape}; pass an array of {n_axes} axes or more")
+    return split(x, cuts, axis)
+
+
+@implements(np.unstack)
+def unstack(x: Tensor, *, axis=0) -> tuple[Tensor, ...]:
+    return tuple(moveaxis(x, axis, 0))
+
+
+@implements(np.repeat)
+def repeat(a: Tensor, repeats, axis=None) -> Tensor:
+    """Each entry several times: read from where numpy.repeat has moved the positions."""
+    if axis is None:
+        return repeat(ravel(a), repeats, 0)
+    before = _axes_before(a, axis)
+    positions = np.arange(a.shape[len(before)], like=a.data)
+    return a[(*before, np.repeat(positions, repeats))]
+
+
+@implements(np.tile)
+def tile(A: Tensor, reps) -> Tensor:
+    """Each axis gets one before it, along which all is the same; then the two become one."""
+    reps = tuple(reps) if hasattr(reps, "__len__") else (reps,)
+    n_axes = max(len(reps), A.ndim)
+    reps = (1,) * (n_axes - len(reps)) + reps
+    lengths = (1,) * (n_axes - A.ndim) + A.shape
+    apart = reshape(A, tuple(k for length in lengths for k in (1, length)))
+    pairs = list(zip(reps, lengths))
+    repeated = np.broadcast_to(apart, tuple(k for pair in pairs for k in pair))
+    return reshape(repeated, tuple(r * length for r, length in pairs))
+
+
+@implements(np.pad)
+def pad(array: Tensor, pad_width, mode="constant", *, constant_values=0) -> Tensor:
+    """With constants; or with entries read from where numpy.pad has moved the positions."""
+    if mode not in ("constant", "edge", "reflect", "symmetric", "wrap"):
+        raise ValueError(
+            f"pad: mode={mode!r} is not offered for Tensors; take 'constant', 'edge', 'reflect', "
+            "'symmetric' or 'wrap'"
+        )
+    if mode != "constant" and not (isinstance(constant_values, int) and constant_values == 0):
+        raise ValueError(f"pad: constant_values= goes with mode='constant', not with {mode!r}")
+    widths = np.broadcast_to(np.asarray(pad_width), (array.ndim, 2))
+    if widths.dtype.kind not in "iu" or np.any(widths < 0):
+        raise ValueError(f"pad: pad_width={pad_width!r}; give whole numbers from 0 up")
+    constants = np.broadcast_to(np.asarray(constant_values), (array.ndim, 2))
+    for a in range(array.ndim):
+        if mode == "constant":
+            blocks = [_block(array, a, *pair) for pair in zip(widths[a].tolist(), constants[a])]
+            array = concatenate(blocks[0], array, blocks[1], axis=a)
+        else:
+            positions = np.pad(np.arange(array.shape[a]), widths[a], mode=mode)
+            array = array[(*_axes_before(array, a), positions)]
+    return array
+
+
+def _block(x, axis, length, value):
+    """A plain array like x, but so long along this axis, and of one value."""
+    shape = (*x.shape[:axis], length, *x.shape[axis + 1 :])
+    return np.full_like(x.data, value, shape=shape)
+
+
+@implements(np.delete)
+def delete(arr: Tensor, obj, axis=None) -> Tensor:
+    if axis is None:
+        return delete(ravel(arr), obj, 0)
+    before = _axes_before(arr, axis)
+    positions = np.delete(np.arange(arr.shape[len(before)]), obj)
+    return arr[(*before, positions)]
+
+
 @implements(np.flip)
 def flip(x: Array, axis=None) -> Array:
-    axes = positive_axes(axis, x.ndim)
+    axes = positive_axes(_number_or_tuple(axis), x.ndim)
     return x[tuple(slice(None, None, -1 if a in axes else 1) for a in range(x.ndim))]
+
+
+@implements(np.flipud)
+def flipud(m: Array) -> Array:
+    return flip(m, 0)
+
+
+@implements(np.fliplr)
+def fliplr(m: Array) -> Array:
+    return flip(m, 1)
+
+
+@implements(np.rot90)
+def rot90(m: Array, k: int = 1, axes=(0, 1)) -> Array:
+    a, b = positive_axes(tuple(axes), m.ndim)
+    if a == b:
+        raise ValueError(f"rot90: axes={axes} must be two; one cannot be turned into itself")
+    if k % 4 == 0:
+        return m
+    if k % 4 == 1:
+        return swapaxes(flip(m, b), a, b)
+    if k % 4 == 2:
+        return flip(m, (a, b))
+    return flip(swapaxes(m, a, b), b)
 
 
 @implements(np.roll)
@@ -305,7 +591,11 @@ def roll(x: Array, shift, axis=None) -> Array:
 # ---------------------------------------------------------------------------------------- reading
 @implements(np.take)
 def take(x: Array, indices, axis=None) -> Array:
-    indices = list(indices) if isinstance(indices, tuple) else indices
+    """Booleans are the positions 0 and 1, as in NumPy; x[booleans] would select."""
+    if isinstance(indices, (list, tuple, bool)):
+        indices = np.asarray(indices, dtype=None if np.size(indices) else int)
+    if hasattr(indices, "dtype") and indices.dtype.kind == "b":
+        indices = indices.astype(int)
     if axis is None:
         return ravel(x)[indices]
     return x[(*_axes_before(x, axis), indices)]
@@ -330,6 +620,41 @@ def sort(x: Array, axis=-1) -> Array:
     if axis is None:
         return sort(ravel(x))
     return take_along_axis(x, np.argsort(x.data, axis=axis, kind="stable"), axis)
+
+
+@implements(np.partition)
+def partition(a: Array, kth, axis=-1) -> Array:
+    """An entry passes its gradient to where it came from, also of equal ones."""
+    if axis is None:
+        return partition(ravel(a), kth)
+    return take_along_axis(a, np.argpartition(a.data, kth, axis=axis), axis)
+
+
+@implements(np.compress)
+def compress(condition, a: Array, axis=None) -> Array:
+    return take(a, np.flatnonzero(condition), axis)
+
+
+@implements(np.extract)
+def extract(condition, arr: Array) -> Array:
+    return take(arr, np.flatnonzero(condition))
+
+
+@implements(np.diag)
+def diag(v: Tensor, k: int = 0) -> Array:
+    """The matrix with this diagonal; of a matrix its diagonal."""
+    if v.ndim == 2:
+        return diagonal(v, k)
+    if v.ndim != 1:
+        raise ValueError(f"diag: a vector or a matrix, not an array of shape {v.shape}")
+    n = v.size + abs(k)
+    i = np.arange(v.size, like=v.data)
+    return ops.scatter(v, index=(i + max(-k, 0), i + max(k, 0)), shape=(n, n))
+
+
+@implements(np.diagflat)
+def diagflat(v: Array, k: int = 0) -> Array:
+    return diag(ravel(v), k)
 
 
 @implements(np.diagonal)
@@ -374,96 +699,13 @@ def full_like(a: Array, fill_value, dtype=None, order="K", subok=True, shape=Non
     return np.broadcast_to(fill_value, shape).astype(a.dtype if dtype is None else dtype)
 
 
-# --------------------------------------------------------------------------------- linear algebra
-@implements(np.matmul)
-def matmul(a: Array, b: Array) -> Array:
-    """linalg.py's knows matrices; a vector is a row on the left and a column on the right."""
-    a, b = as_operands("matmul", a, b)
-    row = np.expand_dims(a, 0) if a.ndim == 1 and b.ndim > 0 else a
-    column = np.expand_dims(b, 1) if b.ndim == 1 and a.ndim > 0 else b
-    y = linalg.matmul(row, column)
-    if row is not a and column is not b:
-        return np.squeeze(y, (-2, -1))
-    if row is not a:
-        return np.squeeze(y, -2)
-    if column is not b:
-        return np.squeeze(y, -1)
-    return y
-
-
-@implements(np.linalg.solve)
-def solve(a: Array, b: Array) -> Array:
-    """A vector b is a column. Stacks are stretched to one shape, which CuPy's solve does not do."""
-    a, b = as_operands("solve", a, b)
-    if b.ndim == 1:
-        return np.squeeze(solve(a, np.expand_dims(b, 1)), -1)
-    try:
-        stack_shape = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    except ValueError as error:
-        raise backend.explained(error, "solve", (a, b)) from error
-    return linalg.solve(_stretched(a, stack_shape), _stretched(b, stack_shape))
-
-
-def _stretched(x, stack_shape):
-    """A stack of matrices, broadcast to this shape of stack."""
-    if x.shape[:-2] == stack_shape:
-        return x
-    return np.broadcast_to(x, (*stack_shape, *x.shape[-2:]))
-
-
-@implements(np.dot)
-def dot(a: Array, b: Array) -> Array:
-    a, b = as_operands("dot", a, b)
-    if a.ndim == 0 or b.ndim == 0:
-        return a * b
-    if b.ndim <= 2:
-        return matmul(a, b)
-    return np.tensordot(a, b, ((-1,), (-2,)))
-
-
-@implements(np.inner)
-def inner(a: Array, b: Array) -> Array:
-    a, b = as_operands("inner", a, b)
-    if a.ndim == 0 or b.ndim == 0:
-        return a * b
-    return np.tensordot(a, b, ((-1,), (-1,)))
-
-
-@implements(np.vdot)
-def vdot(a: Array, b: Array) -> Array:
-    a, b = as_operands("vdot", a, b)
-    return matmul(np.ravel(a), np.ravel(b))
-
-
-@implements(np.outer)
-def outer(a: Array, b: Array) -> Array:
-    a, b = as_operands("outer", a, b)
-    return np.reshape(a, (-1, 1)) * np.reshape(b, (1, -1))
-
-
-_SlogdetResult = type(np.linalg.slogdet(np.ones((1, 1))))  # NumPy's named pair
-
-
-@implements(np.linalg.slogdet)
-def slogdet(x: Tensor) -> tuple[np.ndarray, Tensor]:
-    """(sign, log of the absolute determinant). The sign is a plain array: its derivative is 0."""
-    sign = np.linalg.slogdet(x.data)[0]
-    return _SlogdetResult(sign, linalg.logabsdet(x))
-
-
-@implements(np.linalg.multi_dot)
-def multi_dot(arrays) -> Array:
-    return reduce(matmul, arrays)
-
-
 # ------------------------------------------------ what has no derivative gives plain NumPy arrays
 # fmt: off
 PLAIN: list[Callable] = [
     np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal,
     np.logical_and, np.logical_or, np.logical_not, np.logical_xor,
     np.isnan, np.isinf, np.isfinite, np.signbit, np.isclose, np.allclose, np.array_equal,
-    np.floor, np.ceil, np.rint, np.trunc, np.round, np.floor_divide,
-    np.argmax, np.argmin, np.argsort, np.searchsorted,
+    np.argmax, np.argmin, np.argsort, np.argpartition, np.searchsorted,
     np.any, np.all, np.count_nonzero, np.nonzero, np.shape, np.ndim, np.size,
     np.zeros_like, np.ones_like, np.empty_like,
 ]

@@ -1,4 +1,4 @@
-"""einsum and tensordot of any operands, in steps that the table has rules for.
+"""einsum of any operands, in steps that the table has rules for.
 
 This is engineering. The table's `einsum` (linalg.py) takes two operands, with no label twice in
 one of them and none in one alone: there the gradient is a sum of the same kind. Here any einsum is
@@ -16,16 +16,15 @@ import string
 import numpy as np
 
 from minigrad.backend import Array
-from minigrad.derived import as_operands, implements, positive_axes
+from minigrad.derived import as_operands, implements
 from minigrad.linalg import einsum as einsum_of_two
 
 
 @implements(np.einsum)
-def einsum(subscripts: str, *operands, optimize=False) -> Array:
+def einsum(subscripts: str | Array, *operands, optimize=False) -> Array:
+    """Either a string and the operands, or each operand and the list of its labels, as numbers."""
     if not isinstance(subscripts, str):
-        raise TypeError(
-            "einsum of Tensors: write the subscripts as a string, as in einsum('ij,j->i', a, b)"
-        )
+        subscripts, operands = _in_letters(subscripts, *operands)
     arrays = as_operands("einsum", *operands)
     terms, out = _parsed(subscripts, arrays)
     terms, arrays = _without_stretched_axes(terms, arrays)
@@ -45,6 +44,27 @@ def einsum(subscripts: str, *operands, optimize=False) -> Array:
         terms = [kept, *other_terms]
 
 
+def _in_letters(*inputs):
+    """(subscripts, operands) of einsum(a, [0, 1], b, [1, 2], [0, 2]): "ab,bc->ac", and (a, b)."""
+    operands = inputs[: len(inputs) // 2 * 2 : 2]
+    lists = [*inputs[1::2], *inputs[len(operands) * 2 :]]
+    if not all(isinstance(labels, (list, tuple)) for labels in lists):
+        raise TypeError(
+            "einsum of Tensors: the subscripts are a string, as in einsum('ij,j->i', a, b), or a "
+            "list of labels after each operand, as in einsum(a, [0, 1], b, [1], [0])"
+        )
+    labels = sorted({c for given in lists for c in given if c is not Ellipsis})
+    # In the order of the labels, which an output follows that is not given.
+    alphabet = string.ascii_lowercase if len(labels) <= 26 else sorted(string.ascii_letters)
+    if len(labels) > len(alphabet):
+        raise ValueError(f"einsum: {len(labels)} labels; there are letters for {len(alphabet)}")
+    letters = dict(zip(labels, alphabet))
+    letters[Ellipsis] = "..."
+    terms = ["".join(letters[c] for c in given) for given in lists]
+    out = f"->{terms[-1]}" if len(lists) > len(operands) else ""
+    return ",".join(terms[: len(operands)]) + out, operands
+
+
 def _parsed(subscripts, operands):
     """The terms, one for each operand, and the labels of the output; `...` becomes capitals."""
     subscripts = subscripts.replace(" ", "")
@@ -55,7 +75,8 @@ def _parsed(subscripts, operands):
             f"einsum: {subscripts!r} names {len(terms)} operands, {len(operands)} were given"
         )
 
-    unused = [c for c in string.ascii_uppercase if c not in subscripts]
+    capitals_first = string.ascii_uppercase + string.ascii_lowercase
+    unused = [c for c in capitals_first if c not in subscripts]
     n_dotted = [x.ndim - len(term.replace("...", "")) for term, x in zip(terms, operands)]
     longest = max([n for n, term in zip(n_dotted, terms) if "..." in term], default=0)
     dots = "".join(unused[: max(longest, 0)])
@@ -126,30 +147,3 @@ def _own_labels_summed(term, x, elsewhere):
     if own_axes:
         x = np.sum(x, axis=own_axes)
     return "".join(c for c in term if c in elsewhere), x
-
-
-@implements(np.tensordot)
-def tensordot(a: Array, b: Array, axes=2) -> Array:
-    a, b = as_operands("tensordot", a, b)
-    if isinstance(axes, (int, np.integer)):
-        axes = (range(a.ndim - axes, a.ndim), range(axes))
-    summed_a = positive_axes(tuple(np.atleast_1d(axes[0]).tolist()), a.ndim)
-    summed_b = positive_axes(tuple(np.atleast_1d(axes[1]).tolist()), b.ndim)
-    if len(summed_a) != len(summed_b):
-        raise ValueError(
-            f"tensordot: {len(summed_a)} axes of the one operand "
-            f"against {len(summed_b)} of the other"
-        )
-    term_a = list(string.ascii_letters[: a.ndim])
-    term_b = list(string.ascii_letters[a.ndim : a.ndim + b.ndim])
-    for i, j in zip(summed_a, summed_b):
-        if a.shape[i] != b.shape[j]:
-            raise ValueError(
-                f"tensordot: axis {i} of shape {a.shape} and axis {j} of shape {b.shape} "
-                "differ in length"
-            )
-        term_b[j] = term_a[i]
-    kept_a = [c for i, c in enumerate(term_a) if i not in summed_a]
-    kept_b = [c for j, c in enumerate(term_b) if j not in summed_b]
-    subscripts = f"{''.join(term_a)},{''.join(term_b)}->{''.join(kept_a + kept_b)}"
-    return einsum_of_two(a, b, subscripts)

@@ -131,9 +131,20 @@ def _well_conditioned_values(u):
     return 0.3 * (4.0 * u - 2.0) + np.diag([3.0, -3.0, 4.5, 6.0][: u.shape[-1]])
 
 
+def _diagonally_spread_values(u):
+    """Matrices (..., m, n), n up to 3, whose singular values and eigenvalues stay apart by 1."""
+    m, n = u.shape[-2:]
+    return 0.2 * (2.0 * u - 1.0) + np.eye(m, n) * [2.0, 4.0, 7.0][:n]
+
+
 def positive_definite(x: Any) -> Any:
     """Symmetric positive definite matrices (..., n, n) from any; for Tensors too."""
     return x @ np.swapaxes(x, -1, -2) + np.eye(x.shape[-1], dtype=x.dtype)
+
+
+def symmetric(x: Any) -> Any:
+    """Symmetric matrices (..., n, n) from any; for Tensors too."""
+    return 0.5 * (x + np.swapaxes(x, -1, -2))
 
 
 real = Domain(lambda u: 4.0 * u - 2.0)
@@ -145,37 +156,57 @@ zeros = Domain(np.zeros_like)
 distinct = Domain(_distinct_values)
 even = Domain(lambda u: np.floor(8.0 * u) / 2.0 - 2.0)  # multiples of 1/2, and
 odd = Domain(lambda u: np.floor(8.0 * u) / 2.0 - 1.75)  # what is never closer to them than 1/4
+even_positive = Domain(lambda u: np.floor(8.0 * u) / 2.0 + 0.5)
+near_30 = Domain(lambda u: 28.0 + 4.0 * u)
+near_minus_30 = Domain(lambda u: -32.0 + 4.0 * u)
+far = Domain(lambda u: 150.0 + 10.0 * u)
+diagonally_spread = Domain(_diagonally_spread_values)
+inside = Domain(lambda u: 1.6 * u - 0.8)  # of -1 and 1
+above_1 = Domain(lambda u: 1.2 + 2.0 * u)
+divisors = Domain(lambda u: np.where(u < 0.5, -1.0, 1.0) * (np.floor(8.0 * u) % 4.0 + 1.0) / 2.0)
 well_conditioned = Domain(_well_conditioned_values)
 
 # --------------------------------------------------------------------------- elementwise functions
 elementwise("absolute", away)
 elementwise("add", real, real)
 elementwise("alias", real)
-elementwise("copy", real)
+elementwise("arccos", inside)
+elementwise("arccosh", above_1)
+elementwise("arcsin", inside)
+elementwise("arcsinh", real)
 elementwise("arctan", real)
+elementwise("arctan2", away, real)
+elementwise("arctanh", inside)
 elementwise("bernoulli_log_prob", fraction, away)
-elementwise("betaln", positive, positive)
+elementwise("cbrt", away)
+elementwise("ceil", odd)
+elementwise("copy", real)
 elementwise("cos", real)
 elementwise("cosh", real)
-elementwise("digamma", positive)
+elementwise("deg2rad", real)
+elementwise("degrees", real)
 elementwise("divide", real, away)
-elementwise("erf", real)
-elementwise("erfc", real)
 elementwise("exp", real)
-elementwise("expit", real)
+elementwise("exp2", real)
 elementwise("expm1", real)
-elementwise("gamma", positive)
-elementwise("gammaln", positive)
-example("gammaln", negative(4))
+elementwise("fabs", away)
+elementwise("floor", odd)
+elementwise("floor_divide", odd, divisors)
+elementwise("fmax", even, odd)
+elementwise("fmin", even, odd)
+elementwise("fmod", odd, divisors)
+elementwise("hypot", away, real)
+elementwise("imag", real)
 elementwise("log", positive)
+elementwise("log10", positive)
 elementwise("log1p", positive)
-elementwise("log_expit", real)
+elementwise("log2", positive)
 elementwise("logaddexp", real, real)
-elementwise("logit", fraction)
+elementwise("logaddexp2", real, real)
 elementwise("maximum", even, odd)
 elementwise("minimum", even, odd)
 elementwise("multiply", real, real)
-elementwise("ndtr", real)
+elementwise("nan_to_num", real)
 elementwise("negative", real)
 elementwise("normal_kl", real, positive, real, positive)
 elementwise("power", positive, real)
@@ -186,24 +217,29 @@ example("power", real(), 0.0)
 example("power", 0.5, real(3))
 example("power", away(2, 1), np.array([-2, 0, 1]))
 example("power", positive(3), zeros(3))
+elementwise("quotient", real, away)
+elementwise("rad2deg", real)
+elementwise("radians", real)
 elementwise("reciprocal", away)
 elementwise("relu", away)
+elementwise("remainder", odd, divisors)
+elementwise("rint", odd)
+elementwise("round", odd)
+example("round", even(2, 3), decimals=1)
 elementwise("sign", away)
+elementwise("slope_of_absolute", away)
 elementwise("sin", real)
+elementwise("sinc", real)
+example("sinc", zeros(2))
 elementwise("sinh", real)
 elementwise("sqrt", positive)
 elementwise("square", real)
 elementwise("subtract", real, real)
+elementwise("tan", inside)
 elementwise("tanh", real)
-elementwise("xlogy", real, positive)
-example("xlogy", 0.0, positive(3))
-example("xlogy", np.array([0.0, 2.0]), positive(3, 1))
+elementwise("trunc", odd)
 
 example("astype", real(2, 3), dtype=np.float64)
-example("polygamma", positive(3), n=1)
-example("polygamma", positive(), n=2)
-example("polygamma", positive(2, 2), n=3)
-example("polygamma", positive(0), n=1)
 
 CONDITION = np.array([[True, False, True], [False, False, True]])
 example("where", CONDITION, real(2, 3), real(2, 3))
@@ -211,6 +247,81 @@ example("where", CONDITION, real(), real(3))
 example("where", True, real(2), real())
 example("where", CONDITION, real(2, 1), 1.0)
 example("where", np.zeros((0, 3), bool), real(1, 3), real(1))
+
+# ------------------------------------------------------------------------------- special functions
+for _name in ("digamma", "gamma", "gammaln", "loggamma", "rgamma"):
+    elementwise(_name, positive)
+example("gammaln", negative(4))
+example("rgamma", negative(4))
+for _name in ("beta", "betaln"):
+    elementwise(_name, positive, positive)
+    example(_name, near_30(3), positive(3))
+example("polygamma", positive(3), n=1)
+example("polygamma", positive(), n=2)
+example("polygamma", positive(2, 2), n=3)
+example("polygamma", positive(0), n=1)
+for _name in ("gammainc", "gammaincc"):
+    example(_name, 2.5, positive(3))
+    example(_name, np.array([[0.5], [1.0], [25.0]]), positive(2))
+    example(_name, 30.0, near_30(2, 2))
+for _name in ("gammaincinv", "gammainccinv"):
+    example(_name, 2.5, fraction(3))
+    example(_name, np.array([[0.5], [25.0]]), fraction(2))
+for _name in ("betainc", "betaincc"):
+    example(_name, 2.5, 0.5, fraction(3))
+    example(_name, np.array([[0.5], [1.0]]), 3.0, fraction(2))
+    example(_name, 25.0, np.array([[30.0], [3.0]]), fraction(3))
+for _name in ("erf", "erfc", "erfcx", "erfi", "log_ndtr", "ndtr"):
+    elementwise(_name, real)
+example("erfcx", near_30(3))
+example("log_ndtr", near_minus_30(3))
+for _name in ("erfcinv", "erfinv", "ndtri"):
+    elementwise(_name, fraction)
+elementwise("ndtri_exp", negative)
+elementwise("expit", real)
+elementwise("log_expit", real)
+elementwise("logit", fraction)
+elementwise("xlogy", real, positive)
+example("xlogy", 0.0, positive(3))
+example("xlogy", np.array([0.0, 2.0]), positive(3, 1))
+elementwise("xlog1py", real, negative)
+example("xlog1py", np.array([0.0, 2.0]), positive(3, 1))
+elementwise("entr", positive)
+elementwise("rel_entr", positive, positive)
+elementwise("kl_div", positive, positive)
+for _name in ("cosm1", "exprel", "exp10", "sindg", "cosdg"):
+    elementwise(_name, real)
+for _name in ("tandg", "cotdg"):
+    elementwise(_name, near_30)
+elementwise("expi", away)
+elementwise("exp1", positive)
+elementwise("powm1", positive, real)
+for _name in ("boxcox", "boxcox1p"):
+    elementwise(_name, positive, real)
+    example(_name, positive(3), zeros(3))
+for _name in ("inv_boxcox", "inv_boxcox1p"):
+    elementwise(_name, fraction, fraction)
+    example(_name, positive(3), zeros(3))
+example("hyp1f1", 1.5, 2.5, real(3))
+example("hyp1f1", np.array([[1.0], [-0.5]]), 2.0, real(2))
+elementwise("huber", even_positive, odd)
+elementwise("pseudo_huber", positive, real)
+for _name in ("j0", "j1", "i0", "i1"):
+    elementwise(_name, real)
+for _name in ("y0", "y1", "k0", "k1", "k0e", "k1e", "i0e", "i1e"):
+    elementwise(_name, positive)
+for _name in ("i0e", "i1e"):
+    example(_name, near_minus_30(2))
+for _name in ("yn", "kn"):
+    example(_name, 2, positive(3))
+    example(_name, np.array([[0.0], [1.0]]), positive(2))
+for _name in ("jv", "yv", "iv", "kv", "ive", "kve"):
+    example(_name, 1.5, positive(3))
+    example(_name, np.array([[0.0], [1.0], [2.25]]), positive(2))
+for _name in ("i0e", "i1e", "k0e", "k1e"):
+    example(_name, far(3))
+for _name in ("ive", "kve"):
+    example(_name, np.array([[0.0], [3.0]]), far(2))
 
 # -------------------------------------------------------------------------------------- reductions
 example("sum", real(3))
@@ -228,12 +339,26 @@ for _name in ("max", "min"):
     example(_name, distinct(2, 3, 2), axis=(0, -1))
     example(_name, distinct(0, 2), axis=1)
     example(_name, distinct(3, 2), axis=-2, keepdims=True)
+example("norm", real(4))
+example("norm", real(2, 3))
+example("norm", real(2, 3), axis=1)
+example("norm", real(2, 3), axis=0, keepdims=True)
+example("norm", real(2, 3, 2), axis=(0, 2))
 example("cumsum", real(4))
 example("cumsum", real())
 example("cumsum", real(2, 3))
 example("cumsum", real(2, 3), axis=0)
 example("cumsum", real(2, 3, 2), axis=-2)
 example("cumsum", real(0))
+example("cumprod", real(4))
+example("cumprod", real())
+example("cumprod", real(2, 3))
+example("cumprod", real(2, 3), axis=1)
+example("cumprod", real(2, 3, 2), axis=-2)
+example("cumprod", zeros(3))
+example("cumprod", real(0))
+example("convolve", real(3), real(2))
+example("convolve", real(1), real(4))
 
 # ------------------------------------------------------------------------------ shapes and reading
 example("reshape", real(2, 3), shape=(3, 2))
@@ -299,6 +424,11 @@ example("einsum", real(3), real(3), subscripts="i,i->")
 example("einsum", real(2), real(3), subscripts="i,j->ji")
 example("einsum", real(), real(2), subscripts=",i->i")
 example("einsum", real(2, 3, 2), real(3, 2), subscripts="bij,ij->bj")
+example("tensordot", real(2, 3), real(3, 2), axes=((1,), (0,)))
+example("tensordot", real(2, 3, 4), real(4, 2, 3), axes=((2, 1), (0, 2)))
+example("tensordot", real(2, 3), real(2, 3), axes=((0, 1), (0, 1)))
+example("tensordot", real(2), real(3), axes=((), ()))
+example("tensordot", real(0, 2), real(2, 1), axes=((1,), (0,)))
 for _name in ("inv", "det", "logabsdet"):
     example(_name, well_conditioned(3, 3))
     example(_name, well_conditioned(1, 1))
@@ -310,6 +440,46 @@ example("solve", well_conditioned(3, 3), real(3, 2))
 example("solve", well_conditioned(2, 2, 2), real(2, 2, 1))
 example("solve", well_conditioned(2, 2), real(3, 2, 1))
 example("solve", well_conditioned(3, 2, 2), real(2, 1))
+for _shape in ((3, 3), (3, 2), (2, 3), (2, 3, 2)):
+    example("pinv", diagonally_spread(*_shape))
+
+
+# Eigenvectors, singular vectors and the columns of q may be turned around. That a small step should
+# not do so by chance, these are turned to make a diagonal positive.
+def _signs(x):
+    """The signs of the diagonal, as a row."""
+    return np.expand_dims(np.sign(np.diagonal(x, axis1=-2, axis2=-1)), -2)
+
+
+def _signed_eigh(x):
+    values, vectors = np.linalg.eigh(symmetric(x))
+    vectors = vectors * _signs(vectors)
+    return np.concatenate([np.expand_dims(values, -2), vectors], axis=-2)
+
+
+def _signed_eig(x):
+    values, vectors = np.linalg.eig(x)
+    vectors = vectors * _signs(vectors)
+    return np.concatenate([np.expand_dims(values, -2), vectors], axis=-2)
+
+
+def _signed_svd(x):
+    u, s, vh = np.linalg.svd(x, full_matrices=False)
+    v = np.swapaxes(vh, -1, -2)
+    return np.concatenate([u * _signs(u), np.expand_dims(s, -2), v * _signs(u)], axis=-2)
+
+
+def _signed_qr(x):
+    q, r = np.linalg.qr(x)
+    return np.concatenate([q * _signs(r), np.swapaxes(r, -1, -2) * _signs(r)], axis=-2)
+
+
+for _shape in ((3, 3), (1, 1), (2, 2, 2)):
+    example("eigh", diagonally_spread(*_shape), by=_signed_eigh)
+    example("eig", diagonally_spread(*_shape), by=_signed_eig)
+for _shape in ((3, 3), (3, 2), (2, 3), (2, 3, 2), (1, 2, 3), (1, 1)):
+    example("svd", diagonally_spread(*_shape), by=_signed_svd)
+    example("qr", diagonally_spread(*_shape), by=_signed_qr)
 
 
 # ------------------------------------------------------------------------ kernels of functional.py

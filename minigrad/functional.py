@@ -37,9 +37,12 @@ written as a textbook would. (The losses of models/ are log-densities: see distr
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
-from minigrad import kernels, ops
+import numpy as np
+from scipy import special
+
+from minigrad import kernels, special_functions
 from minigrad.backend import Array, Matrix, is_sparse
 from minigrad.kernels import as_dense, as_floating, fused
 from minigrad.tensor import Tensor
@@ -97,7 +100,21 @@ def polygamma(n: int, x: Array) -> Array:
         raise ValueError(
             f"polygamma: n must be a whole number >= 1, not {n!r}; scipy.special.digamma is n = 0"
         )
-    return ops.polygamma(as_floating(x, "polygamma: x"), n)
+    return special_functions.polygamma(as_floating(x, "polygamma: x"), n)
+
+
+def multigammaln(x: Array, d: int) -> Array:
+    """The log of the gamma function of d variables, elementwise, for x > (d - 1) / 2.
+
+    Any shape. d (d - 1) / 4 log(pi) + sum over j < d of log gamma(x - j/2) (DLMF 35.3.4). It is
+    here because scipy.special.multigammaln is not a ufunc. ValueError for a d below 1, TypeError
+    for a sparse matrix.
+    """
+    if not isinstance(d, (int, np.integer)) or d < 1:
+        raise ValueError(f"multigammaln: d must be a whole number >= 1, not {d!r}")
+    x = as_floating(x, "multigammaln: x")
+    constant = 0.25 * d * (d - 1) * math.log(math.pi)
+    return sum(special.gammaln(x - 0.5 * j) for j in range(d)) + constant
 
 
 def dropout(x: Matrix, mask: Array) -> Matrix:

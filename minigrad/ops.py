@@ -1,4 +1,4 @@
-"""The table of calculus: NumPy's and SciPy's functions that have rules of their own.
+"""The table of calculus: NumPy's functions that have rules of their own.
 
 This is a reference, to be looked things up in. How to read an entry:
 
@@ -9,21 +9,22 @@ This is a reference, to be looked things up in. How to read an entry:
     )
 
 Know before reading: table.py. Constants in rules are Python floats, which keep float32 as it is.
-Know after: the derivatives of NumPy's and SciPy's functions; those of matrices are in linalg.py,
-and kernels of networks and counts have theirs beside them. All others (derived.py) follow by the
-chain rule.
+Know after: the derivatives of NumPy's functions. Those of SciPy's are in special_functions.py,
+those of matrices in linalg.py, and kernels of networks and counts have theirs beside them. All
+others (derived.py) follow by the chain rule.
 """
 
 from __future__ import annotations
 
 import operator
-from math import pi
-from math import sqrt as root
+from functools import wraps
+from math import factorial, pi
+from math import log as ln
 
 import numpy as np
 from scipy import special
 
-from minigrad.backend import add_at, floating, special_of
+from minigrad.backend import add_at, floating
 from minigrad.fused import fuse
 from minigrad.table import Primitive, primitive
 from minigrad.tensor import IMPLEMENTATIONS
@@ -49,10 +50,19 @@ divide = primitive(
     lambda g, y, a, b: g / b,
     lambda g, y, a, b: -g * y / b,
 )
+# a / b, and 0 for 0 / 0, where it has no derivative. It is the slope of a length, x / |x|, which by
+# convention is 0 at 0.
+quotient = primitive(
+    lambda a, b: np.where((a == 0) & (b == 0), 0.0, a / (b + ((a == 0) & (b == 0)))),
+    lambda g, y, a, b: g / b,
+    lambda g, y, a, b: -g * y / b,
+    name="quotient",
+)
 negative = primitive(np.negative, lambda g, y, x: -g)
 reciprocal = primitive(np.reciprocal, lambda g, y, x: -g * y * y)
 square = primitive(np.square, lambda g, y, x: 2.0 * g * x)
 sqrt = primitive(np.sqrt, lambda g, y, x: 0.5 * g / y)
+cbrt = primitive(np.cbrt, lambda g, y, x: g / (3.0 * y * y))
 # At a = b = 0 the exponent of the first rule is 0, not -1: the slope is 0. At a = 0, the second
 # rule's y log a is y log 1 = 0, not 0 * -infinity.
 power = primitive(
@@ -60,29 +70,119 @@ power = primitive(
     lambda g, y, a, b: g * b * np.power(a, b - 1.0 + ((a == 0) & (b == 0))),
     lambda g, y, a, b: g * y * np.log(a + (a == 0)),
 )
+# What is left over by division: a - b n, where the whole number n is rounded down for remainder
+# (the operator %), and towards 0 for fmod.
+remainder = primitive(
+    np.remainder,
+    lambda g, y, a, b: g,
+    lambda g, y, a, b: -g * np.floor_divide(a, b),
+)
+fmod = primitive(
+    np.fmod,
+    lambda g, y, a, b: g,
+    lambda g, y, a, b: -g * np.rint((a - y) / b),
+)
 
 # ------------------------------------------------------------------------ exponentials, logarithms
 exp = primitive(np.exp, lambda g, y, x: g * y)
 expm1 = primitive(np.expm1, lambda g, y, x: g * np.exp(x))
 log = primitive(np.log, lambda g, y, x: g / x)
 log1p = primitive(np.log1p, lambda g, y, x: g / (1.0 + x))
+exp2 = primitive(np.exp2, lambda g, y, x: g * y * ln(2.0))
+log2 = primitive(np.log2, lambda g, y, x: g / (x * ln(2.0)))
+log10 = primitive(np.log10, lambda g, y, x: g / (x * ln(10.0)))
 logaddexp = primitive(
     np.logaddexp,
     lambda g, y, a, b: g * special.expit(a - b),
     lambda g, y, a, b: g * special.expit(b - a),
 )
+logaddexp2 = primitive(
+    np.logaddexp2,
+    lambda g, y, a, b: g * special.expit((a - b) * ln(2.0)),
+    lambda g, y, a, b: g * special.expit((b - a) * ln(2.0)),
+)
 
-# ----------------------------------------------------------------------- trigonometric, hyperbolic
+# ----------------------------------------------------------------------------------- trigonometric
 sin = primitive(np.sin, lambda g, y, x: g * np.cos(x))
 cos = primitive(np.cos, lambda g, y, x: -g * np.sin(x))
+tan = primitive(np.tan, lambda g, y, x: g * (1.0 + y * y))
+arcsin = primitive(np.arcsin, lambda g, y, x: g / np.sqrt((1.0 - x) * (1.0 + x)))
+arccos = primitive(np.arccos, lambda g, y, x: -g / np.sqrt((1.0 - x) * (1.0 + x)))
 arctan = primitive(np.arctan, lambda g, y, x: g / (1.0 + x * x))
+# b / (a² + b²) and -a / (a² + b²), by a length that neither overflows nor vanishes. At the origin,
+# where no angle is, they are NaN.
+arctan2 = primitive(
+    np.arctan2,
+    lambda g, y, a, b: g * (b / np.hypot(a, b)) / np.hypot(a, b),
+    lambda g, y, a, b: -g * (a / np.hypot(a, b)) / np.hypot(a, b),
+)
+hypot = primitive(
+    np.hypot,
+    lambda g, y, a, b: g * quotient(a, y),
+    lambda g, y, a, b: g * quotient(b, y),
+)
+deg2rad = primitive(np.deg2rad, lambda g, y, x: g * (pi / 180.0))
+rad2deg = primitive(np.rad2deg, lambda g, y, x: g * (180.0 / pi))
+radians = primitive(np.radians, lambda g, y, x: g * (pi / 180.0))
+degrees = primitive(np.degrees, lambda g, y, x: g * (180.0 / pi))
+
+
+def _sinc(x):
+    """sin(z) / z with z = pi x, as NumPy has it, and 1 at 0."""
+    z = pi * x
+    z = np.where(z == 0, 1e-20, z)
+    return np.sin(z) / z
+
+
+def _sinc_slope(x):
+    """(cos(z) - sin(z) / z) / z, and its Taylor series where that would cancel; times pi."""
+    z = pi * x
+    is_far = np.absolute(z) > 1.0
+    near = np.where(is_far, 0.0, z)
+    far = np.where(is_far, z, 1.0)
+    series = 0.0
+    for k in range(9, 0, -1):  # the term with k = 10 would be below 1e-18
+        series = series * near * near + (-1.0) ** k * 2.0 * k / factorial(2 * k + 1)
+    return pi * np.where(is_far, (np.cos(far) - np.sin(far) / far) / far, near * series)
+
+
+sinc = primitive(_sinc, lambda g, y, x: g * _sinc_slope(x), name="sinc")
+IMPLEMENTATIONS[np.sinc] = sinc
+
+# -------------------------------------------------------------------------------------- hyperbolic
 sinh = primitive(np.sinh, lambda g, y, x: g * np.cosh(x))
 cosh = primitive(np.cosh, lambda g, y, x: g * np.sinh(x))
 tanh = primitive(np.tanh, lambda g, y, x: g * (1.0 - y * y))
+arcsinh = primitive(np.arcsinh, lambda g, y, x: g / np.hypot(x, 1.0))  # hypot does not overflow
+arccosh = primitive(np.arccosh, lambda g, y, x: g / (np.sqrt(x - 1.0) * np.sqrt(x + 1.0)))
+arctanh = primitive(np.arctanh, lambda g, y, x: g / ((1.0 - x) * (1.0 + x)))
+
+# -------------------------------------------------------------------------- steps, whose slope is 0
+sign = primitive(np.sign, lambda g, y, x: 0.0 * g)
+floor = primitive(np.floor, lambda g, y, x: 0.0 * g)
+ceil = primitive(np.ceil, lambda g, y, x: 0.0 * g)
+trunc = primitive(np.trunc, lambda g, y, x: 0.0 * g)
+rint = primitive(np.rint, lambda g, y, x: 0.0 * g)
+round_ = primitive(np.round, lambda g, y, x, decimals=0: 0.0 * g)
+floor_divide = primitive(
+    np.floor_divide,
+    lambda g, y, a, b: 0.0 * g,
+    lambda g, y, a, b: 0.0 * g,
+)
+imag = primitive(np.imag, lambda g, y, x: 0.0 * g)  # of real numbers
+IMPLEMENTATIONS[np.around] = round_
+IMPLEMENTATIONS[np.fix] = trunc
 
 # ------------------------------------------------------------------------------ piecewise, choices
-absolute = primitive(np.absolute, lambda g, y, x: g * np.sign(x))
-sign = primitive(np.sign, lambda g, y, x: 0.0 * g)
+# By convention the slope of |x| at 0 is 0. But there the slope has no derivative, not one of 0: the
+# second derivative of |x|^2 is 2.
+slope_of_absolute = primitive(
+    lambda x: np.sign(x),
+    lambda g, y, x: np.where(x == 0, float("nan"), 0.0 * g),
+    name="slope_of_absolute",
+)
+absolute = primitive(np.absolute, lambda g, y, x: g * slope_of_absolute(x))
+fabs = primitive(np.fabs, lambda g, y, x: g * slope_of_absolute(x))
 
 
 def _to_the_chosen(g, is_chosen, is_tie):
@@ -99,6 +199,21 @@ minimum = primitive(
     np.minimum,
     lambda g, y, a, b: _to_the_chosen(g, a < b, a == b),
     lambda g, y, a, b: _to_the_chosen(g, b < a, a == b),
+)
+# Of a number and NaN, these two choose the number.
+fmax = primitive(
+    np.fmax,
+    lambda g, y, a, b: _to_the_chosen(g, (a > b) | np.isnan(b), a == b),
+    lambda g, y, a, b: _to_the_chosen(g, (b > a) | np.isnan(a), a == b),
+)
+fmin = primitive(
+    np.fmin,
+    lambda g, y, a, b: _to_the_chosen(g, (a < b) | np.isnan(b), a == b),
+    lambda g, y, a, b: _to_the_chosen(g, (b < a) | np.isnan(a), a == b),
+)
+nan_to_num = primitive(
+    np.nan_to_num,
+    lambda g, y, x, nan=0.0, posinf=None, neginf=None: np.where(np.isfinite(x), g, 0.0),
 )
 where = primitive(
     lambda condition, a, b: np.where(condition, a, b),
@@ -124,39 +239,6 @@ def _astype(x, dtype):
 astype = primitive(_astype, lambda g, y, x, dtype: g, name="astype")
 IMPLEMENTATIONS[np.astype] = astype
 
-# ---------------------------------------------------- scipy.special: gamma, error, logistic, x log
-gammaln = primitive(special.gammaln, lambda g, y, x: g * special.digamma(x))
-gamma = primitive(special.gamma, lambda g, y, x: g * y * special.digamma(x))
-digamma = primitive(special.digamma, lambda g, y, x: g * polygamma(x, 1), name="digamma")
-
-
-def _polygamma(x, n):
-    orders = np.full_like(x, n, int)
-    return special_of(x).polygamma(orders, x).astype(x.dtype)
-
-
-polygamma: Primitive = primitive(
-    _polygamma,
-    lambda g, y, x, n: g * polygamma(x, n + 1),
-    name="polygamma",
-)
-betaln = primitive(
-    special.betaln,
-    lambda g, y, a, b: g * (special.digamma(a) - special.digamma(a + b)),
-    lambda g, y, a, b: g * (special.digamma(b) - special.digamma(a + b)),
-)
-erf = primitive(special.erf, lambda g, y, x: g * np.exp(-x * x) * (2.0 / root(pi)))
-erfc = primitive(special.erfc, lambda g, y, x: g * np.exp(-x * x) * (-2.0 / root(pi)))
-ndtr = primitive(special.ndtr, lambda g, y, x: g * np.exp(-0.5 * x * x) * (1.0 / root(2.0 * pi)))
-expit = primitive(special.expit, lambda g, y, x: g * y * (1.0 - y))
-logit = primitive(special.logit, lambda g, y, x: g / (x * (1.0 - x)))
-log_expit = primitive(special.log_expit, lambda g, y, x: g * special.expit(-x))
-xlogy = primitive(
-    special.xlogy,
-    lambda g, y, a, b: special.xlogy(g, b),
-    lambda g, y, a, b: g * a / b,
-)
-
 
 # ------------------------------------------------------------------------------------- reductions
 def _with_kept_axes(g, x, axis, keepdims):
@@ -167,9 +249,23 @@ def _with_kept_axes(g, x, axis, keepdims):
     return np.reshape(g, tuple(1 if i in gone else n for i, n in enumerate(x.shape)))
 
 
-def _sum_rule(g, y, x, axis=None, keepdims=False):
-    """Every entry was added once: each gets the gradient of its sum."""
-    return np.broadcast_to(_with_kept_axes(g, x, axis, keepdims), x.shape)
+@wraps(np.sum)
+def _sum(x, **keywords):
+    if "dtype" in keywords:
+        floating(keywords["dtype"] or x.dtype, "dtype")
+    return np.sum(x, **keywords)
+
+
+def _sum_rule(g, y, x, axis=None, dtype=None, keepdims=False, where=True):
+    """Every entry was added once: each gets the gradient of its sum; 0 where it was left out."""
+    spread = np.broadcast_to(_with_kept_axes(g, x, axis, keepdims), x.shape)
+    return spread if where is True else np.where(where, spread, 0.0)
+
+
+def _norm_rule(g, y, x, axis=None, keepdims=False):
+    """x / y: the direction of x. Where all entries are 0 it is 0, and has no derivative."""
+    y = _with_kept_axes(y, x, axis, keepdims)
+    return _with_kept_axes(g, x, axis, keepdims) * quotient(x, y)
 
 
 def _extremum_rule(g, y, x, axis=None, keepdims=False):
@@ -185,12 +281,47 @@ def _cumsum_rule(g, y, x, axis=None):
     return np.reshape(np.flip(backwards, axis), x.shape)
 
 
-sum_ = primitive(np.sum, _sum_rule)
+def _cumprod_rule(g, y, x, axis=None):
+    """Entry j is a factor of all products from the j-th on.
+
+    So it gets P_j S_j, where P_j is the product of all before it, and S_j = g_j + x_(j+1) S_(j+1)
+    sums up what follows it. Unlike the sums of g y over x, this is right where entries are 0.
+    """
+    if axis is None or x.ndim == 0:
+        return np.reshape(_cumprod_rule(g, y, np.reshape(x, (-1,)), 0), x.shape)
+    g, y, factors = [np.swapaxes(z, 0, axis) if axis else z for z in (g, y, x)]
+    what_follows = [g[-1:]]
+    for j in range(len(g) - 2, -1, -1):
+        what_follows.append(g[j : j + 1] + factors[j + 1 : j + 2] * what_follows[-1])
+    rest = np.concatenate(what_follows[::-1], axis=0)
+    slopes = np.concatenate([rest[:1], rest[1:] * y[:-1]], axis=0)
+    return np.swapaxes(slopes, 0, axis) if axis else slopes
+
+
+sum_ = primitive(_sum, _sum_rule)
+IMPLEMENTATIONS[np.sum] = sum_
+norm = primitive(  # the Euclidean length; matrices.py has the other norms
+    lambda x, axis=None, keepdims=False: np.sqrt(
+        np.sum(np.square(x), axis=axis, keepdims=keepdims)
+    ),
+    _norm_rule,
+    name="norm",
+)
 max_ = primitive(np.max, _extremum_rule)
 min_ = primitive(np.min, _extremum_rule)
 cumsum = primitive(np.cumsum, _cumsum_rule)
+cumprod = primitive(np.cumprod, _cumprod_rule)
 IMPLEMENTATIONS[np.amax] = max_
 IMPLEMENTATIONS[np.amin] = min_
+
+
+# y_k is the sum of a_i v_(k-i) over i; so the gradient of a_i is the sum of g_k v_(k-i) over k.
+convolve: Primitive = primitive(
+    lambda a, v: np.convolve(a, v),
+    lambda g, y, a, v: convolve(g, v[::-1])[len(v) - 1 : len(g)],
+    lambda g, y, a, v: convolve(g, a[::-1])[len(a) - 1 : len(g)],
+    name="convolve",
+)
 
 
 # ----------------------------------------------------------------------------- shapes and reading
@@ -206,6 +337,7 @@ def _transpose_rule(g, y, x, axes=None):
 copy = primitive(lambda x: x.copy(), lambda g, y, x: g, name="copy")
 IMPLEMENTATIONS[np.copy] = copy
 IMPLEMENTATIONS[np.positive] = copy
+IMPLEMENTATIONS[np.conjugate] = copy  # of real numbers
 reshape = primitive(
     lambda x, shape: x.reshape(shape),
     lambda g, y, x, shape: np.reshape(g, x.shape),

@@ -193,6 +193,30 @@ class Tensor:
         """other / self."""
         return np.divide(other, self)
 
+    def __floordiv__(self, other):
+        """self // other, rounded down; its slope is 0."""
+        return np.floor_divide(self, other)
+
+    def __rfloordiv__(self, other):
+        """other // self."""
+        return np.floor_divide(other, self)
+
+    def __mod__(self, other):
+        """self % other: what rounding down leaves over, of the sign of other."""
+        return np.remainder(self, other)
+
+    def __rmod__(self, other):
+        """other % self."""
+        return np.remainder(other, self)
+
+    def __divmod__(self, other):
+        """(self // other, self % other)."""
+        return np.divmod(self, other)
+
+    def __rdivmod__(self, other):
+        """(other // self, other % self)."""
+        return np.divmod(other, self)
+
     def __pow__(self, other):
         """self ** other, elementwise. A square is np.square, which is quicker."""
         if type(other) in (int, float) and other == 2:
@@ -397,6 +421,10 @@ class Tensor:
         """The smallest entry; entries that tie share its gradient."""
         return np.min(self, axis=axis, keepdims=keepdims, **others)
 
+    def round(self, decimals: int = 0) -> Tensor:
+        """The entries rounded to so many decimals; the slope is 0."""
+        return np.round(self, decimals)
+
     def cumsum(self, axis=None) -> Tensor:
         """The sums of all entries up to each, along an axis or of all entries in one row."""
         return np.cumsum(self, axis=axis)
@@ -437,10 +465,6 @@ class Tensor:
     def all(self, axis=None, keepdims: bool = False) -> np.ndarray:
         """Whether all entries are not 0: a plain boolean array."""
         return np.all(self, axis=axis, keepdims=keepdims)
-
-    def round(self, decimals: int = 0) -> np.ndarray:
-        """The entries rounded: a plain array."""
-        return np.round(self, decimals)
 
     # ------------------------------------------------------------------------------- as one number
     def __bool__(self) -> bool:
@@ -566,7 +590,10 @@ def dispatch(function: Callable, inputs: tuple, keywords: dict) -> Any:
             "add a rule with minigrad.primitive, or pass .data"
         )
     if keywords:
-        check_keywords(keywords, _full_name(function), implementation.keywords)
+        takes_tensors = hasattr(implementation, "takes_tensors_by_keyword")
+        check_keywords(
+            keywords, _full_name(function), implementation.keywords, takes_tensors=takes_tensors
+        )
     return implementation(*inputs, **keywords)
 
 
@@ -574,17 +601,20 @@ def _full_name(function):
     return f"{getattr(function, '__module__', None) or 'numpy'}.{function.__name__}"
 
 
-def check_keywords(keywords: dict, name: str, allowed: tuple | None) -> None:
+def check_keywords(
+    keywords: dict, name: str, allowed: tuple | None, takes_tensors: bool = False
+) -> None:
     """TypeError, naming the function, for a keyword that Tensors do not go with.
 
-    allowed: the keywords that the function takes; None: any.
+    allowed: the keywords that the function takes; None: any. takes_tensors: whether their values
+    may be Tensors, as in a function that is a formula of others.
     """
     for key, value in keywords.items():
         if key == "out":
             raise TypeError(
                 f"{name}: out= does not take Tensors, nor does array += Tensor; write a = a + t"
             )
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and not takes_tensors:
             raise TypeError(
                 f"{name}: {key}= is a Tensor; Tensors go by position, in the places of arrays; "
                 "or pass .data"

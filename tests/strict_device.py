@@ -32,9 +32,15 @@ UFUNCS = set(
     """add subtract multiply divide power negative absolute sign square sqrt reciprocal exp expm1 log log1p sin cos
     sinh cosh tanh arctan logaddexp maximum minimum matmul equal not_equal less less_equal greater greater_equal
     isfinite isnan isinf floor ceil rint trunc logical_and logical_or logical_not bitwise_and bitwise_or invert remainder
-    floor_divide signbit""".split()
+    floor_divide signbit exp2 log2 log10 logaddexp2 tan arcsin arccos arctan2 hypot arcsinh arccosh arctanh deg2rad
+    rad2deg radians degrees cbrt fabs fmod fmax fmin""".split()
 )
-SPECIAL = set("gammaln gamma psi betaln erf erfc ndtr expit logit log_expit xlogy zeta".split())
+SPECIAL = set(
+    """gammaln loggamma gamma rgamma psi beta betaln gammainc gammaincc gammaincinv gammainccinv betainc zeta
+    erf erfc erfcx erfinv erfcinv ndtr log_ndtr ndtri expit logit log_expit xlogy xlog1py entr rel_entr kl_div
+    exprel exp10 cosm1 expi exp1 boxcox boxcox1p inv_boxcox inv_boxcox1p huber pseudo_huber
+    sindg cosdg tandg cotdg j0 j1 y0 y1 yn i0 i0e i1 i1e k0 k0e k1 k1e""".split()
+)
 COMPARISONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"}
 # The functions of NumPy that the engine calls, with the arguments that CuPy's functions of the same name take.
 FUNCTIONS = """
@@ -42,32 +48,45 @@ all(a, axis=None, out=None, keepdims=False)
 any(a, axis=None, out=None, keepdims=False)
 arange(start, stop=None, step=1, dtype=None)
 argmax(a, axis=None, dtype=None, out=None, keepdims=False)
+argpartition(a, kth, axis=-1)
 argsort(a, axis=-1, kind=None)
 broadcast_to(array, shape)
 concatenate(tup, axis=0, out=None, *, dtype=None, casting='same_kind')
 copy(a, order='K')
 copyto(dst, src, casting='same_kind', where=None)
+convolve(a, v, mode='full')
+cumprod(a, axis=None, dtype=None, out=None)
 cumsum(a, axis=None, dtype=None, out=None)
 einsum(*operands, **kwargs)
 empty_like(prototype, dtype=None, order='K', subok=None, shape=None)
 expand_dims(a, axis)
 flip(a, axis=None)
 full_like(a, fill_value, dtype=None, order='K', subok=None, shape=None)
+imag(val)
 linalg.cholesky(a)
 linalg.det(a)
+linalg.eig(a)
+linalg.eigh(a, UPLO='L')
 linalg.inv(a)
+linalg.pinv(a, rcond=1e-15)
+linalg.qr(a, mode='reduced')
 linalg.slogdet(a)
 linalg.solve(a, b)
+linalg.svd(a, full_matrices=True, compute_uv=True)
 max(a, axis=None, out=None, keepdims=False)
 mean(a, axis=None, dtype=None, out=None, keepdims=False)
 min(a, axis=None, out=None, keepdims=False)
+nan_to_num(x, copy=True, nan=0.0, posinf=None, neginf=None)
 ones_like(a, dtype=None, order='K', subok=None, shape=None)
 repeat(a, repeats, axis=None)
 reshape(a, newshape, order='C', *, copy=None)
+round(a, decimals=0, out=None)
+searchsorted(a, v, side='left', sorter=None)
 shape(a)
 squeeze(a, axis=None)
 sum(a, axis=None, dtype=None, out=None, keepdims=False)
 swapaxes(a, axis1, axis2)
+tensordot(a, b, axes=2)
 tile(A, reps)
 transpose(a, axes=None)
 tril(m, k=0)

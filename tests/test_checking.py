@@ -302,26 +302,32 @@ def test_what_gradcheck_is_given_stays_as_it_is(table):
     assert np.array_equal(x, A) and np.array_equal(b, B)
 
 
-# Rules that these changes leave right: sign is flat, and the derivative of cholesky is symmetric.
+# Rules that these changes leave right: steps are flat, and the derivative of cholesky is symmetric.
+STEPS = (
+    "sign",
+    "floor",
+    "ceil",
+    "trunc",
+    "rint",
+    "round",
+    "floor_divide",
+    "imag",
+    "slope_of_absolute",
+)
 HARMLESS = {
-    ("scaled", "sign"),
-    ("zero", "sign"),
     ("swapped", "add"),
-    ("transposed", "sign"),
     ("transposed", "cholesky"),
+    *((how, name) for how in ("scaled", "zero", "swapped", "transposed") for name in STEPS),
 }
 
 
 def spoilt(call, how):
     """What to set on a primitive to change one of its rules: (attribute, value) for each rule."""
     changed = CHANGES[how]
+    wanted = {
+        i for e in EXAMPLES[call.__name__] for i, x in enumerate(e.inputs) if isinstance(x, Drawn)
+    }
     if isinstance(call, Fused):
-        wanted = {
-            i
-            for e in EXAMPLES[call.__name__]
-            for i, x in enumerate(e.inputs)
-            if isinstance(x, Drawn)
-        }
 
         def joint(i, right=call.joint):
             def whole(g):
@@ -346,7 +352,7 @@ def spoilt(call, how):
             ),
         )
         for i, chosen in enumerate(call.rules)
-        if chosen
+        if chosen and i in wanted
     ]
 
 

@@ -9,6 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
+import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -67,6 +68,36 @@ def normal_kl(q_loc, q_scale, p_loc, p_scale):
     return -entropy - stats.norm.logpdf(q_loc, p_loc, p_scale) + 0.5 * np.square(q_scale / p_scale)
 
 
+def stacked(*parts):
+    """The parts of a factorisation as rows of one matrix, as the table has them."""
+    return np.concatenate(parts, axis=-2)
+
+
+def turned(vectors, signs_of):
+    """Columns turned so that a diagonal is positive."""
+    return vectors * np.sign(np.diagonal(signs_of, axis1=-2, axis2=-1))[..., None, :]
+
+
+def eigh(x):
+    values, vectors = scipy.linalg.eigh(0.5 * (x + np.swapaxes(x, -1, -2)))
+    return stacked(values[..., None, :], turned(vectors, vectors))
+
+
+def eig(x):
+    values, vectors = scipy.linalg.eig(x)
+    return stacked(values.real[..., None, :], turned(vectors, vectors))
+
+
+def svd(x):
+    u, s, vh = scipy.linalg.svd(x, full_matrices=False)
+    return stacked(turned(u, u), s[..., None, :], turned(np.swapaxes(vh, -1, -2), u))
+
+
+def qr(x):
+    q, r = scipy.linalg.qr(x, mode="economic")
+    return stacked(turned(q, r), turned(np.swapaxes(r, -1, -2), r))
+
+
 def dense(x):
     return x.toarray() if sparse.issparse(x) else x
 
@@ -76,6 +107,8 @@ ORACLES = {  # of those that NumPy and SciPy do not know by the same name
     "astype": lambda x, dtype: x.astype(dtype),
     "batch_norm": batch_norm,
     "concatenate": lambda *arrays, axis=0: np.concatenate(arrays, axis=axis),
+    "eig": eig,
+    "eigh": eigh,
     "einsum": lambda a, b, subscripts: np.einsum(subscripts, a, b),
     "getitem": lambda x, index: x[index],
     "linear": lambda x, weight, bias: dense(x) @ weight.T + bias,
@@ -97,9 +130,13 @@ ORACLES = {  # of those that NumPy and SciPy do not know by the same name
     ),
     "poisson_log_prob": lambda x, log_rate: stats.poisson.logpmf(x, np.exp(log_rate)),
     "polygamma": lambda x, n: special.polygamma(n, x),
+    "qr": qr,
+    "quotient": lambda a, b: a / b,
     "relu": lambda x: np.maximum(x, 0.0),
     "reshape": lambda x, shape: x.reshape(shape),
     "scatter": scatter,
+    "slope_of_absolute": np.sign,
+    "svd": svd,
     "softmax": lambda x, axis=-1: special.softmax(x, axis=axis),
     "zinb_cell_log_prob": per_cell(zinb),
     "zinb_log_prob": zinb,

@@ -21,7 +21,7 @@ def by_hand(a, b):
     return slope * b + 1.0, slope * a
 
 
-arcsinh = primitive(np.arcsinh, lambda g, y, x: g / np.sqrt(1.0 + x * x))
+dawsn = primitive(special.dawsn, lambda g, y, x: g * (1.0 - 2.0 * x * y))
 
 
 def log_cosh(x):

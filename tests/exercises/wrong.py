@@ -119,17 +119,17 @@ WRONG = {
         ("dL/da", lambda right: lambda a, b: right(a, b)[::-1]),
         ("a pair", lambda right: lambda a, b: right(a, b)[0]),
     ],
-    "arcsinh": [
-        ("slope", lambda right: primitive(np.arcsinh, lambda g, y, x: g / (1.0 + x * x))),
+    "dawsn": [
+        ("slope", lambda right: primitive(special.dawsn, lambda g, y, x: g * -2.0 * x * y)),
         (
             "of the output is 3",
-            lambda right: primitive(np.arcsinh, lambda g, y, x: 1.0 / np.sqrt(1.0 + x * x)),
+            lambda right: primitive(special.dawsn, lambda g, y, x: 1.0 - 2.0 * x * y),
         ),
         (
             "second derivative",
-            lambda right: primitive(np.arcsinh, lambda g, y, x: g / np.sqrt(1.0 + _cut(x) ** 2)),
+            lambda right: primitive(special.dawsn, lambda g, y, x: g * (1.0 - 2.0 * _cut(x) * y)),
         ),
-        ("is not what", lambda right: np.arcsinh),
+        ("is not what", lambda right: special.dawsn),
     ],
     "log_cosh": [
         ("value", lambda right: lambda x: np.log(np.cosh(x))),
