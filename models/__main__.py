@@ -43,7 +43,7 @@ from models import comparison, imputation, report, runs, streams
 from models.counts import Counts, batch_codes
 from models.runs import Run
 
-VARIED = ("likelihood", "n_latent", "n_layers", "n_hidden", "epochs")  # by compare
+VARIED = ("likelihood", "n_latent", "n_layers", "n_hidden", "epochs")  # settings compared
 PICTURES = (".png", ".pdf", ".svg")
 OPTIONS = {
     "backed=True": "--on-disk",
@@ -258,6 +258,13 @@ def compare(options) -> int:
     folder = Path(options.out)
     settings = settings_given(options)
     varied = {name: settings.pop(name) for name in VARIED if name in settings}
+    if len(set(settings.get("library", []))) > 1:
+        raise WrongUsage(
+            "--library: a model with an observed and one with a latent library cannot be compared, "
+            "as the former is told each cell's total; give one of the two"
+        )
+    if "library" in settings:
+        settings["library"] = settings["library"][0]
     check_counts_together(settings)
     files = [folder / name for name in ("comparison.csv", "comparison.png", "best.json")]
     for file in files:
@@ -792,9 +799,11 @@ def compare_options(add) -> None:
     not_for_all = {"counts", "--out", "--resume", "--settings", "--device", "--on-disk"}
     not_for_all |= {"--parallel", *(f"--{name.removeprefix('n_')}" for name in VARIED)}
 
-    def add_same(name, *others, **options):
+    def add_same(name, **options):
+        if name == "--library":
+            options["nargs"] = "+"  # so that two of them are refused in a sentence
         if name not in not_for_all:
-            add(name, *others, **options)
+            add(name, **options)
 
     add("counts", metavar="COUNTS", help="counts to compare settings on")
     add("--out", metavar="DIR", type=Path, required=True, help="folder of the comparison")

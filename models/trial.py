@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -300,9 +300,10 @@ def main(text: str) -> None:
         kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
         print(json.dumps(kind + " ".join(str(error).split())), flush=True)
         sys.exit(1)
-    if request.get("unfinished") is not None:
-        with suppress(FileNotFoundError):
-            os.unlink(request["unfinished"])
+    if request.get("unfinished") is not None:  # and what was killed while it wrote one
+        unfinished = Path(request["unfinished"])
+        for left in unfinished.parent.glob(f"{unfinished.name}*"):
+            left.unlink()
 
 
 def _end_with_parent() -> None:
