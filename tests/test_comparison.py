@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from scipy import sparse, stats
 
 import models
-from models import comparison, guarded, runs, trial
+from models import comparison, guarded, posterior, runs, trial
 from models.__main__ import main
 from models.comparison import Comparison, Row, Setting, paired_difference, standard_error
 from models.counts import Counts
@@ -81,6 +81,8 @@ def test_a_row_is_what_the_model_says_of_the_held_out_cells(of_nb):
         kind = row.setting.likelihood
         assert row.log_p == pytest.approx(log_p[kind].mean(), rel=1e-4)
         assert row.elbo == pytest.approx(elbo[kind].mean(), rel=1e-4)
+    _, error = model.log_likelihood(x[test], n_samples=40, return_error=True)
+    assert table.rows[1].bias == pytest.approx(np.mean(error**2) / 2, rel=1e-2)
     row, difference = table.rows[1], log_p["poisson"] - log_p["nb"]
     assert row.difference == pytest.approx(difference.mean(), rel=1e-3)
     assert row.error == pytest.approx(stats.sem(difference), rel=1e-3)
@@ -204,7 +206,7 @@ def test_a_paired_difference_is_that_of_scipy():
 def row(likelihood, n_weights, difference, error, epochs=None):
     setting = Setting(likelihood, 10, 1, 128, epochs)
     made = Row(str(setting), setting, n_weights, -100.0 + difference, difference, error)
-    return made._replace(is_equal=not made.is_worse(), elbo=-101.0, seconds=3.0)
+    return made._replace(is_equal=not made.is_worse(), elbo=-101.0, seconds=3.0, bias=0.1)
 
 
 @pytest.mark.parametrize(
@@ -228,6 +230,21 @@ def test_the_simplest_of_those_that_are_equally_good_is_the_best(rows, best):
 def test_fewer_epochs_are_simpler():
     rows = [row("nb", 200, 0.0, 0.0, 400), row("nb", 200, -0.1, 0.4, 100)]
     assert Comparison(rows, 40, 1).best.epochs == 100
+
+
+def test_too_few_draws_are_said():
+    rows = [row("nb", 200, 0.0, 0.0), row("zinb", 300, -0.1, 0.4)._replace(bias=0.25)]
+    assert "draws" not in Comparison(rows, 40, 1).verdict()
+    rows[1] = rows[1]._replace(bias=0.42)
+    assert "too low by about 0.1 to 0.4 nats" in Comparison(rows, 40, 1).verdict()
+
+
+def test_the_bias_of_log_p_is_about_what_many_draws_take_away():
+    """Means and their logarithms of 50 log-normal weights, of which all is known."""
+    log_w = 0.8 * np.random.default_rng(0).standard_normal((50, 4000))
+    value, error = posterior.log_mean_exp([log_w])
+    exact = 0.8**2 / 2
+    assert np.mean(error**2) / 2 == pytest.approx(exact - value.mean(), rel=0.25)
 
 
 def test_the_table_as_text_and_file(of_nb, tmp_path):
