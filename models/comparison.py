@@ -828,7 +828,7 @@ def _drawn(table: Comparison):
         if is_scored and row.ari is not None:
             clusters.plot([row.ari, row.nmi], [y, y], color="#BBBBBB", linewidth=1, zorder=1)
             clusters.plot(row.ari, y, linestyle="", marker="o", color=COLORS[4])
-            clusters.plot(row.nmi, y, linestyle="", marker="D", color=COLORS[5])
+            clusters.plot(row.nmi, y, linestyle="", marker="v", color=COLORS[5])
     names = [row.name + "  (to take)" * (row is chosen) for row in rows]
     quality.set_yticks(range(len(rows)), names)
     quality.set_ylim(len(rows) - 0.5, -0.5)
@@ -837,14 +837,19 @@ def _drawn(table: Comparison):
     lowest = min((row.difference for row in rows if row.difference is not None), default=0.0)
     if lowest < -50:
         quality.set_xscale("symlog", linthresh=10, linscale=1.5)
+        left, right = quality.get_xlim()
+        ticks = np.outer(10.0 ** np.arange(6), [1, 2, 5]).ravel()[2:]  # from 5 up
+        ticks = np.concatenate([[0.0], ticks, -ticks])
+        quality.set_xticks(ticks[(left < ticks) & (ticks < right)])
+        quality.xaxis.set_major_formatter("{x:g}")
         quality.set_xlabel(f"{quality.get_xlabel()}\nlogarithmic beyond 10")
-    time.set_xlabel("seconds of training, one thread")
-    time.set_xlim(left=0)
+    time.set_xlabel("training (s, one thread)")
+    time.set_xlim(0.0, 1.1 * time.get_xlim()[1])
     if is_scored:
         clusters.set_xlabel("clusters against labels")
         marks = [
             Line2D([], [], linestyle="", marker=marker, color=color, label=name)
-            for name, marker, color in (("ARI", "o", COLORS[4]), ("NMI", "D", COLORS[5]))
+            for name, marker, color in (("ARI", "o", COLORS[4]), ("NMI", "v", COLORS[5]))
         ]
         clusters.legend(handles=marks, frameon=False, fontsize=8, loc="best")
     for axes in all_axes:
