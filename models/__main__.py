@@ -293,12 +293,12 @@ def compare(options) -> int:
         say("the same command goes on where it was")
         raise
     print(table)
+    chosen = table.best  # an error, where all settings have failed
     csv, picture, best = files
     with checkpoint.whole_file(csv) as temporary:
         table.to_csv(temporary)
     with checkpoint.whole_file(picture) as temporary:
         table.plot(temporary)
-    chosen = table.best  # an error, where all settings have failed
     taken = {**of_counts, **settings, **chosen.config(), **chosen.fit()}
     comparison.write_best(folder, options.counts, taken)
     say(f"written: {csv}, {picture}, and {best} for train --settings {folder}")

@@ -342,6 +342,8 @@ def compare(
     kind, grid = _grid(likelihood, n_latent, n_layers, n_hidden, epochs, library)
     seeds, n_samples = whole_number("seeds", seeds), whole_number("n_samples", n_samples)
     jobs = _processors() if jobs is None else whole_number("jobs", jobs)
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"seed must be a whole number of at least 0, not {seed!r}")
     config, fit = _fixed(settings, kind)
     cells = _cells(counts, batch, labels, layer, seed)
     weights = {setting: _n_weights(setting, cells, config) for setting in grid}
@@ -357,7 +359,9 @@ def compare(
         _refuse_another(folder, _identity(cells, seed, n_samples, {**config, **fit}))
         trials = folder / "trials"
         trials.mkdir(exist_ok=True)
-        requests = _requests(trials, grid, range(seed, seed + seeds), config, fit, n_samples)
+        requests = _requests(
+            trials, grid, range(int(seed), int(seed) + seeds), config, fit, n_samples
+        )
         requests |= _baselines(trials, kind, cells)
         pending = {
             name: request

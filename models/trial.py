@@ -250,8 +250,8 @@ def judge_pca(cells: Cells) -> Judged:
     centred = LinearOperator(
         training.shape,
         dtype=np.float64,
-        matvec=lambda v: training @ v - mean @ v,
-        rmatvec=lambda u: training.T @ u - mean * u.sum(),
+        matvec=lambda v: training @ v.ravel() - mean @ v.ravel(),
+        rmatvec=lambda u: training.T @ u.ravel() - mean * u.sum(),
     )
     n = min(N_COMPONENTS, min(training.shape) - 1)
     axes = svds(centred, k=n, v0=np.ones(min(training.shape)))[2].T

@@ -445,6 +445,8 @@ def test_why_a_process_failed():
         ({"epochs": (10, 0)}, "epochs must be a whole number of at least 1, not 0"),
         ({"jobs": 0}, "jobs must be a whole number of at least 1, not 0"),
         ({"seeds": 0}, "seeds must be a whole number"),
+        ({"seed": -1}, "seed must be a whole number of at least 0, not -1"),
+        ({"seed": "a"}, "seed must be a whole number of at least 0, not 'a'"),
         ({"n_samples": 0}, "n_samples must be a whole number"),
         ({"library": ("observed", "latent")}, "library: .*cannot be compared"),
         ({"library": "known"}, "library must be one of"),

@@ -101,8 +101,9 @@ def test_the_nb_of_each_gene_finds_what_it_was_simulated_from():
     np.testing.assert_allclose(log_theta, np.log(theta), atol=0.15)
 
 
-def test_clusters_of_pca_are_those_of_a_dense_svd():
-    cells = made(n_batches=1)
+@pytest.mark.parametrize("n_genes", [12, 120])  # fewer and more than training cells
+def test_clusters_of_pca_are_those_of_a_dense_svd(n_genes):
+    cells = made(n_batches=1, n_genes=n_genes)
     x = cells.x.toarray()
     totals = x.sum(axis=1)
     y = np.log1p(x / totals[:, None] * np.median(totals))
