@@ -30,8 +30,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
-from scipy.optimize import elementwise
-from scipy.sparse.linalg import LinearOperator, svds
 
 from minigrad import checkpoint
 from minigrad.count_likelihoods import nb_cell_log_prob
@@ -212,6 +210,8 @@ def most_likely_log_theta(
     theta lies in the range of LOG_THETAS: a gene that varies less than a Poisson distribution has
     its upper end.
     """
+    from scipy.optimize import elementwise  # here, as `import models` would take a quarter longer
+
     n_cells, n_genes = x.shape
     log_total = np.log(library_size(x).astype(np.float64))
     by_gene = sparse.csr_array(x.T)
@@ -243,6 +243,8 @@ def judge_pca(cells: Cells) -> Judged:
 
     The components are those of the training cells; on them lie all cells.
     """
+    from scipy.sparse.linalg import LinearOperator, svds  # here, for the same reason
+
     started = time.perf_counter()
     y = log1p(normalize(cells.x)).astype(np.float64)
     training = y[~cells.is_held_out]
