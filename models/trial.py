@@ -149,6 +149,8 @@ def judge_scvi(
         progress=False,
         **fit,
     )
+    if history.interrupted:
+        raise KeyboardInterrupt
     model.to("numpy")
     z: Any = model.latent(cells.x, batch)
     log_p, log_p_error = model.log_likelihood(

@@ -133,6 +133,25 @@ def test_scvi_is_trained_on_the_training_cells_and_judged_on_the_others(n_batche
     assert judged.ari == pytest.approx(adjusted_rand_index(cells.labels, clusters))
 
 
+def test_a_training_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    """Stopped in its third epoch of four; the second call does the last two, to the same end."""
+    asked = (made(), dict(likelihood="nb", n_latent=3, n_hidden=8), {"epochs": 4}, 20)
+    expected, validation, n_looks = trial.judge_scvi(*asked), SCVI.validation, []
+
+    def stopped(self, *minibatch, rng):
+        n_looks.append(1)
+        if len(n_looks) == 3:
+            raise KeyboardInterrupt
+        return validation(self, *minibatch, rng=rng)
+
+    monkeypatch.setattr(SCVI, "validation", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        trial.judge_scvi(*asked, str(tmp_path / "unfinished.npz"))
+    judged = trial.judge_scvi(*asked, str(tmp_path / "unfinished.npz"))
+    assert len(n_looks) == 3 + 2
+    np.testing.assert_array_equal(judged.log_p, expected.log_p)
+
+
 def test_files_hold_what_they_were_given(tmp_path):
     cells, path = made(), tmp_path / "cells.npz"
     for labels in (cells.labels, None):
