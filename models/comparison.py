@@ -230,8 +230,8 @@ class Comparison:
             )
         if self.n_seeds == 1:
             said.append(
-                "The errors are of the held-out cells only, and not of the training: how far another "
-                "seed moves a mean, several seeds say."
+                "The errors are of the held-out cells only, and not of the training: how far "
+                "another seed moves a mean, several seeds say."
             )
         else:
             said.append(
