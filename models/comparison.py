@@ -828,7 +828,7 @@ def _drawn(table: Comparison):
             width = EQUAL * row.error
             quality.errorbar(row.difference, y, xerr=width, capsize=3, linestyle="", **look)
         if row.seconds is not None:
-            time.plot(row.seconds, y, linestyle="", **look)
+            time.plot(row.seconds, y, linestyle="", clip_on=False, **look)
         if is_scored and row.ari is not None:
             clusters.plot([row.ari, row.nmi], [y, y], color="#BBBBBB", linewidth=1, zorder=1)
             clusters.plot(row.ari, y, linestyle="", marker="o", color=COLORS[4])
