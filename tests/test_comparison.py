@@ -368,20 +368,20 @@ def children_of(folder):
 def test_a_comparison_that_was_killed_goes_on(tmp_path):
     """SIGKILL in the middle of a training: it ends too, and the end is that of one never killed."""
     write_counts(tmp_path)
-    process = started(tmp_path, 80)
+    process = started(tmp_path, 50)
     process.kill()
     process.wait()
     process.stderr.close()
     wait_for(lambda: not children_of(tmp_path))
     left = {file.name for file in (tmp_path / "out/trials").iterdir()}
     assert "cells.npz" in left and any(name.endswith(".checkpoint.npz") for name in left)
-    assert not {"nb-3-1x8-80-seed0.npz", "poisson-3-1x8-80-seed0.npz"} <= left
+    assert not {"nb-3-1x8-50-seed0.npz", "poisson-3-1x8-50-seed0.npz"} <= left
     x, group = cells("nb")
-    options = dict(likelihood=("nb", "poisson"), epochs=80, labels=group, **SMALL)
+    options = dict(likelihood=("nb", "poisson"), epochs=50, labels=group, **SMALL)
     resumed = models.compare(x, out=tmp_path / "out", **options)
     assert numbers(resumed) == numbers(models.compare(x, **options))
     left = sorted(file.name for file in (tmp_path / "out/trials").iterdir())
-    trainings = ["nb-3-1x8-80-seed0.npz", "poisson-3-1x8-80-seed0.npz"]
+    trainings = ["nb-3-1x8-50-seed0.npz", "poisson-3-1x8-50-seed0.npz"]
     assert left == ["gene-nb.npz", trainings[0], "pca.npz", trainings[1]]
 
 
