@@ -6,6 +6,7 @@
     groups of cells express differently {prog} generate run --cells 1000 --out new.npz {prog}
     impute-score run                     how well hidden counts are recovered, beside simple ways
     {prog} report run                           a page of pictures: run/index.html
+    {prog} compare counts.h5ad --out trials     which likelihood and sizes suit these counts
 
 COUNTS: .h5ad, .h5 of 10x Genomics, .loom, .mtx, a 10x folder, .csv or .tsv (cells as rows), .npz of
 sparse rows. Later commands read the counts again from where train found them; another file may be
@@ -38,10 +39,11 @@ from scipy import sparse
 
 from minigrad import checkpoint
 from minigrad.parallel import LAUNCHERS, AnotherRankFailed, ranks_of
-from models import imputation, report, runs, streams
+from models import comparison, imputation, report, runs, streams
 from models.counts import Counts, batch_codes
 from models.runs import Run
 
+VARIED = ("likelihood", "n_latent", "n_layers", "n_hidden", "epochs")  # settings compared
 PICTURES = (".png", ".pdf", ".svg")
 OPTIONS = {
     "backed=True": "--on-disk",
@@ -165,16 +167,18 @@ def print_result(run: Run, history) -> None:
 def training_settings(run: Run, options) -> tuple[str, dict]:
     """(path of the counts, settings) of a new training, or with --resume those of the run.
 
-    Nothing may contradict those of the run.
+    Nothing may contradict those of the run. With --settings both come from a comparison, except
+    for what is given beside.
     """
-    given = {
-        name: value
-        for name, value in vars(options).items()
-        if name in (*runs.COUNTS, *runs.MODEL, *runs.FIT)
-    }
+    given = settings_given(options)
+    if options.settings is not None:
+        given = of_comparison(options, given)
     if not options.resume or options.counts is not None and not run.config_file.exists():
         if options.counts is None:
-            raise WrongUsage("COUNTS is missing (only with --resume it is known from the run)")
+            raise WrongUsage(
+                "COUNTS is missing (it is known from the run with --resume, and from a comparison "
+                "with --settings)"
+            )
         if run.checkpoint.exists():
             raise WrongUsage(
                 f"{run.folder} holds a run already: go on with --resume, or give another --out"
@@ -192,6 +196,37 @@ def training_settings(run: Run, options) -> tuple[str, dict]:
     return options.counts or path, settings
 
 
+def check_counts_together(given: dict) -> None:
+    """WrongUsage where the options that say what of the counts is seen do not go together."""
+    if "selection" in given and "genes" not in given:
+        raise WrongUsage("--selection says how to choose --genes N: give both")
+
+
+def settings_given(options) -> dict:
+    """Those of the options that are settings of a run: name -> value."""
+    return {
+        name: value
+        for name, value in vars(options).items()
+        if name in (*runs.COUNTS, *runs.MODEL, *runs.FIT)
+    }
+
+
+def of_comparison(options, given: dict) -> dict:
+    """The settings that a comparison came to, with those given beside in their place.
+
+    The counts are those of the comparison too, unless others are given.
+    """
+    path, best = comparison.read_best(options.settings)
+    if options.counts is None:
+        options.counts = path
+    said = ", ".join(f"{name} {value}" for name, value in {**best, **given}.items())
+    replaced = [name for name, value in given.items() if name in best and best[name] != value]
+    beside = f" (given beside: {', '.join(replaced)})" if replaced else ""
+    if options.is_first:
+        say(f"settings of {options.settings}: {said}{beside}")
+    return {**best, **given}
+
+
 def check_together(run: Run, path, given: dict) -> None:
     """WrongUsage where the options of a new training do not go together."""
     if any(is_same(path, file) for file in run.files):
@@ -199,8 +234,7 @@ def check_together(run: Run, path, given: dict) -> None:
             f"COUNTS {path} has the name of a file of the run, and would be replaced; give another "
             "--out"
         )
-    if "selection" in given and "genes" not in given:
-        raise WrongUsage("--selection says how to choose --genes N: give both")
+    check_counts_together(given)
     if given.get("selection") == "pearson" and "on_disk" in given:
         raise WrongUsage(
             "--selection pearson needs all counts in memory; leave out --on-disk, or choose by "
@@ -210,6 +244,65 @@ def check_together(run: Run, path, given: dict) -> None:
         raise WrongUsage(
             "--early-stopping looks at cells held out, and --validation 0 holds out none; raise it"
         )
+
+
+def compare(options) -> int:
+    """Train scVI in all combinations of --likelihood, --latent, --layers, --hidden and --epochs,
+    and compare them by the log p of a fifth of the cells, which no training sees, beside two ways
+    without a model. Prints a table and says which settings are equally good within error, and which
+    of these is the simplest; writes it to DIR as comparison.csv and comparison.png. `train
+    --settings DIR` then trains that one on all cells. The same command again goes on with a
+    comparison that was stopped or killed, or adds settings to it. All counts are held in memory,
+    and once more in each process.
+    """
+    folder = Path(options.out)
+    settings = settings_given(options)
+    varied = {name: settings.pop(name) for name in VARIED if name in settings}
+    if len(set(settings.get("library", []))) > 1:
+        raise WrongUsage(
+            "--library: a model with an observed and one with a latent library cannot be compared, "
+            "as the former is told each cell's total; give one of the two"
+        )
+    if "library" in settings:
+        settings["library"] = settings["library"][0]
+    check_counts_together(settings)
+    files = [folder / name for name in ("comparison.csv", "comparison.png", "best.json")]
+    for file in files:
+        if is_same(options.counts, file):
+            raise WrongUsage(
+                f"COUNTS {options.counts} has the name of a file of the comparison, and would be "
+                "replaced; give another --out"
+            )
+    of_counts = {name: settings.pop(name) for name in runs.COUNTS if name in settings}
+    counts = runs.training_counts(options.counts, of_counts)
+    key = of_counts.get("batch_key")
+    say(f"{len(counts):,} cells, {counts.shape[1]:,} genes of {options.counts}")
+    try:
+        table = comparison.compare(
+            counts,
+            None if key is None else runs.labels_of(counts, key),
+            labels=None if options.labels is None else runs.labels_of(counts, options.labels),
+            n_samples=options.samples,
+            seeds=options.seeds,
+            jobs=options.jobs,
+            out=folder,
+            **varied,
+            **settings,
+        )
+    except KeyboardInterrupt:
+        say("the same command goes on where it was")
+        raise
+    print(table)
+    chosen = table.best  # an error, where all settings have failed
+    csv, picture, best = files
+    with checkpoint.whole_file(csv) as temporary:
+        table.to_csv(temporary)
+    with checkpoint.whole_file(picture) as temporary:
+        table.plot(temporary)
+    taken = {**of_counts, **settings, **chosen.config(), **chosen.fit()}
+    comparison.write_best(folder, options.counts, taken)
+    say(f"written: {csv}, {picture}, and {best} for train --settings {folder}")
+    return 0
 
 
 def embed(options) -> int:
@@ -537,6 +630,13 @@ def train_options(add) -> None:
         "numbers of one that was not; a run that is not there yet begins",
     )
     add(
+        "--settings",
+        metavar="DIR",
+        type=Path,
+        help="take the settings, and COUNTS if they are not given, of a comparison (compare); "
+        "options given beside count more",
+    )
+    add(
         "--layer",
         default=unset,
         help="layer of an .h5ad or .loom file with the counts "
@@ -692,6 +792,59 @@ def train_options(add) -> None:
         "mpiexec -n 4 python -m models train COUNTS --out RUN --parallel mpi; --batch-size is that "
         "of all together",
     )
+
+
+def compare_options(add) -> None:
+    """What train takes, with several values where settings are compared."""
+    not_for_all = {"counts", "--out", "--resume", "--settings", "--device", "--on-disk"}
+    not_for_all |= {"--parallel", *(f"--{name.removeprefix('n_')}" for name in VARIED)}
+
+    def add_same(name, **options):
+        if name == "--library":
+            options["nargs"] = "+"  # so that two of them are refused in a sentence
+        if name not in not_for_all:
+            add(name, **options)
+
+    add("counts", metavar="COUNTS", help="counts to compare settings on")
+    add("--out", metavar="DIR", type=Path, required=True, help="folder of the comparison")
+    several = {"nargs": "+", "default": argparse.SUPPRESS}
+    add("--likelihood", choices=["zinb", "nb", "poisson"], help="default: all three", **several)
+    for name, dest, default, what in (
+        ("--latent", "n_latent", "10 20 30", "dimensions of z"),
+        ("--layers", "n_layers", "1 2", "hidden layers"),
+        ("--hidden", "n_hidden", "128", "width of hidden layers"),
+        ("--epochs", "epochs", "by the number of cells", "passes over the training cells"),
+    ):
+        add(
+            name,
+            metavar="N",
+            dest=dest,
+            type=whole(1),
+            help=f"{what} (default: {default})",
+            **several,
+        )
+    add("--labels", metavar="COLUMN", help="obs column of known groups, to score clusters by")
+    add(
+        "--jobs",
+        metavar="N",
+        type=whole(1),
+        help="settings trained at a time, each on one thread (default: one for each processor)",
+    )
+    add(
+        "--seeds",
+        metavar="N",
+        type=whole(1),
+        default=1,
+        help="trainings of each setting, whose log p is averaged (default: 1)",
+    )
+    add(
+        "--samples",
+        metavar="N",
+        type=whole(2),
+        default=300,
+        help="draws of z for the log p of each cell (default: 300)",
+    )
+    train_options(add_same)
 
 
 def counts_options(add) -> None:
@@ -868,7 +1021,14 @@ COMMANDS = {
         train,
         train_options,
         "counts.h5ad --out run --layer counts --batch-key donor --genes 2000\n"
-        "demos/data/cortex.npz --out run --likelihood nb --epochs 50\n--out run --resume",
+        "demos/data/cortex.npz --out run --likelihood nb --epochs 50\n--out run --resume\n"
+        "--out run --settings trials",
+    ),
+    "compare": (
+        compare,
+        compare_options,
+        "counts.h5ad --out trials --likelihood nb zinb --latent 10 30 --jobs 2\n"
+        "demos/data/cortex.npz --out trials --layers 1 --labels labels",
     ),
     "embed": (
         embed,

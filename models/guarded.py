@@ -63,10 +63,8 @@ def read(
         "memory": MEMORY + MEMORY_A_BYTE * size,
     }
     program = [sys.executable, "-P", "-m", "models.guarded", os.fspath(path), json.dumps(request)]
-    packages = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, packages))}
     with subprocess.Popen(
-        program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+        program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment()
     ) as child:
         try:
             found = _receive(child.stdout)
@@ -85,6 +83,12 @@ def read(
     for note in found["warnings"]:
         warnings.warn(note, stacklevel=2)
     return _counts_from(found)
+
+
+def environment() -> dict[str, str]:
+    """The variables of a process that is to find these packages, wherever it is started."""
+    packages = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, packages))}
 
 
 def _end_of(code: int) -> str:

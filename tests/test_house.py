@@ -69,6 +69,8 @@ ORDER = {
         "clustering",
         "runs",
         "report",
+        "trial",
+        "comparison",
         "__main__",
     ],
 }
