@@ -15,7 +15,7 @@ import numpy as np
 
 from tests.exercises import checks
 
-TIME_LIMIT = 60.0  # seconds for an exercise; the longest solution takes three
+TIME_LIMIT = 60.0  # seconds for an exercise; the longest solution takes about one
 LONGEST_HINT = 400  # characters
 
 
@@ -53,7 +53,7 @@ def hint(name: str, answer, path: Path | None = None) -> str:
 
 
 def in_words(error: Exception, path: Path | None) -> str:
-    """An error with its type, and the line of the answers where it came up."""
+    """An error with its type and where in the answers it came up: outermost and innermost line."""
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)
@@ -63,7 +63,10 @@ def in_words(error: Exception, path: Path | None) -> str:
     if isinstance(error, SyntaxError):
         lines = [error.lineno]
         text = error.msg
-    where = f" (line {lines[-1]} of {path.name})" if lines else ""
+    where = ""
+    if lines:
+        outer_and_inner = " and ".join(f"line {n}" for n in dict.fromkeys((lines[0], lines[-1])))
+        where = f" ({outer_and_inner} of {path.name})"
     return f"{type(error).__name__}: {text}{where}"
 
 

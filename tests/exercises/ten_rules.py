@@ -1,6 +1,7 @@
 """Ten functions with their rules, for the exercise `wrong_rule`: one rule is wrong, though not for all inputs.
 
     >>> from minigrad import gradcheck
+    >>> from tests.exercises.ten_rules import TEN
     >>> worst = gradcheck(TEN["swish"], [-1.0, 2.0])
 
 What the functions take: arrays of any shape that broadcast; `log_subtract` wants a > b, `unit` some

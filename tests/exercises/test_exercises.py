@@ -3,6 +3,7 @@
 The learner's own answers are not judged here, but by `python -m tests.exercises`.
 """
 
+import doctest
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from minigrad import gradcheck
 from minigrad.checking import GradientError
 from tests.exercises import __main__ as command
-from tests.exercises import checks, judge
+from tests.exercises import checks, judge, ten_rules
 from tests.exercises.ten_rules import TEN
 
 HERE = Path(__file__).parent
@@ -74,6 +75,10 @@ def test_one_of_the_ten_rules_is_wrong_and_only_far_below_0(name):
             gradcheck(TEN[name], *examples(FAR)[name])
     else:
         gradcheck(TEN[name], *examples(FAR)[name])
+
+
+def test_the_example_beside_the_ten_rules_runs():
+    assert doctest.testmod(ten_rules) == (0, 3)
 
 
 # ------------------------------------------------------------------------------------- the command
