@@ -21,7 +21,7 @@ from tests.exercises.ten_rules import TEN
 EXERCISES = {
     "backward_keeping": "def backward_keeping(loss, inner): as loss.backward(), and fills .grad of the Tensors in the list inner too",
     "undo_broadcasting": "def undo_broadcasting(g, shape): g summed to that shape; an array from an array, a Tensor from a Tensor",
-    "erfcx": "erfcx = primitive(special.erfcx, rule), so that special.erfcx takes Tensors",
+    "owens_t": "owens_t = primitive(special.owens_t, rule of h, rule of a), so that special.owens_t(h, a) takes Tensors",
     "out_of_order": "def out_of_order(x): (y, what grad(y, x) would give first in, first out); x and y Tensors of one number",
     "jvp": "def jvp(f, x, v): J v, J the Jacobian of f at the array x; an array of the shape of f(x); v is an array as x",
     "sweep": "def sweep(output, gradient): a dict, from each leaf that needs a gradient to its gradient, an array",
@@ -153,47 +153,43 @@ def check_undo_broadcasting(answer):
         _differentiable(lambda g: answer(g, shape), rng.standard_normal((2, 3)))
 
 
-def check_erfcx(answer):
+def check_owens_t(answer):
     _demand(
-        isinstance(answer, Primitive) and IMPLEMENTATIONS.get(special.erfcx) is answer,
-        "it is not what primitive(special.erfcx, ...) returned",
+        isinstance(answer, Primitive) and IMPLEMENTATIONS.get(special.owens_t) is answer,
+        "it is not what primitive(special.owens_t, ...) returned",
     )
-    x = np.array([[-3.0, -0.5, 0.0], [0.1, 2.0, 40.0]])
+    _demand(answer.n_arrays == 2, f"it has {answer.n_arrays} rule, should have two: of h and of a")
+    h, a = np.array([[-1.5], [0.0], [0.7]]), np.array([-2.0, 0.0, 0.4, 3.0])
 
-    def moment(k):
-        """The k-th derivative: erfcx(x) = 2 / sqrt(pi) * integral of exp(-t^2 - 2 x t), t from 0."""
-        values = [
-            integrate.quad(
-                lambda t: (-2.0 * t) ** k * np.exp(-t * t - 2.0 * z * t), 0.0, 12.0, epsabs=1e-13
-            )[0]
-            for z in x.ravel()
-        ]
-        return 2.0 / np.sqrt(np.pi) * np.reshape(values, x.shape)
+    def density(t, h):
+        return np.exp(-0.5 * h * h * (1.0 + t * t)) / (2.0 * np.pi * (1.0 + t * t))
 
-    t = Tensor(x, requires_grad=True)
-    y = special.erfcx(t)
-    _same(y, moment(0), "its value", atol=1e-6)
-    _same(grad(y, t, gradient=np.ones_like(x))[0], moment(1), "its slope")
-    _same(
-        grad(special.erfcx(t), t, gradient=3.0 * np.ones_like(x))[0],
-        3.0 * moment(1),
-        "the gradient where that of the output is 3",
-    )
-    (slope,) = grad(y, t, gradient=np.ones_like(x), create_graph=True)
-    _same(
-        grad(slope, t, gradient=np.ones_like(x))[0],
-        moment(2),
-        "its second derivative",
-        atol=1e-7,
-    )
-    # The rule itself: the sweep would give its result the dtype of x, whatever it was.
-    narrow = np.linspace(-1.0, 1.0, 3, dtype=np.float32)
-    found = answer.rules[0](np.ones_like(narrow), special.erfcx(narrow), narrow)
-    _demand(
-        found.dtype == np.float32,
-        f"of float32 arrays the rule makes {found.dtype}, as a NumPy number such as np.sqrt(np.pi) "
-        "would; constants in rules are Python's floats, as in ops.py",
-    )
+    def slope_in_h(t, h):
+        return -h * (1.0 + t * t) * density(t, h)
+
+    def integral(f):
+        """Of f(t, h) for t from 0 to a, of each h and a."""
+        return np.vectorize(lambda h, a: integrate.quad(f, 0.0, a, args=(h,))[0])(h, a)
+
+    tensors = Tensor(h, requires_grad=True), Tensor(a, requires_grad=True)
+    y = special.owens_t(*tensors)
+    _same(y, integral(density), "its value")
+    for scale in (1.0, 3.0):
+        g = np.full(y.shape, scale)
+        found = grad(y, list(tensors), gradient=g)
+        where = f"where the gradient of the output is {scale:g}, that of"
+        _same(found[0], np.sum(g * integral(slope_in_h), axis=1, keepdims=True), f"{where} h")
+        _same(found[1], np.sum(g * density(a, h), axis=0), f"{where} a")
+    _differentiable(special.owens_t, h, a)
+    # The rules themselves: the sweep would give their results the dtype of h and a in any case.
+    narrow = np.linspace(0.5, 1.0, 3, dtype=np.float32)
+    for rule, name in zip(answer.rules, "ha"):
+        found = rule(np.ones_like(narrow), special.owens_t(narrow, narrow), narrow, narrow)
+        _demand(
+            found.dtype == np.float32,
+            f"of float32 arrays the rule of {name} makes {found.dtype}, as a NumPy number such as "
+            "np.sqrt(np.pi) would; constants in rules are Python's floats, as in ops.py",
+        )
 
 
 @contextmanager

@@ -30,8 +30,15 @@ def undo_broadcasting(g, shape):
     return np.sum(g, axis=stretched, keepdims=True)
 
 
-# y is at hand, and large where exp(x^2) erfc(x) cannot be computed. The constant is Python's.
-erfcx = primitive(special.erfcx, lambda g, y, x: g * (2.0 * x * y - 2.0 / root(pi)))
+# By the integrand at t = a; and by the integral of -h / (2 pi) exp(-h^2 (1 + t^2) / 2) for t from 0
+# to a, which is an error function. Constants are Python's floats.
+owens_t = primitive(
+    special.owens_t,
+    lambda g, y, h, a: (
+        g * np.exp(-0.5 * h * h) * special.erf(h * a / root(2.0)) * (-0.5 / root(2.0 * pi))
+    ),
+    lambda g, y, h, a: g * np.exp(-0.5 * h * h * (1.0 + a * a)) / (1.0 + a * a) * (0.5 / pi),
+)
 
 
 def out_of_order(x):

@@ -1,8 +1,5 @@
 """Wrong answers, as they are really given, and words that the check's complaint must contain: the checks' own test."""
 
-from math import pi
-from math import sqrt as root
-
 import numpy as np
 from scipy import special
 
@@ -196,8 +193,9 @@ def _registered_for(function, entry):
     return entry
 
 
-def _erfcx(rule):
-    return lambda right: primitive(special.erfcx, rule)
+def _owens_t(make):
+    """The solution with other rules: make(rule of h, rule of a) -> a tuple of rules."""
+    return lambda right: primitive(special.owens_t, *make(*right.rules))
 
 
 def _by_quotient(f, x, v):
@@ -373,24 +371,37 @@ WRONG = {
         ("returns ndarray", lambda right: lambda g, shape: right(_cut(g), shape)),
         ("cannot be given Tensors", lambda right: _undo_by_reduce),
     ],
-    "erfcx": [
-        ("its slope", _erfcx(lambda g, y, x: g * -2.0 / root(pi))),
+    "owens_t": [
+        ("is 1, that of h", _owens_t(lambda of_h, of_a: (of_a, of_h))),
         (
-            "its slope: is (nan|-inf|inf)",
-            _erfcx(
-                lambda g, y, x: g * (2.0 * x * np.exp(x * x) * special.erfc(x) - 2.0 / root(pi))
+            "is 1, that of a",
+            _owens_t(lambda of_h, of_a: (of_h, lambda g, y, h, a: 0.5 * of_a(g, y, h, a))),
+        ),
+        (
+            "is 3, that of h",
+            _owens_t(lambda of_h, of_a: (lambda g, y, h, a: of_h(1.0, y, h, a), of_a)),
+        ),
+        (
+            "is 3, that of a",
+            _owens_t(lambda of_h, of_a: (of_h, lambda g, y, h, a: of_a(1.0, y, h, a))),
+        ),
+        (
+            "second derivative|create_graph",
+            _owens_t(lambda of_h, of_a: (of_h, lambda g, y, h, a: of_a(g, y, h, _cut(a)))),
+        ),
+        (
+            "rule of h makes float64",
+            _owens_t(
+                lambda of_h, of_a: (lambda g, y, h, a: of_h(g, y, h, a) * np.float64(1.0), of_a)
             ),
         ),
-        ("of the output is 3", _erfcx(lambda g, y, x: 2.0 * x * y - 2.0 / root(pi))),
-        (
-            "second derivative",
-            _erfcx(lambda g, y, x: g * (2.0 * x * _cut(y) - 2.0 / root(pi))),
-        ),
-        ("rule makes float64", _erfcx(lambda g, y, x: g * (2.0 * x * y - 2.0 / np.sqrt(np.pi)))),
-        ("is not what", lambda right: special.erfcx),
+        ("1 rule, should have two", lambda right: primitive(special.owens_t, lambda g, y, h: g)),
+        ("is not what", lambda right: special.owens_t),
         (
             "its value",
-            lambda right: _registered_for(special.erfcx, primitive(special.erfc, right.rules[0])),
+            lambda right: _registered_for(
+                special.owens_t, primitive(special.beta, *right.rules, name="beta_again")
+            ),
         ),
     ],
     "out_of_order": [
