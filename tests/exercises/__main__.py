@@ -3,7 +3,7 @@
     python -m tests.exercises [ANSWERS]
 
 One line for each exercise: done, missing (with what to write), or wrong (with a hint). ANSWERS is the file with your
-answers. The exit status is 0 if none is wrong, 1 if one is or if the file cannot be loaded.
+answers. The exit status is 0 if none is wrong, 1 if one is or if the file cannot be loaded, 130 after Ctrl-C.
 """
 
 import argparse
@@ -44,6 +44,9 @@ def main(arguments=None) -> int:
     except BrokenAnswers as error:
         print(f"{path} cannot be loaded: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     print(", ".join(f"{n} {status}" for status, n in counted.items()))
     return 1 if counted["wrong"] else 0
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import multiprocessing
+import signal
 import sys
 import traceback
 import warnings
@@ -98,6 +99,12 @@ def judge(connection, path: str, names: list[str]) -> None:
                 send("missing", checks.EXERCISES[name])
 
 
+def judge_undisturbed(*arguments) -> None:
+    """`judge`, in a process that leaves Ctrl-C to the one that started it, which then ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    judge(*arguments)
+
+
 def verdicts(path: Path, time_limit: float = TIME_LIMIT) -> Iterator[Verdict]:
     """The Verdict of each exercise, in order. An answer that does not end, or ends the process, is wrong.
 
@@ -123,7 +130,9 @@ class _Process:
     def __enter__(self):
         context = multiprocessing.get_context("spawn")
         self.connection, its_end = context.Pipe(duplex=False)
-        self.process = context.Process(target=judge, args=(its_end, *self.arguments), daemon=True)
+        self.process = context.Process(
+            target=judge_undisturbed, args=(its_end, *self.arguments), daemon=True
+        )
         self.process.start()
         its_end.close()  # so that the end of the process is the end of the pipe
         return self
