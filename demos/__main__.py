@@ -1,6 +1,7 @@
 """`python -m demos` lists the demos, `python -m demos NAME [--quick] [--out DIR]` runs one.
 
-The name `all` stands for all of them.
+The name `all` stands for all of them. `python -m demos notebooks [NAME ...]` makes the notebooks of
+the lessons in demos/lessons (notebooks.py).
 
 A demo is a module with a docstring (the lesson; its first line is the list's) and `run(options)`,
 which prints numbers and saves pictures through demos/show.py. `add_options(parser)` is for those
@@ -17,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from demos import page
+from demos import notebooks, page
 from minigrad.backend import DEVICES
 
 DEMOS = (
@@ -54,6 +55,7 @@ def list_demos() -> None:
     print(__doc__.splitlines()[0], end="\n\n")
     for name in available():
         print(f"  {name:<26}{load(name).__doc__.splitlines()[0]}")
+    print(f"\nlessons, as scripts and notebooks in demos/lessons: {', '.join(notebooks.lessons())}")
 
 
 def run_demo(name: str, arguments: list[str]) -> None:
@@ -94,6 +96,8 @@ def main(arguments: list[str]) -> int:
         list_demos()
         return 0
     name, rest = arguments[0], arguments[1:]
+    if name == "notebooks":
+        return notebooks.main(rest)
     if name == "all":
         for demo in available():
             print(f"\n--- {demo}")

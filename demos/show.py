@@ -6,9 +6,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from minigrad import picture
 from models.report import COLORS, MARKERS, legend, scatter
 
-__all__ = ["COLORS", "DATA", "MARKERS", "figure", "legend", "save", "scatter"]
+__all__ = ["COLORS", "DATA", "MARKERS", "figure", "graph", "legend", "save", "scatter"]
 DATA = Path(__file__).parent / "data"
 
 
@@ -23,3 +24,34 @@ def save(f: Figure, out: Path, name: str, caption: str) -> None:
     f.savefig(out / f"{name}.png", dpi=110)
     (out / f"{name}.caption").write_text(caption + "\n", encoding="utf-8")
     print(f"picture {name}.png: {caption}")
+
+
+def graph(output, made_from, words, names=None) -> Figure:
+    """The graph of any engine's computation: a box for each node, arrows from what it was made of.
+
+    output: a node. made_from(node): the nodes that it was made from, none for a leaf. words(node):
+    the lines of its box. names: {name: node}, for further first lines. A notebook shows the Figure
+    that is returned.
+    """
+    name_of = {id(node): name for name, node in (names or {}).items()}
+    nodes: list = []  # each after all that it was made from
+    place: dict[int, int] = {}  # id of a node -> its place there
+    waiting = [(output, False)]
+    while waiting:
+        node, is_complete = waiting.pop()
+        if id(node) in place:
+            continue
+        if is_complete:  # all that it was made from has its place
+            place[id(node)] = len(nodes)
+            nodes.append(node)
+        else:
+            waiting.append((node, True))
+            waiting += [(x, False) for x in reversed(made_from(node))]
+
+    edges = {(place[id(x)], place[id(node)]) for node in nodes for x in made_from(node)}
+    texts = []
+    for node in nodes:
+        kind = "operation" if made_from(node) else "leaf"
+        named = [name_of[id(node)]] if id(node) in name_of else []
+        texts.append(([*named, *words(node)], "output" if node is output else kind))
+    return picture.figure_of(*picture.layout(texts, sorted(edges)))

@@ -363,6 +363,14 @@ def paint(path: Any, boxes: list[Box], arrows: list[np.ndarray], size: tuple[flo
 
     Each arrow is an array of points, (n, 2).
     """
+    figure_of(boxes, arrows, size).savefig(path, dpi=DPI)
+
+
+def figure_of(boxes: list[Box], arrows: list[np.ndarray], size: tuple[float, float]) -> Any:
+    """What `layout` gave as matplotlib's Figure, which a notebook shows. Arguments as of `paint`.
+
+    Each arrow is an array of points, (n, 2).
+    """
     from matplotlib.figure import Figure
 
     width, height = size
@@ -377,7 +385,7 @@ def paint(path: Any, boxes: list[Box], arrows: list[np.ndarray], size: tuple[flo
     for i, kind in enumerate(kinds):
         x = 0.2 + LEGEND * (i + 0.5)
         _paint_box(axes, Box(kind, kind, x, height - 0.25, LEGEND - 0.1, 0.24))
-    figure.savefig(path, dpi=DPI)
+    return figure
 
 
 def _paint_box(axes, box) -> None:
