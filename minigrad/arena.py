@@ -41,7 +41,7 @@ import numpy as np
 
 from minigrad import backend
 from minigrad.backend import Array
-from minigrad.tensor import Tensor
+from minigrad.tensor import Tensor, numbers
 
 
 class Arena:
@@ -132,10 +132,12 @@ class Arena:
     def _stretches(self) -> list[list[int]]:
         """[start, stop, n_missed] of neighbours that a step changes, and that missed as many."""
         found: list[list[int]] = []
+        now = next(numbers)
         for i, p in enumerate(self.parameters):
             if p.grad is None or not p.requires_grad:
                 self.n_missed[i] += 1
                 continue
+            p.changed = now  # what was computed from it before cannot be differentiated any more
             if p.grad is not self.gradient_views[i]:
                 self.gradient_views[i][...] = p.grad
             part, n_missed = self.slices[i], self.n_missed[i]

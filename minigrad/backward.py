@@ -1,13 +1,14 @@
 """The sweep backwards: from the gradient of an output to the gradients of all that it came from.
 
-This is a lesson, and the heart of the engine. Read it after tensor.py and table.py; in code those
-import this file, and not the reverse, because the sweep asks little of what it sweeps over: a node
-has its `data`, a `number`, and an `origin`.
+This is a lesson, the third one, and the heart of the engine. Read it after tensor.py and table.py;
+in code those import this file, and not the reverse, because the sweep asks little of what it sweeps
+over: a *node*, as Tensors are called here, has its `data`, a `number`, and an `origin`.
 
-Know before reading: NumPy, and the chain rule. If y = f(a, b), and a number L further on depends
-on y, then dL/da = (dL/dy)(dy/da), summed over the entries of y. dL/dy comes first, as a row vector
-times the Jacobian dy/da: a *vector-Jacobian product*. It has the shape of `a`, and no Jacobian is
-ever made: one small function for each input of f, a *rule*, gives the product. Rules are in ops.py.
+Know before reading: tensor.py, table.py, and the chain rule. If y = f(a, b), and a number L further
+on depends on y, then dL/da = (dL/dy)(dy/da), summed over the entries of y. dL/dy comes first, as a
+row vector times the Jacobian dy/da: a *vector-Jacobian product*. It has the shape of `a`, and no
+Jacobian is ever made: one small function for each input of f, a *rule*, gives the product. Rules
+are in ops.py. (Some functions have one rule for all of their inputs together: fused.py.)
 
 One worked trace, of y = x * x at x = 3. Going forward, each node gets the next number:
 
@@ -31,6 +32,9 @@ the gradient 6.0 = g * x + g * x knows that it came from x. Its own gradient is 
 An input is always older than what was computed from it, and so has a smaller number. When the
 sweep comes to a node, it has visited everything that used the node: its gradient is complete.
 
+The lesson is `sweep`, and `unbroadcast` after it. At first reading, skip what is marked as *an
+optimisation*: it saves a copy of large gradients, and changes no number.
+
 Know after: what happens between `loss.backward()` and `weight.grad`, why one visit to each node is
 enough, and where broadcasting is undone.
 """
@@ -53,7 +57,7 @@ class Origin(NamedTuple):
     inputs: tuple  # what the user gave: Tensors, arrays, numbers
     arrays: tuple  # the plain arrays inside the inputs: the rules look at these again
     keywords: dict  # what else the user gave, such as axis=1
-    saved: Any  # what a hand-written kernel keeps for its rule
+    saved: Any  # what a hand-written kernel (fused.py) keeps for its rule
     needs: tuple  # for each input, whether its gradient is needed
 
 
@@ -68,7 +72,7 @@ def sweep(
     record: bool = False,
     release: bool = False,
 ) -> Iterator[tuple[Any, Array]]:
-    """Yield (node, gradient) for each leaf under the output, each gradient being complete.
+    """Yield (node, gradient) for each leaf under the output that needs one; all are complete.
 
     output: the node to start from. gradient: that of the output, of its shape and dtype.
     wanted: numbers of nodes to yield besides the leaves. With it, the sweep ends at the oldest of
@@ -77,7 +81,7 @@ def sweep(
     differentiated again. release: drop the graph on the way. RuntimeError for a graph used up, or
     of a leaf that has changed since. What is wrong with a rule is an error that names it.
     """
-    oldest = min(wanted, default=0)
+    oldest = min(wanted, default=0)  # 0 where none is wanted: no number is smaller, so no limit
     pending = {output.number: gradient}  # number -> the gradient as far as it is known
 
     # A heap gives its smallest entry first: hence minus the number. Numbers are unique, so that
@@ -114,12 +118,12 @@ def sweep(
         for x, dx in zip(origin.inputs, input_gradients):
             if dx is None:
                 continue  # no gradient is needed
-            if x.changed > node.number:
+            if x.changed > node.number:  # after the node was computed from it
                 raise _changed_since(origin)
             if x.number < oldest:
-                continue
+                continue  # there is nothing there that anybody wants
             is_first = x.number not in pending
-            try:
+            try:  # may_write: an optimisation, see the end of this file
                 dx = _fitted(dx, x, may_write=release and is_first)
             except (AttributeError, TypeError, ValueError) as error:
                 raise _misfit(error, origin, input_gradients, dx, x) from error
@@ -132,7 +136,7 @@ def sweep(
 
 def _fitted(dx, x, may_write):
     """A gradient with the shape and dtype of its input. This is where broadcasting is undone."""
-    if callable(dx):  # a kernel has postponed a large product: see below
+    if callable(dx):  # an optimisation: a kernel has put a large product off until here
         dx = _carried_out(dx, x, may_write)
     if dx.shape != x.data.shape:
         dx = unbroadcast(dx, x.data.shape)
@@ -150,14 +154,16 @@ def unbroadcast(g: Array, shape: tuple) -> Array:
     of a shape that `shape` broadcasts to; ValueError for another. Returns one of that shape.
     """
     n_new = g.ndim - len(shape)  # axes that broadcasting put in front
-    stretched = []
+    if n_new < 0:
+        raise ValueError(f"{shape} does not broadcast to {g.shape}")
+    to_sum = list(range(n_new))
     for axis, length in enumerate(shape, start=n_new):
-        if n_new >= 0 and g.shape[axis] == length:
+        if g.shape[axis] == length:
             continue
-        if n_new < 0 or length != 1:
+        if length != 1:
             raise ValueError(f"{shape} does not broadcast to {g.shape}")
-        stretched.append(axis)
-    return np.reshape(np.sum(g, axis=(*range(n_new), *stretched)), shape)
+        to_sum.append(axis)
+    return np.reshape(np.sum(g, axis=tuple(to_sum)), shape)
 
 
 # --------------------------------------------------------------------------- what a rule did wrong
@@ -177,34 +183,12 @@ def _changed_since(origin):
     """The error for a leaf whose numbers are no longer those that the operation was given."""
     return RuntimeError(
         f"an input of {origin.primitive.__name__} was changed in place since, by `w += ...` within "
-        "no_grad(), and its rule would look at the new numbers: run forward again"
+        "no_grad() or by the step of an optimiser, and its rule would look at the new numbers: run "
+        "forward again"
     )
 
 
-# ---------------------------------------------------------------------- gradients of an optimiser
-# An optimiser keeps the gradients of all its parameters in one array (arena.py). It tells each
-# parameter its place there, a view of that array: `grad_storage`. Two things follow: `.grad` is
-# that view, and a large product can be written there directly instead of being copied.
-
-
-def _storage(leaf):
-    """Where this leaf's gradient is to be written; None for a new array."""
-    storage = leaf.grad_storage
-    if storage is None or storage.shape != leaf.data.shape or storage.dtype != leaf.data.dtype:
-        return None
-    return storage
-
-
-def _carried_out(product, x, may_write):
-    """The gradient from a kernel that postponed a large product until now: product(out).
-
-    may_write: this is the first part of the gradient of x, and backward() is collecting `.grad`.
-    So the product may be written to where `.grad` will be.
-    """
-    is_free = may_write and x.grad is None
-    return product(_storage(x) if is_free else None)
-
-
+# -------------------------------------------------------------------------- where gradients arrive
 def add_to_grad(leaf: Any, g: Array) -> None:
     """leaf.grad += g. The first time, the leaf gets a writable array that nothing else shares.
 
@@ -216,5 +200,30 @@ def add_to_grad(leaf: Any, g: Array) -> None:
     storage = _storage(leaf)
     # Rules may return views, or the very array they were given: it has to be copied.
     leaf.grad = np.empty_like(g) if storage is None else storage
-    if g is not leaf.grad:  # else the product was written there already
+    if g is not leaf.grad:  # else the product was written there already: see below
         np.copyto(leaf.grad, g)
+
+
+# An optimisation. An optimiser keeps the gradients of all its parameters in one array (arena.py).
+# It tells each parameter its place there, a view of that array: `grad_storage`. Two things follow:
+# `.grad` is that view, and a large product, such as the gradient of the weights of a layer, can be
+# written there directly instead of being copied. For that its kernel (fused.py) does not compute
+# the product but returns a function, which does so once it is told where.
+
+
+def _storage(leaf):
+    """Where this leaf's gradient is to be written; None for a new array."""
+    storage = leaf.grad_storage
+    if storage is None or storage.shape != leaf.data.shape or storage.dtype != leaf.data.dtype:
+        return None
+    return storage
+
+
+def _carried_out(product, x, may_write):
+    """The gradient from a kernel that has put a large product off until now: product(out).
+
+    may_write: this is the first part of the gradient of x, and backward() is collecting `.grad`.
+    So the product may be written to where `.grad` will be.
+    """
+    is_free = may_write and x.grad is None
+    return product(_storage(x) if is_free else None)

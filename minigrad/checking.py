@@ -1,7 +1,8 @@
 """Are the derivatives right? A lesson in finding out, and the check of every rule in the table.
 
-Difference quotients measure slopes and say how far they may be off (quotients.py); the rules
-(ops.py) claim what the slopes are. Here the two meet. For f(x) = x^2 at x = (1000, 0.1):
+Difference quotients measure slopes and say how far they may be off (quotients.py); the rules claim
+what the slopes are: for each function that can be differentiated there is one in *the table*
+(table.py, ops.py). Here the two meet. For f(x) = x^2 at x = (1000, 0.1):
 
     >>> import numpy as np
     >>> from minigrad import primitive
@@ -32,7 +33,8 @@ Measuring is half of it. What makes the comparison one that can be trusted:
    rule that is transposed, swapped, or off by a factor of 1.001 still shows, unless luck is
    perfect. What cannot be seen is a wrong entry that is 1e-7 of its group.
 5. *The second derivative is the first derivative of the gradient*, so the same check, given the
-   function that returns the gradient of a weighted sum of f, judges `create_graph=True`.
+   function that returns the gradient of a weighted sum of f, judges `create_graph=True`. The
+   weights, an array of the shape of what f returns, are called `cotangent` below.
 6. *Rules may only read.* One that writes into the gradient that it was given is right by itself and
    spoils the next one, which was given the same array. Here they get arrays that are read-only.
 
@@ -83,7 +85,8 @@ def gradcheck(f: Callable, *inputs: Any, order: int = 2, seed: int = 0) -> list[
     deterministic, so draw noise outside. inputs: arrays, numbers or Tensors of any shape, converted
     to float64. order: 1, or 2 for second derivatives too. seed: of the random weights with which
     the entries of large arrays are combined. Returns one number per order: the worst relative error
-    of those derivatives that difference quotients give to seven digits.
+    of those derivatives that difference quotients give to seven digits; 0.0 also where there are
+    none of these, and NaN for second order where no entry of the output has a first derivative.
 
     Raises GradientError, which names the input, the entries and both values, where a derivative is
     wrong; also where a gradient has the wrong shape or dtype or is not finite, where a rule writes
@@ -138,7 +141,8 @@ def gradcheck(f: Callable, *inputs: Any, order: int = 2, seed: int = 0) -> list[
             rounding = second.rounding(rng)
             _check_recorded(second, f, cotangent, rounding, rng)
             error, _ = _check(second, rounding, rng)
-            worst.append(error)
+            has_no_slope = is_smooth.size > 0 and not np.any(is_smooth)  # so all weights are 0
+            worst.append(float("nan") if has_no_slope else error)
     return worst
 
 
@@ -640,10 +644,16 @@ def _gradients(f, arrays, cotangent, **keywords):
     return _grad(f(*xs), xs, cotangent, what, **keywords)
 
 
-def _grad(y, xs, cotangent, what, **keywords):
-    """minigrad.grad; whatever goes wrong in a rule is told as a GradientError."""
+def _grad(y, xs, cotangent, what, create_graph=False):
+    """minigrad.grad; whatever goes wrong in a rule is told as a GradientError.
+
+    And where y does not depend on any input, zeros: that may be right, or f may cut the graph.
+    """
+    if not y.requires_grad:
+        zeros = [np.zeros_like(x.data) for x in xs]
+        return list(map(Tensor, zeros)) if create_graph else zeros
     try:
-        return grad(y, xs, _read_only(cotangent), **keywords)
+        return grad(y, xs, _read_only(cotangent), create_graph=create_graph)
     except GradientError:
         raise
     except Exception as error:
@@ -713,7 +723,7 @@ def check_primitive(name: str, seed: int = 0) -> list[float]:
         except GradientError as error:
             shapes = [x.shape if isinstance(x, Drawn) else "constant" for x in example.inputs]
             raise GradientError(f"{name} on {shapes} {example.keywords or ''}: {error}") from error
-        worst = [max(pair) for pair in zip(worst, errors)]
+        worst = [float(np.fmax(*pair)) for pair in zip(worst, errors)]  # fmax passes over a NaN
     return worst
 
 

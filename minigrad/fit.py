@@ -2,7 +2,8 @@
 
 This is a lesson. The loop is `train`, the first function below. What a loop needs in the real world
 besides is in training.py: to go on after a kill, to stop at Ctrl-C, to train on several processes,
-to find the first number that is not finite. Its `Run` knows where a training stands.
+to find the first number that is not finite. Its `Run` knows where a training stands; what the loop
+asks of it is said below, in plain Python.
 
 Know before reading: nn.py, optim.py, data.py. The loop knows no model. It asks two things of one:
 
@@ -45,6 +46,31 @@ those before each step:
     [22.5, 5.625, 1.40625]
     >>> model.w.numpy()
     array([2.625])
+
+But for checks, checkpoints and what is printed, no more happens than this, which comes to the same
+weight:
+
+    >>> model = Slope()
+    >>> optimizer = optim.SGD(model.parameters(), learning_rate=0.1)
+    >>> epochs, batch_size, seed = 3, 128, 0
+    >>> rows = np.random.default_rng(seed).permutation(2)
+    >>> held_out, rows = rows[:0], rows[0:]  # a fraction of 0.0
+    >>> for epoch in range(epochs):
+    ...     order = np.random.default_rng([seed, epoch]).permutation(rows)
+    ...     for batch, start in enumerate(range(0, len(order), batch_size)):
+    ...         chosen = order[start : start + batch_size]
+    ...         rng = np.random.default_rng([seed, epoch, batch])  # for dropout and other noise
+    ...         loss = model.loss(x[chosen], 3.0 * x[chosen], progress=epoch / epochs, rng=rng)
+    ...         optimizer.zero_grad()
+    ...         loss.backward()
+    ...         optimizer.step()
+    >>> model.w.numpy()
+    array([2.625])
+
+In `train`, the chosen rows are what `run.minibatches()` yields, `batch` is `run.batch`, and the
+generator is `run.rng(NOISE, run.batch)`. `run.progress` counts the steps that are done, not only
+the epochs. `run.complete` gives the loss as a number and how many rows it is a mean over;
+`run.count` adds these up over an epoch, and `run.end_epoch` writes the mean into the history.
 
 All noise is a function of (seed, what it is for, epoch, step). So a run that was killed and resumed
 from its last checkpoint ends with the very numbers of one that was not, provided that `loss` hands
@@ -107,14 +133,15 @@ def validate(model, run: Run) -> dict[str, float]:
 
 @contextmanager
 def evaluating(model) -> Iterator[None]:
-    """Within: evaluation mode and nothing recorded; afterwards the mode as before."""
-    before = model.training
+    """Within: evaluation mode and nothing recorded; afterwards each module's mode as before."""
+    before = [(module, module.training) for _, module in model.named_modules()]
     model.eval()
     try:
         with no_grad():
             yield
     finally:
-        model.train(before)
+        for module, mode in before:
+            module.training = mode
 
 
 def fit(
@@ -138,18 +165,20 @@ def fit(
     """Train a model, which is then in evaluation mode. Returns the History.
 
     columns: parallel arrays, CSR matrices or Blocks of the same number of rows. optimizer: called
-    with the list of parameters, returns an optim.Optimizer. validation: fraction of rows held
-    out. schedule: called with (optimizer, number of steps), or None; for a StepSchedule write
-    `lambda optimizer, n_steps: StepSchedule(optimizer, every=1000)`. early_stopping: stop after
-    training.PATIENCE (or the number given) epochs without a better validation score; the best
-    weights are restored. ValueError if the score's name does not end in loss or elbo.
+    with the list of parameters, returns an optim.Optimizer. validation: the fraction of rows held
+    out, for the model's method of that name. schedule: called with (optimizer, number of steps), or
+    None; for a StepSchedule write `lambda optimizer, n_steps: StepSchedule(optimizer, every=1000)`
+    (TypeError for the class itself). early_stopping: stop after training.PATIENCE (or the number
+    given) epochs without a better validation score; the best weights are restored. ValueError if
+    the score's name does not end in loss or elbo.
 
     checkpoint: a path, written after every epoch and once a minute; resume: go on from it if it is
-    there. progress: a bar, if standard error is a terminal. device: "numpy" or "cupy" (default: the
-    environment variable MINIGRAD_DEVICE, else where the model is); the model stays there.
-    parallel: "mpi" under mpiexec: every rank takes its part of each minibatch of batch_size rows;
-    all need the same columns and see the checkpoint. describe: called for what the checkpoint is
-    to hold beside the weights (configuration, names of genes).
+    there. progress: whether to show a bar, if standard error is a terminal (the `progress` that
+    `loss` is given is another thing). device: "numpy" or "cupy" (default: the environment variable
+    MINIGRAD_DEVICE, else where the model is); the model stays there. parallel: "mpi" under mpiexec:
+    every rank takes its part of each minibatch of batch_size rows; all need the same columns and
+    see the checkpoint. describe: a function without arguments; the dict that it returns
+    (configuration, names of genes) is saved with the weights. `dict` itself returns an empty one.
 
     Ctrl-C returns, after the step that it falls into, what is there; a second one does not wait for
     the step. FloatingPointError for a number that is not finite; the weights are then those of the
@@ -225,7 +254,7 @@ class History:
         all_axes = figure.subplots(1, len(names), squeeze=False)[0]
         for axes, name in zip(all_axes, names):
             axes.plot(self["epoch"], self[name], color="#0072B2")
-            unit = " (nats a cell)" if "elbo" in name else ""
+            unit = " (nats a row)" if "elbo" in name else ""  # models use natural logarithms
             axes.set_xlabel("epoch")
             axes.set_ylabel(name.replace("_", " ") + unit, parse_math=False)
             # The first epochs would squeeze all others into a line: they may lie outside.

@@ -93,11 +93,13 @@ class Fused(Primitive):
 
         g: a Tensor of the shape of the output. The twin gets an alias of each input, which is a new
         node: else the sweep would run on into what the inputs were computed from, and could not
-        tell apart an input that was given twice.
+        tell apart an input that was given twice. TypeError for a twin that cuts the graph.
         """
         operands = with_tensors(origin.inputs, origin.arrays)
         aliases = [_alias(x) if type(x) is Tensor else x for x in operands]
         y = twin(*aliases, **origin.keywords)
+        if not isinstance(y, Tensor) or not y.requires_grad:
+            raise TypeError("its twin cuts the graph: nothing leads from its result to the inputs")
         wanted = [x for x, need in zip(aliases, origin.needs) if need]
         found = iter(grad(y, wanted, g, create_graph=True))
         return [next(found) if need else None for need in origin.needs]

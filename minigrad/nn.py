@@ -38,9 +38,10 @@ Weights are *tied* where two modules hold the same Tensor. It is one parameter, 
     >>> [name for name, p in network.named_parameters()]
     ['hidden.weight', 'hidden.bias', 'out.bias']
 
-Every module is called in the same way, `module(x, rng)`. `rng` is a generator of random numbers, by
-which a caller can fix all the noise of a step; only layers that draw noise, such as Dropout, look
-at it.
+Every layer of this file is called in the same way, `layer(x, rng)`. `rng` is a generator of random
+numbers, by which a caller can fix all the noise of a step; only layers that draw noise, such as
+Dropout, look at it. x may be a plain array or a Tensor, and what comes back is a Tensor wherever a
+Tensor went in, such as a weight: in annotations, `Array` means either.
 
 Know before reading: functional.py, for what the layers compute.
 
@@ -238,8 +239,9 @@ class Linear(Module):
 
     x: (..., n_in), or a CSR matrix (n, n_in); y: (..., n_out). weight: (n_out, n_in); bias:
     (n_out,). Both start uniform within 1/sqrt(n_in), as in PyTorch: the bound of He et al. 2015,
-    with a = sqrt(5). rng: draws these; by default each layer has a generator of its own. With
-    n_in = 0, y is the bias. ValueError where n_in or n_out is not a whole number >= 0.
+    where a, the negative slope of a leaky ReLU, is sqrt(5). rng: draws these; by default each layer
+    has a generator of its own. With n_in = 0, y is the bias. ValueError where n_in or n_out is not
+    a whole number >= 0.
     """
 
     def __init__(

@@ -63,13 +63,20 @@ reciprocal = primitive(np.reciprocal, lambda g, y, x: -g * y * y)
 square = primitive(np.square, lambda g, y, x: 2.0 * g * x)
 sqrt = primitive(np.sqrt, lambda g, y, x: 0.5 * g / y)
 cbrt = primitive(np.cbrt, lambda g, y, x: g / (3.0 * y * y))
-# At a = b = 0 the exponent of the first rule is 0, not -1: the slope is 0. At a = 0, the second
-# rule's y log a is y log 1 = 0, not 0 * -infinity.
-power = primitive(
-    np.power,
-    lambda g, y, a, b: g * b * np.power(a, b - 1.0 + ((a == 0) & (b == 0))),
-    lambda g, y, a, b: g * y * np.log(a + (a == 0)),
-)
+
+
+def _power_rule(g, y, a, b):
+    """b a^(b - 1). At a = b = 0, where 0 * 0^-1 is NaN, the exponent is 0, and the slope 0."""
+    both_are_0 = (a == 0) & (b == 0)
+    return g * b * np.power(a, b - 1.0 + both_are_0)
+
+
+def _exponent_rule(g, y, a, b):
+    """a^b log a. At a = 0, where 0 * log 0 is NaN, it is 0 * log 1 = 0."""
+    return g * y * np.log(a + (a == 0))
+
+
+power = primitive(np.power, _power_rule, _exponent_rule)
 # What is left over by division: a - b n, where the whole number n is rounded down for remainder
 # (the operator %), and towards 0 for fmod.
 remainder = primitive(
@@ -269,7 +276,10 @@ def _norm_rule(g, y, x, axis=None, keepdims=False):
 
 
 def _extremum_rule(g, y, x, axis=None, keepdims=False):
-    """The gradient goes to the entry that was chosen; entries that tie share it, as in PyTorch."""
+    """The gradient goes to the entry that was chosen; entries that tie share it.
+
+    As in PyTorch's amax; its max along an axis chooses one of them.
+    """
     chosen = x == _with_kept_axes(y, x, axis, keepdims)
     n_chosen = np.sum(chosen, axis=axis, keepdims=True).astype(x.dtype)
     return _with_kept_axes(g, x, axis, keepdims) * chosen / n_chosen
@@ -384,5 +394,5 @@ def _concatenate_rule(g, y, saved, needs, *arrays, axis=0):
 
 
 # It takes any number of arrays, so one rule gives the gradients of all. The rule is plain NumPy,
-# and needs no twin.
+# and so can be differentiated itself; kernels that are not have a formula beside them (fused.py).
 concatenate = fuse(None, _concatenate, _concatenate_rule, "concatenate")

@@ -18,12 +18,15 @@ loss smaller. Here the loss is w^2, its gradient 2 w, and each step takes away a
     [2.048]
 
 All optimisers do this. They differ in what they remember of earlier gradients, and in what they
-make of it: that is one method, `update`. The rest is the same for all of them, and stands in the
-class `Optimizer`. Adam has its update twice: as the paper has it, to be read, and a quick form that
-runs. A test holds one against the other.
+make of it: that is one method, `update`. (AdamW shrinks the weights as well, before Adam's update.)
+The rest is the same for all of them, and stands in the class `Optimizer`. Adam has its update
+twice: as the paper has it, to be read, and a quick form that runs. A test holds one against the
+other.
 
 All weights lie in one flat array, and all gradients in another, so that an update is one formula
-and not one for each parameter: `p.data` is a view into the flat array of weights (arena.py).
+and not one for each parameter: `p.data` is a view into the flat array of weights, and `p.grad` into
+that of gradients. The object that holds both arrays is an *arena* (arena.py, which need not be read
+for this). It also knows which stretches of the arrays belong to parameters that have a gradient.
 
 Know before reading: nn.py, for what a parameter is.
 
@@ -45,7 +48,9 @@ from minigrad.arena import Arena
 from minigrad.backend import Array
 from minigrad.tensor import Tensor
 
-BLOCK = 32768  # weights updated at a time: Adam's four arrays of them fit the processor's cache
+# Weights updated at a time: Adam's five arrays of so many (weights, gradients, two moments and one
+# to compute in) fit the processor's cache.
+BLOCK = 32768
 
 
 class Optimizer:
@@ -89,7 +94,8 @@ class Optimizer:
 
     def __copy__(self):
         """copy.copy: another optimiser of the same parameters, with a memory of its own."""
-        return copy.deepcopy(self, {id(p): p for p in self.parameters})
+        stay = {id(p): p for p in self.parameters}  # deepcopy takes these for copied already
+        return copy.deepcopy(self, stay)
 
     def zero_grad(self) -> None:
         """Forget all gradients; without this, the next backward() adds to them."""
@@ -97,9 +103,15 @@ class Optimizer:
             p.grad = None
 
     def step(self) -> None:
-        """Change every parameter that has a gradient, a block of weights at a time."""
-        self.arena.attach()  # in case somebody has put another array into a parameter
+        """Change every parameter that has a gradient, a block of weights at a time.
+
+        What was computed from these before cannot be differentiated any more (RuntimeError): see
+        no_grad in tensor.py.
+        """
+        self.arena.attach()  # if somebody has put another array into a parameter: a view again
         self.n_steps += 1
+        # A block is a slice of the flat arrays. Where a parameter had no gradient in some steps,
+        # its weights have missed these.
         for block, n_missed in self.arena.blocks_to_change(self.block_size):
             self.t = self.n_steps - n_missed
             self.update_block(block)
@@ -171,8 +183,11 @@ class SGD(Optimizer):
 
     def update(self, w: Array, g: Array, v: Array) -> None:
         """v = momentum * v + g; w -= learning_rate * v. All of one shape, (n,)."""
-        v *= self.momentum
-        v += g
+        if self.momentum == 0.0:
+            v[...] = g  # and not 0 * v + g, which is NaN for ever once a gradient was infinite
+        else:
+            v *= self.momentum
+            v += g
         w -= self.learning_rate * v
 
 
@@ -231,33 +246,34 @@ class Adam(Optimizer):
         v_hat = v / (1 - beta2**t)
         w -= self.learning_rate * m_hat / (np.sqrt(v_hat) + self.eps)
 
-    def update(self, w: Array, g: Array, m: Array, v: Array) -> None:
+    def update(self, w: Array, g: Array, sum_g: Array, sum_gg: Array) -> None:
         """The same steps in two thirds of the time; what `step` calls. All of one shape, (n,).
 
         Three things make it quicker. Each line works in place, or in an array `s` that is kept for
-        it. Each gradient is added as it is, so that what m and v hold here are sums; the means are
-        (1 - beta1) * m and (1 - beta2) * v. And factors that are the same for all weights are put
-        together beforehand: sqrt(v_hat) is sqrt(v) / c, with the number
+        it. Each gradient is added as it is, so that the moments are sums here, and the means of the
+        paper are m = (1 - beta1) * sum_g and v = (1 - beta2) * sum_gg. And factors that are the
+        same for all weights are put together beforehand: sqrt(v_hat) is sqrt(sum_gg) / c, with the
+        number
 
             c = sqrt((1 - beta2^t) / (1 - beta2))
 
-        and so m_hat / (sqrt(v_hat) + eps) is c * m_hat / (sqrt(v) + c * eps).
+        and so m_hat / (sqrt(v_hat) + eps) is c * m_hat / (sqrt(sum_gg) + c * eps).
         """
         beta1, beta2 = self.betas
         t = self.t
         c = sqrt((1 - beta2**t) / (1 - beta2))
         s = self.scratch[: w.size]
 
-        m *= beta1
-        m += g
+        sum_g *= beta1
+        sum_g += g
 
         np.multiply(g, g, out=s)
-        v *= beta2
-        v += s
+        sum_gg *= beta2
+        sum_gg += s
 
-        np.sqrt(v, out=s)
+        np.sqrt(sum_gg, out=s)
         s += c * self.eps
-        np.divide(m, s, out=s)
+        np.divide(sum_g, s, out=s)
         s *= self.learning_rate * c * (1 - beta1) / (1 - beta1**t)
         w -= s
 
@@ -267,7 +283,8 @@ class AdamW(Adam):
 
     A penalty on large weights that is added to the loss is divided by sqrt(v_hat) like all of the
     gradient, so that it hardly acts where gradients are large. Done separately, it shrinks every
-    weight by the same factor (Loshchilov & Hutter 2019, algorithm 2).
+    weight by the same factor (Loshchilov & Hutter 2019, algorithm 2, in the form that PyTorch has:
+    in the paper, the decay follows the schedule, but not the learning rate that it starts from).
     parameters: leaf Tensors of one dtype, of any shapes. undecayed: those of them that do not
     decay, such as biases and normalisation; in the flat arrays they come last. ValueError where one
     of these is not a parameter.

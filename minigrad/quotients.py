@@ -20,7 +20,8 @@ measurement that can be trusted:
 
 1. *Several steps h.* If h is too long, h^4 is not small; if it is too short, what the subtraction
    leaves of f is rounding. No h suits all functions. But the right answer does not depend on h:
-   where two steps agree, they are right, and how well they agree says how far off they may be.
+   where two steps agree, they are very probably right, and how well they agree says how far off
+   they may be.
 2. *The size of the rounding*, which is that difference where all steps are bad. 1 + 1e-8 x has a
    slope of 1e-8, and the 1 in it is only known to 1e-16: over a step of 0.01, the slope is known to
    1e-14, a millionth of it. Rounding need not be guessed: it can be seen (`measured_rounding`).

@@ -64,10 +64,11 @@ def _rgamma_rule(g, y, x):
 
 
 rgamma = primitive(special.rgamma, _rgamma_rule)  # 1 / gamma
+# SciPy's digamma calls itself psi: hence the name.
 digamma = primitive(special.digamma, lambda g, y, x: g * polygamma(x, 1), name="digamma")
 
 
-def _polygamma(x, n):
+def _polygamma(x, n):  # in SciPy n comes first; here the arrays of an entry do
     orders = np.full_like(x, n, int)
     return special_of(x).polygamma(orders, x).astype(x.dtype)
 

@@ -1,6 +1,6 @@
 """The table: how a NumPy function becomes one that records, with a rule for each of its inputs.
 
-This is a lesson. An entry of the table is one line of calculus:
+This is a lesson, the second one. An entry of the table is one line of calculus:
 
     >>> import numpy as np
     >>> from minigrad import Tensor, grad, primitive
@@ -17,7 +17,7 @@ Know before reading: tensor.py. There, NumPy hands its functions over to what st
 
 1. The arguments are put in order. np.sum has one rule, so it takes one array, t; the 1 that
    follows is np.sum's next parameter, `axis`. It becomes a keyword: axis=1.
-2. The arrays are taken out of the Tensors: t.data. Numbers beside them are converted to the
+2. The arrays are taken out of the Tensors: t.data. Numbers beside them, as in t * 2.0, follow the
    Tensors' dtype, so that float32 stays float32.
 3. The function computes: np.sum(t.data, axis=1). It is NumPy's, and knows nothing of Tensors.
 4. The result, of shape (2,), becomes a new Tensor. If a gradient may be asked for, its origin says:
@@ -59,18 +59,21 @@ class Primitive:
         self.rules = rules
         self.n_arrays = len(rules)
 
-        # The keywords that are offered are those that the rule knows: what its signature has
-        # after g, y and the arrays. For np.sum, rule(g, y, x, axis, keepdims), they are two.
+        # The keywords that are offered are those that a rule knows: what its signature has after
+        # g, y and the arrays. For np.cumsum, whose rule(g, y, x, axis) it is, that is axis. (The
+        # rule of an input without a gradient is None; the first other one is asked.)
         first_rule = next(rule for rule in rules if rule is not None)
         self.keywords = tuple(inspect.signature(first_rule).parameters)[2 + self.n_arrays :]
 
-        # What may follow the arrays by position is up to the function: np.sum(t, 1) is axis=1.
+        # What may follow the arrays by position is up to the function: np.cumsum(t, 1) is axis=1.
+        # And np.cumsum(t, 1, float) is dtype=float, which is refused: the rule knows no dtype.
         is_ufunc = isinstance(inspect.unwrap(function), np.ufunc)
         parameters = [] if is_ufunc else list(inspect.signature(function).parameters)
         self.by_position = parameters[self.n_arrays :]
 
-        # NumPy's ufuncs let a Python float follow the dtype of the array beside it. SciPy's do not,
-        # nor does the rule of np.power, which compares its operands with 0.
+        # A Python float need not be converted for NumPy's ufuncs, which let it follow the dtype of
+        # the array beside it. SciPy's do not, nor does the rule of np.power, which compares its
+        # operands with 0.
         is_numpys = getattr(np, name, None) is function
         self.takes_floats = is_ufunc and is_numpys and function is not np.power
 
@@ -101,7 +104,7 @@ class Primitive:
         return inputs[:n], keywords
 
     def beside_tensors(self, inputs: tuple, arrays: list, dtype: np.dtype) -> list:
-        """The arrays; numbers and integer arrays are converted to the Tensors' dtype."""
+        """The arrays; numbers and integer arrays are converted to `dtype`, that of a Tensor."""
         for i, x in enumerate(inputs):
             if type(x) is Tensor or self.rules[i] is None:
                 continue
@@ -145,7 +148,8 @@ class Primitive:
 def unwrapped(inputs: tuple) -> tuple[list, list, Any]:
     """(arrays, needs, dtype): what is inside the inputs, which of them need a gradient.
 
-    dtype: that of the Tensors among the inputs; None where there is none.
+    dtype: that of the last Tensor among the inputs, which numbers beside them are to have; None
+    where there is no Tensor. (Of Tensors of two dtypes NumPy makes the wider one.)
     """
     arrays = []
     needs = []
@@ -176,7 +180,8 @@ def wrapped(y, primitive, inputs, arrays, keywords, saved, needs) -> Tensor:
     out.changed = 0
     out.origin = None
     if records:
-        # Tuples of arrays and flags, unlike lists, cost the garbage collector nothing.
+        # The garbage collector looks once at a tuple of arrays or flags, sees that no cycle leads
+        # through it, and lets it go; at a list it would look again and again.
         out.origin = Origin(primitive, inputs, tuple(arrays), keywords, saved, tuple(needs))
     return out
 
@@ -198,9 +203,11 @@ def primitive(function: Callable, *rules: Callable | None, name: str | None = No
     `rule(g, y, *inputs, **keywords)`: the gradient of that input from the gradient `g` of the
     output `y`, in plain NumPy; None for an input that has no gradient. The gradient may have the
     shape that broadcasting made. The keywords that a user may pass are those that the first rule
-    names; all rules of a function take the same ones. name: by default the function's.
+    (that is not None) names; all rules of a function take the same ones. name: by default the
+    function's.
 
-    From now on NumPy finds this entry whenever `function` is given a Tensor.
+    If `function` is NumPy's, or a ufunc of SciPy's, NumPy finds this entry from now on when it is
+    given a Tensor. Any other function knows nothing of it: there, call the entry that is returned.
 
         >>> from scipy import special
         >>> i0 = primitive(special.i0, lambda g, y, x: g * special.i1(x))

@@ -16,15 +16,18 @@ This is a lesson, the first one. A Tensor is a NumPy array with a memory:
 
 Know before reading: NumPy. What follows is how `np.sum(x ** 3)` comes to be remembered.
 
-1. `x ** 3` is `np.power(x, 3)`: each operator below is a NumPy function.
+1. `x ** 3` is `np.power(x, 3)`: each operator below is a NumPy function. (All but `x[i]`, for which
+   NumPy has none.)
 2. NumPy looks at what `np.power` was given, and finds a type that is not its own. It then calls a
    method of that type to do the work: `Tensor.__array_ufunc__` (the protocol NEP 13), and for
    functions such as `np.sum` it calls `Tensor.__array_function__` (NEP 18).
-3. Both look the function up in `IMPLEMENTATIONS`. What they find there, an entry of the table
-   (table.py), computes on the arrays inside and makes a new Tensor of the result.
-4. The new Tensor is *recorded*: its *origin* says which function made it, and from what. A Tensor
-   that nothing made, such as x, is a *leaf*. Origins are the graph. They point from outputs to
-   inputs only, so there are no cycles, and dropping the output frees it all.
+3. Both look the function up in `IMPLEMENTATIONS`. What they find there is usually an entry of the
+   table (table.py): it computes on the arrays inside and makes a new Tensor of the result. Else it
+   is a function that is made of such entries, as np.mean is of a sum and a quotient (derived.py).
+4. The new Tensor is *recorded*, if a gradient may be asked for: its *origin* says which function
+   made it, and from what. A Tensor that nothing made, such as x, is a *leaf*. Origins are the
+   graph. They point from outputs to inputs only, so there are no cycles, and dropping the output
+   frees it all.
 5. `backward()` follows the origins back to the leaves, and adds to the `.grad` of each leaf its
    gradient (backward.py). A *rule* of the table says how to go back through one function. On the
    way the graph is *used up*: dropped, to free the memory. A second backward() is an error.
@@ -81,7 +84,7 @@ class Tensor:
         "grad_storage": "Where an optimiser wants the gradient written, or None: backward.py.",
         "origin": "How it was made; None for a leaf, which nothing made.",
         "number": "Its place in the order in which Tensors were made.",
-        "changed": "The number that was next when `w += ...` last changed it; 0 if none did.",
+        "changed": "The number that was next when `w += ...` or an optimiser changed it; else 0.",
         "__weakref__": "What refers to it without keeping it alive.",
     }
     # Libraries with arrays of their own, as CuPy and scipy.sparse, ask this number who is to do
@@ -137,11 +140,6 @@ class Tensor:
         shape; it may be left out where this has a single entry, and is then 1. RuntimeError where
         nothing was recorded, or where the graph was used up before.
         """
-        if not self.requires_grad:
-            raise RuntimeError(
-                "backward(): nothing to differentiate; "
-                "no input of this Tensor had requires_grad=True"
-            )
         if isinstance(gradient, Tensor):
             gradient = gradient.data
         start = initial_gradient(self, gradient, "backward")
@@ -661,9 +659,10 @@ def no_grad() -> AbstractContextManager:
         >>> w
         Tensor([0.5, 1. ], requires_grad=True)
 
-    What was computed from w before the change cannot be differentiated any more: backward and grad
-    raise a RuntimeError where they come to w by such an operation. They do not see what was
-    written into `w.data` directly, nor that `w.detach()` has changed with it.
+    What was computed from w before the change, or before the step of an optimiser that changed it,
+    cannot be differentiated any more: backward and grad raise a RuntimeError where they come to w
+    by such an operation. They do not see what was written into `w.data` directly, nor that
+    `w.detach()` has changed with it.
     """
     return recording_is(False)
 
@@ -682,7 +681,8 @@ def grad(
     single entry. create_graph: return Tensors, which can be differentiated again.
 
     Returns a list, for each input its gradient, of its shape and dtype: arrays, or Tensors with
-    create_graph; zeros for an input without influence. TypeError for arrays.
+    create_graph; zeros for an input without influence. TypeError for arrays, RuntimeError where
+    nothing was recorded of the output, as within no_grad().
 
         >>> x = Tensor([3.0], requires_grad=True)
         >>> grad(x ** 3, x)
@@ -704,7 +704,7 @@ def grad(
     # Rules are plain NumPy (table.py). Given arrays they compute; given Tensors they record, like
     # any formula, and what they record can be differentiated again.
     found = {}
-    if output.requires_grad and inputs:
+    if inputs:
         wanted = {x.number for x in inputs}  # inputs may be leaves, or Tensors on the way
         with recording_is(create_graph):
             for node, g in sweep(output, start, wanted, record=create_graph):
@@ -719,7 +719,9 @@ def grad(
         if not create_graph:
             g = np.copy(g)  # a rule may return what it was given
         elif not isinstance(g, Tensor):
-            g = Tensor(g)  # nothing in it depends on anything
+            g = Tensor(g, requires_grad=True)  # a constant: it can be differentiated, to zeros
+        elif not g.requires_grad:
+            g = Tensor(g.data, requires_grad=True)  # likewise, as the slope of 2 x is
         gradients.append(g)
     return gradients
 
@@ -728,11 +730,17 @@ def initial_gradient(output: Tensor, gradient: Array | None, caller: str) -> Any
     """The gradient that the sweep starts from, with the shape and dtype of the output.
 
     gradient: None stands for 1, where the output has a single entry. caller: for the errors.
+    RuntimeError for an output of which nothing was recorded.
     """
     if not isinstance(output, Tensor):
         raise TypeError(
             f"{caller}(): the output is a {type(output).__name__}, not a Tensor: "
             "no Tensor went into it"
+        )
+    if not output.requires_grad:
+        raise RuntimeError(
+            f"{caller}(): nothing to differentiate; no input of the output had requires_grad=True, "
+            "or it was computed within no_grad() or from .detach()"
         )
     if gradient is None:
         if output.size != 1:

@@ -23,10 +23,13 @@ at the output, and each rule makes of it the gradients of the inputs. The last t
 norms of value and gradient. In a model, there are some forty such steps.
 
     print(trace.table(loss, names=model))      every step, with the layer that it belongs to
-    trace.draw(loss, "loss.png", names=model)  the same as a picture, with one box for each module
+    trace.draw(loss, "loss.png", names=model)  the same as a picture; one box for each module, where
+                                               there are more than 20 steps
     trace.first_nonfinite(loss)                the first step with an infinity or NaN, in words
     with trace.watch(): ...                    stop at the operation, forward or backward, that
                                                makes the first one
+
+(The function `table` prints a tape. It has nothing to do with the table of rules, in table.py.)
 
 Know before reading: tape.py.
 

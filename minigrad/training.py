@@ -32,7 +32,7 @@ from contextlib import contextmanager
 import numpy as np
 from tqdm import tqdm
 
-from minigrad import backend, trace
+from minigrad import backend, optim, trace
 from minigrad import checkpoint as files
 from minigrad.backend import Matrix
 from minigrad.data import NOISE, Blocks, Minibatches, pieces, split
@@ -65,8 +65,15 @@ def prepare(
     """A Run that is ready to train, or to go on.
 
     history: an empty History; all others are arguments of `fit`. OSError where the checkpoint
-    cannot be written; ValueError where it is of another run, and for arguments that cannot be.
+    cannot be written; ValueError where it is of another run, and for arguments that cannot be;
+    TypeError for the class StepSchedule as a schedule.
     """
+    if schedule is optim.StepSchedule:
+        raise TypeError(
+            "schedule: the class StepSchedule would take the number of all steps for its every=, "
+            "and the learning rate would never fall; write for example "
+            "schedule=lambda optimizer, n_steps: StepSchedule(optimizer, every=1000)"
+        )
     ranks = ranks_of(parallel)
     with ranks.preparing():
         if checkpoint is not None and ranks.rank == 0:
@@ -291,7 +298,7 @@ class Run:
             return guarded, n_rows
         value = float(value)
         if not math.isfinite(value) or not np.all(np.isfinite(gradients)):
-            self._explain_nonfinite(minibatch)
+            self._explain_nonfinite(minibatch, value)
         return value, n_rows  # only the squares of the gradients were too large
 
     def _add_up_losses(self, value: float, n_rows: int) -> tuple[float, int]:
@@ -487,10 +494,10 @@ class Run:
         ]
 
     # ------------------------------------------------------------------------ numbers not finite
-    def _explain_nonfinite(self, minibatch) -> None:
+    def _explain_nonfinite(self, minibatch, value: float) -> None:
         """Search the tape of this minibatch's loss, and its gradients, for the first bad number.
 
-        Then give up, and name it.
+        Then give up, and name it. value: the loss, as it was.
         """
         parameters = dict(self.model.named_parameters())
         bad = [name for name, p in parameters.items() if not np.all(np.isfinite(p.data))]
@@ -505,9 +512,19 @@ class Run:
                 if p.grad is not None and not np.all(np.isfinite(p.grad)):
                     bad.append(name)
         if where is None:
-            alone = self.ranks.size == 1
-            where = "the gradients" if alone else "the loss or a gradient of a rank"
+            where = self._not_found_again(value)
         self._give_up(where, bad)
+
+    def _not_found_again(self, value: float) -> str:
+        """What was not finite, where the search has found nothing."""
+        if self.ranks.size > 1:
+            return "the loss or a gradient of a rank"
+        if math.isfinite(value):
+            return "the gradients"
+        return (
+            f"the loss was {value}, and was finite when it was computed once more; it should be a "
+            "function of the minibatch, progress and rng only"
+        )
 
     def _give_up(self, where: str, bad: list[str]) -> None:
         """Restore the weights of the last whole epoch, and say what was not finite."""

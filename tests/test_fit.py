@@ -248,6 +248,7 @@ def test_what_cannot_be_trained_is_refused_before_training(tmp_path, monkeypatch
     refused(ValueError, "same number of rows", (data()[0], data()[1][:50]))
     refused(ValueError, "batch_size", batch_size=0)
     refused(ValueError, "nonsense", device="nonsense")
+    refused(TypeError, "schedule: .*StepSchedule.*lambda", schedule=optim.StepSchedule)
     refused(ValueError, "resume=True needs checkpoint", resume=True)
     refused(FileNotFoundError, "no folder .*missing", checkpoint=tmp_path / "missing" / "run.npz")
     refused(IsADirectoryError, "is a folder", checkpoint=str(tmp_path))
@@ -707,6 +708,18 @@ def test_what_is_not_finite_is_named_and_the_last_good_weights_restored(
         assert_same_end(resumed(tmp_path / "run.npz", early_stopping=2), uninterrupted(2))
 
 
+def test_an_infinite_loss_that_does_not_come_again_is_said_to_be_the_loss():
+    """A model with noise of its own: computed once more, its loss is finite."""
+
+    class Unrepeatable(Regression):
+        def loss(self, x, y, ids, *, progress, rng):
+            value = super().loss(x, y, ids, progress=progress, rng=rng)
+            return value + np.inf if len(self.calls) == 3 else value
+
+    with pytest.raises(FloatingPointError, match=r"batch 3: the loss was inf, .* once more"):
+        train(Unrepeatable())
+
+
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_weights_ruined_by_the_last_step_of_an_epoch(epochs):
     """No loss follows that would show it."""
@@ -797,6 +810,15 @@ def test_evaluating_is_for_the_while():
         with pytest.raises(ZeroDivisionError), evaluating(model):
             1 / 0
         assert model.training == before and (weight * 2).requires_grad
+
+
+def test_evaluating_gives_every_module_its_own_mode_back():
+    """Batch norm that was put into evaluation, inside a model that trains, stays there."""
+    model = Regression()
+    model.norm.eval()
+    with evaluating(model):
+        assert not model.training and not model.dropout.training
+    assert model.training and model.dropout.training and not model.norm.training
 
 
 if __name__ == "__main__":

@@ -112,6 +112,35 @@ def test_adam(settings, block, monkeypatch):
     assert_same(run(lambda ps: optim.Adam(ps, 0.02, **settings)), expected, rtol=1e-11)
 
 
+def test_sgd_without_momentum_forgets_an_infinite_gradient():
+    w = nn.Parameter(np.array([1.0]))
+    optimizer = optim.SGD([w], 0.1)
+    w.grad = np.array([np.inf])
+    optimizer.step()
+    w.data[:] = 1.0
+    w.grad = np.array([2.0])
+    optimizer.step()
+    assert w.data == 0.8
+    assert optimizer.moments[0] == 2.0  # the velocity is the gradient itself
+
+
+@pytest.mark.parametrize("make", [optim.SGD, optim.Adam, optim.AdamW], ids=["sgd", "adam", "adamw"])
+def test_a_graph_from_before_a_step_is_refused_after_it(make):
+    """The rule of w * w would look at the new w."""
+    w, other = nn.Parameter(np.array([3.0])), nn.Parameter(np.array([2.0]))
+    optimizer = make([w, other], 0.1)
+    square, untouched = w * w, other * other
+    np.sum(w).backward()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="multiply was changed in place .*optimiser"):
+        square.backward()
+    untouched.backward()  # it had no gradient, so the step passed over it
+    assert other.grad == 4.0
+    w.grad = None
+    np.sum(w * w).backward()
+    assert w.grad == 2.0 * w.data
+
+
 class PublishedAdam(optim.Adam):
     """Adam without the quick form."""
 

@@ -246,7 +246,33 @@ def test_zeros_for_an_input_without_influence(create_graph):
     gx, zeros = grad(x.sum(), [x, other], create_graph=create_graph)
     assert zeros.shape == (2, 4) and zeros.dtype == np.float32 and not np.any(zeros)
     assert isinstance(zeros, Tensor) == create_graph
-    assert not np.any(grad(Tensor(1.0), [other], create_graph=create_graph)[0])
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_grad_of_what_was_not_recorded_is_refused(create_graph):
+    """d(x * x)/dx is 6 at x = 3: zeros would be wrong, and backward() refuses as well."""
+    x = Tensor(3.0, requires_grad=True)
+    with no_grad():
+        within = np.sum(x * x)
+    for output in (within, within * 2.0, (x * x).detach(), Tensor(1.0)):
+        with raises(RuntimeError, r"grad\(\): nothing to differentiate", "no_grad"):
+            grad(output, x, create_graph=create_graph)
+        with raises(RuntimeError, r"backward\(\): nothing to differentiate", "no_grad"):
+            output.backward()
+
+
+def test_constant_slopes_have_slopes_of_0():
+    x = leaf(3)
+    (slope,) = grad(np.sum(2.0 * x), x, create_graph=True)  # 2 everywhere
+    assert not np.any(grad(slope, x, gradient=np.ones(3))[0])
+    y = Tensor(3.0, requires_grad=True)
+    derivative = y**2
+    for expected in (6.0, 2.0, 0.0, 0.0):  # the derivatives of y^2 at 3
+        (derivative,) = grad(derivative, y, create_graph=True)
+        assert derivative.item() == expected
+    one = Tensor(1.0)
+    (slope,) = grad(y + 1.0, y, gradient=one, create_graph=True)
+    assert slope.item() == 1.0 and not one.requires_grad  # what the user gave stays as it is
 
 
 def test_jacobian_rows_by_repeated_grad():
@@ -1014,8 +1040,6 @@ def test_without_create_graph_gradients_are_arrays_and_nothing_is_recorded():
     assert type(g) is np.ndarray
     (h,) = grad(np.exp(x).sum(), x, create_graph=True)
     assert isinstance(h, Tensor) and h.requires_grad
-    with no_grad():
-        assert not grad(h.sum(), x, create_graph=True)[0].requires_grad
 
 
 def test_gradient_penalty_trains():
