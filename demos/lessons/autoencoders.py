@@ -106,8 +106,8 @@ plt.show()
 #
 # No eigenvalue is computed below. `W` is a `Tensor`, an array that remembers what was computed from
 # it, so `loss.backward()` can put the gradient of the loss into `W.grad`, and Adam, an optimiser,
-# takes a step downhill. After every fifth step we note how far the space that $W$ spans is from that
-# of the first three principal components: the angles between them, in degrees.
+# takes a step downhill. After every fifth step we note how far the space that $W$ spans is from
+# that of the first three principal components: the angles between them, in degrees.
 
 # %%
 counts = read(DATA / "cortex.npz")
@@ -235,8 +235,8 @@ plt.show()
 # Copying stops paying as soon as the input and the target differ. In a **denoising** autoencoder
 # noise is added to what the encoder sees, and the target is the clean row. Below, rows are smooth
 # curves of 40 points, and both networks have a code of 80 numbers. The first is trained to give
-# noisy curves back as they are, the second (`noise=0.4`) to give back the clean curve behind a noisy
-# one. Both are then given new noisy curves.
+# noisy curves back as they are, the second (`noise=0.4`) to give back the clean curve behind a
+# noisy one. Both are then given new noisy curves.
 
 # %%
 SIGMA = 0.4
@@ -387,8 +387,8 @@ plt.show()
 # compare the two lines printed above the picture: on these cells PCA, with ten numbers and no
 # training, does at least as well. The network has more weights than the data have entries, and
 # squared error treats a 0 in a cell of which few molecules were caught like a 0 in a cell of which
-# many were. What is missing is not depth but a *model of counts*. The next lessons build it: what it
-# means that a code is a distribution (`bound`), the variational autoencoder
+# many were. What is missing is not depth but a *model of counts*. The next lessons build it: what
+# it means that a code is a distribution (`bound`), the variational autoencoder
 # (`vae_for_expression`), and scVI (`scvi_simplified`).
 
 # %% [markdown]

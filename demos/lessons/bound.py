@@ -8,8 +8,8 @@
 #
 # **Time:** about 25 minutes. The notebook runs in some ten seconds.
 #
-# **Know before:** the normal distribution and its density; the expectation $E[\cdot]$ as the average
-# over many draws; conditional probability, $p(x, z) = p(x \mid z)\,p(z)$.
+# **Know before:** the normal distribution and its density; the expectation $E[\cdot]$ as the
+# average over many draws; conditional probability, $p(x, z) = p(x \mid z)\,p(z)$.
 #
 # Goes with these sections of the chapter (block 5 of MCB128, Spring 2026): "The Variational
 # Inference approach", "Two optimization objectives. One method to achieve them both: The Evidence
@@ -226,8 +226,8 @@ plt.show()
 #   The bound rises by closing the gap: $q$ becomes the posterior.
 # - While the *model* learns with a frozen encoder, it moves to where the bound is higher. The gap
 #   opens again: $q$ is the posterior of a model that is no longer there.
-# - With *both*, the bound pushes the model up, and the encoder follows. At the end the gap is closed
-#   and $w$ is the most likely one.
+# - With *both*, the bound pushes the model up, and the encoder follows. At the end the gap is
+#   closed and $w$ is the most likely one.
 #
 # Raising the average $\log p(x)$ of the cells is also what brings the model's distribution close to
 # that of the data: $\text{KL}(p_\text{data} \,\|\, p)$ is a constant less that average.
@@ -235,9 +235,9 @@ plt.show()
 # %% [markdown]
 # ## 4. The KL in closed form
 #
-# The term $\text{KL}(q \,\|\, p(z))$ of the ELBO could be averaged over draws like all else. But for
-# two normal distributions there is a formula, the one in `kl_normal`. Against the standard normal
-# it is the one at the end of the chapter's section "VAE Pytorch code",
+# The term $\text{KL}(q \,\|\, p(z))$ of the ELBO could be averaged over draws like all else. But
+# for two normal distributions there is a formula, the one in `kl_normal`. Against the standard
+# normal it is the one at the end of the chapter's section "VAE Pytorch code",
 #
 # $$\text{KL} = -\tfrac{1}{2}\,(1 + \log s^2 - m^2 - s^2),$$
 #
