@@ -9,7 +9,7 @@
 #
 # **Know before:** NumPy (`@` is the product of matrices), mean and variance, what PCA is for. That
 # training means following a gradient downhill is enough; how a gradient is computed is the subject
-# of the lesson `engine_in_six_steps`.
+# of the lesson `engine`.
 #
 # The lesson goes with block 5 of the course MCB128 (AI in Molecular Biology, Spring 2026), "the
 # chapter" from here on: its sections "Learning as communication", "Autoencoder definition",
@@ -63,11 +63,12 @@ errors = [squared_error(two_genes, np.array([np.cos(a), np.sin(a)])) for a in an
 best = angles[np.argmin(errors)]
 print(f"best of 180 angles: {np.degrees(best):.0f} degrees, squared error {min(errors):.4f}")
 
-variances, axes_of_cloud = np.linalg.eigh(two_genes.T @ two_genes / len(two_genes))
-component = axes_of_cloud[:, 1]
+# The principal components are the eigenvectors of the covariance, here from small to large.
+variances, vectors = np.linalg.eigh(two_genes.T @ two_genes / len(two_genes))
+component = vectors[:, 1]
 angle = np.degrees(np.arctan2(component[1], component[0])) % 180
 print(f"first principal component: {angle:.1f} degrees")
-print(f"variance across it, over two features: {variances[0] / 2:.4f}")
+print(f"half the variance across it: {variances[0] / 2:.4f}")
 
 # %%
 w = np.array([np.cos(best), np.sin(best)])
@@ -107,7 +108,8 @@ plt.show()
 # No eigenvalue is computed below. `W` is a `Tensor`, an array that remembers what was computed from
 # it, so `loss.backward()` can put the gradient of the loss into `W.grad`, and Adam, an optimiser,
 # takes a step downhill. After every fifth step we note how far the space that $W$ spans is from
-# that of the first three principal components: the angles between them, in degrees.
+# that of the first three principal components: three angles, of 90 degrees where a direction of one
+# is missing in the other, and all 0 where the two are the same.
 
 # %%
 counts = read(DATA / "cortex.npz")
@@ -136,7 +138,9 @@ of_pca = np.mean(np.square(x @ components @ components.T - x))
 print(f"squared error: {loss.data:.5f} by training, {of_pca:.5f} by PCA")
 print("angles between the two subspaces at the end, in degrees:", found[-1].round(3))
 print("W.T @ W, should be the identity:", *(W.data.T @ W.data).round(3), sep="\n")
-print("W.T @ components, a rotation:", *(W.data.T @ components).round(2), sep="\n")
+print(
+    "W.T @ components, a rotation (perhaps mirrored):", *(W.data.T @ components).round(2), sep="\n"
+)
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.2))
@@ -168,9 +172,9 @@ plt.show()
 #
 # Here are simulated rows of 50 features that depend on *three* numbers each, through sines, with a
 # little noise. `Autoencoder(50, hidden=(128, 64), n_latent=n)` is the chapter's Figure 5 in small:
-# layers of 128 and 64 units with ReLU between them, then the bottleneck of `n`, then the same
-# backwards. We vary the width of the channel, and measure the error on rows that were not trained
-# on.
+# layers of 128 and 64 units, each followed by ReLU (negative numbers become 0), then the bottleneck
+# of `n`, then the same backwards. We vary the width of the channel, and measure the error on rows
+# that were not trained on.
 
 # %%
 NOISE = 0.05
@@ -299,7 +303,12 @@ plt.show()
 #
 # The published layers have 2,048 and 1,024 units. To be quick we take 512 and 256 here, and the
 # published ones in the next section. `Autoencoder.geneex` has the rest of the chapter's choices:
-# ReLU and dropout in the hidden layers, a linear output, squared error.
+# ReLU and dropout (in training, some units are set to 0 at random) in the hidden layers, a linear
+# output, squared error.
+#
+# To say in a number whether a code separates the kinds, we let k-means split the codes into three
+# groups, and compare these with the truth by the adjusted Rand index, ARI: 1 if two ways to group
+# the cells are the same, about 0 if one of them is random.
 
 
 # %%
@@ -343,10 +352,9 @@ legend(figure, drawn, loc="outside lower center", ncols=3, markerscale=2)
 plt.show()
 
 # %% [markdown]
-# ARI, the adjusted Rand index, says how far two ways to group the same cells agree: 1 if they are
-# the same, about 0 if one is random. Both codes separate the three kinds. The squared error stays
-# near 1, the variance of the noise: noise of 1,000 genes does not fit through the channel, and the
-# kinds do. To lose the noise is not the failure of the code. It is its use.
+# Both codes separate the three kinds. The squared error stays near 1, the variance of the noise:
+# the noise of 1,000 genes does not fit through the channel, and the kinds do. To lose the noise is
+# not a failure of the code. It is its use.
 
 # %% [markdown]
 # ## 6. GENEEX on real cells
@@ -390,6 +398,8 @@ plt.show()
 # many were. What is missing is not depth but a *model of counts*. The next lessons build it: what
 # it means that a code is a distribution (`bound`), the variational autoencoder
 # (`vae_for_expression`), and scVI (`scvi_simplified`).
+#
+# The source of what you used is `models/autoencoder.py`; it is written to be read.
 
 # %% [markdown]
 # ## Your turn
@@ -401,8 +411,9 @@ plt.show()
 # $$\frac{1}{nD}\sum \big(\text{decode}(\text{encode}(x + \text{noise}\cdot\varepsilon)) - x\big)^2,
 # \qquad \varepsilon \sim \text{Normal}(0, 1) \text{ for each entry.}$$
 #
-# Use NumPy's functions (`np.mean`, `np.square`), so that it can be differentiated when `encode` and
-# `decode` contain Tensors. Fill in the cell, run it, and run the one below.
+# The noise comes from `rng.standard_normal(x.shape)`. Use NumPy's functions (`np.mean`,
+# `np.square`), so that it can be differentiated when `encode` and `decode` contain Tensors. Fill in
+# the cell, run it, and run the one below.
 
 
 # %%

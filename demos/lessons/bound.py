@@ -67,9 +67,9 @@ z = np.linspace(-5, 5, 1000)
 joint = stats.norm(0, 1).pdf(z) * stats.norm(w * z, SIGMA).pdf(x)
 print(f"log p(x = {x}): {exact_log_p(x, w):.6f} by the formula")
 print(f"              {np.log(np.sum(joint) * (z[1] - z[0])):.6f} by a sum over 1,000 values of z")
-for n_dims in (1, 2, 10):
-    years = 1000.0**n_dims / 1e9 / 3.15e7
-    print(f"such a sum for z of {n_dims} dimensions: {1000.0**n_dims:.0e} terms, {years:.0e} years")
+n_terms = 1000.0**10
+print(f"such a sum for a z of 10 dimensions: {n_terms:.0e} terms,")
+print(f"at a billion terms a second {n_terms / 1e9 / 3.15e7:.0e} years")
 
 # %%
 figure, axis = plt.subplots(figsize=(5.6, 2.8))
@@ -83,22 +83,25 @@ axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
-# The years, at a billion terms a second, are the problem: models of cells have ten hidden
-# dimensions or more. And once $w z$ is replaced by a neural network, there is no formula either.
-# The integral is what "cannot be computed" in the title of this lesson.
+# The years are the problem: models of cells have ten hidden dimensions or more. And once $w z$ is
+# replaced by a neural network, there is no formula either. The integral is what "cannot be
+# computed" in the title of this lesson. (The posterior needs it too. It has the shape of the shaded
+# product, but must be divided by its area.)
 
 # %% [markdown]
 # ## 2. The bound
 #
 # The idea of variational inference: choose some distribution $q(z)$ that is easy to draw from, as a
-# guess of $p(z \mid x)$. For *any* $q$ (the chapter's section on the ELBO derives it in four lines)
+# guess of $p(z \mid x)$. Whatever $z$ is, $\log p(x) = \log p(x, z) - \log p(z \mid x)$. Subtract
+# and add $\log q(z)$, and average over $z$ drawn from $q$; then for *any* $q$
 #
 # $$\log p(x) \;=\; \underbrace{E_q\big[\log p(x, z) - \log q(z)\big]}_{\text{ELBO}}
 # \;+\; \underbrace{E_q\big[\log q(z) - \log p(z \mid x)\big]}_{\text{KL}(q \,\|\, p(z \mid x))}.$$
 #
 # The second term is a Kullback-Leibler divergence: never negative, and 0 only if the two
-# distributions are the same. So the first is at most $\log p(x)$: an *evidence lower bound*. And it
-# contains nothing but what the model states outright. Written in another order,
+# distributions are the same. (Logarithms are natural ones; their unit is called a *nat*.) So the
+# first is at most $\log p(x)$: an *evidence lower bound*. And it contains nothing but what the
+# model states outright. Written in another order,
 #
 # $$\text{ELBO} = E_q\big[\log p(x \mid z)\big] - \text{KL}\big(q(z) \,\|\, p(z)\big):$$
 #
@@ -144,7 +147,7 @@ m_grid, s_grid = np.meshgrid(m_axis, s_axis)
 hill = elbo(x, w, m_grid, s_grid)
 figure, axis = plt.subplots(figsize=(5.6, 3.2))
 levels = exact_log_p(x, w) - np.array([8, 4, 2, 1, 0.5, 0.2, 0.05])
-lines = axis.contour(m_grid, s_grid, hill, levels=levels, colors="#777777", linewidths=0.9)
+lines = axis.contour(m_grid, s_grid, hill, levels=levels, colors="#777777", linestyles="solid")
 axis.clabel(lines, fmt="%.2f", fontsize=8, colors="black")
 for i, (name, (m, s)) in enumerate(guesses.items()):
     axis.plot(m, s, MARKERS[i], color=COLORS[(1, 5, 3, 0)[i]], label=name, markersize=6)
@@ -194,9 +197,9 @@ for name, trained in phases.items():
         bound = np.mean(elbo(cells, w_found, a * cells, np.exp(log_s)))
         log_p = exact_log_p(cells, w_found.data).mean()  # not used for training
         history.append((log_p, float(bound.data)))
-        for p, g in zip(trained, grad(-bound, trained)):
-            p.grad = g
-        optimizer.step()
+        optimizer.zero_grad()
+        (-bound).backward()
+        optimizer.step()  # changes only what this phase trains
     print(f"after {name:<8} log p {log_p:.4f}, ELBO {history[-1][1]:.4f}", end=", ")
     print(f"gap {log_p - history[-1][1]:.4f};  w = {w_found.data:.3f}")
 
@@ -349,9 +352,13 @@ right.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Averages agree, variances do not. The score function multiplies by the *whole* value of $f$, to
-# which every dimension adds; its noise grows with each. The reparameterised derivative looks at its
-# own dimension only. This is why a VAE can be trained with a single draw per cell and step.
+# Averages agree, as far as their noise lets one see; variances do not. The score function
+# multiplies by the *whole* value of $f$, to which every dimension adds; its noise grows with each.
+# The reparameterised derivative looks at its own dimension only. This is why a VAE can be trained
+# with a single draw per cell and step.
+#
+# The functions of this lesson, for all distributions that the models here use, are in
+# `minigrad/distributions.py`: `Normal.rsample` is the trick, `kl_divergence` the closed form.
 
 # %% [markdown]
 # ## Your turn

@@ -272,15 +272,16 @@ gene = int(np.argsort(train.var(axis=0))[-5])
 components = np.linalg.svd(train - average_cell, full_matrices=False)[2][:2].T
 figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3))
 for i, (name, rows) in enumerate({"cells": train, "draws from the VAE": new}.items()):
-    points = (rows[:800] - average_cell) @ components
+    points = (rows[:500] - average_cell) @ components
     color = ("#999999", COLORS[0])[i]
-    left.plot(*points.T, MARKERS[i], color=color, markersize=2.5, alpha=0.6, label=name)
+    left.plot(*points.T, MARKERS[i], color=color, markersize=2.5, alpha=0.7, label=name)
     bins = np.linspace(-2, 6, 50)
     style = ({"alpha": 0.6}, {"histtype": "step", "linewidth": 1.6})[i]
     right.hist(rows[:, gene], bins, density=True, color=color, label=name, **style)
 left.set(xlabel="PC 1 of the cells", ylabel="PC 2 of the cells", xticks=[], yticks=[])
 right.set(xlabel=f"log expression of {data.genes[gene]}", ylabel="density")
-right.legend()
+left.legend(fontsize=8, loc="lower left", markerscale=1.5)
+right.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
@@ -310,6 +311,7 @@ def log_density(model, x, n_draws, rng):
         z = rng.normal(mean, std, (len(x), model.n_latent)).astype(np.float32)
         log_ratio = stats.norm(0, 1).logpdf(z) - stats.norm(mean, std).logpdf(z)
         log_weights.append(model.log_p(x, z).data + np.sum(log_ratio, axis=1))
+    # The log of their mean. The weights themselves, e^-500 and less, come too close to 0 for a float.
     return special.logsumexp(log_weights, axis=0) - np.log(n_draws)
 
 
@@ -456,7 +458,7 @@ right.hist(train_counts[:, gene], bins, density=True, color="#999999", alpha=0.6
 for i, (name, rows) in enumerate(drawn_counts.items()):
     zeros = np.mean(train_counts == 0, axis=0), np.mean(rows == 0, axis=0)
     left.plot(*zeros, MARKERS[i], color=COLORS[i], markersize=2.5, label=name)
-    style = {"histtype": "step", "linewidth": 1.4, "color": COLORS[i]}
+    style = {"histtype": "step", "linewidth": 1.4, "color": COLORS[i], "linestyle": "-:"[i]}
     right.hist(rows[:, gene], bins, density=True, label=name, **style)
 left.set(xlabel="fraction of zeros of a gene, cells", ylabel="the same, draws")
 left.legend(fontsize=8)
@@ -472,7 +474,8 @@ plt.show()
 # of cells, and what they decode to is a mixture, in which most genes are expressed a little.
 #
 # The first has a remedy, a distribution with one more number for the scatter: the negative
-# binomial, which scVI takes. That is the next lesson (`scvi_simplified`).
+# binomial, which scVI takes. That is the next lesson (`scvi_simplified`). The VAE of this lesson
+# with all its decoders, and a $\sigma$ that is learned, is `models/vae.py`.
 
 # %% [markdown]
 # ## Your turn
