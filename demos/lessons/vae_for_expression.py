@@ -280,7 +280,7 @@ for i, (name, rows) in enumerate({"cells": train, "draws from the VAE": new}.ite
     right.hist(rows[:, gene], bins, density=True, color=color, label=name, **style)
 left.set(xlabel="PC 1 of the cells", ylabel="PC 2 of the cells", xticks=[], yticks=[])
 right.set(xlabel=f"log expression of {data.genes[gene]}", ylabel="density")
-left.legend(fontsize=8, loc="lower left", markerscale=1.5)
+left.legend(fontsize=8, frameon=True, loc="lower left", markerscale=1.5)
 right.legend(fontsize=8)
 plt.show()
 
@@ -311,7 +311,7 @@ def log_density(model, x, n_draws, rng):
         z = rng.normal(mean, std, (len(x), model.n_latent)).astype(np.float32)
         log_ratio = stats.norm(0, 1).logpdf(z) - stats.norm(mean, std).logpdf(z)
         log_weights.append(model.log_p(x, z).data + np.sum(log_ratio, axis=1))
-    # The log of their mean. The weights themselves, e^-500 and less, come too close to 0 for a float.
+    # The log of their mean. As floats the weights themselves would be rounded to 0.
     return special.logsumexp(log_weights, axis=0) - np.log(n_draws)
 
 
