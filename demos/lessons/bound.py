@@ -98,10 +98,10 @@ plt.show()
 # $$\log p(x) \;=\; \underbrace{E_q\big[\log p(x, z) - \log q(z)\big]}_{\text{ELBO}}
 # \;+\; \underbrace{E_q\big[\log q(z) - \log p(z \mid x)\big]}_{\text{KL}(q \,\|\, p(z \mid x))}.$$
 #
-# The second term is a Kullback-Leibler divergence: never negative, and 0 only if the two
-# distributions are the same. (Logarithms are natural ones; their unit is called a *nat*.) So the
-# first is at most $\log p(x)$: an *evidence lower bound*. And it contains nothing but what the
-# model states outright. Written in another order,
+# The second term, the *gap*, is a Kullback-Leibler divergence: never negative, and 0 only if the
+# two distributions are the same. (Logarithms are natural ones; their unit is called a *nat*.) So
+# the first is at most $\log p(x)$: an *evidence lower bound*. And it contains nothing but what the
+# model states outright. With $p(x, z) = p(x \mid z)\,p(z)$ it can also be written
 #
 # $$\text{ELBO} = E_q\big[\log p(x \mid z)\big] - \text{KL}\big(q(z) \,\|\, p(z)\big):$$
 #
@@ -129,7 +129,7 @@ guesses = {
     "right width, wrong place": (mean - 1.0, std),
     "the posterior": (mean, std),
 }
-print(f"{'q':<26}{'ELBO':>9} + {'KL':>7} = {'their sum':>12}")
+print(f"{'q':<26}{'ELBO':>9} + {'gap':>7} = {'their sum':>12}")
 for name, (m, s) in guesses.items():
     gap = kl_normal(m, s, mean, std)
     print(f"{name:<26}{elbo(x, w, m, s):>9.4f} + {gap:>7.4f} = {elbo(x, w, m, s) + gap:>12.8f}")
@@ -302,7 +302,8 @@ print(f"drawn as mu + 0.5 * eps: derivative {mu.grad:.3f} from one draw")
 # depends on nothing, and *compute* $z = \mu + \sigma\,\varepsilon$. The derivative of $f$ itself is
 # then used.
 #
-# It is not the only way. The derivative of the *density* does as well, the **score function**:
+# It is not the only way. Since $\partial q / \partial\mu = q\; \partial \log q / \partial\mu$, one
+# can use the derivative of the *log density* instead, the **score function**:
 #
 # $$\frac{\partial}{\partial\mu} E_q[f(z)] = E_q\Big[f(z)\,\frac{\partial \log
 # q(z)}{\partial\mu}\Big] = E_q\Big[f(z)\,\frac{z - \mu}{\sigma^2}\Big].$$
@@ -326,15 +327,16 @@ def two_estimates(n_dims, n_draws):
 n_draws = 1000 if QUICK else 20_000
 dims = (1, 3, 10, 30, 100)
 variances = []
-print(
-    f"{'dimensions':>10}{'score: mean':>13}{'variance':>10}{'reparam.: mean':>16}{'variance':>10}"
-)
+print("means of all draws, with their standard errors, and variances of single draws:")
+print(f"{'dimensions':>10}{'by score':>16}{'variance':>11}", end="")
+print(f"{'reparameterised':>20}{'variance':>10}")
 for n_dims in dims:
     pair = two_estimates(n_dims, n_draws)
     variances.append([estimate.var() for estimate in pair])
     score, reparam = pair
-    print(f"{n_dims:>10}{score.mean():>13.2f}{score.var():>10.1f}", end="")
-    print(f"{reparam.mean():>16.3f}{reparam.var():>10.3f}")
+    errors = [estimate.std() / np.sqrt(n_draws) for estimate in pair]
+    print(f"{n_dims:>10}{score.mean():>8.2f} ± {errors[0]:>5.2f}{score.var():>11.1f}", end="")
+    print(f"{reparam.mean():>12.3f} ± {errors[1]:.3f}{reparam.var():>10.3f}")
 
 # %%
 score, reparam = two_estimates(1, n_draws)
@@ -352,7 +354,7 @@ right.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Averages agree, as far as their noise lets one see; variances do not. The score function
+# The averages agree within their errors, the variances do not. The score function
 # multiplies by the *whole* value of $f$, to which every dimension adds; its noise grows with each.
 # The reparameterised derivative looks at its own dimension only. This is why a VAE can be trained
 # with a single draw per cell and step.

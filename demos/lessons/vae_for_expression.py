@@ -34,9 +34,10 @@ plt.rcParams.update({"figure.constrained_layout.use": True, "legend.frameon": Fa
 # %% [markdown]
 # ## 1. The cells
 #
-# 3,005 cells of mouse cortex (Zeisel et al. 2015), 558 genes. As in the chapter, the input is
-# normalised (each cell scaled to the same total) and log-transformed. A fifth of the cells is held
-# out: the model is judged on cells that it was not trained on.
+# 3,005 cells of mouse cortex (Zeisel et al. 2015), 558 genes, which have only numbers in this file.
+# As in the chapter, the input is normalised (each cell scaled to the same total) and
+# log-transformed. A fifth of the cells is held out: the model is judged on cells that it was not
+# trained on.
 
 # %%
 data = read(DATA / "cortex.npz")
@@ -384,10 +385,11 @@ axis.legend()
 plt.show()
 
 # %% [markdown]
-# For the linear decoder the weights find the exact value, so we may trust them for the network,
-# where there is no exact value to compare with. And now the two *models* can be compared, on the
-# same new cells and with the same $\sigma$: one nat more in $\log p(x)$ means that the cell is $e$
-# times as probable.
+# For the linear decoder the weights find the exact value, which is a reason to trust them for the
+# network, where there is none to compare with. And now the two *models* can be compared, on the
+# same new cells and with the same $\sigma$; one nat more in $\log p(x)$ means that a cell is $e$
+# times as probable. The network's curve, a lower bound, begins above the exact line of the linear
+# decoder: with ten numbers a cell as well, curves describe new cells better than planes.
 
 # %% [markdown]
 # ## 6. A decoder for counts
