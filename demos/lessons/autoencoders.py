@@ -402,13 +402,12 @@ plt.show()
 # Neurons lie on one side, glia on the other. Two things are worth a thought. The network gives
 # cells back no better than ten components do, and yet the types come apart better in its code: a
 # small error and a useful code are not the same. And the published layers have more weights than
-# these data have entries. They are for far more cells, or for many more epochs: with `hidden` left
-# out and 8 epochs, both numbers come out worse than for PCA (try it; it takes about a minute).
+# these data have entries. They are for far more cells, or for many more epochs: leave `hidden` out,
+# train for 8 epochs, and both numbers come out worse than those of PCA.
 #
-# What neither code knows is what a count is. Its
-# squared error treats a 0 in a cell of which few molecules were caught like a 0 in a cell of which
-# many were. The next lessons build a *model of counts*: what
-# it means that a code is a distribution (`bound`), the variational autoencoder
+# What neither code knows is what a count is: squared error treats a 0 in a cell of which few
+# molecules were caught like a 0 in a cell of which many were. The next lessons build a *model of
+# counts*: what it means that a code is a distribution (`bound`), the variational autoencoder
 # (`vae_for_expression`), and scVI (`scvi_simplified`).
 #
 # The source of what you used is `models/autoencoder.py`; it is written to be read.
