@@ -8,6 +8,7 @@ own solution, and one for a wrong answer. An answer is code that stands in for t
 be filled in, the one that says "# your turn"; the cell of code that follows it is the check.
 """
 
+import ast
 import json
 import os
 import re
@@ -66,6 +67,21 @@ def fill_in(name) -> int:
     found = [i for i, text in enumerate(code(name)) if YOUR_TURN in text]
     assert len(found) == 1, f"{name}: {len(found)} cells say {YOUR_TURN!r}, not one"
     return found[0]
+
+
+def definitions(name) -> dict:
+    """The functions, classes, imports and CONSTANTS of a lesson, by name; nothing else of it runs."""
+    defining = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
+    kept: list[ast.stmt] = []
+    for node in ast.parse("\n\n".join(code(name))).body:
+        is_constant = isinstance(node, ast.Assign) and re.fullmatch(
+            "[A-Z_]{2,}", ast.unparse(node.targets[0])
+        )
+        if is_constant or isinstance(node, defining):
+            kept.append(node)
+    names = {"__name__": name}
+    exec(compile(ast.Module(kept, type_ignores=[]), f"<{name}>", "exec"), names)
+    return names
 
 
 def quick_run(arguments, **keywords) -> subprocess.CompletedProcess:

@@ -1,0 +1,54 @@
+"""The lesson on autoencoders: its check tells right from wrong, and says what is wrong."""
+
+import numpy as np
+import pytest
+
+from tests import lessons
+
+WRONG = {
+    "np.mean(np.square(decode(encode(noisy)) - noisy))": "compare with the noisy rows",
+    "np.sum(np.square(decode(encode(noisy)) - x))": "a mean, not a sum",
+    "np.mean(np.square(decode(encode(noisy)) - x), axis=1)": "must be one number",
+    "np.mean(np.abs(decode(encode(noisy)) - x))": "the noise's variance",
+    "np.mean(np.square(encode(decode(noisy)) - x))": "decode(encode(...))",
+    "np.mean(np.square(decode(encode(x) + noisy - x) - x))": "only encode sees the noise",
+    "np.mean(np.square(decode(encode(x)) - noisy))": "only encode sees the noise",
+    "np.mean(np.asarray(decode(encode(noisy)) - x) ** 2)": "cannot be differentiated",
+    "np.mean(np.square(data_of(decode(encode(noisy))) - x))": "must be a Tensor",
+}
+ANSWER = """
+from minigrad.functional import data_of
+def denoising_loss(encode, decode, x, noise, rng):
+    noisy = x + noise * rng.standard_normal(x.shape)
+    return {loss}
+"""
+SOLUTION = lessons.solution("autoencoders")
+SAME_NOISE = SOLUTION.replace("rng.", "np.random.default_rng(2).")
+
+
+@pytest.fixture(scope="module")
+def said():
+    """What the check says: answer -> text."""
+    answers = {loss: ANSWER.format(loss=loss) for loss in WRONG}
+    answers.update(right=SOLUTION, same_noise=SAME_NOISE)
+    return dict(zip(answers, lessons.verdicts("autoencoders", answers.values())))
+
+
+def test_the_solution_is_right(said):
+    assert said["right"].startswith("Right")
+
+
+@pytest.mark.parametrize("loss", WRONG)
+def test_a_wrong_answer_is_told_what_is_wrong(said, loss):
+    assert WRONG[loss] in said[loss]
+
+
+def test_the_same_noise_in_every_call_is_seen(said):
+    assert SAME_NOISE != SOLUTION
+    assert "same noise" in said["same_noise"]
+
+
+def test_a_direction_loses_the_variance_across_it():
+    x = np.random.default_rng(5).normal(size=(50, 2))
+    lost = lessons.definitions("autoencoders")["squared_error"](x, np.array([0.6, 0.8]))
+    np.testing.assert_allclose(lost, np.mean((x @ [-0.8, 0.6]) ** 2) / 2)
