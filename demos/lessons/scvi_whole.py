@@ -207,12 +207,13 @@ spreads = {
 }
 for axes, (name, spread) in zip(panels, spreads.items()):
     for i, (label, chosen) in enumerate({"deep": ~is_shallow, "shallow": is_shallow}.items()):
-        axes.loglog(
+        axes.semilogx(
             totals[chosen], spread[chosen], MARKERS[i], color=COLORS[i], markersize=2.5, label=label
         )
     axes.set(title=name, xlabel="library size of the cell", ylabel="standard deviation")
 limit = 1 / np.sqrt(totals)
 panels[1].loglog(np.sort(totals), np.sort(limit)[::-1], "--", color="black", label="the limit")
+panels[1].set_yscale("log")
 panels[1].legend(markerscale=2)
 plt.show()
 
@@ -231,10 +232,11 @@ for label, chosen in {"deep": ~is_shallow, "shallow": is_shallow}.items():
 # compromise; but whatever is computed from draws of $z$ (the Bayes factors of the last lesson)
 # would be as sure of a cell with few molecules as of one with many.
 #
-# NN2 does it for the deep cells only. In the shallowest ones it claims to know $l$ better than can
-# be known. A network that says how sure it is has *learned* to say so, from the ELBO, which hardly
-# notices. **The variances of $q$ are claims, and no measurements.** Most users of scVI do without
-# NN1 and NN2 today, and take the observed total.
+# NN2 does it for the deep cells only (where the cloud ends at 0.01, it has met the 0.0001 that is
+# added to the variance). In the shallowest ones it claims to know $l$ better than can be known. A
+# network that says how sure it is has *learned* to say so, from the ELBO, which hardly notices.
+# **The variances of $q$ are claims, and no measurements.** Most users of scVI do without NN1 and
+# NN2 today, and take the observed total.
 
 # %% [markdown]
 # ## 5. NN6: zeros that were never counted
