@@ -61,8 +61,8 @@ def by_hand():
     run([*SECTIONS["2. The whole model"], loop.replace("np.float32", "np.float64")], names)
     for p in names["weights"]:
         p.data = p.data + 0.1 * np.random.default_rng(p.data.size).standard_normal(p.shape)
-    names["a"][:] = [np.zeros(p.shape) for p in names["weights"]]
-    names["b"][:] = [np.zeros(p.shape) for p in names["weights"]]
+    names["means"][:] = [np.zeros(p.shape) for p in names["weights"]]
+    names["squares"][:] = [np.zeros(p.shape) for p in names["weights"]]
     return names
 
 

@@ -109,9 +109,10 @@ print(f"{np.mean(variance > 1.2 * mean):.0%} of the genes: variance more than 1.
 # the decoder. $\theta$ is not computed from anything: it is one number for each gene, trained like
 # a weight. (We train its logarithm, so that $\theta$ is positive whatever the training does.)
 #
-# Two layers are new. `Linear(a, b)` maps `a` numbers to `b`, by a matrix and a bias.
+# Two kinds of layer are used. `Linear(a, b)` maps `a` numbers to `b`, by a matrix and a bias.
 # `BatchNorm1d` scales each of its inputs to mean 0 and variance 1 over the cells at hand; networks
-# train much faster with it.
+# train much faster with it. (Its two settings are those of the scvi-tools package.) A `Parameter`
+# is an array that is to be trained.
 
 # %%
 n_hidden = 128
@@ -201,10 +202,11 @@ def elbo(x, eps):
 # ## 3. Training
 #
 # The plain loop: take 128 cells, compute the loss (minus the mean ELBO), get its gradient in every
-# weight, change the weights a little, repeat. How large a little is, Adam decides for each weight
-# by itself. It keeps a running mean of the gradient, $a$, and of its square, $b$, and moves the
-# weight by rate $\cdot\ a/\sqrt{b}$: far where gradients agree from step to step, little where
-# they contradict each other. (The two divisors undo that $a$ and $b$ began at 0.)
+# weight, change the weights a little, repeat. How large a little is, the rule called Adam decides
+# for each weight by itself. It keeps a running mean of the gradient and one of its square, and
+# moves the weight by rate $\cdot$ mean $/\sqrt{\text{mean of squares}}$: far where gradients
+# agree from step to step, little where they contradict each other. (The two divisors make up for
+# running means that began at 0.) `p.data` is the array of numbers in a parameter `p`.
 #
 # Before the first step, the biases of the softmax are set to the logarithms of the genes' total
 # counts. So the decoder begins with the average cell, and need not find it first. A tenth of the
@@ -213,8 +215,8 @@ def elbo(x, eps):
 # %%
 layers = [hidden, hidden_norm, z_mean, z_log_var, back, back_norm, to_rho]
 weights = [p for layer in layers for p in layer.parameters()] + [log_theta]
-a = [np.zeros_like(p.data) for p in weights]
-b = [np.zeros_like(p.data) for p in weights]
+means = [np.zeros_like(p.data) for p in weights]
+squares = [np.zeros_like(p.data) for p in weights]
 n_steps = 0
 
 
@@ -224,11 +226,11 @@ def step(x, rate=0.002):
     n_steps += 1
     eps = rng.standard_normal((len(x), n_latent), dtype=np.float32)
     loss = -np.mean(elbo(x, eps))
-    for p, g, a_p, b_p in zip(weights, grad(loss, weights), a, b):
-        a_p += 0.1 * (g - a_p)
-        b_p += 0.001 * (g**2 - b_p)
-        mean, square = a_p / (1 - 0.9**n_steps), b_p / (1 - 0.999**n_steps)
-        p.data -= rate * mean / (np.sqrt(square) + 1e-8)
+    for p, g, mean, square in zip(weights, grad(loss, weights), means, squares):
+        mean += 0.1 * (g - mean)
+        square += 0.001 * (g**2 - square)
+        size = np.sqrt(square / (1 - 0.999**n_steps)) + 1e-8
+        p.data -= rate * mean / (1 - 0.9**n_steps) / size
 
 
 def use(training):
@@ -426,9 +428,9 @@ plt.show()
 # %% [markdown]
 # ## 6. Your turn: how much, and not only which way
 #
-# Look at the middle of the picture. There are genes with a sure direction and hardly any fold
-# change: of two proportions that are nearly equal, one is still the larger. Whoever publishes all
-# genes beyond the dotted lines publishes those as well. So ask another question: **in which
+# Look just beyond the dotted lines, near the middle. There are genes with a sure direction and a
+# small fold change: of two proportions that are nearly equal, one is still the larger. Whoever
+# publishes all genes beyond the lines publishes those as well. So ask another question: **in which
 # proportion of the pairs do $\rho_a$ and $\rho_b$ differ by more than a fold change that matters,
 # either way?**
 #
