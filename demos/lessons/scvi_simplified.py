@@ -388,9 +388,11 @@ for i in [list(genes).index(gene) for gene in known]:
 
 # %% [markdown]
 # The genes in the list are the textbook's: the first four mark B cells, the next four monocytes,
-# and the last, CD45, is on every white blood cell. (A Bayes factor cannot be larger here than
-# $\log(2 n + 1)$, where the same hypothesis held in all $n$ pairs: the genes at the edges of the
-# picture below.)
+# and the last, CD45, is on every white blood cell. Not each marker comes out beyond 3. The question
+# is about *one* cell of either kind, drawn at random, and cells of a kind differ; and monocytes,
+# too, present antigens, for which they need the HLA genes. (A Bayes factor cannot be larger here
+# than $\log(2 n + 1)$, where the same hypothesis held in all $n$ pairs: the genes at the edges of
+# the picture below.)
 #
 # Is it right? `models.SCVI` is the library's scVI. With a negative binomial, without its
 # refinements, it should be *this* model. So we hand it our weights, and ask its

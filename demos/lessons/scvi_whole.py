@@ -163,8 +163,8 @@ for name, m, e in zip(NETWORKS, mean, error):
 # Which half a cell is in should not show in $z$: it is no biology. Two questions to the codes of
 # all cells:
 #
-# - *Mixing*: are the neighbours of a cell of both halves? The entropy is $\log 2 = 0.69$ if they
-#   are half and half, and 0 if all are of one half.
+# - *Mixing*: are the 50 nearest neighbours of a cell of both halves? Their entropy is $\log 2 =
+#   0.69$ if they are half and half, and 0 if all are of one half.
 # - *Types*: do clusters by k-means agree with the cell types (adjusted Rand index, 1 is perfect)?
 
 # %%
@@ -343,7 +343,8 @@ for low, high in ((0, 1), (1, 10), (10, np.inf)):
 # with another efficiency, gene by gene. Again we simulate it, over the real cells of cortex, so
 # that we know that it is no biology: half of the cells, by lot, is thinned by rates of their own
 # for each gene. One model is *blind* to the batch; the other tells its decoder (NN5 and NN6) the
-# batch $s$ of each cell.
+# batch $s$ of each cell. Beside the mixing we look at silhouettes: near 1 if cells of a group lie
+# close together and far from others, near 0 if groups lie within each other.
 
 # %%
 in_batches, batch = with_batch_effect(data.X[order])
