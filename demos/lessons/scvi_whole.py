@@ -132,7 +132,8 @@ without = {name: trained(off=name) for name in NETWORKS}
 # %% [markdown]
 # What is lost? First in one number: the ELBO of the cells that are held out, which is what all six
 # were trained for. The same cells are put to each model, so the differences are taken cell by cell,
-# and have a standard error.
+# and have a standard error. (It knows of the choice of cells only. A difference below a nat or two
+# may well come out otherwise with another seed of the training.)
 
 # %%
 elbo = whole.elbo(counts[:n_test], n_samples=n_draws)
@@ -445,7 +446,7 @@ else:
 # </details>
 #
 # In the table that the check prints, look at the rows of large probabilities: there the model says
-# of single zeros what we know to be true. In the first row it does not: these are the weakly
+# of single zeros about what we know to be true. In the first row it does not: these are the weakly
 # expressed genes, where $\pi$ could not be learned.
 #
 # **Next**: `models/scvi.py` is the model of this lesson, written to be read; `models/posterior.py`
