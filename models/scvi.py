@@ -113,8 +113,8 @@ class Layers(Module):
 
 
 class Encoder(Module):
-    """From log(1 + counts) (n, n_genes) to a Normal (n, n_out): NN1 (of z) and NN2 (of the log
-    library size) of the chapter.
+    """From log(1 + counts) (n, n_genes) to a Normal (n, n_out): mean and variance of the log
+    library size, NN1 and NN2 of the chapter, and of z, NN3 and NN4.
 
     h = Layers(x), mean = W h + b, variance = exp(V h + c) + VARIANCE_FLOOR (Lopez et al. 2018,
     Methods).
@@ -145,8 +145,8 @@ class Encoder(Module):
 
 
 class Decoder(Module):
-    """From z (n, n_latent) and the batch to the parameters of the counts (n, n_genes): NN3 to NN6
-    of the chapter.
+    """From z (n, n_latent) and the batch to the parameters of the counts (n, n_genes): NN5 (rho)
+    and NN6 (zi) of the chapter.
 
     h = Layers(z, batch); its heads are linear in h: rho (softmax of its output), zi (log odds of a
     structural zero; ZINB only), theta (log of the inverse dispersion; only where that is one per

@@ -1,0 +1,453 @@
+# %% [markdown]
+# # scVI, whole
+#
+# The lesson `scvi_simplified` left three things out. This one puts them back: a library size that
+# is latent, zeros that were never counted, and batches. That makes six networks, NN1 to NN6 of the
+# chapter's Figure 12 (section *scVI architecture*). What is each of them for? Biology has a way to
+# find out what a gene is for, and it works here as well: knock it out, and see what is lost.
+#
+# **What you learn.** What each network of scVI does, by a knockout of each; what a library size has
+# to do with a batch effect; whether real counts need zero inflation, and when you can tell a
+# dropout from a gene that is not expressed.
+#
+# **Minutes.** 30. The notebook runs in about a minute.
+#
+# **What to know before.** The lesson `scvi_simplified`, and Bayes' rule.
+
+# %%
+import os
+
+import matplotlib.pyplot as plt
+import numpy as np
+from scipy.special import expit
+
+from demos.batches import with_batch_effect
+from demos.show import COLORS, DATA, MARKERS
+from demos.tsne import tsne
+from minigrad.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
+from minigrad.nn import Linear
+from models import SCVI
+from models.clustering import adjusted_rand_index, batch_mixing, kmeans, silhouette
+from models.counts import read
+
+QUICK = "MINIGRAD_QUICK" in os.environ  # for tests: train a little only
+n_epochs = 2 if QUICK else 75
+n_draws = 3 if QUICK else 50
+plt.rcParams.update({"figure.figsize": (6, 2.8), "figure.dpi": 90, "font.size": 9})
+plt.rcParams.update({"figure.constrained_layout.use": True, "legend.frameon": False})
+
+# %% [markdown]
+# ## 1. Six networks
+#
+# $$z_n \sim \text{Normal}(0, I), \qquad \log l_n \sim \text{Normal}(\text{mean and variance of its
+# batch } s_n)$$
+#
+# $$\rho_n = \text{NN5}(z_n, s_n), \qquad \pi_n = \text{NN6}(z_n, s_n), \qquad x_{ng} \sim
+# \text{ZINB}(\text{mean } l_n\,\rho_{ng},\ \theta_g,\ \pi_{ng})$$
+#
+# ```
+#        +-- NN1: mean ------> q(log l | x) ---> l ------------------+
+#        +-- NN2: variance -->                                       |
+#    x --+                                                           v
+#        +-- NN3: mean ------> q(z | x) -------> z --+--> NN5: rho, times l --> ZINB(x)
+#        +-- NN4: variance -->                       +--> NN6: pi ---------------^
+#                                                    ^
+#                                       batch s -----+
+# ```
+#
+# New are $l$, which the model infers as it infers $z$; $\pi$, the probability that a count is 0
+# whatever the expression (a *structural* zero); and the batch $s$, which only the decoder is told.
+#
+# The library's model has all of this: `SCVI(n_genes, likelihood="zinb", library="latent")`. Each
+# of the six is the last layer of a network there. (NN1 and NN2 share the layer below, and so do
+# NN3 and NN4, and NN5 and NN6; for the figure this makes no difference.)
+
+# %%
+NETWORKS = {
+    "NN1": ("l_encoder", "mean", "mean of q(log l)"),
+    "NN2": ("l_encoder", "log_var", "variance of q(log l)"),
+    "NN3": ("z_encoder", "mean", "mean of q(z)"),
+    "NN4": ("z_encoder", "log_var", "variance of q(z)"),
+    "NN5": ("decoder", "rho", "expression fractions rho"),
+    "NN6": ("decoder", "zi", "structural zeros pi"),
+}
+
+# %% [markdown]
+# ## 2. Cells of known depth
+#
+# The cells are those of mouse cortex (Zeisel et al. 2015): seven types, 558 genes. To know what the
+# model should find out about library sizes, we make an experiment: half of the cells, drawn by lot,
+# is sequenced only a fifth as deeply. Each of their molecules is kept with probability 0.2. In
+# truth, nothing else tells the two halves apart.
+
+# %%
+data = read(DATA / "cortex.npz")
+order = np.random.default_rng(0).permutation(len(data))[: 300 if QUICK else 1100]
+real = data.X[order].toarray()
+cell_type = data.obs["labels"][order]
+n_cells, n_genes = real.shape
+
+rng = np.random.default_rng(1)
+is_shallow = rng.permutation(np.arange(n_cells) % 2 == 1)
+counts = real.copy()
+counts[is_shallow] = rng.binomial(real[is_shallow].astype(int), 0.2)
+n_test = n_cells // 4
+totals = counts.sum(axis=1)
+print(f"{n_cells - n_test} cells to train on, {n_test} held out, {n_genes} genes")
+print(
+    f"typical library size: {np.median(totals[~is_shallow]):.0f} of the deep cells, "
+    f"{np.median(totals[is_shallow]):.0f} of the shallow ones"
+)
+
+# %% [markdown]
+# ## 3. Six knockouts
+#
+# A network is switched off when it gives every cell the same answer. That answer is still trained:
+# so what is lost is not the number, but that it may differ from cell to cell.
+
+
+# %%
+class SameForAll(Linear):
+    """A network that is switched off: it does not look at what it is given."""
+
+    def __call__(self, h, rng=None):
+        return super().__call__(np.ones(h.shape, h.dtype))
+
+
+def trained(off=None):
+    """scVI trained on the cells that are not held out, with one of the six switched off."""
+    model = SCVI(n_genes, n_latent=10, likelihood="zinb", library="latent")
+    if off is not None:
+        part, head, _ = NETWORKS[off]
+        n_out, n_in = getattr(getattr(model, part), head).weight.shape
+        layer = SameForAll(n_in, n_out, rng=np.random.default_rng(0))
+        setattr(getattr(model, part), head, layer)
+    model.fit(counts[n_test:], epochs=n_epochs, validation=0, progress=False)
+    return model
+
+
+whole = trained()
+without = {name: trained(off=name) for name in NETWORKS}
+
+# %% [markdown]
+# What is lost? First in one number: the ELBO of the cells that are held out, which is what all six
+# were trained for. The same cells are put to each model, so the differences are taken cell by cell,
+# and have a standard error. (It knows of the choice of cells only. A difference below a nat or two
+# may well come out otherwise with another seed of the training.)
+
+# %%
+elbo = whole.elbo(counts[:n_test], n_samples=n_draws)
+lost = {name: elbo - m.elbo(counts[:n_test], n_samples=n_draws) for name, m in without.items()}
+mean = np.array([of_cells.mean() for of_cells in lost.values()])
+error = np.array([of_cells.std() for of_cells in lost.values()]) / np.sqrt(n_test)
+
+figure, axes = plt.subplots(figsize=(6, 2.8))
+axes.barh(range(6), mean, xerr=2 * error, color=COLORS[0], ecolor="#555555")
+axes.set_yticks(range(6), [f"{name}: {about}" for name, (*_, about) in NETWORKS.items()])
+axes.axvline(0, color="#555555", linewidth=0.8)
+axes.invert_yaxis()
+axes.set(xlabel="held-out ELBO that is lost, nats a cell (bars: 2 standard errors)")
+plt.show()
+for name, m, e in zip(NETWORKS, mean, error):
+    print(f"without {name}: {m:6.1f} +- {e:.1f} nats lost")
+
+# %% [markdown]
+# Without NN3 (where is this cell?) or NN5 (what does a cell there express?) the model has no cell
+# types, and next to all is lost. NN1 comes next. What NN2, NN4 and NN6 add to the ELBO of these
+# cells is little, or nothing, or even less than nothing: a network that has little to say can still
+# learn its training cells by heart. But the ELBO is not all that we want of a model. The next three
+# sections look at each pair for what it is *for*.
+
+# %% [markdown]
+# ## 4. NN1 and NN2: so that $z$ need not know the depth
+#
+# Which half a cell is in should not show in $z$: it is no biology. Two questions to the codes of
+# all cells:
+#
+# - *Mixing*: are the 50 nearest neighbours of a cell of both halves? Their entropy is $\log 2 =
+#   0.69$ if they are half and half, and 0 if all are of one half.
+# - *Types*: do clusters by k-means agree with the cell types (adjusted Rand index, 1 is perfect)?
+
+# %%
+codes = {"whole": whole.latent(counts), "without NN1": without["NN1"].latent(counts)}
+print("             mixing  types")
+for name, z in codes.items():
+    agree = adjusted_rand_index(cell_type, kmeans(z, 7, seed=0))
+    print(f"{name:12} {batch_mixing(z, is_shallow):6.2f} {agree:6.2f}")
+
+# %%
+figure, panels = plt.subplots(1, 2, figsize=(6, 2.9))
+for axes, (name, z) in zip(panels, codes.items()):
+    z = z - z.mean(axis=0)
+    _, _, directions = np.linalg.svd(z, full_matrices=False)
+    place = z @ directions[:2].T
+    for i, (label, chosen) in enumerate({"deep": ~is_shallow, "shallow": is_shallow}.items()):
+        axes.plot(*place[chosen].T, MARKERS[i], color=COLORS[i], markersize=2.5, label=label)
+    axes.set(title=name, xlabel="z, principal component 1", ylabel="component 2")
+panels[0].legend(markerscale=2)
+plt.show()
+
+# %% [markdown]
+# Without NN1, the library size of every cell is the same, up to noise. But cells do differ in
+# depth, and the model must put it somewhere: it puts it into $z$, and what k-means then finds are
+# deep cells and shallow ones. **NN1 gives depth a place of its own.** (In scVI, simplified, the
+# observed total did the same.) A trace of depth is left in $z$ even so: in a shallow cell the
+# encoder sees fewer genes.
+#
+# NN2 and NN4 say how *sure* the model is, of $l$ and of $z$. From fewer molecules one knows less:
+# the more there are, the smaller the standard deviation should be. For $l$ there is even a limit.
+# A count of $N$ molecules scatters by $\sqrt{N}$ or more, so nobody can know $\log l$ better than
+# to $1/\sqrt{N}$.
+
+# %%
+q_z, q_l = whole.eval().inference(counts)
+figure, panels = plt.subplots(1, 2, figsize=(6, 2.9))
+spreads = {
+    "NN4: std of q(z), mean": q_z.scale.data.mean(axis=1),
+    "NN2: std of q(log l)": q_l.scale.data[:, 0],
+}
+for axes, (name, spread) in zip(panels, spreads.items()):
+    for i, (label, chosen) in enumerate({"deep": ~is_shallow, "shallow": is_shallow}.items()):
+        axes.semilogx(
+            totals[chosen], spread[chosen], MARKERS[i], color=COLORS[i], markersize=2.5, label=label
+        )
+    axes.set(title=name, xlabel="library size of the cell", ylabel="standard deviation")
+limit = 1 / np.sqrt(totals)
+panels[1].loglog(np.sort(totals), np.sort(limit)[::-1], "--", color="black", label="the limit")
+panels[1].set_yscale("log")
+panels[1].legend(markerscale=2)
+plt.show()
+
+# %%
+for label, chosen in {"deep": ~is_shallow, "shallow": is_shallow}.items():
+    of_z, of_l = [spread[chosen].mean() for spread in spreads.values()]
+    below = np.mean(spreads["NN2: std of q(log l)"][chosen] < limit[chosen])
+    print(
+        f"{label:8} std of q(z) {of_z:.2f}, of q(log l) {of_l:.3f}; "
+        f"{below:.0%} of the cells are surer of l than can be"
+    )
+
+# %% [markdown]
+# NN4 does what it is for: of the cells with few molecules it is less sure. Without it, the cloud on
+# the left would be a flat line. The ELBO hardly notices, for one width that fits all is a fair
+# compromise; but whatever is computed from draws of $z$ (the Bayes factors of the last lesson)
+# would be as sure of a cell with few molecules as of one with many.
+#
+# NN2 does it for the deep cells only (where the cloud ends at 0.01, it has met the 0.0001 that is
+# added to the variance). In the shallowest ones it claims to know $l$ better than can be known. A
+# network that says how sure it is has *learned* to say so, from the ELBO, which hardly notices.
+# **The variances of $q$ are claims, and no measurements.** Most users of scVI do without NN1 and
+# NN2 today, and take the observed total.
+
+# %% [markdown]
+# ## 5. NN6: zeros that were never counted
+#
+# A zero-inflated negative binomial is a negative binomial that is replaced by 0 with probability
+# $\pi$:
+#
+# $$\text{ZINB}(x) = \pi\,[x = 0] + (1 - \pi)\,\text{NB}(x)$$
+#
+# Here are the two with *the same mean* (the chapter's Figure 15). What the ZINB puts at 0 it must
+# make up for elsewhere.
+
+# %%
+x = np.arange(16.0)
+pi = 0.3
+nb = NegativeBinomial(np.log(4.0), np.log(2.0))  # log of the mean, log theta
+zinb = ZeroInflatedNegativeBinomial(np.log(4.0 / (1 - pi)), np.log(2.0), np.log(pi / (1 - pi)))
+figure, axes = plt.subplots(figsize=(5, 2.8))
+for i, (name, p) in enumerate({"NB": nb, f"ZINB, pi = {pi}": zinb}.items()):
+    label = f"{name}: mean {float(p.mean):.1f}, variance {float(p.variance):.1f}"
+    axes.bar(x + 0.4 * i - 0.2, np.exp(p.log_prob(x)), 0.4, color=COLORS[i], label=label)
+axes.set(xlabel="count", ylabel="probability")
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# **Do real counts need it?** Many zeros are no argument: an NB with a small mean or a small
+# $\theta$ has many, too. The argument is the likelihood of cells that were held out. A model with
+# NN6 can do all that one without it can, but it has more to learn, and can learn it wrong. So there
+# may be a loss as well as a gain. (The library size is observed here; a Poisson, which has no
+# $\theta$, runs along for comparison.)
+
+
+# %%
+def held_out_log_p(x, n_test, likelihood):
+    """log p(x) of each of the first n_test cells, of a model trained on the others."""
+    model = SCVI(x.shape[1], n_latent=10, likelihood=likelihood)
+    model.fit(x[n_test:], epochs=n_epochs, validation=0, progress=False)
+    return model.log_likelihood(x[:n_test], n_samples=2 * n_draws)
+
+
+blood = read(DATA / "pbmc68k.npz")
+blood_counts = blood.X[np.random.default_rng(0).permutation(len(blood))].toarray()
+gain = {}
+for name, x in {"cortex": real, "blood": blood_counts}.items():
+    n = len(x) // 4
+    log_p = {kind: held_out_log_p(x, n, kind) for kind in ("poisson", "nb", "zinb")}
+    gain[name] = [log_p["nb"] - log_p["poisson"], log_p["zinb"] - log_p["nb"]]
+
+# %%
+figure, panels = plt.subplots(1, 2, figsize=(6, 2.8))
+for column, (axes, title) in enumerate(zip(panels, ["NB over Poisson", "ZINB over NB"])):
+    for i, name in enumerate(gain):
+        difference = gain[name][column]
+        m, e = difference.mean(), difference.std() / np.sqrt(len(difference))
+        axes.bar(name, m, yerr=2 * e, color=COLORS[i], ecolor="#555555", width=0.6)
+        print(f"{title:15} {name:6} {m:6.1f} +- {e:.1f} nats a cell")
+    axes.axhline(0, color="#555555", linewidth=0.8)
+    axes.set(title=title, ylabel="held-out log p gained, nats a cell")
+plt.show()
+
+# %% [markdown]
+# The step from Poisson to NB is the large one. The step from NB to ZINB is small, and it has
+# another sign in the other data: the cells of cortex, which were handled one by one in the wells
+# of a chip, gain by it; the droplets of blood do not, and are better off with the simpler model.
+# **Whether there is zero inflation is a question to the data, and not to the method.** Judge by
+# cells that were held out.
+
+# %% [markdown]
+# **Where it is true.** We make dropouts: in the blood cells, each entry of the table becomes 0 with
+# probability 0.3, whatever it was. And we keep a list of which.
+
+# %%
+rng = np.random.default_rng(2)
+was_dropped = rng.random(blood_counts.shape) < 0.3
+dropped = np.where(was_dropped, 0, blood_counts).astype(np.float32)
+n = len(dropped) // 4
+model = SCVI(dropped.shape[1], n_latent=10, likelihood="zinb")
+model.fit(dropped[n:], epochs=n_epochs, validation=0, progress=False)
+difference = model.log_likelihood(dropped[:n], n_samples=2 * n_draws)
+difference = difference - held_out_log_p(dropped, n, "nb")
+e = difference.std() / np.sqrt(n)
+print(f"ZINB over NB, with dropouts: {difference.mean():.1f} +- {e:.1f} nats a cell")
+
+log_library = np.log(dropped.sum(axis=1, keepdims=True))
+model.eval()
+decoded = model.generative(model.latent(dropped), log_library, np.zeros(len(dropped), int))
+log_mu, log_theta, zi_logits = [decoded[name].data for name in ("log_mu", "log_theta", "zi_logits")]
+for low, high in ((0, 1), (1, 10), (10, np.inf)):
+    of_size = (np.exp(log_mu) > low) & (np.exp(log_mu) <= high)
+    found = expit(zi_logits[of_size]).mean()
+    print(f"expected count {low} to {high}: pi is {found:.2f} on average, in truth 0.30")
+
+# %% [markdown]
+# Now the ZINB wins in blood, too. But NN6 comes nearer to the truth only where a gene has many
+# counts. Where a count of 0 or 1 is expected anyhow, a zero tells nothing about its reason, and
+# nothing pulls $\pi$ to its true value. **Do not read $\pi$ of a weakly expressed gene as a rate of
+# dropouts.**
+
+# %% [markdown]
+# ## 6. Batches
+#
+# A batch effect is like a library size for each gene: the same cells, measured twice, are counted
+# with another efficiency, gene by gene. Again we simulate it, over the real cells of cortex, so
+# that we know that it is no biology: half of the cells, by lot, is thinned by rates of their own
+# for each gene. One model is *blind* to the batch; the other tells its decoder (NN5 and NN6) the
+# batch $s$ of each cell. Beside the mixing we look at silhouettes: near 1 if cells of a group lie
+# close together and far from others, near 0 if groups lie within each other.
+
+# %%
+in_batches, batch = with_batch_effect(data.X[order])
+spaces = {}
+for name, told in {"blind": None, "told the batch": batch}.items():
+    n_batches = 1 if told is None else 2
+    model = SCVI(n_genes, n_batches, n_latent=10, likelihood="nb")
+    model.fit(in_batches, told, epochs=n_epochs, validation=0, progress=False)
+    spaces[name] = model.latent(in_batches, told)
+print("                mixing (0.69 best)  silhouette of types  of batches")
+for name, z in spaces.items():
+    print(
+        f"{name:15} {batch_mixing(z, batch):18.2f} {silhouette(z, cell_type):20.2f} "
+        f"{silhouette(z, batch):11.2f}"
+    )
+
+# %%
+figure, panels = plt.subplots(1, 2, figsize=(6, 2.9))
+for axes, (name, z) in zip(panels, spaces.items()):
+    place = tsne(z[:400], n_steps=30 if QUICK else 250)
+    for i, label in enumerate(np.unique(batch)):
+        chosen = batch[:400] == label
+        axes.plot(
+            *place[chosen].T, MARKERS[i], color=COLORS[i], markersize=2.5, label=f"{label} batch"
+        )
+    axes.set(title=name, xlabel="t-SNE 1", ylabel="t-SNE 2", xticks=[], yticks=[])
+panels[0].legend(markerscale=2)
+plt.show()
+
+# %% [markdown]
+# The blind model must explain with $z$ why the two halves differ, and keeps them apart. The other
+# is told, and $z$ is free to forget it: what NN5 knows from $s$ costs nothing, while what it knows
+# from $z$ has a price, the KL. The types stay apart in both.
+#
+# It works here because the batches have the same cell types in them. If one batch were all neurons
+# and the other all glia, the model could not know what is batch and what is type; nor could you.
+
+# %% [markdown]
+# ## 7. Your turn: dropout, or not expressed?
+#
+# You look at a zero in the table. Was it a structural zero, or did the negative binomial say 0 by
+# itself? With the model's $\mu$, $\theta$ and $\pi$ for this entry, Bayes' rule answers. What you
+# need of the negative binomial is its probability of 0:
+#
+# $$\text{NB}(0) = \left(\frac{\theta}{\theta + \mu}\right)^{\theta}$$
+#
+# Write the function. All three arguments are what networks put out: logarithms of $\mu$ and of
+# $\theta$, and the log odds of $\pi$ (`expit` makes a probability of log odds).
+
+
+# %%
+def structural_given_zero(log_mu, log_theta, zi_logits):
+    """The probability that a count which is 0 is a structural zero. Arrays that broadcast."""
+    ...  # your turn
+
+
+# %%
+# Three entries, all with pi = 1/2: mean next to 0; mean 1, theta 1, so that NB(0) = 1/2; mean 1000.
+mu, theta, even = np.array([1e-9, 1.0, 1000.0]), np.array([1.0, 1.0, 2.0]), np.zeros(3)
+answer = structural_given_zero(np.log(mu), np.log(theta), even)
+if answer is None:
+    print("not yet: the function returns nothing so far")
+elif np.shape(answer) != (3,):
+    print(f"wrong: of 3 entries the answer has the shape {np.shape(answer)}, not (3,)")
+elif np.allclose(answer, 0.5):
+    print("wrong: that is pi, the probability before the zero was seen")
+elif np.allclose(answer, [1, 0.75, 0.5], atol=1e-3):
+    print("wrong: that is the probability of a zero, of either kind; divide pi by it")
+elif np.allclose(answer, 1 - np.array([1 / 2, 2 / 3, 1]), atol=1e-3):
+    print("wrong: that is the probability that the NB said 0; the question was the other one")
+elif not np.allclose(answer, [1 / 2, 2 / 3, 1], atol=1e-3):
+    print(f"wrong: for pi = 1/2 and NB(0) = 1, 1/2, 0 it is 1/2, 2/3, 1, not {np.array(answer)}")
+elif not np.allclose(structural_given_zero(0.0, 0.0, np.log(1 / 3)), 0.4):
+    print("wrong: right for pi = 1/2, but for pi = 1/4 and NB(0) = 1/2 it is 0.4")
+else:
+    said = structural_given_zero(log_mu, log_theta, zi_logits)
+    is_zero = dropped == 0
+    print("right. The zeros of the blood cells, by what your function says of them:")
+    for low in (0.0, 0.2, 0.4, 0.6, 0.8):
+        chosen = is_zero & (said >= low) & (said < low + 0.2)
+        if chosen.any():
+            print(
+                f"  {chosen.sum():6} zeros with {low:.1f} to {low + 0.2:.1f}: said "
+                f"{said[chosen].mean():.2f}, dropped in truth {was_dropped[chosen].mean():.2f}"
+            )
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def structural_given_zero(log_mu, log_theta, zi_logits):
+#     theta = np.exp(log_theta)
+#     nb_zero = np.exp(theta * (log_theta - np.logaddexp(log_theta, log_mu)))
+#     pi = expit(zi_logits)
+#     return pi / (pi + (1 - pi) * nb_zero)
+# ```
+#
+# </details>
+#
+# In the table that the check prints, look at the rows of large probabilities: there the model says
+# of single zeros about what we know to be true. In the first row it does not: these are the weakly
+# expressed genes, where $\pi$ could not be learned.
+#
+# **Next**: `models/scvi.py` is the model of this lesson, written to be read; `models/posterior.py`
+# has what a trained one can be asked. And then your own counts: `python -m models --help`.
