@@ -108,6 +108,13 @@ class Transfers:
 
 
 TRANSFERS = Transfers()
+# The kernels that CuPy would launch since the list was cleared, by name. A call of a ufunc or of a function is one, as is
+# a copy, a draw, and a read or write through an index array; views cost none, nor does memory that is not filled. So it
+# counts what the program asks for; a few of CuPy's functions launch two for one (a sum of very many numbers does).
+LAUNCHES: list[str] = []
+FREE = set(
+    """broadcast_to empty_like expand_dims imag reshape shape squeeze swapaxes transpose""".split()
+)
 
 
 def _signatures():
@@ -198,14 +205,18 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         return ndarray(self._host.ravel())
 
     def copy(self):
+        LAUNCHES.append("copy")
         return ndarray(self._host.copy())
 
     def astype(self, dtype, order="K", casting=None, subok=None, copy=True):
+        if copy or self.dtype != dtype:
+            LAUNCHES.append("astype")
         return ndarray(self._host.astype(dtype, order=order, copy=copy))
 
     def fill(self, value):
         if not isinstance(value, SCALARS) and np.shape(_bare(value)) != ():
             raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
+        LAUNCHES.append("fill")
         self._host.fill(_bare(value))
 
     def all(self, axis=None, out=None, keepdims=False):
@@ -229,10 +240,14 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     # ---------------------------------------------------------------------------------------- reading and writing
     def __getitem__(self, index):
         """A view where NumPy gives one; of a single entry a copy, where CuPy gives a view."""
-        return ndarray(self._host[_wrapped(index, self.shape)])
+        index = _wrapped(index, self.shape)
+        if _is_gather(index):
+            LAUNCHES.append("getitem")
+        return ndarray(self._host[index])
 
     def __setitem__(self, index, value):
         index = _wrapped(index, self.shape)
+        LAUNCHES.append("setitem")
         if isinstance(value, SCALARS):
             self._host[index] = value
         elif isinstance(value, ndarray):
@@ -254,6 +269,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
             return add_at(*inputs)
         if keywords.keys() - {"dtype", "casting"}:
             raise TypeError(f"Wrong arguments {keywords}")
+        LAUNCHES.append(name)
         return _filled(
             out, ufunc(*map(_bare, inputs), out=tuple(map(_bare, out)) or None, **keywords)
         )
@@ -266,6 +282,8 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         SIGNATURES[name].bind(
             *inputs, **keywords
         )  # TypeError for what CuPy's function does not take
+        if name not in FREE:
+            LAUNCHES.append(name)
         if name in PARTICULAR:
             return PARTICULAR[name](*inputs, **keywords)
         out = keywords.get("out")
@@ -318,6 +336,11 @@ def _wrapped(index, shape):
     return tuple(found) if isinstance(index, tuple) else found[0]
 
 
+def _is_gather(index) -> bool:
+    """Whether reading at this index copies: an index array is among its parts."""
+    return any(isinstance(part, np.ndarray) for part in (index if isinstance(index, tuple) else (index,)))
+
+
 def _sent(part):
     """A part of an index, as an array of the device where it is a list or an array of the host."""
     if isinstance(part, list) and not part:
@@ -344,6 +367,7 @@ def asarray(a, dtype=None, order=None, *, copy=None, blocking=False):
 
 def add_at(target, index, values):
     """cupy.add.at: unlike numpy.add.at of a cupy.ndarray, it takes any index."""
+    LAUNCHES.append("add.at")
     np.add.at(target._host, _wrapped(index, target.shape), _bare(values))
 
 
@@ -433,13 +457,18 @@ class csr_matrix:
         return self._host.copy()
 
     def toarray(self, order=None, out=None):
+        """CuPy asks first whether indices are sorted, and then whether they are unique; both wait for the answer."""
+        TRANSFERS.to_host.extend((1, 1))
+        LAUNCHES.extend(["copy"] * 3 + ["is_sorted", "is_unique", "zeros", "toarray"])
         return ndarray(self._host.toarray(order=order))
 
     def tocsr(self, copy=False):
         return self
 
     def sum(self, axis=None, dtype=None, out=None):
-        """A 0-d array, or one with the axis kept, as of SciPy's csr_matrix."""
+        """A 0-d array, or one with the axis kept, as of SciPy's csr_matrix: a product with ones."""
+        TRANSFERS.to_host.extend((1, 1))
+        LAUNCHES.extend(["ones", "is_sorted", "is_unique", "matmul"])
         return ndarray(np.asarray(self._host.sum(axis=axis, dtype=dtype)))
 
     def multiply(self, other):
@@ -471,19 +500,23 @@ class Generator:
         self._rng = np.random.default_rng(bit_generator.seed)
 
     def random(self, size=None, dtype=np.float64, out=None):
+        LAUNCHES.append("random")
         return ndarray(self._rng.random(size, dtype))
 
     def standard_normal(self, size=None, dtype=np.float64, out=None):
+        LAUNCHES.append("standard_normal")
         if np.dtype(dtype).char not in "fd":
             raise TypeError(f"Unsupported dtype {dtype} for standard_normal")
         return ndarray(self._rng.standard_normal(size, dtype))
 
     def standard_gamma(self, shape, size=None, dtype=np.float64, out=None):
+        LAUNCHES.append("standard_gamma")
         if not isinstance(shape, ndarray) and type(shape) not in (int, float):
             raise ValueError("shape is required to be a cupy.ndarray or a scalar")
         return ndarray(self._rng.standard_gamma(_bare(shape), size))
 
     def poisson(self, lam=1.0, size=None):
+        LAUNCHES.append("poisson")
         if not isinstance(lam, ndarray) and type(lam) not in (int, float):
             raise TypeError("lam is required to be a cupy.ndarray or a scalar")
         return ndarray(self._rng.poisson(_bare(lam), size))
