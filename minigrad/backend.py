@@ -82,6 +82,28 @@ def to_device(x: Matrix, device: str) -> Matrix:
     return cupy.asarray(x)
 
 
+def rows_on(x: Matrix, device: str) -> Matrix:
+    """Rows to compute with, (n, n_features) or (n,), on a device: dense on a GPU, else as they are.
+
+    A minibatch is small, and most of what is computed of it is dense. So on a GPU a sparse one is
+    dense from the start: its numbers are sent, and written to their places in an array of zeros.
+    (CuPy's CSR matrices, whenever they are made dense, sort their entries, and ask the GPU whether
+    they are unique.)
+    """
+    if not sparse.issparse(x) or device == "numpy":
+        return to_device(x, device)
+    if not x.has_canonical_format:  # asked on the host; where entries are not unique, they add up
+        x = x.copy()
+        x.sum_duplicates()
+    n_rows, n_columns = x.shape
+    row = np.repeat(np.arange(n_rows), np.diff(x.indptr))
+    places = to_device(row * n_columns + x.indices, device)
+    values = to_device(x.data, device)
+    dense = np.zeros_like(values, shape=(n_rows * n_columns,))
+    dense[places] = values
+    return dense.reshape(n_rows, n_columns)
+
+
 def to_host(x: Matrix) -> Matrix:
     """The same array as NumPy's, of any shape; `x` itself where it is that already.
 

@@ -263,7 +263,7 @@ class Run:
         self.is_between_steps = False  # until `end_epoch` has brought the history up to date
 
     def _on_device(self, minibatch) -> list:
-        return [backend.to_device(column, self.device) for column in minibatch]
+        return [backend.rows_on(column, self.device) for column in minibatch]
 
     def rng(self, purpose: int, number: int) -> np.random.Generator:
         """A generator for one minibatch of this epoch. purpose: NOISE or VALIDATION of data.py.

@@ -141,7 +141,7 @@ class FeatureModel(Saved, Module):
     def minibatches(self, x: Array, size: int = CHUNK, in_range: bool = False) -> Iterator[Array]:
         """Yield dense pieces (size, n_features) of the rows, in order, where the weights are."""
         for (piece,) in Minibatches((self._rows(x, in_range),), size):
-            yield dense(backend.to_device(piece, self.device))
+            yield dense(backend.rows_on(piece, self.device))
 
     def predict(self, x: Array, function: Callable[[Array], Any]) -> np.ndarray:
         """function(minibatch), a Tensor, of all rows of x (n, n_features), as one host array."""

@@ -398,7 +398,7 @@ def _groups(model, data, n_samples: int, noise: Noise) -> Iterator[Group]:
     cells_at_once = max(1, draws_at_once // n_samples)
     first = 0  # cell of the minibatch, among all
     for minibatch in data:
-        counts, codes = [backend.to_device(column, model.device) for column in minibatch]
+        counts, codes = [backend.rows_on(column, model.device) for column in minibatch]
         q_z, q_l = model.inference(counts)
         n_cells = len(codes)
         for start in range(0, n_cells, cells_at_once):

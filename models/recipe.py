@@ -109,7 +109,9 @@ class MostProbable(optim.Adam):
         decayed: list[Tensor],
         frozen: Tensor,
     ):
-        super().__init__(parameters, learning_rate)
+        # The frozen one is the last, so that all others are neighbours in the flat array.
+        trained = [p for p in parameters if p is not frozen]
+        super().__init__([*trained, frozen], learning_rate)
         self.weight_decay = weight_decay
         self.decayed = decayed
         self.frozen = frozen
@@ -151,6 +153,8 @@ def thinned(counts: Matrix, rng: np.random.Generator) -> Matrix:
     if backend.is_sparse(counts):
         kept = _half(counts.data, rng)
         return type(counts)((kept, counts.indices, counts.indptr), shape=counts.shape)
+    if not backend.on_host([counts]):
+        return _half(counts, rng)  # zeros stay zeros; to pick the others would wait for their number
     is_seen = counts > 0  # zeros stay, and draw nothing: CSR and dense counts meet the same noise
     kept = np.zeros_like(counts)
     kept[is_seen] = _half(counts[is_seen], rng)

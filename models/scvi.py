@@ -428,7 +428,7 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         depend on it.
         """
         total = backend.as_array(counts.sum(axis=1)).reshape(-1, 1)
-        return np.log(np.maximum(total, 1.0)).astype(self.dtype)
+        return np.log(np.maximum(total, 1.0)).astype(self.dtype, copy=False)
 
     def library_prior(self, batch) -> Normal:
         """p(log l) of each cell's batch, parameters (n, 1)."""
@@ -578,7 +578,7 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         stds = []
         with evaluating(self):
             for x, _ in self.minibatches(counts, batch, layer):
-                q_z, _ = self.inference(backend.to_device(x, self.device))
+                q_z, _ = self.inference(backend.rows_on(x, self.device))
                 means.append(q_z.loc.numpy())
                 stds.append(q_z.scale.numpy())
         if not return_std:
