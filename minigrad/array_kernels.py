@@ -31,6 +31,7 @@ import numpy as np
 from scipy import special
 
 from minigrad.backend import is_sparse
+from minigrad.kernels import weak_log
 
 
 # -------------------------------------------------------------------------------------- batch norm
@@ -69,19 +70,32 @@ def normal_kl_forward(needs, q_loc, q_scale, p_loc, p_scale) -> tuple:
     t = _divided(_less(q_scale, p_scale), p_scale)
     with np.errstate(all="ignore"):  # of what np.where drops
         near = np.log1p(t)
-    far = _less(np.log(q_scale), np.log(p_scale))  # where t has lost the digits of a small q_scale
+    far = _less(weak_log(q_scale), weak_log(p_scale))  # where t has lost digits of a small q_scale
     log_r = np.where(np.abs(t) < 0.5, near, far)
     return 0.5 * (u * u + t * t) + (t - log_r), (u, t)
 
 
+def normal_kl_backward(g, y, saved, needs, q_loc, q_scale, p_loc, p_scale) -> tuple:
+    """The gradients of all four parameters, elementwise, as in kernels.normal_kl_backward."""
+    u, t = saved
+    of_loc = g * _divided(u, p_scale)
+    return (
+        of_loc if needs[0] else None,
+        g * (t / q_scale * (2.0 + t)) if needs[1] else None,
+        -of_loc if needs[2] else None,
+        -(g * _divided(t * (2.0 + t), p_scale) + of_loc * u) if needs[3] else None,
+    )
+
+
+# The prior of latent variables is Normal(0, 1), given as numbers: then there is nothing to compute.
 def _less(x, y):
     """x - y, without a call for a number y that is 0."""
-    return x if isinstance(y, float) and y == 0.0 else x - y
+    return x if isinstance(y, (float, np.generic)) and y == 0.0 else x - y
 
 
 def _divided(x, y):
     """x / y, without a call for a number y that is 1."""
-    return x if isinstance(y, float) and y == 1.0 else x / y
+    return x if isinstance(y, (float, np.generic)) and y == 1.0 else x / y
 
 
 # -------------------------------------------------------------------------------------- the counts
@@ -91,7 +105,7 @@ class _Counts(NamedTuple):
     x: Any  # the counts; 0 where an entry is not a count
     is_count: Any  # a boolean for each entry
     log_p_elsewhere: Any  # where it is not a count: -infinity, and NaN where x is
-    is_empty: Any  # of cells without counts, (n_cells,)
+    has_counts: Any  # a boolean for each cell, (n_cells,)
 
 
 def _counts(counts, dtype) -> _Counts:
@@ -99,14 +113,14 @@ def _counts(counts, dtype) -> _Counts:
     x = x.astype(dtype, copy=False)
     with np.errstate(invalid="ignore"):
         is_count = np.floor(np.abs(x)) - x == 0  # infinity less infinity is NaN, and not 0
-        elsewhere = np.minimum(x, 0.0) - np.inf
-    return _Counts(np.where(is_count, x, 0.0), is_count, elsewhere, ~np.any(x, axis=1))
+    x0 = np.where(is_count, x, 0.0)
+    return _Counts(x0, is_count, np.minimum(x, -np.inf), np.any(x, axis=1))
 
 
 def _sum_over_genes(log_p, counts: _Counts):
     """The log p of each cell, (n_cells,), from that of its genes; 0 if it has no counts."""
     log_p = np.where(counts.is_count, log_p, counts.log_p_elsewhere)
-    return np.where(counts.is_empty, 0.0, np.sum(log_p, axis=1))
+    return np.where(counts.has_counts, np.sum(log_p, axis=1), 0.0)
 
 
 def _gradients_of_genes(g, counts: _Counts):
@@ -114,7 +128,7 @@ def _gradients_of_genes(g, counts: _Counts):
 
     It is 0 in a cell without counts and for what is not a count, and NaN where that is NaN.
     """
-    g = np.where(counts.is_empty, 0.0, g)[:, None]
+    g = np.where(counts.has_counts, g, 0.0)[:, None]
     # log_p_elsewhere is -infinity or NaN, and the exponential of that 0 or NaN.
     return np.where(counts.is_count, g, np.exp(counts.log_p_elsewhere))
 
@@ -169,16 +183,16 @@ class _NB(NamedTuple):
 
 
 def _nb(x, log_mu, log_theta) -> _NB:
-    """As softplus(-d) = softplus(d) - d,
+    """As softplus(-d) = softplus(d) - d, and by the beta function B,
 
-    log NB(x) = lgamma(z) - lgamma(theta) - lgamma(x + 1) + x d - z softplus(d),  z = x + theta
+    log NB(x) = x d - z softplus(d) - log B(x + 1, theta) - log z,  z = x + theta
     """
     theta = np.exp(log_theta)
     d = log_mu - log_theta
     softplus_d = np.logaddexp(d, 0.0)
     z = x + theta
-    log_binomial = special.gammaln(z) - special.gammaln(theta) - special.gammaln(x + 1.0)
-    return _NB(log_binomial + (x * d - z * softplus_d), theta, d, softplus_d, z)
+    log_p = (x * d - z * softplus_d) - (special.betaln(x + 1.0, theta) + np.log(z))
+    return _NB(log_p, theta, d, softplus_d, z)
 
 
 def _gradients_of_nb(g, x, nb: _NB) -> list:

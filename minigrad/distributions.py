@@ -404,7 +404,7 @@ class ZeroInflatedNegativeBinomial:
 @fused(
     kernels.normal_kl_forward,
     kernels.normal_kl_backward,
-    elsewhere=(array_kernels.normal_kl_forward, kernels.normal_kl_backward),
+    elsewhere=(array_kernels.normal_kl_forward, array_kernels.normal_kl_backward),
 )
 def normal_kl(q_loc: Array, q_scale: Array, p_loc: Array, p_scale: Array) -> Array:
     """KL(Normal(q_loc, q_scale) || Normal(p_loc, p_scale)), elementwise, in nats.
