@@ -11,7 +11,7 @@ into it, and drawing noise where it is needed. This is the only module that impo
 from __future__ import annotations
 
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from scipy import sparse, special
@@ -139,19 +139,70 @@ def at_a_time(x: Array, n: int) -> int:
     return n if device_of(x) == "numpy" else x.size
 
 
-def generator(key, device: str = "numpy") -> np.random.Generator:
+def entries_at_once(n: int, device: str) -> int:
+    """How many entries of an array to compute at a time, where memory is not for all of them.
+
+    n, which suits a processor's caches; on a GPU more, since calls are dear: as many as fill 1/512
+    of its memory in float64, since formulas have a dozen of such arrays. It goes by all of its
+    memory and not by what is free, so that a question with the same seed has the same answer.
+    """
+    if device == "numpy":
+        return n
+    _, n_bytes = _cupy().cuda.runtime.memGetInfo()
+    return max(n, n_bytes // (512 * 8))
+
+
+class DeviceGenerator:
+    """A generator on the GPU: what the engine draws there, by the names of NumPy's generators.
+
+    The numbers come from CuPy's RandomState with Philox (Salmon et al. 2011), a function of a
+    64-bit seed and of a counter. CuPy's newer Generator keeps 32 bits of a seed, so that among a
+    hundred thousand steps two would draw the same noise; and its state, 16 MB, can be set neither
+    to another seed nor to another place of the stream, so that each step would need a new one.
+    """
+
+    def __init__(self, key):
+        cupy = _cupy()
+        philox = cupy.cuda.curand.CURAND_RNG_PSEUDO_PHILOX4_32_10
+        self.state = cupy.random.RandomState(0, method=philox)
+        self.start(key)
+
+    def start(self, key) -> None:
+        """Go to the beginning of the stream of this key: see `generator`."""
+        self.state.seed(np.array(key, np.uint64))  # which CuPy hashes to 64 bits
+
+    def random(self, size, dtype: Any = np.float64) -> Array:
+        """Uniform numbers in [0, 1), of shape `size`, in float32 or float64."""
+        return self.state.random_sample(size, dtype)
+
+    def standard_normal(self, size, dtype: Any = np.float64) -> Array:
+        """Standard normal numbers, of shape `size`, in float32 or float64."""
+        return self.state.standard_normal(size, dtype)
+
+    def standard_gamma(self, shape: Array, size=None) -> Array:
+        """Gamma numbers of these shape parameters and scale 1, of shape `size`, in float64."""
+        return self.state.standard_gamma(shape, size)
+
+    def poisson(self, lam: Array, size=None) -> Array:
+        """Poisson numbers with these means, of shape `size`, as integers."""
+        return self.state.poisson(lam, size)
+
+
+def generator(key, device: str = "numpy", again: Any = None) -> np.random.Generator:
     """A generator of random numbers on a device, whose stream is a function of `key`.
 
-    key: a sequence of non-negative integers. A fresh one a step, `generator([seed, purpose, epoch,
-    step])`, leaves no state to save: a run that resumes, or is split over machines, draws what it
-    would have drawn. The two devices draw different numbers. On the GPU the stream is Philox's
-    (Salmon et al. 2011), a function of a counter, which takes no time to set up; CuPy's default
-    does.
+    key: a sequence of non-negative integers, on a GPU below 2^64. A fresh one a step,
+    `generator([seed, purpose, epoch, step])`, leaves no state to save: a run that resumes, or is
+    split over machines, draws what it would have drawn. The two devices draw different numbers.
+    again: a generator that nobody draws from any more, as that of the step before. On a GPU, where
+    making one takes time, it is this one that is returned, at the beginning of the new stream.
     """
     if device == "numpy":
         return np.random.default_rng(key)
-    random = _cupy().random
-    return random.Generator(random.Philox4x3210(np.random.SeedSequence(key)))
+    if again is None:
+        return cast(np.random.Generator, DeviceGenerator(key))
+    again.start(key)
+    return again
 
 
 def special_of(x: Array) -> ModuleType:

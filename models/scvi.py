@@ -69,7 +69,7 @@ from models.posterior import AnswersByDraws
 
 # Added to the variance of q, as the reference does: keeps KL finite when a dimension is very sure.
 VARIANCE_FLOOR = 1e-4
-CHUNK = 512  # cells at a time when predicting
+CHUNK = 512  # cells at a time when predicting, and on a GPU more
 LIKELIHOODS = {
     "zinb": zinb_cell_log_prob_from_logits,
     "nb": nb_cell_log_prob_from_logits,
@@ -554,15 +554,17 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         counts,
         batch: Array | str | None = None,
         layer: str | None = None,
-        size: int = CHUNK,
+        size: int | None = None,
         on_disk: bool = True,
     ) -> Minibatches:
         """Checked counts and batch codes, `size` cells at a time in their order: (n, n_genes) and
-        (n,).
+        (n,). None: CHUNK, and more where the model is on a GPU.
 
         ValueError for an unknown batch, and other genes. on_disk: whether counts may stay on the
         disk, see as_matrix.
         """
+        if size is None:
+            size = backend.entries_at_once(CHUNK * self.n_genes, self.device) // self.n_genes
         return Minibatches(cells_to_ask_about(self, counts, batch, layer, on_disk), size)
 
     def latent(
