@@ -46,18 +46,24 @@ def batch_norm_forward(needs, x, weight, bias, *, centred, var, eps) -> tuple:
 
 
 def batch_norm_backward(g, y, saved, needs, x, weight, bias, *, centred, var, eps) -> tuple:
-    """The gradients of x, weight and bias; shapes as forward. With means over the rows,
+    """The gradients of x, weight and bias; shapes as forward.
 
-    dx = weight / sqrt(var + eps) * (g - mean(g) - u mean(g u))
+    With means over the rows, dx = weight / sqrt(var + eps) * (g - mean(g) - u mean(g u)). The other
+    two are sums over the rows, and written where the sweep wants them.
     """
     u, std = saved
-    n = len(g)
-    sum_g = np.sum(g, axis=0)
-    sum_gu = np.sum(g * u, axis=0)
-    dx = None
-    if needs[0]:
-        dx = (g - (sum_g / n + u * (sum_gu / n))) * (weight / std)
-    return dx, sum_gu, sum_g
+    n = float(len(g))
+    mean_g = np.mean(g, axis=0)
+    mean_gu = np.mean(g * u, axis=0)
+
+    def d_weight(out):
+        return np.multiply(mean_gu, n, out=out)
+
+    def d_bias(out):
+        return np.multiply(mean_g, n, out=out)
+
+    dx = (g - (mean_g + u * mean_gu)) * (weight / std) if needs[0] else None
+    return dx, d_weight if needs[1] else None, d_bias if needs[2] else None
 
 
 # ----------------------------------------------------------------------- divergence of two normals
@@ -71,8 +77,9 @@ def normal_kl_forward(needs, q_loc, q_scale, p_loc, p_scale) -> tuple:
     with np.errstate(all="ignore"):  # of what np.where drops
         near = np.log1p(t)
     far = _less(weak_log(q_scale), weak_log(p_scale))  # where t has lost digits of a small q_scale
-    log_r = np.where(np.abs(t) < 0.5, near, far)
-    return 0.5 * (u * u + t * t) + (t - log_r), (u, t)
+    t_squared = t * t
+    log_r = np.where(t_squared < 0.25, near, far)
+    return 0.5 * (u * u + t_squared) + (t - log_r), (u, t)
 
 
 def normal_kl_backward(g, y, saved, needs, q_loc, q_scale, p_loc, p_scale) -> tuple:

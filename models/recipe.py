@@ -154,7 +154,9 @@ def thinned(counts: Matrix, rng: np.random.Generator) -> Matrix:
         kept = _half(counts.data, rng)
         return type(counts)((kept, counts.indices, counts.indptr), shape=counts.shape)
     if not backend.on_host([counts]):
-        return _half(counts, rng)  # zeros stay zeros; to pick the others would wait for their number
+        return _half(
+            counts, rng
+        )  # zeros stay zeros; to pick the others would wait for their number
     is_seen = counts > 0  # zeros stay, and draw nothing: CSR and dense counts meet the same noise
     kept = np.zeros_like(counts)
     kept[is_seen] = _half(counts[is_seen], rng)

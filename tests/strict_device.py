@@ -342,7 +342,9 @@ def _wrapped(index, shape):
 
 def _is_gather(index) -> bool:
     """Whether reading at this index copies: an index array is among its parts."""
-    return any(isinstance(part, np.ndarray) for part in (index if isinstance(index, tuple) else (index,)))
+    return any(
+        isinstance(part, np.ndarray) for part in (index if isinstance(index, tuple) else (index,))
+    )
 
 
 def _wait_for_masks(index):

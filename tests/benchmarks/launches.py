@@ -70,7 +70,9 @@ def _forget():
 
 
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.launches", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.launches", description=__doc__
+    )
     parser.add_argument("--likelihood", nargs="+", default=["poisson", "nb", "zinb"])
     chosen = parser.parse_args(arguments)
     for likelihood in chosen.likelihood:
