@@ -400,7 +400,7 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
     def loss(
         self, counts, batch, *, progress: float = 1.0, rng: np.random.Generator | None = None
     ) -> Tensor:
-        """-ELBO, averaged over the minibatch: a scalar = mean(weight kl_z - log p + kl_l), in
+        """-ELBO, averaged over the minibatch: a scalar = -mean(log p - weight kl_z - kl_l), in
         nats.
 
         weight: rises from 0 to 1 while progress does from 0 to kl_warmup. The divergence of the
@@ -410,10 +410,10 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         weight = 1.0
         if self.kl_warmup:
             weight = min(1.0, progress / self.kl_warmup)
-        loss_of_cells = weight * kl_z - log_p
+        elbo = log_p - weight * kl_z
         if self.library == "latent":
-            loss_of_cells = loss_of_cells + kl_l
-        return np.mean(loss_of_cells)
+            elbo = elbo - kl_l
+        return -np.mean(elbo)
 
     def validation(self, counts, batch, *, rng: np.random.Generator | None = None) -> dict:
         """The ELBO of each cell (KL weight 1) and its two parts, as plain arrays."""
