@@ -50,8 +50,8 @@ def _cupy():
         n_devices = cupy.cuda.runtime.getDeviceCount()
     except ImportError as error:
         raise ImportError(
-            'device "cupy" needs CuPy: pip install "minigrad-scvi[gpu]" '
-            "on a machine with an NVIDIA GPU"
+            'device "cupy" needs CuPy: pip install "minigrad-scvi[gpu]" for CUDA 12, or '
+            '"minigrad-scvi[gpu13]" for CUDA 13, on a machine with an NVIDIA GPU'
         ) from error
     except Exception as error:
         raise RuntimeError(

@@ -41,7 +41,6 @@ from collections.abc import Callable
 from functools import wraps
 
 import numpy as np
-from scipy import sparse
 
 from minigrad import backend
 from minigrad.backend import Array, Matrix
