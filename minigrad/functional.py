@@ -170,7 +170,11 @@ def logsumexp(x: Array, axis=None, keepdims: bool = False) -> Array:
     return total if keepdims else np.squeeze(total, axis)
 
 
-@fused(kernels.softmax_forward, kernels.softmax_backward)
+@fused(
+    kernels.softmax_forward,
+    kernels.softmax_backward,
+    elsewhere=(kernels.softmax_forward, kernels.softmax_backward),
+)
 def softmax(x: Array, *, axis: int = -1) -> Array:
     """exp(x) / sum of exp(x) along `axis`: positive entries that sum to 1.
 
@@ -182,7 +186,11 @@ def softmax(x: Array, *, axis: int = -1) -> Array:
     return e / np.sum(e, axis=axis, keepdims=True)
 
 
-@fused(kernels.log_softmax_forward, kernels.log_softmax_backward)
+@fused(
+    kernels.log_softmax_forward,
+    kernels.log_softmax_backward,
+    elsewhere=(kernels.log_softmax_forward, kernels.log_softmax_backward),
+)
 def log_softmax(x: Array, *, axis: int = -1) -> Array:
     """x - logsumexp(x) along `axis`: the logarithm of softmax(x), also where that rounds to 0.
 

@@ -154,9 +154,8 @@ def thinned(counts: Matrix, rng: np.random.Generator) -> Matrix:
         kept = _half(counts.data, rng)
         return type(counts)((kept, counts.indices, counts.indptr), shape=counts.shape)
     if not backend.on_host([counts]):
-        return _half(
-            counts, rng
-        )  # zeros stay zeros; to pick the others would wait for their number
+        # Here too zeros stay zeros. To leave them out, a GPU would have to say how many there are.
+        return _half(counts, rng)
     is_seen = counts > 0  # zeros stay, and draw nothing: CSR and dense counts meet the same noise
     kept = np.zeros_like(counts)
     kept[is_seen] = _half(counts[is_seen], rng)
@@ -164,7 +163,7 @@ def thinned(counts: Matrix, rng: np.random.Generator) -> Matrix:
 
 
 def _half(counts: Array, rng: np.random.Generator) -> Array:
-    """Twice about Binomial(x, 1/2) of each of counts (n,): see `thinned`."""
+    """Twice about Binomial(x, 1/2) of each of counts, of any shape: see `thinned`."""
     noise = rng.standard_normal(counts.shape, dtype=np.float32)
     kept = np.rint(0.5 * (counts + np.sqrt(counts) * noise))
     return 2.0 * np.minimum(np.maximum(kept, 0.0), counts)
