@@ -222,7 +222,7 @@ def nb_forward(needs, counts, logits, log_library, log_theta) -> tuple:
 
 
 def nb_backward(g, y, saved, needs, *_) -> list:
-    """The gradients of logits, log_library and log_theta, of their shapes or with the cells in front."""
+    """The gradients of logits, log_library and log_theta (n_cells, n_genes)."""
     counts, means, nb = saved
     d_log_mu, d_log_theta = _gradients_of_nb(_gradients_of_genes(g, counts), counts.x, nb)
     return [None, *_gradients_of_logits(d_log_mu, means), d_log_theta]
