@@ -54,10 +54,12 @@ def test_ufuncs_exist_for_both_precisions(name):
     ufunc = getattr(cupy, name, None) or getattr(cupy_special, name)
     if name == "matmul":  # a generalised ufunc, which lists no types
         return
-    assert isinstance(ufunc, cupy.ufunc) and (name in UFUNCS) == hasattr(cupy, name)
+    assert isinstance(ufunc, cupy.ufunc)
+    assert hasattr(cupy, name) if name in UFUNCS else hasattr(cupy_special, name)
     loops = {loop.partition("->")[0] for loop in ufunc.types}
     if not name.startswith(("bitwise", "invert")):
-        assert {"f" * ufunc.nin, "d" * ufunc.nin} <= loops
+        assert "d" * ufunc.nin in loops
+        assert "f" * ufunc.nin in loops or name == "yn"  # which computes in float64
 
 
 def test_all_names_in_the_table_have_their_like_in_cupy():
@@ -67,6 +69,7 @@ def test_all_names_in_the_table_have_their_like_in_cupy():
         for function, call in IMPLEMENTATIONS.items()
         if isinstance(function, np.ufunc)
         if getattr(call, "rules", None)
+        if call.function is function  # some, as np.positive, are done by other functions
     }
     lacking = ufuncs - UFUNCS - SPECIAL
     assert lacking <= HOST_ONLY
