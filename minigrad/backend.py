@@ -11,7 +11,7 @@ into it, and drawing noise where it is needed. This is the only module that impo
 from __future__ import annotations
 
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from scipy import sparse, special
@@ -50,8 +50,8 @@ def _cupy():
         n_devices = cupy.cuda.runtime.getDeviceCount()
     except ImportError as error:
         raise ImportError(
-            'device "cupy" needs CuPy: pip install "minigrad-scvi[gpu]" '
-            "on a machine with an NVIDIA GPU"
+            'device "cupy" needs CuPy: pip install "minigrad-scvi[gpu]" for CUDA 12, or '
+            '"minigrad-scvi[gpu13]" for CUDA 13, on a machine with an NVIDIA GPU'
         ) from error
     except Exception as error:
         raise RuntimeError(
@@ -80,6 +80,28 @@ def to_device(x: Matrix, device: str) -> Matrix:
 
         return csr_matrix(x.tocsr())
     return cupy.asarray(x)
+
+
+def rows_on(x: Matrix, device: str) -> Matrix:
+    """Rows to compute with, (n, n_features) or (n,), on a device: dense on a GPU, else as they are.
+
+    A minibatch is small, and most of what is computed of it is dense. So on a GPU a sparse one is
+    dense from the start: its numbers are sent, and written to their places in an array of zeros.
+    (CuPy's CSR matrices, whenever they are made dense, sort their entries, and ask the GPU whether
+    they are unique.)
+    """
+    if not sparse.issparse(x) or device == "numpy":
+        return to_device(x, device)
+    if not x.has_canonical_format:  # asked on the host; where entries are not unique, they add up
+        x = x.copy()
+        x.sum_duplicates()
+    n_rows, n_columns = x.shape
+    row = np.repeat(np.arange(n_rows), np.diff(x.indptr))
+    places = to_device(row * n_columns + x.indices, device)
+    values = to_device(x.data, device)
+    dense = np.zeros_like(values, shape=(n_rows * n_columns,))
+    dense[places] = values
+    return dense.reshape(n_rows, n_columns)
 
 
 def to_host(x: Matrix) -> Matrix:
@@ -117,19 +139,70 @@ def at_a_time(x: Array, n: int) -> int:
     return n if device_of(x) == "numpy" else x.size
 
 
-def generator(key, device: str = "numpy") -> np.random.Generator:
+def entries_at_once(n: int, device: str) -> int:
+    """How many entries of an array to compute at a time, where memory is not for all of them.
+
+    n, which suits a processor's caches; on a GPU more, since calls are dear: as many as fill 1/512
+    of its memory in float64, since formulas have a dozen of such arrays. It goes by all of its
+    memory and not by what is free, so that a question with the same seed has the same answer.
+    """
+    if device == "numpy":
+        return n
+    _, n_bytes = _cupy().cuda.runtime.memGetInfo()
+    return max(n, n_bytes // (512 * 8))
+
+
+class DeviceGenerator:
+    """A generator on the GPU: what the engine draws there, by the names of NumPy's generators.
+
+    The numbers come from CuPy's RandomState with Philox (Salmon et al. 2011), a function of a
+    64-bit seed and of a counter. CuPy's newer Generator keeps 32 bits of a seed, so that among a
+    hundred thousand steps two would draw the same noise; and its state, 16 MB, can be set neither
+    to another seed nor to another place of the stream, so that each step would need a new one.
+    """
+
+    def __init__(self, key):
+        cupy = _cupy()
+        philox = cupy.cuda.curand.CURAND_RNG_PSEUDO_PHILOX4_32_10
+        self.state = cupy.random.RandomState(0, method=philox)
+        self.start(key)
+
+    def start(self, key) -> None:
+        """Go to the beginning of the stream of this key: see `generator`."""
+        self.state.seed(np.array(key, np.uint64))  # which CuPy hashes to 64 bits
+
+    def random(self, size, dtype: Any = np.float64) -> Array:
+        """Uniform numbers in [0, 1), of shape `size`, in float32 or float64."""
+        return self.state.random_sample(size, dtype)
+
+    def standard_normal(self, size, dtype: Any = np.float64) -> Array:
+        """Standard normal numbers, of shape `size`, in float32 or float64."""
+        return self.state.standard_normal(size, dtype)
+
+    def standard_gamma(self, shape: Array, size=None) -> Array:
+        """Gamma numbers of these shape parameters and scale 1, of shape `size`, in float64."""
+        return self.state.standard_gamma(shape, size)
+
+    def poisson(self, lam: Array, size=None) -> Array:
+        """Poisson numbers with these means, of shape `size`, as integers."""
+        return self.state.poisson(lam, size)
+
+
+def generator(key, device: str = "numpy", again: Any = None) -> np.random.Generator:
     """A generator of random numbers on a device, whose stream is a function of `key`.
 
-    key: a sequence of non-negative integers. A fresh one a step, `generator([seed, purpose, epoch,
-    step])`, leaves no state to save: a run that resumes, or is split over machines, draws what it
-    would have drawn. The two devices draw different numbers. On the GPU the stream is Philox's
-    (Salmon et al. 2011), a function of a counter, which takes no time to set up; CuPy's default
-    does.
+    key: a sequence of non-negative integers, on a GPU below 2^64. A fresh one a step,
+    `generator([seed, purpose, epoch, step])`, leaves no state to save: a run that resumes, or is
+    split over machines, draws what it would have drawn. The two devices draw different numbers.
+    again: a generator that nobody draws from any more, as that of the step before. On a GPU, where
+    making one takes time, it is this one that is returned, at the beginning of the new stream.
     """
     if device == "numpy":
         return np.random.default_rng(key)
-    random = _cupy().random
-    return random.Generator(random.Philox4x3210(np.random.SeedSequence(key)))
+    if again is None:
+        return cast(np.random.Generator, DeviceGenerator(key))
+    again.start(key)
+    return again
 
 
 def special_of(x: Array) -> ModuleType:

@@ -107,7 +107,7 @@ from functools import wraps
 import numpy as np
 from scipy import special
 
-from minigrad import count_kernels
+from minigrad import array_kernels, count_kernels
 from minigrad.backend import Array
 from minigrad.functional import log_softmax, softplus
 from minigrad.kernels import fused
@@ -246,7 +246,11 @@ def zinb_cell_log_prob(counts: Array, log_mu: Array, log_theta: Array, zi_logits
 # the likelihood this is worth a kernel, for one exp does for both.
 
 
-@fused(count_kernels.poisson_cells_from_logits, count_kernels.cells_backward)
+@fused(
+    count_kernels.poisson_cells_from_logits,
+    count_kernels.cells_backward,
+    elsewhere=(array_kernels.poisson_forward, array_kernels.poisson_backward),
+)
 def poisson_cell_log_prob_from_logits(counts: Array, logits: Array, log_library: Array) -> Array:
     """`poisson_cell_log_prob` with log_mu = log_softmax(logits) + log_library, in nats.
 
@@ -257,7 +261,11 @@ def poisson_cell_log_prob_from_logits(counts: Array, logits: Array, log_library:
     return poisson_cell_log_prob.twin(counts, log_softmax(logits) + log_library)
 
 
-@fused(count_kernels.nb_cells_from_logits, count_kernels.cells_backward)
+@fused(
+    count_kernels.nb_cells_from_logits,
+    count_kernels.cells_backward,
+    elsewhere=(array_kernels.nb_forward, array_kernels.nb_backward),
+)
 def nb_cell_log_prob_from_logits(
     counts: Array, logits: Array, log_library: Array, log_theta: Array
 ) -> Array:
@@ -270,7 +278,11 @@ def nb_cell_log_prob_from_logits(
     return nb_cell_log_prob.twin(counts, log_softmax(logits) + log_library, log_theta)
 
 
-@fused(count_kernels.zinb_cells_from_logits, count_kernels.cells_backward)
+@fused(
+    count_kernels.zinb_cells_from_logits,
+    count_kernels.cells_backward,
+    elsewhere=(array_kernels.zinb_forward, array_kernels.zinb_backward),
+)
 def zinb_cell_log_prob_from_logits(
     counts: Array, logits: Array, log_library: Array, log_theta: Array, zi_logits: Array
 ) -> Array:

@@ -52,7 +52,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from minigrad import backend, kernels
+from minigrad import array_kernels, backend, kernels
 from minigrad.backend import Array, Matrix
 from minigrad.count_likelihoods import nb_log_prob, poisson_log_prob, zinb_log_prob
 from minigrad.functional import data_of, log_softmax, softmax, times_log, weighted_log_softmax
@@ -401,7 +401,11 @@ class ZeroInflatedNegativeBinomial:
 
 
 # ------------------------------------------------------------------------------------- divergences
-@fused(kernels.normal_kl_forward, kernels.normal_kl_backward)
+@fused(
+    kernels.normal_kl_forward,
+    kernels.normal_kl_backward,
+    elsewhere=(array_kernels.normal_kl_forward, array_kernels.normal_kl_backward),
+)
 def normal_kl(q_loc: Array, q_scale: Array, p_loc: Array, p_scale: Array) -> Array:
     """KL(Normal(q_loc, q_scale) || Normal(p_loc, p_scale)), elementwise, in nats.
 

@@ -42,7 +42,7 @@ import math
 import numpy as np
 from scipy import special
 
-from minigrad import kernels, special_functions
+from minigrad import array_kernels, kernels, special_functions
 from minigrad.backend import Array, Matrix, is_sparse
 from minigrad.kernels import as_dense, as_floating, fused
 from minigrad.tensor import Tensor
@@ -54,7 +54,11 @@ def data_of(x: Array) -> Array:
 
 
 # ------------------------------------------------------------------------------------------ linear
-@fused(kernels.linear_forward, kernels.linear_backward)
+@fused(
+    kernels.linear_forward,
+    kernels.linear_backward,
+    elsewhere=(kernels.linear_forward, kernels.linear_backward),
+)
 def linear(x: Array, weight: Array, bias: Array) -> Array:
     """y = x @ weight.T + bias, the layer that every network here is built of.
 
@@ -68,7 +72,11 @@ def linear(x: Array, weight: Array, bias: Array) -> Array:
 
 
 # ------------------------------------------------------------------------------------- activations
-@fused(kernels.relu_forward, kernels.relu_backward)
+@fused(
+    kernels.relu_forward,
+    kernels.relu_backward,
+    elsewhere=(kernels.relu_forward, kernels.relu_backward),
+)
 def relu(x: Array) -> Array:
     """max(x, 0), elementwise. Its slope at 0 is 0, as in PyTorch.
 
@@ -162,7 +170,11 @@ def logsumexp(x: Array, axis=None, keepdims: bool = False) -> Array:
     return total if keepdims else np.squeeze(total, axis)
 
 
-@fused(kernels.softmax_forward, kernels.softmax_backward)
+@fused(
+    kernels.softmax_forward,
+    kernels.softmax_backward,
+    elsewhere=(kernels.softmax_forward, kernels.softmax_backward),
+)
 def softmax(x: Array, *, axis: int = -1) -> Array:
     """exp(x) / sum of exp(x) along `axis`: positive entries that sum to 1.
 
@@ -174,7 +186,11 @@ def softmax(x: Array, *, axis: int = -1) -> Array:
     return e / np.sum(e, axis=axis, keepdims=True)
 
 
-@fused(kernels.log_softmax_forward, kernels.log_softmax_backward)
+@fused(
+    kernels.log_softmax_forward,
+    kernels.log_softmax_backward,
+    elsewhere=(kernels.log_softmax_forward, kernels.log_softmax_backward),
+)
 def log_softmax(x: Array, *, axis: int = -1) -> Array:
     """x - logsumexp(x) along `axis`: the logarithm of softmax(x), also where that rounds to 0.
 
@@ -236,7 +252,12 @@ def batch_norm(
     return _batch_norm(x, weight, bias, centred=centred, var=var, eps=eps), mean, var
 
 
-@fused(kernels.batch_norm_forward, kernels.batch_norm_backward, name="batch_norm")
+@fused(
+    kernels.batch_norm_forward,
+    kernels.batch_norm_backward,
+    name="batch_norm",
+    elsewhere=(array_kernels.batch_norm_forward, array_kernels.batch_norm_backward),
+)
 def _batch_norm(x, weight, bias, *, centred, var, eps):
     """The y of `batch_norm`. centred and var are plain arrays, so that the kernel saves a pass.
 

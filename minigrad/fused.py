@@ -30,17 +30,27 @@ class Fused(Primitive):
 
     Made by `fuse`. It differs from a Primitive in three ways: the forward pass may keep something
     for the rule (`saved`), the rule gives all gradients at once, and beside it stands a twin. The
-    twin runs where the kernel cannot: on arrays of a GPU, and where the gradient itself is to be
-    differentiated. A Fused takes any number of arrays, and keywords by name only.
+    twin runs where the gradient itself is to be differentiated. `elsewhere` is what runs on arrays
+    of a GPU: another Fused, of a kernel that is plain NumPy, or the twin. (None: this one does.) A
+    Fused takes any number of arrays, and keywords by name only.
     """
 
-    def __init__(self, forward: Callable, joint: Callable, twin: Callable | None, name, keywords):
+    def __init__(
+        self,
+        forward: Callable,
+        joint: Callable,
+        twin: Callable | None,
+        name: str,
+        keywords,
+        elsewhere: Callable | None,
+    ):
         self.__name__ = name
         self.__doc__ = forward.__doc__ or (twin.__doc__ if twin else None)
         self.function = forward
         self.joint = joint
         self.twin = twin
         self.keywords = tuple(keywords)
+        self.elsewhere = elsewhere
 
     def __call__(self, *inputs, **keywords):
         if keywords:
@@ -48,8 +58,8 @@ class Fused(Primitive):
         arrays, needs, dtype = unwrapped(inputs)
         if dtype is not None:
             arrays = self.beside_tensors(inputs, arrays, dtype)
-        if self.twin is not None and not backend.on_host(arrays):
-            return self.twin(*with_tensors(inputs, arrays), **keywords)
+        if self.elsewhere is not None and not backend.on_host(arrays):
+            return self.elsewhere(*with_tensors(inputs, arrays), **keywords)
         if not recording.enabled:
             needs = [False] * len(needs)  # so that the kernel keeps nothing
         try:
@@ -105,7 +115,13 @@ class Fused(Primitive):
         return [next(found) if need else None for need in origin.needs]
 
 
-def fuse(twin: Callable | None, forward: Callable, joint: Callable, name: str) -> Fused:
+def fuse(
+    twin: Callable | None,
+    forward: Callable,
+    joint: Callable,
+    name: str,
+    elsewhere: tuple[Callable, Callable] | None = None,
+) -> Fused:
     """Put a hand-written kernel into the table, beside its twin.
 
     twin: the same function as a plain NumPy formula; its keyword-only parameters are the keywords
@@ -116,7 +132,9 @@ def fuse(twin: Callable | None, forward: Callable, joint: Callable, name: str) -
     needed. A large gradient may be postponed: joint gives a function of an array, which computes
     the gradient into that array (or into a new one, for None): see `_carried_out` in backward.py.
     Kernels see NumPy arrays, SciPy's CSR matrices and None.
+    elsewhere: another forward and joint, for arrays of other libraries; None: the twin does there.
     """
     parameters = inspect.signature(twin or forward).parameters
     keywords = [k for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
-    return registered(Fused(forward, joint, twin, name, keywords))
+    other = Fused(*elsewhere, twin, name, keywords, elsewhere=None) if elsewhere else twin
+    return registered(Fused(forward, joint, twin, name, keywords, elsewhere=other))

@@ -24,8 +24,9 @@ Beside each kernel stands its *twin*: the same function as a plain formula of a 
     Tensor([1., 8.], from power)
 
 The twin says what the kernel means, and the tests hold the kernel against it. It is also what runs
-where the kernel cannot: on arrays that are not NumPy's, and where the gradient itself is to be
-differentiated. So a kernel may use buffers and tricks without a word about devices or recording.
+where the gradient itself is to be differentiated, and on arrays that are not NumPy's, unless there
+is a kernel for these as well (array_kernels.py). So a kernel may use buffers and tricks without a
+word about devices or recording.
 Kernels are pure: a dropout mask is an input, and nothing that goes in is written to.
 
 Know before reading: table.py, and ops.py for the rules that operations without a kernel have.
@@ -40,14 +41,18 @@ from collections.abc import Callable
 from functools import wraps
 
 import numpy as np
-from scipy import sparse
 
 from minigrad import backend
 from minigrad.backend import Array, Matrix
 from minigrad.fused import fuse
 
 
-def fused(forward: Callable, backward: Callable, name: str | None = None) -> Callable:
+def fused(
+    forward: Callable,
+    backward: Callable,
+    name: str | None = None,
+    elsewhere: tuple[Callable, Callable] | None = None,
+) -> Callable:
     """Decorator: the plain formula that follows is the twin of this kernel.
 
     forward(needs, *inputs, **keywords) returns (y, saved): the result, and what backward wants to
@@ -59,13 +64,14 @@ def fused(forward: Callable, backward: Callable, name: str | None = None) -> Cal
 
     Both see NumPy arrays and SciPy's CSR matrices only. The inputs go by position; what the twin
     takes by keyword only, the kernel does too. Lists become arrays. name: the operation's name in
-    the table, the twin's by default.
+    the table, the twin's by default. elsewhere: forward and backward for arrays of other libraries
+    than NumPy; without them the twin runs there.
 
     Returns the function that takes Tensors as well as arrays; its `.twin` is the formula.
     """
 
     def beside(twin: Callable) -> Callable:
-        entry = fuse(twin, forward, backward, name or twin.__name__)
+        entry = fuse(twin, forward, backward, name or twin.__name__, elsewhere)
 
         @wraps(twin)  # so that help() shows the twin's words and arguments
         def call(*inputs, **keywords):
@@ -110,8 +116,8 @@ def linear_forward(needs, x, weight, bias) -> tuple:
 
     Shapes: as functional.linear has them; ValueError for others.
     """
-    x = x.toarray() if sparse.issparse(x) else np.asarray(x)
-    weight = np.asarray(weight)
+    x = x.toarray() if backend.is_sparse(x) else backend.as_array(x)
+    weight = backend.as_array(weight)
     if weight.ndim != 2 or np.shape(bias) != weight.shape[:1] or x.shape[-1:] != weight.shape[1:]:
         raise ValueError("x must have shape (..., n_in), weight (n_out, n_in) and bias (n_out,)")
     x = x if x.dtype.kind == "f" else x.astype(weight.dtype)
@@ -132,10 +138,13 @@ def linear_backward(g, y, x, needs, _, weight, bias) -> tuple:
     def d_weight(out):
         return np.matmul(rows.T, x.reshape(n, n_in), out=out)
 
+    def d_bias(out):
+        return np.sum(rows, axis=0, out=out)
+
     return (
         g @ weight if needs[0] else None,
         d_weight if needs[1] else None,
-        np.sum(rows, axis=0) if needs[2] else None,
+        d_bias if needs[2] else None,
     )
 
 
@@ -164,7 +173,7 @@ def highest(x, axis) -> np.ndarray:
 
 def _logits(x):
     """x as a floating array; ValueError for a single number, which has no axis."""
-    x = np.asarray(as_floating(x, "x"))
+    x = backend.as_array(as_floating(x, "x"))
     if x.ndim == 0:
         raise ValueError("x must have an axis along which the probabilities sum to 1")
     return x

@@ -361,8 +361,8 @@ class Dropout(Module):
             x = as_dense(x, "Dropout: x")
         if x.dtype.kind != "f":
             x = x.astype(np.float32)
-        mask = (rng.random(x.shape, dtype=np.float32) >= self.p).astype(x.dtype)
-        mask /= 1.0 - self.p
+        is_kept = rng.random(x.shape, dtype=np.float32) >= self.p
+        mask = np.divide(is_kept, 1.0 - self.p, dtype=x.dtype)
         # The layer's own generator draws on the host, wherever x may be.
         return functional.dropout(x, backend.to_device(mask, backend.device_of(x)))
 

@@ -205,6 +205,7 @@ class Run:
         self.checkpoint = checkpoint
         self.describe = describe
         self.settings: dict = {}
+        self.generator: np.random.Generator | None = None  # of the last step, see `rng`
 
         self.epoch = 0
         self.batch = 0
@@ -263,18 +264,20 @@ class Run:
         self.is_between_steps = False  # until `end_epoch` has brought the history up to date
 
     def _on_device(self, minibatch) -> list:
-        return [backend.to_device(column, self.device) for column in minibatch]
+        return [backend.rows_on(column, self.device) for column in minibatch]
 
     def rng(self, purpose: int, number: int) -> np.random.Generator:
         """A generator for one minibatch of this epoch. purpose: NOISE or VALIDATION of data.py.
 
         Ranks train on different rows of a minibatch, and so need different noise; a minibatch that
-        is held out gets the same noise whichever rank looks at it.
+        is held out gets the same noise whichever rank looks at it. It is to be used until the next
+        call, which may return the same one, set to another stream.
         """
         key = [self.seed, purpose, self.epoch, number]
         if purpose == NOISE and self.ranks.size > 1:
             key.append(self.ranks.rank)
-        return backend.generator(key, self.device)
+        self.generator = backend.generator(key, self.device, again=self.generator)
+        return self.generator
 
     def complete(self, loss, minibatch) -> tuple[float, int]:
         """The loss of the minibatch and its number of rows, the parts of all ranks taken together.

@@ -418,7 +418,7 @@ def _pairs(model, x, codes, groups, n_samples, seed):
     )
     lfc = np.empty((n_samples, model.n_genes), model.dtype)
     rho = np.zeros((2, model.n_genes))
-    step = max(1, BUDGET // (2 * model.n_genes))
+    step = max(1, backend.entries_at_once(BUDGET, model.device) // (2 * model.n_genes))
     with evaluating(model):
         for start in range(0, n_samples, step):
             pairs = slice(start, start + step)
@@ -483,7 +483,7 @@ def _sums(model, x, codes, cells, batches, n_samples, rng) -> Sums:
     mean, std = model.latent(part, np.asarray(model.batches)[own], return_std=True)
     n_draws = -(-n_samples // len(cells))  # of each cell, rounded up
     draws = np.repeat(np.arange(len(cells)), n_draws)
-    step = max(1, BUDGET // model.n_genes)
+    step = max(1, backend.entries_at_once(BUDGET, model.device) // model.n_genes)
     of_draws = np.zeros((3, model.n_genes))
     with evaluating(model):
         for start in range(0, len(draws), step):

@@ -26,7 +26,7 @@ from minigrad.parallel import ranks_of
 from minigrad.tensor import Tensor
 from models.inputs import ANY_NUMBER, Range, as_features, dense, whole_number
 
-CHUNK = 512  # rows at a time when predicting
+CHUNK = 512  # rows at a time when predicting, and on a GPU more
 
 
 class FeatureModel(Saved, Module):
@@ -138,10 +138,18 @@ class FeatureModel(Saved, Module):
         accepted = self.accepted if in_range else ANY_NUMBER
         return as_features(x, self.n_features, self.dtype, *accepted)
 
-    def minibatches(self, x: Array, size: int = CHUNK, in_range: bool = False) -> Iterator[Array]:
-        """Yield dense pieces (size, n_features) of the rows, in order, where the weights are."""
+    def minibatches(
+        self, x: Array, size: int | None = None, in_range: bool = False
+    ) -> Iterator[Array]:
+        """Yield dense pieces (size, n_features) of the rows, in order, where the weights are.
+
+        size None: CHUNK, and more where the model is on a GPU.
+        """
+        if size is None:
+            n_entries = backend.entries_at_once(CHUNK * self.n_features, self.device)
+            size = n_entries // self.n_features
         for (piece,) in Minibatches((self._rows(x, in_range),), size):
-            yield dense(backend.to_device(piece, self.device))
+            yield dense(backend.rows_on(piece, self.device))
 
     def predict(self, x: Array, function: Callable[[Array], Any]) -> np.ndarray:
         """function(minibatch), a Tensor, of all rows of x (n, n_features), as one host array."""

@@ -69,7 +69,9 @@ from models.inputs import whole_number
 
 PRIOR_DRAWS = 256  # of z, by which it is known how totals of new cells scatter
 POSTERIOR = 17  # purpose of random numbers, beside those of minigrad/data.py
-BUDGET = 1 << 19  # entries (draws of cells x genes) decoded at a time: 2 MB an array in float32
+# Entries (draws of cells x genes) decoded at a time: 2 MB an array in float32. On a GPU they are
+# more, see backend.entries_at_once.
+BUDGET = 1 << 19
 
 
 def log_mean_exp(blocks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -341,7 +343,7 @@ class AnswersByDraws(Module):
         n = whole_number("n", n)
         codes = _batches_of_new_cells(self, n, batch, seed)
         noise = Noise(seed, self.device)
-        at_once = max(1, BUDGET // self.n_genes)
+        at_once = max(1, backend.entries_at_once(BUDGET, self.device) // self.n_genes)
         found = np.empty((n, self.n_genes), self.dtype)
         with evaluating(self):
             library = _library_of_new_cells(self, np.unique(codes))
@@ -394,11 +396,11 @@ def _groups(model, data, n_samples: int, noise: Noise) -> Iterator[Group]:
     data: what the model's `minibatches` gives. The draws of a group are to be used up before the
     next group is asked for.
     """
-    draws_at_once = max(1, BUDGET // model.n_genes)
+    draws_at_once = max(1, backend.entries_at_once(BUDGET, model.device) // model.n_genes)
     cells_at_once = max(1, draws_at_once // n_samples)
     first = 0  # cell of the minibatch, among all
     for minibatch in data:
-        counts, codes = [backend.to_device(column, model.device) for column in minibatch]
+        counts, codes = [backend.rows_on(column, model.device) for column in minibatch]
         q_z, q_l = model.inference(counts)
         n_cells = len(codes)
         for start in range(0, n_cells, cells_at_once):
@@ -664,7 +666,7 @@ def _totals_of_new_cells(model, code: int) -> tuple[np.ndarray, np.ndarray]:
     Two arrays (PRIOR_DRAWS,) float64.
     """
     rng = backend.generator([POSTERIOR, code], model.device)
-    at_once = max(1, BUDGET // model.n_genes)
+    at_once = max(1, backend.entries_at_once(BUDGET, model.device) // model.n_genes)
     means = []
     variances = []
     for start in range(0, PRIOR_DRAWS, at_once):

@@ -109,7 +109,9 @@ class MostProbable(optim.Adam):
         decayed: list[Tensor],
         frozen: Tensor,
     ):
-        super().__init__(parameters, learning_rate)
+        # The frozen one is the last, so that all others are neighbours in the flat array.
+        trained = [p for p in parameters if p is not frozen]
+        super().__init__([*trained, frozen], learning_rate)
         self.weight_decay = weight_decay
         self.decayed = decayed
         self.frozen = frozen
@@ -151,6 +153,9 @@ def thinned(counts: Matrix, rng: np.random.Generator) -> Matrix:
     if backend.is_sparse(counts):
         kept = _half(counts.data, rng)
         return type(counts)((kept, counts.indices, counts.indptr), shape=counts.shape)
+    if not backend.on_host([counts]):
+        # Here too zeros stay zeros. To leave them out, a GPU would have to say how many there are.
+        return _half(counts, rng)
     is_seen = counts > 0  # zeros stay, and draw nothing: CSR and dense counts meet the same noise
     kept = np.zeros_like(counts)
     kept[is_seen] = _half(counts[is_seen], rng)
@@ -158,7 +163,7 @@ def thinned(counts: Matrix, rng: np.random.Generator) -> Matrix:
 
 
 def _half(counts: Array, rng: np.random.Generator) -> Array:
-    """Twice about Binomial(x, 1/2) of each of counts (n,): see `thinned`."""
+    """Twice about Binomial(x, 1/2) of each of counts, of any shape: see `thinned`."""
     noise = rng.standard_normal(counts.shape, dtype=np.float32)
     kept = np.rint(0.5 * (counts + np.sqrt(counts) * noise))
     return 2.0 * np.minimum(np.maximum(kept, 0.0), counts)

@@ -69,7 +69,7 @@ from models.posterior import AnswersByDraws
 
 # Added to the variance of q, as the reference does: keeps KL finite when a dimension is very sure.
 VARIANCE_FLOOR = 1e-4
-CHUNK = 512  # cells at a time when predicting
+CHUNK = 512  # cells at a time when predicting, and on a GPU more
 LIKELIHOODS = {
     "zinb": zinb_cell_log_prob_from_logits,
     "nb": nb_cell_log_prob_from_logits,
@@ -410,7 +410,10 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         weight = 1.0
         if self.kl_warmup:
             weight = min(1.0, progress / self.kl_warmup)
-        return -np.mean(log_p - weight * kl_z - kl_l)
+        elbo = log_p - weight * kl_z
+        if self.library == "latent":
+            elbo = elbo - kl_l
+        return -np.mean(elbo)
 
     def validation(self, counts, batch, *, rng: np.random.Generator | None = None) -> dict:
         """The ELBO of each cell (KL weight 1) and its two parts, as plain arrays."""
@@ -428,7 +431,7 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         depend on it.
         """
         total = backend.as_array(counts.sum(axis=1)).reshape(-1, 1)
-        return np.log(np.maximum(total, 1.0)).astype(self.dtype)
+        return np.log(np.maximum(total, 1.0)).astype(self.dtype, copy=False)
 
     def library_prior(self, batch) -> Normal:
         """p(log l) of each cell's batch, parameters (n, 1)."""
@@ -551,15 +554,17 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         counts,
         batch: Array | str | None = None,
         layer: str | None = None,
-        size: int = CHUNK,
+        size: int | None = None,
         on_disk: bool = True,
     ) -> Minibatches:
         """Checked counts and batch codes, `size` cells at a time in their order: (n, n_genes) and
-        (n,).
+        (n,). None: CHUNK, and more where the model is on a GPU.
 
         ValueError for an unknown batch, and other genes. on_disk: whether counts may stay on the
         disk, see as_matrix.
         """
+        if size is None:
+            size = backend.entries_at_once(CHUNK * self.n_genes, self.device) // self.n_genes
         return Minibatches(cells_to_ask_about(self, counts, batch, layer, on_disk), size)
 
     def latent(
@@ -578,7 +583,7 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         stds = []
         with evaluating(self):
             for x, _ in self.minibatches(counts, batch, layer):
-                q_z, _ = self.inference(backend.to_device(x, self.device))
+                q_z, _ = self.inference(backend.rows_on(x, self.device))
                 means.append(q_z.loc.numpy())
                 stds.append(q_z.scale.numpy())
         if not return_std:

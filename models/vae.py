@@ -367,7 +367,8 @@ class VAE(FeatureModel):
         """The log weights of n_samples draws, in blocks (n, n_rows) that do not fill the memory."""
         q = self.encode(x)
         q = Normal(q.loc.data, q.scale.data)  # plain arrays: nothing of this is differentiated
-        at_once = max(1, posterior.BUDGET // (len(x) * self.widest))
+        n_entries = backend.entries_at_once(posterior.BUDGET, self.device)
+        at_once = max(1, n_entries // (len(x) * self.widest))
         for start in range(0, n_samples, at_once):
             n = min(at_once, n_samples - start)
             yield backend.to_host(self._log_weights(x, q, n, rng))

@@ -2,7 +2,7 @@
 
 `installed(monkeypatch)` puts doubles of the packages cupy and cupyx where `import` finds them; then `device="cupy"` means
 arrays of the class `ndarray` below. What they imitate was read off the source of CuPy 14.2 (cupy/_core/core.pyx,
-_kernel.pyx, _routines_indexing.pyx, cupyx/scipy/sparse, cupy/random/_generator_api.pyx):
+_kernel.pyx, _routines_indexing.pyx, cupyx/scipy/sparse, cupy/random/_generator.py):
 
 - Nothing turns into a NumPy array silently, and nothing is mixed with one: numpy.asarray, operators, functions and
   assignment refuse. Only lists and NumPy arrays used as an index are sent to the device, as CuPy does.
@@ -10,7 +10,7 @@ _kernel.pyx, _routines_indexing.pyx, cupyx/scipy/sparse, cupy/random/_generator_
   tests/test_cupy_names.py holds both lists against the real CuPy, wherever it can be imported.
 - Reductions give 0-d arrays of the device; integer indices beyond the end wrap around; numpy.add.at takes no tuple as an
   index; numpy.where no Python bool as a condition; numpy.linalg.solve no stacks of different shapes; slogdet gives a plain
-  pair; there are no arrays of objects or text; the generator has four methods; sparse matrices are CSR of bool or floats.
+  pair; there are no arrays of objects or text; the RandomState has four methods that draw; sparse matrices are CSR of bool or floats.
 - Every transfer, the waiting ones included (`float(x)`, `if x:`, printing), is counted in `TRANSFERS`.
 
 What they do not imitate: memory, streams and time; the last digits of CUDA's functions; CuPy's order of summation; the
@@ -27,6 +27,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 from scipy import sparse, special
 
+MEMORY = 2**30  # bytes of the device that is not there
 SCALARS = (bool, int, float, complex, np.generic)
 UFUNCS = set(
     """add subtract multiply divide power negative absolute sign square sqrt reciprocal exp expm1 log log1p sin cos
@@ -108,6 +109,13 @@ class Transfers:
 
 
 TRANSFERS = Transfers()
+# The kernels that CuPy would launch since the list was cleared, by name. A call of a ufunc or of a function is one, as is
+# a copy, a draw, and a read or write through an index array; views cost none, nor does memory that is not filled. So it
+# counts what the program asks for; a few of CuPy's functions launch two for one (a sum of very many numbers does).
+LAUNCHES: list[str] = []
+FREE = set(
+    """broadcast_to empty_like expand_dims imag reshape shape squeeze swapaxes transpose""".split()
+)
 
 
 def _signatures():
@@ -198,14 +206,18 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         return ndarray(self._host.ravel())
 
     def copy(self):
+        LAUNCHES.append("copy")
         return ndarray(self._host.copy())
 
     def astype(self, dtype, order="K", casting=None, subok=None, copy=True):
+        if copy or self.dtype != dtype:
+            LAUNCHES.append("astype")
         return ndarray(self._host.astype(dtype, order=order, copy=copy))
 
     def fill(self, value):
         if not isinstance(value, SCALARS) and np.shape(_bare(value)) != ():
             raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
+        LAUNCHES.append("fill")
         self._host.fill(_bare(value))
 
     def all(self, axis=None, out=None, keepdims=False):
@@ -229,10 +241,17 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     # ---------------------------------------------------------------------------------------- reading and writing
     def __getitem__(self, index):
         """A view where NumPy gives one; of a single entry a copy, where CuPy gives a view."""
-        return ndarray(self._host[_wrapped(index, self.shape)])
+        index = _wrapped(index, self.shape)
+        _wait_for_masks(index)
+        if _is_gather(index):
+            LAUNCHES.append("getitem")
+        return ndarray(self._host[index])
 
     def __setitem__(self, index, value):
         index = _wrapped(index, self.shape)
+        LAUNCHES.append("setitem")
+        if not isinstance(value, SCALARS):
+            _wait_for_masks(index)
         if isinstance(value, SCALARS):
             self._host[index] = value
         elif isinstance(value, ndarray):
@@ -254,6 +273,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
             return add_at(*inputs)
         if keywords.keys() - {"dtype", "casting"}:
             raise TypeError(f"Wrong arguments {keywords}")
+        LAUNCHES.append(name)
         return _filled(
             out, ufunc(*map(_bare, inputs), out=tuple(map(_bare, out)) or None, **keywords)
         )
@@ -266,6 +286,8 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         SIGNATURES[name].bind(
             *inputs, **keywords
         )  # TypeError for what CuPy's function does not take
+        if name not in FREE:
+            LAUNCHES.append(name)
         if name in PARTICULAR:
             return PARTICULAR[name](*inputs, **keywords)
         out = keywords.get("out")
@@ -318,6 +340,20 @@ def _wrapped(index, shape):
     return tuple(found) if isinstance(index, tuple) else found[0]
 
 
+def _is_gather(index) -> bool:
+    """Whether reading at this index copies: an index array is among its parts."""
+    return any(
+        isinstance(part, np.ndarray) for part in (index if isinstance(index, tuple) else (index,))
+    )
+
+
+def _wait_for_masks(index):
+    """How many entries a mask chooses only the device knows: CuPy waits for the number."""
+    for part in index if isinstance(index, tuple) else (index,):
+        if isinstance(part, np.ndarray) and part.dtype == np.bool_:
+            TRANSFERS.to_host.append(8)
+
+
 def _sent(part):
     """A part of an index, as an array of the device where it is a list or an array of the host."""
     if isinstance(part, list) and not part:
@@ -344,6 +380,7 @@ def asarray(a, dtype=None, order=None, *, copy=None, blocking=False):
 
 def add_at(target, index, values):
     """cupy.add.at: unlike numpy.add.at of a cupy.ndarray, it takes any index."""
+    LAUNCHES.append("add.at")
     np.add.at(target._host, _wrapped(index, target.shape), _bare(values))
 
 
@@ -433,13 +470,18 @@ class csr_matrix:
         return self._host.copy()
 
     def toarray(self, order=None, out=None):
+        """CuPy asks first whether indices are sorted, and then whether they are unique; both wait for the answer."""
+        TRANSFERS.to_host.extend((1, 1))
+        LAUNCHES.extend(["copy"] * 3 + ["is_sorted", "is_unique", "zeros", "toarray"])
         return ndarray(self._host.toarray(order=order))
 
     def tocsr(self, copy=False):
         return self
 
     def sum(self, axis=None, dtype=None, out=None):
-        """A 0-d array, or one with the axis kept, as of SciPy's csr_matrix."""
+        """A 0-d array, or one with the axis kept, as of SciPy's csr_matrix: a product with ones."""
+        TRANSFERS.to_host.extend((1, 1))
+        LAUNCHES.extend(["ones", "is_sorted", "is_unique", "matmul"])
         return ndarray(np.asarray(self._host.sum(axis=axis, dtype=dtype)))
 
     def multiply(self, other):
@@ -464,34 +506,40 @@ csr_matrix.__module__ = "cupyx.scipy.sparse._csr"
 
 
 # -------------------------------------------------------------------------------------------------------------- noise
-class Generator:
-    """cupy.random.Generator: four of its methods, the ones that the engine may use. It draws what NumPy would draw."""
+class RandomState:
+    """cupy.random.RandomState: the methods that the engine may use. It draws what NumPy would draw of the seed.
 
-    def __init__(self, bit_generator):
-        self._rng = np.random.default_rng(bit_generator.seed)
+    CuPy makes 64 bits of a seed that is a NumPy array, by MD5.
+    """
 
-    def random(self, size=None, dtype=np.float64, out=None):
-        return ndarray(self._rng.random(size, dtype))
+    def __init__(self, seed=None, method=None):
+        self.method = method
+        self.seed(seed)
 
-    def standard_normal(self, size=None, dtype=np.float64, out=None):
+    def seed(self, seed=None):
+        if isinstance(seed, np.ndarray):
+            seed = seed.tolist()
+        elif not isinstance(seed, int) or not 0 <= seed < 2**64:
+            raise TypeError("Seed must be an integer between 0 and 2**64 - 1")
+        self._rng = np.random.default_rng(seed)
+
+    def random_sample(self, size=None, dtype=float):
+        LAUNCHES.extend(["random", "remainder"])  # it draws from (0, 1], and then makes 1 a 0
+        return ndarray(self._rng.random(size, np.dtype(dtype)))
+
+    def standard_normal(self, size=None, dtype=float):
+        LAUNCHES.append("standard_normal")
         if np.dtype(dtype).char not in "fd":
-            raise TypeError(f"Unsupported dtype {dtype} for standard_normal")
-        return ndarray(self._rng.standard_normal(size, dtype))
+            raise TypeError("cupy.random only supports float32 and float64")
+        return ndarray(self._rng.standard_normal(size, np.dtype(dtype)))
 
-    def standard_gamma(self, shape, size=None, dtype=np.float64, out=None):
-        if not isinstance(shape, ndarray) and type(shape) not in (int, float):
-            raise ValueError("shape is required to be a cupy.ndarray or a scalar")
+    def standard_gamma(self, shape, size=None, dtype=float):
+        LAUNCHES.append("standard_gamma")
         return ndarray(self._rng.standard_gamma(_bare(shape), size))
 
-    def poisson(self, lam=1.0, size=None):
-        if not isinstance(lam, ndarray) and type(lam) not in (int, float):
-            raise TypeError("lam is required to be a cupy.ndarray or a scalar")
+    def poisson(self, lam=1.0, size=None, dtype="l"):
+        LAUNCHES.append("poisson")
         return ndarray(self._rng.poisson(_bare(lam), size))
-
-
-class Philox4x3210:
-    def __init__(self, seed=None, *, size=-1):
-        self.seed = seed
 
 
 # ----------------------------------------------------------------------------------------------------------- packages
@@ -515,8 +563,11 @@ def installed(monkeypatch, n_devices=1):
         ndarray=ndarray,
         asarray=asarray,
         add=SimpleNamespace(at=add_at),
-        random=SimpleNamespace(Generator=Generator, Philox4x3210=Philox4x3210),
-        cuda=SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=count)),
+        random=SimpleNamespace(RandomState=RandomState),
+        cuda=SimpleNamespace(
+            runtime=SimpleNamespace(getDeviceCount=count, memGetInfo=lambda: (MEMORY // 2, MEMORY)),
+            curand=SimpleNamespace(CURAND_RNG_PSEUDO_PHILOX4_32_10=161),
+        ),
     )
     found = {
         "cupy": cupy,

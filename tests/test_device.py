@@ -25,9 +25,10 @@ from minigrad.distributions import (
 )
 from minigrad.example_inputs import EXAMPLES
 from minigrad.training import Run
-from models import SCVI, VAE, Autoencoder, TiedLinearAutoencoder
+from models import SCVI, VAE, Autoencoder, TiedLinearAutoencoder, recipe
 from tests import strict_device
-from tests.strict_device import TRANSFERS
+from tests.benchmarks import launches
+from tests.strict_device import LAUNCHES, TRANSFERS
 
 close = dict(rtol=1e-8, atol=1e-10)
 
@@ -458,7 +459,8 @@ COUNTS = RNG.poisson(RNG.gamma(1.5, 1.5, (60, 6))).astype(float) + np.eye(60, 6)
 BATCH = np.arange(60) % 3
 kind = dict(dtype=np.float64, seed=3)
 small = dict(hidden=(5,), n_latent=2, **kind)
-wee = dict(n_latent=2, n_hidden=5, **kind)
+# Without thinning: the device draws noise for all counts, and the host for those above 0.
+wee = dict(n_latent=2, n_hidden=5, thinning=False, **kind)
 MODELS = {
     "AE": (lambda: Autoencoder(6, noise=0.1, dropout=0.2, **small), FEATURES),
     "AE, sigmoid": (
@@ -594,11 +596,109 @@ def test_an_epoch_sends_each_minibatch_once(monkeypatch):
     monkeypatch.setattr(Run, "minibatches", minibatches)
     for name, per_step in (
         ("AE", 1),
-        ("scVI, zinb, gene", 4),
+        ("scVI, zinb, gene", 3),
         ("scVI, batches", 2),
-    ):  # CSR is three arrays; batch codes one
+    ):  # CSR is two arrays, numbers and places; batch codes one
         trained(name, "cupy", epochs=1)
         assert sent.pop() == (3 * per_step, 3)
+
+
+@pytest.mark.parametrize("likelihood, most", [("poisson", 192), ("nb", 209), ("zinb", 229)])
+def test_a_step_of_scvi_counts_its_launches_and_waits_once(likelihood, most, monkeypatch):
+    """Sparse rows are sent as numbers and places, and made dense once; what is waited for is the loss."""
+    for step in launches.steps(monkeypatch, likelihood=likelihood):
+        assert len(step.launches) <= most
+        assert len(step.sent) == 3 and step.waits == [4]
+        assert step.launches.count("setitem") == 1 and "toarray" not in step.launches
+    for step in launches.steps(monkeypatch, likelihood=likelihood, dense=True):
+        assert len(step.launches) <= most - 2
+        assert len(step.sent) == 2 and step.waits == [4]
+
+
+def test_the_double_counts_launches_by_their_names():
+    x = moved(np.arange(6.0).reshape(2, 3))
+    LAUNCHES.clear()
+    y = np.exp(x[:, 1:]).T.reshape(-1)
+    y += 1.0
+    y[moved([0, 1])] = np.sum(y)
+    assert LAUNCHES == ["exp", "add", "sum", "setitem"]
+    TRANSFERS.clear()
+    x[x > 1.0]
+    x[x > 1.0] = 0.0  # the same number everywhere: nothing has to be known
+    assert TRANSFERS.to_host == [8]
+
+
+def test_launches_are_printed(capsys):
+    assert launches.main(["--likelihood", "nb"]) == 0
+    assert "nb: 209 launches, 3 arrays sent, 1 waits" in capsys.readouterr().out
+
+
+def test_a_training_makes_one_generator(monkeypatch):
+    """However many steps it has; and whichever generator it was, a key has one stream."""
+    made = []
+    whole = strict_device.RandomState.__init__
+
+    def counted(state, *arguments, **keywords):
+        made.append(keywords)
+        whole(state, *arguments, **keywords)
+
+    monkeypatch.setattr(strict_device.RandomState, "__init__", counted)
+    trained("scVI, batches", "cupy", epochs=3)
+    assert made == [{"method": 161}]
+    used = backend.generator([1, 2], "cupy")
+    used.standard_normal((7,))
+    again = backend.generator([5, 6], "cupy", again=used)
+    assert again is used
+    agree(again.standard_normal((3,)), backend.generator([5, 6]).standard_normal(3))
+    with pytest.raises(OverflowError):
+        backend.generator([2**64], "cupy")
+
+
+def test_sparse_rows_are_dense_on_the_device():
+    rng = np.random.default_rng(0)
+    x = sparse.random_array((7, 5), density=0.4, format="csr", rng=rng)
+    twice = sparse.csr_array((np.array([1.0, 2.0, 4.0]), [3, 1, 3], [0, 0, 3]), shape=(2, 5))
+    empty = sparse.csr_matrix((3, 4))
+    for rows in (x, x.astype(np.float32), x > 0.5, twice, empty, sparse.csr_matrix(x)[:0]):
+        there = backend.rows_on(rows, "cupy")
+        assert type(there) is strict_device.ndarray and there.dtype == rows.dtype
+        np.testing.assert_array_equal(backend.to_host(there), rows.toarray())
+        assert backend.rows_on(rows, "numpy") is rows
+    assert twice.nnz == 3  # what was given is as before
+    dense = np.ones((2, 3))
+    assert backend.rows_on(dense, "numpy") is dense
+    agree(backend.rows_on(dense, "cupy"), dense)
+
+
+def test_what_is_computed_at_once_follows_the_memory_of_the_device(monkeypatch):
+    assert backend.entries_at_once(1000, "numpy") == 1000
+    assert backend.entries_at_once(2**30, "cupy") == 2**30
+    monkeypatch.setattr(strict_device, "MEMORY", 2**36)
+    assert backend.entries_at_once(1000, "cupy") == 2**24  # float64: 128 MB of 64 GB
+    model, _ = trained("scVI, batches")
+    x = np.tile(COUNTS, (20, 1))
+    batch = np.tile(BATCH, 20)
+    expected = model.latent(x, batch)
+    sizes = [len(codes) for _, codes in model.minibatches(x, batch)]
+    assert max(sizes) == 512
+    model.to("cupy")
+    assert [len(codes) for _, codes in model.minibatches(x, batch)] == [1200]
+    agree(model.latent(x, batch), expected)
+    agree(model.denoise(x, batch=batch), model.to("numpy").denoise(x, batch=batch), rtol=1e-6)
+
+
+def test_counts_are_thinned_on_the_device_without_waiting():
+    counts = np.repeat([0.0, 1.0, 2.0, 30.0], 20000).reshape(4, -1)
+    there = moved(counts)
+    TRANSFERS.clear()
+    kept = recipe.thinned(there, backend.generator([0], "cupy"))
+    assert TRANSFERS.to_host == []
+    half = backend.to_host(kept) / 2.0
+    assert np.all(half[0] == 0) and np.all(half == np.rint(half))
+    assert np.all((half >= 0) & (half <= counts))
+    # Of a binomial with p = 1/2: mean x / 2, variance x / 4.
+    np.testing.assert_allclose(half.mean(axis=1), counts[:, 0] / 2.0, atol=0.05)
+    np.testing.assert_allclose(half.var(axis=1), counts[:, 0] / 4.0, atol=0.25)
 
 
 def test_float32_stays_float32():

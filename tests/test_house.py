@@ -25,6 +25,7 @@ ORDER = {
         "samples",
         "einsum",
         "kernels",
+        "array_kernels",
         "functional",
         "count_kernels",
         "count_likelihoods",
