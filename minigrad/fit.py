@@ -68,11 +68,11 @@ This is what happens in there, and it comes to the same weight:
 
 `fit` differs from this in a few things. It checks, scores the rows held out, writes checkpoints and
 shows a bar. Its `progress` counts the steps that are done, not only the epochs. A remainder of one
-or two rows is no minibatch of its own, but joins the one before (data.py). And its generators have other keys, so that rows come in
-another order: all noise is a function of (seed, what it is for, epoch, step), and `NOISE` below is
-a number that keeps one purpose apart from the others. So a run that was killed and resumed
-from its last checkpoint ends with the very numbers of one that was not, provided that `loss` hands
-its `rng` on to the layers that draw.
+or two rows is no minibatch of its own, but joins the one before (data.py). And its generators have
+other keys, so that rows come in another order: all noise is a function of (seed, what it is for,
+epoch, step), and `NOISE` below is a number that keeps one purpose apart from the others. So a run
+that was killed and resumed from its last checkpoint ends with the very numbers of one that was not,
+provided that `loss` hands its `rng` on to the layers that draw.
 
 Know after: what happens between a call of `fit` and the history that it returns.
 """
