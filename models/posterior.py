@@ -397,7 +397,7 @@ def _groups(model, data, n_samples: int, noise: Noise) -> Iterator[Group]:
     """All cells in groups, in their order, with n_samples draws of each from its posterior.
 
     data: what the model's `minibatches` gives. The draws of a group are to be used up before the
-    next group is asked for.
+    next group is asked for: both take their numbers from the same streams of noise, in order.
     """
     draws_at_once = max(1, backend.entries_at_once(BUDGET, model.device) // model.n_genes)
     cells_at_once = max(1, draws_at_once // n_samples)

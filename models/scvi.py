@@ -207,9 +207,9 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         >>> model.latent(counts).shape, model.expression_fraction(counts).sum(axis=1).round(3)[:2]
         ((40, 2), array([1., 1.], dtype=float32))
 
-    Architecture and objective are scvi-tools', but for thinned counts and the prior of the weights
-    (recipe.py). The default number of latent dimensions and those of
-    training differ, by measurement on held-out cells (recipe.py).
+    Architecture and objective are scvi-tools', but for thinned counts and the prior of the weights.
+    These, the default number of latent dimensions and the defaults of training differ, by
+    measurement on held-out cells (recipe.py).
     """
 
     # In files, beside the weights: arrays that are not trained (nn.py), and what JSON can say
@@ -410,8 +410,9 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         """-ELBO, averaged over the minibatch: a scalar = -mean(log p - weight kl_z - kl_l), in
         nats.
 
-        weight: rises from 0 to 1 while progress does from 0 to kl_warmup. The divergence of the
-        library has weight 1 throughout, as in scvi-tools.
+        progress: the fraction of the training that lies behind, from 0 to 1. The weight rises from
+        0 to 1 while progress does from 0 to kl_warmup. The divergence of the library has weight 1
+        throughout, as in scvi-tools.
         """
         log_p, kl_z, kl_l = self.terms(counts, batch, rng)
         weight = 1.0
