@@ -1,4 +1,7 @@
-"""minigrad: reverse-mode automatic differentiation on plain NumPy."""
+"""minigrad: reverse-mode automatic differentiation on plain NumPy.
+
+This is a reference: the names that `import minigrad` offers. README says where to begin reading.
+"""
 
 from minigrad import (
     backend,

@@ -1,4 +1,4 @@
-"""Where arrays live: on the host (NumPy) or on a GPU (CuPy).
+"""Where arrays live: on the host (NumPy) or on a GPU (CuPy). This is engineering.
 
 Know before reading: NumPy's protocols NEP 13 and NEP 18. A function such as `numpy.exp` looks at
 the type of what it is given and hands the work to that type, so nearly all of this project runs on

@@ -1,14 +1,16 @@
 """The sweep backwards: from the gradient of an output to the gradients of all that it came from.
 
-This is a lesson, the third one, and the heart of the engine. Read it after tensor.py and table.py;
-in code those import this file, and not the reverse, because the sweep asks little of what it sweeps
-over: a *node*, as Tensors are called here, has its `data`, a `number`, and an `origin`.
+This is a lesson, the third one, and the heart of the engine. Read it after tensor.py and table.py
+(and a page of ops.py, which is a reference); in code those import this file, and not the reverse,
+because the sweep asks little of what it sweeps over: a *node*, as Tensors are called here, has its
+`data`, a `number`, and an `origin`.
 
-Know before reading: tensor.py, table.py, and the chain rule. If y = f(a, b), and a number L further
-on depends on y, then dL/da = (dL/dy)(dy/da), summed over the entries of y. dL/dy comes first, as a
-row vector times the Jacobian dy/da: a *vector-Jacobian product*. It has the shape of `a`, and no
-Jacobian is ever made: one small function for each input of f, a *rule*, gives the product. Rules
-are in ops.py. (Some functions have one rule for all of their inputs together: fused.py.)
+Know before reading: tensor.py, table.py, a few rules of ops.py, and the chain rule. If y = f(a, b),
+and a number L further on depends on y, then dL/da = (dL/dy)(dy/da), summed over the entries of y.
+dL/dy comes first, as a row vector times the Jacobian dy/da: a *vector-Jacobian product*. It has the
+shape of `a`, and no Jacobian is ever made: one small function for each input of f, a *rule*, gives
+the product. Rules are in ops.py. (Some functions have one rule for all of their inputs together:
+fused.py.)
 
 One worked trace, of y = x * x at x = 3. Going forward, each node gets the next number:
 
@@ -27,7 +29,7 @@ Going backward, the sweep visits the nodes that have a gradient by descending nu
 If x were the number 3 and y an array of two entries, as in y = x * [1, 2], broadcasting would have
 used x twice: the rule gives [1, 2], and the two are summed to 3. If the sweep is told to record,
 the rules get the Tensors x and y instead of 3.0 and 9.0: g * b is then a Tensor with an origin, and
-the gradient 6.0 = g * x + g * x knows that it came from x. Its own gradient is 2.
+the gradient 6.0 = g * x + g * x knows that it came from x. Differentiating that 6.0 in x gives 2.
 
 An input is always older than what was computed from it, and so has a smaller number. When the
 sweep comes to a node, it has visited everything that used the node: its gradient is complete.
@@ -72,12 +74,12 @@ def sweep(
     record: bool = False,
     release: bool = False,
 ) -> Iterator[tuple[Any, Array]]:
-    """Yield (node, gradient) for each leaf under the output that needs one; all are complete.
+    """Yield (node, gradient), complete, for each leaf that needs one and each node that is wanted.
 
     output: the node to start from. gradient: that of the output, of its shape and dtype.
-    wanted: numbers of nodes to yield besides the leaves. With it, the sweep ends at the oldest of
-    them: what is older was computed before it, and cannot depend on it.
-    record: the rules get Tensors and record what they do, so that the gradients can be
+    wanted: numbers of nodes, leaves or not. With it, the sweep ends at the oldest of them, and
+    leaves that are older are not yielded: what is older was computed before it, and cannot depend
+    on it. record: the rules get Tensors and record what they do, so that the gradients can be
     differentiated again. release: drop the graph on the way. RuntimeError for a graph used up, or
     of a leaf that has changed since. What is wrong with a rule is an error that names it.
     """
@@ -118,7 +120,9 @@ def sweep(
         for x, dx in zip(origin.inputs, input_gradients):
             if dx is None:
                 continue  # no gradient is needed
-            if x.changed > node.number:  # after the node was computed from it
+            # The rule has looked at x as it is now. If x is a weight that was changed after the
+            # node was computed from it, that gave a wrong number.
+            if x.changed > node.number:
                 raise _changed_since(origin)
             if x.number < oldest:
                 continue  # there is nothing there that anybody wants
@@ -136,7 +140,7 @@ def sweep(
 
 def _fitted(dx, x, may_write):
     """A gradient with the shape and dtype of its input. This is where broadcasting is undone."""
-    if callable(dx):  # an optimisation: a kernel has put a large product off until here
+    if callable(dx):  # an optimisation, to be skipped: a kernel has put a large product off
         dx = _carried_out(dx, x, may_write)
     if dx.shape != x.data.shape:
         dx = unbroadcast(dx, x.data.shape)

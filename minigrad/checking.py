@@ -1,8 +1,9 @@
-"""Are the derivatives right? A lesson in finding out, and the check of every rule in the table.
+"""Are the derivatives right? How to find out, and the check of every rule in the table.
 
-Difference quotients measure slopes and say how far they may be off (quotients.py); the rules claim
-what the slopes are: for each function that can be differentiated there is one in *the table*
-(table.py, ops.py). Here the two meet. For f(x) = x^2 at x = (1000, 0.1):
+This is a lesson. Difference quotients measure slopes and say how far they may be off
+(quotients.py); the rules claim what the slopes are: for each function that can be differentiated
+there is one in *the table* (table.py, ops.py). Here the two meet. For f(x) = x^2 at x = (1000,
+0.1):
 
     >>> import numpy as np
     >>> from minigrad import primitive
@@ -41,7 +42,7 @@ Measuring is half of it. What makes the comparison one that can be trusted:
 Know before reading: tensor.py and quotients.py.
 
 Know after: that every rule in the table holds: run `python -m minigrad.checking`, which walks it in
-a few seconds.
+some ten seconds.
 """
 
 from __future__ import annotations
@@ -85,8 +86,9 @@ def gradcheck(f: Callable, *inputs: Any, order: int = 2, seed: int = 0) -> list[
     deterministic, so draw noise outside. inputs: arrays, numbers or Tensors of any shape, converted
     to float64. order: 1, or 2 for second derivatives too. seed: of the random weights with which
     the entries of large arrays are combined. Returns one number per order: the worst relative error
-    of those derivatives that difference quotients give to seven digits; 0.0 also where there are
-    none of these, and NaN for second order where no entry of the output has a first derivative.
+    of those derivatives that difference quotients give to seven digits (those that they give to
+    five are judged, too); 0.0 also where there are none of these, and NaN for second order where no
+    entry of the output has a first derivative.
 
     Raises GradientError, which names the input, the entries and both values, where a derivative is
     wrong; also where a gradient has the wrong shape or dtype or is not finite, where a rule writes
@@ -123,9 +125,11 @@ def gradcheck(f: Callable, *inputs: Any, order: int = 2, seed: int = 0) -> list[
         error, is_smooth = _check(first, rounding, rng)
         worst = [error]
         if order == 2:
-            # Weighted by its own size, each entry of the output takes about the same part. (Beside
-            # one a million times larger it takes less: its rounding would hide the larger one's
-            # part.) What has no first derivative has no second one either, and takes none.
+            # What is differentiated again is the gradient of a weighted sum of all entries of the
+            # output. Each has one over its own size as weight, so that all take about the same
+            # part. (An entry of less than a millionth of the largest is weighted as if it were a
+            # millionth: so large a weight would enlarge its rounding, too, and could drown the
+            # others in it.) What has no first derivative has no second one either, and takes none.
             size = np.maximum(rounding, 1e-6 * np.max(rounding, initial=0.0)) / ROUNDING
             weights = np.where(is_smooth, random_weights(rng, size.shape) / size, 0.0)
             cotangent = weights.reshape(y.shape)
@@ -139,7 +143,7 @@ def gradcheck(f: Callable, *inputs: Any, order: int = 2, seed: int = 0) -> list[
                 has_kinks=not np.all(is_smooth),
             )
             rounding = second.rounding(rng)
-            _check_recorded(second, f, cotangent, rounding, rng)
+            _check_same_with_graph(second, f, cotangent, rounding, rng)
             error, _ = _check(second, rounding, rng)
             has_no_slope = is_smooth.size > 0 and not np.any(is_smooth)  # so all weights are 0
             worst.append(float("nan") if has_no_slope else error)
@@ -210,7 +214,7 @@ def _check(derivative: Derivative, rounding: np.ndarray, rng: np.random.Generato
     return worst, is_smooth
 
 
-def _check_recorded(derivative, f, cotangent, rounding, rng):
+def _check_same_with_graph(derivative, f, cotangent, rounding, rng):
     """Gradients with create_graph=True come from rules on Tensors, or from a kernel's twin.
 
     They must be the same numbers as without: GradientError otherwise.

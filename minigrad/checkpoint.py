@@ -1,5 +1,7 @@
 """Files of weights: an uncompressed npz of arrays and one JSON text, written whole or not at all.
 
+This is engineering.
+
 Know before reading: an npz file is a zip archive of .npy files, each a short header (dtype, shape)
 and raw numbers. Writing goes to a temporary file beside the target, which is flushed to the disk
 and then renamed over it: whenever the power fails, the target is either the old file or the new

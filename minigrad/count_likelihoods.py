@@ -22,15 +22,17 @@ architecture"):
 would underflow: so the results are logarithms. The parameters are logarithms as well, log_mu,
 log_theta and zi_logits = log(pi / (1 - pi)), because a network puts out any real number, and mu and
 theta may lie anywhere between 0 and infinity. Let d = log_mu - log_theta, a = zi_logits and
-softplus(t) = log(1 + e^t). Then theta/(theta+mu) = 1/(1 + e^d), of which the logarithm is
--softplus(d); likewise log(mu/(theta+mu)) = -softplus(-d), and the same three lines are
+softplus(t) = log(1 + e^t), which is computed without overflow. Then theta/(theta+mu) = 1/(1 + e^d),
+of which the logarithm is -softplus(d); likewise log(mu/(theta+mu)) = -softplus(-d), and the same
+three lines are
 
     log NB(x)      = lgamma(x+theta) - lgamma(theta) - lgamma(x+1)
                      - theta softplus(d) - x softplus(-d)
     log ZINB(0)    = softplus(log NB(0) - a) - softplus(-a)
     log ZINB(x>0)  = log NB(x) - softplus(a)
 
-No quotient is left, and no exponential but theta = exp(log_theta). These are the functions below.
+No quotient is left, and no exponential that could overflow but theta = exp(log_theta): that of
+softplus does not. These are the functions below.
 
 **What is hard.** They are right on paper. On a machine, the difference of the first two lgammas
 loses its digits where theta is large. lgamma(10^14) is about 3 * 10^15, where the numbers that a
@@ -43,38 +45,49 @@ machine knows lie 1/2 apart, so whatever comes out is a multiple of 1/2:
     np.float64(96.7086)
 
 The way out is due to Loader (2000, "Fast and accurate computation of binomial probabilities", which
-R's dnbinom follows). Stirling's formula lgamma(z) = (z - 1/2) log(z) - z + log(2 pi)/2 + s(z) has a
-small error s(z), near 1/(12 z). Put it in for the three lgammas (lgamma(x+1) is lgamma(x) + log x),
-and the large terms can be collected by hand:
+R's dnbinom follows). It takes three steps. The first is Stirling's formula, which has a small error
+s(z), near 1/(12 z):
 
-    log NB(x) = theta log(1+u) + x log(1+w) - log(2 pi x (x+theta)/theta)/2
+(1) lgamma(z) = (z - 1/2) log(z) - z + log(2 pi)/2 + s(z)
+
+Put (1) in for the three lgammas (lgamma(x+1) is lgamma(x) + log x), and the large terms can be
+collected by hand:
+
+(2) log NB(x) = theta log(1+u) + x log(1+w) - log(2 pi x (x+theta)/theta)/2
                 + s(x+theta) - s(theta) - s(x)
 
     where  u = (x-mu)/(theta+mu),        so that  1+u = (x+theta)/(theta+mu)
     and    w = -theta u/x,               so that  1+w = mu (x+theta)/(x (theta+mu))
 
-Near the mean, u and w are small, and theta u + x w = 0: the largest parts of the first two terms
-cancel. So subtract u and w from the logarithms; their sum, with the factors theta and x, is 0. With
-L(w) = log(1+w) - w, which is never positive,
+Near the mean, u and w are small, and theta u + x w = 0: the largest parts of the first two terms of
+(2) cancel. So subtract u and w from the logarithms; their sum, with the factors theta and x, is 0.
+With L(w) = log(1+w) - w, which is never positive,
 
-    log NB(x)            = theta L(u) + x L(w) - log(2 pi x (x+theta)/theta)/2
-                           + s(x+theta) - s(theta) - s(x)
+(3) log NB(x) = theta L(u) + x L(w) - log(2 pi x (x+theta)/theta)/2
+                + s(x+theta) - s(theta) - s(x)
+
+That is the value. The derivatives are those of log NB(x) as it was before (1). That for log_mu
+needs no way out:
+
     d log NB/d log_mu    = (x - mu) theta/(theta+mu)
-    d log NB/d log_theta = theta [L(u) + phi(x+theta) - phi(theta)],  phi(z) = digamma(z) - log(z)
 
-The derivatives are those of the first form, where theta has the factor digamma(x+theta) -
-digamma(theta) - softplus(d) - u. Like the lgammas, the two digammas are nearly equal where theta is
-large; but by digamma = log + phi, their logarithms and the softplus together are log(1+u), and
-phi(z), near -1/(2 z), is small. What is left cancels only where the result itself is near 0. (At
-x = 0, s and phi drop out: log NB(0) = -theta softplus(d).)
+In that for log_theta, theta has the factor digamma(x+theta) - digamma(theta) - softplus(d) - u.
+Like the lgammas, the two digammas are nearly equal where theta is large. But let digamma(z) be
+log(z) + phi(z), where phi(z), near -1/(2 z), is small. Then the two logarithms and the softplus
+together are log(1+u), and
+
+    d log NB/d log_theta = theta [L(u) + phi(x+theta) - phi(theta)]
+
+What is left cancels only where the result itself is near 0. (At x = 0, s and phi drop out:
+log NB(0) = -theta softplus(d).)
 
 **Formula and kernel.** The functions below are the logarithms above, as one would write them. They
 run on any array, and can be differentiated to any order. The line `@fused(...)` over each of them
 names its kernel, and fused.py (`Fused.__call__`) chooses between the two: for NumPy arrays, the
-kernel. It uses Loader's form where digits would be lost, and is quick where counts are small, as
-nearly all are. Against 60-digit truth over a grid of extremes (x to 10^6, mu from 10^-10, theta
-from 10^-6 to 10^8) its values and gradients are within 1e-9 in float64 and within 1e-5 in float32,
-relative to max(1, |value|):
+kernel. (The formula is still there: `nb_log_prob.twin`.) The kernel uses Loader's form where digits
+would be lost, and is quick where counts are small, as nearly all are. Against 60-digit truth over a
+grid of extremes (x to 10^6, mu from 10^-10, theta from 10^-6 to 10^8) its values and gradients are
+within 1e-9 in float64 and within 1e-5 in float32, relative to max(1, |value|):
 
     >>> exact = 3.0 * np.log(2.0) - 2.0 - np.log(6.0)  # the Poisson, near enough
     >>> abs(nb_log_prob.twin(3.0, np.log(2.0), np.log(theta)) - exact) > 0.1
@@ -82,16 +95,18 @@ relative to max(1, |value|):
     >>> abs(nb_log_prob(3.0, np.log(2.0), np.log(theta)) - exact) < 1e-9
     np.True_
 
-**Conventions.** A cell (row) without counts says nothing: its log p is 0, and so is its gradient.
-Where x is not a count (a fraction, negative, or infinite) log p = -inf with gradient 0. Where x is
-NaN, both are NaN. So it is with kernels and with formulas, which `_of_counts` sees to.
+**Conventions.** In the functions of cells, a cell (row) without counts says nothing: its log p is
+0, and so is its gradient. In all of them, where x is not a count (a fraction, negative, or
+infinite) log p = -inf with gradient 0. Where x is NaN, both are NaN. So it is with kernels and with
+formulas, which `_of_counts` sees to.
 
 Three things hold for the kernels only. There finite parameters never give NaN, and -inf only where
-the value lies below the dtype's range; the formulas of the NB and the ZINB fail where theta or its
-lgamma leaves the range (log_theta above 703 or below -709 in float64, above 84 or below -103 in
-float32). Elementwise, infinite parameters give the limits: with a mean of 0, or a theta of 0, all
-counts are 0, and with an infinite theta they are a Poisson's. And a matrix of counts of another
-shape than the means is a ValueError there; the formulas broadcast it.
+the value lies below the dtype's range; the formulas of the NB and the ZINB give NaN or infinities
+where theta or its lgamma leaves the range (log_theta above 703 or below -709 in float64, above 84
+or below -103 in float32), and their digits are gone long before. Elementwise, infinite parameters
+give the limits: with a mean of 0, or a theta of 0, all counts are 0, and with an infinite theta
+they are a Poisson's. And a matrix of counts of another shape than the means is a ValueError there;
+the formulas broadcast it.
 
 Know before reading: what a likelihood is, and functional.py for a formula with a kernel beside it.
 
@@ -127,7 +142,9 @@ def _of_counts(formula: Callable) -> Callable:
         is_count = (x >= 0) & (x == np.floor(x)) & (x < np.inf)
         is_nan = np.isnan(x)
         log_p = formula(np.where(is_count, x, 0.0), *parameters)
-        log_p = log_p * np.where(is_nan, x, 1.0)  # a product, and so the gradients are NaN as well
+        # Where x is NaN, log_p becomes NaN, by a product and not by np.where: so its gradients do
+        # too.
+        log_p = log_p * np.where(is_nan, x, 1.0)
         return np.where(is_count | is_nan, log_p, -np.inf)
 
     return on_counts

@@ -65,7 +65,7 @@ HALF_LOG_2PI = 0.5 * log(2.0 * pi)
 # ----------------------------------------------------------------------------------- distributions
 # Each class reads the same way. `_parameters` looks at what the user gave, `_observed` at the x
 # that log_prob is asked about, and `_spread(a, b)` is `a` in the shape that it has beside b. They
-# are at the end of the file.
+# are at the end of the file, and need not be read.
 
 
 class Normal:
@@ -144,7 +144,7 @@ class Normal:
         return self.loc + self.scale * eps
 
     def sample(self, rng: np.random.Generator) -> Array:
-        """One draw for each entry, a plain array."""
+        """One draw for each entry: a plain array, or a NumPy number where loc and scale are one."""
         return Normal(data_of(self.loc), data_of(self.scale)).rsample(rng=rng)
 
 
@@ -331,6 +331,8 @@ class NegativeBinomial:
 
         ValueError: as for Poisson.sample.
         """
+        # A rate from the Gamma, then a count from the Poisson with that rate, as the class says.
+        # (What such counts are good for is told in count_likelihoods.py, a later lesson.)
         log_mu = _in_float64(_spread(self.log_mu, self.log_theta))
         log_theta = _in_float64(_spread(self.log_theta, self.log_mu))
         # Beyond these bounds theta leaves the range of numbers. Above, the NB is the Poisson to the
@@ -416,7 +418,8 @@ def normal_kl(q_loc: Array, q_scale: Array, p_loc: Array, p_scale: Array) -> Arr
 
         r = q_scale / p_scale,    t = r - 1,    u = (q_loc - p_loc) / p_scale
 
-    the same is u^2/2 + (r^2 - 1)/2 - log r, and as (r^2 - 1)/2 = t + t^2/2, it is
+    the same is -log r - 1/2 + (r^2 + u^2)/2. The -1/2 goes to r^2/2: it is u^2/2 + (r^2 - 1)/2 -
+    log r, and as (r^2 - 1)/2 = t + t^2/2, it is
 
         u^2/2 + (t - log r) + t^2/2
 
@@ -470,8 +473,9 @@ def _kl_of_one(log_q, log_p):
         q (log q - log p) + p - q  >=  0
 
     In the sum over the classes p - q is 0, as both sum to 1. It is there for the rounding: with
-    s = log q - log p, each term is q (s + e^-s - 1), which is never negative. Without it the terms
-    of two nearly equal distributions would be of either sign, and cancel.
+    s = log q - log p it is p = q e^-s, and so p - q = q (e^-s - 1). Each term is then
+    q (s + e^-s - 1), which is never negative. Without it the terms of two nearly equal
+    distributions would be of either sign, and cancel.
     """
     q = np.exp(log_q)
     p = np.exp(log_p)

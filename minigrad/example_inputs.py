@@ -1,8 +1,8 @@
-"""Inputs on which every primitive is checked: a table, to look up or to add to. This is reference.
+"""Inputs on which every primitive is checked: a table, to look up or to add to.
 
-A row is one example: the name of a primitive, its inputs, and its keywords. `real(2, 3)` is an
-array of shape (2, 3) whose entries are drawn between -2 and 2; the primitive is differentiated with
-respect to it. Other inputs are passed as they are. So this row
+This is a reference. A row is one example: the name of a primitive, its inputs, and its keywords.
+`real(2, 3)` is an array of shape (2, 3) whose entries are drawn between -2 and 2; the primitive is
+differentiated with respect to it. Other inputs are passed as they are. So this row
 
     example("sum", real(2, 3), axis=1)
 

@@ -47,8 +47,7 @@ those before each step:
     >>> model.w.numpy()
     array([2.625])
 
-But for checks, checkpoints and what is printed, no more happens than this, which comes to the same
-weight:
+This is what happens in there, and it comes to the same weight:
 
     >>> model = Slope()
     >>> optimizer = optim.SGD(model.parameters(), learning_rate=0.1)
@@ -67,14 +66,13 @@ weight:
     >>> model.w.numpy()
     array([2.625])
 
-In `train`, the chosen rows are what `run.minibatches()` yields, `batch` is `run.batch`, and the
-generator is `run.rng(NOISE, run.batch)`. `run.progress` counts the steps that are done, not only
-the epochs. `run.complete` gives the loss as a number and how many rows it is a mean over;
-`run.count` adds these up over an epoch, and `run.end_epoch` writes the mean into the history.
-
-All noise is a function of (seed, what it is for, epoch, step). So a run that was killed and resumed
-from its last checkpoint ends with the very numbers of one that was not, provided that `loss` hands
-its `rng` on to the layers that draw.
+`fit` differs from this in a few things. It checks, scores the rows held out, writes checkpoints and
+shows a bar. Its `progress` counts the steps that are done, not only the epochs. A remainder of one
+or two rows is no minibatch of its own, but joins the one before (data.py). And its generators have
+other keys, so that rows come in another order: all noise is a function of (seed, what it is for,
+epoch, step), and `NOISE` below is a number that keeps one purpose apart from the others. So a run
+that was killed and resumed from its last checkpoint ends with the very numbers of one that was not,
+provided that `loss` hands its `rng` on to the layers that draw.
 
 Know after: what happens between a call of `fit` and the history that it returns.
 """
@@ -101,27 +99,28 @@ def train(model, run: Run) -> None:
     """
     while not run.is_over():
         model.train()  # dropout and batch normalisation behave as in training
-        for minibatch in run.minibatches():  # in another order in each epoch
-            rng = run.rng(NOISE, run.batch)
+        for minibatch in run.minibatches():  # the chosen rows; in another order in each epoch
+            rng = run.rng(NOISE, run.batch)  # run.batch: the number of this minibatch
             loss = model.loss(*minibatch, progress=run.progress, rng=rng)
             run.optimizer.zero_grad()
             loss.backward()
-            # The loss as a number, checked. Several processes add up losses and gradients here.
+            # The loss as a number, checked, and the number of rows that it is a mean over. Several
+            # processes add up losses and gradients here.
             value, n_rows = run.complete(loss, minibatch)
             run.optimizer.step()
             if run.schedule is not None:
                 run.schedule.step()
-            run.count(value, n_rows)  # for the mean loss of the epoch
-        run.check_weights()
+            run.count(value, n_rows)  # added up, for the mean loss of the epoch
+        run.check_weights()  # that they are finite
         scores = validate(model, run)
-        run.end_epoch(scores)  # into the history
+        run.end_epoch(scores)  # mean loss and scores into the history; a checkpoint
 
 
 def validate(model, run: Run) -> dict[str, float]:
     """The mean over the held-out rows of each number that the model reports of a row, by name."""
     sums: dict[str, float] = {}
     with evaluating(model):
-        for number, minibatch in run.held_out_minibatches():
+        for number, minibatch in run.held_out_minibatches():  # in the same order in each epoch
             rng = run.rng(VALIDATION, number)
             for name, values in model.validation(*minibatch, rng=rng).items():
                 total = float(backend.to_host(np.sum(values)))
@@ -202,7 +201,7 @@ def fit(
         parallel=parallel,
         describe=describe,
     )
-    with run.watched(progress):
+    with run.watched(progress):  # whether a bar is shown; Ctrl-C waits for a step to end
         train(model, run)
     return run.history
 

@@ -25,8 +25,10 @@ the rule that somebody derived by hand, and the chain rule through the operation
 So a reader needs the formulas only, which are all in this file. The tests hold each kernel against
 its twin.
 
-Arguments may be arrays and Tensors, and lists and numbers too. (`as_dense` and `as_floating`, with
-which some of the functions begin, make arrays of these, and refuse sparse matrices by name.)
+Arguments may be arrays and Tensors, and lists and numbers too; a twin is given arrays or Tensors.
+(`as_dense` and `as_floating`, with which some of the functions begin, make arrays of lists and
+numbers, floating ones by the latter, and refuse sparse matrices by name. `kernels.highest` is the
+highest entry along an axis, or 0 where that is infinite.)
 
 Know before reading: tensor.py and ops.py, for NumPy's functions on Tensors; and what a layer of a
 neural network is.
@@ -97,6 +99,7 @@ def softplus(x: Array) -> Array:
     return np.logaddexp(as_floating(x, "softplus: x"), 0.0)
 
 
+# ---------------------------------------- functions of scipy.special that are no ufuncs: to look up
 def polygamma(n: int, x: Array) -> Array:
     """The n-th derivative of digamma, elementwise, for n >= 1.
 
@@ -125,6 +128,7 @@ def multigammaln(x: Array, d: int) -> Array:
     return sum(special.gammaln(x - 0.5 * j) for j in range(d)) + constant
 
 
+# ----------------------------------------------------------------------------------------- dropout
 def dropout(x: Matrix, mask: Array) -> Matrix:
     """x * mask: the entries where mask is 0 are dropped. x and mask have the same shape.
 
@@ -179,8 +183,8 @@ def softmax(x: Array, *, axis: int = -1) -> Array:
     """exp(x) / sum of exp(x) along `axis`: positive entries that sum to 1.
 
     Any shape but (), and floating dtype, both of which stay. A logit of -infinity has probability
-    0. Where one is +infinity, or all of a row are -infinity, the row is NaN. TypeError for a sparse
-    matrix.
+    0. One of +infinity has NaN, and the finite ones beside it 0; a row of -infinity alone is NaN.
+    TypeError for a sparse matrix.
     """
     e = np.exp(x - kernels.highest(data_of(x), axis))
     return e / np.sum(e, axis=axis, keepdims=True)
@@ -194,8 +198,8 @@ def softmax(x: Array, *, axis: int = -1) -> Array:
 def log_softmax(x: Array, *, axis: int = -1) -> Array:
     """x - logsumexp(x) along `axis`: the logarithm of softmax(x), also where that rounds to 0.
 
-    Any shape but (), and floating dtype, both of which stay. -infinity, +infinity and errors: as
-    for `softmax`.
+    Any shape but (), and floating dtype, both of which stay. NaN and errors: as for `softmax`,
+    with -infinity for the logarithm of a probability of 0.
     """
     return x - logsumexp(x, axis=axis, keepdims=True)
 
@@ -246,6 +250,8 @@ def batch_norm(
             f"batch_norm: x has shape {data.shape}, weight {weight.shape} and bias {bias.shape}; "
             "they must be (n, n_features), (n_features,) and (n_features,)"
         )
+    # As plain arrays, once: for the caller to keep, and for the kernel. The formula below computes
+    # them again from x, for its gradients have to flow through them.
     mean = np.mean(data, axis=0)
     centred = data - mean
     var = np.mean(centred * centred, axis=0)
@@ -259,10 +265,7 @@ def batch_norm(
     elsewhere=(array_kernels.batch_norm_forward, array_kernels.batch_norm_backward),
 )
 def _batch_norm(x, weight, bias, *, centred, var, eps):
-    """The y of `batch_norm`. centred and var are plain arrays, so that the kernel saves a pass.
-
-    The formula computes both again, from x: its gradients have to flow through them.
-    """
+    """The y of `batch_norm`. centred and var are for the kernel only: plain arrays."""
     deviation = x - np.mean(x, axis=0)
     variance = np.mean(np.square(deviation), axis=0)
     return weight * deviation / np.sqrt(variance + eps) + bias

@@ -111,7 +111,7 @@ class Optimizer:
         self.arena.attach()  # if somebody has put another array into a parameter: a view again
         self.n_steps += 1
         # A block is a slice of the flat arrays. Where a parameter had no gradient in some steps,
-        # its weights have missed these.
+        # its weights have missed these. Where none ever was without, n_missed is 0: t is n_steps.
         for block, n_missed in self.arena.blocks_to_change(self.block_size):
             self.t = self.n_steps - n_missed
             self.update_block(block)
@@ -247,13 +247,13 @@ class Adam(Optimizer):
         w -= self.learning_rate * m_hat / (np.sqrt(v_hat) + self.eps)
 
     def update(self, w: Array, g: Array, sum_g: Array, sum_gg: Array) -> None:
-        """The same steps in two thirds of the time; what `step` calls. All of one shape, (n,).
+        """The same steps in about two thirds of the time; `step` calls it. All of one shape, (n,).
 
         Three things make it quicker. Each line works in place, or in an array `s` that is kept for
-        it. Each gradient is added as it is, so that the moments are sums here, and the means of the
-        paper are m = (1 - beta1) * sum_g and v = (1 - beta2) * sum_gg. And factors that are the
-        same for all weights are put together beforehand: sqrt(v_hat) is sqrt(sum_gg) / c, with the
-        number
+        it. Each gradient is added as it is, so that the moments are sums here (in `state_dict` too,
+        as moment0 and moment1), and the means of the paper are m = (1 - beta1) * sum_g and
+        v = (1 - beta2) * sum_gg. And factors that are the same for all weights are put together
+        beforehand: sqrt(v_hat) is sqrt(sum_gg) / c, with the number
 
             c = sqrt((1 - beta2^t) / (1 - beta2))
 
@@ -299,6 +299,7 @@ class AdamW(Adam):
         weight_decay: float = 1e-2,
         undecayed: Iterable[Tensor] = (),
     ):
+        # Those that decay come first in the flat arrays: then the decay is one product of a slice.
         parameters = {id(p): p for p in parameters}.values()  # each once
         left_out = {id(p) for p in undecayed}
         decayed = [p for p in parameters if id(p) not in left_out]
@@ -314,33 +315,6 @@ class AdamW(Adam):
         decayed = self.weights[block.start : min(block.stop, self.n_decayed)]
         decayed *= 1 - self.learning_rate * self.weight_decay
         super().update_block(block)
-
-
-def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
-    """Scale all gradients by one factor so that their joint Euclidean norm is at most max_norm.
-
-    parameters: Tensors of any shapes; those without a gradient do not count, and one that is listed
-    twice counts once. Returns the norm as it was: the square root of the sum of all squared
-    entries. FloatingPointError, and all gradients untouched, where that is not finite.
-    """
-    gradients = [p.grad for p in dict.fromkeys(parameters) if p.grad is not None]
-    norm = hypot(*map(_norm, gradients))
-    if not isfinite(norm):
-        raise FloatingPointError(f"clip_grad_norm: the norm of the gradients is {norm}")
-    if norm > max_norm:
-        for g in gradients:
-            # In double: the factor may be too small for float32.
-            np.multiply(g, max_norm / norm, out=g, dtype=np.float64, casting="same_kind")
-    return norm
-
-
-def _norm(x: Array) -> float:
-    """The Euclidean norm of an array of any shape, also where the squares are out of range."""
-    largest = float(np.max(np.abs(x))) if x.size else 0.0
-    if largest == 0.0 or not isfinite(largest):
-        return largest
-    scaled = x.astype(np.float64) / largest
-    return largest * sqrt(float(np.sum(np.square(scaled))))
 
 
 class CosineSchedule:
@@ -392,3 +366,30 @@ class StepSchedule:
         """Change the learning rate: call once after every step of the optimiser, or epoch."""
         self.n += 1
         self.optimizer.learning_rate = self.start * self.factor ** (self.n // self.every)
+
+
+def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
+    """Scale all gradients by one factor so that their joint Euclidean norm is at most max_norm.
+
+    parameters: Tensors of any shapes; those without a gradient do not count, and one that is listed
+    twice counts once. Returns the norm as it was: the square root of the sum of all squared
+    entries. FloatingPointError, and all gradients untouched, where that is not finite.
+    """
+    gradients = [p.grad for p in dict.fromkeys(parameters) if p.grad is not None]
+    norm = hypot(*map(_norm, gradients))
+    if not isfinite(norm):
+        raise FloatingPointError(f"clip_grad_norm: the norm of the gradients is {norm}")
+    if norm > max_norm:
+        for g in gradients:
+            # In double: the factor may be too small for float32.
+            np.multiply(g, max_norm / norm, out=g, dtype=np.float64, casting="same_kind")
+    return norm
+
+
+def _norm(x: Array) -> float:
+    """The Euclidean norm of an array of any shape, also where the squares are out of range."""
+    largest = float(np.max(np.abs(x))) if x.size else 0.0
+    if largest == 0.0 or not isfinite(largest):
+        return largest
+    scaled = x.astype(np.float64) / largest
+    return largest * sqrt(float(np.sum(np.square(scaled))))

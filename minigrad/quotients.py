@@ -1,7 +1,7 @@
-"""How steep is a function here? A lesson in measuring a slope, and in knowing how well.
+"""How steep is a function here? How to measure a slope, and to know how well.
 
-A derivative can be had without any calculus: walk a short way h forwards and backwards, and see how
-much the result changes. For f(x) = exp(x) the slope at 1 is exp(1). Compare:
+This is a lesson. A derivative can be had without any calculus: walk a short way h forwards and
+backwards, and see how much the result changes. For f(x) = exp(x) the slope at 1 is exp(1). Compare:
 
     >>> import numpy as np
     >>> def quotient(h):
@@ -13,10 +13,11 @@ much the result changes. For f(x) = exp(x) the slope at 1 is exp(1). Compare:
     >>> print(f"{(16 * quotient(0.001) - quotient(0.004)) / 15:.11f}")
     2.71828182846
 
-By Taylor's series the quotient is Q(h) = slope + a h^2 + b h^4 + ..., with some numbers a and b. In
-(16 Q(h) - Q(4h)) / 15 the term with h^2 cancels (Richardson 1911); that is why the last line agrees
-to all digits. This knows nothing of rules, and so it can judge them. Four things make it a
-measurement that can be trusted:
+By Taylor's series the quotient is Q(h) = slope + a h^2 + b h^4 + ..., with some numbers a and b. A
+step four times as long gives another equation, Q(4h) = slope + 16 a h^2 + 256 b h^4 + ... From 16
+times the first take the second: the terms with h^2 cancel, and what is left is 15 slope. So the
+last line is (16 Q(h) - Q(4h)) / 15 (Richardson 1911), and agrees to all digits. This knows nothing
+of rules, and so it can judge them. Four things make it a measurement that can be trusted:
 
 1. *Several steps h.* If h is too long, h^4 is not small; if it is too short, what the subtraction
    leaves of f is rounding. No h suits all functions. But the right answer does not depend on h:
@@ -44,6 +45,7 @@ import numpy as np
 
 FINE = 1e-9  # two steps that agree this well, relative to the slope, need no shorter one
 DOUBT = 10.0  # uncertainties are estimates: only ten times as much is a proof
+GREAT_DOUBT = DOUBT * DOUBT  # where one value out of line may spoil the estimate itself
 ROUNDING = float(np.finfo(np.float64).eps)  # of a number, relative to it
 SMALLEST = float(np.finfo(np.float64).tiny)  # numbers below this have fewer digits
 
@@ -54,8 +56,9 @@ SMALLEST = float(np.finfo(np.float64).tiny)  # numbers below this have fewer dig
 STEPS = [4.0**-k for k in range(3, 18)]
 
 # Near a point where f is like |h|^p, a quarter of the step gives 4^(1-p) times the slope. A kink
-# has p = 1; p is 3/2 or more where f is smooth, and 1/2 or less where it jumps or is vertical. The
-# limits are drawn halfway, at p = 5/4 and at p = 3/4.
+# has p = 1; mostly, p is 3/2 or more where f is smooth, and 1/2 or less where it jumps or is
+# vertical. The limits are drawn halfway, at p = 5/4 and at p = 3/4. (So |x|^1.2, which has the
+# slope 0 at 0, counts as a kink there: it is left out, which is the safe side to err on.)
 KINK = 4.0**-0.25
 STEEP = 4.0**0.25
 SLIGHT = 1e-7  # a kink of less than this, relative to the slope, does not matter
@@ -81,6 +84,11 @@ def measured_slopes(
 
     function: flat array -> flat array. directions: (n_directions, size of x). rounding: that of
     each entry of the result, from `measured_rounding`.
+
+    Steps are taken from the longest to the shortest. At each of them a slope is the extrapolated
+    quotient, and its uncertainty is by how much that changed from the step before (`longer`). Of
+    all steps `found` keeps the slope with the least uncertainty. A slope is settled once two steps
+    agree; a direction (`open_rows`) takes shorter steps until all of its slopes are.
     """
     here = function(x)
     shape = (len(directions), here.size)
@@ -151,8 +159,8 @@ def _is_smooth(now: Step, longer: Step) -> np.ndarray:
     quarter of the difference is left. At a kink all of it is left. And where the slopes themselves
     grow as the step shrinks, f jumps or is infinitely steep.
     """
-    # One value out of line, that at x itself, would bend all steps: rounding gets ten times more.
-    noise = SLIGHT * now.size + DOUBT * DOUBT * now.rounding
+    # One value out of line, that at x itself, would bend all steps.
+    noise = SLIGHT * now.size + GREAT_DOUBT * now.rounding
     is_no_kink = (now.bend <= noise) | (now.bend <= KINK * longer.bend)
     is_not_steep = now.size <= STEEP * longer.size + noise
     return np.isfinite(now.bend) & is_no_kink & is_not_steep
@@ -176,10 +184,10 @@ def measured_rounding(
     of rounding, which is another one at each point, they leave plenty.
     """
     close = _roughness(function, x, 2.0**-32, rng)
-    # Rounding to a grid shows only where f moves from one point of the grid to the next: look
-    # farther away, too, but do not take a kink there for rounding.
+    # Points may be so close that f has the same value at all of them, rounded to a number, and
+    # seems exact: look farther away, too, but do not take a kink there for rounding.
     farther = _roughness(function, x, 2.0**-14, rng)
-    farther = np.fmin(farther, DOUBT * DOUBT * last_digit)
+    farther = np.fmin(farther, GREAT_DOUBT * last_digit)
     least = ROUNDING * np.abs(function(x)) + SMALLEST
     return np.fmax(np.fmax(close, farther), least)
 

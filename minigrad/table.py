@@ -66,14 +66,15 @@ class Primitive:
         self.keywords = tuple(inspect.signature(first_rule).parameters)[2 + self.n_arrays :]
 
         # What may follow the arrays by position is up to the function: np.cumsum(t, 1) is axis=1.
-        # And np.cumsum(t, 1, float) is dtype=float, which is refused: the rule knows no dtype.
+        # And np.cumsum(t, 1, float) is dtype=float, which is refused: its rule knows no dtype, as
+        # that of np.sum does.
         is_ufunc = isinstance(inspect.unwrap(function), np.ufunc)
         parameters = [] if is_ufunc else list(inspect.signature(function).parameters)
         self.by_position = parameters[self.n_arrays :]
 
-        # A Python float need not be converted for NumPy's ufuncs, which let it follow the dtype of
-        # the array beside it. SciPy's do not, nor does the rule of np.power, which compares its
-        # operands with 0.
+        # An optimisation, which `beside_tensors` makes use of: a Python float need not be converted
+        # for NumPy's ufuncs, which let it follow the dtype of the array beside it. SciPy's do not,
+        # nor does the rule of np.power, which compares its operands with 0.
         is_numpys = getattr(np, name, None) is function
         self.takes_floats = is_ufunc and is_numpys and function is not np.power
 
@@ -86,7 +87,7 @@ class Primitive:
         if len(inputs) > 1:
             arrays = self.beside_tensors(inputs, arrays, dtype)
         y = self.compute(arrays, keywords)
-        return wrapped(y, self, inputs, arrays, keywords, None, needs)
+        return wrapped(y, self, inputs, arrays, keywords, saved=None, needs=needs)
 
     def in_order(self, inputs: tuple, keywords: dict) -> tuple[tuple, dict]:
         """(arrays, keywords) from what the user gave: what follows the arrays are keywords.

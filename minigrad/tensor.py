@@ -30,7 +30,13 @@ Know before reading: NumPy. What follows is how `np.sum(x ** 3)` comes to be rem
    frees it all.
 5. `backward()` follows the origins back to the leaves, and adds to the `.grad` of each leaf its
    gradient (backward.py). A *rule* of the table says how to go back through one function. On the
-   way the graph is *used up*: dropped, to free the memory. A second backward() is an error.
+   way the graph is *used up*: dropped, to free the memory. A second backward() of y is an error.
+6. Rules are plain NumPy. Given arrays they compute, as in 5. Given Tensors they record, like any
+   formula, by 1 to 4; what they record can be differentiated again. Nothing else is needed for
+   second derivatives: `grad`, at the end of this file, asks for them by create_graph=True.
+
+The class is long because NumPy's operators and methods are many. Each takes a line, and all go the
+same way: at first reading, skip from `arithmetic` to `dispatch`, where step 3 happens.
 
 Know after: what a Tensor is, what it can do, and by which methods NumPy hands its functions over.
 """
@@ -79,7 +85,7 @@ class Tensor:
     __slots__ = {  # and what help() says of each
         "data": "The numbers: an array of float32 or float64.",
         "requires_grad": "Whether a gradient may be asked for: of a leaf, or of what it went into.",
-        "made_to_train": "Whether requires_grad was given; results of operations lack it.",
+        "made_to_train": "Whether requires_grad was given: for frozen weights; skip it at first.",
         "grad": "What backward() has collected: an array of the shape of the data, or None.",
         "grad_storage": "Where an optimiser wants the gradient written, or None: backward.py.",
         "origin": "How it was made; None for a leaf, which nothing made.",
@@ -390,7 +396,8 @@ class Tensor:
         return np.astype(self, dtype)  # type: ignore[call-overload]  # hints know arrays only
 
     # ---------------------------------------------------------------------------------- reductions
-    # Other keywords of NumPy's, such as dtype=, go on to check_keywords, which names those offered.
+    # Other keywords of NumPy's, such as dtype= of a sum, go on to check_keywords: it takes those
+    # that the rules know, and names these where it refuses another one.
     def sum(self, axis=None, keepdims: bool = False, **others) -> Tensor:
         """The sum over an axis, several, or all of them."""
         return np.sum(self, axis=axis, keepdims=keepdims, **others)
@@ -701,8 +708,7 @@ def grad(
     if not create_graph and isinstance(start, Tensor):
         start = start.data
 
-    # Rules are plain NumPy (table.py). Given arrays they compute; given Tensors they record, like
-    # any formula, and what they record can be differentiated again.
+    # With create_graph the rules are given Tensors, and so record: number 6 of the opening.
     found = {}
     if inputs:
         wanted = {x.number for x in inputs}  # inputs may be leaves, or Tensors on the way

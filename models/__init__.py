@@ -1,4 +1,7 @@
-"""Autoencoders, variational autoencoders and scVI on minigrad."""
+"""Autoencoders, variational autoencoders and scVI on minigrad.
+
+This is a reference: the names that `import models` offers. README says where to begin reading.
+"""
 
 from models.autoencoder import Autoencoder, TiedLinearAutoencoder
 from models.comparison import compare

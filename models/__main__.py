@@ -1,10 +1,11 @@
 """The command line: train scVI on a file of counts, and ask the trained model.
 
-    {prog} train counts.h5ad --out run          a folder: checkpoint, settings, history {prog} embed
-    run --out latent.csv           latent coordinates of each cell {prog} denoise run --out
-    denoised.npz       expected counts {prog} de run --key labels --groups B T     genes that two
-    groups of cells express differently {prog} generate run --cells 1000 --out new.npz {prog}
-    impute-score run                     how well hidden counts are recovered, beside simple ways
+    {prog} train counts.h5ad --out run          a folder: checkpoint, settings, history
+    {prog} embed run --out latent.csv           latent coordinates of each cell
+    {prog} denoise run --out denoised.npz       expected counts
+    {prog} de run --key labels --groups B T     genes that two groups of cells express differently
+    {prog} generate run --cells 1000 --out new.npz
+    {prog} impute-score run                     how well hidden counts are recovered
     {prog} report run                           a page of pictures: run/index.html
     {prog} compare counts.h5ad --out trials     which likelihood and sizes suit these counts
 
@@ -17,9 +18,9 @@ to be written to files is written whatever becomes of the two streams: a reader 
 as head does, or a closed stream is no failure; a table lost on a full disk is one.
 """
 
-# Know before reading: runs.py, which says what a run is, and argparse. A command is a function of
-# its options; a test calls `main` with a list of words. Know after: what each command calls, so
-# that a notebook can do the same.
+# This is engineering. (The text above is printed as help.) Know before reading: runs.py, which says
+# what a run is, and argparse. A command is a function of its options; a test calls `main` with a
+# list of words. Know after: what each command calls, so that a notebook can do the same.
 from __future__ import annotations
 
 import argparse

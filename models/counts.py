@@ -1,5 +1,7 @@
 """Count matrices: read from files, checked once, normalised, and their genes selected.
 
+This is engineering.
+
 Know before reading: single-cell RNA-seq counts molecules per cell (row) and gene (column). 70 to 95
 % of the entries are zero, so a matrix is kept as compressed sparse rows (CSR): `data` and `indices`
 hold the non-zero counts and their columns, row after row, and row i is `indptr[i]:indptr[i + 1]`.

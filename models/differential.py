@@ -73,10 +73,10 @@ With delta = 0.25, H1 is true > 0.25. Its probability and log odds:
 
 That is the method. Three things make it general.
 
-1. Several batches. Suppose that the gene is counted three times as well in one batch as in another:
-the model expects fractions of 0.006 and 0.002 there, in cells of either group. All cells have 1,000
-counts. 10 of a are in the first batch; 10 of a and 10 of b are in the second. Then the model
-expects the very 80 and 20 counts from above, of groups that do not differ:
+1. Several batches. Suppose that the gene is detected three times as well in one batch as in
+another: the model expects fractions of 0.006 and 0.002 there, in cells of either group. All cells
+have 1,000 counts. 10 of a are in the first batch; 10 of a and 10 of b are in the second. Then the
+model expects the very 80 and 20 counts from above, of groups that do not differ:
 
     >>> expected = np.array([10_000 * 0.006 + 10_000 * 0.002, 10_000 * 0.002])
     >>> expected
@@ -94,11 +94,12 @@ the batches as both are together, one third of the cells in the first, and two t
 
 The exposure takes the place of the total, and no difference is left. In general
 
-    exposure = counts that the model expects of the group, with each cell in its own batch
-               / mean over its cells of (expected count / total of the cell), with each cell in a
-                 batch drawn from those of both groups
+    exposure = (sum_i l_i rho_i) / (mean_i rho'_i)
 
-With one batch this is the total again, as far as deep and shallow cells express the gene alike.
+over the cells i of the group. l_i is the total of the cell, rho_i the fraction of it that the model
+expects of the gene, and rho'_i that fraction with the cell in a batch drawn from those of both
+groups. With one batch this is the total again, as far as deep and shallow cells express the gene
+alike.
 
 2. Chance is more than counting. Cells of one group differ, and counts are overdispersed. What this
 adds to 1 / count is estimated from the model and from the cells (`Sums.excess`).
@@ -466,7 +467,7 @@ class Sums(NamedTuple):
 
     observed: np.ndarray  # counts, summed over the cells
     expected: np.ndarray  # the model's means, summed over the cells, each in its own batch
-    excess: np.ndarray  # variance of the sum beyond that of counting, over the square of its mean
+    excess: np.ndarray  # relative variance beyond counting's: of the sum, over its mean squared
     exposure: np.ndarray  # what the fraction is a fraction of: observed / exposure
     n_cells: int
 
@@ -520,7 +521,10 @@ def _observed_excess(of_counts: Moments) -> np.ndarray:
 
 
 def _expected_counts(model, z, size, codes):
-    """Mean and variance (n, n_genes) of counts of cells with these z, totals (n, 1) and batches."""
+    """Mean and variance (n, n_genes) of counts of cells with these z, totals (n, 1) and batches.
+
+    (That of posterior.py by this name begins with counts, and has means only.)
+    """
     log_size = np.log(size).astype(model.dtype)
     inputs = [backend.to_device(a, model.device) for a in (z, log_size, codes)]
     parameters = {

@@ -119,6 +119,7 @@ class Draws(NamedTuple):
 class Group(NamedTuple):
     """c cells that follow each other, what the encoder says of them, and draws of that.
 
+    As many as memory is for: these are not the groups of cells that differential.py compares.
     The arrays are plain, and where the model is.
     """
 
@@ -221,8 +222,9 @@ class AnswersByDraws(Module):
 
         Where the library is observed this is log p(x | l = the cell's own total): the model is told
         what it should foresee, and its values lie above log p(x) of the same model with a prior of
-        l, by 0.5 to 2 nats a cell where it was measured, and up to (1 + log(1 + v / s)) / 2 in
-        theory, with v the variance of log l and s that of log totals given l. So to compare a model
+        l, by 0.5 to 2 nats a cell where it was measured. In theory it is up to about
+        (1 + log(1 + v / s)) / 2 on average over cells, with v the variance of log l and s that of
+        log totals given l, and more for a cell with an unusual total. So to compare a model
         with an observed and one with a latent library is unfair to the latter: compare within one
         kind only. Cells without counts have 0 where the library is observed, and log p(x) like all
         others where it is latent.
@@ -305,7 +307,7 @@ class AnswersByDraws(Module):
         seed: int = 0,
         layer: str | None = None,
     ) -> np.ndarray:
-        """New counts for each cell: z from its posterior q(z | x), then counts from p(x | z, l).
+        """New counts for each cell: z from the guess q(z | x), then counts from p(x | z, l).
 
         (n_cells, n_genes), or (n_samples, n_cells, n_genes) for more than one; whole numbers, in
         the dtype of the model. For checking the model: do real counts look like a draw from it? A
@@ -361,7 +363,8 @@ class AnswersByDraws(Module):
 class CountNoise(NamedTuple):
     """What `sample` of a distribution of counts asks of a generator, each of a stream of its own.
 
-    It takes the place of the generator: `Poisson(log_rate).sample(noise)`.
+    It takes the place of the generator: `Poisson(log_rate).sample(noise)`. One stream would mix
+    what a cell gets with how many cells are sampled at a time: see Noise.
     """
 
     standard_gamma: Callable[..., Array]
@@ -394,7 +397,7 @@ def _groups(model, data, n_samples: int, noise: Noise) -> Iterator[Group]:
     """All cells in groups, in their order, with n_samples draws of each from its posterior.
 
     data: what the model's `minibatches` gives. The draws of a group are to be used up before the
-    next group is asked for.
+    next group is asked for: both take their numbers from the same streams of noise, in order.
     """
     draws_at_once = max(1, backend.entries_at_once(BUDGET, model.device) // model.n_genes)
     cells_at_once = max(1, draws_at_once // n_samples)
@@ -643,7 +646,10 @@ def _library_of_new_cells(model, codes) -> Normal:
         log total ~ Normal(log M - s/2, variance s),  s = log(1 + V / M^2)
 
     What z and counting add to m and v, E_z[log M - s/2] - m and E_z[s] + Var_z[log M - s/2], is
-    taken out of the two. A variance has nothing left where they add more than v.
+    taken out of the two. A variance has nothing left where they add more than v. Say that log
+    totals have m = 7 and v = 0.25, and that those of new cells with log l = 7 come out at
+    log M - s/2 = 6.9 on average over z, with a variance of 0.04 over z, and s = 0.01. Then log l is
+    drawn with a mean of 7.1 and a variance of 0.25 - 0.05 = 0.2, and the totals have 7 and 0.25.
     """
     mean = backend.to_host(model.library_log_mean).astype(np.float64)
     variance = backend.to_host(model.library_log_var).astype(np.float64)

@@ -16,32 +16,34 @@ steps:
 **Not by heart.** Three things keep the networks from it:
 
 - The decoder's output weights have a normal prior of mean 0 and variance 1 / n_hidden: before
-  anything is seen, log rho differs by about 1 between cells (`MostProbable`). The loss of a cell
+  anything is seen, log rho differs by about 1 between cells (`AdamWithPrior`). The loss of a cell
   gets weight_decay / 2 * sum(w^2), with weight_decay = n_hidden / number of cells trained on unless
   it is given; 0: no prior. It weighs less the more cells there are, and the deeper they are.
 - The encoder sees thinned counts (`thinned`), a noise that costs deep cells little.
 - Some of its hidden units are dropped, if cells are few and shallow (`usual_dropout`).
 
-What that is worth, beside two other ways: none of the three, and AdamW's decay of all weights (by
-20,000 / n_cells, between 0.5 and 20 over the training) with dropout 0.1. Held-out log p, nats a
-cell (importance-weighted; ARI of k-means in brackets), of one split for each row, on which the
-settings were also chosen. Held-out cells and draws differ from row to row: only numbers in a row
-compare, and differences of 2 nats say nothing.
+Know before reading: scvi.py; and Adam, in minigrad/optim.py. The functions that take a model take
+an SCVI.
+
+Know after: what each default of `SCVI.fit` is for, and how much of it was measured: the following.
+
+Held-out log p of three ways: "all three" is what is said above; "none" goes without any of it; and
+"AdamW", an earlier version's, has dropout 0.1 and the decoupled decay of all layers' weights
+(optim.py) which by itself would shrink them by exp(-D) over the training, with D = 20,000 /
+n_cells, kept within 0.5 to 20. Nats a cell, importance-weighted; ARI of k-means in brackets, where
+it was computed; - where nothing was run. Each row is one split, on which the settings were also
+chosen. Held-out cells and draws differ from row to row: only numbers in a row compare, and
+differences of 2 nats say nothing.
 
 | data | cells x genes | none | AdamW | all three |
 | --- | --- | --- | --- | --- |
 | cortex | 100 x 558 | -1643 | -1757 | -1619 |
 | cortex | 500 x 558 | -1548.5 | -1563.6 | -1549.6 |
-| cortex | 2,404 x 558 | | -1266.6 (.75) | -1268.2 (.68) |
+| cortex | 2,404 x 558 | - | -1266.6 (.75) | -1268.2 (.68) |
 | pbmc68k | 100 x 765 | -725 | -724 | -688 |
 | pbmc68k | 560 x 765 | -690.2 | -663.6 | -663.6 (.50) |
-| blood, 10x PBMC 3k | 2,111 x 2,000 | | -1490.4 (.57) | -1474.5 (.61) |
-| blood, sorted | 2,800 x 2,000 | | -1128.7 (.88) | -1111.8 (.89) |
-
-Know before reading: scvi.py; and Adam, in minigrad/optim.py. The functions that take a model take
-an SCVI.
-
-Know after: what each default of `SCVI.fit` is for, and how much of it was measured.
+| blood, 10x PBMC 3k | 2,111 x 2,000 | - | -1490.4 (.57) | -1474.5 (.61) |
+| blood, sorted | 2,800 x 2,000 | - | -1128.7 (.88) | -1111.8 (.89) |
 """
 
 from __future__ import annotations
@@ -67,9 +69,7 @@ def usual_epochs(n_cells: int, n_steps: int) -> int:
     Fewer above 20,000 cells, as steps are what counts; never under 10.
 
     100 cells need more than 200 epochs of one step: the running statistics of batch norm alone
-    take hundreds. Held-out log p of 100 cells of cortex after 200, 500 and 1,000 steps: -1653,
-    -1618, -1657; the whole of cortex needs its 200 epochs (100: -1518, 200: -1512). One split, on
-    the way to the present settings: batch norm's scales were trained, the -1653 was not thinned.
+    take hundreds.
     """
     at_most_200 = min(200, round(200 * 20000 / n_cells))
     of_500_steps = -(-500 // n_steps)  # rounded up
@@ -89,7 +89,7 @@ def usual_dropout(n_cells: int, n_genes: int, n_counts: float) -> float:
 
 
 # -------------------------------------------------------------------- the prior of the weights
-class MostProbable(optim.Adam):
+class AdamWithPrior(optim.Adam):
     """Adam to the most probable weights: their normal prior joins the loss of a cell.
 
         loss = -ELBO + weight_decay / 2 * sum(w^2)
@@ -127,7 +127,7 @@ class MostProbable(optim.Adam):
 
 def optimizer_of(
     decoder: Any, parameters: Iterable[Tensor], learning_rate: float, weight_decay: float
-) -> MostProbable:
+) -> AdamWithPrior:
     """The optimiser of a training: a prior on the weights of the decoder's heads, of any shapes.
 
     The scales of the batch norm before them stay at 1: they could grow in the weights' place,
@@ -137,7 +137,7 @@ def optimizer_of(
     heads = [getattr(decoder, name, None) for name in ("rho", "zi", "theta")]
     decayed = [head.weight for head in heads if head is not None]
     frozen = decoder.layers.norms[-1].weight
-    return MostProbable(parameters, learning_rate, weight_decay, decayed, frozen)
+    return AdamWithPrior(parameters, learning_rate, weight_decay, decayed, frozen)
 
 
 # ------------------------------------------------------------------------------- thinned counts
@@ -193,7 +193,8 @@ def _log_theta_of_moments(sums: Moments, rho: np.ndarray) -> np.ndarray:
     """log theta of each gene, (n_genes,), from the spread of its counts around total * rho.
 
     With means mu = total * rho, sum (x - mu)^2 = sum mu + sum mu^2 / theta over cells. theta is
-    kept within 0.05 to 100.
+    kept within 0.05 to 100. Of the square, sum x^2 is `sums.squares`, and sum x * total is
+    `sums.with_totals`.
     """
     squared_means = rho**2 * np.sum(sums.totals**2)
     spread = sums.squares - 2 * rho * sums.with_totals + squared_means

@@ -1,13 +1,15 @@
-"""The folder of one training, and the files that are made of it: what the command line keeps
-between commands.
+"""The folder of one training, and the files that are made of it, as the command line keeps them.
+
+This is engineering.
 
 Know before reading: counts.py, scvi.py, and minigrad/checkpoint.py. A run is a folder with three
 files:
 
     config.json   where the counts were read and what the training was told; written before it
-    starts model.npz     the checkpoint: weights, genes, batches, history, and all that going on
-    with a killed training needs history.csv   what training recorded, a line an epoch; written when
-    it ends
+                  starts
+    model.npz     the checkpoint: weights, genes, batches, history, and all that going on with a
+                  killed training needs
+    history.csv   what training recorded, a line an epoch; written when it ends
 
 Later commands read the counts again, from the same place or another, and take the model's genes
 from them by name. Genes of one name are numbered in the order of the file, so that a name says

@@ -5,7 +5,8 @@ This is a lesson. The chapter, which is block 5 of the course MCB128 (see README
 new beside a VAE. Counts scatter in a way of their own, so the decoder's distribution is a negative
 binomial (NB), which may be zero-inflated (ZINB). How many molecules were counted in a cell at all,
 its library size l, says more about the experiment than about the cell, so it is kept apart from z.
-And cells come from batches s, which the decoder is told, so that z need not say it:
+And cells come from batches s, such as donors or days of an experiment (not the minibatches of a
+training), which the decoder is told, so that z need not say it:
 
     z_n     ~ Normal(0, 1)                      latent state of cell n
     log l_n ~ Normal(mean, standard deviation)  those of its batch; or l_n is the observed total
@@ -195,7 +196,10 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
 
     trained on ELBO = E_q[log p(x | z, l)] - KL(q(z) || p(z)) - KL(q(l) || p(l)) (chapter, "scVI:
     VAE for single-cell transcriptomics"; Lopez et al. 2018, Methods, "generative process"). Errors
-    name the argument.
+    name the argument. The methods, in the order in which `terms` calls them:
+
+        counts   -- inference --> q(z | x), q(log l | x) -- a draw of each --> z, log l
+        z, batch -- heads -----> logits of rho, log_theta, zi_logits -- log_prob --> log p(x | z, l)
 
         >>> counts = np.random.default_rng(0).poisson(2.0, (40, 10))
         >>> model = SCVI(10, n_latent=2, n_hidden=16)
@@ -203,10 +207,13 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         >>> model.latent(counts).shape, model.expression_fraction(counts).sum(axis=1).round(3)[:2]
         ((40, 2), array([1., 1.], dtype=float32))
 
-    Architecture and objective are scvi-tools'. The default number of latent dimensions and those of
-    training differ, by measurement on held-out cells (recipe.py).
+    Architecture and objective are scvi-tools', but for thinned counts and the prior of the weights.
+    These, the default number of latent dimensions and the defaults of training differ, by
+    measurement on held-out cells (recipe.py).
     """
 
+    # In files, beside the weights: arrays that are not trained (nn.py), and what JSON can say
+    # (minigrad/checkpoint.py).
     buffers = ("library_log_mean", "library_log_var", "batch_fraction")
     described = ("batches", "genes", "trained")
     kl_warmup = 0.25  # see fit
@@ -296,9 +303,8 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         self.trained = False
 
     # ----------------------------------------------------------------------------- the model itself
-    # counts   -- inference --> q(z | x), q(log l | x) -- a draw of each --> z, log l
-    # z, batch -- heads -----> logits of rho, log_theta, zi_logits -- log_prob --> log p(x | z, l)
-    # `terms` does one after the other, and adds the divergences; `loss` and `validation` follow.
+    # `inference`, `heads` and `log_prob`, as the class draws them; `terms` does one after the
+    # other, and adds the divergences; `loss` and `validation` follow.
 
     def inference(
         self, counts, rng: np.random.Generator | None = None
@@ -315,6 +321,7 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         q_z = self.z_encoder(_log1p(seen), rng)
         if self.library == "observed":
             return q_z, None
+        # In full: thinning would blur the total, which is what this encoder has to read.
         return q_z, self.l_encoder(_log1p(counts), rng)
 
     def heads(self, z: Array, batch, rng: np.random.Generator | None = None) -> dict:
@@ -403,8 +410,9 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         """-ELBO, averaged over the minibatch: a scalar = -mean(log p - weight kl_z - kl_l), in
         nats.
 
-        weight: rises from 0 to 1 while progress does from 0 to kl_warmup. The divergence of the
-        library has weight 1 throughout, as in scvi-tools.
+        progress: the fraction of the training that lies behind, from 0 to 1. The weight rises from
+        0 to 1 while progress does from 0 to kl_warmup. The divergence of the library has weight 1
+        throughout, as in scvi-tools.
         """
         log_p, kl_z, kl_l = self.terms(counts, batch, rng)
         weight = 1.0
@@ -630,7 +638,8 @@ def _draw(q: Normal, eps: Array | None, rng: np.random.Generator | None) -> Arra
 def _log1p(counts):
     """log(1 + counts), dense or CSR.
 
-    NumPy's log1p and SciPy's would take five times as long; 1 + a count is exact.
+    1 + a count is exact, so log does. NumPy's log1p, which SciPy's calls, takes five times as long
+    in float32 on processors with AVX2 only, and as long as log on those with AVX-512.
     """
     if not backend.is_sparse(counts):
         return np.log(counts + 1.0)

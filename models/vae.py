@@ -87,16 +87,18 @@ from models.inputs import (
 RANGES = {"normal": ANY_NUMBER, "bernoulli": UNIT_INTERVAL, "categorical": NOT_NEGATIVE}
 TINY = 1e-30  # stands for the total of a row of zeros
 
-# From posterior.py come POSTERIOR, what the random numbers of a trained model are for (as NOISE and
-# others in minigrad/data.py say it of training), and BUDGET, how many numbers are computed at once.
+# From posterior.py, a later lesson, come two numbers and one function: POSTERIOR keeps the random
+# numbers of a trained model apart from those of training (as NOISE does in minigrad/data.py),
+# BUDGET is how many numbers are computed at once, and log_mean_exp the log of a mean of weights.
 
 
 class VAE(FeatureModel):
     """A VAE: n_features - hidden - q(z) of n_latent dimensions - reversed hidden - p(x | z).
 
     hidden: widths of the encoder's hidden layers, each followed by ReLU; () for none, then with a
-    normal decoder the model is probabilistic PCA (Tipping & Bishop 1999). n_latent: dimensions of
-    z. decoder: the distribution of x, and so log p(x | z), with f = the decoder network of z:
+    normal decoder and sigma="learned" the model is probabilistic PCA (Tipping & Bishop 1999).
+    n_latent: dimensions of z. decoder: the distribution of x, and so log p(x | z), with f = the
+    decoder network of z:
 
         "normal"       sum_i log Normal(x_i; f_i, sigma)
         "bernoulli"    sum_i [x_i log p_i + (1 - x_i) log(1 - p_i)],  p = sigmoid(f)
@@ -105,9 +107,9 @@ class VAE(FeatureModel):
     The normal decoder gives a density; sigma: a number, or "learned", one for all features. The
     Bernoulli one gives a probability for x of 0 and 1; for x between it is a cross-entropy, which
     is no density of x. The categorical one gives, for one-hot rows, the probability of the class;
-    for counts that of the molecules in one given order, which is the multinomial's without its
-    coefficient (a constant of x). Fractions are treated as the counts of a single molecule, which
-    is no density of them and weighs so little against the KL that z goes unused: give counts. The
+    for counts that of the counted items in one given order, which is the multinomial's without its
+    coefficient (a constant of x). Fractions are treated as the counts of a single item, which is no
+    density of them and weighs so little against the KL that z goes unused: give counts. The
     categorical encoder sees log(1 + D x / sum(x)), of order 1 whatever the total is (chapter,
     Figure 10).
 
@@ -161,8 +163,8 @@ class VAE(FeatureModel):
         units = [self.n_features, *hidden]
         self.encoder = layers(units, dtype=self.dtype, rng=rng)
         # Two layers, the last step of the encoder: from the hidden units to the mean and the log
-        # variance of q(z | x). Their names are those of the weights in saved files. So `self.mean`
-        # is a layer; `.mean` of a distribution, as in `decode(z).mean`, is its expectation.
+        # variance of q(z | x). Mind the names, which saved files have: `self.mean` is a layer,
+        # while `.mean` of a distribution, as in `decode(z).mean`, is its expectation.
         self.mean = Linear(units[-1], self.n_latent, dtype=self.dtype, rng=rng)
         self.log_var = Linear(units[-1], self.n_latent, dtype=self.dtype, rng=rng)
         self.decoder = layers([self.n_latent, *units[::-1]], dtype=self.dtype, rng=rng)
@@ -191,7 +193,8 @@ class VAE(FeatureModel):
         if self.encoder.layers:  # none where hidden=()
             h = functional.relu(self.encoder(x))
         # A standard deviation must be positive. A layer gives numbers of any sign, and exp makes
-        # them positive: in float32 for a log variance between -206 and 177.
+        # them positive. In float32 it does so for a log variance between -206 and 177; the KL, in
+        # which the variance itself stands, is infinite above 88.
         std = np.exp(0.5 * self.log_var(h))
         loc = self.mean(h)  # the layer of that name
         return Normal(loc, std)
@@ -236,8 +239,8 @@ class VAE(FeatureModel):
     ) -> Array:
         """-ELBO, averaged over the minibatch (dense or CSR): a scalar, in nats.
 
-        mean(weight * KL - log p), where the weight rises from 0 to 1 while `progress` does from 0
-        to kl_warmup (see fit).
+        mean(weight * KL - log p). progress: the fraction of the training that lies behind, from 0
+        to 1. The weight rises from 0 to 1 while `progress` does from 0 to kl_warmup (see fit).
         """
         log_p, kl_z = self.terms(dense(x), rng)
         weight = 1.0

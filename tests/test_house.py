@@ -223,6 +223,62 @@ def test_modules_say_what_to_know_before_and_after(path):
     assert words.index("Know before") < words.index("Know after")
 
 
+KINDS = r"This (?:file )?is (a lesson|engineering|a reference)\b"
+N_FIRST_LINES = 3
+
+
+def kinds(path, text=None):
+    """What a file says of its kind, in the first lines of its docstring."""
+    text = source(path) if text is None else text
+    docstring = ast.get_docstring(ast.parse(text)) or ""
+    first_lines = docstring.splitlines()[:N_FIRST_LINES]
+    if Path(path).name == "__main__.py":  # its docstring is printed, as help
+        first_lines = text.split('"""\n')[1].strip().splitlines()[:N_FIRST_LINES]
+    return re.findall(KINDS, " ".join(first_lines))
+
+
+@pytest.mark.parametrize("path", modules("minigrad", "models"))
+def test_modules_say_what_kind_they_are_in_their_first_lines(path):
+    assert len(kinds(path)) == 1
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ('"""Where arrays live. This is engineering.\n"""', ["engineering"]),
+        ('"""How it is made.\n\nThis is a lesson.\n"""', ["a lesson"]),
+        ('"""How it is made.\n"""', []),
+        ('"""How it is made. A reference, perhaps.\n"""', []),
+        ('"""How it is made.\n\nIt is quick.\n\nThis is a lesson.\n"""', []),
+        ('"""How. This is a lesson.\n\nThis is engineering.\n"""', ["a lesson", "engineering"]),
+        ("import numpy", []),
+    ],
+)
+def test_the_kind_of_a_file_is_seen(text, found):
+    assert kinds("minigrad/tensor.py", text) == found
+
+
+def stops():
+    """For each stop of README's reading path its heading, up to the colon, and the whole of it."""
+    path = source("README.md").split("## How to read the source")[1].split("\n## ")[0]
+    texts = re.split(r"^\d+\. ", path, flags=re.MULTILINE)[1:]
+    return [(text.split(":")[0], text) for text in texts]
+
+
+def files_in(text):
+    """The files of minigrad/ and models/ that a text names."""
+    return re.findall(r"`((?:minigrad|models)/\w+\.py)`", text)
+
+
+def test_readme_s_path_stops_at_lessons_and_names_all_of_them():
+    for heading, _ in stops():
+        assert files_in(heading)
+        for path in files_in(heading):
+            assert kinds(path)[0] in ("a lesson", "a reference"), path
+    lessons = {path for path in modules("minigrad", "models") if kinds(path) == ["a lesson"]}
+    assert lessons <= {path for _, text in stops() for path in files_in(text)}
+
+
 @pytest.mark.parametrize("path", modules(*PACKAGES, "tests"))
 def test_files_stand_on_their_own(path):
     """No file reads what lies outside the repository."""

@@ -135,13 +135,13 @@ def test_dropout_is_chosen_by_the_first_training(tmp_path):
 def test_the_prior_of_a_training(n_cells, validation, n_hidden, precision, monkeypatch):
     """Precision n_hidden of the whole, as a part of one cell's loss, on the heads alone; 0 takes it away."""
     made = []
-    most_probable = recipe.MostProbable
+    with_prior = recipe.AdamWithPrior
 
     def remember(*arguments):
-        made.append(most_probable(*arguments))
+        made.append(with_prior(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(recipe, "MostProbable", remember)
+    monkeypatch.setattr(recipe, "AdamWithPrior", remember)
     model = small(n_hidden=n_hidden)
     model.fit(counts_of(n_cells), epochs=1, validation=validation, progress=False)
     assert made[0].weight_decay == pytest.approx(precision, rel=1e-12)
