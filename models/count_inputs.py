@@ -161,10 +161,11 @@ def cells_to_ask_about(
 def cells_to_encode(
     model: Any, counts: Any, batch: Array | str | None, layer: str | None
 ) -> tuple[Matrix, np.ndarray, np.ndarray]:
-    """The same as `cells_to_ask_about`, of cells that are only encoded.
+    """The same as `cells_to_ask_about`, of cells that are only encoded: counts (n_cells, n_genes),
+    codes (n_cells,) and covariates.
 
-    An encoder that sees neither batch nor covariates needs neither: they are then 0. A batch that
-    is given is checked even so.
+    An encoder that sees neither batch nor covariates needs neither: codes are then 0, covariates
+    (n_cells, 0). A batch that is given is checked even so.
     """
     if model.config["encode_covariates"]:
         return cells_to_ask_about(model, counts, batch, layer, on_disk=True)

@@ -133,7 +133,10 @@ class ObsColumns(NamedTuple):
         return self.table(obs, n, dtype)
 
     def standardised_by(self, obs: Any, cells: np.ndarray, n_cells: int) -> ObsColumns:
-        """The same columns, with mean and standard deviation of these cells (positions)."""
+        """The same columns, with mean and standard deviation of the cells at these positions, (n,).
+
+        obs: a mapping or frame of columns, (n_cells,) each; ValueError as for `table`.
+        """
         return self._replace(
             continuous={
                 name: _moments(_numbers(obs, name, n_cells)[cells]) for name in self.continuous

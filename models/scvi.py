@@ -219,7 +219,7 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
     training differ, by measurement on held-out cells (recipe.py).
     """
 
-    buffers = ("library_log_mean", "library_log_var", "batch_fraction")
+    buffers: tuple[str, ...] = ("library_log_mean", "library_log_var", "batch_fraction")
     described = ("batches", "genes", "trained")
     kl_warmup = 0.25  # see fit
     knows_data = False  # whether genes and batches are those of `for_data`, before it is trained
@@ -514,7 +514,8 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         """What a network is told of each cell: the one-hot batch, and beside it the covariates.
 
         (n, n_conditions), or None where there is nothing to tell, of batch codes (n,) and
-        covariates (n, n_covariates) as `columns.table` makes them (covariates.py).
+        covariates (n, n_covariates) as `columns.table` makes them (covariates.py). ValueError where
+        the model has covariates and is not told them.
         """
         if self.columns.n_covariates == 0:
             return self.one_hot(batch) if self.n_batches > 1 else None
