@@ -192,9 +192,9 @@ def _matrix(model, counts, layer, on_disk):
 def _codes(model, counts, batch, n_cells, known_batches):
     """Batches of the cells as `batch_codes` has them; batch may name a column of counts.obs.
 
-    None stands for the column that the model remembers, if it does.
+    None stands for the column that the model remembers, if it does, and knows several batches.
     """
-    if batch is None:
+    if batch is None and model.n_batches > 1:
         batch = model.columns.batch
     return batch_codes(batch, n_cells, known=known_batches, obs=_obs(counts))
 

@@ -347,9 +347,8 @@ class AnswersByDraws(Module):
         training cells. covariates: obs column -> a value for all of them, or one for each; of a
         column that is not named, labels are drawn in the proportions of the training cells, each
         covariate by itself, and numbers are at their mean. Whole numbers, in the dtype of the
-        model. For seeing what the model believes
-        cells to be, and for data of which the truth is known. ValueError for an unknown batch, or
-        another number of labels.
+        model. For seeing what the model believes cells to be, and for data of which the truth is
+        known. ValueError for an unknown batch or covariate, or another number of labels.
 
         Where the library is observed, logarithms of the new cells' totals have the mean and
         variance of those of the training cells (`library_log_mean`, `library_log_var`), as long as

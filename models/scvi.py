@@ -91,7 +91,8 @@ class Layers(Module):
     Linear.
 
     h = dropout(relu(batch_norm(W [h, conditions] + b))), from x (n, n_in) to (n, n_hidden).
-    n_conditions: columns of what is known of each cell, its one-hot batch (0: none are taken).
+    conditions: what is known of each cell beside x, (n, n_conditions): its one-hot batch, and
+    covariates where there are any (SCVI.conditions); n_conditions = 0: none are taken.
     """
 
     def __init__(
@@ -198,8 +199,7 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
     one per batch, by default those of the training cells. They are the prior of a latent library;
     where it is observed, only `generate` uses them. columns: the obs columns of covariates, which
     `for_data` finds; encode_covariates: whether the encoders see batch and covariates, and not the
-    decoder alone. dtype: of weights and arithmetic; seed: of the
-    initial weights.
+    decoder alone. dtype: of weights and arithmetic; seed: of the initial weights.
 
         z     ~ Normal(0, 1)
         rho_n = softmax(network(z_n, s_n))
@@ -331,14 +331,14 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         layer: str | None = None,
         **config: Any,
     ) -> Self:
-        """An untrained model for these counts (n_cells, n_genes): it reads n_genes, the names of
-        genes and the batches, and remembers the obs columns.
+        """An untrained model for these counts (n_cells, n_genes): it takes sizes, genes and batches
+        from them, and remembers the obs columns.
 
-        batch: as for `fit`. categorical, continuous: names of obs columns (covariates.py): further
-        labels of cells, and numbers, which z then need not say. config: the other arguments of
-        SCVI. `fit`, `elbo` and all later questions find the columns in the `obs` of the counts that
-        they are given, also when the model was saved and loaded. ValueError for a column that is
-        not there, or lacks something.
+        batch: as for `fit`. categorical, continuous: names of obs columns with covariates: further
+        labels of cells, and numbers, which z then need not say (covariates.py). config: the other
+        arguments of SCVI. `fit` and all questions find the columns in the obs of the counts that
+        they are given, also after `save` and `load`. ValueError for a column that is not there, or
+        lacks something.
         """
         known = known_of_data(counts, batch, categorical, continuous, layer)
         n_batches = len(known.batches)
@@ -739,11 +739,11 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         arrays.
 
         config: the arguments of SCVI that the training used (n_batches, n_layers, likelihood,
-        dispersion, library, encode_covariates ...), and of covariates columns=dict(categorical=
-        {name: labels in the order of their codes}, continuous=[names]), in the order of their
-        registration; n_genes, n_latent and n_hidden are read from the shapes. Heads
-        that the configuration does not use are left out and listed in `.ignored`. ValueError for
-        weights that are NaN or infinite.
+        dispersion, library, encode_covariates ...); n_genes, n_latent and n_hidden are read from
+        the shapes. Of covariates, columns=dict(categorical={name: labels in the order of their
+        codes}, continuous=[names]), both in the order in which they were set up there. Heads that
+        the configuration does not use are left out and listed in `.ignored`. ValueError for weights
+        that are NaN or infinite.
         """
         return scvi_tools.model_of(cls, state, config)
 
