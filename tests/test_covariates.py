@@ -107,6 +107,13 @@ def test_labels_may_be_given_as_an_array():
         model.fit(counts.X, epochs=1)
 
 
+def test_one_batch_is_not_looked_for():
+    counts = changed(cells(), donor=np.array(["d1"] * 60))
+    model = fitted(counts, dict(batch="donor"))
+    assert model.n_batches == 1 and model.batches == ["d1"]
+    np.testing.assert_array_equal(model.elbo(counts.X), model.elbo(counts))
+
+
 def test_an_anndata_object_is_read_alike():
     anndata, pandas = pytest.importorskip("anndata"), pytest.importorskip("pandas")
     counts = cells()

@@ -697,10 +697,10 @@ def test_what_is_computed_at_once_follows_the_memory_of_the_device(monkeypatch):
     x = np.tile(COUNTS, (20, 1))
     batch = np.tile(BATCH, 20)
     expected = model.latent(x, batch)
-    sizes = [len(codes) for _, codes in model.minibatches(x, batch)]
+    sizes = [len(codes) for _, codes, _ in model.minibatches(x, batch)]
     assert max(sizes) == 512
     model.to("cupy")
-    assert [len(codes) for _, codes in model.minibatches(x, batch)] == [1200]
+    assert [len(codes) for _, codes, _ in model.minibatches(x, batch)] == [1200]
     agree(model.latent(x, batch), expected)
     agree(model.denoise(x, batch=batch), model.to("numpy").denoise(x, batch=batch), rtol=1e-6)
 
