@@ -41,7 +41,7 @@ from scipy import sparse
 from minigrad import checkpoint
 from minigrad.parallel import LAUNCHERS, AnotherRankFailed, ranks_of
 from models import comparison, imputation, report, runs, streams
-from models.counts import Counts, batch_codes
+from models.counts import Counts
 from models.runs import Run
 
 VARIED = ("likelihood", "n_latent", "n_layers", "n_hidden", "epochs")  # settings compared
@@ -82,7 +82,7 @@ def train_run(run: Run, ranks, options) -> int:
             if settings.get("batch_key") is None
             else runs.labels_of(counts, settings["batch_key"])
         )
-        model = runs.new_model(counts, len(batch_codes(batch, len(counts))[1]), settings)
+        model = runs.new_model(counts, settings)
     with ranks.preparing():  # when all have seen whether the run is new
         if options.is_first and not run.checkpoint.exists():
             run.begin(path, settings)
@@ -90,6 +90,7 @@ def train_run(run: Run, ranks, options) -> int:
         say(
             f"{len(counts):,} cells, {counts.shape[1]:,} genes"
             + f", {model.n_batches} batches" * (batch is not None)
+            + covariates_of(model)
             + f" of {path}"
         )
     try:
@@ -116,6 +117,12 @@ def train_run(run: Run, ranks, options) -> int:
     if options.is_first:
         print_result(run, history)
     return 0
+
+
+def covariates_of(model) -> str:
+    """The covariates of a model, to be said after its sizes; nothing where it has none."""
+    names = [*model.columns.categorical, *model.columns.continuous]
+    return f", told {', '.join(names)}" if names else ""
 
 
 def refuse_processes_apart(options) -> None:
@@ -310,7 +317,7 @@ def embed(options) -> int:
     """Latent coordinates: the mean of q(z | x) of each cell."""
     run, kind = Run(options.run), output("--out", options.out)
     model = run.model()
-    counts, path, batch = of_run(run, options)
+    counts, path, batch = of_run(run, options, is_batch_needed=model.config["encode_covariates"])
     keep_counts(run, path, "--out", options.out, is_added=True)
     z: Any = model.latent(runs.genes_by_name(counts, model_genes(model)), batch)
     names = [f"z{i}" for i in range(z.shape[1])]
@@ -358,19 +365,22 @@ def impute_score(options) -> int:
     run = Run(options.run)
     _, settings = run.config()
     model = run.model()
-    counts, _, batch = of_run(run, options)
-    x = runs.genes_by_name(counts, model_genes(model)).X
+    everything, _, batch = of_run(run, options)
+    counts = runs.genes_by_name(everything, model_genes(model))
     arguments = runs.fit_arguments(settings) | (
         {} if options.epochs is None else {"epochs": options.epochs}
     )
 
-    def impute(corrupted):
+    def impute(x):
+        corrupted = Counts(x, counts.genes, counts.cells, counts.obs)
         asked = {"dropout": settings.get("dropout")}  # not what the run's own counts led to
         fresh = type(model)(**{**model.config, **asked})
         fresh.fit(corrupted, batch, device=options.device, **arguments)
         return fresh.to("numpy").denoise(corrupted, batch, n_samples=10)
 
-    found = imputation.imputation_error(x, impute, fraction=options.fraction, seed=options.seed)
+    found = imputation.imputation_error(
+        counts, impute, fraction=options.fraction, seed=options.seed
+    )
     print(f"{options.fraction:.0%} of the counts above 0 hidden; median absolute error, in counts")
     for name, value in found.items():
         print(f"{name:<12}{value:.4f}")
@@ -483,14 +493,19 @@ def make_report(options) -> int:
     return 0
 
 
-def of_run(run: Run, options) -> tuple:
-    """(counts with all their genes, their path, batch labels or None), as options and run say."""
+def of_run(run: Run, options, is_batch_needed: bool = True) -> tuple:
+    """(counts with all their genes, their path, batch labels or None), as options and run say.
+
+    Where no batch is needed, it is looked for only if an option names its column.
+    """
     on_disk = getattr(
         options, "on_disk", False
     )  # None where the option is there, and was not given
     counts, path, key = run.counts(
         options.counts, options.layer, options.batch_key, on_disk, options.transpose
     )
+    if not is_batch_needed:
+        key = options.batch_key
     return counts, path, None if key is None else runs.labels_of(counts, key)
 
 
@@ -657,6 +672,28 @@ def train_options(add) -> None:
         help="obs column with the batch of each cell; default: all one batch",
     )
     add(
+        "--categorical",
+        metavar="COLUMN",
+        nargs="+",
+        default=unset,
+        help="obs columns of labels that the decoder is told beside the batch, such as the donor's "
+        "sex, so that the latent space need not say them",
+    )
+    add(
+        "--continuous",
+        metavar="COLUMN",
+        nargs="+",
+        default=unset,
+        help="the same of numbers, such as the percentage of mitochondrial counts; they are "
+        "standardised",
+    )
+    add(
+        "--encode-covariates",
+        action="store_true",
+        default=unset,
+        help="let the encoder see batch and covariates, too",
+    )
+    add(
         "--genes",
         metavar="N",
         type=whole(1),
@@ -798,6 +835,7 @@ def train_options(add) -> None:
 def compare_options(add) -> None:
     """What train takes, with several values where settings are compared."""
     not_for_all = {"counts", "--out", "--resume", "--settings", "--device", "--on-disk"}
+    not_for_all |= {"--categorical", "--continuous", "--encode-covariates"}
     not_for_all |= {"--parallel", *(f"--{name.removeprefix('n_')}" for name in VARIED)}
 
     def add_same(name, **options):
@@ -1022,6 +1060,7 @@ COMMANDS = {
         train,
         train_options,
         "counts.h5ad --out run --layer counts --batch-key donor --genes 2000\n"
+        "counts.h5ad --out run --batch-key donor --categorical sex --continuous pct_mito\n"
         "demos/data/cortex.npz --out run --likelihood nb --epochs 50\n--out run --resume\n"
         "--out run --settings trials",
     ),

@@ -99,7 +99,8 @@ The exposure takes the place of the total, and no difference is left. In general
 over the cells i of the group. l_i is the total of the cell, rho_i the fraction of it that the model
 expects of the gene, and rho'_i that fraction with the cell in a batch drawn from those of both
 groups. With one batch this is the total again, as far as deep and shallow cells express the gene
-alike.
+alike. If the model has covariates, they are drawn together with
+the batch, from the same cell.
 
 2. Chance is more than counting. Cells of one group differ, and counts are overdispersed. What this
 adds to 1 / count is estimated from the model and from the cells (`Sums.excess`).
@@ -304,6 +305,18 @@ def _name_genes(axes, names, x, y, edge) -> None:
 
 
 # ------------------------------------------------------------------------------------- the question
+class Cells(NamedTuple):
+    """All cells that are asked about, as the model's `minibatches` have them."""
+
+    counts: Any  # (n_cells, n_genes)
+    codes: np.ndarray  # of their batches, (n_cells,)
+    covariates: np.ndarray  # (n_cells, n_covariates)
+
+    def latent(self, model: Any, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Means and standard deviations of q(z | x), (n, n_latent), of the cells at n positions."""
+        return model.latent_of([take_rows(column, cells) for column in self])
+
+
 class ComparesGroups:
     """What a trained model with `latent` and `generative` is asked about two groups of cells.
 
@@ -311,6 +324,7 @@ class ComparesGroups:
     """
 
     minibatches: Callable[..., Any]  # the model's: SCVI.minibatches
+    latent_of: Callable[..., tuple[np.ndarray, np.ndarray]]  # and SCVI.latent_of
 
     def differential_expression(
         self,
@@ -330,7 +344,8 @@ class ComparesGroups:
 
         group_a, group_b: boolean masks (n_cells,) or positions of cells; group_b=None: all other
         cells. Cells without counts are left out. Both groups are decoded in the same batches, drawn
-        in the proportions of the two together: so batches are averaged over.
+        in the proportions of the two together: so batches are averaged over. So are covariates: the
+        batch and the covariates are those of a random cell of either group.
 
         mode: "change", a log2 fold change of the groups' means beyond delta, to one side, from the
         counts and what the model expects of them, sorted by its probability; or "vanilla", rho_a >
@@ -355,18 +370,19 @@ class ComparesGroups:
             raise ValueError(f"fdr must be between 0 and 1, not {fdr}")
         n_samples = whole_number("n_samples", n_samples)
         # in memory: draws are of any cells, in any order
-        x, codes = self.minibatches(counts, batch, layer, on_disk=False).columns
+        told = Cells(*self.minibatches(counts, batch, layer, on_disk=False).columns)
+        x = told.counts
         names = _gene_names(self, counts, genes)
         groups = _groups(x, group_a, group_b)
         rng = backend.generator([seed, POSTERIOR])
-        batches = codes[np.concatenate(groups)]
+        both = np.concatenate(groups)
         # Mode "vanilla" needs the sums too, but only to warn of what the model has not learnt.
-        sums_a, sums_b = [_sums(self, x, codes, cells, batches, n_samples, rng) for cells in groups]
+        sums_a, sums_b = [_sums(self, told, cells, both, n_samples, rng) for cells in groups]
         _warn_of_misfit("group_a", sums_a)
         _warn_of_misfit("group_b", sums_b)
         threshold = None
         if mode == "vanilla":
-            found = _of_pairs(*_pairs(self, x, codes, groups, n_samples, seed))
+            found = _of_pairs(*_pairs(self, told, groups, n_samples, seed))
         else:
             found, threshold = _of_means(sums_a, sums_b, delta)
         mean_a, nonzero_a = _raw(take_rows(x, groups[0]))
@@ -402,7 +418,7 @@ def _raw(x):
 
 
 # ------------------------------------------------------------------------------- vanilla: the pairs
-def _pairs(model, x, codes, groups, n_samples, seed):
+def _pairs(model, told: Cells, groups, n_samples, seed):
     """Random pairs of cells: log2 fold changes (n_samples, n_genes), and mean rho (2, n_genes).
 
     groups: the positions of the cells of a and of b.
@@ -411,12 +427,10 @@ def _pairs(model, x, codes, groups, n_samples, seed):
     # the other, and in this mode it does not depend on whether sums were taken before.
     rng = backend.generator([seed, POSTERIOR])
     picked = np.stack([cells[rng.integers(len(cells), size=n_samples)] for cells in groups])
-    in_batch = codes[rng.choice(np.concatenate(groups), n_samples)]  # of a pair: one for both
+    drawn = rng.choice(np.concatenate(groups), n_samples)  # whose batch both cells of a pair get
     cells, at = np.unique(picked, return_inverse=True)  # a cell is encoded once for all its pairs
     at = at.reshape(picked.shape)
-    mean, std = model.latent(
-        take_rows(x, cells), np.asarray(model.batches)[codes[cells]], return_std=True
-    )
+    mean, std = told.latent(model, cells)
     lfc = np.empty((n_samples, model.n_genes), model.dtype)
     rho = np.zeros((2, model.n_genes))
     step = max(1, backend.entries_at_once(BUDGET, model.device) // (2 * model.n_genes))
@@ -426,7 +440,13 @@ def _pairs(model, x, codes, groups, n_samples, seed):
             i = at[:, pairs]  # (2, pairs), positions among `cells`
             z = mean[i] + std[i] * rng.standard_normal((*i.shape, model.n_latent), model.dtype)
             no_library = np.zeros((i.size, 1), model.dtype)  # rho is the same for any
-            inputs = z.reshape(i.size, -1), no_library, np.tile(in_batch[pairs], 2)
+            like = np.tile(drawn[pairs], 2)
+            inputs = (
+                z.reshape(i.size, -1),
+                no_library,
+                told.codes[like],
+                told.covariates[like],
+            )
             decoded = model.generative(*[backend.to_device(a, model.device) for a in inputs])
             log_rho = decoded["log_rho"].numpy().reshape(*i.shape, -1)
             rho += np.exp(log_rho).sum(axis=1)
@@ -472,16 +492,15 @@ class Sums(NamedTuple):
     n_cells: int
 
 
-def _sums(model, x, codes, cells, batches, n_samples, rng) -> Sums:
-    """Sums over the cells at these positions of x, with n_samples draws of z or more in all.
+def _sums(model, told: Cells, cells, both, n_samples, rng) -> Sums:
+    """Sums over the cells at these positions, with n_samples draws of z or more in all.
 
-    batches: codes of the cells of both groups, from which the batches for the exposure are drawn.
-    Counts that ZINB expects include its structural zeros.
+    both: positions of the cells of both groups, whose batches and covariates are drawn for the
+    exposure. Counts that ZINB expects include its structural zeros.
     """
-    part, own = take_rows(x, cells), codes[cells]
-    of_counts = moments(part)
+    of_counts = moments(take_rows(told.counts, cells))
     total = of_counts.totals
-    mean, std = model.latent(part, np.asarray(model.batches)[own], return_std=True)
+    mean, std = told.latent(model, cells)
     n_draws = -(-n_samples // len(cells))  # of each cell, rounded up
     draws = np.repeat(np.arange(len(cells)), n_draws)
     step = max(1, backend.entries_at_once(BUDGET, model.device) // model.n_genes)
@@ -491,11 +510,11 @@ def _sums(model, x, codes, cells, batches, n_samples, rng) -> Sums:
             i = draws[start : start + step]
             size = total[i][:, None]
             z = mean[i] + std[i] * rng.standard_normal((len(i), model.n_latent), dtype=model.dtype)
-            mu, variance = _expected_counts(model, z, size, own[i])
+            mu, variance = _expected_counts(model, z, size, told, like=cells[i])
             fraction = mu / size
-            if model.n_batches > 1:
-                drawn = rng.choice(batches, len(i))
-                fraction = _expected_counts(model, z, size, drawn)[0] / size
+            if model.n_batches > 1 or model.columns.n_covariates > 0:
+                drawn = rng.choice(both, len(i))
+                fraction = _expected_counts(model, z, size, told, like=drawn)[0] / size
             of_draws += [np.sum(of_each, axis=0) for of_each in (mu, variance, fraction)]
     expected, variance, fraction = of_draws / n_draws  # each summed over cells
     exposure = np.full(model.n_genes, total.sum())  # of a gene that the model holds impossible
@@ -520,13 +539,18 @@ def _observed_excess(of_counts: Moments) -> np.ndarray:
     return (variance - observed) / (observed + 0.5) ** 2
 
 
-def _expected_counts(model, z, size, codes):
-    """Mean and variance (n, n_genes) of counts of cells with these z, totals (n, 1) and batches.
+def _expected_counts(model, z, size, told: Cells, like):
+    """Mean and variance (n, n_genes) of counts of cells with these z and totals (n, 1).
+
+    Each in the batch, and with the covariates, of the cell at the position that `like` has for it.
 
     (That of posterior.py by this name begins with counts, and has means only.)
     """
     log_size = np.log(size).astype(model.dtype)
-    inputs = [backend.to_device(a, model.device) for a in (z, log_size, codes)]
+    inputs = [
+        backend.to_device(a, model.device)
+        for a in (z, log_size, told.codes[like], told.covariates[like])
+    ]
     parameters = {
         name: p.data if isinstance(p, Tensor) else p
         for name, p in model.generative(*inputs).items()

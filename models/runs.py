@@ -52,6 +52,8 @@ COUNTS = (
     "layer",
     "transpose",
     "batch_key",
+    "categorical",
+    "continuous",
     "genes",
     "selection",
     "on_disk",
@@ -64,6 +66,7 @@ MODEL = (
     "n_hidden",
     "n_layers",
     "dropout",
+    "encode_covariates",
     "seed",
 )
 FIT = ("epochs", "batch_size", "validation", "learning_rate", "kl_warmup", "early_stopping")
@@ -312,10 +315,18 @@ def training_counts(path, settings: dict) -> Counts:
     return counts.select_genes(SELECTIONS[settings.get("selection", "variance")](counts.X, n))
 
 
-def new_model(counts: Counts, n_batches: int, settings: dict) -> SCVI:
-    """An untrained model for these counts, with the settings that are the model's."""
-    return SCVI(
-        counts.shape[1], n_batches, **{name: settings[name] for name in MODEL if name in settings}
+def new_model(counts: Counts, settings: dict) -> SCVI:
+    """An untrained model for these counts, with the settings that are the model's.
+
+    It remembers the columns of batch and covariates, so that the same columns are found in other
+    counts.
+    """
+    return SCVI.for_data(
+        counts,
+        settings.get("batch_key"),
+        settings.get("categorical", ()),
+        settings.get("continuous", ()),
+        **{name: settings[name] for name in MODEL if name in settings},
     )
 
 

@@ -1356,3 +1356,93 @@ def test_missing_labels_survive_in_a_new_h5ad(tmp_path):
     )
     assert list(read(tmp_path / "a.h5ad").obs["o"]) == ["x", None, "y"]
     assert as_matrix(tmp_path / "a.h5ad").shape == (3, 1)
+
+
+# ------------------------------------------------------------------------------------ covariates
+def write_with_covariates(path):
+    counts = made_counts()
+    rng = np.random.default_rng(5)
+    counts.obs["sex"] = np.array(["f", "m"])[rng.integers(0, 2, 60)]
+    counts.obs["age"] = rng.normal(50.0, 9.0, 60)
+    runs.write_counts(path, counts)
+    return counts
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """A folder with counts.npz that has covariates, and a run `run` that was told them."""
+    folder = tmp_path_factory.mktemp("told")
+    write_with_covariates(folder / "counts.npz")
+    words = ["train", str(folder / "counts.npz"), "--out", str(folder / "run"), *SMALL]
+    told = ["--batch-key", "donor", "--categorical", "sex", "--continuous", "age"]
+    assert main([*words, *told]) == 0
+    return folder
+
+
+def test_train_with_covariates_is_what_for_data_does(told):
+    counts = runs.read_counts(told / "counts.npz")
+    model = SCVI.for_data(
+        counts, "donor", "sex", "age", likelihood="nb", n_latent=4, n_hidden=8, seed=0
+    )
+    model.fit(counts, epochs=3, batch_size=16, progress=False)
+    found = SCVI.load(told / "run" / "model.npz")
+    assert found.columns == model.columns and found.columns.batch == "donor"
+    for name, weights in model.state_dict().items():
+        np.testing.assert_array_equal(found.state_dict()[name], weights)
+    np.testing.assert_array_equal(found.elbo(counts), model.elbo(counts))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["denoise", "run", "--out", "denoised.npz"],
+        ["de", "run", "--key", "kind", "--groups", "T cell", "--samples", "60"],
+        ["generate", "run", "--cells", "5", "--out", "new.npz"],
+        ["impute-score", "run"],
+        ["report", "run"],
+        ["train", "--out", "run", "--resume"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_later_commands_find_the_covariates(words, told, monkeypatch):
+    monkeypatch.chdir(told)
+    assert main(words) == 0
+    if words[0] == "denoise":
+        counts = runs.read_counts(told / "counts.npz")
+        expected = SCVI.load(told / "run" / "model.npz").denoise(counts, n_samples=1)
+        np.testing.assert_array_equal(np.load(told / "denoised.npz")["scvi_denoised"], expected)
+
+
+def test_embedding_asks_for_neither_batch_nor_covariates(told, monkeypatch):
+    monkeypatch.chdir(told)
+    counts = made_counts()
+    counts.obs = {}
+    runs.write_counts("bare.npz", counts)
+    assert main(["embed", "run", "bare.npz", "--out", "bare_z.npz"]) == 0
+    assert main(["embed", "run", "--out", "z.npz"]) == 0
+    np.testing.assert_array_equal(np.load("bare_z.npz")["X_scVI"], np.load("z.npz")["X_scVI"])
+
+
+def test_covariates_that_are_not_there_are_named(told, monkeypatch, capsys):
+    monkeypatch.chdir(told)
+    counts = write_with_covariates("no_sex.npz")
+    del counts.obs["sex"]
+    runs.write_counts("no_sex.npz", counts)
+    assert main(["denoise", "run", "no_sex.npz", "--out", "x.npz"]) == 1
+    assert "categorical: no obs column 'sex'" in capsys.readouterr().err
+    words = ["train", "counts.npz", "--out", "other", *SMALL]
+    assert main([*words, "--continuous", "kind"]) == 1
+    assert "continuous: column 'kind' holds" in capsys.readouterr().err
+    assert main(["train", "--out", "run", "--resume", "--categorical", "kind"]) == 2
+    assert "--categorical ['kind'] contradicts run" in capsys.readouterr().err
+
+
+def test_encoders_are_told_covariates_on_demand(told, monkeypatch):
+    monkeypatch.chdir(told)
+    words = ["train", "counts.npz", "--out", "encoded", *SMALL, "--categorical", "sex"]
+    assert main([*words, "--encode-covariates"]) == 0
+    model = runs.Run(Path("encoded")).model()
+    assert model.z_encoder.layers.linears[0].weight.shape == (8, 12 + 2)
+    assert main(["embed", "encoded", "--out", "encoded_z.npz"]) == 0
+    expected = model.latent(runs.read_counts("counts.npz"))
+    np.testing.assert_array_equal(np.load("encoded_z.npz")["X_scVI"], expected)

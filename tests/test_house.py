@@ -54,6 +54,7 @@ ORDER = {
         "matrix_market",
         "hdf5",
         "counts",
+        "covariates",
         "guarded",
         "inputs",
         "feature_model",

@@ -471,7 +471,7 @@ def test_unknown_batches_are_an_error_that_lists_the_known():
     with pytest.raises(
         ValueError, match="say which batch each cell is from; the model knows a, b, c"
     ):
-        model.latent(x)
+        model.denoise(x)
     with pytest.raises(ValueError, match="no obs column 'donor'"):
         model.latent(x, "donor")
     with pytest.raises(ValueError, match="must be one label for each of 150 cells"):
