@@ -68,6 +68,8 @@ ORDER = {
         "scvi_tools",
         "scvi",
         "clustering",
+        "integration",
+        "transfer",
         "runs",
         "report",
         "trial",
