@@ -70,6 +70,7 @@ ORDER = {
         "clustering",
         "integration",
         "transfer",
+        "latent_files",
         "runs",
         "report",
         "trial",
