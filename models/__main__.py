@@ -6,6 +6,7 @@
     {prog} de run --key labels --groups B T     genes that two groups of cells express differently
     {prog} generate run --cells 1000 --out new.npz
     {prog} impute-score run                     how well hidden counts are recovered
+    {prog} label latents.csv new.csv --labels types.csv --out labels.csv    types of new cells
     {prog} report run                           a page of pictures: run/index.html
     {prog} compare counts.h5ad --out trials     which likelihood and sizes suit these counts
 
@@ -40,9 +41,10 @@ from scipy import sparse
 
 from minigrad import checkpoint
 from minigrad.parallel import LAUNCHERS, AnotherRankFailed, ranks_of
-from models import comparison, imputation, report, runs, streams
-from models.counts import Counts
+from models import comparison, imputation, latent_files, report, runs, streams
+from models.counts import Counts, batch_codes
 from models.runs import Run
+from models.transfer import transfer_labels
 
 VARIED = ("likelihood", "n_latent", "n_layers", "n_hidden", "epochs")  # settings compared
 PICTURES = (".png", ".pdf", ".svg")
@@ -51,6 +53,10 @@ OPTIONS = {
     "transpose=True": "--transpose",
     'layer="counts"': "--layer counts",
     'layer="raw"': "--layer raw",
+    "transfer_labels: n_neighbors": "--neighbors",
+    "transfer_labels: reference_z": "REFERENCE",
+    "transfer_labels: query_z": "QUERY",
+    "reference_z": "REFERENCE",
 }  # in words of errors
 
 
@@ -463,6 +469,36 @@ def generate(options) -> int:
         ),
     )
     say(f"{x.shape[0]:,} cells x {x.shape[1]:,} genes, {kind} written: {options.out}")
+    return 0
+
+
+def label(options) -> int:
+    """Types of new cells, from the nearest cells whose types are known, and how uncertain they are:
+    the share of the weighted votes that went to other types. REFERENCE and QUERY are latent
+    coordinates of one model, as embed writes them to .csv or .npz."""
+    output("--out", options.out, (".csv",))
+    inputs = (options.reference, options.query, options.labels)
+    if any(is_same(path, options.out) for path in inputs):
+        raise WrongUsage(f"--out {options.out} would replace what is read; give another path")
+    reference = latent_files.read_latent(options.reference)
+    query = latent_files.read_latent(options.query)
+    labels = latent_files.read_labels(options.labels, options.column, reference.cells)
+    known = np.array([value is not None for value in labels])
+    if not known.all():
+        say(f"{(~known).sum():,} of {len(known):,} cells of REFERENCE have no label: left out")
+    found = transfer_labels(
+        reference.z[known], labels[known].astype(str), query.z, options.neighbors
+    )
+    runs.write_table(
+        options.out,
+        ["cell", "label", "uncertainty"],
+        zip(query.cells.tolist(), found.labels.tolist(), found.uncertainty.tolist()),
+    )
+    print(f"{'label':<32}{'cells':>8}{'mean uncertainty':>18}")
+    for name, count in zip(*np.unique(found.labels, return_counts=True)):
+        mean = found.uncertainty[found.labels == name].mean()
+        print(f"{name:<32}{count:>8,}{mean:>18.3f}")
+    say(f"{len(query.z):,} cells, .csv written: {options.out}")
     return 0
 
 
@@ -1044,6 +1080,28 @@ def generate_options(add) -> None:
     add("--seed", metavar="N", type=whole(0), default=0, help="of the draws (default: 0)")
 
 
+def label_options(add) -> None:
+    add("reference", metavar="REFERENCE", type=Path, help="latent coordinates of labelled cells")
+    add("query", metavar="QUERY", type=Path, help="those of the cells to label, of the same model")
+    add(
+        "--labels",
+        metavar="TABLE",
+        type=Path,
+        required=True,
+        help=".csv or .tsv: a line of names of columns, then a line for each cell of REFERENCE, "
+        "its name first",
+    )
+    add("--column", metavar="COLUMN", help="of TABLE (default: the only one)")
+    add(
+        "--neighbors",
+        metavar="N",
+        type=whole(1),
+        default=15,
+        help="labelled cells that each cell asks (default: 15)",
+    )
+    add("--out", metavar="FILE", type=Path, required=True, help=".csv: cell, label, uncertainty")
+
+
 def report_options(add) -> None:
     counts_options(add)
     on_disk_option(add)
@@ -1088,6 +1146,12 @@ COMMANDS = {
         "run --key labels --groups Dendritic --delta 1",
     ),
     "generate": (generate, generate_options, "run --cells 1000 --out new.npz"),
+    "label": (
+        label,
+        label_options,
+        "reference.csv query.csv --labels types.csv --out labels.csv\n"
+        "reference.npz query.npz --labels meta.tsv --column cell_type --out labels.csv",
+    ),
     "report": (make_report, report_options, "run\nrun --color labels --out page.html"),
 }
 

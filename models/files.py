@@ -188,7 +188,7 @@ def read_npz(path: Path, transpose: bool = False) -> Content:
 
     Raises Refused for others, and for a file that is not whole.
     """
-    arrays = _npz_arrays(path)
+    arrays = npz_arrays(path)
     missing = [key for key in ("data", "indices", "indptr", "shape") if key not in arrays]
     if missing:
         raise Refused(
@@ -206,9 +206,9 @@ def read_npz(path: Path, transpose: bool = False) -> Content:
     return content.transposed() if transpose else content
 
 
-def _npz_arrays(path) -> dict:
-    """name -> array, for all of an .npz file; never unpickles, and reads no more than the zip's own
-    headers promise.
+def npz_arrays(path: Path) -> dict[str, np.ndarray]:
+    """name -> array, of any shape, for all of an .npz file; never unpickles, and reads no more than
+    the zip's own headers promise. Raises Refused for what is no plain array, or not whole.
     """
     arrays = {}
     with zipfile.ZipFile(path) as archive:

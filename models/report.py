@@ -30,6 +30,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
 from minigrad.backend import Array, Matrix
+from models import integration
 from models.clustering import (
     adjusted_rand_index,
     batch_mixing,
@@ -98,6 +99,7 @@ def write(
     of_drawn = None if batch is None else batch[drawn]
     parts = [
         table(facts(model, history, len(rows)) + scores(mean, batch, labels, label_name)),
+        integration_table(mean, batch, labels, label_name),
         figure(
             training(history),
             "Training: loss of the training cells, and ELBO of those held out, with its parts, by "
@@ -188,6 +190,28 @@ def scores(z: Array, batch, labels: Array, label_name) -> list:
             )
         )
     return found
+
+
+def integration_table(z: Array, batch, labels, label_name) -> str:
+    """HTML of the scores of integration of z (n, n_latent); nothing where there is one batch."""
+    if batch is None or len(set(batch)) < 2 or len(z) < 3 * integration.PERPLEXITY:
+        return ""
+    n_labels = 0 if labels is None else len(set(labels))
+    try:
+        found = integration.scores(z, batch, labels if n_labels > 1 else None)
+    except ValueError:  # labels of which none has cells of two batches, such as the batch itself
+        found = integration.scores(z, batch)
+    names = {
+        "ilisi": "batches in a neighbourhood (iLISI)",
+        "kbet": "neighbourhoods that pass for mixed (kBET)",
+        "batch_silhouette": f"silhouette of batches within {label_name}, turned",
+        "clisi": f"one {label_name} in a neighbourhood (cLISI)",
+        "label_silhouette": f"silhouette of {label_name}, scaled",
+        "graph_connectivity": f"{label_name} connected",
+    }
+    return "<h2>Integration: 0 to 1, 1 is best</h2>" + table(
+        [(name, f"{found[score]:.2f}") for score, name in names.items() if score in found]
+    )
 
 
 def most_frequent(labels: Array) -> Array:

@@ -81,3 +81,20 @@ def test_a_history_is_drawn_with_any_names(tmp_path):
     history = History({"epoch": [1, 2], "train_loss": [2.0, 1.0], "validation_$\\x$": [2.0, 1.0]})
     history.plot(tmp_path / "curves.svg")
     assert (tmp_path / "curves.svg").stat().st_size > 5000
+
+
+def test_the_page_tells_how_well_batches_mix():
+    rng = np.random.default_rng(0)
+    batch = np.array(["a", "b"])[np.arange(120) % 2]
+    kind = np.array(["T", "<B>"])[np.arange(120) // 60]
+    z = rng.standard_normal((120, 3)) + 50 * (kind == "T")[:, None]
+    page = report.integration_table(z, batch, kind, "kind")
+    assert page.count("<tr>") == 6
+    assert "one kind in a neighbourhood (cLISI)<td>1.00" in page
+    assert report.integration_table(z, batch, None, "cluster").count("<tr>") == 2
+    assert report.integration_table(z, batch, batch, "batch").count("<tr>") == 2
+    apart = report.integration_table(z + 900 * (batch == "b")[:, None], batch, kind, "kind")
+    assert "(iLISI)<td>0.00" in apart and "(kBET)<td>0.00" in apart
+    assert report.integration_table(z, None, kind, "kind") == ""
+    assert report.integration_table(z, np.repeat("a", 120), kind, "kind") == ""
+    assert report.integration_table(z[:80], batch[:80], kind[:80], "kind") == ""
