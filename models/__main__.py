@@ -42,7 +42,7 @@ from scipy import sparse
 from minigrad import checkpoint
 from minigrad.parallel import LAUNCHERS, AnotherRankFailed, ranks_of
 from models import comparison, imputation, latent_files, report, runs, streams
-from models.counts import Counts, batch_codes
+from models.counts import Counts
 from models.runs import Run
 from models.transfer import transfer_labels
 
