@@ -92,6 +92,7 @@ def train_run(run: Run, ranks, options) -> int:
             + f", {model.n_batches} batches" * (batch is not None)
             + f" of {path}"
         )
+        say(f"cells: {first_of(counts.cells)}; genes: {first_of(counts.genes)}")
     try:
         with fatal_errors_in_a_line(options):
             history = model.fit(
@@ -145,6 +146,11 @@ def fatal_errors_in_a_line(options):
         yield
     finally:
         sys.excepthook = before
+
+
+def first_of(names) -> str:
+    """The first of some names, so that who reads them sees whether cells are cells."""
+    return ", ".join(names[:3]) + ", ..." * (len(names) > 3)
 
 
 def how_to_go_on(run: Run, options, n_ranks: int) -> str:

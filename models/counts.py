@@ -33,6 +33,7 @@ from models.files import BLOCK, Content, Refused, need, read_npz, read_table
 from models.hdf5 import ENDINGS, NO_LAYERS, NOT_BACKED, column_order, index_of, read_hdf5
 from models.hdf5_writing import hdf5_file
 from models.matrix_market import read_folder, read_mtx
+from models.orientation import advice
 
 LARGEST_COUNT = 2**24  # float32 holds every whole number up to here, and not 2**24 + 1
 # So close to a whole number a count is taken for it: expm1(log1p(3)) is 3.0000002 in float32.
@@ -115,9 +116,11 @@ def read(
     """Counts from a file or a 10x folder, checked as `as_matrix` does.
 
     path: .h5ad; .h5 of 10x Genomics (v2, v3; gene expression only); .loom; .mtx, or a folder with
-    one; .csv, .tsv; .npz with `data, indices, indptr, shape` and optionally `genes`, `cells` and
-    further arrays with one entry per cell, which become `obs`. .mtx, .csv, .tsv may be gzipped.
-    Tables have CELLS AS ROWS, gene names in the first line and cell names in the first column. An
+    one; .csv, .tsv, .txt; .npz with `data, indices, indptr, shape` and optionally `genes`, `cells`
+    and further arrays with one entry per cell, which become `obs`. .mtx, .csv, .tsv, .txt may be
+    gzipped. Tables have CELLS AS ROWS, gene names in the first line and cell names in the first
+    column; what stands between the fields is found out; names that seem to be the wrong way round
+    (orientation.py) are a warning. An
     .mtx is turned as the files of names beside it say (barcodes.tsv, and features.tsv or genes.tsv,
     as Cell Ranger, STARsolo, kallisto and alevin write them; also .csv, .txt, .gz, or with a
     prefix); how one without names was read, a warning says. layer: the layer of an .h5ad ("raw":
@@ -146,7 +149,9 @@ def read(
         raise
     except Exception as error:  # a damaged file can make its library raise anything
         raise _damaged(path, error) from error
-    for note in content.notes:
+    turn = "leave out transpose=True" if transpose else "pass transpose=True"
+    exchanged = advice(counts.cells, counts.genes, turn)
+    for note in (*content.notes, *filter(None, [exchanged])):
         warnings.warn(f"{path}: {note}", stacklevel=2)
     counts.X = _checked(X, path) if backed else as_matrix(X, name=str(path))
     return counts
@@ -155,14 +160,14 @@ def read(
 def _content(path: Path, layer, backed: bool, transpose: bool) -> Content:
     """What is in a file of any known format."""
     binary = {".npz": read_npz} | dict.fromkeys(ENDINGS, read_hdf5)
-    text = {".mtx": read_mtx, ".csv": read_table, ".tsv": read_table}
+    text = {".mtx": read_mtx} | dict.fromkeys((".csv", ".tsv", ".txt"), read_table)
     name = path.name.lower()
     reader = binary.get(Path(name).suffix) or text.get(Path(name.removesuffix(".gz")).suffix)
     if path.is_dir():
         reader = read_folder
     if reader is None:
         raise Refused(
-            f"unknown format; known: a 10x folder, {', '.join([*binary, *text])}, the last three "
+            f"unknown format; known: a 10x folder, {', '.join([*binary, *text])}, the last four "
             "or .gz"
         )
     if reader is read_hdf5:

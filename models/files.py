@@ -39,6 +39,9 @@ from scipy import sparse
 # Entries looked at in one go, so that reading and checking need little memory of their own.
 BLOCK = 2**20
 
+LINES_TRIED = 10  # of a table, to find out what stands between its fields
+LEAST_DIFFERENT = 0.9  # share of different ones among names that are numbers
+
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # by which a spreadsheet takes a text for a formula
 
 
@@ -281,14 +284,17 @@ def fields(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 def read_table(path: Path, transpose: bool = False) -> Content:
     """A table with a line for each cell, after one of gene names.
 
-    Lines that begin with # before these, and empty ones, are passed over, and so is a delimiter at
-    the end of each line. Raises Refused for lines of another length, and for what is no number.
+    What stands between the fields, a comma, tab, semicolon or space, is found out. Lines that begin
+    with # before these, and empty ones, are passed over, and so is a delimiter at the end of each
+    line. Where the first line holds counts, it is a cell, and the genes are numbered. Raises
+    Refused for lines of another length, for what is no number, and where the first column holds
+    counts.
     """
-    delimiter = "\t" if ".tsv" in path.name.lower() else ","
-    lines = (line for line in fields(path, delimiter) if any(f.strip() for f in line[1]))
-    header, first = _first_lines(lines)
+    filled = (f for f in fields(path, _delimiter(path)) if any(field.strip() for field in f[1]))
+    header, first = _first_lines(filled)
     if first is None:
         raise Refused("holds no cells: a line of gene names, then a line for each cell")
+    lines: Iterator[tuple[int, list[str]]] = itertools.chain([first], filled)
     n_fields = len(first[1])
     ends_with_delimiter = first[1][-1] == "" == header[-1]
     if ends_with_delimiter:
@@ -296,8 +302,16 @@ def read_table(path: Path, transpose: bool = False) -> Content:
     if ends_with_delimiter or len(header) == n_fields + 1 and header[-1] == "":
         header = header[:-1]
     genes = header if len(header) == n_fields - 1 else header[1:]  # R leaves out the corner
+    notes: tuple = ()
+    has_names = not (len(header) == n_fields and _are_counts(genes))
+    if not has_names:
+        notes = (
+            "the first line holds counts and no names of genes: it was read as a cell, and the "
+            "genes are numbered",
+        )
+        lines = itertools.chain([(1, header)], lines)
     cells, data, indices, lengths = [], [], [], [0]
-    for number, row in itertools.chain([first], lines):
+    for number, row in lines:
         if ends_with_delimiter and row[-1] == "":
             row = row[:-1]
         if len(row) != len(genes) + 1:
@@ -317,8 +331,31 @@ def read_table(path: Path, transpose: bool = False) -> Content:
         (np.concatenate(data), np.concatenate(indices), np.cumsum(lengths)),
         (len(cells), len(genes)),
     )
-    content = Content(X, genes, cells)
+    if _are_counts(cells):
+        raise Refused(
+            "the first column holds counts where names of cells are expected; write the names there"
+        )
+    content = Content(X, genes if has_names else None, cells, notes=notes)
     return content.transposed() if transpose else content
+
+
+def _delimiter(path: Path) -> str:
+    """What stands between the fields of a table: what is most frequent in one of its first lines of
+    counts. Its name decides between equals, for .csv is often written with others.
+    """
+    marks = [",", "\t", ";"]
+    if ".tsv" in path.name.lower():
+        marks = ["\t", ",", ";"]
+    first_lines = itertools.islice(io.StringIO(next(text(path))), LINES_TRIED)
+    filled = [line for line in first_lines if line.strip() and not line.startswith("#")]
+    last = filled[-1] if filled else ""  # not that of names, which have commas of their own
+    found = max(marks, key=last.count)
+    return " " if found not in last and " " in last.strip() else found
+
+
+def _are_counts(names) -> bool:
+    """Whether what stands where names belong is numbers of which many are alike: identifiers differ."""
+    return len(set(names)) < LEAST_DIFFERENT * len(names) and _are_numbers(names)
 
 
 def _first_lines(lines) -> tuple[list[str], tuple | None]:

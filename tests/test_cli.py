@@ -641,6 +641,22 @@ def test_a_table_with_a_line_for_each_gene(place, tmp_path):
         assert [row[0] for row in rows_of(tmp_path / "z.csv")[1:]] == list(counts.cells[:n])
 
 
+def test_training_shows_first_names_and_says_which_option_turns_a_table(tmp_path, capsys):
+    genes = "Cyp2f2 Scgb3a1 Sftpc Rpl13 Cd74 Actb".split()
+    cells = [f"mouse{i}_ACATGTTGACGGTAC" for i in range(30)]
+    x = np.random.default_rng(0).poisson(3.0, (6, 30))
+    rows = [",".join([gene, *map(str, row)]) for gene, row in zip(genes, x)]
+    (tmp_path / "a.csv").write_text("\n".join([",".join(["gene", *cells]), *rows]))
+    assert call("train", tmp_path / "a.csv", "--out", tmp_path / "r", *SMALL, "--epochs", 1) == 0
+    said = capsys.readouterr().err
+    assert "cells: Cyp2f2, Scgb3a1, Sftpc, ...; genes: mouse0_ACATGTTGACGGTAC, mouse1_" in said
+    assert "names of genes ('Cyp2f2'): if that is the wrong way round, pass --transpose" in said
+    words = ["--transpose", *SMALL, "--epochs", 1]
+    assert call("train", tmp_path / "a.csv", "--out", tmp_path / "s", *words) == 0
+    said = capsys.readouterr().err
+    assert "genes: Cyp2f2, Scgb3a1, Sftpc, ..." in said and "warning" not in said
+
+
 def test_an_mtx_without_names_says_how_to_turn_it_in_words_of_options(tmp_path, capsys):
     (tmp_path / "a.mtx").write_text(
         "%%MatrixMarket matrix coordinate integer general\n9 3 4\n1 1 2\n2 2 1\n3 3 1\n9 3 1\n"

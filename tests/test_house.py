@@ -53,6 +53,7 @@ ORDER = {
         "files",
         "matrix_market",
         "hdf5",
+        "orientation",
         "counts",
         "guarded",
         "inputs",
