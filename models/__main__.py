@@ -412,11 +412,11 @@ def de(options) -> int:
     counts, read_from, batch = of_run(run, options)
     for option, path, _ in targets:
         keep_counts(run, read_from, option, path)
-    labels = runs.labels_of(counts, options.key).astype(str)
+    labels = runs.texts_of(counts, options.key)
     groups = [labels == name for name in options.groups]
     for name, group in zip(options.groups, groups):
         if not group.any():
-            names = sorted(set(labels))
+            names = sorted(set(labels) - {runs.NO_LABEL})
             there = ", ".join(names[:20]) + " ..." * (len(names) > 20)
             raise ValueError(f"no cell has {options.key} {name!r}; there are: {there}")
     table = model.differential_expression(
@@ -436,7 +436,8 @@ def de(options) -> int:
         f"a: {groups[0].sum():,} cells, {options.groups[0]!r}; b: {other}, of "
         f"{options.key}\n{table.head(options.rows)}"
     )
-    for path, write in ((options.csv, table.to_csv), (options.volcano, table.volcano)):
+    named = table.named(options.groups[0], options.groups[1] if len(groups) > 1 else "rest")
+    for path, write in ((options.csv, named.to_csv), (options.volcano, named.volcano)):
         if path is not None:
             with checkpoint.whole_file(path) as temporary:
                 write(temporary)
@@ -449,15 +450,16 @@ def generate(options) -> int:
     run, kind = Run(options.run), output("--out", options.out)
     model = run.model()
     keep_counts(run, run.config()[0], "--out", options.out)
-    x = sparse.csr_array(model.generate(options.cells, batch=options.batch, seed=options.seed))
-    runs.write_counts(
-        options.out,
-        Counts(
-            x,
-            np.array(model_genes(model)),
-            np.array([f"generated_{i}" for i in range(x.shape[0])]),
-        ),
+    found, batch = model.generate(
+        options.cells, batch=options.batch, seed=options.seed, return_batch=True
     )
+    x = sparse.csr_array(found)
+    key = run.config()[1].get("batch_key")
+    names = np.array([f"generated_{i}" for i in range(x.shape[0])])
+    obs = {} if key is None else {key: batch}
+    runs.write_counts(options.out, Counts(x, np.array(model_genes(model)), names, obs))
+    if obs and kind == ".csv":
+        say(f"a table has no place for {key!r}, the batch of each cell: .npz and .h5ad have")
     say(f"{x.shape[0]:,} cells x {x.shape[1]:,} genes, {kind} written: {options.out}")
     return 0
 
@@ -473,7 +475,7 @@ def make_report(options) -> int:
         run.check_target(out)
     counts, path, batch = of_run(run, options)
     keep_counts(run, path, "--out", out)
-    labels = None if options.color is None else runs.labels_of(counts, options.color).astype(str)
+    labels = None if options.color is None else runs.labels_of(counts, options.color)
     with checkpoint.whole_file(out) as temporary:
         report.write(
             temporary,

@@ -32,6 +32,7 @@ from models import locks
 from models.files import BLOCK, Content, Refused, need, read_npz, read_table
 from models.hdf5 import ENDINGS, NO_LAYERS, NOT_BACKED, column_order, index_of, read_hdf5
 from models.hdf5_writing import hdf5_file
+from models.labels import by_cell
 from models.matrix_market import read_folder, read_mtx
 from models.orientation import advice
 
@@ -51,7 +52,7 @@ class Counts:
 
     X: counts, (n_cells, n_genes), from `read` canonical CSR in float32, in memory or (Blocks) on
     the disk. genes: (n_genes,) and cells: (n_cells,) names, which need not be unique. obs: what is
-    known of each cell, name -> (n_cells,) array. Raises ValueError where lengths disagree.
+    known of each cell, name -> (n_cells,) array, or a Series by name of the cell. Raises ValueError where lengths disagree.
     """
 
     X: sparse.csr_array | Blocks
@@ -64,7 +65,10 @@ class Counts:
             np.asarray(self.genes).astype(str),
             np.asarray(self.cells).astype(str),
         )
-        self.obs = {key: np.asarray(values) for key, values in self.obs.items()}
+        self.obs = {
+            key: np.asarray(by_cell(values, self.cells, f"obs[{key!r}]"))
+            for key, values in self.obs.items()
+        }
         n_cells, n_genes = self.X.shape
         lengths = {"genes": (self.genes, n_genes), "cells": (self.cells, n_cells)}
         lengths.update({f"obs[{key!r}]": (values, n_cells) for key, values in self.obs.items()})
@@ -450,6 +454,12 @@ def _plain_labels(labels):
     ):
         return labels.astype(np.int64)
     if labels.dtype.kind not in "biuU":
+        missing = [i for i, label in enumerate(labels.tolist()) if _is_missing(label)]
+        if missing:
+            raise ValueError(
+                f"batch: {len(missing)} of {len(labels)} cells have no label, the first of them "
+                f"cell {missing[0]}; leave those cells out, or give them a label"
+            )
         for i, label in enumerate(labels.tolist()):
             if not isinstance(label, (int, np.integer, str)):
                 raise ValueError(
@@ -458,6 +468,11 @@ def _plain_labels(labels):
                 )
         return labels.astype(str)
     return labels
+
+
+def _is_missing(label) -> bool:
+    """Whether it is None, NaN, or what pandas has in their place."""
+    return label is None or type(label).__name__ in ("NAType", "NaTType") or label != label
 
 
 # Sums over cells and genes
@@ -613,7 +628,7 @@ def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None) -> None:
     """A copy of an .h5ad file with results added, the rest as it was; written whole or not at all.
 
     obsm: name -> (n_cells, k), for example {"X_scVI": model.latent(x)}; obs: name -> (n_cells,),
-    for example clusters; layers: name -> (n_cells, n_genes), dense or sparse. What has the same
+    for example clusters (a Series, or a DataFrame in obsm, by name of the cell); layers: name -> (n_cells, n_genes), dense or sparse. What has the same
     name is replaced. The paths may be the same. Raises ImportError without anndata; ValueError for
     a file that is no .h5ad, another length, a slash in a name.
     """
@@ -639,13 +654,15 @@ def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None) -> None:
                     "open "
                     "and write it with a newer one first"
                 )
-            shape = tuple(len(index_of(file[axis])) for axis in ("obs", "var"))
+            cells = index_of(file["obs"])
+            shape = len(cells), len(index_of(file["var"]))
             for place, added, wanted in (
                 ("obsm", obsm, shape[:1]),
                 ("obs", obs, shape[:1]),
                 ("layers", layers, shape),
             ):
                 for key, values in (added or {}).items():
+                    values = by_cell(values, cells, f"{place}[{key!r}]")
                     values = values if sparse.issparse(values) else np.asarray(values)
                     if (
                         values.shape[: len(wanted)] != wanted

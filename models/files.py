@@ -178,10 +178,23 @@ def plain(values: np.ndarray) -> np.ndarray:
     )
 
 
-def expression_only(X, genes, kinds) -> tuple:
-    """(X, genes) without antibodies and guides, where a 10x file has features of several kinds."""
-    keep = np.asarray(kinds) == "Gene Expression"
-    return (X[:, keep], np.asarray(genes)[keep]) if keep.any() else (X, genes)
+def expression_only(kinds) -> tuple[np.ndarray, tuple]:
+    """(which features to keep, (n_features,) bool; notes): genes, without antibodies and guides,
+    where a 10x file has features of several kinds. kinds: of each, (n_features,) str.
+    """
+    kinds = np.asarray(kinds).astype(str)
+    keep = kinds == "Gene Expression"
+    if keep.all() or not keep.any():
+        return np.full(len(kinds), True), ()
+    others, numbers = np.unique(kinds[~keep], return_counts=True)
+    left_out = ", ".join(
+        f"{n} {kind or 'of no kind'!r}" for kind, n in zip(others.tolist(), numbers)
+    )
+    note = (
+        f"of {len(kinds)} features {keep.sum()} are 'Gene Expression'; left out, as they are no "
+        f"genes: {left_out}"
+    )
+    return keep, (note,)
 
 
 # --------------------------------------------------------------------------------------------- .npz

@@ -395,6 +395,7 @@ def _tenx(group) -> Content:
         return Content(X, _values(group["gene_names"]), cells)
     features = group["features"]
     genes = _values(features["name"])
-    if "feature_type" in features:
-        X, genes = expression_only(X, genes, _values(features["feature_type"]))
-    return Content(X, genes, cells)
+    if "feature_type" not in features:
+        return Content(X, genes, cells)
+    keep, notes = expression_only(_values(features["feature_type"]))
+    return Content(X[:, keep], genes[keep], cells, notes=notes)

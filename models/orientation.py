@@ -17,6 +17,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
+Names = Sequence[str] | np.ndarray
 LOOKED_AT = 2000  # names at most, spread over all of them
 LONGEST = 80  # characters that are looked at: a stranger's name may have millions
 MOST = 0.5  # share of the names above which they are those of cells
@@ -49,9 +52,7 @@ GENE = re.compile(
 )
 
 
-def advice(
-    cells: Sequence[str], genes: Sequence[str], what_to_do: str = "pass transpose=True"
-) -> str | None:
+def advice(cells: Names, genes: Names, what_to_do: str = "pass transpose=True") -> str | None:
     """A sentence to warn with where the names (n_cells,) and (n_genes,) seem to be exchanged, or
     None. what_to_do: its end.
     """
@@ -65,7 +66,7 @@ def advice(
     return f"{', and '.join(found)}: if that is the wrong way round, {what_to_do}"
 
 
-def _share(pattern: re.Pattern, names: Sequence[str]) -> float:
+def _share(pattern: re.Pattern, names: Names) -> float:
     """The share of the names that the pattern fits."""
     step = max(1, len(names) // LOOKED_AT)
     looked_at = names[::step]
@@ -74,7 +75,7 @@ def _share(pattern: re.Pattern, names: Sequence[str]) -> float:
     return sum(_fits(pattern, name) for name in looked_at) / len(looked_at)
 
 
-def _first(pattern: re.Pattern, names: Sequence[str]) -> str:
+def _first(pattern: re.Pattern, names: Names) -> str:
     """The first name that the pattern fits."""
     return next(str(name) for name in names if _fits(pattern, name))
 

@@ -329,11 +329,18 @@ class AnswersByDraws(Module):
                     done += n
         return found[0] if n_samples == 1 else found
 
-    def generate(self, n: int, *, batch: Array | str | None = None, seed: int = 0) -> np.ndarray:
+    def generate(
+        self,
+        n: int,
+        *,
+        batch: Array | str | None = None,
+        seed: int = 0,
+        return_batch: bool = False,
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Counts of n new cells, (n, n_genes): z ~ Normal(0, 1), log-normal library sizes.
 
         batch: a label for all of them, or one for each; None: batches in the proportions of the
-        training cells. Whole numbers, in the dtype of the model. For seeing what the model believes
+        training cells. return_batch: (counts, labels of their batches (n,) str) instead. Whole numbers, in the dtype of the model. For seeing what the model believes
         cells to be, and for data of which the truth is known. ValueError for an unknown batch, or
         another number of labels.
 
@@ -356,7 +363,9 @@ class AnswersByDraws(Module):
                 log_library = library.loc[of_cells] + library.scale[of_cells] * eps
                 p = count_distribution(self, _decode(self, z, log_library[:, None], of_cells))
                 found[start : start + at_once] = backend.to_host(p.sample(noise.counts))
-        return found
+        if not return_batch:
+            return found
+        return found, np.array([str(label) for label in self.batches])[codes]
 
 
 # ------------------------------------------------------------------------- how draws are made

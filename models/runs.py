@@ -46,6 +46,7 @@ from models.hdf5_writing import hdf5_file
 from models.scvi import SCVI
 
 FORMAT, VERSION = "minigrad run", 1
+NO_LABEL = "(no label)"
 SUFFIXES = (".csv", ".npz", ".h5ad")
 SELECTIONS = {"variance": highest_variance, "pearson": pearson_residual_variance}
 COUNTS = (
@@ -158,6 +159,19 @@ def labels_of(counts: Counts, key: str) -> np.ndarray:
             f"{', '.join(counts.obs) or 'none'}"
         )
     return counts.obs[key]
+
+
+def texts_of(counts: Counts, key: str) -> np.ndarray:
+    """An obs column, (n_cells,) str, NO_LABEL where it is missing. ValueError as `labels_of`."""
+    return as_texts(labels_of(counts, key))
+
+
+def as_texts(labels) -> np.ndarray:
+    """Labels as (n,) str; NO_LABEL where one is None or NaN."""
+    labels = np.asarray(labels)
+    texts = labels.astype(str)
+    missing = [label is None or label != label for label in labels.tolist()]
+    return np.where(missing, NO_LABEL, texts)
 
 
 # --------------------------------------------------------------------------------------------- runs

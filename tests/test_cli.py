@@ -682,7 +682,7 @@ def test_batches_that_are_numbers_keep_their_order_and_none_is_missing(place, tm
     counts.obs = {"lane": np.where(np.arange(60) == 7, None, "a")}
     runs.write_h5ad(tmp_path / "m.h5ad", counts)
     assert call("train", tmp_path / "m.h5ad", "--out", tmp_path / "s", "--batch-key", "lane") == 1
-    assert "batch: cell 7 has the label None" in capsys.readouterr().err
+    assert "batch: 1 of 60 cells have no label, the first of them cell 7" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -761,6 +761,8 @@ def test_de_is_differential_expression(place, model, capsys, groups):
     table = dict(zip(header, zip(*rows)))
     assert list(table["gene"]) == list(expected["gene"])
     np.testing.assert_array_equal(np.array(table["lfc_mean"], float), expected["lfc_mean"])
+    assert set(table["group"]) == {groups[0]}
+    assert set(table["comparison"]) == {groups[1] if len(groups) > 1 else "rest"}
     assert expected.head(4) in capsys.readouterr().out
     assert (place / "de.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -775,6 +777,56 @@ def test_generated_cells_can_be_read_again(place, model, kind):
     found = read(out)
     np.testing.assert_array_equal(found.X.toarray(), model.generate(9, batch="old", seed=2))
     assert list(found.genes) == model.genes and found.cells[8] == "generated_8"
+
+
+@pytest.mark.parametrize("kind", ["csv", "npz", "h5ad"])
+def test_generated_cells_say_which_batch_they_are_of(place, model, tmp_path, capsys, kind):
+    out = tmp_path / f"new.{kind}"
+    assert call("generate", place / "run", "--cells", 9, "--out", out) == 0
+    found = read(out)
+    if kind == "csv":
+        assert "no place for 'donor', the batch of each cell" in capsys.readouterr().err
+        return
+    labels = found.obs["donor"]
+    np.testing.assert_array_equal(found.X.toarray(), model.generate(9))
+    assert set(labels) == {"old", "new"}
+    np.testing.assert_array_equal(labels, model.generate(9, return_batch=True)[1])
+
+
+def test_a_number_of_each_cell_is_no_batch_and_no_label(tmp_path, capsys):
+    counts = made_counts()
+    totals = np.asarray(counts.X.sum(axis=1)).ravel().astype(int) * 10 + np.arange(60) % 10
+    missing = np.where(np.arange(60) < 9, None, counts.obs["kind"])
+    counts.obs |= {
+        "n_counts": totals,
+        "half": totals / 4,
+        "annot": missing,
+        "text": missing.astype(str),
+    }
+    runs.write_h5ad(tmp_path / "c.h5ad", counts)
+    out = ["--out", tmp_path / "r", *SMALL, "--epochs", 1]
+    assert call("train", tmp_path / "c.h5ad", *out, "--batch-key", "n_counts") == 0
+    said = capsys.readouterr().err
+    assert said.count("warning: batch: ") == 1 and "different labels for 60 cells, such as" in said
+    out[1] = tmp_path / "s"
+    assert call("train", tmp_path / "c.h5ad", *out, "--batch-key", "text") == 0
+    said = capsys.readouterr().err
+    assert "warning: batch: 9 cells have the label 'None', as cells without one do" in said
+    out[1] = tmp_path / "t"
+    for key in ("half", "annot"):
+        assert call("train", tmp_path / "c.h5ad", *out, "--batch-key", key) == 1
+    said = capsys.readouterr().err
+    assert "batch: 9 of 60 cells have no label" in said
+
+    for key in ("n_counts", "half"):
+        assert call("report", tmp_path / "s", "--color", key) == 0
+        page = (tmp_path / "s" / "index.html").read_text()
+        assert "against" not in page and "silhouette" not in page
+    assert call("report", tmp_path / "s", "--color", "annot") == 0
+    page = (tmp_path / "s" / "index.html").read_text()
+    assert "3 k-means clusters against annot" in page
+    assert call("de", tmp_path / "s", "--key", "annot", "--groups", "None") == 1
+    assert "annot 'None'; there are: B cell, T cell\n" in capsys.readouterr().err
 
 
 def test_impute_score_trains_anew_on_what_is_left(place, model, capsys):

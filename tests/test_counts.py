@@ -11,6 +11,7 @@ import sys
 import warnings
 
 import numpy as np
+import pandas
 import pytest
 import scipy.io
 from hypothesis import HealthCheck, given, settings
@@ -475,10 +476,12 @@ BAD_BATCHES = [
     (None, ["x", "y"], "the model knows x, y"),
     (["x", "q", "r"], ["x", "y"], "batch: q, r unknown; the model knows x, y"),
     ([1, 2, 3], range(3), "batch: 3 unknown"),
-    ([1, None, 2], None, "cell 1 has the label None"),
+    ([1, None, 2], None, "1 of 3 cells have no label, the first of them cell 1"),
     ([1, 0.5, 2], None, "cell 0 has the label 1.0"),
-    (np.array(["a", np.nan, "b"], object), None, "cell 1 has the label nan"),
-    ([1, np.nan, 2], None, "label"),
+    (np.array(["a", np.nan, "b"], object), None, "1 of 3 cells have no label, .* cell 1"),
+    ([1, np.nan, np.nan], None, "2 of 3 cells have no label, the first of them cell 1"),
+    (pandas.array([1, None, 2], dtype="Int64"), None, "1 of 3 cells have no label, .* cell 1"),
+    (np.array(["a", (), "b"], object), None, r"cell 1 has the label \(\)"),
 ]
 
 

@@ -54,6 +54,7 @@ ORDER = {
         "matrix_market",
         "hdf5",
         "orientation",
+        "labels",
         "counts",
         "guarded",
         "inputs",
