@@ -136,7 +136,7 @@ def cells_to_ask_about(
 
 
 def _warn_where_names_are_exchanged(counts) -> None:
-    """Warn of a frame, or AnnData, whose rows seem to be genes; `counts.read` has said so of Counts."""
+    """Warn of a frame, or AnnData, whose rows seem to be genes; of Counts `counts.read` has."""
     cells = cells_of(counts)
     genes = genes_of(counts)
     if isinstance(counts, Counts) or cells is None or genes is None:

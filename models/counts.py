@@ -52,7 +52,8 @@ class Counts:
 
     X: counts, (n_cells, n_genes), from `read` canonical CSR in float32, in memory or (Blocks) on
     the disk. genes: (n_genes,) and cells: (n_cells,) names, which need not be unique. obs: what is
-    known of each cell, name -> (n_cells,) array, or a Series by name of the cell. Raises ValueError where lengths disagree.
+    known of each cell, name -> (n_cells,) array, or a Series by name of the cell. Raises ValueError
+    where lengths disagree.
     """
 
     X: sparse.csr_array | Blocks
@@ -628,9 +629,10 @@ def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None) -> None:
     """A copy of an .h5ad file with results added, the rest as it was; written whole or not at all.
 
     obsm: name -> (n_cells, k), for example {"X_scVI": model.latent(x)}; obs: name -> (n_cells,),
-    for example clusters (a Series, or a DataFrame in obsm, by name of the cell); layers: name -> (n_cells, n_genes), dense or sparse. What has the same
-    name is replaced. The paths may be the same. Raises ImportError without anndata; ValueError for
-    a file that is no .h5ad, another length, a slash in a name.
+    for example clusters (a Series, or a DataFrame in obsm, by name of the cell); layers: name ->
+    (n_cells, n_genes), dense or sparse. What has the same name is replaced. The paths may be the
+    same. Raises ImportError without anndata; ValueError for a file that is no .h5ad, another
+    length, a slash in a name.
     """
     h5py, write_elem = need("h5py"), need("anndata").io.write_elem
     if not h5py.is_hdf5(path_in):

@@ -223,7 +223,7 @@ class DifferentialExpression:
         return "\n".join(lines)
 
     def named(self, group: str, comparison: str) -> DifferentialExpression:
-        """The same table with the names of a and b in two columns more, `group` and `comparison`."""
+        """The same table with two more columns, the names of a and b: `group`, `comparison`."""
         columns = {
             "gene": self.columns["gene"],
             "group": np.full(len(self), group),
@@ -348,8 +348,9 @@ class ComparesGroups:
         """Which genes two groups of cells express differently: a DifferentialExpression.
 
         group_a, group_b: boolean masks (n_cells,), by name of the cell where they are Series, or
-        positions of cells; group_b=None: all other cells. Cells without counts are left out. Both groups are decoded in the same batches, drawn
-        in the proportions of the two together: so batches are averaged over.
+        positions of cells; group_b=None: all other cells. Cells without counts are left out. Both
+        groups are decoded in the same batches, drawn in the proportions of the two together: so
+        batches are averaged over.
 
         mode: "change", a log2 fold change of the groups' means beyond delta, to one side, from the
         counts and what the model expects of them, sorted by its probability; or "vanilla", rho_a >
@@ -737,7 +738,7 @@ def _groups(x, group_a, group_b) -> list:
 
 def _by_cell_if_mask(group, cells, name: str):
     """A Series of booleans in the order of the cells; positions, and all else, as they are."""
-    return by_cell(group, cells, name) if getattr(group, "dtype", None) == bool else group
+    return by_cell(group, cells, name) if np.asarray(group).dtype.kind == "b" else group
 
 
 def _positions(group, n_cells: int, name: str) -> np.ndarray:

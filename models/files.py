@@ -367,7 +367,7 @@ def _delimiter(path: Path) -> str:
 
 
 def _are_counts(names) -> bool:
-    """Whether what stands where names belong is numbers of which many are alike: identifiers differ."""
+    """Whether what stands where names belong is numbers, many alike: identifiers differ."""
     return len(set(names)) < LEAST_DIFFERENT * len(names) and _are_numbers(names)
 
 

@@ -4,10 +4,12 @@ Half of all tables of counts have a line for each cell, the other half (most of 
 for each gene, and nothing in them says so. Read the wrong way round, a table trains without an
 error: genes are taken for cells. Only the names can tell:
 
-    >>> advice(cells=["Actb", "Cd3e", "Rpl13", "Gapdh"], genes=["d1_ACGTACGTACGT", "d1_TTTTACGTACGT"])
-    "what are taken for genes have names of cells ('d1_ACGTACGTACGT'), and what are taken for cells \
-have names of genes ('Actb'): if that is the wrong way round, pass transpose=True"
-    >>> advice(cells=["d1_ACGTACGTACGT", "d1_TTTTACGTACGT"], genes=["Actb", "Cd3e", "Rpl13", "Gapdh"])
+    >>> barcodes = ["d1_ACGTACGTACGT", "d1_TTTTACGTACGT"]
+    >>> symbols = ["Actb", "Cd3e", "Rpl13", "Gapdh"]
+    >>> advice(cells=symbols, genes=barcodes)
+    "what are taken for genes have names of cells ('d1_ACGTACGTACGT'), and what are taken for \
+cells have names of genes ('Actb'): if that is the wrong way round, pass transpose=True"
+    >>> advice(cells=barcodes, genes=symbols)
 
 Know before reading: regular expressions. Know after: which names are held for barcodes and genes.
 """
@@ -29,7 +31,7 @@ FAMILIES = 0.1
 
 CELL = re.compile(
     r"""
-    (.*[^ACGTN])?[ACGTN]{8,}([^A-Za-z].*)?            # a barcode, with or without what stands around
+    (.*[^ACGTN])?[ACGTN]{8,}([^A-Za-z].*)?            # a barcode, and what stands around
     | (GSM|SR[RXS]|ER[RXS]|DR[RXS]|SAM[NED]A?)\d+.*   # a sample of an archive
     | .+[-_. ][A-H](0?[1-9]|1[0-2])                   # a well of a plate, plate1_A05
     | .*(cell|sample|barcode|patient|donor|spot|well|plate)s?[-_. ]?\d.*

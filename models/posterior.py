@@ -340,9 +340,10 @@ class AnswersByDraws(Module):
         """Counts of n new cells, (n, n_genes): z ~ Normal(0, 1), log-normal library sizes.
 
         batch: a label for all of them, or one for each; None: batches in the proportions of the
-        training cells. return_batch: (counts, labels of their batches (n,) str) instead. Whole numbers, in the dtype of the model. For seeing what the model believes
-        cells to be, and for data of which the truth is known. ValueError for an unknown batch, or
-        another number of labels.
+        training cells. return_batch: (counts, labels of their batches (n,) str) instead. Whole
+        numbers, in the dtype of the model. For seeing what the model believes cells to be, and for
+        data of which the truth is known. ValueError for an unknown batch, or another number of
+        labels.
 
         Where the library is observed, logarithms of the new cells' totals have the mean and
         variance of those of the training cells (`library_log_mean`, `library_log_var`), as long as

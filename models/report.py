@@ -235,8 +235,8 @@ def training(history) -> bytes | None:
 def latent_space(mean: Array, labels: Array, label_name, library: Array) -> bytes:
     """Cells on two principal components of the latent means: by label, and by library size.
 
-    mean: (n, n_latent); labels, library: (n,). Labels that are float have a colour bar, and are grey
-    where they are not finite.
+    mean: (n, n_latent); labels, library: (n,). Labels that are float have a colour bar, and are
+    grey where they are not finite.
     """
     centred = mean - mean.mean(axis=0)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
