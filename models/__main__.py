@@ -317,7 +317,8 @@ def embed(options) -> int:
     run, kind = Run(options.run), output("--out", options.out)
     model = run.model()
     counts, path, batch = of_run(run, options)
-    keep_counts(run, path, "--out", options.out, is_added=True)
+    is_added = runs.is_h5ad(path) and not runs.why_not_added(path, counts, "obsm")
+    keep_counts(run, path, "--out", options.out, is_added)
     z: Any = model.latent(runs.genes_by_name(counts, model_genes(model)), batch)
     names = [f"z{i}" for i in range(z.shape[1])]
     runs.write_cells(options.out, counts, "obsm", "X_scVI", z, names, source=path)
@@ -334,7 +335,12 @@ def denoise(options) -> int:
     model = run.model()
     everything, path, batch = of_run(run, options)
     counts = runs.genes_by_name(everything, model_genes(model))
-    keep_counts(run, path, "--out", options.out, is_added=counts is everything)
+    is_added = (
+        counts is everything
+        and runs.is_h5ad(path)
+        and not runs.why_not_added(path, counts, "layers")
+    )
+    keep_counts(run, path, "--out", options.out, is_added)
     mu = model.denoise(
         counts,
         batch,
@@ -527,11 +533,7 @@ def keep_counts(run: Run, read_from, option: str, target, is_added: bool = False
     read_from: the path of the counts that were read. is_added: results are added to an .h5ad of
     counts, and nothing is lost.
     """
-    if (
-        is_added
-        and all(str(path).lower().endswith(".h5ad") for path in (read_from, target))
-        and is_same(read_from, target)
-    ):
+    if is_added and runs.is_h5ad(target) and is_same(read_from, target):
         return
     trained_on, _ = run.config()
     for path, what in (

@@ -158,7 +158,7 @@ def read(
     exchanged = advice(counts.cells, counts.genes, turn)
     for note in (*content.notes, *filter(None, [exchanged])):
         warnings.warn(f"{path}: {note}", stacklevel=2)
-    counts.X = _checked(X, path) if backed else as_matrix(X, name=str(path))
+    counts.X = _checked(X, path, layer) if backed else _in_memory(X, str(path), layer)
     return counts
 
 
@@ -191,7 +191,7 @@ def _damaged(path, error) -> ValueError:
     )
 
 
-def _checked(x: Blocks, path) -> Blocks:
+def _checked(x: Blocks, path, layer) -> Blocks:
     """The same column on the disk, every block made canonical, or refused, when it is read."""
     if 0 in x.shape:
         raise ValueError(
@@ -205,7 +205,7 @@ def _checked(x: Blocks, path) -> Blocks:
             raise
         except Exception as error:  # as above
             raise _damaged(path, error) from error
-        return _canonical_rows(part, str(path), first=start)
+        return _canonical_rows(part, str(path), layer, first=start)
 
     return Blocks(rows, x.file_bounds, x.shape[1])
 
@@ -240,6 +240,11 @@ def as_matrix(
                 "or read fewer cells"
             )
         return x
+    return _in_memory(x, name, layer)
+
+
+def _in_memory(x, name: str, layer: str | None) -> np.ndarray | sparse.csr_array:
+    """A matrix of any kind as `as_matrix` gives it. layer: where it is from, for errors."""
     if isinstance(x, np.ma.MaskedArray):
         raise ValueError(
             f"{name}: a masked array; fill the masked entries first, with x.filled(0) if they are "
@@ -263,7 +268,7 @@ def as_matrix(
             f"{name}: has dtype {x.dtype}, must be numbers; convert it, or drop the columns that "
             "are text"
         )
-    return _canonical_rows(x, name) if sparse.issparse(x) else _dense_rows(x, name)
+    return _canonical_rows(x, name, layer) if sparse.issparse(x) else _dense_rows(x, name, layer)
 
 
 def _unwrap(counts, layer, name, on_disk):
@@ -291,7 +296,7 @@ def _unwrap(counts, layer, name, on_disk):
     )  # of an AnnData object opened with backed="r"
 
 
-def _canonical_rows(x, name, first=0):
+def _canonical_rows(x, name, layer=None, first=0):
     """A CSR matrix with the same entries, canonical. first: the number that errors give to its
     first row.
     """
@@ -320,7 +325,7 @@ def _canonical_rows(x, name, first=0):
         bad = None if rounded.any() else 0  # fractions of a cell's total
     if bad is not None:
         row = np.searchsorted(x.indptr, bad, side="right") - 1
-        raise ValueError(_complaint(name, first + row, x.indices[bad], x.data[bad]))
+        raise ValueError(_complaint(name, first + row, x.indices[bad], x.data[bad], layer))
     if is_near:
         warnings.warn(f"{name}: {ROUNDED}", stacklevel=3)
         x = sparse.csr_array((rounded, x.indices.copy(), x.indptr.copy()), shape=x.shape)
@@ -332,7 +337,7 @@ def _canonical_rows(x, name, first=0):
     )
 
 
-def _dense_rows(x, name):
+def _dense_rows(x, name, layer=None):
     """A C-contiguous float32 array with the same entries, converted block by block."""
     right = x.dtype == np.float32 and x.dtype.isnative and x.flags.c_contiguous and x.flags.aligned
     result = x if right else np.empty(x.shape, np.float32)
@@ -343,7 +348,7 @@ def _dense_rows(x, name):
         bad, is_near = _look_at(block.ravel())
         if bad is not None:
             row, column = divmod(bad, x.shape[1])
-            raise ValueError(_complaint(name, a + row, column, block[row, column]))
+            raise ValueError(_complaint(name, a + row, column, block[row, column], layer))
         if is_near and result is x:
             result = x.copy()
         if result is not x:
@@ -351,7 +356,7 @@ def _dense_rows(x, name):
         is_rounded |= is_near
     if is_rounded and not result.any():  # fractions of a cell's total
         row, column = divmod(int(np.flatnonzero(x)[0]), x.shape[1])
-        raise ValueError(_complaint(name, row, column, x[row, column]))
+        raise ValueError(_complaint(name, row, column, x[row, column], layer))
     if is_rounded:
         warnings.warn(f"{name}: {ROUNDED}", stacklevel=3)
     return result
@@ -380,7 +385,7 @@ def _rounded(values) -> np.ndarray:
     return np.rint(values.astype(np.float32)) + np.float32(0)
 
 
-def _complaint(name, row, column, value) -> str:
+def _complaint(name, row, column, value, layer) -> str:
     found = f"{name}: row {row}, column {column} (from 0) is {value!s}"
     if not np.isfinite(value):
         return f"{found}; counts are finite: fill in or drop missing values first"
@@ -390,10 +395,18 @@ def _complaint(name, row, column, value) -> str:
             "identifier? "
             "Leave that column out"
         )
+    usual = {
+        "counts": 'in adata.layers["counts"] (layer="counts")',
+        "raw": 'in adata.raw (layer="raw")',
+        None: "in X (without layer)",
+    }
+    places = " or ".join(words for place, words in usual.items() if place != layer)
+    this = "this matrix" if layer is None else f"layer {layer!r}"
+    if layer is None:
+        places = places.removesuffix(f" or {usual[None]}")
     return (
-        f"{found}; counts are whole numbers from 0 up, and this matrix looks normalised or scaled. "
-        "Raw counts are "
-        'usually in adata.layers["counts"] (layer="counts") or in adata.raw (layer="raw")'
+        f"{found}; counts are whole numbers from 0 up, and {this} looks normalised or scaled. "
+        f"Raw counts are usually {places}"
     )
 
 

@@ -25,6 +25,7 @@ import csv
 import importlib
 import json
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -41,7 +42,8 @@ from minigrad.data import Blocks, pieces
 from minigrad.fit import History
 from models import guarded, locks
 from models.counts import Counts, annotate_h5ad, highest_variance, pearson_residual_variance
-from models.files import warn_of_formulas
+from models.files import need, warn_of_formulas
+from models.hdf5 import index_of
 from models.hdf5_writing import hdf5_file
 from models.scvi import SCVI
 
@@ -373,8 +375,8 @@ def write_cells(path, counts: Counts, place: str, name: str, values, columns, so
     a "layer" columns are the genes. columns: (k,) names. source: the path that counts were read
     from, with all of its genes.
         .csv   a line a cell: its name, then its values .npz   arrays `cells`, `columns` and `name`
-        .h5ad  a copy of source with the values added if that is an .h5ad; else a new file of
-        counts, obs and values
+        .h5ad  a copy of source with the values added if that is an .h5ad that can take them; else a
+        new file of counts, obs and values
     ValueError for another suffix; ImportError without anndata.
     """
     kind = suffix(path)
@@ -388,11 +390,38 @@ def write_cells(path, counts: Counts, place: str, name: str, values, columns, so
         write_arrays(
             path, cells=counts.cells, columns=np.asarray(columns, dtype=str), **{name: values}
         )
-    elif source is not None and str(source).lower().endswith(".h5ad"):
+    elif is_h5ad(source) and not (why := why_not_added(source, counts, place)):
         checkpoint.check_target(path)
         annotate_h5ad(source, path, **{place: {name: values}})
     else:
         write_h5ad(path, counts, **{place: {name: values}})
+        if is_h5ad(source):
+            warnings.warn(
+                f"{path}: a new file of counts, obs and {name}, without what else is in {source}, "
+                f"for {why}",
+                stacklevel=2,
+            )
+
+
+def is_h5ad(path) -> bool:
+    """Whether it is the path of an .h5ad file."""
+    return path is not None and str(path).lower().endswith(".h5ad")
+
+
+def why_not_added(source, counts: Counts, place: str) -> str:
+    """Why results of these counts, which were read from the .h5ad file source, cannot be added to
+    it; "" if they can. place: "obsm" or "layers".
+    """
+    with need("h5py").File(source, "r") as file:
+        if any(hasattr(file[axis], "dtype") for axis in ("obs", "var")):
+            return "it was written by anndata before 0.7, and nothing can be added to it"
+        genes = unique_names(index_of(file["var"]))
+        n_cells = len(index_of(file["obs"]))
+    if n_cells != len(counts):
+        return f"its {n_cells:,} rows are not the {len(counts):,} cells that were read"
+    if place == "layers" and genes.tolist() != counts.genes.tolist():
+        return f"its layers are of {len(genes):,} genes, and other {len(counts.genes):,} were read"
+    return ""
 
 
 def write_counts(path, counts: Counts) -> None:

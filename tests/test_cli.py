@@ -35,6 +35,7 @@ from models.counts import (
     pearson_residual_variance,
     read,
 )
+from tests.test_hdf5 import write_anndata_0_6
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = [
@@ -1141,6 +1142,62 @@ def test_counts_are_added_to_but_never_replaced(place, tmp_path, capsys):
             and "and would be replaced; give another path" in capsys.readouterr().err
         ), words
         assert counts.read_bytes() == before and os.path.samefile(counts, tmp_path / "link.csv")
+
+
+def test_results_of_a_raw_that_is_wider_than_x_are_a_new_file(tmp_path, capsys):
+    """As scanpy leaves it: raw has all genes, X the most variable ones, normalised."""
+    counts = made_counts()
+    whole = anndata.AnnData(
+        sparse.csr_matrix(counts.X),
+        obs=pandas.DataFrame(counts.obs, index=counts.cells),
+        var=pandas.DataFrame(index=runs.unique_names(counts.genes)),
+        uns={"kept": "note"},
+    )
+    data = whole[:, :7].copy()
+    data.raw = whole
+    data.X = data.X.log1p()
+    path = tmp_path / "c.h5ad"
+    data.write_h5ad(path)
+    assert call("train", path, "--out", tmp_path / "r", "--layer", "raw", *SMALL) == 0
+    out = tmp_path / "d.h5ad"
+    assert call("denoise", tmp_path / "r", "--out", out) == 0
+    said = capsys.readouterr().err
+    assert "d.h5ad: a new file of counts, obs and scvi_denoised, without what else is in" in said
+    assert "its layers are of 7 genes, and other 12 were read" in said
+    found = anndata.read_h5ad(out)
+    mu = SCVI.load(tmp_path / "r" / "model.npz").denoise(counts.X)
+    np.testing.assert_array_equal(found.layers["scvi_denoised"], mu)
+    np.testing.assert_array_equal(found.X.toarray(), counts.X.toarray())
+    assert list(found.obs["kind"]) == list(counts.obs["kind"]) and found.shape == (60, 12)
+    before = path.read_bytes()
+    assert call("denoise", tmp_path / "r", "--out", path) == 2  # there it would take its place
+    assert "is the counts, and would be replaced" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert call("embed", tmp_path / "r", "--out", path) == 0  # cells are the same
+    assert anndata.read_h5ad(path).uns["kept"] == "note"
+
+
+def test_results_of_a_file_of_anndata_0_6_are_a_new_file(tmp_path, capsys):
+    with pytest.warns(UserWarning, match="'odd' left out"):
+        write_anndata_0_6(tmp_path / "old.h5ad")
+        old = read(tmp_path / "old.h5ad")
+    assert call("train", tmp_path / "old.h5ad", "--out", tmp_path / "r", *SMALL) == 0
+    for command, place in (("embed", "obsm"), ("denoise", "layers")):
+        assert call(command, tmp_path / "r", "--out", tmp_path / f"{command}.h5ad") == 0
+        said = capsys.readouterr().err
+        assert "it was written by anndata before 0.7, and nothing can be added to it" in said
+        found = anndata.read_h5ad(tmp_path / f"{command}.h5ad")
+        assert len(getattr(found, place)) == 1 and list(found.obs["lane"]) == list(old.obs["lane"])
+        assert call(command, tmp_path / "r", "--out", tmp_path / "old.h5ad") == 2
+
+
+def test_results_of_transposed_counts_are_a_new_file(place, tmp_path, capsys):
+    turned = anndata.read_h5ad(place / "counts.h5ad").T
+    turned.write_h5ad(tmp_path / "t.h5ad")
+    assert call("train", tmp_path / "t.h5ad", "--out", tmp_path / "r", "--transpose", *SMALL) == 0
+    assert call("embed", tmp_path / "r", "--out", tmp_path / "z.h5ad") == 0
+    assert "its 12 rows are not the 60 cells that were read" in capsys.readouterr().err
+    assert anndata.read_h5ad(tmp_path / "z.h5ad").obsm["X_scVI"].shape == (60, 4)
 
 
 def test_counts_are_not_where_a_run_keeps_its_history(tmp_path, capsys):

@@ -350,6 +350,26 @@ def test_bad_input(case, form):
     assert case == "path" or str(error.value).startswith("group_a: ")
 
 
+@pytest.mark.parametrize("backed", [False, True])
+@pytest.mark.parametrize("layer", [None, "raw", "counts", "other"])
+def test_nobody_is_sent_to_the_layer_that_was_given(tmp_path, layer, backed):
+    data = adata(sparse.csr_matrix(X * 0.5), counts=sparse.csr_matrix(X * 0.5), other=X * 0.5)
+    data.raw = data.copy()
+    data.write_h5ad(tmp_path / "a.h5ad")
+    asked = [lambda: as_matrix(data, layer=layer)]
+    if backed:
+        asked = [lambda: read(tmp_path / "a.h5ad", layer, backed=True).X.block(0)]
+    else:
+        asked.append(lambda: read(tmp_path / "a.h5ad", layer))
+    for ask in asked:
+        with pytest.raises(ValueError, match="looks normalised or scaled") as error:
+            ask()
+        _, advice = str(error.value).split("Raw counts are usually ")
+        for place in ("counts", "raw"):
+            assert (f'layer="{place}"' in advice) == (layer != place)
+        assert ("in X" in advice) == (layer is not None)
+
+
 @pytest.mark.parametrize("form", [np.array, sparse.csr_matrix, sparse.csc_array, sparse.coo_matrix])
 @pytest.mark.parametrize("off", [1e-9, -1e-9, 9e-5, -9e-5])
 def test_what_is_nearly_whole_is_rounded_with_a_note(form, off):
