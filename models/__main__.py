@@ -49,6 +49,8 @@ PICTURES = (".png", ".pdf", ".svg")
 OPTIONS = {
     "backed=True": "--on-disk",
     "transpose=True": "--transpose",
+    "read(..., rounded=True)": "--round",
+    "gene_names=": "--gene-names ",
     'layer="counts"': "--layer counts",
     'layer="raw"': "--layer raw",
 }  # in words of errors
@@ -195,7 +197,7 @@ def training_settings(run: Run, options) -> tuple[str, dict]:
     path, settings = run.config()
     for name, value in given.items():
         if settings.get(name) != value:
-            option = "--" + name.removeprefix("n_").replace("_", "-")
+            option = "--" + name.removeprefix("n_").replace("_", "-").replace("rounded", "round")
             raise WrongUsage(
                 f"{option} {value} contradicts {run.folder}, which was begun with "
                 f"{settings.get(name, 'the default')}; leave it out to go on, or give another --out"
@@ -205,6 +207,10 @@ def training_settings(run: Run, options) -> tuple[str, dict]:
 
 def check_counts_together(given: dict) -> None:
     """WrongUsage where the options that say what of the counts is seen do not go together."""
+    if "genes_from" in given and ("genes" in given or "selection" in given):
+        raise WrongUsage(
+            "--genes-from takes the genes that the file marks: leave out --genes and --selection"
+        )
     if "selection" in given and "genes" not in given:
         raise WrongUsage("--selection says how to choose --genes N: give both")
 
@@ -502,8 +508,9 @@ def of_run(run: Run, options) -> tuple:
     on_disk = getattr(
         options, "on_disk", False
     )  # None where the option is there, and was not given
+    reading = {name: value for name in runs.READING if (value := getattr(options, name, None))}
     counts, path, key = run.counts(
-        options.counts, options.layer, options.batch_key, on_disk, options.transpose
+        options.counts, options.layer, options.batch_key, on_disk, reading
     )
     return counts, path, None if key is None else runs.labels_of(counts, key)
 
@@ -660,11 +667,18 @@ def train_options(add) -> None:
         help="the file has its genes where cells are expected: a table with one line for each "
         "gene, or an .mtx without names of which it was guessed wrongly",
     )
+    reading_options(add, unset)
     add(
         "--batch-key",
         metavar="COLUMN",
         default=unset,
         help="obs column with the batch of each cell; default: all one batch",
+    )
+    add(
+        "--genes-from",
+        metavar="COLUMN",
+        default=unset,
+        help="train on the genes that this column of genes marks, such as highly_variable",
     )
     add(
         "--genes",
@@ -858,6 +872,32 @@ def compare_options(add) -> None:
     train_options(add_same)
 
 
+def reading_options(add, unset=None) -> None:
+    """How a file of counts is read, beside its layer and --transpose."""
+    add(
+        "--obs",
+        metavar="META",
+        type=os.path.abspath,
+        default=unset,
+        help="table of what is known of the cells (.csv, .tsv, .txt, .gz), a line each, for files "
+        "without: it is joined by the names of cells",
+    )
+    add(
+        "--gene-names",
+        metavar="COLUMN",
+        default=unset,
+        help="column of genes to take their names from: feature_name where a file of CELLxGENE has "
+        "Ensembl ids as names, gene_ids of 10x Genomics for the reverse",
+    )
+    add(
+        "--round",
+        dest="rounded",
+        action="store_true",
+        default=unset,
+        help="take the nearest whole numbers, of counts from which ambient RNA was taken away",
+    )
+
+
 def counts_options(add) -> None:
     """What every command that reads counts takes."""
     add("run", metavar="RUN", type=Path, help="folder of a trained model")
@@ -877,6 +917,7 @@ def counts_options(add) -> None:
         action="store_true",
         help="COUNTS, where given, have their genes where cells are expected",
     )
+    reading_options(add)
     add(
         "--batch-key",
         metavar="COLUMN",

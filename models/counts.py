@@ -21,6 +21,7 @@ import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -29,10 +30,11 @@ from minigrad.backend import Matrix
 from minigrad.checkpoint import whole_file
 from minigrad.data import Blocks, pieces
 from models import locks
+from models.annotation import annotation_of
 from models.files import BLOCK, Content, Refused, need, read_npz, read_table
 from models.hdf5 import ENDINGS, NO_LAYERS, NOT_BACKED, column_order, index_of, read_hdf5
 from models.hdf5_writing import hdf5_file
-from models.labels import by_cell
+from models.labels import by_cell, unique_names
 from models.matrix_market import read_folder, read_mtx
 from models.orientation import advice
 
@@ -52,14 +54,15 @@ class Counts:
 
     X: counts, (n_cells, n_genes), from `read` canonical CSR in float32, in memory or (Blocks) on
     the disk. genes: (n_genes,) and cells: (n_cells,) names, which need not be unique. obs: what is
-    known of each cell, name -> (n_cells,) array, or a Series by name of the cell. Raises ValueError
-    where lengths disagree.
+    known of each cell, name -> (n_cells,) array, or a Series by name of the cell. var: what is
+    known of each gene, name -> (n_genes,). Raises ValueError where lengths disagree.
     """
 
     X: sparse.csr_array | Blocks
     genes: np.ndarray
     cells: np.ndarray
     obs: dict = field(default_factory=dict)
+    var: dict = field(default_factory=dict)
 
     def __post_init__(self):
         self.genes, self.cells = (
@@ -70,9 +73,11 @@ class Counts:
             key: np.asarray(by_cell(values, self.cells, f"obs[{key!r}]"))
             for key, values in self.obs.items()
         }
+        self.var = {key: np.asarray(values) for key, values in self.var.items()}
         n_cells, n_genes = self.X.shape
         lengths = {"genes": (self.genes, n_genes), "cells": (self.cells, n_cells)}
         lengths.update({f"obs[{key!r}]": (values, n_cells) for key, values in self.obs.items()})
+        lengths.update({f"var[{key!r}]": (values, n_genes) for key, values in self.var.items()})
         for name, (values, n) in lengths.items():
             if values.shape != (n,):
                 raise Refused(
@@ -100,23 +105,56 @@ class Counts:
             self.genes,
             self.cells[rows],
             {key: v[rows] for key, v in self.obs.items()},
+            self.var,
         )
 
     def select_genes(self, genes) -> Counts:
         """The genes of a boolean mask, an array of positions or a slice, as Counts."""
         columns = np.atleast_1d(np.arange(self.shape[1])[genes])
-        if isinstance(self.X, Blocks):
-            return Counts(self.X.select_columns(columns), self.genes[columns], self.cells, self.obs)
-        X = self.X[:, columns]
-        X.sort_indices()
-        return Counts(X, self.genes[columns], self.cells, self.obs)
+        X = self.X
+        if isinstance(X, Blocks):
+            X = X.select_columns(columns)
+        else:
+            X = X[:, columns]
+            X.sort_indices()
+        var = {key: values[columns] for key, values in self.var.items()}
+        return Counts(X, self.genes[columns], self.cells, self.obs, var)
+
+    def to_anndata(self) -> Any:
+        """A new AnnData object: X as a `scipy.sparse.csr_matrix`, obs, var, and names made unique.
+
+        That class of SciPy's is the one that scanpy's functions take. A `csr_array`, such as
+        `Counts.X`, they make dense (scanpy 1.11). A matrix on the disk is read into memory.
+        ImportError without anndata.
+        """
+        anndata, pandas = need("anndata"), need("pandas")
+        X = self.X
+        if isinstance(X, Blocks):
+            X = sparse.vstack([part for _, part in pieces(X)], format="csr")
+
+        def frame(columns: dict, names: np.ndarray):
+            made = {  # None in a column of objects is no category
+                key: pandas.Categorical(v) if v.dtype == object else v for key, v in columns.items()
+            }
+            return pandas.DataFrame(made, index=unique_names(names))
+
+        return anndata.AnnData(
+            X=sparse.csr_matrix(X), obs=frame(self.obs, self.cells), var=frame(self.var, self.genes)
+        )
 
 
 # Reading
 
 
 def read(
-    path, layer: str | None = None, backed: bool = False, *, transpose: bool = False
+    path,
+    layer: str | None = None,
+    backed: bool = False,
+    *,
+    transpose: bool = False,
+    obs=None,
+    gene_names: str | None = None,
+    rounded: bool = False,
 ) -> Counts:
     """Counts from a file or a 10x folder, checked as `as_matrix` does.
 
@@ -133,6 +171,10 @@ def read(
     or dense) on the disk: X is Blocks, which SCVI trains on and predicts from, with memory for a
     few blocks only; each block is checked when it is read. Do not change the file meanwhile.
     transpose: the file has it the other way round than said above: what would be genes are cells.
+    obs: path of a table with a line for each cell, joined by the names of cells (annotation.py).
+    gene_names: the column of `var` to take names of genes from, such as "feature_name" of CELLxGENE
+    or "gene_ids" of 10x Genomics. rounded: take the nearest whole numbers; fractions are refused
+    otherwise.
     Result: Counts, X float32. Missing names become cell_0, gene_0 and so on. Nothing is reordered
     or made unique. Warns where something had to be guessed, left out or rounded. HDF5 files are
     read by libhdf5, which a damaged one can make hang or crash: `guarded.read` is the same in a
@@ -147,7 +189,9 @@ def read(
         X, genes, cells = content.X, content.genes, content.cells
         cells = [f"cell_{i}" for i in range(X.shape[0])] if cells is None else cells
         genes = [f"gene_{i}" for i in range(X.shape[1])] if genes is None else genes
-        counts = Counts(X, np.asarray(genes), np.asarray(cells), content.obs)
+        if gene_names is not None:
+            genes = _names_from(content.var, gene_names, genes)
+        counts = Counts(X, np.asarray(genes), np.asarray(cells), content.obs, content.var)
     except Refused as error:
         raise ValueError(f"{path}: {error}") from None
     except (ImportError, PermissionError):
@@ -158,8 +202,41 @@ def read(
     exchanged = advice(counts.cells, counts.genes, turn)
     for note in (*content.notes, *filter(None, [exchanged])):
         warnings.warn(f"{path}: {note}", stacklevel=2)
-    counts.X = _checked(X, path, layer) if backed else _in_memory(X, str(path), layer)
+    if obs is not None:
+        annotation = annotation_of(obs, counts.cells)
+        counts.obs |= annotation.obs
+        for note in annotation.notes:
+            warnings.warn(note, stacklevel=2)
+    if rounded and not backed:
+        X = _rounded_matrix(X, path)
+    counts.X = _checked(X, path, layer, rounded) if backed else _in_memory(X, str(path), layer)
     return counts
+
+
+def _names_from(var: dict, key: str, genes) -> np.ndarray:
+    """Names of genes from the column `key` of var, where it has one; where not, as they were."""
+    if key not in var:
+        raise Refused(
+            f"gene_names={key!r}: there is no such column of genes; there are: "
+            f"{', '.join(var) or 'none'}"
+        )
+    names = var[key].astype(object)
+    return np.array([old if new in (None, "") else str(new) for new, old in zip(names, genes)])
+
+
+def _rounded_matrix(x, path):
+    """The matrix with each entry the nearest whole number, and a warning that says what changed."""
+    x = sparse.csr_array(x)
+    whole = np.rint(x.data)
+    n_changed = np.sum(whole != x.data)
+    total, new_total = np.sum(x.data, dtype=np.float64), np.sum(whole, dtype=np.float64)
+    if n_changed:
+        warnings.warn(
+            f"{path}: {n_changed:,} of {x.nnz:,} entries were rounded to whole numbers, which "
+            f"changed their total from {total:,.1f} to {new_total:,.0f}",
+            stacklevel=3,
+        )
+    return sparse.csr_array((whole, x.indices, x.indptr), shape=x.shape)
 
 
 def _content(path: Path, layer, backed: bool, transpose: bool) -> Content:
@@ -191,8 +268,11 @@ def _damaged(path, error) -> ValueError:
     )
 
 
-def _checked(x: Blocks, path, layer) -> Blocks:
-    """The same column on the disk, every block made canonical, or refused, when it is read."""
+def _checked(x: Blocks, path, layer, rounded: bool) -> Blocks:
+    """The same column on the disk, every block made canonical, or refused, when it is read.
+
+    rounded: to whole numbers, before that.
+    """
     if 0 in x.shape:
         raise ValueError(
             f"{path}: has shape {x.shape}, that is no {'cells' if x.shape[0] == 0 else 'genes'}"
@@ -205,6 +285,8 @@ def _checked(x: Blocks, path, layer) -> Blocks:
             raise
         except Exception as error:  # as above
             raise _damaged(path, error) from error
+        if rounded:
+            part = sparse.csr_array((np.rint(part.data), part.indices, part.indptr), part.shape)
         return _canonical_rows(part, str(path), layer, first=start)
 
     return Blocks(rows, x.file_bounds, x.shape[1])
@@ -406,7 +488,8 @@ def _complaint(name, row, column, value, layer) -> str:
         places = places.removesuffix(f" or {usual[None]}")
     return (
         f"{found}; counts are whole numbers from 0 up, and {this} looks normalised or scaled. "
-        f"Raw counts are usually {places}"
+        f"Raw counts are usually {places}. Counts less ambient RNA, as of SoupX, can be rounded: "
+        "read(..., rounded=True)"
     )
 
 

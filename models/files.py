@@ -71,7 +71,8 @@ class Content(NamedTuple):
 
     X: (n_cells, n_genes), a SciPy matrix of any kind, or Blocks. genes: (n_genes,) and cells:
     (n_cells,) names, None where the file has none. obs: what is known of each cell, name ->
-    (n_cells,). notes: sentences that the user should read, about what was guessed or left out.
+    (n_cells,). notes: sentences that the user should read, about what was guessed or left out. var:
+    what is known of each gene, name -> (n_genes,).
     """
 
     X: Any
@@ -79,16 +80,11 @@ class Content(NamedTuple):
     cells: Sequence[str] | np.ndarray | None = None
     obs: dict = {}
     notes: tuple = ()
+    var: dict = {}
 
     def transposed(self) -> Content:
-        """Genes as cells, cells as genes; what was known of each cell is now of genes, and left
-        out.
-        """
-        lost = (
-            f"transpose=True: left out, as it is not known of the new cells: {', '.join(self.obs)}"
-        )
-        notes = (*self.notes, lost) if self.obs else self.notes
-        return Content(self.X.T, self.cells, self.genes, {}, notes)
+        """Genes as cells, cells as genes, with what is known of them."""
+        return Content(self.X.T, self.cells, self.genes, self.var, self.notes, self.obs)
 
 
 def need(package: str) -> ModuleType:
@@ -214,11 +210,10 @@ def read_npz(path: Path, transpose: bool = False) -> Content:
     X = compressed(form, *(arrays.pop(key) for key in ("data", "indices", "indptr", "shape")))
     genes = arrays.pop("genes", None)
     cells = arrays.pop("cells", None)
-    per_gene = [key for key, values in arrays.items() if values.shape == X.shape[1:] != X.shape[:1]]
-    obs = {
-        key: values for key, values in arrays.items() if values.ndim == 1 and key not in per_gene
-    }
-    content = Content(X, genes, cells, obs)
+    vectors = {key: values for key, values in arrays.items() if values.ndim == 1}
+    of_genes = {k: v for k, v in vectors.items() if v.shape == X.shape[1:] != X.shape[:1]}
+    of_cells = {k: v for k, v in vectors.items() if k not in of_genes}
+    content = Content(X, genes, cells, of_cells, var=of_genes)
     return content.transposed() if transpose else content
 
 
@@ -303,7 +298,7 @@ def read_table(path: Path, transpose: bool = False) -> Content:
     Refused for lines of another length, for what is no number, and where the first column holds
     counts.
     """
-    filled = (f for f in fields(path, _delimiter(path)) if any(field.strip() for field in f[1]))
+    filled = (f for f in fields(path, delimiter_of(path)) if any(field.strip() for field in f[1]))
     header, first = _first_lines(filled)
     if first is None:
         raise Refused("holds no cells: a line of gene names, then a line for each cell")
@@ -352,7 +347,7 @@ def read_table(path: Path, transpose: bool = False) -> Content:
     return content.transposed() if transpose else content
 
 
-def _delimiter(path: Path) -> str:
+def delimiter_of(path: Path) -> str:
     """What stands between the fields of a table: what is most frequent in one of its first lines of
     counts. Its name decides between equals, for .csv is often written with others.
     """

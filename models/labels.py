@@ -80,6 +80,24 @@ def by_cell(values: Any, cells: Sequence[str] | np.ndarray | None, name: str) ->
     return values_alone[[position[cell] for cell in cells]]
 
 
+def unique_names(names) -> np.ndarray:
+    """The names (n,), str: of those that are alike the first stays, the next become NAME-1, NAME-2,
+    as AnnData does.
+    """
+    taken, numbers, found = set(map(str, names)), {}, []
+    for name in map(str, names):
+        if name not in numbers:
+            numbers[name] = 0
+            found.append(name)
+            continue
+        while (new := f"{name}-{numbers[name] + 1}") in taken:
+            numbers[name] += 1
+        numbers[name] += 1
+        taken.add(new)
+        found.append(new)
+    return np.array(found, dtype=str)
+
+
 def _only_counts_up(index: Any) -> bool:
     """Whether an index is the one that pandas makes where none is given: 0, 1, 2 ..."""
     return type(index).__name__ == "RangeIndex"

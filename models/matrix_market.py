@@ -87,14 +87,17 @@ def read_mtx(path: Path, transpose: bool = False) -> Content:
     X = sparse.csr_array(X.T if genes_are_rows else X)
     names = None
     notes: tuple = ()
+    var = {}
     if genes is not None:
         symbols = [row[min(1, len(row) - 1)] for row in genes]  # of identifier and symbol
         keep, notes = expression_only([row[2] if len(row) > 2 else "" for row in genes])
         X, names = X[:, keep], np.array(symbols)[keep]
+        if any(len(row) > 1 for row in genes):
+            var["gene_ids"] = np.array([row[0] for row in genes])[keep]
     barcodes = None if cells is None else [row[0] for row in cells]
     if genes is None or cells is None:
         notes = (*notes, _one_missing(gene_labels, cell_labels, genes_are_rows))
-    content = Content(X, names, barcodes, notes=notes)
+    content = Content(X, names, barcodes, notes=notes, var=var)
     return content.transposed() if transpose else content
 
 

@@ -45,6 +45,7 @@ from models.counts import Counts, annotate_h5ad, highest_variance, pearson_resid
 from models.files import need, warn_of_formulas
 from models.hdf5 import index_of
 from models.hdf5_writing import hdf5_file
+from models.labels import unique_names
 from models.scvi import SCVI
 
 FORMAT, VERSION = "minigrad run", 1
@@ -54,11 +55,16 @@ SELECTIONS = {"variance": highest_variance, "pearson": pearson_residual_variance
 COUNTS = (
     "layer",
     "transpose",
+    "obs",
+    "gene_names",
+    "rounded",
     "batch_key",
     "genes",
+    "genes_from",
     "selection",
     "on_disk",
 )  # settings that say what of the counts the model sees
+READING = ("transpose", "obs", "gene_names", "rounded")  # of these, arguments of counts.read
 MODEL = (
     "likelihood",
     "dispersion",
@@ -84,35 +90,17 @@ class UniquelyNamed(Counts):
 
 
 def read_counts(
-    path, layer: str | None = None, on_disk: bool = False, transpose: bool = False
+    path, layer: str | None = None, on_disk: bool = False, reading: dict | None = None
 ) -> UniquelyNamed:
     """`models.guarded.read`, with names of genes that occur once each.
 
-    on_disk: leave the matrix in its .h5ad file. transpose: the file has the genes as rows.
+    on_disk: leave the matrix in its .h5ad file. reading: name -> value of other arguments of it.
     """
-    counts = guarded.read(path, layer, backed=on_disk, transpose=transpose)
+    counts = guarded.read(path, layer, backed=on_disk, **(reading or {}))
     names = unique_names(counts.genes)
     times = Counter(counts.genes.tolist())
     numbered = {new for new, name in zip(names.tolist(), counts.genes.tolist()) if times[name] > 1}
-    return UniquelyNamed(counts.X, names, counts.cells, counts.obs, frozenset(numbered))
-
-
-def unique_names(names) -> np.ndarray:
-    """The names (n,), str: of those that are alike the first stays, the next become NAME-1, NAME-2,
-    as AnnData does.
-    """
-    taken, numbers, found = set(map(str, names)), {}, []
-    for name in map(str, names):
-        if name not in numbers:
-            numbers[name] = 0
-            found.append(name)
-            continue
-        while (new := f"{name}-{numbers[name] + 1}") in taken:
-            numbers[name] += 1
-        numbers[name] += 1
-        taken.add(new)
-        found.append(new)
-    return np.array(found, dtype=str)
+    return UniquelyNamed(counts.X, names, counts.cells, counts.obs, counts.var, frozenset(numbered))
 
 
 def genes_by_name(counts: UniquelyNamed, genes, whose: str = "the model") -> Counts:
@@ -150,7 +138,7 @@ def in_memory(counts: Counts) -> Counts:
     if not isinstance(counts.X, Blocks):
         return counts
     x = sparse.vstack([part for _, part in pieces(counts.X)], format="csr")
-    return Counts(x, counts.genes, counts.cells, counts.obs)
+    return Counts(x, counts.genes, counts.cells, counts.obs, counts.var)
 
 
 def labels_of(counts: Counts, key: str) -> np.ndarray:
@@ -284,13 +272,14 @@ class Run:
         layer: str | None = None,
         batch_key=None,
         on_disk: bool | None = False,
-        transpose: bool = False,
+        reading: dict | None = None,
     ) -> tuple[Counts, str, str | None]:
         """(all genes of the counts, their path, name of the batch column or None).
 
-        path: another file than the one trained on; then layer and transpose are those of this file,
-        and not the run's. on_disk: leave the matrix in its file; None: where the training left it,
-        if these are the counts trained on. FileNotFoundError where the counts are no longer there.
+        path: another file than the one trained on; then layer and reading (see read_counts) are
+        those of this file, and not the run's. on_disk: leave the matrix in its file; None: where
+        the training left it, if these are the counts trained on. FileNotFoundError where the counts
+        are no longer there.
         """
         trained_on, settings = self.config()
         if path is None and not os.path.exists(trained_on):
@@ -300,23 +289,30 @@ class Run:
             )
         layer = settings.get("layer") if layer is None and path is None else layer
         on_disk = path is None and settings.get("on_disk", False) if on_disk is None else on_disk
-        transpose = transpose or path is None and settings.get("transpose", False)
-        path = trained_on if path is None else path
-        counts = read_counts(path, layer, on_disk, transpose)
+        reading = reading or {}
+        if path is None:
+            path = trained_on
+            reading = reading_of(settings) | reading
+        counts = read_counts(path, layer, on_disk, reading)
         return counts, path, batch_key or settings.get("batch_key")
 
 
+def reading_of(settings: dict) -> dict:
+    """The settings that are arguments of counts.read, but for the layer."""
+    return {name: settings[name] for name in READING if name in settings}
+
+
 def training_counts(path, settings: dict) -> Counts:
-    """The counts as a model with these settings sees them: the layer, and the genes that vary most.
+    """The counts as a model with these settings sees them: the layer, and the genes that vary most,
+    or that a column of the file marks.
 
     ValueError for too few.
     """
     counts = read_counts(
-        path,
-        settings.get("layer"),
-        settings.get("on_disk", False),
-        settings.get("transpose", False),
+        path, settings.get("layer"), settings.get("on_disk", False), reading_of(settings)
     )
+    if "genes_from" in settings:
+        return counts.select_genes(marked_genes(counts, settings["genes_from"]))
     if "genes" not in settings:
         return counts
     n, there = settings["genes"], counts.shape[1]
@@ -326,6 +322,27 @@ def training_counts(path, settings: dict) -> Counts:
             "leave --genes out"
         )
     return counts.select_genes(SELECTIONS[settings.get("selection", "variance")](counts.X, n))
+
+
+def marked_genes(counts: Counts, key: str) -> np.ndarray:
+    """The genes that a column of var marks, (n_genes,) bool. ValueError where there are none."""
+    if key not in counts.var:
+        raise ValueError(
+            f"--genes-from {key}: there is no such column of genes; there are: "
+            f"{', '.join(counts.var) or 'none'}"
+        )
+    marks = counts.var[key]
+    if marks.dtype != bool:
+        texts = np.char.lower(marks.astype(str))
+        if not set(texts.tolist()) <= {"true", "false", "1", "0", "1.0", "0.0"}:
+            raise ValueError(
+                f"--genes-from {key}: its values are such as {str(marks[0])!r}; it must say true "
+                "or false of each gene, as highly_variable does"
+            )
+        marks = np.isin(texts, ["true", "1", "1.0"])
+    if not marks.any():
+        raise ValueError(f"--genes-from {key}: it marks no gene; leave it out, or mark some")
+    return marks
 
 
 def new_model(counts: Counts, n_batches: int, settings: dict) -> SCVI:
@@ -455,16 +472,10 @@ def write_h5ad(path, counts: Counts, **places) -> None:
 
     ImportError without anndata.
     """
-    anndata, pandas = h5ad_packages(path)
-    obs = {
-        key: pandas.Categorical(v) if v.dtype == object else v for key, v in counts.obs.items()
-    }  # None: no category
-    data = anndata.AnnData(
-        X=sparse.csr_matrix(in_memory(counts).X),
-        obs=pandas.DataFrame(obs, index=unique_names(counts.cells)),
-        var=pandas.DataFrame(index=unique_names(counts.genes)),
-        **places,
-    )
+    anndata, _ = h5ad_packages(path)
+    data = counts.to_anndata()
+    for place, values in places.items():
+        getattr(data, place).update(values)
     data.strings_to_categoricals()  # as AnnData.write_h5ad does
     with whole_file(path) as temporary:
         with hdf5_file(temporary, "w") as file:

@@ -658,6 +658,54 @@ def test_training_shows_first_names_and_says_which_option_turns_a_table(tmp_path
     assert "genes: Cyp2f2, Scgb3a1, Sftpc, ..." in said and "warning" not in said
 
 
+def test_annotation_names_and_marks_of_genes_are_found_again(place, tmp_path, capsys):
+    """--obs, --gene-names, --genes-from and --round are of the run: later commands need not ask."""
+    counts = made_counts()
+    less = counts.X.toarray()
+    less[less > 0] -= 0.25
+    data = anndata.AnnData(
+        sparse.csr_matrix(less),
+        obs=pandas.DataFrame(index=counts.cells),
+        var=pandas.DataFrame(
+            {
+                "feature_name": [f"S{i}" for i in range(12)],
+                "highly_variable": np.arange(12) % 2 == 0,
+            },
+            index=[f"ENSG{i}" for i in range(12)],
+        ),
+    )
+    data.write_h5ad(tmp_path / "c.h5ad")
+    meta = pandas.DataFrame(counts.obs, index=counts.cells)
+    meta.iloc[::-1].to_csv(tmp_path / "meta.csv")
+    words = ["--obs", tmp_path / "meta.csv", "--gene-names", "feature_name", "--round"]
+    marked = ["--genes-from", "highly_variable", "--batch-key", "donor"]
+    run = tmp_path / "r"
+    assert call("train", tmp_path / "c.h5ad", "--out", run, *words, *marked, *SMALL) == 0
+    assert "60 cells, 6 genes, 2 batches" in capsys.readouterr().err
+    model = SCVI.load(run / "model.npz")
+    assert model.genes == [f"S{i}" for i in range(0, 12, 2)] and model.batches == ["new", "old"]
+    expected = model.latent(counts.X[:, ::2], counts.obs["donor"])
+    for again in ([], [tmp_path / "c.h5ad", *words]):
+        assert call("embed", run, *again, "--out", tmp_path / "z.npz") == 0
+        np.testing.assert_array_equal(np.load(tmp_path / "z.npz")["X_scVI"], expected)
+    assert call("de", run, "--key", "kind", "--groups", "T cell", "--samples", 50) == 0
+    capsys.readouterr()
+    assert call("embed", run, tmp_path / "c.h5ad", "--out", tmp_path / "z.npz") == 1
+    assert "can be rounded: --round" in capsys.readouterr().err
+    assert call("train", "--out", run, "--resume", "--obs", tmp_path / "other.csv") == 2
+    assert "--obs" in capsys.readouterr().err
+    new = ["train", tmp_path / "c.h5ad", "--out", tmp_path / "s", "--round"]
+    for column, says in (
+        ("nothing", "there is no such column of genes; there are: feature_name, highly"),
+        ("feature_name", "its values are such as 'S0'"),
+    ):
+        assert call(*new, "--genes-from", column) == 1
+        assert f"--genes-from {column}: {says}"[:60] in capsys.readouterr().err
+    assert call(*new, "--genes-from", "highly_variable", "--genes", 3) == 2
+    assert call(*new, "--gene-names", "nothing") == 1
+    assert "--gene-names 'nothing': there is no such column" in capsys.readouterr().err
+
+
 def test_an_mtx_without_names_says_how_to_turn_it_in_words_of_options(tmp_path, capsys):
     (tmp_path / "a.mtx").write_text(
         "%%MatrixMarket matrix coordinate integer general\n9 3 4\n1 1 2\n2 2 1\n3 3 1\n9 3 1\n"
@@ -1252,7 +1300,7 @@ def test_a_matrix_by_columns_is_refused_in_words_of_options(place, tmp_path, cap
 def test_debug_shows_the_traceback_and_the_line(names, capsys):
     assert call("train", names["bad"], "--out", names["new"], "--debug") == 1
     err = capsys.readouterr().err
-    assert "Traceback" in err and "as_matrix" in err and "error: " in err.splitlines()[-1]
+    assert "Traceback" in err and "_in_memory" in err and "error: " in err.splitlines()[-1]
 
 
 def test_an_error_that_nobody_foresaw_is_still_one_line_with_its_kind(names, capsys, monkeypatch):

@@ -6,6 +6,7 @@ test_hdf5.py. Know after: which inputs are taken, which are refused, and in what
 
 import gzip
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -20,6 +21,7 @@ from scipy import sparse
 
 from minigrad.data import pieces
 from models import counts as C
+from models import guarded
 from models.counts import Counts, as_matrix, read
 from tests.example_counts import (
     CELLS,
@@ -30,6 +32,7 @@ from tests.example_counts import (
     check,
     edit,
     npz,
+    write_folder,
     write_loom,
     write_tenx,
 )
@@ -511,6 +514,108 @@ def test_bad_batches(batch, known, message):
         C.batch_codes(batch, 3, known=known, obs=OBS)
     with pytest.raises(ValueError, match="no obs column 'lane'; there are: none"):
         C.batch_codes("lane", 3)
+
+
+# What is known of genes, names from it, and rounding
+
+SYMBOLS = np.array([f"Sym{g}" for g in range(17)])
+
+
+def with_genes(path):
+    """An .h5ad with Ensembl ids as index and symbols beside, of which two are missing."""
+    data = adata(sparse.csr_matrix(X))
+    data.var["feature_name"] = np.where(np.arange(17) % 8 == 1, None, SYMBOLS)
+    data.var["highly_variable"] = np.arange(17) % 3 == 0
+    data.write_h5ad(path)
+
+
+@pytest.mark.parametrize("reader", [read, guarded.read])
+def test_names_of_genes_from_a_column(tmp_path, reader):
+    with_genes(tmp_path / "a.h5ad")
+    expected = np.where(np.arange(17) % 8 == 1, GENES, SYMBOLS)
+    for options in {}, {"backed": True}:
+        counts = reader(tmp_path / "a.h5ad", gene_names="feature_name", **options)
+        assert counts.genes.tolist() == expected.tolist()
+        assert counts.var["highly_variable"].tolist() == [g % 3 == 0 for g in range(17)]
+        assert counts.var["feature_name"][1] is None
+    with pytest.raises(
+        ValueError, match=r"gene_names='symbol': .*; there are: feature_name, highl"
+    ):
+        reader(tmp_path / "a.h5ad", gene_names="symbol")
+
+
+@pytest.mark.parametrize("form", ["2", "3", "folder"])
+def test_identifiers_of_10x_genomics(tmp_path, form):
+    if form == "folder":
+        write_folder(tmp_path, 3)
+        path = tmp_path
+    else:
+        path = tmp_path / "a.h5"
+        write_tenx(path, int(form), antibodies=2 * (form == "3"))
+    ids = [f"ENSG{g}" for g in range(17)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of antibodies left out
+        check(read(path, gene_names="gene_ids"), genes=ids)
+        assert read(path).var["gene_ids"].tolist() == ids
+
+
+def test_what_is_known_of_genes_goes_with_them(tmp_path):
+    with_genes(tmp_path / "a.h5ad")
+    counts = read(tmp_path / "a.h5ad")
+    assert counts[3:9].var["highly_variable"].tolist() == [g % 3 == 0 for g in range(17)]
+    chosen = counts.select_genes([4, 3])
+    assert chosen.var["feature_name"].tolist() == ["Sym4", "Sym3"]
+    turned = read(tmp_path / "a.h5ad", transpose=True)
+    assert turned.obs["feature_name"][2] == "Sym2" and turned.var["lane"].tolist() == TYPES.tolist()
+    with pytest.raises(ValueError, match=r"var\['n'\] has shape \(3,\), needs \(17,\)"):
+        Counts(counts.X, GENES, CELLS, var={"n": np.arange(3)})
+
+
+def test_to_anndata_is_what_scanpy_takes(tmp_path):
+    with_genes(tmp_path / "a.h5ad")
+    for options in {}, {"backed": True}:
+        counts = read(tmp_path / "a.h5ad", **options)
+        counts.genes[4] = counts.genes[3]
+        counts.obs["type"] = np.where(np.arange(23) == 4, None, TYPES)
+        data = counts.to_anndata()
+        assert type(data.X) is sparse.csr_matrix and np.array_equal(data.X.toarray(), X)
+        assert list(data.obs_names) == CELLS.tolist() and data.var_names[4] == f"{GENES[3]}-1"
+        assert data.obs["type"].isna().tolist() == [i == 4 for i in range(23)]
+        assert data.obs["donor"].tolist() == [i % 2 for i in range(23)]
+        assert data.var["highly_variable"].tolist() == [g % 3 == 0 for g in range(17)]
+        data.write_h5ad(tmp_path / "b.h5ad")
+        scanpy = pytest.importorskip("scanpy")
+        scanpy.pp.normalize_total(data, target_sum=100)
+        assert sparse.issparse(data.X)
+        totals = np.asarray(data.X.sum(axis=1)).ravel()
+        np.testing.assert_allclose(totals, 100.0 * (X.sum(axis=1) > 0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", [sparse.csr_matrix, sparse.csc_matrix, np.array])
+@pytest.mark.parametrize("backed", [False, True])
+def test_fractions_are_rounded_when_asked_for(tmp_path, form, backed):
+    if backed and form is sparse.csc_matrix:
+        return
+    less = np.maximum(X - 0.3, 0)  # ambient RNA, taken away
+    adata(form(less)).write_h5ad(tmp_path / "a.h5ad")
+    with pytest.raises(ValueError, match=r"can be rounded: read\(\.\.\., rounded=True\)"):
+        pieces_of(read(tmp_path / "a.h5ad", backed=backed))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        counts = read(tmp_path / "a.h5ad", rounded=True, backed=backed)
+    assert np.array_equal(pieces_of(counts), X)
+    if not backed:
+        total, n = less.sum(), np.sum(less > 0)
+        message = f"{n} of {n} entries were rounded .* from {total:,.1f} to {X.sum():,}"
+        assert len(said) == 1 and re.search(message, str(said[0].message))
+    adata(form(X - 1.0)).write_h5ad(tmp_path / "b.h5ad")
+    with pytest.raises(ValueError, match="looks normalised"):
+        pieces_of(read(tmp_path / "b.h5ad", rounded=True, backed=backed))
+
+
+def pieces_of(counts):
+    """The matrix of counts, dense, wherever it lies."""
+    return sparse.vstack([sparse.csr_array(part) for _, part in pieces(counts.X)]).toarray()
 
 
 # Normalising and selecting

@@ -158,10 +158,10 @@ def test_names_that_occur_twice_stay_in_their_order(tmp_path, name):
 
 
 def test_transposed(tmp_path):
-    with pytest.warns(UserWarning, match=r"a\.npz: transpose=True: left out, .*: labels"):
-        counts = read(npz(tmp_path / "a.npz"), transpose=True)
+    counts = read(npz(tmp_path / "a.npz"), transpose=True)
     check(counts, genes=CELLS, cells=GENES, X=X.T)
-    assert not counts.obs
+    assert list(counts.var) == ["labels"] and counts.var["labels"].tolist() == TYPES.tolist()
+    assert list(counts.obs) == ["lengths"] and counts.obs["lengths"].tolist() == list(range(17))
     (tmp_path / "a.csv").write_text("gene,c1,c2\ng1,1,0\ng2,2,3\ng3,4,5\n")
     counts = read(tmp_path / "a.csv", transpose=True)
     check(counts, ["g1", "g2", "g3"], ["c1", "c2"], np.array([[1, 2, 4], [0, 3, 5]]))

@@ -55,6 +55,7 @@ ORDER = {
         "hdf5",
         "orientation",
         "labels",
+        "annotation",
         "counts",
         "guarded",
         "inputs",
