@@ -42,6 +42,7 @@ from minigrad import checkpoint
 from minigrad.parallel import LAUNCHERS, AnotherRankFailed, ranks_of
 from models import comparison, imputation, report, runs, streams
 from models.counts import Counts, batch_codes
+from models.joining import FILE
 from models.runs import Run
 
 VARIED = ("likelihood", "n_latent", "n_layers", "n_hidden", "epochs")  # settings compared
@@ -92,7 +93,7 @@ def train_run(run: Run, ranks, options) -> int:
         say(
             f"{len(counts):,} cells, {counts.shape[1]:,} genes"
             + f", {model.n_batches} batches" * (batch is not None)
-            + f" of {path}"
+            + f" of {name_of(path)}"
         )
         say(f"cells: {first_of(counts.cells)}; genes: {first_of(counts.genes)}")
     try:
@@ -150,6 +151,11 @@ def fatal_errors_in_a_line(options):
         sys.excepthook = before
 
 
+def name_of(path) -> str:
+    """The path of counts, or of several."""
+    return ", ".join(map(str, runs.paths_of(path)))
+
+
 def first_of(names) -> str:
     """The first of some names, so that who reads them sees whether cells are cells."""
     return ", ".join(names[:3]) + ", ..." * (len(names) > 3)
@@ -193,6 +199,8 @@ def training_settings(run: Run, options) -> tuple[str, dict]:
                 f"{run.folder} holds a run already: go on with --resume, or give another --out"
             )
         check_together(run, options.counts, given)
+        if isinstance(options.counts, list):
+            given.setdefault("batch_key", FILE)
         return options.counts, given
     path, settings = run.config()
     for name, value in given.items():
@@ -205,14 +213,19 @@ def training_settings(run: Run, options) -> tuple[str, dict]:
     return options.counts or path, settings
 
 
-def check_counts_together(given: dict) -> None:
-    """WrongUsage where the options that say what of the counts is seen do not go together."""
+def check_counts_together(given: dict, several: bool = False) -> None:
+    """WrongUsage where the options that say what of the counts is seen do not go together.
+
+    several: whether there are several files of counts, which have the batch that they are.
+    """
     if "genes_from" in given and ("genes" in given or "selection" in given):
         raise WrongUsage(
             "--genes-from takes the genes that the file marks: leave out --genes and --selection"
         )
     if "selection" in given and "genes" not in given:
         raise WrongUsage("--selection says how to choose --genes N: give both")
+    if "within_batches" in given and not ("genes" in given and ("batch_key" in given or several)):
+        raise WrongUsage("--within-batches says how to choose --genes N: give it and --batch-key")
 
 
 def settings_given(options) -> dict:
@@ -242,12 +255,12 @@ def of_comparison(options, given: dict) -> dict:
 
 def check_together(run: Run, path, given: dict) -> None:
     """WrongUsage where the options of a new training do not go together."""
-    if any(is_same(path, file) for file in run.files):
+    if any(is_same(p, file) for p in runs.paths_of(path) for file in run.files):
         raise WrongUsage(
-            f"COUNTS {path} has the name of a file of the run, and would be replaced; give another "
-            "--out"
+            f"COUNTS {name_of(path)} has the name of a file of the run, and would be replaced; "
+            "give another --out"
         )
-    check_counts_together(given)
+    check_counts_together(given, several=isinstance(path, list))
     if given.get("selection") == "pearson" and "on_disk" in given:
         raise WrongUsage(
             "--selection pearson needs all counts in memory; leave out --on-disk, or choose by "
@@ -497,7 +510,8 @@ def make_report(options) -> int:
             batch,
             labels,
             options.color or "cluster",
-            title=f"{run.folder.name}: scVI on {Path(path).name}",
+            title=f"{run.folder.name}: scVI on "
+            + ", ".join(Path(p).name for p in runs.paths_of(path)),
         )
     say(f"written: {out}")
     return 0
@@ -544,8 +558,8 @@ def keep_counts(run: Run, read_from, option: str, target, is_added: bool = False
         return
     trained_on, _ = run.config()
     for path, what in (
-        (read_from, "the counts"),
-        (trained_on, "the counts that the run was trained on"),
+        *((path, "the counts") for path in runs.paths_of(read_from)),
+        *((path, "the counts that the run was trained on") for path in runs.paths_of(trained_on)),
         *((path, "a file of the run") for path in run.files),
     ):
         if is_same(path, target):
@@ -637,8 +651,9 @@ def train_options(add) -> None:
     add(
         "counts",
         metavar="COUNTS",
-        nargs="?",
-        help="counts to train on; known from the run with --resume",
+        nargs="*",
+        help="counts to train on; known from the run with --resume. Several files are joined on "
+        "the genes that all have, with the name of the file as batch",
     )
     add("--out", metavar="RUN", type=Path, required=True, help="folder for the run; it is made")
     add(
@@ -695,6 +710,13 @@ def train_options(add) -> None:
         "(default; Lopez et al. 2018), or of Pearson residuals, which does not favour genes of "
         "high mean (Lause et al. 2021), "
         "and needs all counts in memory",
+    )
+    add(
+        "--within-batches",
+        action="store_true",
+        default=unset,
+        help="--genes chooses by how genes vary within each batch of --batch-key, and not between "
+        "them",
     )
     add(
         "--likelihood",
@@ -904,7 +926,7 @@ def counts_options(add) -> None:
     add(
         "counts",
         metavar="COUNTS",
-        nargs="?",
+        nargs="*",
         help="other counts than the run was trained on; genes are matched by name",
     )
     add(
@@ -1121,6 +1143,8 @@ def main(arguments: list[str] | None = None) -> int:
     with streams.kept_going():
         try:
             options = parser().parse_args(arguments)
+            if isinstance(getattr(options, "counts", None), list) and len(options.counts) < 2:
+                options.counts = options.counts[0] if options.counts else None
         except SystemExit as said:  # argparse has printed the help, or what is wrong
             return said.code  # type: ignore[return-value]  # argparse ends with a number
     with streams.kept_going() as output:

@@ -34,9 +34,11 @@ from models.annotation import annotation_of
 from models.files import BLOCK, Content, Refused, need, read_npz, read_table
 from models.hdf5 import ENDINGS, NO_LAYERS, NOT_BACKED, column_order, index_of, read_hdf5
 from models.hdf5_writing import hdf5_file
+from models.joining import join, names_of_files
 from models.labels import by_cell, unique_names
 from models.matrix_market import read_folder, read_mtx
 from models.orientation import advice
+from models.zarr_store import is_zarr, read_zarr
 
 LARGEST_COUNT = 2**24  # float32 holds every whole number up to here, and not 2**24 + 1
 # So close to a whole number a count is taken for it: expm1(log1p(3)) is 3.0000002 in float32.
@@ -158,29 +160,32 @@ def read(
 ) -> Counts:
     """Counts from a file or a 10x folder, checked as `as_matrix` does.
 
-    path: .h5ad; .h5 of 10x Genomics (v2, v3; gene expression only); .loom; .mtx, or a folder with
-    one; .csv, .tsv, .txt; .npz with `data, indices, indptr, shape` and optionally `genes`, `cells`
-    and further arrays with one entry per cell, which become `obs`. .mtx, .csv, .tsv, .txt may be
-    gzipped. Tables have CELLS AS ROWS, gene names in the first line and cell names in the first
-    column; what stands between the fields is found out; names that seem to be the wrong way round
-    (orientation.py) are a warning. An
-    .mtx is turned as the files of names beside it say (barcodes.tsv, and features.tsv or genes.tsv,
-    as Cell Ranger, STARsolo, kallisto and alevin write them; also .csv, .txt, .gz, or with a
-    prefix); how one without names was read, a warning says. layer: the layer of an .h5ad ("raw":
-    `raw.X`) or .loom file. Default: the main matrix. backed: leave the matrix of an .h5ad file (csr
-    or dense) on the disk: X is Blocks, which SCVI trains on and predicts from, with memory for a
-    few blocks only; each block is checked when it is read. Do not change the file meanwhile.
-    transpose: the file has it the other way round than said above: what would be genes are cells.
-    obs: path of a table with a line for each cell, joined by the names of cells (annotation.py).
-    gene_names: the column of `var` to take names of genes from, such as "feature_name" of CELLxGENE
-    or "gene_ids" of 10x Genomics. rounded: take the nearest whole numbers; fractions are refused
-    otherwise.
+    path, or a list of several, whose cells are joined on the genes that all have, with the name of
+    the file as obs["file"] (joining.py): .h5ad; .zarr, a folder of AnnData's; .h5 of 10x Genomics
+    (v2, v3; gene expression only); .loom; .mtx, or a folder with one; .csv, .tsv, .txt; .npz with
+    `data, indices, indptr, shape` and optionally `genes`, `cells` and further arrays with one entry
+    per cell, which become `obs`. .mtx, .csv, .tsv, .txt may be gzipped. Tables have CELLS AS ROWS,
+    gene names in the first line and cell names in the first column; what stands between the fields
+    is found out; names that seem to be the wrong way round (orientation.py) are a warning. An .mtx
+    is turned as the files of names beside it say (barcodes.tsv, and features.tsv or genes.tsv, as
+    Cell Ranger, STARsolo, kallisto and alevin write them; also .csv, .txt, .gz, or with a prefix);
+    how one without names was read, a warning says. layer: the layer of an .h5ad ("raw": `raw.X`) or
+    .loom file. Default: the main matrix. backed: leave the matrix of an .h5ad file (csr or dense)
+    on the disk: X is Blocks, which SCVI trains on and predicts from, with memory for a few blocks
+    only; each block is checked when it is read. Do not change the file meanwhile. transpose: the
+    file has it the other way round than said above: what would be genes are cells. obs: path of a
+    table with a line for each cell, joined by the names of cells (annotation.py). gene_names: the
+    column of `var` to take names of genes from, such as "feature_name" of CELLxGENE or "gene_ids"
+    of 10x Genomics. rounded: take the nearest whole numbers; fractions are refused otherwise.
     Result: Counts, X float32. Missing names become cell_0, gene_0 and so on. Nothing is reordered
     or made unique. Warns where something had to be guessed, left out or rounded. HDF5 files are
     read by libhdf5, which a damaged one can make hang or crash: `guarded.read` is the same in a
     process of its own. Raises FileNotFoundError; ImportError without h5py; else ValueError in one
     sentence that names the file.
     """
+    if isinstance(path, (list, tuple)):
+        options = dict(transpose=transpose, obs=obs, gene_names=gene_names, rounded=rounded)
+        return read_several(path, layer, backed, read, options)
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
@@ -211,6 +216,24 @@ def read(
         X = _rounded_matrix(X, path)
     counts.X = _checked(X, path, layer, rounded) if backed else _in_memory(X, str(path), layer)
     return counts
+
+
+def read_several(paths, layer: str | None, backed: bool, read_one, options: dict) -> Counts:
+    """Several files as one, see joining.py; read_one: `read`, or `guarded.read`."""
+    if backed:
+        raise ValueError(
+            "backed=True: several files are joined in memory; leave it out, or join them once with "
+            "anndata.experimental.concat_on_disk"
+        )
+    parts = [read_one(path, layer, **options) for path in paths]
+    try:
+        content = join(parts, names_of_files(paths))
+    except Refused as error:
+        raise ValueError(f"{paths[0]}: {error}") from None
+    for note in content.notes:
+        warnings.warn(note, stacklevel=3)
+    genes, cells = np.asarray(content.genes), np.asarray(content.cells)
+    return Counts(as_matrix(content.X), genes, cells, content.obs, content.var)
 
 
 def _names_from(var: dict, key: str, genes) -> np.ndarray:
@@ -245,12 +268,16 @@ def _content(path: Path, layer, backed: bool, transpose: bool) -> Content:
     text = {".mtx": read_mtx} | dict.fromkeys((".csv", ".tsv", ".txt"), read_table)
     name = path.name.lower()
     reader = binary.get(Path(name).suffix) or text.get(Path(name.removesuffix(".gz")).suffix)
+    if is_zarr(path):
+        if backed:
+            raise Refused(NOT_BACKED)
+        return read_zarr(path, transpose, layer)
     if path.is_dir():
         reader = read_folder
     if reader is None:
         raise Refused(
-            f"unknown format; known: a 10x folder, {', '.join([*binary, *text])}, the last four "
-            "or .gz"
+            f"unknown format; known: a 10x folder, a zarr store, {', '.join([*binary, *text])}, "
+            "the last four or .gz"
         )
     if reader is read_hdf5:
         return read_hdf5(path, transpose, layer, backed)
@@ -670,20 +697,23 @@ def log1p(x: Matrix) -> Matrix:
 # Selecting genes
 
 
-def highest_variance(x: Matrix, n: int) -> np.ndarray:
+def highest_variance(x: Matrix, n: int, batch=None) -> np.ndarray:
     """The n genes whose counts vary most: the rule of the scVI paper (Lopez et al. 2018). Sorted
     positions, (n,).
 
     x: what `as_matrix` takes, also on the disk. Raises ValueError for n not in 1 to n_genes.
     Variances of raw counts favour the genes of highest mean; `pearson_residual_variance` corrects
-    for that.
+    for that. batch: of each cell, (n_cells,), for a choice within batches (`_top_within`).
     """
-    x = as_matrix(x, on_disk=True)
-    sums = moments(x)
-    return _top(sums.squares / x.shape[0] - (sums.of_genes / x.shape[0]) ** 2, n)
+
+    def variance(x):
+        sums = moments(x)
+        return sums.squares / x.shape[0] - (sums.of_genes / x.shape[0]) ** 2
+
+    return _top_within(as_matrix(x, on_disk=True), n, batch, variance)
 
 
-def pearson_residual_variance(x: Matrix, n: int, theta: float = 100) -> np.ndarray:
+def pearson_residual_variance(x: Matrix, n: int, theta: float = 100, batch=None) -> np.ndarray:
     """The n genes that vary most beyond what sampling explains. Sorted positions, (n,).
 
     Lause, Berens & Kobak 2021 (Genome Biology 22:258): if a gene were the same fraction of every
@@ -691,12 +721,16 @@ def pearson_residual_variance(x: Matrix, n: int, theta: float = 100) -> np.ndarr
     total of all. Residuals are (x - mu) / sqrt(mu + mu²/theta), clipped at ± sqrt(n_cells); genes
     are ranked by their variance over cells. x: what `as_matrix` takes. theta: inverse dispersion,
     one for all genes (np.inf: Poisson). A gene or cell without counts has residuals 0. Memory:
-    blocks of genes, each temporary 32 MB. Raises ValueError for theta <= 0, and for n not in 1 to
-    n_genes.
+    blocks of genes, each temporary 32 MB. batch: of each cell, (n_cells,), for a choice within
+    batches (`_top_within`). Raises ValueError for theta <= 0, and for n not in 1 to n_genes.
     """
     if not theta > 0:
         raise ValueError(f"theta must be positive, not {theta}")
-    x = as_matrix(x)
+    return _top_within(as_matrix(x), n, batch, lambda x: _residual_variance(x, theta))
+
+
+def _residual_variance(x: Matrix, theta: float) -> np.ndarray:
+    """Variance of the Pearson residuals of each gene, (n_genes,)."""
     n_cells, n_genes = x.shape
     cell_total, gene_total = library_size(x), np.asarray(x.sum(axis=0, dtype=np.float64)).ravel()
     columns = x.tocsc() if sparse.issparse(x) else x
@@ -708,7 +742,31 @@ def pearson_residual_variance(x: Matrix, n: int, theta: float = 100) -> np.ndarr
         deviation = np.sqrt(mu + mu**2 / theta)
         residual = np.divide(block - mu, deviation, out=np.zeros_like(mu), where=mu > 0)
         variance[a : a + step] = residual.clip(-np.sqrt(n_cells), np.sqrt(n_cells)).var(axis=0)
-    return _top(variance, n)
+    return variance
+
+
+def _top_within(x: Matrix, n: int, batch, score) -> np.ndarray:
+    """Positions of n genes of high score, sorted; score: from the matrix of some cells, (n_genes,).
+
+    Without batches those of the highest score. With them each batch ranks the genes by the score of
+    its own cells, so that what differs between batches counts for nothing: those are taken that are
+    among the first n in most batches, of equals the best median rank (Stuart et al. 2019). Batches
+    of one cell have no say.
+    """
+    if batch is None:
+        return _top(score(x), n)
+    batch = np.asarray(batch)
+    if batch.shape != (x.shape[0],):
+        raise ValueError(
+            f"batch: has shape {batch.shape}, must be one of each of {x.shape[0]} cells"
+        )
+    cells = [np.flatnonzero(batch == label) for label in np.unique(batch)]
+    orders = [np.argsort(-score(x[chosen]), kind="stable") for chosen in cells if len(chosen) > 1]
+    if not orders:
+        raise ValueError("batch: no batch has two cells, within which genes could vary")
+    ranks = np.argsort(orders, axis=1)  # of each gene, by batch
+    best = np.sum(ranks < n, axis=0) - np.median(ranks, axis=0) / x.shape[1]
+    return _top(best, n)
 
 
 def _top(score, n):

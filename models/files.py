@@ -87,14 +87,12 @@ class Content(NamedTuple):
         return Content(self.X.T, self.cells, self.genes, self.var, self.notes, self.obs)
 
 
-def need(package: str) -> ModuleType:
-    """The imported package; ImportError that says how to install it."""
+def need(package: str, extra: str = "singlecell") -> ModuleType:
+    """The imported package; ImportError that says how to install it, with which extra of ours."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise ImportError(
-            f'this needs {package}: pip install "minigrad-scvi[singlecell]"'
-        ) from error
+        raise ImportError(f'this needs {package}: pip install "minigrad-scvi[{extra}]"') from error
 
 
 # ------------------------------------------------------------------ is it what it says, and no more

@@ -37,6 +37,7 @@ from minigrad.data import pieces
 from models import counts, hdf5
 from models.counts import Counts
 from models.files import need
+from models.zarr_store import is_zarr
 
 # What reading may take: seconds of computing, bytes of memory; and more for each byte of the file.
 SECONDS, SECONDS_A_BYTE = 20, 2e-6
@@ -58,6 +59,9 @@ def read(
     Arguments, result, warnings and errors are those of `counts.read`. ValueError also for a file
     that makes libhdf5 crash, or take more than its share of time or memory.
     """
+    if isinstance(path, (list, tuple)):
+        reading = dict(transpose=transpose, obs=obs, gene_names=gene_names, rounded=rounded)
+        return counts.read_several(path, layer, backed, read, reading)
     options: dict[str, Any] = {
         "layer": layer,
         "backed": backed,
@@ -66,12 +70,17 @@ def read(
         "gene_names": gene_names,
         "rounded": rounded,
     }
-    if Path(path).suffix.lower() not in hdf5.ENDINGS or not Path(path).is_file():
+    is_store = is_zarr(Path(path))
+    is_hdf5 = Path(path).suffix.lower() in hdf5.ENDINGS and Path(path).is_file()
+    if not is_store and not is_hdf5:
         return counts.read(path, **options)
     if find_spec("h5py") is None:
         need("h5py")  # says how to install it
-    open(path, "rb").close()  # where it may not be read, the error is the ordinary one
-    size = os.path.getsize(path)
+    if is_hdf5:
+        open(path, "rb").close()  # where it may not be read, the error is the ordinary one
+        size = os.path.getsize(path)
+    else:
+        size = sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
     request = {
         "options": options,
         "seconds": int(SECONDS + SECONDS_A_BYTE * size),

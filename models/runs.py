@@ -31,6 +31,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -41,7 +42,13 @@ from minigrad.checkpoint import whole_file
 from minigrad.data import Blocks, pieces
 from minigrad.fit import History
 from models import guarded, locks
-from models.counts import Counts, annotate_h5ad, highest_variance, pearson_residual_variance
+from models.counts import (
+    Counts,
+    annotate_h5ad,
+    batch_codes,
+    highest_variance,
+    pearson_residual_variance,
+)
 from models.files import need, warn_of_formulas
 from models.hdf5 import index_of
 from models.hdf5_writing import hdf5_file
@@ -62,6 +69,7 @@ COUNTS = (
     "genes",
     "genes_from",
     "selection",
+    "within_batches",
     "on_disk",
 )  # settings that say what of the counts the model sees
 READING = ("transpose", "obs", "gene_names", "rounded")  # of these, arguments of counts.read
@@ -218,14 +226,14 @@ class Run:
         config = {
             "format": FORMAT,
             "version": VERSION,
-            "counts": os.path.abspath(counts_path),
+            "counts": _absolute(counts_path),
             "settings": settings,
         }
         with whole_file(self.config_file) as path:
             path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
-    def config(self) -> tuple[str, dict]:
-        """(path of the counts, settings), as `begin` wrote them.
+    def config(self) -> tuple[Any, dict]:
+        """(path of the counts, or a list of several; settings), as `begin` wrote them.
 
         FileNotFoundError, ValueError where it did not.
         """
@@ -236,7 +244,8 @@ class Run:
         try:
             config = json.loads(self.config_file.read_text(encoding="utf-8"))
             right = config["format"] == FORMAT and config["version"] == VERSION
-            counts, settings = str(config["counts"]), dict(config["settings"])
+            counts, settings = config["counts"], dict(config["settings"])
+            right = right and all(isinstance(path, str) for path in paths_of(counts))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{self.config_file}: damaged, or not of a run ({type(error).__name__}: {error})"
@@ -282,9 +291,10 @@ class Run:
         are no longer there.
         """
         trained_on, settings = self.config()
-        if path is None and not os.path.exists(trained_on):
+        gone = [p for p in paths_of(trained_on) if not os.path.exists(p)]
+        if path is None and gone:
             raise FileNotFoundError(
-                f"{trained_on}: the counts of {self.folder} are no longer there; pass their path "
+                f"{gone[0]}: the counts of {self.folder} are no longer there; pass their path "
                 "as COUNTS"
             )
         layer = settings.get("layer") if layer is None and path is None else layer
@@ -295,6 +305,16 @@ class Run:
             reading = reading_of(settings) | reading
         counts = read_counts(path, layer, on_disk, reading)
         return counts, path, batch_key or settings.get("batch_key")
+
+
+def paths_of(path) -> list:
+    """The paths of counts, of which there may be one or several."""
+    return list(path) if isinstance(path, (list, tuple)) else [path]
+
+
+def _absolute(path) -> str | list[str]:
+    found = [os.path.abspath(p) for p in paths_of(path)]
+    return found if isinstance(path, (list, tuple)) else found[0]
 
 
 def reading_of(settings: dict) -> dict:
@@ -321,7 +341,11 @@ def training_counts(path, settings: dict) -> Counts:
             f"{path}: has {there:,} genes, fewer than --genes {n}; ask for at most as many, or "
             "leave --genes out"
         )
-    return counts.select_genes(SELECTIONS[settings.get("selection", "variance")](counts.X, n))
+    batch = None
+    if settings.get("within_batches"):
+        batch = batch_codes(labels_of(counts, settings["batch_key"]), len(counts))[0]
+    select = SELECTIONS[settings.get("selection", "variance")]
+    return counts.select_genes(select(counts.X, n, batch=batch))
 
 
 def marked_genes(counts: Counts, key: str) -> np.ndarray:

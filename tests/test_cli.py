@@ -706,6 +706,24 @@ def test_annotation_names_and_marks_of_genes_are_found_again(place, tmp_path, ca
     assert "--gene-names 'nothing': there is no such column" in capsys.readouterr().err
 
 
+def test_genes_are_chosen_within_the_batches_of_the_run(place, tmp_path, capsys):
+    counts = made_counts()
+    codes = counts.obs["donor"] == "old"
+    for words, rule in (
+        ([], highest_variance),
+        (["--selection", "pearson"], pearson_residual_variance),
+    ):
+        run = tmp_path / rule.__name__
+        words = [*words, "--genes", 5, "--within-batches", "--batch-key", "donor"]
+        assert call("train", place / "counts.npz", "--out", run, *words, *SMALL) == 0
+        names = runs.unique_names(counts.genes)[rule(counts.X, 5, batch=codes)]
+        assert SCVI.load(run / "model.npz").genes == names.tolist()
+    for words in (["--genes", 5], ["--batch-key", "donor"]):
+        new = ["train", place / "counts.npz", "--out", tmp_path / "n", "--within-batches", *words]
+        assert call(*new) == 2
+        assert "--within-batches says how to choose --genes N" in capsys.readouterr().err
+
+
 def test_an_mtx_without_names_says_how_to_turn_it_in_words_of_options(tmp_path, capsys):
     (tmp_path / "a.mtx").write_text(
         "%%MatrixMarket matrix coordinate integer general\n9 3 4\n1 1 2\n2 2 1\n3 3 1\n9 3 1\n"

@@ -696,6 +696,43 @@ def test_pearson_residual_variance(form, theta, monkeypatch):
             assert C.pearson_residual_variance(form(x), n, theta).tolist() == top(score, n)
 
 
+@FORMS
+@pytest.mark.parametrize("select", [C.highest_variance, C.pearson_residual_variance])
+def test_genes_are_chosen_within_batches(form, select):
+    """Genes 0 to 9 differ between types of cells, 10 to 29 only between batches, and far more."""
+    rng = np.random.default_rng(0)
+    batch, kind = np.arange(300) % 3, np.arange(300) // 3 % 2
+    rates = np.full((300, 60), 4.0)
+    rates[:, :10] *= np.where(kind == 1, 3.0, 1.0)[:, None]
+    rates[:, 10:30] *= np.array([1.0, 20.0, 5.0])[batch][:, None]
+    rates[:, 10:30] /= np.array([1.0, 20.0, 20.0])[batch][:, None]
+    x = form(rng.poisson(rates))
+    assert set(select(x, 10).tolist()) - set(range(10))  # batches get in the way
+    assert select(x, 10, batch=batch).tolist() == list(range(10))
+    assert select(x, 7, batch=np.zeros(300)).tolist() == select(x, 7).tolist()
+    alone = np.where(np.arange(300) == 0, 9, batch)  # a batch of one cell has no say
+    assert select(x, 10, batch=alone).tolist() == list(range(10))
+    with pytest.raises(ValueError, match="no batch has two cells"):
+        select(x, 3, batch=np.arange(300))
+    with pytest.raises(ValueError, match=r"batch: has shape \(2,\), must be one of each of 300"):
+        select(x, 3, batch=[0, 1])
+
+
+def test_ranks_within_batches_are_those_of_the_rule():
+    """By brute force: most batches in which a gene is among the first n, then the median rank."""
+    rng = np.random.default_rng(1)
+    x = rng.poisson(rng.gamma(1.0, 3.0, (4, 1, 25)), (4, 30, 25)).reshape(120, 25)
+    batch = np.repeat(np.arange(4), 30)
+    ranks = []
+    for b in range(4):
+        variance = x[batch == b].var(axis=0)
+        ranks.append([sum(other > v for other in variance) for v in variance])
+    ranks = np.array(ranks)
+    for n in (1, 5, 12):
+        order = sorted(range(25), key=lambda g: (-sum(ranks[:, g] < n), np.median(ranks[:, g])))
+        assert C.highest_variance(x, n, batch=batch).tolist() == sorted(order[:n])
+
+
 @pytest.mark.parametrize("select", [C.highest_variance, C.pearson_residual_variance])
 def test_bad_selection(select):
     for n in 0, 18:
