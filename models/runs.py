@@ -58,7 +58,7 @@ from models.scvi import SCVI
 FORMAT, VERSION = "minigrad run", 1
 NO_LABEL = "(no label)"
 SUFFIXES = (".csv", ".npz", ".h5ad")
-SELECTIONS = {"variance": highest_variance, "pearson": pearson_residual_variance}
+SELECTIONS: dict[str, Any] = {"variance": highest_variance, "pearson": pearson_residual_variance}
 COUNTS = (
     "layer",
     "transpose",
