@@ -9,13 +9,14 @@
     {prog} report run                           a page of pictures: run/index.html
     {prog} compare counts.h5ad --out trials     which likelihood and sizes suit these counts
 
-COUNTS: .h5ad, .h5 of 10x Genomics, .loom, .mtx, a 10x folder, .csv or .tsv (cells as rows), .npz of
-sparse rows. Later commands read the counts again from where train found them; another file may be
-given, and the model's genes are taken from it by name. Tables go to standard output, progress and
-warnings to standard error. Files are written whole or not at all. Exit codes: 0; 1 for a failure,
-with a line that says why (--debug: and the traceback); 2 for wrong usage; 130 for Ctrl-C. What is
-to be written to files is written whatever becomes of the two streams: a reader that leaves early,
-as head does, or a closed stream is no failure; a table lost on a full disk is one.
+COUNTS: .h5ad, .zarr, .h5 of 10x Genomics, .loom, .mtx, a 10x folder, .csv, .tsv or .txt (cells as
+rows), .npz of sparse rows; several are joined on the genes that all have. Later commands read the
+counts again from where train found them; another file may be given, and the model's genes are taken
+from it by name. Tables go to standard output, progress and warnings to standard error. Files are
+written whole or not at all. Exit codes: 0; 1 for a failure, with a line that says why (--debug: and
+the traceback); 2 for wrong usage; 130 for Ctrl-C. What is to be written to files is written
+whatever becomes of the two streams: a reader that leaves early, as head does, or a closed stream is
+no failure; a table lost on a full disk is one.
 """
 
 # This is engineering. (The text above is printed as help.) Know before reading: runs.py, which says
