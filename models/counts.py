@@ -219,7 +219,9 @@ def read(
 
 
 def read_several(paths, layer: str | None, backed: bool, read_one, options: dict) -> Counts:
-    """Several files as one, see joining.py; read_one: `read`, or `guarded.read`."""
+    """Several files as one, see joining.py; read_one: `read`, or `guarded.read`. ValueError for
+    files that cannot be joined, or are to stay on the disk.
+    """
     if backed:
         raise ValueError(
             "backed=True: several files are joined in memory; leave it out, or join them once with "

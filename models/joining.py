@@ -1,4 +1,6 @@
-"""Several files of counts as one: the genes that all of them have, the cells of each. Engineering.
+"""Several files of counts as one: the genes that all of them have, the cells of each.
+
+This is engineering.
 
     >>> names_of_files(["a.h5ad", "b.csv"])
     ['a', 'b']
