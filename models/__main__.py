@@ -10,13 +10,14 @@
     {prog} report run                           a page of pictures: run/index.html
     {prog} compare counts.h5ad --out trials     which likelihood and sizes suit these counts
 
-COUNTS: .h5ad, .h5 of 10x Genomics, .loom, .mtx, a 10x folder, .csv or .tsv (cells as rows), .npz of
-sparse rows. Later commands read the counts again from where train found them; another file may be
-given, and the model's genes are taken from it by name. Tables go to standard output, progress and
-warnings to standard error. Files are written whole or not at all. Exit codes: 0; 1 for a failure,
-with a line that says why (--debug: and the traceback); 2 for wrong usage; 130 for Ctrl-C. What is
-to be written to files is written whatever becomes of the two streams: a reader that leaves early,
-as head does, or a closed stream is no failure; a table lost on a full disk is one.
+COUNTS: .h5ad, .zarr, .h5 of 10x Genomics, .loom, .mtx, a 10x folder, .csv, .tsv or .txt (cells as
+rows), .npz of sparse rows; several are joined on the genes that all have. Later commands read the
+counts again from where train found them; another file may be given, and the model's genes are taken
+from it by name. Tables go to standard output, progress and warnings to standard error. Files are
+written whole or not at all. Exit codes: 0; 1 for a failure, with a line that says why (--debug: and
+the traceback); 2 for wrong usage; 130 for Ctrl-C. What is to be written to files is written
+whatever becomes of the two streams: a reader that leaves early, as head does, or a closed stream is
+no failure; a table lost on a full disk is one.
 """
 
 # This is engineering. (The text above is printed as help.) Know before reading: runs.py, which says
@@ -43,6 +44,7 @@ from minigrad import checkpoint
 from minigrad.parallel import LAUNCHERS, AnotherRankFailed, ranks_of
 from models import comparison, imputation, latent_files, report, runs, streams
 from models.counts import Counts
+from models.joining import FILE
 from models.runs import Run
 from models.transfer import transfer_labels
 
@@ -51,6 +53,8 @@ PICTURES = (".png", ".pdf", ".svg")
 OPTIONS = {
     "backed=True": "--on-disk",
     "transpose=True": "--transpose",
+    "read(..., rounded=True)": "--round",
+    "gene_names=": "--gene-names ",
     'layer="counts"': "--layer counts",
     'layer="raw"': "--layer raw",
     "transfer_labels: n_neighbors": "--neighbors",
@@ -97,8 +101,9 @@ def train_run(run: Run, ranks, options) -> int:
             f"{len(counts):,} cells, {counts.shape[1]:,} genes"
             + f", {model.n_batches} batches" * (batch is not None)
             + covariates_of(model)
-            + f" of {path}"
+            + f" of {name_of(path)}"
         )
+        say(f"cells: {first_of(counts.cells)}; genes: {first_of(counts.genes)}")
     try:
         with fatal_errors_in_a_line(options):
             history = model.fit(
@@ -160,6 +165,16 @@ def fatal_errors_in_a_line(options):
         sys.excepthook = before
 
 
+def name_of(path) -> str:
+    """The path of counts, or of several."""
+    return ", ".join(map(str, runs.paths_of(path)))
+
+
+def first_of(names) -> str:
+    """The first of some names, so that who reads them sees whether cells are cells."""
+    return ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+
+
 def how_to_go_on(run: Run, options, n_ranks: int) -> str:
     """The command that goes on with an interrupted training."""
     command = f"{program()} train --resume --out {shlex.quote(str(run.folder))}"
@@ -198,11 +213,13 @@ def training_settings(run: Run, options) -> tuple[str, dict]:
                 f"{run.folder} holds a run already: go on with --resume, or give another --out"
             )
         check_together(run, options.counts, given)
+        if isinstance(options.counts, list):
+            given.setdefault("batch_key", FILE)
         return options.counts, given
     path, settings = run.config()
     for name, value in given.items():
         if settings.get(name) != value:
-            option = "--" + name.removeprefix("n_").replace("_", "-")
+            option = "--" + name.removeprefix("n_").replace("_", "-").replace("rounded", "round")
             raise WrongUsage(
                 f"{option} {value} contradicts {run.folder}, which was begun with "
                 f"{settings.get(name, 'the default')}; leave it out to go on, or give another --out"
@@ -210,10 +227,19 @@ def training_settings(run: Run, options) -> tuple[str, dict]:
     return options.counts or path, settings
 
 
-def check_counts_together(given: dict) -> None:
-    """WrongUsage where the options that say what of the counts is seen do not go together."""
+def check_counts_together(given: dict, several: bool = False) -> None:
+    """WrongUsage where the options that say what of the counts is seen do not go together.
+
+    several: whether there are several files of counts, which have the batch that they are.
+    """
+    if "genes_from" in given and ("genes" in given or "selection" in given):
+        raise WrongUsage(
+            "--genes-from takes the genes that the file marks: leave out --genes and --selection"
+        )
     if "selection" in given and "genes" not in given:
         raise WrongUsage("--selection says how to choose --genes N: give both")
+    if "within_batches" in given and not ("genes" in given and ("batch_key" in given or several)):
+        raise WrongUsage("--within-batches says how to choose --genes N: give it and --batch-key")
 
 
 def settings_given(options) -> dict:
@@ -243,12 +269,12 @@ def of_comparison(options, given: dict) -> dict:
 
 def check_together(run: Run, path, given: dict) -> None:
     """WrongUsage where the options of a new training do not go together."""
-    if any(is_same(path, file) for file in run.files):
+    if any(is_same(p, file) for p in runs.paths_of(path) for file in run.files):
         raise WrongUsage(
-            f"COUNTS {path} has the name of a file of the run, and would be replaced; give another "
-            "--out"
+            f"COUNTS {name_of(path)} has the name of a file of the run, and would be replaced; "
+            "give another --out"
         )
-    check_counts_together(given)
+    check_counts_together(given, several=isinstance(path, list))
     if given.get("selection") == "pearson" and "on_disk" in given:
         raise WrongUsage(
             "--selection pearson needs all counts in memory; leave out --on-disk, or choose by "
@@ -324,7 +350,8 @@ def embed(options) -> int:
     run, kind = Run(options.run), output("--out", options.out)
     model = run.model()
     counts, path, batch = of_run(run, options, is_batch_needed=model.config["encode_covariates"])
-    keep_counts(run, path, "--out", options.out, is_added=True)
+    is_added = runs.is_h5ad(path) and not runs.why_not_added(path, counts, "obsm")
+    keep_counts(run, path, "--out", options.out, is_added)
     z: Any = model.latent(runs.genes_by_name(counts, model_genes(model)), batch)
     names = [f"z{i}" for i in range(z.shape[1])]
     runs.write_cells(options.out, counts, "obsm", "X_scVI", z, names, source=path)
@@ -341,7 +368,12 @@ def denoise(options) -> int:
     model = run.model()
     everything, path, batch = of_run(run, options)
     counts = runs.genes_by_name(everything, model_genes(model))
-    keep_counts(run, path, "--out", options.out, is_added=counts is everything)
+    is_added = (
+        counts is everything
+        and runs.is_h5ad(path)
+        and not runs.why_not_added(path, counts, "layers")
+    )
+    keep_counts(run, path, "--out", options.out, is_added)
     mu = model.denoise(
         counts,
         batch,
@@ -422,11 +454,11 @@ def de(options) -> int:
     counts, read_from, batch = of_run(run, options)
     for option, path, _ in targets:
         keep_counts(run, read_from, option, path)
-    labels = runs.labels_of(counts, options.key).astype(str)
+    labels = runs.texts_of(counts, options.key)
     groups = [labels == name for name in options.groups]
     for name, group in zip(options.groups, groups):
         if not group.any():
-            names = sorted(set(labels))
+            names = sorted(set(labels) - {runs.NO_LABEL})
             there = ", ".join(names[:20]) + " ..." * (len(names) > 20)
             raise ValueError(f"no cell has {options.key} {name!r}; there are: {there}")
     table = model.differential_expression(
@@ -446,7 +478,8 @@ def de(options) -> int:
         f"a: {groups[0].sum():,} cells, {options.groups[0]!r}; b: {other}, of "
         f"{options.key}\n{table.head(options.rows)}"
     )
-    for path, write in ((options.csv, table.to_csv), (options.volcano, table.volcano)):
+    named = table.named(options.groups[0], options.groups[1] if len(groups) > 1 else "rest")
+    for path, write in ((options.csv, named.to_csv), (options.volcano, named.volcano)):
         if path is not None:
             with checkpoint.whole_file(path) as temporary:
                 write(temporary)
@@ -459,15 +492,16 @@ def generate(options) -> int:
     run, kind = Run(options.run), output("--out", options.out)
     model = run.model()
     keep_counts(run, run.config()[0], "--out", options.out)
-    x = sparse.csr_array(model.generate(options.cells, batch=options.batch, seed=options.seed))
-    runs.write_counts(
-        options.out,
-        Counts(
-            x,
-            np.array(model_genes(model)),
-            np.array([f"generated_{i}" for i in range(x.shape[0])]),
-        ),
+    found, batch = model.generate(
+        options.cells, batch=options.batch, seed=options.seed, return_batch=True
     )
+    x = sparse.csr_array(found)
+    key = run.config()[1].get("batch_key")
+    names = np.array([f"generated_{i}" for i in range(x.shape[0])])
+    obs = {} if key is None else {key: batch}
+    runs.write_counts(options.out, Counts(x, np.array(model_genes(model)), names, obs))
+    if obs and kind == ".csv":
+        say(f"a table has no place for {key!r}, the batch of each cell: .npz and .h5ad have")
     say(f"{x.shape[0]:,} cells x {x.shape[1]:,} genes, {kind} written: {options.out}")
     return 0
 
@@ -513,7 +547,7 @@ def make_report(options) -> int:
         run.check_target(out)
     counts, path, batch = of_run(run, options)
     keep_counts(run, path, "--out", out)
-    labels = None if options.color is None else runs.labels_of(counts, options.color).astype(str)
+    labels = None if options.color is None else runs.labels_of(counts, options.color)
     with checkpoint.whole_file(out) as temporary:
         report.write(
             temporary,
@@ -523,7 +557,8 @@ def make_report(options) -> int:
             batch,
             labels,
             options.color or "cluster",
-            title=f"{run.folder.name}: scVI on {Path(path).name}",
+            title=f"{run.folder.name}: scVI on "
+            + ", ".join(Path(p).name for p in runs.paths_of(path)),
         )
     say(f"written: {out}")
     return 0
@@ -537,8 +572,9 @@ def of_run(run: Run, options, is_batch_needed: bool = True) -> tuple:
     on_disk = getattr(
         options, "on_disk", False
     )  # None where the option is there, and was not given
+    reading = {name: value for name in runs.READING if (value := getattr(options, name, None))}
     counts, path, key = run.counts(
-        options.counts, options.layer, options.batch_key, on_disk, options.transpose
+        options.counts, options.layer, options.batch_key, on_disk, reading
     )
     if not is_batch_needed:
         key = options.batch_key
@@ -570,16 +606,12 @@ def keep_counts(run: Run, read_from, option: str, target, is_added: bool = False
     read_from: the path of the counts that were read. is_added: results are added to an .h5ad of
     counts, and nothing is lost.
     """
-    if (
-        is_added
-        and all(str(path).lower().endswith(".h5ad") for path in (read_from, target))
-        and is_same(read_from, target)
-    ):
+    if is_added and runs.is_h5ad(target) and is_same(read_from, target):
         return
     trained_on, _ = run.config()
     for path, what in (
-        (read_from, "the counts"),
-        (trained_on, "the counts that the run was trained on"),
+        *((path, "the counts") for path in runs.paths_of(read_from)),
+        *((path, "the counts that the run was trained on") for path in runs.paths_of(trained_on)),
         *((path, "a file of the run") for path in run.files),
     ):
         if is_same(path, target):
@@ -671,8 +703,9 @@ def train_options(add) -> None:
     add(
         "counts",
         metavar="COUNTS",
-        nargs="?",
-        help="counts to train on; known from the run with --resume",
+        nargs="*",
+        help="counts to train on; known from the run with --resume. Several files are joined on "
+        "the genes that all have, with the name of the file as batch",
     )
     add("--out", metavar="RUN", type=Path, required=True, help="folder for the run; it is made")
     add(
@@ -701,6 +734,7 @@ def train_options(add) -> None:
         help="the file has its genes where cells are expected: a table with one line for each "
         "gene, or an .mtx without names of which it was guessed wrongly",
     )
+    reading_options(add, unset)
     add(
         "--batch-key",
         metavar="COLUMN",
@@ -730,6 +764,12 @@ def train_options(add) -> None:
         help="let the encoder see batch and covariates, too",
     )
     add(
+        "--genes-from",
+        metavar="COLUMN",
+        default=unset,
+        help="train on the genes that this column of genes marks, such as highly_variable",
+    )
+    add(
         "--genes",
         metavar="N",
         type=whole(1),
@@ -744,6 +784,13 @@ def train_options(add) -> None:
         "(default; Lopez et al. 2018), or of Pearson residuals, which does not favour genes of "
         "high mean (Lause et al. 2021), "
         "and needs all counts in memory",
+    )
+    add(
+        "--within-batches",
+        action="store_true",
+        default=unset,
+        help="--genes chooses by how genes vary within each batch of --batch-key, and not between "
+        "them",
     )
     add(
         "--likelihood",
@@ -922,13 +969,39 @@ def compare_options(add) -> None:
     train_options(add_same)
 
 
+def reading_options(add, unset=None) -> None:
+    """How a file of counts is read, beside its layer and --transpose."""
+    add(
+        "--obs",
+        metavar="META",
+        type=os.path.abspath,
+        default=unset,
+        help="table of what is known of the cells (.csv, .tsv, .txt, .gz), a line each, for files "
+        "without: it is joined by the names of cells",
+    )
+    add(
+        "--gene-names",
+        metavar="COLUMN",
+        default=unset,
+        help="column of genes to take their names from: feature_name where a file of CELLxGENE has "
+        "Ensembl ids as names, gene_ids of 10x Genomics for the reverse",
+    )
+    add(
+        "--round",
+        dest="rounded",
+        action="store_true",
+        default=unset,
+        help="take the nearest whole numbers, of counts from which ambient RNA was taken away",
+    )
+
+
 def counts_options(add) -> None:
     """What every command that reads counts takes."""
     add("run", metavar="RUN", type=Path, help="folder of a trained model")
     add(
         "counts",
         metavar="COUNTS",
-        nargs="?",
+        nargs="*",
         help="other counts than the run was trained on; genes are matched by name",
     )
     add(
@@ -941,6 +1014,7 @@ def counts_options(add) -> None:
         action="store_true",
         help="COUNTS, where given, have their genes where cells are expected",
     )
+    reading_options(add)
     add(
         "--batch-key",
         metavar="COLUMN",
@@ -1173,6 +1247,8 @@ def main(arguments: list[str] | None = None) -> int:
     with streams.kept_going():
         try:
             options = parser().parse_args(arguments)
+            if isinstance(getattr(options, "counts", None), list) and len(options.counts) < 2:
+                options.counts = options.counts[0] if options.counts else None
         except SystemExit as said:  # argparse has printed the help, or what is wrong
             return said.code  # type: ignore[return-value]  # argparse ends with a number
     with streams.kept_going() as output:

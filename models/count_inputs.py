@@ -26,9 +26,24 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minigrad.backend import Array, Matrix
-from models.counts import Moments, as_matrix, batch_codes, moments
+from models.counts import Counts, Moments, as_matrix, batch_codes, moments
 from models.covariates import ObsColumns, columns_in
 from models.inputs import sizes
+from models.labels import by_cell, cells_of, genes_of
+from models.orientation import advice
+
+MISSING = (
+    "",
+    "nan",
+    "none",
+    "na",
+    "n/a",
+    "<na>",
+    "null",
+)  # what stands for a label that is not there
+# More batches than this are none if there are fewer cells than this of each, on average, or if they
+# are numbers and more than that.
+MOST_BATCHES, LEAST_CELLS, MOST_NUMBERS = 20, 10, 100
 
 
 class TrainingCells(NamedTuple):
@@ -69,7 +84,7 @@ def known_of_data(
     batch_column = batch if isinstance(batch, str) else None
     columns = columns_in(obs, n_cells, batch_column, categorical, continuous)
     _, batches = batch_codes(batch, n_cells, obs=obs)
-    return KnownOfData(n_genes, _genes_of(counts), batches, columns)
+    return KnownOfData(n_genes, genes_of(counts), batches, columns)
 
 
 def check_training(
@@ -109,6 +124,7 @@ def training_cells(
     ValueError for others. A new model takes those of the counts, of at most n_batches batches.
     """
     x = _matrix(model, counts, layer, on_disk=True)
+    _warn_where_names_are_exchanged(counts)
     known_batches = None
     if model.trained or model.knows_data:
         _check_genes(model, counts)
@@ -119,6 +135,8 @@ def training_cells(
             f"batch has {len(batches)} different labels, but the model was made for "
             f"n_batches={model.n_batches}"
         )
+    if not model.trained:
+        _warn_of_labels_that_are_none(batches, codes)
     sums = moments(x)
     n_cells = x.shape[0]
     cells = np.flatnonzero(sums.totals > 0)
@@ -139,7 +157,7 @@ def training_cells(
         columns = columns.standardised_by(_obs(counts), cells, n_cells)
     covariates = columns.table(_obs(counts), n_cells, model.dtype)[cells]
     x = _in_dtype(x, model.dtype)
-    return TrainingCells(x, codes, batches, _genes_of(counts), sums, columns, covariates)
+    return TrainingCells(x, codes, batches, genes_of(counts), sums, columns, covariates)
 
 
 def cells_to_ask_about(
@@ -178,6 +196,40 @@ def cells_to_encode(
     return _in_dtype(x, model.dtype), codes, np.zeros((n_cells, 0), model.dtype)
 
 
+def _warn_where_names_are_exchanged(counts) -> None:
+    """Warn of a frame, or AnnData, whose rows seem to be genes; of Counts `counts.read` has."""
+    cells = cells_of(counts)
+    genes = genes_of(counts)
+    if isinstance(counts, Counts) or cells is None or genes is None:
+        return
+    found = advice(cells, genes, "transpose the counts")
+    if found is not None:
+        warnings.warn(f"counts: {found}", stacklevel=4)
+
+
+def _warn_of_labels_that_are_none(batches, codes) -> None:
+    """Warn where labels look like a number or a name of each cell, or like that of a missing one.
+
+    batches: names (n_batches,); codes: (n_cells,).
+    """
+    n_cells = np.bincount(codes, minlength=len(batches))
+    for name, n in zip(batches, n_cells):
+        if name.strip().lower() in MISSING:
+            warnings.warn(
+                f"batch: {n} cells have the label {name!r}, as cells without one do, and are a "
+                "batch of their own; leave them out, or give them a label",
+                stacklevel=4,
+            )
+    are_few = len(batches) > MOST_BATCHES and len(codes) < LEAST_CELLS * len(batches)
+    if are_few or len(batches) > MOST_NUMBERS and all(name.isdigit() for name in batches):
+        warnings.warn(
+            f"batch: {len(batches)} different labels for {len(codes)} cells, such as "
+            f"{batches[0]!r} and {batches[-1]!r}; a number or a name of each cell is no batch. "
+            "Leave it out, or pass a column of few labels",
+            stacklevel=4,
+        )
+
+
 def _matrix(model, counts, layer, on_disk):
     """Counts as a checked matrix, dense, CSR or Blocks, of as many genes as the model has."""
     x = as_matrix(counts, layer=layer, on_disk=on_disk)
@@ -190,12 +242,14 @@ def _matrix(model, counts, layer, on_disk):
 
 
 def _codes(model, counts, batch, n_cells, known_batches):
-    """Batches of the cells as `batch_codes` has them; batch may name a column of counts.obs.
+    """Batches of the cells as `batch_codes` has them.
 
+    batch may name a column of counts.obs, or be a Series in another order of the cells.
     None stands for the column that the model remembers, if it does, and knows several batches.
     """
     if batch is None and model.n_batches > 1:
         batch = model.columns.batch
+    batch = by_cell(batch, cells_of(counts), "batch")
     return batch_codes(batch, n_cells, known=known_batches, obs=_obs(counts))
 
 
@@ -208,18 +262,12 @@ def _in_dtype(x, dtype):
     return x if x.dtype == dtype else x.astype(dtype)
 
 
-def _genes_of(counts) -> list | None:
-    """Names of the genes of Counts or AnnData, (n_genes,) str; None for a matrix without names."""
-    genes = getattr(counts, "genes", getattr(counts, "var_names", None))
-    return None if genes is None else [str(name) for name in genes]
-
-
 def _check_genes(model, counts) -> None:
     """ValueError for counts whose genes have other names than the model's, if both have names.
 
     Names may occur more than once: genes of one name are told apart by their order.
     """
-    genes = _genes_of(counts)
+    genes = genes_of(counts)
     if model.genes is not None and genes is not None and model.genes != genes:
         raise ValueError(
             "counts: its genes differ, or stand in another order, from those that the model "

@@ -131,6 +131,7 @@ from minigrad.tensor import Tensor
 from models.counts import Moments, moments
 from models.files import warn_of_formulas
 from models.inputs import one_of, whole_number
+from models.labels import by_cell, cells_of, genes_of
 from models.posterior import BUDGET, POSTERIOR, count_distribution
 
 LEAST_DELTA = 0.25  # log2 fold change (19 %): what delta is at least where it follows from the data
@@ -222,6 +223,21 @@ class DifferentialExpression:
             lines.append(f"... {len(self) - n:,} more")
         return "\n".join(lines)
 
+    def named(self, group: str, comparison: str) -> DifferentialExpression:
+        """The same table with two more columns, the names of a and b: `group`, `comparison`."""
+        columns = {
+            "gene": self.columns["gene"],
+            "group": np.full(len(self), group),
+            "comparison": np.full(len(self), comparison),
+        }
+        return DifferentialExpression(
+            columns | self.columns,
+            mode=self.mode,
+            n_samples=self.n_samples,
+            delta=self.delta,
+            fdr=self.fdr,
+        )
+
     def to_csv(self, path) -> None:
         """Write all rows, with a first line of column names.
 
@@ -243,14 +259,17 @@ class DifferentialExpression:
         figure = Figure(figsize=(8, 5.5), layout="constrained")
         axes = figure.add_subplot()
         x, y = self["lfc_mean"], self["bayes_factor"]
+        over = "a over b"
+        if "group" in self.columns:
+            over = f"{self['group'][0]} over {self['comparison'][0]}"
         if self.mode == "change":
             self._draw_marked(axes, x, y)
-            axes.set_xlabel("log2 fold change of the groups' means, a over b")
+            axes.set_xlabel(f"log2 fold change of the groups' means, {over}", parse_math=False)
             axes.set_ylabel("log Bayes factor (nats)")
         else:
             y = np.abs(y)
             axes.scatter(x, y, s=16, color=GREY, alpha=0.7, linewidths=0)
-            axes.set_xlabel("log2 fold change a over b, mean over pairs")
+            axes.set_xlabel(f"log2 fold change {over}, mean over pairs", parse_math=False)
             axes.set_ylabel("|log Bayes factor| (nats)")
         reach = 1.35 * max(np.max(np.abs(x)), 1e-3)
         axes.set_xlim(-reach, reach)
@@ -342,10 +361,11 @@ class ComparesGroups:
     ) -> DifferentialExpression:
         """Which genes two groups of cells express differently: a DifferentialExpression.
 
-        group_a, group_b: boolean masks (n_cells,) or positions of cells; group_b=None: all other
-        cells. Cells without counts are left out. Both groups are decoded in the same batches, drawn
-        in the proportions of the two together: so batches are averaged over. So are covariates: the
-        batch and the covariates are those of a random cell of either group.
+        group_a, group_b: boolean masks (n_cells,), by name of the cell where they are Series, or
+        positions of cells; group_b=None: all other cells. Cells without counts are left out. Both
+        groups are decoded in the same batches, drawn in the proportions of the two together: so
+        batches are averaged over. So are covariates: the batch and the covariates are those of a
+        random cell of either group.
 
         mode: "change", a log2 fold change of the groups' means beyond delta, to one side, from the
         counts and what the model expects of them, sorted by its probability; or "vanilla", rho_a >
@@ -373,7 +393,12 @@ class ComparesGroups:
         told = Cells(*self.minibatches(counts, batch, layer, on_disk=False).columns)
         x = told.counts
         names = _gene_names(self, counts, genes)
-        groups = _groups(x, group_a, group_b)
+        cells = cells_of(counts)
+        groups = _groups(
+            x,
+            _by_cell_if_mask(group_a, cells, "group_a"),
+            _by_cell_if_mask(group_b, cells, "group_b"),
+        )
         rng = backend.generator([seed, POSTERIOR])
         both = np.concatenate(groups)
         # Mode "vanilla" needs the sums too, but only to warn of what the model has not learnt.
@@ -696,7 +721,7 @@ def _gene_names(model, counts, genes) -> np.ndarray:
         for names in (
             genes,
             model.genes,
-            getattr(counts, "genes", getattr(counts, "var_names", None)),
+            genes_of(counts),
         )
         if names is not None
     ]
@@ -733,6 +758,11 @@ def _groups(x, group_a, group_b) -> list:
         if not np.any(has_counts[cells]):
             raise ValueError(f"{name} holds no cells" + " with counts" * (len(cells) > 0))
     return [cells[has_counts[cells]] for cells in (a, b)]
+
+
+def _by_cell_if_mask(group, cells, name: str):
+    """A Series of booleans in the order of the cells; positions, and all else, as they are."""
+    return by_cell(group, cells, name) if np.asarray(group).dtype.kind == "b" else group
 
 
 def _positions(group, n_cells: int, name: str) -> np.ndarray:

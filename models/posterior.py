@@ -342,15 +342,17 @@ class AnswersByDraws(Module):
         batch: Array | str | None = None,
         covariates: Mapping[str, Any] | None = None,
         seed: int = 0,
-    ) -> np.ndarray:
+        return_batch: bool = False,
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Counts of n new cells, (n, n_genes): z ~ Normal(0, 1), log-normal library sizes.
 
         batch: a label for all of them, or one for each; None: batches in the proportions of the
         training cells. covariates: obs column -> a value for all of them, or one for each; of a
         column that is not named, labels are drawn in the proportions of the training cells, each
-        covariate by itself, and numbers are at their mean. Whole numbers, in the dtype of the
-        model. For seeing what the model believes cells to be, and for data of which the truth is
-        known. ValueError for an unknown batch or covariate, or another number of labels.
+        covariate by itself, and numbers are at their mean. return_batch: (counts, labels of their
+        batches (n,) str) instead. Whole numbers, in the dtype of the model. For seeing what the
+        model believes cells to be, and for data of which the truth is known. ValueError for an
+        unknown batch or covariate, or another number of labels.
 
         Where the library is observed, logarithms of the new cells' totals have the mean and
         variance of those of the training cells (`library_log_mean`, `library_log_var`), as long as
@@ -381,7 +383,9 @@ class AnswersByDraws(Module):
                 decoded = _decode(self, z, log_library[:, None], of_cells, told)
                 p = count_distribution(self, decoded)
                 found[cells] = backend.to_host(p.sample(noise.counts))
-        return found
+        if not return_batch:
+            return found
+        return found, np.array([str(label) for label in self.batches])[codes]
 
 
 # ------------------------------------------------------------------------- how draws are made

@@ -39,7 +39,7 @@ from models.clustering import (
     silhouette,
 )
 from models.counts import Counts, library_size
-from models.runs import in_memory
+from models.runs import as_texts, in_memory
 
 # Okabe & Ito (2008), then three more for up to ten classes; markers help where colours do not.
 COLORS = (
@@ -64,6 +64,7 @@ code { background: #f6f6f6 } nav a { margin-right: .8rem }"""
 MOST_CELLS = 3000  # shown, and looked at for what needs all pairs of them
 MOST_DRAWN = 1000  # cells of which the model draws counts
 N_CLUSTERS = 7  # where no labels are given: the colours before yellow, which is pale on white
+MOST_NUMBERS = 30  # that are taken for names, as of clusters
 MOST_LABELS = 10  # that the palette tells apart; the rarer ones become "others"
 
 
@@ -79,8 +80,9 @@ def write(
 ) -> None:
     """Write the page, one HTML file, for a trained SCVI and counts (n_cells, n_genes) of its genes.
 
-    batch: a label per cell, or None; labels: (n_cells,) str by which cells are coloured and
-    clusters judged, called label_name; None: k-means clusters. A large data set is looked at in a
+    batch: a label per cell, or None; labels: (n_cells,) by which cells are coloured and clusters
+    judged, called label_name; of numbers (`as_numbers`) there is a colour bar, and no clusters;
+    None: k-means clusters. A large data set is looked at in a
     random few thousand cells, and only these are read into memory where the counts lie on the disk.
     """
     rows = np.sort(np.random.default_rng(0).permutation(len(counts))[:MOST_CELLS])
@@ -90,11 +92,15 @@ def write(
         labels if labels is None else labels[rows],
     )
     mean, std = model.latent(counts, batch, return_std=True)
-    shown = (
-        kmeans(mean, min(N_CLUSTERS, len(mean))).astype(str)
-        if labels is None
-        else most_frequent(labels)
-    )
+    shown: Array
+    if labels is None:
+        shown = kmeans(mean, min(N_CLUSTERS, len(mean))).astype(str)
+    elif (numbers := as_numbers(labels)) is not None:
+        shown = numbers
+        labels = None  # no kinds of cells, that clusters could be judged by
+    else:
+        labels = as_texts(labels)
+        shown = most_frequent(labels)
     drawn = np.sort(np.random.default_rng(1).permutation(len(counts))[:MOST_DRAWN])
     of_drawn = None if batch is None else batch[drawn]
     parts = [
@@ -214,6 +220,23 @@ def integration_table(z: Array, batch, labels, label_name) -> str:
     )
 
 
+def as_numbers(labels: Array) -> np.ndarray | None:
+    """Labels (n,) that are a measurement, as float64, NaN where one is missing; None for names.
+
+    Numbers of clusters and batches are whole and few; fractions, or many different numbers, measure
+    something.
+    """
+    values = np.asarray(labels)
+    if values.dtype == object:  # a column with missing values
+        values = np.array([np.nan if value is None else value for value in values.tolist()])
+    if values.dtype.kind not in "iuf":
+        return None
+    values = values.astype(np.float64)
+    different = np.unique(values[np.isfinite(values)])
+    are_whole = np.array_equal(different, np.floor(different))
+    return None if are_whole and len(different) <= MOST_NUMBERS else values
+
+
 def most_frequent(labels: Array) -> Array:
     """The labels, (n,) str, all but the most frequent called "others", so that colours suffice."""
     names, numbers = np.unique(labels, return_counts=True)
@@ -236,7 +259,8 @@ def training(history) -> bytes | None:
 def latent_space(mean: Array, labels: Array, label_name, library: Array) -> bytes:
     """Cells on two principal components of the latent means: by label, and by library size.
 
-    mean: (n, n_latent); labels, library: (n,).
+    mean: (n, n_latent); labels, library: (n,). Labels that are float have a colour bar, and are
+    grey where they are not finite.
     """
     centred = mean - mean.mean(axis=0)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
@@ -245,26 +269,22 @@ def latent_space(mean: Array, labels: Array, label_name, library: Array) -> byte
         points, share = np.column_stack([points, np.zeros(len(points))]), np.append(share, 0.0)
     f = Figure(figsize=(11.5, 4.4), layout="constrained")
     left, right = f.subplots(1, 2)
-    drawn = scatter(left, points, labels)
-    legend(
-        left,
-        drawn,
-        loc="center left",
-        bbox_to_anchor=(1.0, 0.5),
-        title=label_name,
-        fontsize=8,
-        markerscale=2,
-        frameon=False,
-    )
-    dots = right.scatter(
-        *points.T,
-        c=np.log10(np.maximum(library, 1.0)),
-        s=8,
-        cmap="viridis",
-        linewidths=0,
-        rasterized=True,
-    )
-    f.colorbar(dots, ax=right, label="log10 library size (counts a cell)")
+    if np.asarray(labels).dtype.kind == "f":
+        by_number(left, points, labels, label_name)
+    else:
+        drawn = scatter(left, points, labels)
+        legend(
+            left,
+            drawn,
+            loc="center left",
+            bbox_to_anchor=(1.0, 0.5),
+            title=label_name,
+            fontsize=8,
+            markerscale=2,
+            frameon=False,
+        )
+    depth = np.log10(np.maximum(library, 1.0))
+    by_number(right, points, depth, "log10 library size (counts a cell)")
     for axes in (left, right):
         axes.set(
             xticks=[],
@@ -355,6 +375,16 @@ def cells(x: Matrix, generated: Matrix) -> bytes:
     low, high = left.get_ylim()
     left.set_ylim(low, 1.2 * high)  # room for the legend
     return png(f)
+
+
+def by_number(axes, points: np.ndarray, values: Array, name: str) -> None:
+    """Points (n, 2) coloured by values (n,), with a colour bar; grey where they are not finite."""
+    known = np.isfinite(values)
+    axes.scatter(*points[~known].T, s=8, color="#CCCCCC", linewidths=0, rasterized=True)
+    dots = axes.scatter(
+        *points[known].T, c=values[known], s=8, cmap="viridis", linewidths=0, rasterized=True
+    )
+    axes.figure.colorbar(dots, ax=axes).set_label(name, parse_math=False)
 
 
 def scatter(axes, points: np.ndarray, labels: Array, size: float = 8.0) -> dict:

@@ -576,8 +576,9 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         counts.read's result.
 
         Counts on the disk (counts.read with backed=True, AnnData with backed="r") stay there,
-        whatever their size. batch: an int or string label per cell, or the name of an obs column;
-        None: the column that `for_data` was told. Covariates are found in counts.obs.
+        whatever their size. batch: an int or string label per cell, or the name of an obs column; a
+        Series is put in the order of the cells by their names; None: the column that `for_data` was
+        told. Covariates are found in counts.obs.
         Cells without counts are left out, with a warning. A trained model is trained on; its genes
         and batches stay what they are, and others are refused, as for predictions.
 

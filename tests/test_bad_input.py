@@ -399,11 +399,11 @@ def test_negative_fractions_are_refused(name):
         (None, "batch: say which batch each cell is from; the model knows left"),
         (
             np.where(np.arange(N) == 7, None, BATCH),
-            "batch: cell 7 has the label None; labels must be whole numbers or strings",
+            "batch: 1 of 24 cells have no label, the first of them cell 7; leave those cells out",
         ),
         (
             np.where(np.arange(N) == 7, np.nan, 1.0),
-            "batch: cell 0 has the label 1.0|batch: cell 7 has the label nan",
+            "batch: 1 of 24 cells have no label, the first of them cell 7; leave those cells out",
         ),
         ("donor", "batch: no obs column 'donor'; there are: none"),
     ],

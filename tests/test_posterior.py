@@ -499,6 +499,14 @@ def test_generate_has_the_moments_of_the_prior(likelihood):
     with evaluating(model):
         p = distribution(model, model.generative(rng.standard_normal((n, 2)), log_l, codes))
     assert_moments(draws, p.mean, p.variance)
+    model.batches = ["left", "right"]
+    again, labels = model.generate(n, return_batch=True)
+    assert np.array_equal(again, draws)
+    assert abs(np.mean(labels == "right") - 0.75) < 0.02 and set(labels) == {"left", "right"}
+    if likelihood != "zinb":  # a batch has totals of its own: the labels are those of the counts
+        means = [draws[labels == label].sum(axis=1).mean() for label in ("left", "right")]
+        np.testing.assert_allclose(means, np.exp([3.05, 4.05]), rtol=0.03)
+    model.batches = [0, 1]
     of_one = model.generate(n, batch=1)
     if (
         likelihood != "zinb"

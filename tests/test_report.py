@@ -56,6 +56,49 @@ def test_the_latent_space_is_drawn_with_any_labels(monkeypatch):
     assert {*ODD, "$\\bad$"} - {""} <= set(found) and not any(found.values())
 
 
+def test_numbers_are_a_colour_bar_and_names_are_a_legend(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(report, "png", lambda figure: kept.append(figure))
+    z = np.random.default_rng(0).normal(size=(60, 3))
+    n_counts = np.random.default_rng(1).permutation(np.arange(60)) * 10.0
+    n_counts[7] = np.nan
+    report.latent_space(z, report.as_numbers(n_counts), "n$_$counts", np.ones(60))
+    left, _, *bars = kept[0].axes
+    assert [bar.get_ylabel() for bar in bars] == [
+        "n$_$counts",
+        "log10 library size (counts a cell)",
+    ]
+    assert left.get_legend() is None
+    assert not any(drawn_texts(kept[0]).values())
+    without, dots = left.collections
+    assert len(without.get_offsets()) == 1
+    shown = np.asarray(dots.get_array())
+    np.testing.assert_array_equal(shown, np.delete(n_counts, 7))
+
+
+MEASURED = {
+    "counts": np.arange(50) * 3,
+    "fractions": np.linspace(0, 1, 4),
+    "with missing ones": np.array([0.5, np.nan, 2.0]),
+    "objects with missing ones": np.array([*range(40), None], object),
+}
+NAMES = {
+    "text": np.array(["1.5", "2.5"]),
+    "numbers of clusters": np.arange(30),
+    "clusters as floats": np.array([0.0, 1.0, 2.0, np.nan]),
+    "truth values": np.array([True, False]),
+    "text with missing ones": np.array(["B", None], object),
+}
+
+
+@pytest.mark.parametrize("case", {**MEASURED, **NAMES})
+def test_what_is_taken_for_a_number(case):
+    found = report.as_numbers({**MEASURED, **NAMES}[case])
+    assert (found is not None) == (case in MEASURED)
+    if found is not None:
+        assert found.dtype == np.float64
+
+
 def table_of(genes):
     """A table of differential expression with these names of genes."""
     n = len(genes)
@@ -65,6 +108,21 @@ def table_of(genes):
         columns[name] = numbers
     columns["is_de"] = np.ones(n, bool)
     return DifferentialExpression(columns, mode="change", n_samples=9, delta=0.25, fdr=0.05)
+
+
+def test_a_table_names_its_groups(tmp_path):
+    named = table_of(["a", "b"]).named("$T$ cells", "rest")
+    named.to_csv(tmp_path / "t.csv")
+    first, *rows = (tmp_path / "t.csv").read_text().splitlines()
+    assert first.startswith("gene,group,comparison,lfc_mean")
+    assert [row.split(",")[:3] for row in rows] == [
+        ["a", "$T$ cells", "rest"],
+        ["b", "$T$ cells", "rest"],
+    ]
+    named.volcano(tmp_path / "t.svg")
+    table_of(["a", "b"]).volcano(tmp_path / "u.svg")
+    texts = [(tmp_path / name).read_text() for name in ("t.svg", "u.svg")]
+    assert "means, $T$ cells over rest -->" in texts[0] and "a over b -->" in texts[1]
 
 
 def test_a_volcano_names_genes_as_they_are(tmp_path, monkeypatch):
