@@ -1137,11 +1137,10 @@ try:
         print(f"wrong: {fault}")
     else:
         loss = repaired_loss(*far)
+        slope = grad(loss, far)[0]
         print("right: slope, large numbers and second derivative.")
         print(f"The loss, which was infinite, is now {loss.data:.1f}.")
-        print(
-            f"Its slope in w, which was nan, is now {grad(loss, far)[0]}: for means so large it is"
-        )
+        print(f"Its slope in w, which was nan, is now {slope}: for means so large it is")
         print(f"theta, here 1, times the sum of the doses, {doses.sum():.1f} (not the six wells).")
 except NotImplementedError:
     print("not yet: fill in rule_of_logaddexp above, run its cell, and then this one.")
