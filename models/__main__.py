@@ -322,13 +322,14 @@ def embed(options) -> int:
 def denoise(options) -> int:
     """Expected counts of each cell and gene: the mean mu of the negative binomial.
 
-    The table is dense, and held in memory.
+    The table is dense, and held in memory: of all genes, or of those that --genes names.
     """
     run, kind = Run(options.run), output("--out", options.out)
     model = run.model()
     everything, path, batch = of_run(run, options)
     counts = runs.genes_by_name(everything, model_genes(model))
-    keep_counts(run, path, "--out", options.out, is_added=counts is everything)
+    is_added = counts is everything and options.genes is None
+    keep_counts(run, path, "--out", options.out, is_added=is_added)
     mu = model.denoise(
         counts,
         batch,
@@ -336,7 +337,11 @@ def denoise(options) -> int:
         transform_batch=options.transform_batch,
         n_samples=options.samples,
         seed=options.seed,
+        genes=options.genes,
     )
+    if options.genes is not None:
+        position = {name: i for i, name in enumerate(counts.genes.tolist())}
+        counts = counts.select_genes(np.array([position[name] for name in options.genes]))
     runs.write_cells(
         options.out,
         counts,
@@ -354,7 +359,7 @@ def impute_score(options) -> int:
     """Hide counts, train anew on the rest with the settings of the run, and see how well what was
     hidden is recovered: the median absolute error over hidden entries, beside that of each gene's
     mean and of PCA (10 components of normalised log1p counts). The run itself has seen all counts,
-    and is not used. Memory: all counts, and n_genes x n_genes for PCA."""
+    and is not used. Memory: all counts, and n_cells x n_genes for what is imputed."""
     run = Run(options.run)
     _, settings = run.config()
     model = run.model()
@@ -367,7 +372,9 @@ def impute_score(options) -> int:
     def impute(corrupted):
         asked = {"dropout": settings.get("dropout")}  # not what the run's own counts led to
         fresh = type(model)(**{**model.config, **asked})
+        say(f"training anew on what is left: {corrupted.nnz:,} of {x.nnz:,} counts above 0")
         fresh.fit(corrupted, batch, device=options.device, **arguments)
+        say("imputing what was hidden, by the model, the genes' means and PCA")
         return fresh.to("numpy").denoise(corrupted, batch, n_samples=10)
 
     found = imputation.imputation_error(x, impute, fraction=options.fraction, seed=options.seed)
@@ -927,6 +934,12 @@ def denoise_options(add) -> None:
         default=1,
         help="draws of z to average over (default: 1)",
     )
+    add(
+        "--genes",
+        metavar="GENE",
+        nargs="+",
+        help="of these genes only, in this order (default: of all genes of the run)",
+    )
     add("--seed", metavar="N", type=whole(0), default=0, help="of the draws (default: 0)")
 
 
@@ -1039,7 +1052,8 @@ COMMANDS = {
     "denoise": (
         denoise,
         denoise_options,
-        "run --out denoised.npz --samples 25\nrun --out denoised.csv --library-size 10000",
+        "run --out denoised.npz --samples 25\nrun --out denoised.csv --library-size 10000\n"
+        "run --out denoised.csv --genes CD3D MS4A1 LYZ",
     ),
     "impute-score": (impute_score, impute_options, "run\nrun --fraction 0.2 --epochs 50"),
     "de": (

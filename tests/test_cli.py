@@ -700,6 +700,30 @@ def test_denoise_is_denoise(place, model, words, arguments):
     assert data.uns["kept"] == "note"
 
 
+def test_denoise_of_some_genes_has_their_columns_only(place, model, tmp_path, capsys):
+    counts = made_counts()
+    genes = ["G7", "G0-1", "G2"]
+    mu = model.denoise(counts.X, counts.obs["donor"], seed=5)
+    expected = mu[:, [model.genes.index(gene) for gene in genes]]
+    words = ["--seed", 5, "--genes", *genes]
+    assert call("denoise", place / "run", "--out", tmp_path / "d.npz", *words) == 0
+    with np.load(tmp_path / "d.npz", allow_pickle=False) as file:
+        np.testing.assert_array_equal(file["scvi_denoised"], expected)
+        assert file["columns"].tolist() == genes
+    h5ad = place / "counts.h5ad"
+    assert call("denoise", place / "run", h5ad, "--out", tmp_path / "d.h5ad", *words) == 0
+    data = anndata.read_h5ad(tmp_path / "d.h5ad")
+    np.testing.assert_array_equal(data.layers["scvi_denoised"], expected)
+    assert data.var_names.tolist() == genes
+    capsys.readouterr()
+    assert call("denoise", place / "run", "--out", tmp_path / "e.csv", "--genes", "G2", "CD3D") == 1
+    said = capsys.readouterr().err
+    assert "CD3D" in said and "G2," not in said.split(";")[0]
+    assert not (tmp_path / "e.csv").exists()
+    with pytest.raises(ValueError, match=r"pass \['G2'\]"):
+        model.denoise(counts.X, counts.obs["donor"], genes="G2")
+
+
 @pytest.mark.parametrize("groups", [["T cell"], ["T cell", "B cell"]])
 def test_de_is_differential_expression(place, model, capsys, groups):
     counts = made_counts()
@@ -771,7 +795,9 @@ def test_impute_score_trains_anew_on_what_is_left(place, model, capsys):
 
     expected = imputation.imputation_error(counts.X, impute, fraction=0.2, seed=1)
     assert call("impute-score", place / "run", "--fraction", 0.2, "--seed", 1, "--epochs", 2) == 0
-    printed = dict(re.findall(r"^(model|gene mean|pca) +([\d.]+)$", capsys.readouterr().out, re.M))
+    out, err = capsys.readouterr()
+    printed = dict(re.findall(r"^(model|gene mean|pca) +([\d.]+)$", out, re.M))
+    assert "training anew" in err and "imputing" in err
     assert printed == {name: f"{value:.4f}" for name, value in expected.items()}
 
 
