@@ -385,18 +385,21 @@ def impute_score(options) -> int:
 
 
 def de(options) -> int:
-    """A table of the genes that two groups of cells express differently, most certain first. Bayes
+    """A table of the genes that groups of cells express differently, most certain first. Bayes
     factors are no p-values. With one label, group b is all other cells, those without a label
-    included. All counts are held in memory."""
-    if len(options.groups) > 2:
+    included; with --all-groups, each label in turn is group a."""
+    if (options.groups is None) != options.all_groups:
+        raise WrongUsage("give either --groups LABEL [LABEL] or --all-groups")
+    asked = options.groups or []
+    if len(asked) > 2:
         raise WrongUsage(
-            f"--groups takes one label or two, not {len(options.groups)}: "
-            f"{', '.join(options.groups)}"
+            f"--groups takes one label or two, not {len(asked)}: {', '.join(asked)}; for every "
+            "group against the rest, give --all-groups in its place"
         )
-    if len(set(options.groups)) < len(options.groups):
+    if len(set(asked)) < len(asked):
         raise WrongUsage(
-            f"--groups: both are {options.groups[0]!r}; give two that differ, or one, for it "
-            "against the rest"
+            f"--groups: both are {asked[0]!r}; give two that differ, or one, for it against the "
+            "rest"
         )
     targets = [
         (option, path, allowed)
@@ -413,17 +416,11 @@ def de(options) -> int:
     counts, read_from, batch = of_run(run, options)
     for option, path, _ in targets:
         keep_counts(run, read_from, option, path)
-    labels = runs.labels_of(counts, options.key).astype(str)
-    groups = [labels == name for name in options.groups]
-    for name, group in zip(options.groups, groups):
-        if not group.any():
-            names = sorted(set(labels))
-            there = ", ".join(names[:20]) + " ..." * (len(names) > 20)
-            raise ValueError(f"no cell has {options.key} {name!r}; there are: {there}")
     table = model.differential_expression(
         runs.genes_by_name(counts, model_genes(model)),
-        groups[0],
-        groups[1] if len(groups) > 1 else None,
+        group_a=asked[0] if asked else None,
+        group_b=asked[1] if len(asked) > 1 else None,
+        groupby=options.key,
         mode=options.mode,
         delta=options.delta,
         fdr=options.fdr,
@@ -432,11 +429,7 @@ def de(options) -> int:
         genes=model_genes(model),
         seed=options.seed,
     )
-    other = repr(options.groups[1]) if len(groups) > 1 else "all other cells"
-    print(
-        f"a: {groups[0].sum():,} cells, {options.groups[0]!r}; b: {other}, of "
-        f"{options.key}\n{table.head(options.rows)}"
-    )
+    print(f"groups of {options.key}\n{table.head(options.rows)}")
     for path, write in ((options.csv, table.to_csv), (options.volcano, table.volcano)):
         if path is not None:
             with checkpoint.whole_file(path) as temporary:
@@ -789,9 +782,8 @@ def train_options(add) -> None:
         action="store_true",
         default=unset,
         help="leave the counts in their .h5ad file and read them a block at "
-        "a time: for files larger than memory. embed, denoise and report then do so too; de and "
-        "impute-score need all counts "
-        "in memory",
+        "a time: for files larger than memory. embed, denoise, de and report then do so too; "
+        "impute-score needs all counts in memory",
     )
     add(
         "--parallel",
@@ -964,13 +956,18 @@ def impute_options(add) -> None:
 
 def de_options(add) -> None:
     counts_options(add)
+    on_disk_option(add)
     add("--key", metavar="COLUMN", required=True, help="obs column with the labels")
     add(
         "--groups",
         metavar="LABEL",
         nargs="+",
-        required=True,
         help="group a, and group b (default: all other cells)",
+    )
+    add(
+        "--all-groups",
+        action="store_true",
+        help="compare every group of COLUMN with all other cells, in one table",
     )
     add(
         "--mode",
@@ -999,7 +996,13 @@ def de_options(add) -> None:
         default=5000,
         help="pairs of cells that are drawn (default: 5000)",
     )
-    add("--rows", metavar="N", type=whole(1), default=20, help="genes printed (default: 20)")
+    add(
+        "--rows",
+        metavar="N",
+        type=whole(1),
+        default=20,
+        help="genes printed of each comparison (20)",
+    )
     add("--csv", metavar="FILE", type=Path, help="write the whole table (.csv)")
     add("--volcano", metavar="FILE", type=Path, help="draw the volcano plot (.png, .pdf or .svg)")
     add("--seed", metavar="N", type=whole(0), default=0, help="of the draws (default: 0)")
@@ -1060,7 +1063,8 @@ COMMANDS = {
         de,
         de_options,
         'run --key labels --groups "CD19+ B" Dendritic --csv de.csv --volcano de.png\n'
-        "run --key labels --groups Dendritic --delta 1",
+        "run --key labels --groups Dendritic --delta 1\n"
+        "run --key labels --all-groups --csv markers.csv",
     ),
     "generate": (generate, generate_options, "run --cells 1000 --out new.npz"),
     "report": (make_report, report_options, "run\nrun --color labels --out page.html"),

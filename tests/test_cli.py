@@ -236,7 +236,7 @@ def test_a_run_trained_from_disk_is_asked_from_disk(place, on_disk, tmp_path, mo
         (["report", on_disk, "--color", "kind", "--out", page], True),
         (["embed", on_disk, given, *out], False),
         (["report", on_disk, given, "--color", "kind", "--out", same_page], False),
-        (["de", on_disk, "--key", "kind", "--groups", "T cell", "--samples", "50"], False),
+        (["de", on_disk, "--key", "kind", "--groups", "T cell", "--samples", "50"], True),
     ):
         assert call(*words) == 0
         assert found.pop() == stays, words
@@ -769,8 +769,36 @@ def test_de_is_differential_expression(place, model, capsys, groups):
     table = dict(zip(header, zip(*rows)))
     assert list(table["gene"]) == list(expected["gene"])
     np.testing.assert_array_equal(np.array(table["lfc_mean"], float), expected["lfc_mean"])
-    assert expected.head(4) in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert expected.head(4).split("\n", 1)[1] in out  # the first line names the groups
+    assert (
+        f"a: T cell ({masks[0].sum()} cells), b: {'rest' if len(groups) == 1 else 'B cell'} ("
+        in out
+    )
+    assert list(table["group"]) == ["T cell"] * 12
     assert (place / "de.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_de_of_all_groups_is_one_table_that_names_them(place, model, tmp_path, capsys):
+    counts = made_counts()
+    asked = dict(batch=counts.obs["donor"], n_samples=100, seed=3)
+    expected = model.differential_expression(counts.X, groupby=counts.obs["kind"], **asked)
+    words = ["--key", "kind", "--all-groups", "--samples", 100, "--seed", 3, "--rows", 2]
+    files = ["--csv", tmp_path / "de.csv", "--volcano", tmp_path / "de.png"]
+    assert call("de", place / "run", *words, *files) == 0
+    out = capsys.readouterr().out
+    assert "groups of kind" in out and expected.head(2) in out
+    assert "a: B cell (" in out and "a: T cell (" in out
+    header, *rows = rows_of(tmp_path / "de.csv")
+    table = dict(zip(header, zip(*rows)))
+    assert header[:3] == ["group", "comparison", "gene"] and len(rows) == 2 * 12
+    assert list(table["group"]) == ["B cell"] * 12 + ["T cell"] * 12
+    assert set(table["comparison"]) == {"rest"}
+    np.testing.assert_array_equal(np.array(table["lfc_mean"], float), expected["lfc_mean"])
+    assert (tmp_path / "de.png").read_bytes()[:4] == b"\x89PNG"
+    h5ad = place / "counts.h5ad"
+    assert call("de", place / "run", h5ad, "--on-disk", *words, "--csv", tmp_path / "disk.csv") == 0
+    assert (tmp_path / "disk.csv").read_text() == (tmp_path / "de.csv").read_text()
 
 
 @pytest.mark.parametrize("kind", ["csv", "npz", "h5ad"])
@@ -901,6 +929,8 @@ WRONG_USAGE = [
     (["denoise", "{run}", "--out", "{new}.csv", "--library-size", "-3"], "above 0"),
     (["de", "{run}", "--groups", "T cell"], "--key"),
     (["de", "{run}", "--key", "kind", "--groups", "a", "b", "c"], "one label or two, not 3"),
+    (["de", "{run}", "--key", "kind"], "either --groups"),
+    (["de", "{run}", "--key", "kind", "--groups", "T cell", "--all-groups"], "either --groups"),
     (["de", "{run}", "--key", "kind", "--groups", "a", "--fdr", "1"], "between 0 and 1"),
     (["train", "{counts}", "--out", "{new}", "--batch-size", "1"], "whole number of at least 2"),
     (
@@ -1257,7 +1287,7 @@ def test_a_reader_that_has_had_enough_is_no_failure(place):
     os.close(writing)
     assert done.returncode == 0
     # A model of three epochs has not learnt the groups, and says so: that is all that is said.
-    assert all(re.match("warning: group_[ab]: ", line) for line in done.stderr.splitlines())
+    assert all(re.match("warning: group '", line) for line in done.stderr.splitlines())
 
 
 TRAIN = "train counts.npz --out new --epochs 2 --batch-size 16 --latent 2 --hidden 8"

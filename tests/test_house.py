@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A file imports only from files above it.
 ORDER = {
     "minigrad": [
+        "html_tables",
         "backend",
         "backward",
         "tensor",

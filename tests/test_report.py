@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from minigrad.fit import History
 from models import report
-from models.differential import DifferentialExpression
+from models.differential import DifferentialExpression, Groups
 
 # Names that matplotlib would read as mathematics, some of which it cannot, or leave out of legends.
 ODD = ["$a$", "$\\frac$", "_hidden", "a$^b", "plain", "x$_$y", "", "_"]
@@ -60,11 +60,12 @@ def table_of(genes):
     """A table of differential expression with these names of genes."""
     n = len(genes)
     numbers = np.linspace(1.0, 2.0, n)
-    columns = {"gene": np.array(genes)}
+    columns = {"gene": np.array(genes), "group": np.full(n, "$a$"), "comparison": np.full(n, "_")}
     for name in ("lfc_mean", "bayes_factor"):
         columns[name] = numbers
     columns["is_de"] = np.ones(n, bool)
-    return DifferentialExpression(columns, mode="change", n_samples=9, delta=0.25, fdr=0.05)
+    groups = [Groups("$a$", "_", 8, 9, 0.25)]
+    return DifferentialExpression(columns, mode="change", n_samples=9, fdr=0.05, groups=groups)
 
 
 def test_a_volcano_names_genes_as_they_are(tmp_path, monkeypatch):
@@ -75,6 +76,8 @@ def test_a_volcano_names_genes_as_they_are(tmp_path, monkeypatch):
     found = drawn_texts(kept[0])
     assert set(ODD) - {""} <= set(found)
     assert not any(found[name] for name in ODD if name)
+    assert {"higher in $a$ (8 genes)", "a: $a$ (8 cells), b: _ (9 cells)"} <= set(found)
+    assert not found["higher in $a$ (8 genes)"] and not found["a: $a$ (8 cells), b: _ (9 cells)"]
 
 
 def test_a_history_is_drawn_with_any_names(tmp_path):
