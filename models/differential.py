@@ -126,10 +126,10 @@ from minigrad import backend
 from minigrad.backend import Array
 from minigrad.data import Blocks, pieces, take_rows
 from minigrad.fit import evaluating
-from minigrad.html_tables import as_html, short
+from minigrad.notebook import as_frame, as_html, short
 from minigrad.tensor import Tensor
 from models.counts import library_size, moments
-from models.files import need, warn_of_formulas
+from models.files import warn_of_formulas
 from models.inputs import one_of, whole_number
 from models.posterior import BUDGET, POSTERIOR, count_distribution
 
@@ -283,7 +283,7 @@ class DifferentialExpression:
 
     def to_frame(self) -> Any:
         """All rows as a pandas DataFrame. ImportError where pandas is not installed."""
-        return need("pandas").DataFrame(self.columns)
+        return as_frame(self.columns)
 
     def to_csv(self, path) -> None:
         """Write all rows, with a first line of column names.
@@ -302,7 +302,7 @@ class DifferentialExpression:
 
         The first genes of either side are named: n_labels in one panel, half of that in several.
         With a path (.png, .pdf, .svg) the picture is written and the path returned, without one
-        the figure is returned.
+        the figure is returned. ValueError for a table without rows.
         """
         from matplotlib.figure import Figure
 
@@ -311,13 +311,15 @@ class DifferentialExpression:
             raise ValueError("volcano: the table has no rows; draw one that has")
         n_columns = min(len(parts), 3)
         n_rows = -(-len(parts) // n_columns)
-        size = (8, 5.5) if len(parts) == 1 else (5.2 * n_columns, 4.6 * n_rows)
+        size = (8, 5.5) if len(parts) == 1 else (5.0 * n_columns, 4.2 * n_rows)
         figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
         for axes in panels[len(parts) :]:
             axes.axis("off")
         for axes, (groups, table) in zip(panels, parts):
             table._draw(axes, groups, n_labels if len(parts) == 1 else n_labels // 2)
+        if self.mode == "change":
+            _legend(figure, *parts[0], is_only=len(parts) == 1)
         if path is None:
             return figure
         figure.savefig(path, dpi=150)
@@ -335,40 +337,67 @@ class DifferentialExpression:
             axes.scatter(x, y, s=16, color=GREY, alpha=0.7, linewidths=0)
             axes.set_xlabel("log2 fold change a over b, mean over pairs")
             axes.set_ylabel("|log Bayes factor| (nats)")
-        title = f"a: {groups.a} ({groups.n_a:,} cells), b: {groups.b} ({groups.n_b:,} cells)"
+        title = f"a: {groups.a} ({groups.n_a:,} cells)\nb: {groups.b} ({groups.n_b:,} cells)"
         axes.set_title(title, fontsize=10, parse_math=False)
-        reach = 1.35 * max(np.max(np.abs(x)), 1e-3)
+        reach = 1.5 * max(np.max(np.abs(x)), 1e-3)
         axes.set_xlim(-reach, reach)
         for side in (-1, 1):
             chosen = np.flatnonzero(np.where(x > 0, 1, -1) == side)[: n_labels // 2]
             _name_genes(axes, self["gene"][chosen], x[chosen], y[chosen], side * reach)
+        if self.mode == "change" and len(self.groups) > 1:  # else the legend says it
+            self._write_numbers(axes)
 
     def _draw_marked(self, axes, x, y, groups: Groups) -> None:
         """The genes of mode "change" in three colours, and delta to either side."""
         assert groups.delta is not None  # in this mode
-        is_de = self["is_de"]
-        for chosen, color, label in (
-            (is_de & (x <= 0), BLUE, f"higher in {groups.b}"),
-            (~is_de, GREY, "not marked"),
-            (is_de & (x > 0), RED, f"higher in {groups.a}"),
-        ):
-            label = f"{label} ({np.sum(chosen):,} genes)"
-            axes.scatter(
-                x[chosen], y[chosen], s=16, color=color, alpha=0.7, linewidths=0, label=label
-            )
+        for chosen, color in zip(self._marked(), (BLUE, GREY, RED)):
+            axes.scatter(x[chosen], y[chosen], s=16, color=color, alpha=0.7, linewidths=0)
         for side in (-1, 1):
             axes.axvline(side * groups.delta, color=GREY, linewidth=0.8, linestyle=":")
-        made = axes.legend(
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.15),
-            ncols=2,
-            frameon=False,
-            fontsize=9,
-            title=f"beyond {groups.delta:.2g} (dotted), expected FDR {self.fdr:g}",
-            title_fontsize=9,
-        )
-        for text in made.get_texts():
-            text.set_parse_math(False)  # a `$` in a label is a `$`
+
+    def _write_numbers(self, axes) -> None:
+        """How many genes are marked on either side, above all that is drawn."""
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(bottom, top + 0.1 * (top - bottom))
+        n_lower, _, n_higher = [np.sum(chosen) for chosen in self._marked()]
+        for across, n, ha in ((0.02, n_lower, "left"), (0.98, n_higher, "right")):
+            where = "b" if ha == "left" else "a"
+            text = f"{n:,} genes higher in {where}"
+            place = {"transform": axes.transAxes, "ha": ha, "va": "top"}
+            axes.text(across, 0.98, text, fontsize=8, color="#555555", **place)
+
+    def _marked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Masks of the rows: marked and higher in b, not marked, marked and higher in a."""
+        is_de, x = self["is_de"], self["lfc_mean"]
+        return is_de & (x <= 0), ~is_de, is_de & (x > 0)
+
+
+def _legend(figure, groups: Groups, table: DifferentialExpression, is_only: bool) -> None:
+    """What the colours mean; of one comparison with names of groups and numbers of genes."""
+    from matplotlib.lines import Line2D
+
+    delta = f"{groups.delta:.2g}" if is_only else "delta"
+    names = ["higher in b", "not marked", "higher in a"]
+    if is_only:
+        n_lower, n_others, n_higher = [np.sum(chosen) for chosen in table._marked()]
+        names = [
+            f"higher in {groups.b} ({n_lower:,} genes)",
+            f"not marked ({n_others:,} genes)",
+            f"higher in {groups.a} ({n_higher:,} genes)",
+        ]
+    made = figure.legend(
+        [Line2D([], [], color=c, marker="o", linestyle="", alpha=0.7) for c in (BLUE, GREY, RED)],
+        names,
+        loc="outside lower center",
+        ncols=3 if sum(map(len, names)) < 90 else 1,
+        fontsize=8,
+        columnspacing=1.0,
+        handletextpad=0.2,
+        frameon=False,
+        title=f"beyond {delta} (dotted), expected FDR {table.fdr:g}",
+    )
+    for text in made.get_texts():
+        text.set_parse_math(False)  # a `$` in a label is a `$`
 
 
 def _aligned(shown: dict[str, list[str]]) -> list[str]:

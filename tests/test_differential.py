@@ -751,7 +751,9 @@ def test_the_volcano_of_every_group_is_a_panel_and_a_figure_without_a_path(label
     assert [title.split(" (")[0] for title in titles] == ["a: $three$", "a: one", "a: two"]
     assert table.volcano(tmp_path / "all.svg") == tmp_path / "all.svg"
     picture = (tmp_path / "all.svg").read_text()
-    assert "<!-- higher in $three$ (" in picture and "<!-- higher in rest (" in picture
+    n_higher = np.sum(table["is_de"] & (table["group"] == "one") & (table["lfc_mean"] > 0))
+    assert f"<!-- {n_higher} genes higher in a -->" in picture
+    assert "<!-- higher in b -->" in picture and "<!-- b: rest (" in picture
     with pytest.raises(ValueError, match="no rows"):
         table[:0].volcano()
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A file imports only from files above it.
 ORDER = {
     "minigrad": [
-        "html_tables",
+        "notebook",
         "backend",
         "backward",
         "tensor",
@@ -41,6 +41,7 @@ ORDER = {
         "data",
         "checkpoint",
         "parallel",
+        "progress",
         "training",
         "fit",
         "example_inputs",
