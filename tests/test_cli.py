@@ -244,7 +244,7 @@ def test_a_run_trained_from_disk_is_asked_from_disk(place, on_disk, tmp_path, mo
     assert (
         numbers[0] == numbers[1]
         and "<td>40" in numbers[0][0]
-        and page.read_text().count("<img") == 5
+        and page.read_text().count("<img") == 12
     )
 
 
@@ -859,7 +859,7 @@ def test_the_report_holds_its_pictures_and_needs_no_network(place):
     assert call("report", place / "run", "--color", "kind") == 0
     page = (place / "run" / "index.html").read_text()
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    assert len(pictures) == 5 and all(base64.b64decode(p)[:4] == b"\x89PNG" for p in pictures)
+    assert len(pictures) == 12 and all(base64.b64decode(p)[:4] == b"\x89PNG" for p in pictures)
     assert not re.search(r"https?://|<script|<link", page)
     assert (
         "2 k-means clusters against kind" in page
@@ -880,7 +880,7 @@ def test_a_report_of_few_cells_one_latent_dimension_and_no_epoch(place, tmp_path
         title="<script>",
     )
     page = (tmp_path / "a.html").read_text()
-    assert page.count("<img") == 4 and "no whole epoch" in page and "against" not in page
+    assert page.count("<img") == 7 and "no whole epoch" in page and "against" not in page
     assert (
         "<script>" not in page and "<b>" not in page and "&lt;b&gt;&amp;" in page
     )  # names are text
@@ -896,13 +896,12 @@ def test_the_report_says_when_an_elbo_is_given_the_totals(library):
 
 
 def test_many_labels_are_few_colours():
-    labels = np.repeat([f"type {i:02d}" for i in range(14)], np.arange(14, 0, -1))
+    labels = np.repeat([f"type {i:02d}" for i in range(24)], np.arange(24, 0, -1))
     found = report.most_frequent(labels)
-    assert sorted(set(found)) == ["others", *(f"type {i:02d}" for i in range(9))]
+    assert sorted(set(found)) == ["others", *(f"type {i:02d}" for i in range(19))]
     assert np.sum(found == "others") == 5 + 4 + 3 + 2 + 1
-    assert report.most_frequent(labels[:60]) is not None and set(
-        report.most_frequent(np.array(["a", "b"]))
-    ) == {"a", "b"}
+    twenty = labels[np.isin(labels, np.unique(labels)[:20])]
+    np.testing.assert_array_equal(report.most_frequent(twenty), twenty)
 
 
 # ------------------------------------------------------------------------------------------------------- what goes wrong

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from minigrad.fit import History
@@ -51,9 +52,62 @@ def test_the_latent_space_is_drawn_with_any_labels(monkeypatch):
     monkeypatch.setattr(report, "png", lambda figure: kept.append(figure))
     labels = np.repeat(ODD, 2)
     z = np.random.default_rng(0).normal(size=(len(labels), 3))
-    report.latent_space(z, labels, "$\\bad$", np.ones(len(labels)))
+    report.latent_space(z, labels, "$\\bad$", np.ones(len(labels)), labels)
     found = drawn_texts(kept[0])
     assert {*ODD, "$\\bad$"} - {""} <= set(found) and not any(found.values())
+    found = drawn_texts(kept[1])
+    assert {*ODD, "batch"} - {""} <= set(found) and not any(found.values())
+
+
+@pytest.mark.parametrize(
+    "batch, titles",
+    [
+        (np.array(["x", "y", "x", "z"] * 5), ["kind", "batch"]),
+        (np.array([1, 2] * 10), ["kind", "batch"]),
+        (np.array(["x"] * 20), ["kind"]),
+        (None, ["kind"]),
+    ],
+)
+def test_several_batches_have_a_panel(monkeypatch, batch, titles):
+    kept = []
+    monkeypatch.setattr(report, "png", lambda figure: kept.append(figure))
+    z = np.random.default_rng(0).normal(size=(20, 3))
+    report.latent_space(z, np.array(list("abcd") * 5), "kind", np.ones(20), batch)
+    legends = [figure.legends[0] for figure in kept if figure.legends]
+    assert [made.get_title().get_text() for made in legends] == titles
+    if len(titles) > 1:
+        names = [text.get_text() for text in legends[1].get_texts()]
+        assert names == sorted(set(batch.astype(str)))
+        dots = kept[1].axes[0].collections[0]
+        # Each cell has the colour of its batch, in whatever order they are drawn.
+        colours = {
+            text.get_text(): to_rgba(handle.get_color())[:3]
+            for text, handle in zip(legends[1].get_texts(), legends[1].legend_handles)
+        }
+        where = {
+            tuple(point): color[:3]
+            for point, color in zip(dots.get_offsets().data.tolist(), dots.get_facecolors())
+        }
+        x = z - z.mean(axis=0)
+        u, s, _ = np.linalg.svd(x, full_matrices=False)
+        for point, label in zip((u * s)[:, :2].tolist(), batch.astype(str)):
+            assert tuple(where[tuple(point)]) == pytest.approx(colours[label])
+
+
+def test_up_to_twenty_labels_have_a_look_of_their_own():
+    for n in (3, 10, 11, 20):
+        look = report.look_of([f"{i:02d}" for i in range(n)])
+        assert len({of_name["color"] for of_name in look.values()}) == n
+    others = report.look_of([*(f"{i:02d}" for i in range(19)), "others"])["others"]
+    assert others["color"] == "#BBBBBB"
+
+
+def test_a_page_fits_narrow_screens_and_dark_ones():
+    page = report.page("<&>", report.figure([b"1", b"2"], "a < b"))
+    assert "<meta name=viewport" in page and "prefers-color-scheme: dark" in page
+    assert page.count("<img") == 2 and page.count("<figcaption>a &lt; b</figcaption>") == 1
+    assert "<title>&lt;&amp;&gt;</title>" in page and "flex-wrap: wrap" in page
+    assert report.figure([], "nothing") == ""
 
 
 def table_of(genes):
