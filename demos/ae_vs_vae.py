@@ -54,7 +54,7 @@ def run(options) -> None:
             label="draws from Normal(0, 1)",
         )
         ax.set(title=f"{name}: latent space", xlabel="z 1", ylabel="z 2")
-    axes[0, 0].legend(framealpha=0.9, fontsize=8, markerscale=2, loc="upper right")
+    axes[0, 0].legend(framealpha=0.9, fontsize=8, markerscale=2, loc="lower right")
     v = np.linalg.svd(train - train.mean(axis=0), full_matrices=False)[2][:2]
     axes[0, 2].scatter(
         *((train - train.mean(axis=0)) @ v.T).T, s=3, color="#bbbbbb", linewidths=0, label="cells"
