@@ -6,16 +6,18 @@
     {prog} de run --key labels --groups B T     genes that two groups of cells express differently
     {prog} generate run --cells 1000 --out new.npz
     {prog} impute-score run                     how well hidden counts are recovered
+    {prog} label latents.csv new.csv --labels types.csv --out labels.csv    types of new cells
     {prog} report run                           a page of pictures: run/index.html
     {prog} compare counts.h5ad --out trials     which likelihood and sizes suit these counts
 
-COUNTS: .h5ad, .h5 of 10x Genomics, .loom, .mtx, a 10x folder, .csv or .tsv (cells as rows), .npz of
-sparse rows. Later commands read the counts again from where train found them; another file may be
-given, and the model's genes are taken from it by name. Tables go to standard output, progress and
-warnings to standard error. Files are written whole or not at all. Exit codes: 0; 1 for a failure,
-with a line that says why (--debug: and the traceback); 2 for wrong usage; 130 for Ctrl-C. What is
-to be written to files is written whatever becomes of the two streams: a reader that leaves early,
-as head does, or a closed stream is no failure; a table lost on a full disk is one.
+COUNTS: .h5ad, .zarr, .h5 of 10x Genomics, .loom, .mtx, a 10x folder, .csv, .tsv or .txt (cells as
+rows), .npz of sparse rows; several are joined on the genes that all have. Later commands read the
+counts again from where train found them; another file may be given, and the model's genes are taken
+from it by name. Tables go to standard output, progress and warnings to standard error. Files are
+written whole or not at all. Exit codes: 0; 1 for a failure, with a line that says why (--debug: and
+the traceback); 2 for wrong usage; 130 for Ctrl-C. What is to be written to files is written
+whatever becomes of the two streams: a reader that leaves early, as head does, or a closed stream is
+no failure; a table lost on a full disk is one.
 """
 
 # This is engineering. (The text above is printed as help.) Know before reading: runs.py, which says
@@ -40,17 +42,25 @@ from scipy import sparse
 
 from minigrad import checkpoint
 from minigrad.parallel import LAUNCHERS, AnotherRankFailed, ranks_of
-from models import comparison, imputation, report, runs, streams
-from models.counts import Counts, batch_codes
+from models import comparison, imputation, latent_files, report, runs, streams
+from models.counts import Counts
+from models.joining import FILE
 from models.runs import Run
+from models.transfer import transfer_labels
 
 VARIED = ("likelihood", "n_latent", "n_layers", "n_hidden", "epochs")  # settings compared
 PICTURES = (".png", ".pdf", ".svg")
 OPTIONS = {
     "backed=True": "--on-disk",
     "transpose=True": "--transpose",
+    "read(..., rounded=True)": "--round",
+    "gene_names=": "--gene-names ",
     'layer="counts"': "--layer counts",
     'layer="raw"': "--layer raw",
+    "transfer_labels: n_neighbors": "--neighbors",
+    "transfer_labels: reference_z": "REFERENCE",
+    "transfer_labels: query_z": "QUERY",
+    "reference_z": "REFERENCE",
 }  # in words of errors
 
 
@@ -82,7 +92,7 @@ def train_run(run: Run, ranks, options) -> int:
             if settings.get("batch_key") is None
             else runs.labels_of(counts, settings["batch_key"])
         )
-        model = runs.new_model(counts, len(batch_codes(batch, len(counts))[1]), settings)
+        model = runs.new_model(counts, settings)
     with ranks.preparing():  # when all have seen whether the run is new
         if options.is_first and not run.checkpoint.exists():
             run.begin(path, settings)
@@ -90,8 +100,10 @@ def train_run(run: Run, ranks, options) -> int:
         say(
             f"{len(counts):,} cells, {counts.shape[1]:,} genes"
             + f", {model.n_batches} batches" * (batch is not None)
-            + f" of {path}"
+            + covariates_of(model)
+            + f" of {name_of(path)}"
         )
+        say(f"cells: {first_of(counts.cells)}; genes: {first_of(counts.genes)}")
     try:
         with fatal_errors_in_a_line(options):
             history = model.fit(
@@ -116,6 +128,12 @@ def train_run(run: Run, ranks, options) -> int:
     if options.is_first:
         print_result(run, history)
     return 0
+
+
+def covariates_of(model) -> str:
+    """The covariates of a model, to be said after its sizes; nothing where it has none."""
+    names = [*model.columns.categorical, *model.columns.continuous]
+    return f", told {', '.join(names)}" if names else ""
 
 
 def refuse_processes_apart(options) -> None:
@@ -145,6 +163,16 @@ def fatal_errors_in_a_line(options):
         yield
     finally:
         sys.excepthook = before
+
+
+def name_of(path) -> str:
+    """The path of counts, or of several."""
+    return ", ".join(map(str, runs.paths_of(path)))
+
+
+def first_of(names) -> str:
+    """The first of some names, so that who reads them sees whether cells are cells."""
+    return ", ".join(names[:3]) + ", ..." * (len(names) > 3)
 
 
 def how_to_go_on(run: Run, options, n_ranks: int) -> str:
@@ -185,11 +213,13 @@ def training_settings(run: Run, options) -> tuple[str, dict]:
                 f"{run.folder} holds a run already: go on with --resume, or give another --out"
             )
         check_together(run, options.counts, given)
+        if isinstance(options.counts, list):
+            given.setdefault("batch_key", FILE)
         return options.counts, given
     path, settings = run.config()
     for name, value in given.items():
         if settings.get(name) != value:
-            option = "--" + name.removeprefix("n_").replace("_", "-")
+            option = "--" + name.removeprefix("n_").replace("_", "-").replace("rounded", "round")
             raise WrongUsage(
                 f"{option} {value} contradicts {run.folder}, which was begun with "
                 f"{settings.get(name, 'the default')}; leave it out to go on, or give another --out"
@@ -197,10 +227,19 @@ def training_settings(run: Run, options) -> tuple[str, dict]:
     return options.counts or path, settings
 
 
-def check_counts_together(given: dict) -> None:
-    """WrongUsage where the options that say what of the counts is seen do not go together."""
+def check_counts_together(given: dict, several: bool = False) -> None:
+    """WrongUsage where the options that say what of the counts is seen do not go together.
+
+    several: whether there are several files of counts, which have the batch that they are.
+    """
+    if "genes_from" in given and ("genes" in given or "selection" in given):
+        raise WrongUsage(
+            "--genes-from takes the genes that the file marks: leave out --genes and --selection"
+        )
     if "selection" in given and "genes" not in given:
         raise WrongUsage("--selection says how to choose --genes N: give both")
+    if "within_batches" in given and not ("genes" in given and ("batch_key" in given or several)):
+        raise WrongUsage("--within-batches says how to choose --genes N: give it and --batch-key")
 
 
 def settings_given(options) -> dict:
@@ -230,12 +269,12 @@ def of_comparison(options, given: dict) -> dict:
 
 def check_together(run: Run, path, given: dict) -> None:
     """WrongUsage where the options of a new training do not go together."""
-    if any(is_same(path, file) for file in run.files):
+    if any(is_same(p, file) for p in runs.paths_of(path) for file in run.files):
         raise WrongUsage(
-            f"COUNTS {path} has the name of a file of the run, and would be replaced; give another "
-            "--out"
+            f"COUNTS {name_of(path)} has the name of a file of the run, and would be replaced; "
+            "give another --out"
         )
-    check_counts_together(given)
+    check_counts_together(given, several=isinstance(path, list))
     if given.get("selection") == "pearson" and "on_disk" in given:
         raise WrongUsage(
             "--selection pearson needs all counts in memory; leave out --on-disk, or choose by "
@@ -310,8 +349,9 @@ def embed(options) -> int:
     """Latent coordinates: the mean of q(z | x) of each cell."""
     run, kind = Run(options.run), output("--out", options.out)
     model = run.model()
-    counts, path, batch = of_run(run, options)
-    keep_counts(run, path, "--out", options.out, is_added=True)
+    counts, path, batch = of_run(run, options, is_batch_needed=model.config["encode_covariates"])
+    is_added = runs.is_h5ad(path) and not runs.why_not_added(path, counts, "obsm")
+    keep_counts(run, path, "--out", options.out, is_added)
     z: Any = model.latent(runs.genes_by_name(counts, model_genes(model)), batch)
     names = [f"z{i}" for i in range(z.shape[1])]
     runs.write_cells(options.out, counts, "obsm", "X_scVI", z, names, source=path)
@@ -328,7 +368,12 @@ def denoise(options) -> int:
     model = run.model()
     everything, path, batch = of_run(run, options)
     counts = runs.genes_by_name(everything, model_genes(model))
-    is_added = counts is everything and options.genes is None
+    is_added = (
+        counts is everything
+        and options.genes is None
+        and runs.is_h5ad(path)
+        and not runs.why_not_added(path, counts, "layers")
+    )
     keep_counts(run, path, "--out", options.out, is_added=is_added)
     mu = model.denoise(
         counts,
@@ -363,21 +408,24 @@ def impute_score(options) -> int:
     run = Run(options.run)
     _, settings = run.config()
     model = run.model()
-    counts, _, batch = of_run(run, options)
-    x = runs.genes_by_name(counts, model_genes(model)).X
+    everything, _, batch = of_run(run, options)
+    counts = runs.genes_by_name(everything, model_genes(model))
     arguments = runs.fit_arguments(settings) | (
         {} if options.epochs is None else {"epochs": options.epochs}
     )
 
-    def impute(corrupted):
+    def impute(x):
+        corrupted = Counts(x, counts.genes, counts.cells, counts.obs)
         asked = {"dropout": settings.get("dropout")}  # not what the run's own counts led to
         fresh = type(model)(**{**model.config, **asked})
-        say(f"training anew on what is left: {corrupted.nnz:,} of {x.nnz:,} counts above 0")
+        say(f"training anew on what is left: {x.nnz:,} counts above 0")
         fresh.fit(corrupted, batch, device=options.device, **arguments)
         say("imputing what was hidden, by the model, the genes' means and PCA")
         return fresh.to("numpy").denoise(corrupted, batch, n_samples=10)
 
-    found = imputation.imputation_error(x, impute, fraction=options.fraction, seed=options.seed)
+    found = imputation.imputation_error(
+        counts, impute, fraction=options.fraction, seed=options.seed
+    )
     print(f"{options.fraction:.0%} of the counts above 0 hidden; median absolute error, in counts")
     for name, value in found.items():
         print(f"{name:<12}{value:.4f}")
@@ -443,16 +491,47 @@ def generate(options) -> int:
     run, kind = Run(options.run), output("--out", options.out)
     model = run.model()
     keep_counts(run, run.config()[0], "--out", options.out)
-    x = sparse.csr_array(model.generate(options.cells, batch=options.batch, seed=options.seed))
-    runs.write_counts(
-        options.out,
-        Counts(
-            x,
-            np.array(model_genes(model)),
-            np.array([f"generated_{i}" for i in range(x.shape[0])]),
-        ),
+    found, batch = model.generate(
+        options.cells, batch=options.batch, seed=options.seed, return_batch=True
     )
+    x = sparse.csr_array(found)
+    key = run.config()[1].get("batch_key")
+    names = np.array([f"generated_{i}" for i in range(x.shape[0])])
+    obs = {} if key is None else {key: batch}
+    runs.write_counts(options.out, Counts(x, np.array(model_genes(model)), names, obs))
+    if obs and kind == ".csv":
+        say(f"a table has no place for {key!r}, the batch of each cell: .npz and .h5ad have")
     say(f"{x.shape[0]:,} cells x {x.shape[1]:,} genes, {kind} written: {options.out}")
+    return 0
+
+
+def label(options) -> int:
+    """Types of new cells, from the nearest cells whose types are known, and how uncertain they are:
+    the share of the weighted votes that went to other types. REFERENCE and QUERY are latent
+    coordinates of one model, as embed writes them to .csv or .npz."""
+    output("--out", options.out, (".csv",))
+    inputs = (options.reference, options.query, options.labels)
+    if any(is_same(path, options.out) for path in inputs):
+        raise WrongUsage(f"--out {options.out} would replace what is read; give another path")
+    reference = latent_files.read_latent(options.reference)
+    query = latent_files.read_latent(options.query)
+    labels = latent_files.read_labels(options.labels, options.column, reference.cells)
+    known = np.array([value is not None for value in labels])
+    if not known.all():
+        say(f"{(~known).sum():,} of {len(known):,} cells of REFERENCE have no label: left out")
+    found = transfer_labels(
+        reference.z[known], labels[known].astype(str), query.z, options.neighbors
+    )
+    runs.write_table(
+        options.out,
+        ["cell", "label", "uncertainty"],
+        zip(query.cells.tolist(), found.labels.tolist(), found.uncertainty.tolist()),
+    )
+    print(f"{'label':<32}{'cells':>8}{'mean uncertainty':>18}")
+    for name, count in zip(*np.unique(found.labels, return_counts=True)):
+        mean = found.uncertainty[found.labels == name].mean()
+        print(f"{name:<32}{count:>8,}{mean:>18.3f}")
+    say(f"{len(query.z):,} cells, .csv written: {options.out}")
     return 0
 
 
@@ -467,7 +546,7 @@ def make_report(options) -> int:
         run.check_target(out)
     counts, path, batch = of_run(run, options)
     keep_counts(run, path, "--out", out)
-    labels = None if options.color is None else runs.labels_of(counts, options.color).astype(str)
+    labels = None if options.color is None else runs.labels_of(counts, options.color)
     with checkpoint.whole_file(out) as temporary:
         report.write(
             temporary,
@@ -477,20 +556,27 @@ def make_report(options) -> int:
             batch,
             labels,
             options.color or "cluster",
-            title=f"{run.folder.name}: scVI on {Path(path).name}",
+            title=f"{run.folder.name}: scVI on "
+            + ", ".join(Path(p).name for p in runs.paths_of(path)),
         )
     say(f"written: {out}")
     return 0
 
 
-def of_run(run: Run, options) -> tuple:
-    """(counts with all their genes, their path, batch labels or None), as options and run say."""
+def of_run(run: Run, options, is_batch_needed: bool = True) -> tuple:
+    """(counts with all their genes, their path, batch labels or None), as options and run say.
+
+    Where no batch is needed, it is looked for only if an option names its column.
+    """
     on_disk = getattr(
         options, "on_disk", False
     )  # None where the option is there, and was not given
+    reading = {name: value for name in runs.READING if (value := getattr(options, name, None))}
     counts, path, key = run.counts(
-        options.counts, options.layer, options.batch_key, on_disk, options.transpose
+        options.counts, options.layer, options.batch_key, on_disk, reading
     )
+    if not is_batch_needed:
+        key = options.batch_key
     return counts, path, None if key is None else runs.labels_of(counts, key)
 
 
@@ -519,16 +605,12 @@ def keep_counts(run: Run, read_from, option: str, target, is_added: bool = False
     read_from: the path of the counts that were read. is_added: results are added to an .h5ad of
     counts, and nothing is lost.
     """
-    if (
-        is_added
-        and all(str(path).lower().endswith(".h5ad") for path in (read_from, target))
-        and is_same(read_from, target)
-    ):
+    if is_added and runs.is_h5ad(target) and is_same(read_from, target):
         return
     trained_on, _ = run.config()
     for path, what in (
-        (read_from, "the counts"),
-        (trained_on, "the counts that the run was trained on"),
+        *((path, "the counts") for path in runs.paths_of(read_from)),
+        *((path, "the counts that the run was trained on") for path in runs.paths_of(trained_on)),
         *((path, "a file of the run") for path in run.files),
     ):
         if is_same(path, target):
@@ -620,8 +702,9 @@ def train_options(add) -> None:
     add(
         "counts",
         metavar="COUNTS",
-        nargs="?",
-        help="counts to train on; known from the run with --resume",
+        nargs="*",
+        help="counts to train on; known from the run with --resume. Several files are joined on "
+        "the genes that all have, with the name of the file as batch",
     )
     add("--out", metavar="RUN", type=Path, required=True, help="folder for the run; it is made")
     add(
@@ -650,11 +733,40 @@ def train_options(add) -> None:
         help="the file has its genes where cells are expected: a table with one line for each "
         "gene, or an .mtx without names of which it was guessed wrongly",
     )
+    reading_options(add, unset)
     add(
         "--batch-key",
         metavar="COLUMN",
         default=unset,
         help="obs column with the batch of each cell; default: all one batch",
+    )
+    add(
+        "--categorical",
+        metavar="COLUMN",
+        nargs="+",
+        default=unset,
+        help="obs columns of labels that the decoder is told beside the batch, such as the donor's "
+        "sex, so that the latent space need not say them",
+    )
+    add(
+        "--continuous",
+        metavar="COLUMN",
+        nargs="+",
+        default=unset,
+        help="the same of numbers, such as the percentage of mitochondrial counts; they are "
+        "standardised",
+    )
+    add(
+        "--encode-covariates",
+        action="store_true",
+        default=unset,
+        help="let the encoder see batch and covariates, too",
+    )
+    add(
+        "--genes-from",
+        metavar="COLUMN",
+        default=unset,
+        help="train on the genes that this column of genes marks, such as highly_variable",
     )
     add(
         "--genes",
@@ -671,6 +783,13 @@ def train_options(add) -> None:
         "(default; Lopez et al. 2018), or of Pearson residuals, which does not favour genes of "
         "high mean (Lause et al. 2021), "
         "and needs all counts in memory",
+    )
+    add(
+        "--within-batches",
+        action="store_true",
+        default=unset,
+        help="--genes chooses by how genes vary within each batch of --batch-key, and not between "
+        "them",
     )
     add(
         "--likelihood",
@@ -797,6 +916,7 @@ def train_options(add) -> None:
 def compare_options(add) -> None:
     """What train takes, with several values where settings are compared."""
     not_for_all = {"counts", "--out", "--resume", "--settings", "--device", "--on-disk"}
+    not_for_all |= {"--categorical", "--continuous", "--encode-covariates"}
     not_for_all |= {"--parallel", *(f"--{name.removeprefix('n_')}" for name in VARIED)}
 
     def add_same(name, **options):
@@ -847,13 +967,39 @@ def compare_options(add) -> None:
     train_options(add_same)
 
 
+def reading_options(add, unset=None) -> None:
+    """How a file of counts is read, beside its layer and --transpose."""
+    add(
+        "--obs",
+        metavar="META",
+        type=os.path.abspath,
+        default=unset,
+        help="table of what is known of the cells (.csv, .tsv, .txt, .gz), a line each, for files "
+        "without: it is joined by the names of cells",
+    )
+    add(
+        "--gene-names",
+        metavar="COLUMN",
+        default=unset,
+        help="column of genes to take their names from: feature_name where a file of CELLxGENE has "
+        "Ensembl ids as names, gene_ids of 10x Genomics for the reverse",
+    )
+    add(
+        "--round",
+        dest="rounded",
+        action="store_true",
+        default=unset,
+        help="take the nearest whole numbers, of counts from which ambient RNA was taken away",
+    )
+
+
 def counts_options(add) -> None:
     """What every command that reads counts takes."""
     add("run", metavar="RUN", type=Path, help="folder of a trained model")
     add(
         "counts",
         metavar="COUNTS",
-        nargs="?",
+        nargs="*",
         help="other counts than the run was trained on; genes are matched by name",
     )
     add(
@@ -866,6 +1012,7 @@ def counts_options(add) -> None:
         action="store_true",
         help="COUNTS, where given, have their genes where cells are expected",
     )
+    reading_options(add)
     add(
         "--batch-key",
         metavar="COLUMN",
@@ -1022,6 +1169,28 @@ def generate_options(add) -> None:
     add("--seed", metavar="N", type=whole(0), default=0, help="of the draws (default: 0)")
 
 
+def label_options(add) -> None:
+    add("reference", metavar="REFERENCE", type=Path, help="latent coordinates of labelled cells")
+    add("query", metavar="QUERY", type=Path, help="those of the cells to label, of the same model")
+    add(
+        "--labels",
+        metavar="TABLE",
+        type=Path,
+        required=True,
+        help=".csv or .tsv: a line of names of columns, then a line for each cell of REFERENCE, "
+        "its name first",
+    )
+    add("--column", metavar="COLUMN", help="of TABLE (default: the only one)")
+    add(
+        "--neighbors",
+        metavar="N",
+        type=whole(1),
+        default=15,
+        help="labelled cells that each cell asks (default: 15)",
+    )
+    add("--out", metavar="FILE", type=Path, required=True, help=".csv: cell, label, uncertainty")
+
+
 def report_options(add) -> None:
     counts_options(add)
     on_disk_option(add)
@@ -1038,6 +1207,7 @@ COMMANDS = {
         train,
         train_options,
         "counts.h5ad --out run --layer counts --batch-key donor --genes 2000\n"
+        "counts.h5ad --out run --batch-key donor --categorical sex --continuous pct_mito\n"
         "demos/data/cortex.npz --out run --likelihood nb --epochs 50\n--out run --resume\n"
         "--out run --settings trials",
     ),
@@ -1067,6 +1237,12 @@ COMMANDS = {
         "run --key labels --all-groups --csv markers.csv",
     ),
     "generate": (generate, generate_options, "run --cells 1000 --out new.npz"),
+    "label": (
+        label,
+        label_options,
+        "reference.csv query.csv --labels types.csv --out labels.csv\n"
+        "reference.npz query.npz --labels meta.tsv --column cell_type --out labels.csv",
+    ),
     "report": (make_report, report_options, "run\nrun --color labels --out page.html"),
 }
 
@@ -1088,6 +1264,8 @@ def main(arguments: list[str] | None = None) -> int:
     with streams.kept_going():
         try:
             options = parser().parse_args(arguments)
+            if isinstance(getattr(options, "counts", None), list) and len(options.counts) < 2:
+                options.counts = options.counts[0] if options.counts else None
         except SystemExit as said:  # argparse has printed the help, or what is wrong
             return said.code  # type: ignore[return-value]  # argparse ends with a number
     with streams.kept_going() as output:

@@ -31,6 +31,7 @@ is undefined.
 from __future__ import annotations
 
 import operator
+from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -63,10 +64,10 @@ def kmeans(
     start, so starts are drawn far apart (k-means++, Arthur and Vassilvitskii 2007) and several are
     tried. The result is a good local minimum, not surely the global one.
     """
-    z = _points("kmeans", z)
-    k = _whole_number("kmeans", "k", k, 1, len(z), "the number of points in z")
-    n_restarts = _whole_number("kmeans", "n_restarts", n_restarts, 1)
-    max_iter = _whole_number("kmeans", "max_iter", max_iter, 1)
+    z = checked_points("kmeans", z)
+    k = whole_number("kmeans", "k", k, 1, len(z), "the number of points in z")
+    n_restarts = whole_number("kmeans", "n_restarts", n_restarts, 1)
+    max_iter = whole_number("kmeans", "max_iter", max_iter, 1)
     # Far from the origin, squares would cancel in _nearest. The median rather than the mean, which
     # one far point carries off.
     z = z - np.median(z, axis=0)
@@ -89,8 +90,8 @@ def centres(z: Array, labels: Array) -> np.ndarray:
     each distinct label, in the labels' sorted order: row j belongs to label j after `kmeans`.
     Raises ValueError for unusable arguments.
     """
-    z = _points("centres", z)
-    return _means(z, _codes("centres", "labels", labels, len(z)))
+    z = checked_points("centres", z)
+    return _means(z, label_codes("centres", "labels", labels, len(z)))
 
 
 def inertia(z: Array, labels: Array) -> float:
@@ -100,8 +101,8 @@ def inertia(z: Array, labels: Array) -> float:
     as groups are added, so compare it at one number of groups only. Raises ValueError for unusable
     arguments.
     """
-    z = _points("inertia", z)
-    labels = _codes("inertia", "labels", labels, len(z))
+    z = checked_points("inertia", z)
+    labels = label_codes("inertia", "labels", labels, len(z))
     return _inertia(z, labels, _means(z, labels))
 
 
@@ -176,7 +177,7 @@ def _nearest(z, means):
     """
     labels = np.empty(len(z), dtype=np.int64)
     m2 = np.einsum("jd,jd->j", means, means)
-    for rows in _row_blocks(len(z), len(means)):
+    for rows in row_blocks(len(z), len(means)):
         scores = z[rows] @ (-2 * means.T)
         scores += m2
         labels[rows] = scores.argmin(axis=1)
@@ -280,8 +281,8 @@ def _contingency(function, a, b):
 
     Returns the n_ij, the sizes of the groups of a and of b, and the pairs as two arrays (i, j).
     """
-    a = _codes(function, "a", a)
-    b = _codes(function, "b", b, len(a), "a")
+    a = label_codes(function, "a", a)
+    b = label_codes(function, "b", b, len(a), "a")
     n_a = np.bincount(a)
     n_b = np.bincount(b)
     pairs, n_ab = np.unique(a * len(n_b) + b, return_counts=True)
@@ -319,23 +320,31 @@ def silhouette(z: Array, labels: Array) -> float:
     (Rousseeuw 1987). Euclidean distances. All n² of them are computed, in blocks of rows: time
     grows as n², memory as n. Draw some 20,000 cells of a million.
     """
-    z = _points("silhouette", z)
-    codes = _codes("silhouette", "labels", labels, len(z))
-    sizes = np.bincount(codes)
-    if len(sizes) < 2:
+    z = checked_points("silhouette", z)
+    codes = label_codes("silhouette", "labels", labels, len(z))
+    if codes.max() == 0:
         raise ValueError(
             "silhouette: labels has one group only, and the score compares groups; pass two or more"
         )
+    return float(silhouette_of_cells(z, codes).mean())
+
+
+def silhouette_of_cells(z: Array, codes: Array) -> np.ndarray:
+    """s_i of each cell, (n,), of which `silhouette` is the mean.
+
+    z: (n, d) float64; codes: (n,) group of each cell, integers from 0, of at least two groups.
+    """
+    sizes = np.bincount(codes)
     # In the order of groups each group is a run of columns, which reduceat sums.
     order = np.argsort(codes, kind="stable")
     z = z[order]
     codes = codes[order]
     starts = np.cumsum(sizes) - sizes
-    total = 0.0
-    for rows in _row_blocks(len(z), len(z)):
+    s = np.empty(len(z))
+    for rows in row_blocks(len(z), len(z)):
         to_groups = np.add.reduceat(cdist(z[rows], z), starts, axis=1)
-        total += _silhouettes(to_groups, codes[rows], sizes).sum()
-    return float(total / len(z))
+        s[order[rows]] = _silhouettes(to_groups, codes[rows], sizes)
+    return s
 
 
 def _silhouettes(to_groups, own, sizes):
@@ -370,20 +379,20 @@ def batch_mixing(
     neighbours of u: the "entropy of batch mixing" of Lopez et al. 2018 (scVI), Methods. They
     average over fewer cells, drawn repeatedly.
     """
-    z = _points("batch_mixing", z)
-    codes = _codes("batch_mixing", "batch", batch, len(z))
-    n_neighbors = _whole_number(
+    z = checked_points("batch_mixing", z)
+    codes = label_codes("batch_mixing", "batch", batch, len(z))
+    n_neighbors = whole_number(
         "batch_mixing", "n_neighbors", n_neighbors, 1, len(z) - 1, "the other cells in z"
     )
-    n_cells = len(z) if n_cells is None else _whole_number("batch_mixing", "n_cells", n_cells, 1)
+    n_cells = len(z) if n_cells is None else whole_number("batch_mixing", "n_cells", n_cells, 1)
     cells = np.arange(len(z))
     if n_cells < len(z):
         cells = np.random.default_rng(seed).choice(len(z), n_cells, replace=False)
     tree = cKDTree(z)
     n_batches = codes.max() + 1
     total = 0.0
-    for rows in _row_blocks(len(cells), n_neighbors + 1 + n_batches):
-        met = codes[_neighbours(tree, z, cells[rows], n_neighbors)]
+    for rows in row_blocks(len(cells), n_neighbors + 1 + n_batches):
+        met = codes[neighbours(tree, z, cells[rows], n_neighbors).cells]
         n_rows = len(met)
         # How often each cell (row) meets each batch (column): pairs counted under one number.
         pairs = met + n_batches * np.arange(n_rows)[:, None]
@@ -392,57 +401,75 @@ def batch_mixing(
     return float(total / len(cells))
 
 
-def _neighbours(tree, z, cells, n_neighbors):
-    """The rows of z that are nearest to each cell, itself left out: (cells, n_neighbors).
+class Neighbours(NamedTuple):
+    """The cells nearest to each cell, itself left out, from the nearest on: both (n_cells, k)."""
 
-    A cell need not come first in its own list: other rows may be equal to it.
+    cells: np.ndarray
+    distances: np.ndarray
+
+
+def neighbours(tree: cKDTree, z: Array, cells: Array, n_neighbors: int) -> Neighbours:
+    """The rows of z that are nearest to each of some cells, itself left out.
+
+    tree: of z, (n, d); cells: (n_cells,) row numbers. Returns Neighbours of shape (n_cells,
+    n_neighbors). A cell need not come first in its own list: other rows may be equal to it.
     """
-    nearest = tree.query(z[cells], n_neighbors + 1, workers=-1)[1]
+    distances, nearest = tree.query(z[cells], n_neighbors + 1, workers=-1)
     itself = nearest == cells[:, None]
     # Where more equal rows than there are neighbours crowd it out: drop the last of them.
     itself[~itself.any(axis=1), -1] = True
-    return nearest[~itself].reshape(len(cells), n_neighbors)
+    shape = len(cells), n_neighbors
+    return Neighbours(nearest[~itself].reshape(shape), distances[~itself].reshape(shape))
 
 
 # -------------------------------------------------------------------------------- what is passed in
 
 
-def _points(function, z):
-    """z as a float64 array (n, d), or an error."""
+def checked_points(function: str, z: Array, name: str = "z") -> np.ndarray:
+    """The points z of a function, as a float64 array (n, d), or an error that names the argument.
+
+    Raises TypeError for what is not a dense array of real numbers, ValueError for another shape, no
+    cell, NaN, infinity, or numbers whose squares are no float64.
+    """
     if sparse.issparse(z):
         raise TypeError(
-            f"{function}: z is a sparse matrix; pass a dense array, such as model.latent(x)"
+            f"{function}: {name} is a sparse matrix; pass a dense array, such as model.latent(x)"
         )
     z = np.asarray(z)
     if z.dtype.kind not in "fiub":
-        raise TypeError(f"{function}: z must be real numbers, not dtype {z.dtype}")
+        raise TypeError(f"{function}: {name} must be real numbers, not dtype {z.dtype}")
     if z.ndim != 2:
         raise ValueError(
-            f"{function}: z must be (n cells, d features), not of shape {z.shape}; "
-            "for one feature pass z.reshape(-1, 1)"
+            f"{function}: {name} must be (n cells, d features), not of shape {z.shape}; "
+            f"for one feature pass {name}.reshape(-1, 1)"
         )
     if z.size == 0:
         raise ValueError(
-            f"{function}: z of shape {z.shape} is empty; pass at least one cell and one feature"
+            f"{function}: {name} of shape {z.shape} is empty; pass at least one cell and one "
+            "feature"
         )
     z = z.astype(np.float64, copy=False)
     bad = ~np.isfinite(z).all(axis=1)
     if bad.any():
         raise ValueError(
-            f"{function}: z has NaN or infinity in {bad.sum()} of {len(z)} rows, "
+            f"{function}: {name} has NaN or infinity in {bad.sum()} of {len(z)} rows, "
             f"first in row {bad.argmax()}; leave those cells out"
         )
     if np.abs(z).max() > 1e150:
         raise ValueError(
-            f"{function}: z reaches {np.abs(z).max():.1e}, whose square is no float64; rescale it"
+            f"{function}: {name} reaches {np.abs(z).max():.1e}, whose square is no float64; "
+            "rescale it"
         )
     return z
 
 
-def _codes(function, name, labels, n=None, owner="z"):
-    """Labels as integers from 0, in the labels' sorted order, or an error.
+def label_codes(
+    function: str, name: str, labels: Array, n: int | None = None, owner: str = "z"
+) -> np.ndarray:
+    """Labels of a function as integers from 0, (n,), in the labels' sorted order, or an error.
 
-    n: how many cells there must be; owner: the argument that says so.
+    n: how many cells there must be; owner: the argument that says so. Raises ValueError for another
+    shape or number of labels, none, or missing ones; TypeError for labels that cannot be compared.
     """
     if not isinstance(labels, np.ndarray) and not hasattr(labels, "__array__"):
         # A list. Without dtype, NumPy would turn its NaN among strings into the word "nan".
@@ -479,8 +506,18 @@ def _codes(function, name, labels, n=None, owner="z"):
     )
 
 
-def _whole_number(function, name, value, lowest, highest=None, what=None):
-    """value as an int from lowest to highest, which is what `what` allows, or an error."""
+def whole_number(
+    function: str,
+    name: str,
+    value: int,
+    lowest: int,
+    highest: int | None = None,
+    what: str | None = None,
+) -> int:
+    """value as an int from lowest to highest, which is what `what` allows.
+
+    Raises TypeError for what is no whole number, ValueError for one outside.
+    """
     try:
         number = operator.index(value)
     except TypeError:
@@ -495,7 +532,7 @@ def _whole_number(function, name, value, lowest, highest=None, what=None):
     return number
 
 
-def _row_blocks(n_rows, n_columns):
+def row_blocks(n_rows: int, n_columns: int) -> list[slice]:
     """Slices of rows, one after the other: rows times columns stays within BLOCK numbers."""
     step = max(1, BLOCK // n_columns)
     return [slice(i, min(i + step, n_rows)) for i in range(0, n_rows, step)]

@@ -59,6 +59,7 @@ from minigrad.progress import bar as bar_of
 from models import guarded, locks, runs, trial
 from models.counts import as_matrix, batch_codes, library_size
 from models.inputs import one_of, whole_number
+from models.labels import by_cell, cells_of
 from models.scvi import LIKELIHOODS, SCVI
 from models.trial import Cells, Judged
 
@@ -445,6 +446,9 @@ def _cells(counts, batch, labels, layer, seed: int) -> Cells:
     """The cells that have counts, split. ValueError where they are too few, or labels not right."""
     x = sparse.csr_array(as_matrix(counts, layer=layer))
     obs = getattr(counts, "obs", None)
+    names = cells_of(counts)
+    batch = by_cell(batch, names, "batch")
+    labels = by_cell(labels, names, "labels")
     codes, _ = batch_codes(batch, x.shape[0], obs=obs)
     of_labels = None if labels is None else _label_codes(labels, x.shape[0], obs)
     has_counts = library_size(x) > 0

@@ -10,7 +10,7 @@ a sentence that names the argument, says what was found and what to do:
 not 1
 
 The functions that take a model take an SCVI, of which they use n_genes, n_batches, dtype, and what
-it knows of the cells that it was trained on: trained, batches, genes.
+it knows of the cells that it was trained on: trained, batches, genes, columns.
 
 Know before reading: counts.py (`as_matrix`, `batch_codes`), and what SCVI.fit is given.
 
@@ -20,13 +20,30 @@ Know after: which cells a model is trained on, and which counts it answers about
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minigrad.backend import Array, Matrix
-from models.counts import Moments, as_matrix, batch_codes, moments
+from models.counts import Counts, Moments, as_matrix, batch_codes, moments
+from models.covariates import ObsColumns, columns_in
 from models.inputs import sizes
+from models.labels import by_cell, cells_of, genes_of
+from models.orientation import advice
+
+MISSING = (
+    "",
+    "nan",
+    "none",
+    "na",
+    "n/a",
+    "<na>",
+    "null",
+)  # what stands for a label that is not there
+# More batches than this are none if there are fewer cells than this of each, on average, or if they
+# are numbers and more than that.
+MOST_BATCHES, LEAST_CELLS, MOST_NUMBERS = 20, 10, 100
 
 
 class TrainingCells(NamedTuple):
@@ -37,6 +54,37 @@ class TrainingCells(NamedTuple):
     batches: list  # the label of each code
     genes: list | None  # names of the genes, (n_genes,), or None where they have none
     sums: Moments  # of their counts
+    columns: ObsColumns  # of obs, covariates standardised by these cells
+    covariates: np.ndarray  # (n_cells, n_covariates), in the dtype of the model
+
+
+class KnownOfData(NamedTuple):
+    """What `SCVI.for_data` reads off counts."""
+
+    n_genes: int
+    genes: list | None  # their names, or None where they have none
+    batches: list  # labels
+    columns: ObsColumns  # of obs
+
+
+def known_of_data(
+    counts: Any,
+    batch: Array | str | None,
+    categorical: str | Iterable[str],
+    continuous: str | Iterable[str],
+    layer: str | None,
+) -> KnownOfData:
+    """Sizes and names in counts (n_cells, n_genes), for `SCVI.for_data`.
+
+    A batch given by the name of its obs column is remembered by it. ValueError for columns that are
+    not there, or lack something.
+    """
+    n_cells, n_genes = as_matrix(counts, layer=layer, on_disk=True).shape
+    obs = _obs(counts)
+    batch_column = batch if isinstance(batch, str) else None
+    columns = columns_in(obs, n_cells, batch_column, categorical, continuous)
+    _, batches = batch_codes(batch, n_cells, obs=obs)
+    return KnownOfData(n_genes, genes_of(counts), batches, columns)
 
 
 def check_training(
@@ -76,16 +124,19 @@ def training_cells(
     ValueError for others. A new model takes those of the counts, of at most n_batches batches.
     """
     x = _matrix(model, counts, layer, on_disk=True)
+    _warn_where_names_are_exchanged(counts)
     known_batches = None
-    if model.trained:
+    if model.trained or model.knows_data:
         _check_genes(model, counts)
         known_batches = model.batches
-    codes, batches = _codes(counts, batch, x.shape[0], known_batches)
+    codes, batches = _codes(model, counts, batch, x.shape[0], known_batches)
     if len(batches) > model.n_batches:
         raise ValueError(
             f"batch has {len(batches)} different labels, but the model was made for "
             f"n_batches={model.n_batches}"
         )
+    if not model.trained:
+        _warn_of_labels_that_are_none(batches, codes)
     sums = moments(x)
     n_cells = x.shape[0]
     cells = np.flatnonzero(sums.totals > 0)
@@ -101,20 +152,82 @@ def training_cells(
         x = x[cells]
         codes = codes[cells]
         sums.totals = sums.totals[cells]  # to the other sums these cells added nothing
-    return TrainingCells(_in_dtype(x, model.dtype), codes, batches, _genes_of(counts), sums)
+    columns = model.columns
+    if not model.trained:
+        columns = columns.standardised_by(_obs(counts), cells, n_cells)
+    covariates = columns.table(_obs(counts), n_cells, model.dtype)[cells]
+    x = _in_dtype(x, model.dtype)
+    return TrainingCells(x, codes, batches, genes_of(counts), sums, columns, covariates)
 
 
 def cells_to_ask_about(
     model: Any, counts: Any, batch: Array | str | None, layer: str | None, on_disk: bool
-) -> tuple[Matrix, np.ndarray]:
-    """Checked counts (n_cells, n_genes) and batch codes (n_cells,) of any cells, empty ones too.
+) -> tuple[Matrix, np.ndarray, np.ndarray]:
+    """Checked counts (n_cells, n_genes), batch codes (n_cells,) and covariates (n_cells,
+    n_covariates) of any cells, empty ones too.
 
-    ValueError for an unknown batch, and for other genes than the model's.
+    ValueError for an unknown batch or category, and for other genes than the model's.
     """
     x = _matrix(model, counts, layer, on_disk)
     _check_genes(model, counts)
-    codes, _ = _codes(counts, batch, x.shape[0], model.batches)
-    return _in_dtype(x, model.dtype), codes
+    n_cells = x.shape[0]
+    codes, _ = _codes(model, counts, batch, n_cells, model.batches)
+    covariates = model.columns.table(_obs(counts), n_cells, model.dtype)
+    return _in_dtype(x, model.dtype), codes, covariates
+
+
+def cells_to_encode(
+    model: Any, counts: Any, batch: Array | str | None, layer: str | None
+) -> tuple[Matrix, np.ndarray, np.ndarray]:
+    """The same as `cells_to_ask_about`, of cells that are only encoded: counts (n_cells, n_genes),
+    codes (n_cells,) and covariates.
+
+    An encoder that sees neither batch nor covariates needs neither: codes are then 0, covariates
+    (n_cells, 0). A batch that is given is checked even so.
+    """
+    if model.config["encode_covariates"]:
+        return cells_to_ask_about(model, counts, batch, layer, on_disk=True)
+    x = _matrix(model, counts, layer, on_disk=True)
+    _check_genes(model, counts)
+    n_cells = x.shape[0]
+    codes = np.zeros(n_cells, np.int64)
+    if batch is not None:
+        codes, _ = _codes(model, counts, batch, n_cells, model.batches)
+    return _in_dtype(x, model.dtype), codes, np.zeros((n_cells, 0), model.dtype)
+
+
+def _warn_where_names_are_exchanged(counts) -> None:
+    """Warn of a frame, or AnnData, whose rows seem to be genes; of Counts `counts.read` has."""
+    cells = cells_of(counts)
+    genes = genes_of(counts)
+    if isinstance(counts, Counts) or cells is None or genes is None:
+        return
+    found = advice(cells, genes, "transpose the counts")
+    if found is not None:
+        warnings.warn(f"counts: {found}", stacklevel=4)
+
+
+def _warn_of_labels_that_are_none(batches, codes) -> None:
+    """Warn where labels look like a number or a name of each cell, or like that of a missing one.
+
+    batches: names (n_batches,); codes: (n_cells,).
+    """
+    n_cells = np.bincount(codes, minlength=len(batches))
+    for name, n in zip(batches, n_cells):
+        if name.strip().lower() in MISSING:
+            warnings.warn(
+                f"batch: {n} cells have the label {name!r}, as cells without one do, and are a "
+                "batch of their own; leave them out, or give them a label",
+                stacklevel=4,
+            )
+    are_few = len(batches) > MOST_BATCHES and len(codes) < LEAST_CELLS * len(batches)
+    if are_few or len(batches) > MOST_NUMBERS and all(name.isdigit() for name in batches):
+        warnings.warn(
+            f"batch: {len(batches)} different labels for {len(codes)} cells, such as "
+            f"{batches[0]!r} and {batches[-1]!r}; a number or a name of each cell is no batch. "
+            "Leave it out, or pass a column of few labels",
+            stacklevel=4,
+        )
 
 
 def _matrix(model, counts, layer, on_disk):
@@ -128,19 +241,25 @@ def _matrix(model, counts, layer, on_disk):
     return x
 
 
-def _codes(counts, batch, n_cells, known_batches):
-    """Batches of the cells as `batch_codes` has them; batch may name a column of counts.obs."""
-    return batch_codes(batch, n_cells, known=known_batches, obs=getattr(counts, "obs", None))
+def _codes(model, counts, batch, n_cells, known_batches):
+    """Batches of the cells as `batch_codes` has them.
+
+    batch may name a column of counts.obs, or be a Series in another order of the cells.
+    None stands for the column that the model remembers, if it does, and knows several batches.
+    """
+    if batch is None and model.n_batches > 1:
+        batch = model.columns.batch
+    batch = by_cell(batch, cells_of(counts), "batch")
+    return batch_codes(batch, n_cells, known=known_batches, obs=_obs(counts))
+
+
+def _obs(counts):
+    """The columns of cells of Counts or AnnData; None for a matrix."""
+    return getattr(counts, "obs", None)
 
 
 def _in_dtype(x, dtype):
     return x if x.dtype == dtype else x.astype(dtype)
-
-
-def _genes_of(counts) -> list | None:
-    """Names of the genes of Counts or AnnData, (n_genes,) str; None for a matrix without names."""
-    genes = getattr(counts, "genes", getattr(counts, "var_names", None))
-    return None if genes is None else [str(name) for name in genes]
 
 
 def _check_genes(model, counts) -> None:
@@ -148,7 +267,7 @@ def _check_genes(model, counts) -> None:
 
     Names may occur more than once: genes of one name are told apart by their order.
     """
-    genes = _genes_of(counts)
+    genes = genes_of(counts)
     if model.genes is not None and genes is not None and model.genes != genes:
         raise ValueError(
             "counts: its genes differ, or stand in another order, from those that the model "

@@ -21,6 +21,7 @@ import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -30,10 +31,15 @@ from minigrad.checkpoint import whole_file
 from minigrad.data import Blocks, pieces
 from minigrad.notebook import as_html
 from models import locks
+from models.annotation import annotation_of
 from models.files import BLOCK, Content, Refused, need, read_npz, read_table
 from models.hdf5 import ENDINGS, NO_LAYERS, NOT_BACKED, column_order, index_of, read_hdf5
 from models.hdf5_writing import hdf5_file
+from models.joining import join, names_of_files
+from models.labels import by_cell, unique_names
 from models.matrix_market import read_folder, read_mtx
+from models.orientation import advice
+from models.zarr_store import is_zarr, read_zarr
 
 LARGEST_COUNT = 2**24  # float32 holds every whole number up to here, and not 2**24 + 1
 # So close to a whole number a count is taken for it: expm1(log1p(3)) is 3.0000002 in float32.
@@ -51,23 +57,30 @@ class Counts:
 
     X: counts, (n_cells, n_genes), from `read` canonical CSR in float32, in memory or (Blocks) on
     the disk. genes: (n_genes,) and cells: (n_cells,) names, which need not be unique. obs: what is
-    known of each cell, name -> (n_cells,) array. Raises ValueError where lengths disagree.
+    known of each cell, name -> (n_cells,) array, or a Series by name of the cell. var: what is
+    known of each gene, name -> (n_genes,). Raises ValueError where lengths disagree.
     """
 
     X: sparse.csr_array | Blocks
     genes: np.ndarray
     cells: np.ndarray
     obs: dict = field(default_factory=dict)
+    var: dict = field(default_factory=dict)
 
     def __post_init__(self):
         self.genes, self.cells = (
             np.asarray(self.genes).astype(str),
             np.asarray(self.cells).astype(str),
         )
-        self.obs = {key: np.asarray(values) for key, values in self.obs.items()}
+        self.obs = {
+            key: np.asarray(by_cell(values, self.cells, f"obs[{key!r}]"))
+            for key, values in self.obs.items()
+        }
+        self.var = {key: np.asarray(values) for key, values in self.var.items()}
         n_cells, n_genes = self.X.shape
         lengths = {"genes": (self.genes, n_genes), "cells": (self.cells, n_cells)}
         lengths.update({f"obs[{key!r}]": (values, n_cells) for key, values in self.obs.items()})
+        lengths.update({f"var[{key!r}]": (values, n_genes) for key, values in self.var.items()})
         for name, (values, n) in lengths.items():
             if values.shape != (n,):
                 raise Refused(
@@ -100,43 +113,85 @@ class Counts:
             self.genes,
             self.cells[rows],
             {key: v[rows] for key, v in self.obs.items()},
+            self.var,
         )
 
     def select_genes(self, genes) -> Counts:
         """The genes of a boolean mask, an array of positions or a slice, as Counts."""
         columns = np.atleast_1d(np.arange(self.shape[1])[genes])
-        if isinstance(self.X, Blocks):
-            return Counts(self.X.select_columns(columns), self.genes[columns], self.cells, self.obs)
-        X = self.X[:, columns]
-        X.sort_indices()
-        return Counts(X, self.genes[columns], self.cells, self.obs)
+        X = self.X
+        if isinstance(X, Blocks):
+            X = X.select_columns(columns)
+        else:
+            X = X[:, columns]
+            X.sort_indices()
+        var = {key: values[columns] for key, values in self.var.items()}
+        return Counts(X, self.genes[columns], self.cells, self.obs, var)
+
+    def to_anndata(self) -> Any:
+        """A new AnnData object: X as a `scipy.sparse.csr_matrix`, obs, var, and names made unique.
+
+        That class of SciPy's is the one that scanpy's functions take. A `csr_array`, such as
+        `Counts.X`, they make dense (scanpy 1.11). A matrix on the disk is read into memory.
+        ImportError without anndata.
+        """
+        anndata, pandas = need("anndata"), need("pandas")
+        X = self.X
+        if isinstance(X, Blocks):
+            X = sparse.vstack([part for _, part in pieces(X)], format="csr")
+
+        def frame(columns: dict, names: np.ndarray):
+            made = {  # None in a column of objects is no category
+                key: pandas.Categorical(v) if v.dtype == object else v for key, v in columns.items()
+            }
+            return pandas.DataFrame(made, index=unique_names(names))
+
+        return anndata.AnnData(
+            X=sparse.csr_matrix(X), obs=frame(self.obs, self.cells), var=frame(self.var, self.genes)
+        )
 
 
 # Reading
 
 
 def read(
-    path, layer: str | None = None, backed: bool = False, *, transpose: bool = False
+    path,
+    layer: str | None = None,
+    backed: bool = False,
+    *,
+    transpose: bool = False,
+    obs=None,
+    gene_names: str | None = None,
+    rounded: bool = False,
 ) -> Counts:
     """Counts from a file or a 10x folder, checked as `as_matrix` does.
 
-    path: .h5ad; .h5 of 10x Genomics (v2, v3; gene expression only); .loom; .mtx, or a folder with
-    one; .csv, .tsv; .npz with `data, indices, indptr, shape` and optionally `genes`, `cells` and
-    further arrays with one entry per cell, which become `obs`. .mtx, .csv, .tsv may be gzipped.
-    Tables have CELLS AS ROWS, gene names in the first line and cell names in the first column. An
-    .mtx is turned as the files of names beside it say (barcodes.tsv, and features.tsv or genes.tsv,
-    as Cell Ranger, STARsolo, kallisto and alevin write them; also .csv, .txt, .gz, or with a
-    prefix); how one without names was read, a warning says. layer: the layer of an .h5ad ("raw":
-    `raw.X`) or .loom file. Default: the main matrix. backed: leave the matrix of an .h5ad file (csr
-    or dense) on the disk: X is Blocks, which SCVI trains on and predicts from, with memory for a
-    few blocks only; each block is checked when it is read. Do not change the file meanwhile.
-    transpose: the file has it the other way round than said above: what would be genes are cells.
+    path, or a list of several, whose cells are joined on the genes that all have, with the name of
+    the file as obs["file"] (joining.py): .h5ad; .zarr, a folder of AnnData's; .h5 of 10x Genomics
+    (v2, v3; gene expression only); .loom; .mtx, or a folder with one; .csv, .tsv, .txt; .npz with
+    `data, indices, indptr, shape` and optionally `genes`, `cells` and further arrays with one entry
+    per cell, which become `obs`. .mtx, .csv, .tsv, .txt may be gzipped. Tables have CELLS AS ROWS,
+    gene names in the first line and cell names in the first column; what stands between the fields
+    is found out; names that seem to be the wrong way round (orientation.py) are a warning. An .mtx
+    is turned as the files of names beside it say (barcodes.tsv, and features.tsv or genes.tsv, as
+    Cell Ranger, STARsolo, kallisto and alevin write them; also .csv, .txt, .gz, or with a prefix);
+    how one without names was read, a warning says. layer: the layer of an .h5ad ("raw": `raw.X`) or
+    .loom file. Default: the main matrix. backed: leave the matrix of an .h5ad file (csr or dense)
+    on the disk: X is Blocks, which SCVI trains on and predicts from, with memory for a few blocks
+    only; each block is checked when it is read. Do not change the file meanwhile. transpose: the
+    file has it the other way round than said above: what would be genes are cells. obs: path of a
+    table with a line for each cell, joined by the names of cells (annotation.py). gene_names: the
+    column of `var` to take names of genes from, such as "feature_name" of CELLxGENE or "gene_ids"
+    of 10x Genomics. rounded: take the nearest whole numbers; fractions are refused otherwise.
     Result: Counts, X float32. Missing names become cell_0, gene_0 and so on. Nothing is reordered
     or made unique. Warns where something had to be guessed, left out or rounded. HDF5 files are
     read by libhdf5, which a damaged one can make hang or crash: `guarded.read` is the same in a
     process of its own. Raises FileNotFoundError; ImportError without h5py; else ValueError in one
     sentence that names the file.
     """
+    if isinstance(path, (list, tuple)):
+        options = dict(transpose=transpose, obs=obs, gene_names=gene_names, rounded=rounded)
+        return read_several(path, layer, backed, read, options)
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
@@ -145,31 +200,92 @@ def read(
         X, genes, cells = content.X, content.genes, content.cells
         cells = [f"cell_{i}" for i in range(X.shape[0])] if cells is None else cells
         genes = [f"gene_{i}" for i in range(X.shape[1])] if genes is None else genes
-        counts = Counts(X, np.asarray(genes), np.asarray(cells), content.obs)
+        if gene_names is not None:
+            genes = _names_from(content.var, gene_names, genes)
+        counts = Counts(X, np.asarray(genes), np.asarray(cells), content.obs, content.var)
     except Refused as error:
         raise ValueError(f"{path}: {error}") from None
     except (ImportError, PermissionError):
         raise
     except Exception as error:  # a damaged file can make its library raise anything
         raise _damaged(path, error) from error
-    for note in content.notes:
+    turn = "leave out transpose=True" if transpose else "pass transpose=True"
+    exchanged = advice(counts.cells, counts.genes, turn)
+    for note in (*content.notes, *filter(None, [exchanged])):
         warnings.warn(f"{path}: {note}", stacklevel=2)
-    counts.X = _checked(X, path) if backed else as_matrix(X, name=str(path))
+    if obs is not None:
+        annotation = annotation_of(obs, counts.cells)
+        counts.obs |= annotation.obs
+        for note in annotation.notes:
+            warnings.warn(note, stacklevel=2)
+    if rounded and not backed:
+        X = _rounded_matrix(X, path)
+    counts.X = _checked(X, path, layer, rounded) if backed else _in_memory(X, str(path), layer)
     return counts
+
+
+def read_several(paths, layer: str | None, backed: bool, read_one, options: dict) -> Counts:
+    """Several files as one, see joining.py; read_one: `read`, or `guarded.read`. ValueError for
+    files that cannot be joined, or are to stay on the disk.
+    """
+    if backed:
+        raise ValueError(
+            "backed=True: several files are joined in memory; leave it out, or join them once with "
+            "anndata.experimental.concat_on_disk"
+        )
+    parts = [read_one(path, layer, **options) for path in paths]
+    try:
+        content = join(parts, names_of_files(paths))
+    except Refused as error:
+        raise ValueError(f"{paths[0]}: {error}") from None
+    for note in content.notes:
+        warnings.warn(note, stacklevel=3)
+    genes, cells = np.asarray(content.genes), np.asarray(content.cells)
+    return Counts(as_matrix(content.X), genes, cells, content.obs, content.var)
+
+
+def _names_from(var: dict, key: str, genes) -> np.ndarray:
+    """Names of genes from the column `key` of var, where it has one; where not, as they were."""
+    if key not in var:
+        raise Refused(
+            f"gene_names={key!r}: there is no such column of genes; there are: "
+            f"{', '.join(var) or 'none'}"
+        )
+    names = var[key].astype(object)
+    return np.array([old if new in (None, "") else str(new) for new, old in zip(names, genes)])
+
+
+def _rounded_matrix(x, path):
+    """The matrix with each entry the nearest whole number, and a warning that says what changed."""
+    x = sparse.csr_array(x)
+    whole = np.rint(x.data)
+    n_changed = np.sum(whole != x.data)
+    total, new_total = np.sum(x.data, dtype=np.float64), np.sum(whole, dtype=np.float64)
+    if n_changed:
+        warnings.warn(
+            f"{path}: {n_changed:,} of {x.nnz:,} entries were rounded to whole numbers, which "
+            f"changed their total from {total:,.1f} to {new_total:,.0f}",
+            stacklevel=3,
+        )
+    return sparse.csr_array((whole, x.indices, x.indptr), shape=x.shape)
 
 
 def _content(path: Path, layer, backed: bool, transpose: bool) -> Content:
     """What is in a file of any known format."""
     binary = {".npz": read_npz} | dict.fromkeys(ENDINGS, read_hdf5)
-    text = {".mtx": read_mtx, ".csv": read_table, ".tsv": read_table}
+    text = {".mtx": read_mtx} | dict.fromkeys((".csv", ".tsv", ".txt"), read_table)
     name = path.name.lower()
     reader = binary.get(Path(name).suffix) or text.get(Path(name.removesuffix(".gz")).suffix)
+    if is_zarr(path):
+        if backed:
+            raise Refused(NOT_BACKED)
+        return read_zarr(path, transpose, layer)
     if path.is_dir():
         reader = read_folder
     if reader is None:
         raise Refused(
-            f"unknown format; known: a 10x folder, {', '.join([*binary, *text])}, the last three "
-            "or .gz"
+            f"unknown format; known: a 10x folder, a zarr store, {', '.join([*binary, *text])}, "
+            "the last four or .gz"
         )
     if reader is read_hdf5:
         return read_hdf5(path, transpose, layer, backed)
@@ -187,8 +303,11 @@ def _damaged(path, error) -> ValueError:
     )
 
 
-def _checked(x: Blocks, path) -> Blocks:
-    """The same column on the disk, every block made canonical, or refused, when it is read."""
+def _checked(x: Blocks, path, layer, rounded: bool) -> Blocks:
+    """The same column on the disk, every block made canonical, or refused, when it is read.
+
+    rounded: to whole numbers, before that.
+    """
     if 0 in x.shape:
         raise ValueError(
             f"{path}: has shape {x.shape}, that is no {'cells' if x.shape[0] == 0 else 'genes'}"
@@ -201,7 +320,9 @@ def _checked(x: Blocks, path) -> Blocks:
             raise
         except Exception as error:  # as above
             raise _damaged(path, error) from error
-        return _canonical_rows(part, str(path), first=start)
+        if rounded:
+            part = sparse.csr_array((np.rint(part.data), part.indices, part.indptr), part.shape)
+        return _canonical_rows(part, str(path), layer, first=start)
 
     return Blocks(rows, x.file_bounds, x.shape[1])
 
@@ -236,6 +357,11 @@ def as_matrix(
                 "or read fewer cells"
             )
         return x
+    return _in_memory(x, name, layer)
+
+
+def _in_memory(x, name: str, layer: str | None) -> np.ndarray | sparse.csr_array:
+    """A matrix of any kind as `as_matrix` gives it. layer: where it is from, for errors."""
     if isinstance(x, np.ma.MaskedArray):
         raise ValueError(
             f"{name}: a masked array; fill the masked entries first, with x.filled(0) if they are "
@@ -259,7 +385,7 @@ def as_matrix(
             f"{name}: has dtype {x.dtype}, must be numbers; convert it, or drop the columns that "
             "are text"
         )
-    return _canonical_rows(x, name) if sparse.issparse(x) else _dense_rows(x, name)
+    return _canonical_rows(x, name, layer) if sparse.issparse(x) else _dense_rows(x, name, layer)
 
 
 def _unwrap(counts, layer, name, on_disk):
@@ -297,7 +423,7 @@ def _in_words(values: np.ndarray) -> str:
     return said + f" and {len(names) - 5:,} others" * (len(names) > 5)
 
 
-def _canonical_rows(x, name, first=0):
+def _canonical_rows(x, name, layer=None, first=0):
     """A CSR matrix with the same entries, canonical. first: the number that errors give to its
     first row.
     """
@@ -326,7 +452,7 @@ def _canonical_rows(x, name, first=0):
         bad = None if rounded.any() else 0  # fractions of a cell's total
     if bad is not None:
         row = np.searchsorted(x.indptr, bad, side="right") - 1
-        raise ValueError(_complaint(name, first + row, x.indices[bad], x.data[bad]))
+        raise ValueError(_complaint(name, first + row, x.indices[bad], x.data[bad], layer))
     if is_near:
         warnings.warn(f"{name}: {ROUNDED}", stacklevel=3)
         x = sparse.csr_array((rounded, x.indices.copy(), x.indptr.copy()), shape=x.shape)
@@ -338,7 +464,7 @@ def _canonical_rows(x, name, first=0):
     )
 
 
-def _dense_rows(x, name):
+def _dense_rows(x, name, layer=None):
     """A C-contiguous float32 array with the same entries, converted block by block."""
     right = x.dtype == np.float32 and x.dtype.isnative and x.flags.c_contiguous and x.flags.aligned
     result = x if right else np.empty(x.shape, np.float32)
@@ -349,7 +475,7 @@ def _dense_rows(x, name):
         bad, is_near = _look_at(block.ravel())
         if bad is not None:
             row, column = divmod(bad, x.shape[1])
-            raise ValueError(_complaint(name, a + row, column, block[row, column]))
+            raise ValueError(_complaint(name, a + row, column, block[row, column], layer))
         if is_near and result is x:
             result = x.copy()
         if result is not x:
@@ -357,7 +483,7 @@ def _dense_rows(x, name):
         is_rounded |= is_near
     if is_rounded and not result.any():  # fractions of a cell's total
         row, column = divmod(int(np.flatnonzero(x)[0]), x.shape[1])
-        raise ValueError(_complaint(name, row, column, x[row, column]))
+        raise ValueError(_complaint(name, row, column, x[row, column], layer))
     if is_rounded:
         warnings.warn(f"{name}: {ROUNDED}", stacklevel=3)
     return result
@@ -386,7 +512,7 @@ def _rounded(values) -> np.ndarray:
     return np.rint(values.astype(np.float32)) + np.float32(0)
 
 
-def _complaint(name, row, column, value) -> str:
+def _complaint(name, row, column, value, layer) -> str:
     found = f"{name}: row {row}, column {column} (from 0) is {value!s}"
     if not np.isfinite(value):
         return f"{found}; counts are finite: fill in or drop missing values first"
@@ -396,10 +522,19 @@ def _complaint(name, row, column, value) -> str:
             "identifier? "
             "Leave that column out"
         )
+    usual = {
+        "counts": 'in adata.layers["counts"] (layer="counts")',
+        "raw": 'in adata.raw (layer="raw")',
+        None: "in X (without layer)",
+    }
+    places = " or ".join(words for place, words in usual.items() if place != layer)
+    this = "this matrix" if layer is None else f"layer {layer!r}"
+    if layer is None:
+        places = places.removesuffix(f" or {usual[None]}")
     return (
-        f"{found}; counts are whole numbers from 0 up, and this matrix looks normalised or scaled. "
-        "Raw counts are "
-        'usually in adata.layers["counts"] (layer="counts") or in adata.raw (layer="raw")'
+        f"{found}; counts are whole numbers from 0 up, and {this} looks normalised or scaled. "
+        f"Raw counts are usually {places}. Counts less ambient RNA, as of SoupX, can be rounded: "
+        "read(..., rounded=True)"
     )
 
 
@@ -461,6 +596,12 @@ def _plain_labels(labels):
     ):
         return labels.astype(np.int64)
     if labels.dtype.kind not in "biuU":
+        missing = [i for i, label in enumerate(labels.tolist()) if _is_missing(label)]
+        if missing:
+            raise ValueError(
+                f"batch: {len(missing)} of {len(labels)} cells have no label, the first of them "
+                f"cell {missing[0]}; leave those cells out, or give them a label"
+            )
         for i, label in enumerate(labels.tolist()):
             if not isinstance(label, (int, np.integer, str)):
                 raise ValueError(
@@ -469,6 +610,11 @@ def _plain_labels(labels):
                 )
         return labels.astype(str)
     return labels
+
+
+def _is_missing(label) -> bool:
+    """Whether it is None, NaN, or what pandas has in their place."""
+    return label is None or type(label).__name__ in ("NAType", "NaTType") or label != label
 
 
 # Sums over cells and genes
@@ -569,20 +715,23 @@ def log1p(x: Matrix) -> Matrix:
 # Selecting genes
 
 
-def highest_variance(x: Matrix, n: int) -> np.ndarray:
+def highest_variance(x: Matrix, n: int, batch=None) -> np.ndarray:
     """The n genes whose counts vary most: the rule of the scVI paper (Lopez et al. 2018). Sorted
     positions, (n,).
 
     x: what `as_matrix` takes, also on the disk. Raises ValueError for n not in 1 to n_genes.
     Variances of raw counts favour the genes of highest mean; `pearson_residual_variance` corrects
-    for that.
+    for that. batch: of each cell, (n_cells,), for a choice within batches (`_top_within`).
     """
-    x = as_matrix(x, on_disk=True)
-    sums = moments(x)
-    return _top(sums.squares / x.shape[0] - (sums.of_genes / x.shape[0]) ** 2, n)
+
+    def variance(x):
+        sums = moments(x)
+        return sums.squares / x.shape[0] - (sums.of_genes / x.shape[0]) ** 2
+
+    return _top_within(as_matrix(x, on_disk=True), n, batch, variance)
 
 
-def pearson_residual_variance(x: Matrix, n: int, theta: float = 100) -> np.ndarray:
+def pearson_residual_variance(x: Matrix, n: int, theta: float = 100, batch=None) -> np.ndarray:
     """The n genes that vary most beyond what sampling explains. Sorted positions, (n,).
 
     Lause, Berens & Kobak 2021 (Genome Biology 22:258): if a gene were the same fraction of every
@@ -590,12 +739,16 @@ def pearson_residual_variance(x: Matrix, n: int, theta: float = 100) -> np.ndarr
     total of all. Residuals are (x - mu) / sqrt(mu + mu²/theta), clipped at ± sqrt(n_cells); genes
     are ranked by their variance over cells. x: what `as_matrix` takes. theta: inverse dispersion,
     one for all genes (np.inf: Poisson). A gene or cell without counts has residuals 0. Memory:
-    blocks of genes, each temporary 32 MB. Raises ValueError for theta <= 0, and for n not in 1 to
-    n_genes.
+    blocks of genes, each temporary 32 MB. batch: of each cell, (n_cells,), for a choice within
+    batches (`_top_within`). Raises ValueError for theta <= 0, and for n not in 1 to n_genes.
     """
     if not theta > 0:
         raise ValueError(f"theta must be positive, not {theta}")
-    x = as_matrix(x)
+    return _top_within(as_matrix(x), n, batch, lambda x: _residual_variance(x, theta))
+
+
+def _residual_variance(x: Matrix, theta: float) -> np.ndarray:
+    """Variance of the Pearson residuals of each gene, (n_genes,)."""
     n_cells, n_genes = x.shape
     cell_total, gene_total = library_size(x), np.asarray(x.sum(axis=0, dtype=np.float64)).ravel()
     columns = x.tocsc() if sparse.issparse(x) else x
@@ -607,7 +760,31 @@ def pearson_residual_variance(x: Matrix, n: int, theta: float = 100) -> np.ndarr
         deviation = np.sqrt(mu + mu**2 / theta)
         residual = np.divide(block - mu, deviation, out=np.zeros_like(mu), where=mu > 0)
         variance[a : a + step] = residual.clip(-np.sqrt(n_cells), np.sqrt(n_cells)).var(axis=0)
-    return _top(variance, n)
+    return variance
+
+
+def _top_within(x: Matrix, n: int, batch, score) -> np.ndarray:
+    """Positions of n genes of high score, sorted; score: from the matrix of some cells, (n_genes,).
+
+    Without batches those of the highest score. With them each batch ranks the genes by the score of
+    its own cells, so that what differs between batches counts for nothing: those are taken that are
+    among the first n in most batches, of equals the best median rank (Stuart et al. 2019). Batches
+    of one cell have no say.
+    """
+    if batch is None:
+        return _top(score(x), n)
+    batch = np.asarray(batch)
+    if batch.shape != (x.shape[0],):
+        raise ValueError(
+            f"batch: has shape {batch.shape}, must be one of each of {x.shape[0]} cells"
+        )
+    cells = [np.flatnonzero(batch == label) for label in np.unique(batch)]
+    orders = [np.argsort(-score(x[chosen]), kind="stable") for chosen in cells if len(chosen) > 1]
+    if not orders:
+        raise ValueError("batch: no batch has two cells, within which genes could vary")
+    ranks = np.argsort(orders, axis=1)  # of each gene, by batch
+    best = np.sum(ranks < n, axis=0) - np.median(ranks, axis=0) / x.shape[1]
+    return _top(best, n)
 
 
 def _top(score, n):
@@ -624,9 +801,10 @@ def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None) -> None:
     """A copy of an .h5ad file with results added, the rest as it was; written whole or not at all.
 
     obsm: name -> (n_cells, k), for example {"X_scVI": model.latent(x)}; obs: name -> (n_cells,),
-    for example clusters; layers: name -> (n_cells, n_genes), dense or sparse. What has the same
-    name is replaced. The paths may be the same. Raises ImportError without anndata; ValueError for
-    a file that is no .h5ad, another length, a slash in a name.
+    for example clusters (a Series, or a DataFrame in obsm, by name of the cell); layers: name ->
+    (n_cells, n_genes), dense or sparse. What has the same name is replaced. The paths may be the
+    same. Raises ImportError without anndata; ValueError for a file that is no .h5ad, another
+    length, a slash in a name.
     """
     h5py, write_elem = need("h5py"), need("anndata").io.write_elem
     if not h5py.is_hdf5(path_in):
@@ -650,13 +828,15 @@ def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None) -> None:
                     "open "
                     "and write it with a newer one first"
                 )
-            shape = tuple(len(index_of(file[axis])) for axis in ("obs", "var"))
+            cells = index_of(file["obs"])
+            shape = len(cells), len(index_of(file["var"]))
             for place, added, wanted in (
                 ("obsm", obsm, shape[:1]),
                 ("obs", obs, shape[:1]),
                 ("layers", layers, shape),
             ):
                 for key, values in (added or {}).items():
+                    values = by_cell(values, cells, f"{place}[{key!r}]")
                     values = values if sparse.issparse(values) else np.asarray(values)
                     if (
                         values.shape[: len(wanted)] != wanted

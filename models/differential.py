@@ -99,7 +99,8 @@ The exposure takes the place of the total, and no difference is left. In general
 over the cells i of the group. l_i is the total of the cell, rho_i the fraction of it that the model
 expects of the gene, and rho'_i that fraction with the cell in a batch drawn from those of both
 groups. With one batch this is the total again, as far as deep and shallow cells express the gene
-alike.
+alike. If the model has covariates, they are drawn together with
+the batch, from the same cell.
 
 2. Chance is more than counting. Cells of one group differ, and counts are overdispersed. What this
 adds to 1 / count is estimated from the model and from the cells (`Sums.excess`).
@@ -131,6 +132,7 @@ from minigrad.tensor import Tensor
 from models.counts import library_size, moments
 from models.files import warn_of_formulas
 from models.inputs import one_of, whole_number
+from models.labels import by_cell, cells_of, genes_of
 from models.posterior import BUDGET, POSTERIOR, count_distribution
 
 LEAST_DELTA = 0.25  # log2 fold change (19 %): what delta is at least where it follows from the data
@@ -432,6 +434,19 @@ def _name_genes(axes, names, x, y, edge) -> None:
 
 
 # ------------------------------------------------------------------------------------- the question
+class Cells(NamedTuple):
+    """All cells that are asked about, as the model's `minibatches` have them."""
+
+    counts: Any  # (n_cells, n_genes)
+    codes: np.ndarray  # of their batches, (n_cells,)
+    covariates: np.ndarray  # (n_cells, n_covariates)
+
+    def latent(self, model: Any, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Means and standard deviations of q(z | x), (n, n_latent), of the cells at n positions."""
+        columns = _rows_in_memory(self.counts, cells), self.codes[cells], self.covariates[cells]
+        return model.latent_of(list(columns))
+
+
 class ComparesGroups:
     """What a trained model with `latent` and `generative` is asked about two groups of cells.
 
@@ -439,6 +454,7 @@ class ComparesGroups:
     """
 
     minibatches: Callable[..., Any]  # the model's: SCVI.minibatches
+    latent_of: Callable[..., tuple[np.ndarray, np.ndarray]]  # and SCVI.latent_of
 
     def differential_expression(
         self,
@@ -457,12 +473,14 @@ class ComparesGroups:
     ) -> DifferentialExpression:
         """Which genes groups of cells express differently: a DifferentialExpression.
 
-        group_a, group_b: boolean masks (n_cells,) or positions of cells; group_b=None: all other
-        cells. groupby: a label for each cell, (n_cells,), or the name of an obs column; then
-        group_a and group_b are labels, and without them every group is compared with all cells
-        outside of it, in one table. Cells without a label (None, NaN) are in no group, but in the
-        rest. Cells without counts are left out. Both groups are decoded in the same batches, drawn
-        in the proportions of the two together: so batches are averaged over.
+        group_a, group_b: boolean masks (n_cells,), by name of the cell where they are Series, or
+        positions of cells; group_b=None: all other cells. groupby: a label for each cell,
+        (n_cells,), or the name of an obs column; then group_a and group_b are labels, and without
+        them every group is compared with all cells outside of it, in one table. Cells without a
+        label (None, NaN) are in no group, but in the rest. Cells without counts are left out. Both
+        groups are decoded in the same batches, drawn in the proportions of the two together: so
+        batches are averaged over. So are covariates: the batch and the covariates are those of a
+        random cell of either group.
 
         mode: "change", a log2 fold change of the groups' means beyond delta, to one side, from the
         counts and what the model expects of them, sorted by its probability; or "vanilla", rho_a >
@@ -486,12 +504,12 @@ class ComparesGroups:
         if not 0 < fdr < 1:
             raise ValueError(f"fdr must be between 0 and 1, not {fdr}")
         n_samples = whole_number("n_samples", n_samples)
-        x, codes = self.minibatches(counts, batch, layer).columns
+        told = Cells(*self.minibatches(counts, batch, layer).columns)
         names = _gene_names(self, counts, genes)
-        question = _question(counts, library_size(x) > 0, group_a, group_b, groupby)
+        question = _question(counts, library_size(told.counts) > 0, group_a, group_b, groupby)
         rng = backend.generator([seed, POSTERIOR])
         # Mode "vanilla" needs the sums too: for raw means, and to warn of what was not learnt.
-        tallies = _tallies(self, x, codes, question.cells, n_samples, rng)
+        tallies = _tallies(self, told, question.cells, n_samples, rng)
         for called, tally in zip(question.called, tallies):
             if called:
                 _warn_of_misfit(called, _sums(tally))
@@ -503,9 +521,7 @@ class ComparesGroups:
             threshold = None
             if mode == "vanilla":
                 rest = np.sort(np.concatenate([question.cells[j] for j in others]))
-                found = _of_pairs(
-                    *_pairs(self, x, codes, [question.cells[i], rest], n_samples, seed)
-                )
+                found = _of_pairs(*_pairs(self, told, [question.cells[i], rest], n_samples, seed))
             else:
                 found, threshold = _of_means(_sums(a), _sums(b), delta)
             pair = Groups(question.names[i], question.other, a.n_cells, b.n_cells, threshold)
@@ -539,7 +555,7 @@ def _columns(names, groups: Groups, found: dict, a: Tally, b: Tally, mode, fdr) 
 
 
 # ------------------------------------------------------------------------------- vanilla: the pairs
-def _pairs(model, x, codes, groups, n_samples, seed):
+def _pairs(model, told: Cells, groups, n_samples, seed):
     """Random pairs of cells: log2 fold changes (n_samples, n_genes), and mean rho (2, n_genes).
 
     groups: the positions of the cells of a and of b.
@@ -548,12 +564,10 @@ def _pairs(model, x, codes, groups, n_samples, seed):
     # the other, and in this mode it does not depend on whether sums were taken before.
     rng = backend.generator([seed, POSTERIOR])
     picked = np.stack([cells[rng.integers(len(cells), size=n_samples)] for cells in groups])
-    in_batch = codes[rng.choice(np.concatenate(groups), n_samples)]  # of a pair: one for both
+    drawn = rng.choice(np.concatenate(groups), n_samples)  # whose batch both cells of a pair get
     cells, at = np.unique(picked, return_inverse=True)  # a cell is encoded once for all its pairs
     at = at.reshape(picked.shape)
-    mean, std = model.latent(
-        _rows_in_memory(x, cells), np.asarray(model.batches)[codes[cells]], return_std=True
-    )
+    mean, std = told.latent(model, cells)
     lfc = np.empty((n_samples, model.n_genes), model.dtype)
     rho = np.zeros((2, model.n_genes))
     step = max(1, backend.entries_at_once(BUDGET, model.device) // (2 * model.n_genes))
@@ -563,7 +577,13 @@ def _pairs(model, x, codes, groups, n_samples, seed):
             i = at[:, pairs]  # (2, pairs), positions among `cells`
             z = mean[i] + std[i] * rng.standard_normal((*i.shape, model.n_latent), model.dtype)
             no_library = np.zeros((i.size, 1), model.dtype)  # rho is the same for any
-            inputs = z.reshape(i.size, -1), no_library, np.tile(in_batch[pairs], 2)
+            like = np.tile(drawn[pairs], 2)
+            inputs = (
+                z.reshape(i.size, -1),
+                no_library,
+                told.codes[like],
+                told.covariates[like],
+            )
             decoded = model.generative(*[backend.to_device(a, model.device) for a in inputs])
             log_rho = decoded["log_rho"].numpy().reshape(*i.shape, -1)
             rho += np.exp(log_rho).sum(axis=1)
@@ -641,36 +661,37 @@ def _together(tallies: list[Tally]) -> Tally:
     return Tally(*[sum(field) for field in fields])
 
 
-def _tallies(model, x, codes, groups, n_samples, rng) -> list[Tally]:
-    """The Tally of each group of cells, in one pass over x, which may lie on the disk.
+def _tallies(model, told: Cells, groups, n_samples, rng) -> list[Tally]:
+    """The Tally of each group of cells, in one pass over counts, which may lie on the disk.
 
     groups: positions of cells, increasing, in no two groups. n_samples: draws of z for each group,
-    or more, for each cell has one at least. The batches of Tally.fraction are drawn from those of
-    all groups.
+    or more, for each cell has one at least. Batches and covariates for Tally.fraction
+    are those of random cells of all groups.
     """
-    batches = codes[np.concatenate(groups)]
-    group_of = np.full(x.shape[0], -1)
+    everyone = np.concatenate(groups)
+    group_of = np.full(told.counts.shape[0], -1)
     for i, cells in enumerate(groups):
         group_of[cells] = i
     found: list = [None] * len(groups)
-    for start, part in pieces(x):
+    for start, part in pieces(told.counts):
         here = group_of[start : start + part.shape[0]]
         for i in np.unique(here[here >= 0]):
             rows = np.flatnonzero(here == i)
             n_draws = -(-n_samples // len(groups[i]))  # of each cell, rounded up
-            own = codes[start + rows]
-            new = _tally(model, take_rows(part, rows), own, batches, n_draws, rng)
+            x = take_rows(part, rows)
+            new = _tally(model, x, told, start + rows, everyone, n_draws, rng)
             found[i] = new if found[i] is None else _together([found[i], new])
     return found
 
 
-def _tally(model, x, codes, batches, n_draws: int, rng) -> Tally:
+def _tally(model, x, told: Cells, cells, everyone, n_draws: int, rng) -> Tally:
     """The Tally of cells x (n_cells, n_genes) in memory, with n_draws of z for each.
 
-    codes: of their batches, (n_cells,). batches: codes from which those of `fraction` are drawn.
+    cells: their positions among all that are told, (n_cells,). everyone: positions of the cells
+    whose batches and covariates are drawn for `fraction`.
     Counts that ZINB expects include its structural zeros.
     """
-    mean, std = model.latent(x, np.asarray(model.batches)[codes], return_std=True)
+    mean, std = model.latent_of([x, told.codes[cells], told.covariates[cells]])
     counted = _counted(x)
     total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
     draws = np.repeat(np.arange(len(total)), n_draws)
@@ -681,11 +702,11 @@ def _tally(model, x, codes, batches, n_draws: int, rng) -> Tally:
             i = draws[start : start + step]
             size = total[i][:, None]
             z = mean[i] + std[i] * rng.standard_normal((len(i), model.n_latent), dtype=model.dtype)
-            mu, variance = _expected_counts(model, z, size, codes[i])
+            mu, variance = _expected_counts(model, z, size, told, like=cells[i])
             fraction = mu / size
-            if model.n_batches > 1:
-                drawn = rng.choice(batches, len(i))
-                fraction = _expected_counts(model, z, size, drawn)[0] / size
+            if model.n_batches > 1 or model.columns.n_covariates > 0:
+                drawn = rng.choice(everyone, len(i))
+                fraction = _expected_counts(model, z, size, told, like=drawn)[0] / size
             of_draws += [np.sum(of_each, axis=0) for of_each in (mu, variance, fraction)]
     expected, variance, fraction = of_draws / n_draws  # each summed over cells
     return counted._replace(expected=expected, variance=variance, fraction=fraction)
@@ -734,13 +755,18 @@ def _observed_excess(tally: Tally) -> np.ndarray:
     return (variance - observed) / (observed + 0.5) ** 2
 
 
-def _expected_counts(model, z, size, codes):
-    """Mean and variance (n, n_genes) of counts of cells with these z, totals (n, 1) and batches.
+def _expected_counts(model, z, size, told: Cells, like):
+    """Mean and variance (n, n_genes) of counts of cells with these z and totals (n, 1).
+
+    Each in the batch, and with the covariates, of the cell at the position that `like` has for it.
 
     (That of posterior.py by this name begins with counts, and has means only.)
     """
     log_size = np.log(size).astype(model.dtype)
-    inputs = [backend.to_device(a, model.device) for a in (z, log_size, codes)]
+    inputs = [
+        backend.to_device(a, model.device)
+        for a in (z, log_size, told.codes[like], told.covariates[like])
+    ]
     parameters = {
         name: p.data if isinstance(p, Tensor) else p
         for name, p in model.generative(*inputs).items()
@@ -886,7 +912,7 @@ def _gene_names(model, counts, genes) -> np.ndarray:
         for names in (
             genes,
             model.genes,
-            getattr(counts, "genes", getattr(counts, "var_names", None)),
+            genes_of(counts),
         )
         if names is not None
     ]
@@ -925,6 +951,9 @@ def _question(counts, has_counts, group_a, group_b, groupby) -> Question:
                 "group_a: which cells? Pass a mask, or groupby= with a label for each cell, and "
                 "every group is compared with the rest"
             )
+        names_of_cells = cells_of(counts)
+        group_a = _by_cell_if_mask(group_a, names_of_cells, "group_a")
+        group_b = _by_cell_if_mask(group_b, names_of_cells, "group_b")
         cells = _two_groups(has_counts, group_a, group_b)
         other = REST if group_b is None else "b"
         return Question(cells, ["a", other], [0], other, ["group_a", "group_b"])
@@ -980,16 +1009,16 @@ def _labels(counts, groupby, n_cells: int) -> np.ndarray:
                 f"{', '.join(map(str, obs)) or 'none'}"
             )
         groupby = obs[groupby]
+    if hasattr(groupby, "isna"):  # of pandas, which has more kinds of missing labels
+        groupby = groupby.astype(object).where(groupby.notna(), None)
+    groupby = by_cell(groupby, cells_of(counts), "groupby")
     given = np.asarray(groupby)
     if given.shape != (n_cells,):
         raise ValueError(
             f"groupby has shape {given.shape}, must be one label for each of {n_cells} cells, or "
             "the name of an obs column"
         )
-    if hasattr(groupby, "isna"):  # of pandas, which has more kinds of missing labels
-        is_missing = np.asarray(groupby.isna())
-    else:
-        is_missing = np.array([value is None or value != value for value in given.tolist()])
+    is_missing = np.array([value is None or value != value for value in given.tolist()])
     labels = np.full(n_cells, None)
     for i, value in enumerate(given.tolist()):
         is_whole = isinstance(value, float) and value.is_integer()  # whole numbers beside a NaN
@@ -1017,6 +1046,11 @@ def _two_groups(has_counts, group_a, group_b) -> list:
         if not np.any(has_counts[cells]):
             raise ValueError(f"{name} holds no cells" + " with counts" * (len(cells) > 0))
     return [cells[has_counts[cells]] for cells in (a, b)]
+
+
+def _by_cell_if_mask(group, cells, name: str):
+    """A Series of booleans in the order of the cells; positions, and all else, as they are."""
+    return by_cell(group, cells, name) if np.asarray(group).dtype.kind == "b" else group
 
 
 def _positions(group, n_cells: int, name: str) -> np.ndarray:

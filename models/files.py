@@ -39,6 +39,9 @@ from scipy import sparse
 # Entries looked at in one go, so that reading and checking need little memory of their own.
 BLOCK = 2**20
 
+LINES_TRIED = 10  # of a table, to find out what stands between its fields
+LEAST_DIFFERENT = 0.9  # share of different ones among names that are numbers
+
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # by which a spreadsheet takes a text for a formula
 
 
@@ -68,7 +71,8 @@ class Content(NamedTuple):
 
     X: (n_cells, n_genes), a SciPy matrix of any kind, or Blocks. genes: (n_genes,) and cells:
     (n_cells,) names, None where the file has none. obs: what is known of each cell, name ->
-    (n_cells,). notes: sentences that the user should read, about what was guessed or left out.
+    (n_cells,). notes: sentences that the user should read, about what was guessed or left out. var:
+    what is known of each gene, name -> (n_genes,).
     """
 
     X: Any
@@ -76,26 +80,19 @@ class Content(NamedTuple):
     cells: Sequence[str] | np.ndarray | None = None
     obs: dict = {}
     notes: tuple = ()
+    var: dict = {}
 
     def transposed(self) -> Content:
-        """Genes as cells, cells as genes; what was known of each cell is now of genes, and left
-        out.
-        """
-        lost = (
-            f"transpose=True: left out, as it is not known of the new cells: {', '.join(self.obs)}"
-        )
-        notes = (*self.notes, lost) if self.obs else self.notes
-        return Content(self.X.T, self.cells, self.genes, {}, notes)
+        """Genes as cells, cells as genes, with what is known of them."""
+        return Content(self.X.T, self.cells, self.genes, self.var, self.notes, self.obs)
 
 
-def need(package: str) -> ModuleType:
-    """The imported package; ImportError that says how to install it."""
+def need(package: str, extra: str = "singlecell") -> ModuleType:
+    """The imported package; ImportError that says how to install it, with which extra of ours."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise ImportError(
-            f'this needs {package}: pip install "minigrad-scvi[singlecell]"'
-        ) from error
+        raise ImportError(f'this needs {package}: pip install "minigrad-scvi[{extra}]"') from error
 
 
 # ------------------------------------------------------------------ is it what it says, and no more
@@ -175,10 +172,23 @@ def plain(values: np.ndarray) -> np.ndarray:
     )
 
 
-def expression_only(X, genes, kinds) -> tuple:
-    """(X, genes) without antibodies and guides, where a 10x file has features of several kinds."""
-    keep = np.asarray(kinds) == "Gene Expression"
-    return (X[:, keep], np.asarray(genes)[keep]) if keep.any() else (X, genes)
+def expression_only(kinds) -> tuple[np.ndarray, tuple]:
+    """(which features to keep, (n_features,) bool; notes): genes, without antibodies and guides,
+    where a 10x file has features of several kinds. kinds: of each, (n_features,) str.
+    """
+    kinds = np.asarray(kinds).astype(str)
+    keep = kinds == "Gene Expression"
+    if keep.all() or not keep.any():
+        return np.full(len(kinds), True), ()
+    others, numbers = np.unique(kinds[~keep], return_counts=True)
+    left_out = ", ".join(
+        f"{n} {kind or 'of no kind'!r}" for kind, n in zip(others.tolist(), numbers)
+    )
+    note = (
+        f"of {len(kinds)} features {keep.sum()} are 'Gene Expression'; left out, as they are no "
+        f"genes: {left_out}"
+    )
+    return keep, (note,)
 
 
 # --------------------------------------------------------------------------------------------- .npz
@@ -188,7 +198,7 @@ def read_npz(path: Path, transpose: bool = False) -> Content:
 
     Raises Refused for others, and for a file that is not whole.
     """
-    arrays = _npz_arrays(path)
+    arrays = npz_arrays(path)
     missing = [key for key in ("data", "indices", "indptr", "shape") if key not in arrays]
     if missing:
         raise Refused(
@@ -198,17 +208,16 @@ def read_npz(path: Path, transpose: bool = False) -> Content:
     X = compressed(form, *(arrays.pop(key) for key in ("data", "indices", "indptr", "shape")))
     genes = arrays.pop("genes", None)
     cells = arrays.pop("cells", None)
-    per_gene = [key for key, values in arrays.items() if values.shape == X.shape[1:] != X.shape[:1]]
-    obs = {
-        key: values for key, values in arrays.items() if values.ndim == 1 and key not in per_gene
-    }
-    content = Content(X, genes, cells, obs)
+    vectors = {key: values for key, values in arrays.items() if values.ndim == 1}
+    of_genes = {k: v for k, v in vectors.items() if v.shape == X.shape[1:] != X.shape[:1]}
+    of_cells = {k: v for k, v in vectors.items() if k not in of_genes}
+    content = Content(X, genes, cells, of_cells, var=of_genes)
     return content.transposed() if transpose else content
 
 
-def _npz_arrays(path) -> dict:
-    """name -> array, for all of an .npz file; never unpickles, and reads no more than the zip's own
-    headers promise.
+def npz_arrays(path: Path) -> dict[str, np.ndarray]:
+    """name -> array, of any shape, for all of an .npz file; never unpickles, and reads no more than
+    the zip's own headers promise. Raises Refused for what is no plain array, or not whole.
     """
     arrays = {}
     with zipfile.ZipFile(path) as archive:
@@ -281,14 +290,17 @@ def fields(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 def read_table(path: Path, transpose: bool = False) -> Content:
     """A table with a line for each cell, after one of gene names.
 
-    Lines that begin with # before these, and empty ones, are passed over, and so is a delimiter at
-    the end of each line. Raises Refused for lines of another length, and for what is no number.
+    What stands between the fields, a comma, tab, semicolon or space, is found out. Lines that begin
+    with # before these, and empty ones, are passed over, and so is a delimiter at the end of each
+    line. Where the first line holds counts, it is a cell, and the genes are numbered. Raises
+    Refused for lines of another length, for what is no number, and where the first column holds
+    counts.
     """
-    delimiter = "\t" if ".tsv" in path.name.lower() else ","
-    lines = (line for line in fields(path, delimiter) if any(f.strip() for f in line[1]))
-    header, first = _first_lines(lines)
+    filled = (f for f in fields(path, delimiter_of(path)) if any(field.strip() for field in f[1]))
+    header, first = _first_lines(filled)
     if first is None:
         raise Refused("holds no cells: a line of gene names, then a line for each cell")
+    lines: Iterator[tuple[int, list[str]]] = itertools.chain([first], filled)
     n_fields = len(first[1])
     ends_with_delimiter = first[1][-1] == "" == header[-1]
     if ends_with_delimiter:
@@ -296,8 +308,16 @@ def read_table(path: Path, transpose: bool = False) -> Content:
     if ends_with_delimiter or len(header) == n_fields + 1 and header[-1] == "":
         header = header[:-1]
     genes = header if len(header) == n_fields - 1 else header[1:]  # R leaves out the corner
+    notes: tuple = ()
+    has_names = not (len(header) == n_fields and _are_counts(genes))
+    if not has_names:
+        notes = (
+            "the first line holds counts and no names of genes: it was read as a cell, and the "
+            "genes are numbered",
+        )
+        lines = itertools.chain([(1, header)], lines)
     cells, data, indices, lengths = [], [], [], [0]
-    for number, row in itertools.chain([first], lines):
+    for number, row in lines:
         if ends_with_delimiter and row[-1] == "":
             row = row[:-1]
         if len(row) != len(genes) + 1:
@@ -317,8 +337,31 @@ def read_table(path: Path, transpose: bool = False) -> Content:
         (np.concatenate(data), np.concatenate(indices), np.cumsum(lengths)),
         (len(cells), len(genes)),
     )
-    content = Content(X, genes, cells)
+    if _are_counts(cells):
+        raise Refused(
+            "the first column holds counts where names of cells are expected; write the names there"
+        )
+    content = Content(X, genes if has_names else None, cells, notes=notes)
     return content.transposed() if transpose else content
+
+
+def delimiter_of(path: Path) -> str:
+    """What stands between the fields of a table: what is most frequent in one of its first lines of
+    counts. Its name decides between equals, for .csv is often written with others.
+    """
+    marks = [",", "\t", ";"]
+    if ".tsv" in path.name.lower():
+        marks = ["\t", ",", ";"]
+    first_lines = itertools.islice(io.StringIO(next(text(path))), LINES_TRIED)
+    filled = [line for line in first_lines if line.strip() and not line.startswith("#")]
+    last = filled[-1] if filled else ""  # not that of names, which have commas of their own
+    found = max(marks, key=last.count)
+    return " " if found not in last and " " in last.strip() else found
+
+
+def _are_counts(names) -> bool:
+    """Whether what stands where names belong is numbers, many alike: identifiers differ."""
+    return len(set(names)) < LEAST_DIFFERENT * len(names) and _are_numbers(names)
 
 
 def _first_lines(lines) -> tuple[list[str], tuple | None]:

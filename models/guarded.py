@@ -37,6 +37,7 @@ from minigrad.data import pieces
 from models import counts, hdf5
 from models.counts import Counts
 from models.files import need
+from models.zarr_store import is_zarr
 
 # What reading may take: seconds of computing, bytes of memory; and more for each byte of the file.
 SECONDS, SECONDS_A_BYTE = 20, 2e-6
@@ -44,21 +45,44 @@ MEMORY, MEMORY_A_BYTE = 2**30, 256
 
 
 def read(
-    path, layer: str | None = None, backed: bool = False, *, transpose: bool = False
+    path,
+    layer: str | None = None,
+    backed: bool = False,
+    *,
+    transpose: bool = False,
+    obs=None,
+    gene_names: str | None = None,
+    rounded: bool = False,
 ) -> Counts:
     """`counts.read`, where libhdf5 can do no harm: HDF5 files are read in a process of their own.
 
     Arguments, result, warnings and errors are those of `counts.read`. ValueError also for a file
     that makes libhdf5 crash, or take more than its share of time or memory.
     """
-    if Path(path).suffix.lower() not in hdf5.ENDINGS or not Path(path).is_file():
-        return counts.read(path, layer, backed, transpose=transpose)
+    if isinstance(path, (list, tuple)):
+        reading = dict(transpose=transpose, obs=obs, gene_names=gene_names, rounded=rounded)
+        return counts.read_several(path, layer, backed, read, reading)
+    options: dict[str, Any] = {
+        "layer": layer,
+        "backed": backed,
+        "transpose": transpose,
+        "obs": None if obs is None else os.fspath(obs),
+        "gene_names": gene_names,
+        "rounded": rounded,
+    }
+    is_store = is_zarr(Path(path))
+    is_hdf5 = Path(path).suffix.lower() in hdf5.ENDINGS and Path(path).is_file()
+    if not is_store and not is_hdf5:
+        return counts.read(path, **options)
     if find_spec("h5py") is None:
         need("h5py")  # says how to install it
-    open(path, "rb").close()  # where it may not be read, the error is the ordinary one
-    size = os.path.getsize(path)
+    if is_hdf5:
+        open(path, "rb").close()  # where it may not be read, the error is the ordinary one
+        size = os.path.getsize(path)
+    else:
+        size = sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
     request = {
-        "options": {"layer": layer, "backed": backed, "transpose": transpose},
+        "options": options,
         "seconds": int(SECONDS + SECONDS_A_BYTE * size),
         "memory": MEMORY + MEMORY_A_BYTE * size,
     }
@@ -79,7 +103,7 @@ def read(
     if "error" in found:
         raise {"ImportError": ImportError}.get(found["error"], ValueError)(found["text"])
     if backed:
-        return counts.read(path, layer, backed, transpose=transpose)
+        return counts.read(path, **options)
     for note in found["warnings"]:
         warnings.warn(note, stacklevel=2)
     return _counts_from(found)
@@ -131,12 +155,13 @@ def _arrays_of(found: Counts) -> dict:
     x: Any = found.X
     arrays = {"data": x.data, "indices": x.indices, "indptr": x.indptr, "shape": np.array(x.shape)}
     arrays |= {"genes": found.genes, "cells": found.cells}
-    for key, values in found.obs.items():
-        if values.dtype == object:
-            missing = np.array([value is None for value in values])
-            arrays[f"missing {key}"] = missing
-            values = np.array(values[~missing].tolist())
-        arrays[f"obs {key}"] = values
+    for kind, columns in (("obs", found.obs), ("var", found.var)):
+        for key, values in columns.items():
+            if values.dtype == object:
+                missing = np.array([value is None for value in values])
+                arrays[f"missing {kind} {key}"] = missing
+                values = np.array(values[~missing].tolist())
+            arrays[f"{kind} {key}"] = values
     return arrays
 
 
@@ -147,16 +172,18 @@ def _counts_from(found: dict) -> Counts:
         (arrays["data"], arrays["indices"], arrays["indptr"]), shape=tuple(arrays["shape"].tolist())
     )
     x.has_canonical_format = True  # the child has checked it
-    obs = {}
+    columns: dict[str, dict] = {"obs": {}, "var": {}}
     for name, values in arrays.items():
         kind, _, key = name.partition(" ")
-        if kind != "obs":
+        if kind not in columns:
             continue
-        obs[key] = values
-        if f"missing {key}" in arrays:
-            obs[key] = np.full(x.shape[0], None)
-            obs[key][~arrays[f"missing {key}"]] = values
-    return Counts(x, arrays["genes"], arrays["cells"], obs)
+        missing = arrays.get(f"missing {name}")
+        if missing is not None:
+            known = values
+            values = np.full(missing.shape, None)
+            values[~missing] = known
+        columns[kind][key] = values
+    return Counts(x, arrays["genes"], arrays["cells"], **columns)
 
 
 # ---------------------------------------------------------------------------------------- the child

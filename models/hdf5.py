@@ -47,6 +47,8 @@ NOT_BACKED = (
 
 # What files of loom call the names of genes and of cells; the first that is there is taken.
 LOOM_GENES = ("Gene", "var_names", "gene_names", "gene", "GeneName", "Symbol", "Accession")
+# What is known of genes in files of 10x Genomics: our name, which is AnnData's, and theirs.
+TENX = {"gene_ids": "id", "feature_types": "feature_type", "genome": "genome"}
 LOOM_CELLS = ("CellID", "obs_names", "cell_names", "cell_id", "CellName", "barcode")
 
 
@@ -225,7 +227,9 @@ def _h5ad(file, layer, backed: bool, transpose: bool) -> Content:
     columns, notes = _readable(
         lambda key: _column(obs, key), column_order(obs), len(cells), "obs column"
     )
-    return Content(X.T if transpose else X, index_of(var), cells, columns, notes)
+    genes = index_of(var)
+    of_genes, _ = _readable(lambda key: _column(var, key), column_order(var), len(genes), "")
+    return Content(X.T if transpose else X, genes, cells, columns, notes, of_genes)
 
 
 def _matrix(item):
@@ -370,7 +374,9 @@ def _loom(file, layer) -> Content:
             f"genes are numbered: of the row attributes ({', '.join(of_genes) or 'none'}) none is "
             f"known to hold their names; known: {', '.join(LOOM_GENES)}",
         )
-    return Content(X, None if key is None else _values(of_genes[key]), cells, columns, notes)
+    genes = None if key is None else _values(of_genes[key])
+    var, _ = _readable(lambda key: _values(of_genes[key]), of_genes, X.shape[1], "")
+    return Content(X, genes, cells, columns, notes, var)
 
 
 def _genome(file):
@@ -392,9 +398,13 @@ def _tenx(group) -> Content:
     )
     X = compressed("csr", data, indices, indptr, shape[::-1])
     if "features" not in group:
-        return Content(X, _values(group["gene_names"]), cells)
+        var, _ = _readable(lambda _: _values(group["genes"]), ["gene_ids"], X.shape[1], "")
+        return Content(X, _values(group["gene_names"]), cells, var=var)
     features = group["features"]
     genes = _values(features["name"])
-    if "feature_type" in features:
-        X, genes = expression_only(X, genes, _values(features["feature_type"]))
-    return Content(X, genes, cells)
+    var, _ = _readable(lambda key: _values(features[TENX[key]]), TENX, len(genes), "")
+    if "feature_types" not in var:
+        return Content(X, genes, cells, var=var)
+    keep, notes = expression_only(var["feature_types"])
+    var = {key: values[keep] for key, values in var.items()}
+    return Content(X[:, keep], genes[keep], cells, notes=notes, var=var)

@@ -76,8 +76,8 @@ def read_mtx(path: Path, transpose: bool = False) -> Content:
     usual = _genes_are_usually_rows(path, has_labels=bool(gene_labels or cell_labels))
     if gene_labels is None and cell_labels is None:
         genes_are_rows = usual != transpose
-        notes = () if transpose else (_guessed(X.shape, genes_are_rows),)
-        return Content(X.T if genes_are_rows else X, notes=notes)
+        guessed = () if transpose else (_guessed(X.shape, genes_are_rows),)
+        return Content(X.T if genes_are_rows else X, notes=guessed)
 
     genes, cells = _that_fit(gene_labels, cell_labels, X.shape)
     genes_are_rows = _fit(genes, cells, X.shape)
@@ -86,15 +86,18 @@ def read_mtx(path: Path, transpose: bool = False) -> Content:
         transpose = False
     X = sparse.csr_array(X.T if genes_are_rows else X)
     names = None
+    notes: tuple = ()
+    var = {}
     if genes is not None:
-        names = [row[min(1, len(row) - 1)] for row in genes]  # of identifier and symbol, the symbol
-        kinds = [row[2] if len(row) > 2 else "" for row in genes]
-        X, names = expression_only(X, names, kinds)
+        symbols = [row[min(1, len(row) - 1)] for row in genes]  # of identifier and symbol
+        keep, notes = expression_only([row[2] if len(row) > 2 else "" for row in genes])
+        X, names = X[:, keep], np.array(symbols)[keep]
+        if any(len(row) > 1 for row in genes):
+            var["gene_ids"] = np.array([row[0] for row in genes])[keep]
     barcodes = None if cells is None else [row[0] for row in cells]
-    notes = ()
     if genes is None or cells is None:
-        notes = (_one_missing(gene_labels, cell_labels, genes_are_rows),)
-    content = Content(X, names, barcodes, notes=notes)
+        notes = (*notes, _one_missing(gene_labels, cell_labels, genes_are_rows))
+    content = Content(X, names, barcodes, notes=notes, var=var)
     return content.transposed() if transpose else content
 
 

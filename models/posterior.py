@@ -45,7 +45,7 @@ has batches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,9 +65,11 @@ from minigrad.nn import Module
 from minigrad.tensor import Tensor
 from models import many_draws
 from models.counts import batch_codes
+from models.covariates import ObsColumns
 from models.inputs import whole_number
 
 PRIOR_DRAWS = 256  # of z, by which it is known how totals of new cells scatter
+COVARIATES = 5  # stream of random numbers, beside those of Noise: of made-up cells' covariates
 POSTERIOR = 17  # purpose of random numbers, beside those of minigrad/data.py
 # Entries (draws of cells x genes) decoded at a time: 2 MB an array in float32. On a GPU they are
 # more, see backend.entries_at_once.
@@ -126,6 +128,7 @@ class Group(NamedTuple):
     cells: slice  # which of all cells these are
     counts: Matrix  # (c, n_genes), dense or CSR
     codes: Array  # of their batches, (c,)
+    covariates: Array  # (c, n_covariates), see covariates.py
     q_z: Normal  # q(z | x), parameters (c, n_latent)
     q_l: Normal | None  # q(log l | x), parameters (c, 1); None where the library is observed
     draws: Iterator[Draws]  # n_samples of each cell in all, as many at a time as memory is for
@@ -156,6 +159,8 @@ class AnswersByDraws(Module):
     library_log_var: Array
     batch_fraction: Array  # of the training cells: (n_batches,)
     batches: list  # labels of batches; the code of a batch is its position here
+    columns: ObsColumns  # the obs columns of covariates
+    covariate_mean: Array  # of their table, over the training cells: (n_covariates,)
 
     minibatches: Callable[..., Any]
     inference: Callable[..., tuple[Normal, Normal | None]]
@@ -195,8 +200,7 @@ class AnswersByDraws(Module):
                     prior = self.library_prior(group.codes)
                     kl = kl + np.sum(kl_divergence(group.q_l, prior), axis=1)
                 log_p = sum(
-                    np.sum(_log_prob_of_draws(self, group.counts, group.codes, *draws), axis=1)
-                    for draws in group.draws
+                    np.sum(_log_prob_of_draws(self, group, draws), axis=1) for draws in group.draws
                 )
                 found[group.cells] = backend.to_host(log_p / n_samples - kl)
         return found
@@ -262,9 +266,10 @@ class AnswersByDraws(Module):
 
         Rows sum to 1. Averaged over n_samples draws of z. transform_batch: a label (or a list of
         them, which are averaged over): what would be expected had the cell been measured in that
-        batch; None: its own. For comparing genes and cells without the noise of counting, the depth
-        of sequencing, and the batch. A cell without counts has what the encoder makes of it.
-        ValueError for an unknown batch, with those known.
+        batch; None: its own. Covariates are held fixed: each cell keeps its own. For comparing
+        genes and cells without the noise of counting, the depth of sequencing, and the batch. A
+        cell without counts has what the encoder makes of it. ValueError for an unknown batch, with
+        those known.
         """
         return _expected_counts(
             self, counts, batch, layer, transform_batch, n_samples, seed, library_size=1.0
@@ -325,20 +330,32 @@ class AnswersByDraws(Module):
                 done = 0
                 for z, log_library in group.draws:
                     c, n, _ = z.shape
-                    p = count_distribution(self, _decode(self, z, log_library, group.codes))
+                    decoded = _decode(self, z, log_library, group.codes, group.covariates)
+                    p = count_distribution(self, decoded)
                     sample = p.sample(noise.counts).reshape(c, n, -1)
                     sample = backend.to_host(sample * _has_library(self, group.counts))
                     found[done : done + n, group.cells] = sample.transpose(1, 0, 2)
                     done += n
         return found[0] if n_samples == 1 else found
 
-    def generate(self, n: int, *, batch: Array | str | None = None, seed: int = 0) -> np.ndarray:
+    def generate(
+        self,
+        n: int,
+        *,
+        batch: Array | str | None = None,
+        covariates: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        return_batch: bool = False,
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Counts of n new cells, (n, n_genes): z ~ Normal(0, 1), log-normal library sizes.
 
         batch: a label for all of them, or one for each; None: batches in the proportions of the
-        training cells. Whole numbers, in the dtype of the model. For seeing what the model believes
-        cells to be, and for data of which the truth is known. ValueError for an unknown batch, or
-        another number of labels.
+        training cells. covariates: obs column -> a value for all of them, or one for each; of a
+        column that is not named, labels are drawn in the proportions of the training cells, each
+        covariate by itself, and numbers are at their mean. return_batch: (counts, labels of their
+        batches (n,) str) instead. Whole numbers, in the dtype of the model. For seeing what the
+        model believes cells to be, and for data of which the truth is known. ValueError for an
+        unknown batch or covariate, or another number of labels.
 
         Where the library is observed, logarithms of the new cells' totals have the mean and
         variance of those of the training cells (`library_log_mean`, `library_log_var`), as long as
@@ -347,19 +364,31 @@ class AnswersByDraws(Module):
         """
         n = whole_number("n", n)
         codes = _batches_of_new_cells(self, n, batch, seed)
+        table = self.columns.table_of_new_cells(
+            covariates,
+            n,
+            backend.to_host(self.covariate_mean),
+            backend.generator([seed, POSTERIOR, COVARIATES]),
+            self.dtype,
+        )
         noise = Noise(seed, self.device)
         at_once = max(1, backend.entries_at_once(BUDGET, self.device) // self.n_genes)
         found = np.empty((n, self.n_genes), self.dtype)
         with evaluating(self):
-            library = _library_of_new_cells(self, np.unique(codes))
+            library = _library_of_new_cells(self, codes, table)
             for start in range(0, n, at_once):
-                of_cells = backend.to_device(codes[start : start + at_once], self.device)
+                cells = slice(start, start + at_once)
+                of_cells = backend.to_device(codes[cells], self.device)
+                told = backend.to_device(table[cells], self.device)
                 z = noise.z.standard_normal((len(of_cells), 1, self.n_latent), dtype=self.dtype)
                 eps = noise.library.standard_normal((len(of_cells), 1), dtype=self.dtype)
                 log_library = library.loc[of_cells] + library.scale[of_cells] * eps
-                p = count_distribution(self, _decode(self, z, log_library[:, None], of_cells))
-                found[start : start + at_once] = backend.to_host(p.sample(noise.counts))
-        return found
+                decoded = _decode(self, z, log_library[:, None], of_cells, told)
+                p = count_distribution(self, decoded)
+                found[cells] = backend.to_host(p.sample(noise.counts))
+        if not return_batch:
+            return found
+        return found, np.array([str(label) for label in self.batches])[codes]
 
 
 # ------------------------------------------------------------------------- how draws are made
@@ -406,8 +435,8 @@ def _groups(model, data, n_samples: int, noise: Noise) -> Iterator[Group]:
     cells_at_once = max(1, draws_at_once // n_samples)
     first = 0  # cell of the minibatch, among all
     for minibatch in data:
-        counts, codes = [backend.rows_on(column, model.device) for column in minibatch]
-        q_z, q_l = model.inference(counts)
+        counts, codes, covariates = [backend.rows_on(a, model.device) for a in minibatch]
+        q_z, q_l = model.inference(counts, batch=codes, covariates=covariates)
         n_cells = len(codes)
         for start in range(0, n_cells, cells_at_once):
             stop = min(start + cells_at_once, n_cells)
@@ -424,6 +453,7 @@ def _groups(model, data, n_samples: int, noise: Noise) -> Iterator[Group]:
                 cells=slice(first + start, first + stop),
                 counts=counts_of_part,
                 codes=codes[part],
+                covariates=covariates[part],
                 q_z=q_z_of_part,
                 q_l=q_l_of_part,
                 draws=_draws(q_z_of_part, library, n_samples, draws_at_once, noise),
@@ -455,15 +485,18 @@ def _for_each_draw(p: Normal) -> Normal:
     return Normal(p.loc[:, None], p.scale[:, None])
 
 
-def _decode(model, z, log_library, codes) -> dict:
+def _decode(model, z, log_library, codes, covariates) -> dict:
     """What `generative` says of draws of c cells: log_rho, log_mu, log_theta and zi_logits.
 
     Plain arrays of c * n rows, all draws of the first cell first; or None. z: (c, n, n_latent);
-    log_library: (c, n, 1); codes: of batches, (c,).
+    log_library: (c, n, 1); codes: of batches, (c,); covariates: (c, n_covariates).
     """
     c, n, _ = z.shape
     parameters = model.generative(
-        z.reshape(c * n, -1), log_library.reshape(c * n, 1), np.repeat(codes, n)
+        z.reshape(c * n, -1),
+        log_library.reshape(c * n, 1),
+        np.repeat(codes, n),
+        np.repeat(covariates, n, axis=0),
     )
     return {name: p.data if isinstance(p, Tensor) else p for name, p in parameters.items()}
 
@@ -488,7 +521,7 @@ def count_distribution(
 def _log_weights(model, group: Group, draws: Draws):
     """log of p(x | z, l) p(z) p(l) / (q(z) q(l)) of each draw: (n, c) float64."""
     z, log_library = draws
-    log_w = _log_prob_of_draws(model, group.counts, group.codes, z, log_library)
+    log_w = _log_prob_of_draws(model, group, draws)
     log_w = log_w + _log_ratio(Normal(0.0, 1.0), _for_each_draw(group.q_z), z)
     if group.q_l is not None:
         prior = _for_each_draw(model.library_prior(group.codes))
@@ -501,14 +534,16 @@ def _log_ratio(p: Normal, q: Normal, draws):
     return np.sum(p.log_prob(draws) - q.log_prob(draws), axis=-1)
 
 
-def _log_prob_of_draws(model, counts, codes, z, log_library):
-    """log p(x | z, l) of c cells, counts (c, n_genes), under n draws of each: (c, n) float64.
+def _log_prob_of_draws(model, group: Group, draws: Draws):
+    """log p(x | z, l) of the c cells of a group, under n draws of each: (c, n) float64.
 
-    z: (c, n, n_latent); log_library: (c, n, 1); codes: (c,). A cell without counts has 0 where the
-    library is observed, and is otherwise as any other: the sum over genes of log p(0).
+    A cell without counts has 0 where the library is observed, and is otherwise as any other: the
+    sum over genes of log p(0).
     """
-    c, n, _ = z.shape
-    decoded = _decode(model, z, log_library, codes)
+    z, log_library = draws
+    counts = group.counts
+    n = z.shape[1]
+    decoded = _decode(model, z, log_library, group.codes, group.covariates)
     theta_differs_by_draw = model.dispersion == "gene-cell"
     if backend.on_host(decoded.values()) and not theta_differs_by_draw:
         log_p = many_draws.log_prob(model.likelihood, counts, n, decoded)  # the same, but quicker
@@ -604,7 +639,8 @@ def _expected_counts(
                 sizes = _library_sizes(model, group, log_library, library_size)
                 for code in transforms:
                     codes = group.codes if code is None else np.full_like(group.codes, code)
-                    log_rho = _decode(model, z, log_library, codes)["log_rho"]
+                    decoded = _decode(model, z, log_library, codes, group.covariates)
+                    log_rho = decoded["log_rho"]
                     rho = np.exp(log_rho).reshape(*z.shape[:2], -1)
                     mu = backend.to_host(np.sum(rho * sizes, axis=1))
                     found[group.cells] += mu if columns is None else mu[:, columns]
@@ -665,8 +701,10 @@ def _batches_of_new_cells(model, n: int, batch, seed: int) -> np.ndarray:
     return np.broadcast_to(codes, n)
 
 
-def _library_of_new_cells(model, codes) -> Normal:
-    """p(log l) of new cells, parameters (n_batches, 1), right for the batches that codes lists.
+def _library_of_new_cells(model, codes, covariates) -> Normal:
+    """p(log l) of new cells, parameters (n_batches, 1), right for the batches in their codes (n,).
+
+    covariates: theirs, (n, n_covariates).
 
     A latent library has its prior. An observed one stands for the total, whose logarithm has mean m
     = library_log_mean and variance v = library_log_var over the training cells. But totals of
@@ -684,8 +722,8 @@ def _library_of_new_cells(model, codes) -> Normal:
     mean = backend.to_host(model.library_log_mean).astype(np.float64)
     variance = backend.to_host(model.library_log_var).astype(np.float64)
     if model.library == "observed":
-        for code in codes:
-            centre, spread = _totals_of_new_cells(model, code)
+        for code in np.unique(codes):
+            centre, spread = _totals_of_new_cells(model, code, covariates[codes == code])
             shift = centre.mean() - mean[code]
             mean[code] -= shift
             variance[code] -= spread.mean() + centre.var()
@@ -696,10 +734,10 @@ def _library_of_new_cells(model, codes) -> Normal:
     return Normal(loc, scale)
 
 
-def _totals_of_new_cells(model, code: int) -> tuple[np.ndarray, np.ndarray]:
+def _totals_of_new_cells(model, code: int, covariates) -> tuple[np.ndarray, np.ndarray]:
     """log M - s/2 and s of `_library_of_new_cells` for draws of z in one batch.
 
-    Two arrays (PRIOR_DRAWS,) float64.
+    Two arrays (PRIOR_DRAWS,) float64. covariates: of the new cells there, (n, n_covariates).
     """
     rng = backend.generator([POSTERIOR, code], model.device)
     at_once = max(1, backend.entries_at_once(BUDGET, model.device) // model.n_genes)
@@ -709,8 +747,10 @@ def _totals_of_new_cells(model, code: int) -> tuple[np.ndarray, np.ndarray]:
         n = min(at_once, PRIOR_DRAWS - start)
         z = rng.standard_normal((n, 1, model.n_latent), dtype=model.dtype)
         codes = backend.to_device(np.full(n, code), model.device)
+        told = covariates[np.arange(start, start + n) % len(covariates)]
+        told = backend.to_device(told, model.device)
         log_library = model.library_prior(codes).loc[:, None]
-        p = count_distribution(model, _decode(model, z, log_library, codes))
+        p = count_distribution(model, _decode(model, z, log_library, codes, told))
         means.append(backend.to_host(np.sum(p.mean, axis=1)))
         variances.append(backend.to_host(np.sum(p.variance, axis=1)))
     mean = np.concatenate(means).astype(np.float64)

@@ -35,6 +35,7 @@ from matplotlib.lines import Line2D
 
 from minigrad.backend import Array, Matrix
 from minigrad.fit import History
+from models import integration
 from models.clustering import (
     adjusted_rand_index,
     batch_mixing,
@@ -43,7 +44,7 @@ from models.clustering import (
     silhouette,
 )
 from models.counts import Counts, library_size
-from models.runs import in_memory
+from models.runs import as_texts, in_memory
 
 # Okabe & Ito (2008), then three more for up to ten classes; markers help where colours do not.
 COLORS = (
@@ -88,6 +89,7 @@ td { padding: .3rem 1.5rem .3rem 0; border-bottom: 1px solid #ddd; vertical-alig
 MOST_CELLS = 3000  # shown, and looked at for what needs all pairs of them
 MOST_DRAWN = 1000  # cells of which the model draws counts
 N_CLUSTERS = 7  # where no labels are given: the colours before yellow, which is pale on white
+MOST_NUMBERS = 30  # that are taken for names, as of clusters
 MOST_LABELS = 20  # that colours and markers tell apart; the rarer ones become "others"
 
 
@@ -103,8 +105,9 @@ def write(
 ) -> None:
     """Write the page, one HTML file, for a trained SCVI and counts (n_cells, n_genes) of its genes.
 
-    batch: a label per cell, or None; labels: (n_cells,) str by which cells are coloured and
-    clusters judged, called label_name; None: k-means clusters. A large data set is looked at in a
+    batch: a label per cell, or None; labels: (n_cells,) by which cells are coloured and clusters
+    judged, called label_name; of numbers (`as_numbers`) there is a colour bar, and no clusters;
+    None: k-means clusters. A large data set is looked at in a
     random few thousand cells, and only these are read into memory where the counts lie on the disk.
     """
     rows = np.sort(np.random.default_rng(0).permutation(len(counts))[:MOST_CELLS])
@@ -114,15 +117,20 @@ def write(
         labels if labels is None else labels[rows],
     )
     mean, std = model.latent(counts, batch, return_std=True)
-    shown = (
-        kmeans(mean, min(N_CLUSTERS, len(mean))).astype(str)
-        if labels is None
-        else most_frequent(labels)
-    )
+    shown: Array
+    if labels is None:
+        shown = kmeans(mean, min(N_CLUSTERS, len(mean))).astype(str)
+    elif (numbers := as_numbers(labels)) is not None:
+        shown = numbers
+        labels = None  # no kinds of cells, that clusters could be judged by
+    else:
+        labels = as_texts(labels)
+        shown = most_frequent(labels)
     drawn = np.sort(np.random.default_rng(1).permutation(len(counts))[:MOST_DRAWN])
     of_drawn = None if batch is None else batch[drawn]
     parts = [
         table(facts(model, history, len(rows)) + scores(mean, batch, labels, label_name)),
+        integration_table(mean, batch, labels, label_name),
         figure(
             training(history),
             "Training: loss of the training cells, and ELBO of those held out, with its parts, by "
@@ -214,6 +222,45 @@ def has_batches(batch: Array | None) -> bool:
     return batch is not None and len(np.unique(np.asarray(batch).astype(str))) > 1
 
 
+def integration_table(z: Array, batch, labels, label_name) -> str:
+    """HTML of the scores of integration of z (n, n_latent); nothing where there is one batch."""
+    if batch is None or len(set(batch)) < 2 or len(z) < 3 * integration.PERPLEXITY:
+        return ""
+    n_labels = 0 if labels is None else len(set(labels))
+    try:
+        found = integration.scores(z, batch, labels if n_labels > 1 else None)
+    except ValueError:  # labels of which none has cells of two batches, such as the batch itself
+        found = integration.scores(z, batch)
+    names = {
+        "ilisi": "batches in a neighbourhood (iLISI)",
+        "kbet": "neighbourhoods that pass for mixed (kBET)",
+        "batch_silhouette": f"silhouette of batches within {label_name}, turned",
+        "clisi": f"one {label_name} in a neighbourhood (cLISI)",
+        "label_silhouette": f"silhouette of {label_name}, scaled",
+        "graph_connectivity": f"{label_name} connected",
+    }
+    return "<h2>Integration: 0 to 1, 1 is best</h2>" + table(
+        [(name, f"{found[score]:.2f}") for score, name in names.items() if score in found]
+    )
+
+
+def as_numbers(labels: Array) -> np.ndarray | None:
+    """Labels (n,) that are a measurement, as float64, NaN where one is missing; None for names.
+
+    Numbers of clusters and batches are whole and few; fractions, or many different numbers, measure
+    something.
+    """
+    values = np.asarray(labels)
+    if values.dtype == object:  # a column with missing values
+        values = np.array([np.nan if value is None else value for value in values.tolist()])
+    if values.dtype.kind not in "iuf":
+        return None
+    values = values.astype(np.float64)
+    different = np.unique(values[np.isfinite(values)])
+    are_whole = np.array_equal(different, np.floor(different))
+    return None if are_whole and len(different) <= MOST_NUMBERS else values
+
+
 def most_frequent(labels: Array) -> Array:
     """The labels, (n,) str, all but the most frequent called "others", so that colours suffice."""
     names, numbers = np.unique(labels, return_counts=True)
@@ -238,6 +285,7 @@ def latent_space(
     """Cells on two principal components of the latent means: a panel for each thing known of them.
 
     mean: (n, n_latent); labels, library: (n,); batch: (n,), which has a panel if there are several.
+    Labels that are float have a colour bar, and are grey where they are not finite.
     """
     centred = mean - mean.mean(axis=0)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
@@ -250,6 +298,8 @@ def latent_space(
         f = Figure(figsize=(5.8, 4.2), layout="constrained")
         axes = f.add_subplot()
         axes.set(
+            xticks=[],
+            yticks=[],
             xlabel=f"PC 1 of z ({share[0]:.0%} of its variance)",
             ylabel=f"PC 2 of z ({share[1]:.0%})",
         )
@@ -258,22 +308,17 @@ def latent_space(
 
     beside = dict(loc="outside right upper", fontsize=8, markerscale=2, frameon=False)
     f, axes = panel()
-    legend(f, scatter(axes, points, labels), title=label_name, **beside)
+    if np.asarray(labels).dtype.kind == "f":
+        by_number(axes, points, labels, label_name)
+    else:
+        legend(f, scatter(axes, points, labels), title=label_name, **beside)
     if has_batches(batch):
         f, axes = panel()
         kinds = most_frequent(np.asarray(batch).astype(str))
         legend(f, mixed(axes, points, kinds), title="batch", **beside)
     f, axes = panel()
-    dots = axes.scatter(
-        *points.T,
-        c=np.log10(np.maximum(library, 1.0)),
-        s=8,
-        cmap="viridis",
-        linewidths=0,
-        rasterized=True,
-    )
-    axes.set(xticks=[], yticks=[])
-    f.colorbar(dots, ax=axes, label="log10 library size (counts a cell)")
+    depth = np.log10(np.maximum(library, 1.0))
+    by_number(axes, points, depth, "log10 library size (counts a cell)")
     return [png(f) for f in panels]
 
 
@@ -378,6 +423,16 @@ def mixed(axes, points: np.ndarray, labels: Array, size: float = 8.0) -> dict:
         name: Line2D([], [], color=of_name["color"], marker="o", markersize=3, linestyle="")
         for name, of_name in look.items()
     }
+
+
+def by_number(axes, points: np.ndarray, values: Array, name: str) -> None:
+    """Points (n, 2) coloured by values (n,), with a colour bar; grey where they are not finite."""
+    known = np.isfinite(values)
+    axes.scatter(*points[~known].T, s=8, color="#CCCCCC", linewidths=0, rasterized=True)
+    dots = axes.scatter(
+        *points[known].T, c=values[known], s=8, cmap="viridis", linewidths=0, rasterized=True
+    )
+    axes.figure.colorbar(dots, ax=axes).set_label(name, parse_math=False)
 
 
 def scatter(axes, points: np.ndarray, labels: Array, size: float = 8.0) -> dict:

@@ -25,11 +25,13 @@ import csv
 import importlib
 import json
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -40,22 +42,39 @@ from minigrad.checkpoint import whole_file
 from minigrad.data import Blocks, pieces
 from minigrad.fit import History
 from models import guarded, locks
-from models.counts import Counts, annotate_h5ad, highest_variance, pearson_residual_variance
-from models.files import warn_of_formulas
+from models.counts import (
+    Counts,
+    annotate_h5ad,
+    batch_codes,
+    highest_variance,
+    pearson_residual_variance,
+)
+from models.files import need, warn_of_formulas
+from models.hdf5 import index_of
 from models.hdf5_writing import hdf5_file
+from models.labels import unique_names
 from models.scvi import SCVI
 
 FORMAT, VERSION = "minigrad run", 1
+NO_LABEL = "(no label)"
 SUFFIXES = (".csv", ".npz", ".h5ad")
-SELECTIONS = {"variance": highest_variance, "pearson": pearson_residual_variance}
+SELECTIONS: dict[str, Any] = {"variance": highest_variance, "pearson": pearson_residual_variance}
 COUNTS = (
     "layer",
     "transpose",
+    "obs",
+    "gene_names",
+    "rounded",
     "batch_key",
+    "categorical",
+    "continuous",
     "genes",
+    "genes_from",
     "selection",
+    "within_batches",
     "on_disk",
 )  # settings that say what of the counts the model sees
+READING = ("transpose", "obs", "gene_names", "rounded")  # of these, arguments of counts.read
 MODEL = (
     "likelihood",
     "dispersion",
@@ -64,6 +83,7 @@ MODEL = (
     "n_hidden",
     "n_layers",
     "dropout",
+    "encode_covariates",
     "seed",
 )
 FIT = ("epochs", "batch_size", "validation", "learning_rate", "kl_warmup", "early_stopping")
@@ -81,35 +101,17 @@ class UniquelyNamed(Counts):
 
 
 def read_counts(
-    path, layer: str | None = None, on_disk: bool = False, transpose: bool = False
+    path, layer: str | None = None, on_disk: bool = False, reading: dict | None = None
 ) -> UniquelyNamed:
     """`models.guarded.read`, with names of genes that occur once each.
 
-    on_disk: leave the matrix in its .h5ad file. transpose: the file has the genes as rows.
+    on_disk: leave the matrix in its .h5ad file. reading: name -> value of other arguments of it.
     """
-    counts = guarded.read(path, layer, backed=on_disk, transpose=transpose)
+    counts = guarded.read(path, layer, backed=on_disk, **(reading or {}))
     names = unique_names(counts.genes)
     times = Counter(counts.genes.tolist())
     numbered = {new for new, name in zip(names.tolist(), counts.genes.tolist()) if times[name] > 1}
-    return UniquelyNamed(counts.X, names, counts.cells, counts.obs, frozenset(numbered))
-
-
-def unique_names(names) -> np.ndarray:
-    """The names (n,), str: of those that are alike the first stays, the next become NAME-1, NAME-2,
-    as AnnData does.
-    """
-    taken, numbers, found = set(map(str, names)), {}, []
-    for name in map(str, names):
-        if name not in numbers:
-            numbers[name] = 0
-            found.append(name)
-            continue
-        while (new := f"{name}-{numbers[name] + 1}") in taken:
-            numbers[name] += 1
-        numbers[name] += 1
-        taken.add(new)
-        found.append(new)
-    return np.array(found, dtype=str)
+    return UniquelyNamed(counts.X, names, counts.cells, counts.obs, counts.var, frozenset(numbered))
 
 
 def genes_by_name(counts: UniquelyNamed, genes, whose: str = "the model") -> Counts:
@@ -147,7 +149,7 @@ def in_memory(counts: Counts) -> Counts:
     if not isinstance(counts.X, Blocks):
         return counts
     x = sparse.vstack([part for _, part in pieces(counts.X)], format="csr")
-    return Counts(x, counts.genes, counts.cells, counts.obs)
+    return Counts(x, counts.genes, counts.cells, counts.obs, counts.var)
 
 
 def labels_of(counts: Counts, key: str) -> np.ndarray:
@@ -158,6 +160,19 @@ def labels_of(counts: Counts, key: str) -> np.ndarray:
             f"{', '.join(counts.obs) or 'none'}"
         )
     return counts.obs[key]
+
+
+def texts_of(counts: Counts, key: str) -> np.ndarray:
+    """An obs column, (n_cells,) str, NO_LABEL where it is missing. ValueError as `labels_of`."""
+    return as_texts(labels_of(counts, key))
+
+
+def as_texts(labels) -> np.ndarray:
+    """Labels as (n,) str; NO_LABEL where one is None or NaN."""
+    labels = np.asarray(labels)
+    texts = labels.astype(str)
+    missing = [label is None or label != label for label in labels.tolist()]
+    return np.where(missing, NO_LABEL, texts)
 
 
 # --------------------------------------------------------------------------------------------- runs
@@ -214,14 +229,14 @@ class Run:
         config = {
             "format": FORMAT,
             "version": VERSION,
-            "counts": os.path.abspath(counts_path),
+            "counts": _absolute(counts_path),
             "settings": settings,
         }
         with whole_file(self.config_file) as path:
             path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
-    def config(self) -> tuple[str, dict]:
-        """(path of the counts, settings), as `begin` wrote them.
+    def config(self) -> tuple[Any, dict]:
+        """(path of the counts, or a list of several; settings), as `begin` wrote them.
 
         FileNotFoundError, ValueError where it did not.
         """
@@ -232,7 +247,8 @@ class Run:
         try:
             config = json.loads(self.config_file.read_text(encoding="utf-8"))
             right = config["format"] == FORMAT and config["version"] == VERSION
-            counts, settings = str(config["counts"]), dict(config["settings"])
+            counts, settings = config["counts"], dict(config["settings"])
+            right = right and all(isinstance(path, str) for path in paths_of(counts))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{self.config_file}: damaged, or not of a run ({type(error).__name__}: {error})"
@@ -268,39 +284,58 @@ class Run:
         layer: str | None = None,
         batch_key=None,
         on_disk: bool | None = False,
-        transpose: bool = False,
+        reading: dict | None = None,
     ) -> tuple[Counts, str, str | None]:
         """(all genes of the counts, their path, name of the batch column or None).
 
-        path: another file than the one trained on; then layer and transpose are those of this file,
-        and not the run's. on_disk: leave the matrix in its file; None: where the training left it,
-        if these are the counts trained on. FileNotFoundError where the counts are no longer there.
+        path: another file than the one trained on; then layer and reading (see read_counts) are
+        those of this file, and not the run's. on_disk: leave the matrix in its file; None: where
+        the training left it, if these are the counts trained on. FileNotFoundError where the counts
+        are no longer there.
         """
         trained_on, settings = self.config()
-        if path is None and not os.path.exists(trained_on):
+        gone = [p for p in paths_of(trained_on) if not os.path.exists(p)]
+        if path is None and gone:
             raise FileNotFoundError(
-                f"{trained_on}: the counts of {self.folder} are no longer there; pass their path "
+                f"{gone[0]}: the counts of {self.folder} are no longer there; pass their path "
                 "as COUNTS"
             )
         layer = settings.get("layer") if layer is None and path is None else layer
         on_disk = path is None and settings.get("on_disk", False) if on_disk is None else on_disk
-        transpose = transpose or path is None and settings.get("transpose", False)
-        path = trained_on if path is None else path
-        counts = read_counts(path, layer, on_disk, transpose)
+        reading = reading or {}
+        if path is None:
+            path = trained_on
+            reading = reading_of(settings) | reading
+        counts = read_counts(path, layer, on_disk, reading)
         return counts, path, batch_key or settings.get("batch_key")
 
 
+def paths_of(path) -> list:
+    """The paths of counts, of which there may be one or several."""
+    return list(path) if isinstance(path, (list, tuple)) else [path]
+
+
+def _absolute(path) -> str | list[str]:
+    found = [os.path.abspath(p) for p in paths_of(path)]
+    return found if isinstance(path, (list, tuple)) else found[0]
+
+
+def reading_of(settings: dict) -> dict:
+    """The settings that are arguments of counts.read, but for the layer."""
+    return {name: settings[name] for name in READING if name in settings}
+
+
 def training_counts(path, settings: dict) -> Counts:
-    """The counts as a model with these settings sees them: the layer, and the genes that vary most.
+    """The counts as a model with these settings sees them: the layer, and the genes that vary most,
+    or that a column of the file marks.
 
     ValueError for too few.
     """
     counts = read_counts(
-        path,
-        settings.get("layer"),
-        settings.get("on_disk", False),
-        settings.get("transpose", False),
+        path, settings.get("layer"), settings.get("on_disk", False), reading_of(settings)
     )
+    if "genes_from" in settings:
+        return counts.select_genes(marked_genes(counts, settings["genes_from"]))
     if "genes" not in settings:
         return counts
     n, there = settings["genes"], counts.shape[1]
@@ -309,13 +344,46 @@ def training_counts(path, settings: dict) -> Counts:
             f"{path}: has {there:,} genes, fewer than --genes {n}; ask for at most as many, or "
             "leave --genes out"
         )
-    return counts.select_genes(SELECTIONS[settings.get("selection", "variance")](counts.X, n))
+    batch = None
+    if settings.get("within_batches"):
+        batch = batch_codes(labels_of(counts, settings["batch_key"]), len(counts))[0]
+    select = SELECTIONS[settings.get("selection", "variance")]
+    return counts.select_genes(select(counts.X, n, batch=batch))
 
 
-def new_model(counts: Counts, n_batches: int, settings: dict) -> SCVI:
-    """An untrained model for these counts, with the settings that are the model's."""
-    return SCVI(
-        counts.shape[1], n_batches, **{name: settings[name] for name in MODEL if name in settings}
+def marked_genes(counts: Counts, key: str) -> np.ndarray:
+    """The genes that a column of var marks, (n_genes,) bool. ValueError where there are none."""
+    if key not in counts.var:
+        raise ValueError(
+            f"--genes-from {key}: there is no such column of genes; there are: "
+            f"{', '.join(counts.var) or 'none'}"
+        )
+    marks = counts.var[key]
+    if marks.dtype != bool:
+        texts = np.char.lower(marks.astype(str))
+        if not set(texts.tolist()) <= {"true", "false", "1", "0", "1.0", "0.0"}:
+            raise ValueError(
+                f"--genes-from {key}: its values are such as {str(marks[0])!r}; it must say true "
+                "or false of each gene, as highly_variable does"
+            )
+        marks = np.isin(texts, ["true", "1", "1.0"])
+    if not marks.any():
+        raise ValueError(f"--genes-from {key}: it marks no gene; leave it out, or mark some")
+    return marks
+
+
+def new_model(counts: Counts, settings: dict) -> SCVI:
+    """An untrained model for these counts, with the settings that are the model's.
+
+    It remembers the columns of batch and covariates, so that the same columns are found in other
+    counts.
+    """
+    return SCVI.for_data(
+        counts,
+        settings.get("batch_key"),
+        settings.get("categorical", ()),
+        settings.get("continuous", ()),
+        **{name: settings[name] for name in MODEL if name in settings},
     )
 
 
@@ -359,8 +427,8 @@ def write_cells(path, counts: Counts, place: str, name: str, values, columns, so
     a "layer" columns are the genes. columns: (k,) names. source: the path that counts were read
     from, with all of its genes.
         .csv   a line a cell: its name, then its values .npz   arrays `cells`, `columns` and `name`
-        .h5ad  a copy of source with the values added if that is an .h5ad; else a new file of
-        counts, obs and values
+        .h5ad  a copy of source with the values added if that is an .h5ad that can take them; else a
+        new file of counts, obs and values
     ValueError for another suffix; ImportError without anndata.
     """
     kind = suffix(path)
@@ -374,11 +442,38 @@ def write_cells(path, counts: Counts, place: str, name: str, values, columns, so
         write_arrays(
             path, cells=counts.cells, columns=np.asarray(columns, dtype=str), **{name: values}
         )
-    elif source is not None and str(source).lower().endswith(".h5ad"):
+    elif is_h5ad(source) and not (why := why_not_added(source, counts, place)):
         checkpoint.check_target(path)
         annotate_h5ad(source, path, **{place: {name: values}})
     else:
         write_h5ad(path, counts, **{place: {name: values}})
+        if is_h5ad(source):
+            warnings.warn(
+                f"{path}: a new file of counts, obs and {name}, without what else is in {source}, "
+                f"for {why}",
+                stacklevel=2,
+            )
+
+
+def is_h5ad(path) -> bool:
+    """Whether it is the path of an .h5ad file."""
+    return path is not None and str(path).lower().endswith(".h5ad")
+
+
+def why_not_added(source, counts: Counts, place: str) -> str:
+    """Why results of these counts, which were read from the .h5ad file source, cannot be added to
+    it; "" if they can. place: "obsm" or "layers".
+    """
+    with need("h5py").File(source, "r") as file:
+        if any(hasattr(file[axis], "dtype") for axis in ("obs", "var")):
+            return "it was written by anndata before 0.7, and nothing can be added to it"
+        genes = unique_names(index_of(file["var"]))
+        n_cells = len(index_of(file["obs"]))
+    if n_cells != len(counts):
+        return f"its {n_cells:,} rows are not the {len(counts):,} cells that were read"
+    if place == "layers" and genes.tolist() != counts.genes.tolist():
+        return f"its layers are of {len(genes):,} genes, and other {len(counts.genes):,} were read"
+    return ""
 
 
 def write_counts(path, counts: Counts) -> None:
@@ -412,16 +507,10 @@ def write_h5ad(path, counts: Counts, **places) -> None:
 
     ImportError without anndata.
     """
-    anndata, pandas = h5ad_packages(path)
-    obs = {
-        key: pandas.Categorical(v) if v.dtype == object else v for key, v in counts.obs.items()
-    }  # None: no category
-    data = anndata.AnnData(
-        X=sparse.csr_matrix(in_memory(counts).X),
-        obs=pandas.DataFrame(obs, index=unique_names(counts.cells)),
-        var=pandas.DataFrame(index=unique_names(counts.genes)),
-        **places,
-    )
+    anndata, _ = h5ad_packages(path)
+    data = counts.to_anndata()
+    for place, values in places.items():
+        getattr(data, place).update(values)
     data.strings_to_categoricals()  # as AnnData.write_h5ad does
     with whole_file(path) as temporary:
         with hdf5_file(temporary, "w") as file:

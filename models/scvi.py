@@ -30,9 +30,9 @@ is a single number, and rho says which gene the model expects most of in each ce
     >>> rho.argmax(axis=1)[:6]
     array([0, 1, 0, 1, 0, 1])
 
-Three files carry what is not the model: recipe.py the choices that `fit` makes, and why;
-count_inputs.py what is taken and refused; posterior.py, the next lesson, what a trained model is
-asked.
+Four files carry what is not the model: recipe.py the choices that `fit` makes, and why;
+count_inputs.py what is taken and refused; covariates.py what else than the batch the decoder may be
+told; posterior.py, the next lesson, what a trained model is asked.
 
 Know before reading: vae.py, and minigrad/nn.py, distributions.py and count_likelihoods.py.
 
@@ -41,7 +41,7 @@ Know after: every network of the chapter's figure (NN1 to NN6) and what it is fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -63,9 +63,17 @@ from minigrad.nn import BatchNorm1d, Dropout, Linear, Module, Parameter
 from minigrad.parallel import ranks_of
 from minigrad.tensor import Tensor
 from models import recipe, scvi_tools
-from models.count_inputs import TrainingCells, cells_to_ask_about, check_training, training_cells
+from models.count_inputs import (
+    TrainingCells,
+    cells_to_ask_about,
+    cells_to_encode,
+    check_training,
+    known_of_data,
+    training_cells,
+)
+from models.covariates import ObsColumns, columns_from
 from models.differential import ComparesGroups
-from models.inputs import floating, one_of, sizes
+from models.inputs import dense, floating, one_of, sizes
 from models.posterior import AnswersByDraws
 
 # Added to the variance of q, as the reference does: keeps KL finite when a dimension is very sure.
@@ -80,11 +88,12 @@ LIKELIHOODS = {
 
 # -------------------------------------------------------------------------------------- networks
 class Layers(Module):
-    """Linear, batch norm, ReLU and dropout, n_layers times; the one-hot batch joins the input of
-    every Linear.
+    """Linear, batch norm, ReLU and dropout, n_layers times; the conditions join the input of every
+    Linear.
 
-    h = dropout(relu(batch_norm(W [h, one_hot] + b))), from x (n, n_in) to (n, n_hidden). n_batches:
-    width of the one-hot code (0: none is taken).
+    h = dropout(relu(batch_norm(W [h, conditions] + b))), from x (n, n_in) to (n, n_hidden).
+    conditions: what is known of each cell beside x, (n, n_conditions): its one-hot batch, and
+    covariates where there are any (SCVI.conditions); n_conditions = 0: none are taken.
     """
 
     def __init__(
@@ -92,23 +101,23 @@ class Layers(Module):
         n_in: int,
         n_hidden: int,
         n_layers: int,
-        n_batches: int = 0,
+        n_conditions: int = 0,
         dropout: float = 0.0,
         *,
         dtype,
         rng: np.random.Generator,
     ):
         widths = [n_in] + [n_hidden] * (n_layers - 1)
-        self.linears = [Linear(n + n_batches, n_hidden, dtype=dtype, rng=rng) for n in widths]
+        self.linears = [Linear(n + n_conditions, n_hidden, dtype=dtype, rng=rng) for n in widths]
         # momentum and eps are those of scvi-tools.
         self.norms = [BatchNorm1d(n_hidden, momentum=0.01, eps=1e-3, dtype=dtype) for _ in widths]
         self.dropout = Dropout(dropout)
 
-    def __call__(self, x, rng=None, one_hot=None):
+    def __call__(self, x, rng=None, conditions=None):
         h = x
         for linear, norm in zip(self.linears, self.norms):
-            if one_hot is not None:
-                h = np.concatenate([h, one_hot], axis=1)
+            if conditions is not None:
+                h = np.concatenate([dense(h), conditions], axis=1)
             h = self.dropout(functional.relu(norm(linear(h))), rng)
         return h
 
@@ -118,7 +127,7 @@ class Encoder(Module):
     library size, NN1 and NN2 of the chapter, and of z, NN3 and NN4.
 
     h = Layers(x), mean = W h + b, variance = exp(V h + c) + VARIANCE_FLOOR (Lopez et al. 2018,
-    Methods).
+    Methods). It may be told the conditions, too, see SCVI's encode_covariates.
     """
 
     def __init__(
@@ -127,19 +136,22 @@ class Encoder(Module):
         n_out: int,
         n_hidden: int,
         n_layers: int,
+        n_conditions: int,
         dropout: float,
         *,
         dtype,
         rng: np.random.Generator,
     ):
-        self.layers = Layers(n_genes, n_hidden, n_layers, dropout=dropout, dtype=dtype, rng=rng)
+        self.layers = Layers(
+            n_genes, n_hidden, n_layers, n_conditions, dropout, dtype=dtype, rng=rng
+        )
         # Two layers, which return the mean and the log variance of q. Saved weights go by these
         # names. (The `mean` of a distribution is an array: its expectation.)
         self.mean = Linear(n_hidden, n_out, dtype=dtype, rng=rng)
         self.log_var = Linear(n_hidden, n_out, dtype=dtype, rng=rng)
 
-    def __call__(self, log1p_counts, rng=None) -> Normal:
-        h = self.layers(log1p_counts, rng)
+    def __call__(self, log1p_counts, rng=None, conditions=None) -> Normal:
+        h = self.layers(log1p_counts, rng, conditions)
         mean = self.mean(h)
         variance = np.exp(self.log_var(h)) + VARIANCE_FLOOR
         return Normal(mean, np.sqrt(variance))
@@ -149,9 +161,9 @@ class Decoder(Module):
     """From z (n, n_latent) and the batch to the parameters of the counts (n, n_genes): NN5 (rho)
     and NN6 (zi) of the chapter.
 
-    h = Layers(z, batch); its heads are linear in h: rho (softmax of its output), zi (log odds of a
-    structural zero; ZINB only), theta (log of the inverse dispersion; only where that is one per
-    "gene-cell"). SCVI.heads calls them.
+    h = Layers(z, conditions), the batch being one of these; its heads are linear in h: rho (softmax
+    of its output), zi (log odds of a structural zero; ZINB only), theta (log of the inverse
+    dispersion; only where that is one per "gene-cell"). SCVI.heads calls them.
     """
 
     def __init__(
@@ -160,15 +172,14 @@ class Decoder(Module):
         n_latent: int,
         n_hidden: int,
         n_layers: int,
-        n_batches: int,
+        n_conditions: int,
         likelihood: str,
         dispersion: str,
         *,
         dtype,
         rng: np.random.Generator,
     ):
-        n_one_hot = n_batches if n_batches > 1 else 0
-        self.layers = Layers(n_latent, n_hidden, n_layers, n_one_hot, dtype=dtype, rng=rng)
+        self.layers = Layers(n_latent, n_hidden, n_layers, n_conditions, dtype=dtype, rng=rng)
         self.rho = Linear(n_hidden, n_genes, dtype=dtype, rng=rng)
         if likelihood == "zinb":
             self.zi = Linear(n_hidden, n_genes, dtype=dtype, rng=rng)
@@ -187,8 +198,9 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
     library: "observed" (the cell's total) or "latent" (its own encoder, and a log-normal prior);
     library_log_mean, library_log_var: mean and variance of the log totals of cells, one number or
     one per batch, by default those of the training cells. They are the prior of a latent library;
-    where it is observed, only `generate` uses them. dtype: of weights and arithmetic; seed: of the
-    initial weights.
+    where it is observed, only `generate` uses them. columns: the obs columns of covariates, which
+    `for_data` finds; encode_covariates: whether the encoders see batch and covariates, and not the
+    decoder alone. dtype: of weights and arithmetic; seed: of the initial weights.
 
         z     ~ Normal(0, 1)
         rho_n = softmax(network(z_n, s_n))
@@ -214,9 +226,10 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
 
     # In files, beside the weights: arrays that are not trained (nn.py), and what JSON can say
     # (minigrad/checkpoint.py).
-    buffers = ("library_log_mean", "library_log_var", "batch_fraction")
+    buffers: tuple[str, ...] = ("library_log_mean", "library_log_var", "batch_fraction")
     described = ("batches", "genes", "trained")
     kl_warmup = 0.25  # see fit
+    knows_data = False  # whether genes and batches are those of `for_data`, before it is trained
     ignored: list[str]  # names of weights that `from_scvi_tools` did not use
 
     def __init__(
@@ -234,6 +247,8 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         library: str = "observed",
         library_log_mean=None,
         library_log_var=None,
+        columns: Mapping[str, Any] | None = None,
+        encode_covariates: bool = False,
         dtype=np.float32,
         seed: int = 0,
     ):
@@ -259,9 +274,12 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
             likelihood=likelihood,
             dispersion=dispersion,
             library=library,
+            columns=None,
+            encode_covariates=bool(encode_covariates),
             dtype=dtype.name,
             seed=int(seed),
         )
+        self._know_columns(columns_from(columns))
         self.likelihood = likelihood
         self.dispersion = dispersion
         self.library = library
@@ -273,17 +291,21 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         rng = np.random.default_rng(seed)
         if dropout is None:
             dropout = 0.0  # until `fit` knows the depth of the counts
+        n_conditions = self.columns.n_covariates
+        if n_batches > 1:
+            n_conditions += n_batches
+        n_seen = n_conditions if encode_covariates else 0  # by the encoders
         self.z_encoder = Encoder(
-            n_genes, n_latent, n_hidden, n_layers, dropout, dtype=dtype, rng=rng
+            n_genes, n_latent, n_hidden, n_layers, n_seen, dropout, dtype=dtype, rng=rng
         )
         if library == "latent":
-            self.l_encoder = Encoder(n_genes, 1, n_hidden, 1, dropout, dtype=dtype, rng=rng)
+            self.l_encoder = Encoder(n_genes, 1, n_hidden, 1, n_seen, dropout, dtype=dtype, rng=rng)
         self.decoder = Decoder(
             n_genes,
             n_latent,
             n_hidden,
             n_layers,
-            n_batches,
+            n_conditions,
             likelihood,
             dispersion,
             dtype=dtype,
@@ -298,41 +320,90 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         self.library_log_mean = _per_batch(library_log_mean, 0.0, n_batches, dtype)
         self.library_log_var = _per_batch(library_log_var, 1.0, n_batches, dtype)
         self.batch_fraction = np.full(n_batches, 1.0 / n_batches, dtype)
+        if self.columns.n_covariates:
+            self.buffers = (*SCVI.buffers, "covariate_mean")
+        self.covariate_mean = self.columns.average().astype(dtype)
         self.batches: list = list(range(n_batches))
         self.genes: list | None = None
         self.trained = False
+
+    @classmethod
+    def for_data(
+        cls,
+        counts,
+        batch: Array | str | None = None,
+        categorical: str | Iterable[str] = (),
+        continuous: str | Iterable[str] = (),
+        *,
+        layer: str | None = None,
+        **config: Any,
+    ) -> Self:
+        """An untrained model for these counts (n_cells, n_genes): it takes sizes, genes and batches
+        from them, and remembers the obs columns.
+
+        batch: as for `fit`. categorical, continuous: names of obs columns with covariates: further
+        labels of cells, and numbers, which z then need not say (covariates.py). config: the other
+        arguments of SCVI. `fit` and all questions find the columns in the obs of the counts that
+        they are given, also after `save` and `load`. ValueError for a column that is not there, or
+        lacks something.
+        """
+        known = known_of_data(counts, batch, categorical, continuous, layer)
+        n_batches = len(known.batches)
+        model = cls(known.n_genes, n_batches, columns=known.columns.described(), **config)
+        model.genes = known.genes
+        model.batches = known.batches
+        model.knows_data = True
+        return model
+
+    def _know_columns(self, columns: ObsColumns) -> None:
+        """These are the obs columns of the model."""
+        self.columns = columns
+        self.config["columns"] = columns.described()
 
     # ----------------------------------------------------------------------------- the model itself
     # `inference`, `heads` and `log_prob`, as the class draws them; `terms` does one after the
     # other, and adds the divergences; `loss` and `validation` follow.
 
     def inference(
-        self, counts, rng: np.random.Generator | None = None
+        self,
+        counts,
+        rng: np.random.Generator | None = None,
+        batch: Array | None = None,
+        covariates: Array | None = None,
     ) -> tuple[Normal, Normal | None]:
         """q(z | x) and q(log l | x) of a minibatch; the latter None where the library is observed.
         counts: (n, n_genes).
 
+        batch codes (n,) and covariates (n, n_covariates) are looked at with encode_covariates only.
         rng: of the encoder's noise in training, dropout and thinning (recipe.py, `thinned`);
         without one nothing is thinned.
         """
         seen = counts
         if self.config["thinning"] and self.training and rng is not None:
             seen = recipe.thinned(counts, rng)
-        q_z = self.z_encoder(_log1p(seen), rng)
+        conditions = None
+        if self.config["encode_covariates"]:
+            conditions = self.conditions(batch, covariates)
+        q_z = self.z_encoder(_log1p(seen), rng, conditions)
         if self.library == "observed":
             return q_z, None
         # In full: thinning would blur the total, which is what this encoder has to read.
-        return q_z, self.l_encoder(_log1p(counts), rng)
+        return q_z, self.l_encoder(_log1p(counts), rng, conditions)
 
-    def heads(self, z: Array, batch, rng: np.random.Generator | None = None) -> dict:
-        """What the decoder says of z (n, n_latent) and batch codes (n,): logits of rho, log_theta
-        and zi_logits.
+    def heads(
+        self,
+        z: Array,
+        batch,
+        rng: np.random.Generator | None = None,
+        covariates: Array | None = None,
+    ) -> dict:
+        """What the decoder says of z (n, n_latent), batch codes (n,) and covariates (n,
+        n_covariates), if the model has any: logits of rho, log_theta and zi_logits.
 
         Each (n, n_genes); log_theta may be (n_genes,); None where the likelihood has no such
         parameter.
         """
-        one_hot = self.one_hot(batch) if self.n_batches > 1 else None
-        h = self.decoder.layers(z, rng, one_hot)
+        h = self.decoder.layers(z, rng, self.conditions(batch, covariates))
         log_theta = None
         if self.likelihood != "poisson":
             if self.dispersion == "gene-cell":
@@ -344,13 +415,16 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         zi_logits = self.decoder.zi(h) if self.likelihood == "zinb" else None
         return dict(logits=self.decoder.rho(h), log_theta=log_theta, zi_logits=zi_logits)
 
-    def generative(self, z: Array, log_library: Array, batch) -> dict:
-        """Parameters of the counts given z (n, n_latent), log_library (n, 1) and batch codes (n,).
+    def generative(
+        self, z: Array, log_library: Array, batch, covariates: Array | None = None
+    ) -> dict:
+        """Parameters of the counts given z (n, n_latent), log_library (n, 1), batch codes (n,) and
+        covariates (n, n_covariates), if the model has any.
 
         Returns log_rho, log_mu, log_theta and zi_logits, shaped as those of `heads`. Training does
         without it, see `log_prob`; whoever asks the model what it expects begins here.
         """
-        heads = self.heads(z, batch)
+        heads = self.heads(z, batch, covariates=covariates)
         log_rho = functional.log_softmax(heads["logits"])
         return dict(
             log_rho=log_rho,
@@ -384,6 +458,7 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         rng: np.random.Generator | None = None,
         eps_z: Array | None = None,
         eps_l: Array | None = None,
+        covariates: Array | None = None,
     ) -> tuple[Array, Array, Array]:
         """(E_q[log p(x | z, l)], KL(q(z) || p(z)), KL(q(l) || p(l))) of each cell, (n,) each, by
         one draw from q.
@@ -392,7 +467,7 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         Welling 2014, eq. 7 and 10). The noise is eps_z (n, n_latent) and eps_l (n, 1), or drawn
         from rng.
         """
-        q_z, q_l = self.inference(counts, rng)
+        q_z, q_l = self.inference(counts, rng, batch, covariates)
         z = _draw(q_z, eps_z, rng)
         kl_z = np.sum(kl_divergence(q_z, Normal(0.0, 1.0)), axis=1)
         if q_l is None:
@@ -401,11 +476,17 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         else:
             log_library = _draw(q_l, eps_l, rng)
             kl_l = np.sum(kl_divergence(q_l, self.library_prior(batch)), axis=1)
-        log_p = self.log_prob(counts, log_library, **self.heads(z, batch, rng))
+        log_p = self.log_prob(counts, log_library, **self.heads(z, batch, rng, covariates))
         return log_p, kl_z, kl_l
 
     def loss(
-        self, counts, batch, *, progress: float = 1.0, rng: np.random.Generator | None = None
+        self,
+        counts,
+        batch,
+        covariates: Array | None = None,
+        *,
+        progress: float = 1.0,
+        rng: np.random.Generator | None = None,
     ) -> Tensor:
         """-ELBO, averaged over the minibatch: a scalar = -mean(log p - weight kl_z - kl_l), in
         nats.
@@ -414,7 +495,7 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         0 to 1 while progress does from 0 to kl_warmup. The divergence of the library has weight 1
         throughout, as in scvi-tools.
         """
-        log_p, kl_z, kl_l = self.terms(counts, batch, rng)
+        log_p, kl_z, kl_l = self.terms(counts, batch, rng, covariates=covariates)
         weight = 1.0
         if self.kl_warmup:
             weight = min(1.0, progress / self.kl_warmup)
@@ -423,11 +504,34 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
             elbo = elbo - kl_l
         return -np.mean(elbo)
 
-    def validation(self, counts, batch, *, rng: np.random.Generator | None = None) -> dict:
+    def validation(
+        self,
+        counts,
+        batch,
+        covariates: Array | None = None,
+        *,
+        rng: np.random.Generator | None = None,
+    ) -> dict:
         """The ELBO of each cell (KL weight 1) and its two parts, as plain arrays."""
-        log_p, kl_z, kl_l = [data_of(term) for term in self.terms(counts, batch, rng)]
+        terms = self.terms(counts, batch, rng, covariates=covariates)
+        log_p, kl_z, kl_l = [data_of(term) for term in terms]
         kl = kl_z + kl_l
         return {"elbo": log_p - kl, "reconstruction": log_p, "kl": kl}
+
+    def conditions(self, batch, covariates: Array | None = None) -> Array | None:
+        """What a network is told of each cell: the one-hot batch, and beside it the covariates.
+
+        (n, n_conditions), or None where there is nothing to tell, of batch codes (n,) and
+        covariates (n, n_covariates) as `columns.table` makes them (covariates.py). ValueError where
+        the model has covariates and is not told them.
+        """
+        if self.columns.n_covariates == 0:
+            return self.one_hot(batch) if self.n_batches > 1 else None
+        if covariates is None:
+            raise ValueError("covariates are missing: the model has some, see model.columns")
+        if self.n_batches == 1:
+            return covariates
+        return np.concatenate([self.one_hot(batch), covariates], axis=1)
 
     def one_hot(self, batch) -> Array:
         """Batch codes (n,) as (n, n_batches) zeros and ones."""
@@ -472,7 +576,9 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         counts.read's result.
 
         Counts on the disk (counts.read with backed=True, AnnData with backed="r") stay there,
-        whatever their size. batch: an int or string label per cell, or the name of an obs column.
+        whatever their size. batch: an int or string label per cell, or the name of an obs column; a
+        Series is put in the order of the cells by their names; None: the column that `for_data` was
+        told. Covariates are found in counts.obs.
         Cells without counts are left out, with a warning. A trained model is trained on; its genes
         and batches stay what they are, and others are refused, as for predictions.
 
@@ -484,7 +590,8 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         defaults are worth, and why scvi-tools' are others, is told in recipe.py, with the
         measurements. ValueError names what is wrong with the counts, or an argument.
         """
-        check_training(self.n_batches, batch, epochs, batch_size, learning_rate, kl_warmup)
+        known_batch = self.columns.batch if batch is None else batch
+        check_training(self.n_batches, known_batch, epochs, batch_size, learning_rate, kl_warmup)
         with self._as_before_if_it_fails():
             with ranks_of(parallel).preparing():
                 cells = training_cells(self, counts, batch, layer)
@@ -502,9 +609,10 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
                     f"validation={validation} of {n_cells} cells leaves {n_train} to train on; "
                     "training needs at least 2"
                 )
+            told = (cells.covariates,) if self.columns.n_covariates else ()
             return fit(
                 self,
-                (cells.counts, cells.codes),
+                (cells.counts, cells.codes, *told),
                 epochs=epochs,
                 optimizer=lambda parameters: recipe.optimizer_of(
                     self.decoder, parameters, learning_rate, weight_decay
@@ -526,6 +634,8 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         if not self.trained:
             self.batches = cells.batches
             self.genes = cells.genes
+            self._know_columns(cells.columns)
+            backend.assign(self.covariate_mean, cells.covariates.mean(axis=0))
             recipe.start_from_moments(self, cells.sums, cells.codes)
         if self.config["dropout"] is None:
             n_cells, n_genes = cells.counts.shape
@@ -545,6 +655,7 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         trained = self.trained
         batches = self.batches
         genes = self.genes
+        columns = self.columns
         dropout = self.config["dropout"]
         try:
             yield
@@ -552,6 +663,7 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
             self.trained = trained
             self.batches = batches
             self.genes = genes
+            self._know_columns(columns)
             self._set_dropout(dropout)
             raise
 
@@ -565,15 +677,20 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         size: int | None = None,
         on_disk: bool = True,
     ) -> Minibatches:
-        """Checked counts and batch codes, `size` cells at a time in their order: (n, n_genes) and
-        (n,). None: CHUNK, and more where the model is on a GPU.
+        """Checked counts, batch codes and covariates, `size` cells at a time in their order:
+        (n, n_genes), (n,) and (n, n_covariates). None: CHUNK, and more where the model is on a GPU.
 
-        ValueError for an unknown batch, and other genes. on_disk: whether counts may stay on the
-        disk, see as_matrix.
+        ValueError for an unknown batch or category, and other genes. on_disk: whether counts may
+        stay on the disk, see as_matrix.
         """
+        columns = cells_to_ask_about(self, counts, batch, layer, on_disk)
+        return self._in_minibatches(columns, size)
+
+    def _in_minibatches(self, columns, size: int | None = None) -> Minibatches:
+        """Columns of cells, `size` cells at a time: see `minibatches`."""
         if size is None:
             size = backend.entries_at_once(CHUNK * self.n_genes, self.device) // self.n_genes
-        return Minibatches(cells_to_ask_about(self, counts, batch, layer, on_disk), size)
+        return Minibatches(columns, size)
 
     def latent(
         self,
@@ -585,17 +702,27 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Mean of q(z | x): (n_cells, n_latent), deterministic.
 
-        With return_std: (means, standard deviations).
+        With return_std: (means, standard deviations). batch, and the obs columns of covariates, are
+        asked for only where the encoder sees them (encode_covariates).
+        """
+        mean, std = self.latent_of(cells_to_encode(self, counts, batch, layer))
+        if not return_std:
+            return mean
+        return mean, std
+
+    def latent_of(self, cells) -> tuple[np.ndarray, np.ndarray]:
+        """Means and standard deviations of q(z | x), (n_cells, n_latent) each.
+
+        cells: their columns, counts, batch codes and covariates, as `minibatches` has them.
         """
         means = []
         stds = []
         with evaluating(self):
-            for x, _ in self.minibatches(counts, batch, layer):
-                q_z, _ = self.inference(backend.rows_on(x, self.device))
+            for minibatch in self._in_minibatches(cells):
+                x, codes, covariates = [backend.rows_on(a, self.device) for a in minibatch]
+                q_z, _ = self.inference(x, batch=codes, covariates=covariates)
                 means.append(q_z.loc.numpy())
                 stds.append(q_z.scale.numpy())
-        if not return_std:
-            return np.concatenate(means)
         return np.concatenate(means), np.concatenate(stds)
 
     # ---------------------------------------------------------------------------------------- files
@@ -621,9 +748,11 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         arrays.
 
         config: the arguments of SCVI that the training used (n_batches, n_layers, likelihood,
-        dispersion, library ...); n_genes, n_latent and n_hidden are read from the shapes. Heads
-        that the configuration does not use are left out and listed in `.ignored`. ValueError for
-        weights that are NaN or infinite.
+        dispersion, library, encode_covariates ...); n_genes, n_latent and n_hidden are read from
+        the shapes. Of covariates, columns=dict(categorical={name: labels in the order of their
+        codes}, continuous=[names]), both in the order in which they were set up there. Heads that
+        the configuration does not use are left out and listed in `.ignored`. ValueError for weights
+        that are NaN or infinite.
         """
         return scvi_tools.model_of(cls, state, config)
 

@@ -42,23 +42,46 @@ def model_of(cls: Any, state: Mapping[str, Any], config: dict[str, Any]) -> Any:
     """What `SCVI.from_scvi_tools` says, for the class cls = SCVI. Arrays are of any shapes."""
     refuse_nonfinite(state, "state: cannot be used")
     first_layer = np.asarray(state["z_encoder.encoder.fc_layers.Layer 0.0.weight"])
-    n_hidden, n_genes = first_layer.shape
+    n_hidden = len(first_layer)
+    n_genes = len(np.asarray(state["decoder.px_scale_decoder.0.bias"]))
     n_latent = np.asarray(state["z_encoder.mean_encoder.weight"]).shape[0]
     dtype = np.promote_types(first_layer.dtype, np.float32)  # halves are computed in float32
     found = dict(n_genes=n_genes, n_hidden=n_hidden, n_latent=n_latent, dtype=dtype)
     model = cls(**{**found, **config})
     targets = model.state_dict()
-    weights = {name: targets[name] for name in cls.buffers}  # what the state may not have
+    weights = {name: targets[name] for name in model.buffers}  # what the state may not have
     model.ignored = []
     for theirs, array in state.items():
         ours = our_name(theirs)
         if ours in targets:
-            weights[ours] = np.asarray(array).reshape(targets[ours].shape)
+            array = in_our_order(np.asarray(array), ours, model)
+            weights[ours] = array.reshape(targets[ours].shape)
         else:
             model.ignored.append(theirs)
     model.load_state_dict(weights)
     model.trained = True
     return model.eval()
+
+
+def in_our_order(weight: np.ndarray, name: str, model: Any) -> np.ndarray:
+    """An array of any shape by its name here; the columns of a hidden layer's weight, (n_hidden,
+    n_in), in our order.
+
+    Continuous covariates stand before the batch and the categories there, and join the first layer
+    alone; here they stand at the end, and join every layer: with weights of 0, where they do not
+    there.
+    """
+    owner, _, layer = name.removesuffix(".weight").partition(".layers.linears.")
+    n_numbers = len(model.columns.continuous)
+    is_told = owner == "decoder" or model.config["encode_covariates"]
+    if n_numbers == 0 or not layer.isdecimal() or not is_told:
+        return weight
+    n_hidden = len(weight)
+    if layer != "0":
+        return np.concatenate([weight, np.zeros((n_hidden, n_numbers), weight.dtype)], axis=1)
+    n_before = model.n_latent if owner == "decoder" else model.n_genes
+    before, numbers, one_hot = np.split(weight, [n_before, n_before + n_numbers], axis=1)
+    return np.concatenate([before, one_hot, numbers], axis=1)
 
 
 def our_name(name: str) -> str:

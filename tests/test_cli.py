@@ -35,6 +35,7 @@ from models.counts import (
     pearson_residual_variance,
     read,
 )
+from tests.test_hdf5 import write_anndata_0_6
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = [
@@ -641,6 +642,86 @@ def test_a_table_with_a_line_for_each_gene(place, tmp_path):
         assert [row[0] for row in rows_of(tmp_path / "z.csv")[1:]] == list(counts.cells[:n])
 
 
+def test_training_shows_first_names_and_says_which_option_turns_a_table(tmp_path, capsys):
+    genes = "Cyp2f2 Scgb3a1 Sftpc Rpl13 Cd74 Actb".split()
+    cells = [f"mouse{i}_ACATGTTGACGGTAC" for i in range(30)]
+    x = np.random.default_rng(0).poisson(3.0, (6, 30))
+    rows = [",".join([gene, *map(str, row)]) for gene, row in zip(genes, x)]
+    (tmp_path / "a.csv").write_text("\n".join([",".join(["gene", *cells]), *rows]))
+    assert call("train", tmp_path / "a.csv", "--out", tmp_path / "r", *SMALL, "--epochs", 1) == 0
+    said = capsys.readouterr().err
+    assert "cells: Cyp2f2, Scgb3a1, Sftpc, ...; genes: mouse0_ACATGTTGACGGTAC, mouse1_" in said
+    assert "names of genes ('Cyp2f2'): if that is the wrong way round, pass --transpose" in said
+    words = ["--transpose", *SMALL, "--epochs", 1]
+    assert call("train", tmp_path / "a.csv", "--out", tmp_path / "s", *words) == 0
+    said = capsys.readouterr().err
+    assert "genes: Cyp2f2, Scgb3a1, Sftpc, ..." in said and "warning" not in said
+
+
+def test_annotation_names_and_marks_of_genes_are_found_again(place, tmp_path, capsys):
+    """--obs, --gene-names, --genes-from and --round are of the run: later commands need not ask."""
+    counts = made_counts()
+    less = counts.X.toarray()
+    less[less > 0] -= 0.25
+    data = anndata.AnnData(
+        sparse.csr_matrix(less),
+        obs=pandas.DataFrame(index=counts.cells),
+        var=pandas.DataFrame(
+            {
+                "feature_name": [f"S{i}" for i in range(12)],
+                "highly_variable": np.arange(12) % 2 == 0,
+            },
+            index=[f"ENSG{i}" for i in range(12)],
+        ),
+    )
+    data.write_h5ad(tmp_path / "c.h5ad")
+    meta = pandas.DataFrame(counts.obs, index=counts.cells)
+    meta.iloc[::-1].to_csv(tmp_path / "meta.csv")
+    words = ["--obs", tmp_path / "meta.csv", "--gene-names", "feature_name", "--round"]
+    marked = ["--genes-from", "highly_variable", "--batch-key", "donor"]
+    run = tmp_path / "r"
+    assert call("train", tmp_path / "c.h5ad", "--out", run, *words, *marked, *SMALL) == 0
+    assert "60 cells, 6 genes, 2 batches" in capsys.readouterr().err
+    model = SCVI.load(run / "model.npz")
+    assert model.genes == [f"S{i}" for i in range(0, 12, 2)] and model.batches == ["new", "old"]
+    expected = model.latent(counts.X[:, ::2], counts.obs["donor"])
+    for again in ([], [tmp_path / "c.h5ad", *words]):
+        assert call("embed", run, *again, "--out", tmp_path / "z.npz") == 0
+        np.testing.assert_array_equal(np.load(tmp_path / "z.npz")["X_scVI"], expected)
+    assert call("embed", run, tmp_path / "c.h5ad", "--out", tmp_path / "z.npz") == 1
+    assert "can be rounded: --round" in capsys.readouterr().err
+    assert call("train", "--out", run, "--resume", "--obs", tmp_path / "other.csv") == 2
+    assert "--obs" in capsys.readouterr().err
+    new = ["train", tmp_path / "c.h5ad", "--out", tmp_path / "s", "--round"]
+    for column, says in (
+        ("nothing", "there is no such column of genes; there are: feature_name, highly"),
+        ("feature_name", "its values are such as 'S0'"),
+    ):
+        assert call(*new, "--genes-from", column) == 1
+        assert f"--genes-from {column}: {says}"[:60] in capsys.readouterr().err
+    assert call(*new, "--genes-from", "highly_variable", "--genes", 3) == 2
+    assert call(*new, "--gene-names", "nothing") == 1
+    assert "--gene-names 'nothing': there is no such column" in capsys.readouterr().err
+
+
+def test_genes_are_chosen_within_the_batches_of_the_run(place, tmp_path, capsys):
+    counts = made_counts()
+    codes = counts.obs["donor"] == "old"
+    for words, rule in (
+        ([], highest_variance),
+        (["--selection", "pearson"], pearson_residual_variance),
+    ):
+        run = tmp_path / rule.__name__
+        words = [*words, "--genes", 5, "--within-batches", "--batch-key", "donor"]
+        assert call("train", place / "counts.npz", "--out", run, *words, *SMALL) == 0
+        names = runs.unique_names(counts.genes)[rule(counts.X, 5, batch=codes)]
+        assert SCVI.load(run / "model.npz").genes == names.tolist()
+    for words in (["--genes", 5], ["--batch-key", "donor"]):
+        new = ["train", place / "counts.npz", "--out", tmp_path / "n", "--within-batches", *words]
+        assert call(*new) == 2
+        assert "--within-batches says how to choose --genes N" in capsys.readouterr().err
+
+
 def test_an_mtx_without_names_says_how_to_turn_it_in_words_of_options(tmp_path, capsys):
     (tmp_path / "a.mtx").write_text(
         "%%MatrixMarket matrix coordinate integer general\n9 3 4\n1 1 2\n2 2 1\n3 3 1\n9 3 1\n"
@@ -666,7 +747,7 @@ def test_batches_that_are_numbers_keep_their_order_and_none_is_missing(place, tm
     counts.obs = {"lane": np.where(np.arange(60) == 7, None, "a")}
     runs.write_h5ad(tmp_path / "m.h5ad", counts)
     assert call("train", tmp_path / "m.h5ad", "--out", tmp_path / "s", "--batch-key", "lane") == 1
-    assert "batch: cell 7 has the label None" in capsys.readouterr().err
+    assert "batch: 1 of 60 cells have no label, the first of them cell 7" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -811,6 +892,55 @@ def test_generated_cells_can_be_read_again(place, model, kind):
     found = read(out)
     np.testing.assert_array_equal(found.X.toarray(), model.generate(9, batch="old", seed=2))
     assert list(found.genes) == model.genes and found.cells[8] == "generated_8"
+
+
+@pytest.mark.parametrize("kind", ["csv", "npz", "h5ad"])
+def test_generated_cells_say_which_batch_they_are_of(place, model, tmp_path, capsys, kind):
+    out = tmp_path / f"new.{kind}"
+    assert call("generate", place / "run", "--cells", 9, "--out", out) == 0
+    found = read(out)
+    if kind == "csv":
+        assert "no place for 'donor', the batch of each cell" in capsys.readouterr().err
+        return
+    labels = found.obs["donor"]
+    np.testing.assert_array_equal(found.X.toarray(), model.generate(9))
+    assert set(labels) == {"old", "new"}
+    np.testing.assert_array_equal(labels, model.generate(9, return_batch=True)[1])
+
+
+def test_a_number_of_each_cell_is_no_batch_and_no_label(tmp_path, capsys):
+    counts = made_counts()
+    totals = np.asarray(counts.X.sum(axis=1)).ravel().astype(int) * 10 + np.arange(60) % 10
+    missing = np.where(np.arange(60) < 9, None, counts.obs["kind"])
+    counts.obs |= {
+        "n_counts": totals,
+        "half": totals / 4,
+        "annot": missing,
+        "text": missing.astype(str),
+    }
+    runs.write_h5ad(tmp_path / "c.h5ad", counts)
+    out = ["--out", tmp_path / "r", *SMALL, "--epochs", 1]
+    assert call("train", tmp_path / "c.h5ad", *out, "--batch-key", "n_counts") == 0
+    said = capsys.readouterr().err
+    assert said.count("warning: batch: ") == 1 and "different labels for 60 cells, such as" in said
+    out[1] = tmp_path / "s"
+    assert call("train", tmp_path / "c.h5ad", *out, "--batch-key", "text") == 0
+    said = capsys.readouterr().err
+    assert "warning: batch: 9 cells have the label 'None', as cells without one do" in said
+    out[1] = tmp_path / "t"
+    for key in ("half", "annot"):
+        assert call("train", tmp_path / "c.h5ad", *out, "--batch-key", key) == 1
+    said = capsys.readouterr().err
+    assert "batch: 9 of 60 cells have no label" in said
+
+    assert call("report", tmp_path / "s", "--color", "half") == 0
+    page = (tmp_path / "s" / "index.html").read_text()
+    assert "against" not in page and "silhouette" not in page
+    assert call("report", tmp_path / "s", "--color", "annot") == 0
+    page = (tmp_path / "s" / "index.html").read_text()
+    assert "3 k-means clusters against annot" in page
+    assert call("de", tmp_path / "s", "--key", "annot", "--groups", "None") == 1
+    assert "annot 'None'; there are: B cell, T cell\n" in capsys.readouterr().err
 
 
 def test_impute_score_trains_anew_on_what_is_left(place, model, capsys):
@@ -1130,6 +1260,62 @@ def test_counts_are_added_to_but_never_replaced(place, tmp_path, capsys):
         assert counts.read_bytes() == before and os.path.samefile(counts, tmp_path / "link.csv")
 
 
+def test_results_of_a_raw_that_is_wider_than_x_are_a_new_file(tmp_path, capsys):
+    """As scanpy leaves it: raw has all genes, X the most variable ones, normalised."""
+    counts = made_counts()
+    whole = anndata.AnnData(
+        sparse.csr_matrix(counts.X),
+        obs=pandas.DataFrame(counts.obs, index=counts.cells),
+        var=pandas.DataFrame(index=runs.unique_names(counts.genes)),
+        uns={"kept": "note"},
+    )
+    data = whole[:, :7].copy()
+    data.raw = whole
+    data.X = data.X.log1p()
+    path = tmp_path / "c.h5ad"
+    data.write_h5ad(path)
+    assert call("train", path, "--out", tmp_path / "r", "--layer", "raw", *SMALL) == 0
+    out = tmp_path / "d.h5ad"
+    assert call("denoise", tmp_path / "r", "--out", out) == 0
+    said = capsys.readouterr().err
+    assert "d.h5ad: a new file of counts, obs and scvi_denoised, without what else is in" in said
+    assert "its layers are of 7 genes, and other 12 were read" in said
+    found = anndata.read_h5ad(out)
+    mu = SCVI.load(tmp_path / "r" / "model.npz").denoise(counts.X)
+    np.testing.assert_array_equal(found.layers["scvi_denoised"], mu)
+    np.testing.assert_array_equal(found.X.toarray(), counts.X.toarray())
+    assert list(found.obs["kind"]) == list(counts.obs["kind"]) and found.shape == (60, 12)
+    before = path.read_bytes()
+    assert call("denoise", tmp_path / "r", "--out", path) == 2  # there it would take its place
+    assert "is the counts, and would be replaced" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert call("embed", tmp_path / "r", "--out", path) == 0  # cells are the same
+    assert anndata.read_h5ad(path).uns["kept"] == "note"
+
+
+def test_results_of_a_file_of_anndata_0_6_are_a_new_file(tmp_path, capsys):
+    with pytest.warns(UserWarning, match="'odd' left out"):
+        write_anndata_0_6(tmp_path / "old.h5ad")
+        old = read(tmp_path / "old.h5ad")
+    assert call("train", tmp_path / "old.h5ad", "--out", tmp_path / "r", *SMALL) == 0
+    for command, place in (("embed", "obsm"), ("denoise", "layers")):
+        assert call(command, tmp_path / "r", "--out", tmp_path / f"{command}.h5ad") == 0
+        said = capsys.readouterr().err
+        assert "it was written by anndata before 0.7, and nothing can be added to it" in said
+        found = anndata.read_h5ad(tmp_path / f"{command}.h5ad")
+        assert len(getattr(found, place)) == 1 and list(found.obs["lane"]) == list(old.obs["lane"])
+        assert call(command, tmp_path / "r", "--out", tmp_path / "old.h5ad") == 2
+
+
+def test_results_of_transposed_counts_are_a_new_file(place, tmp_path, capsys):
+    turned = anndata.read_h5ad(place / "counts.h5ad").T
+    turned.write_h5ad(tmp_path / "t.h5ad")
+    assert call("train", tmp_path / "t.h5ad", "--out", tmp_path / "r", "--transpose", *SMALL) == 0
+    assert call("embed", tmp_path / "r", "--out", tmp_path / "z.h5ad") == 0
+    assert "its 12 rows are not the 60 cells that were read" in capsys.readouterr().err
+    assert anndata.read_h5ad(tmp_path / "z.h5ad").obsm["X_scVI"].shape == (60, 4)
+
+
 def test_counts_are_not_where_a_run_keeps_its_history(tmp_path, capsys):
     runs.write_counts(tmp_path / "history.csv", made_counts())
     assert call("train", tmp_path / "history.csv", "--out", tmp_path, *SMALL) == 2
@@ -1182,7 +1368,7 @@ def test_a_matrix_by_columns_is_refused_in_words_of_options(place, tmp_path, cap
 def test_debug_shows_the_traceback_and_the_line(names, capsys):
     assert call("train", names["bad"], "--out", names["new"], "--debug") == 1
     err = capsys.readouterr().err
-    assert "Traceback" in err and "as_matrix" in err and "error: " in err.splitlines()[-1]
+    assert "Traceback" in err and "_in_memory" in err and "error: " in err.splitlines()[-1]
 
 
 def test_an_error_that_nobody_foresaw_is_still_one_line_with_its_kind(names, capsys, monkeypatch):
@@ -1411,3 +1597,93 @@ def test_missing_labels_survive_in_a_new_h5ad(tmp_path):
     )
     assert list(read(tmp_path / "a.h5ad").obs["o"]) == ["x", None, "y"]
     assert as_matrix(tmp_path / "a.h5ad").shape == (3, 1)
+
+
+# ------------------------------------------------------------------------------------ covariates
+def write_with_covariates(path):
+    counts = made_counts()
+    rng = np.random.default_rng(5)
+    counts.obs["sex"] = np.array(["f", "m"])[rng.integers(0, 2, 60)]
+    counts.obs["age"] = rng.normal(50.0, 9.0, 60)
+    runs.write_counts(path, counts)
+    return counts
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """A folder with counts.npz that has covariates, and a run `run` that was told them."""
+    folder = tmp_path_factory.mktemp("told")
+    write_with_covariates(folder / "counts.npz")
+    words = ["train", str(folder / "counts.npz"), "--out", str(folder / "run"), *SMALL]
+    told = ["--batch-key", "donor", "--categorical", "sex", "--continuous", "age"]
+    assert main([*words, *told]) == 0
+    return folder
+
+
+def test_train_with_covariates_is_what_for_data_does(told):
+    counts = runs.read_counts(told / "counts.npz")
+    model = SCVI.for_data(
+        counts, "donor", "sex", "age", likelihood="nb", n_latent=4, n_hidden=8, seed=0
+    )
+    model.fit(counts, epochs=3, batch_size=16, progress=False)
+    found = SCVI.load(told / "run" / "model.npz")
+    assert found.columns == model.columns and found.columns.batch == "donor"
+    for name, weights in model.state_dict().items():
+        np.testing.assert_array_equal(found.state_dict()[name], weights)
+    np.testing.assert_array_equal(found.elbo(counts), model.elbo(counts))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["denoise", "run", "--out", "denoised.npz"],
+        ["de", "run", "--key", "kind", "--groups", "T cell", "--samples", "60"],
+        ["generate", "run", "--cells", "5", "--out", "new.npz"],
+        ["impute-score", "run"],
+        ["report", "run"],
+        ["train", "--out", "run", "--resume"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_later_commands_find_the_covariates(words, told, monkeypatch):
+    monkeypatch.chdir(told)
+    assert main(words) == 0
+    if words[0] == "denoise":
+        counts = runs.read_counts(told / "counts.npz")
+        expected = SCVI.load(told / "run" / "model.npz").denoise(counts, n_samples=1)
+        np.testing.assert_array_equal(np.load(told / "denoised.npz")["scvi_denoised"], expected)
+
+
+def test_embedding_asks_for_neither_batch_nor_covariates(told, monkeypatch):
+    monkeypatch.chdir(told)
+    counts = made_counts()
+    counts.obs = {}
+    runs.write_counts("bare.npz", counts)
+    assert main(["embed", "run", "bare.npz", "--out", "bare_z.npz"]) == 0
+    assert main(["embed", "run", "--out", "z.npz"]) == 0
+    np.testing.assert_array_equal(np.load("bare_z.npz")["X_scVI"], np.load("z.npz")["X_scVI"])
+
+
+def test_covariates_that_are_not_there_are_named(told, monkeypatch, capsys):
+    monkeypatch.chdir(told)
+    counts = write_with_covariates("no_sex.npz")
+    del counts.obs["sex"]
+    runs.write_counts("no_sex.npz", counts)
+    assert main(["denoise", "run", "no_sex.npz", "--out", "x.npz"]) == 1
+    assert "categorical: no obs column 'sex'" in capsys.readouterr().err
+    words = ["train", "counts.npz", "--out", "other", *SMALL]
+    assert main([*words, "--continuous", "kind"]) == 1
+    assert "continuous: column 'kind' holds" in capsys.readouterr().err
+    assert main(["train", "--out", "run", "--resume", "--categorical", "kind"]) == 2
+    assert "--categorical ['kind'] contradicts run" in capsys.readouterr().err
+
+
+def test_encoders_are_told_covariates_on_demand(told, monkeypatch):
+    monkeypatch.chdir(told)
+    words = ["train", "counts.npz", "--out", "encoded", *SMALL, "--categorical", "sex"]
+    assert main([*words, "--encode-covariates"]) == 0
+    model = runs.Run(Path("encoded")).model()
+    assert model.z_encoder.layers.linears[0].weight.shape == (8, 12 + 2)
+    assert main(["embed", "encoded", "--out", "encoded_z.npz"]) == 0
+    expected = model.latent(runs.read_counts("counts.npz"))
+    np.testing.assert_array_equal(np.load("encoded_z.npz")["X_scVI"], expected)

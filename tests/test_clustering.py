@@ -434,7 +434,7 @@ def test_batch_mixing_of_mixed_batches_is_the_entropy_of_their_sizes_less_the_st
 def test_batch_mixing_never_counts_a_cell_as_its_own_neighbour():
     """Among more equal rows than neighbours, the tree need not return the cell itself."""
     z = np.zeros((40, 2))
-    neighbours = clustering._neighbours(clustering.cKDTree(z), z, np.arange(40), 5)
+    neighbours = clustering.neighbours(clustering.cKDTree(z), z, np.arange(40), 5).cells
     assert neighbours.shape == (40, 5)
     assert not (neighbours == np.arange(40)[:, None]).any()
     assert all(len(set(row)) == 5 for row in neighbours.tolist())

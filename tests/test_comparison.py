@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 from matplotlib.figure import Figure
 from scipy import sparse, stats
@@ -177,6 +178,19 @@ def test_batches_are_held_out_by_fifths():
     held_out = comparison._held_out(batch, 0)
     assert [held_out[batch == b].sum() for b in range(3)] == [20, 4, 0]
     assert (held_out != comparison._held_out(batch, 1)).any()
+
+
+def test_batches_and_labels_go_by_the_names_of_cells():
+    x, group = cells("nb", n_cells=60)
+    names = [f"c{i}" for i in range(60)]
+    frame = pandas.DataFrame(x, names)
+    order = np.random.default_rng(0).permutation(60)
+    columns = pandas.DataFrame({"batch": np.arange(60) % 2, "kind": group}, names)
+    expected = comparison._cells(frame, columns["batch"], columns["kind"], None, 0)
+    turned = columns.iloc[order]
+    found = comparison._cells(frame, turned["batch"], turned["kind"], None, 0)
+    np.testing.assert_array_equal(found.batch, np.arange(60) % 2)
+    np.testing.assert_array_equal(found.labels, expected.labels)
 
 
 def test_batches_are_told_to_the_model_and_empty_cells_are_left_out(tmp_path):

@@ -6,11 +6,13 @@ test_hdf5.py. Know after: which inputs are taken, which are refused, and in what
 
 import gzip
 import os
+import re
 import subprocess
 import sys
 import warnings
 
 import numpy as np
+import pandas
 import pytest
 import scipy.io
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +21,7 @@ from scipy import sparse
 
 from minigrad.data import pieces
 from models import counts as C
+from models import guarded
 from models.counts import Counts, as_matrix, read
 from tests.example_counts import (
     CELLS,
@@ -29,6 +32,7 @@ from tests.example_counts import (
     check,
     edit,
     npz,
+    write_folder,
     write_loom,
     write_tenx,
 )
@@ -349,6 +353,26 @@ def test_bad_input(case, form):
     assert case == "path" or str(error.value).startswith("group_a: ")
 
 
+@pytest.mark.parametrize("backed", [False, True])
+@pytest.mark.parametrize("layer", [None, "raw", "counts", "other"])
+def test_nobody_is_sent_to_the_layer_that_was_given(tmp_path, layer, backed):
+    data = adata(sparse.csr_matrix(X * 0.5), counts=sparse.csr_matrix(X * 0.5), other=X * 0.5)
+    data.raw = data.copy()
+    data.write_h5ad(tmp_path / "a.h5ad")
+    asked = [lambda: as_matrix(data, layer=layer)]
+    if backed:
+        asked = [lambda: read(tmp_path / "a.h5ad", layer, backed=True).X.block(0)]
+    else:
+        asked.append(lambda: read(tmp_path / "a.h5ad", layer))
+    for ask in asked:
+        with pytest.raises(ValueError, match="looks normalised or scaled") as error:
+            ask()
+        _, advice = str(error.value).split("Raw counts are usually ")
+        for place in ("counts", "raw"):
+            assert (f'layer="{place}"' in advice) == (layer != place)
+        assert ("in X" in advice) == (layer is not None)
+
+
 @pytest.mark.parametrize("form", [np.array, sparse.csr_matrix, sparse.csc_array, sparse.coo_matrix])
 @pytest.mark.parametrize("off", [1e-9, -1e-9, 9e-5, -9e-5])
 def test_what_is_nearly_whole_is_rounded_with_a_note(form, off):
@@ -475,10 +499,12 @@ BAD_BATCHES = [
     (None, ["x", "y"], "the model knows x, y"),
     (["x", "q", "r"], ["x", "y"], "batch: q, r unknown; the model knows x, y"),
     ([1, 2, 3], range(3), "batch: 3 unknown"),
-    ([1, None, 2], None, "cell 1 has the label None"),
+    ([1, None, 2], None, "1 of 3 cells have no label, the first of them cell 1"),
     ([1, 0.5, 2], None, "cell 0 has the label 1.0"),
-    (np.array(["a", np.nan, "b"], object), None, "cell 1 has the label nan"),
-    ([1, np.nan, 2], None, "label"),
+    (np.array(["a", np.nan, "b"], object), None, "1 of 3 cells have no label, .* cell 1"),
+    ([1, np.nan, np.nan], None, "2 of 3 cells have no label, the first of them cell 1"),
+    (pandas.array([1, None, 2], dtype="Int64"), None, "1 of 3 cells have no label, .* cell 1"),
+    (np.array(["a", (), "b"], object), None, r"cell 1 has the label \(\)"),
 ]
 
 
@@ -488,6 +514,108 @@ def test_bad_batches(batch, known, message):
         C.batch_codes(batch, 3, known=known, obs=OBS)
     with pytest.raises(ValueError, match="no obs column 'lane'; there are: none"):
         C.batch_codes("lane", 3)
+
+
+# What is known of genes, names from it, and rounding
+
+SYMBOLS = np.array([f"Sym{g}" for g in range(17)])
+
+
+def with_genes(path):
+    """An .h5ad with Ensembl ids as index and symbols beside, of which two are missing."""
+    data = adata(sparse.csr_matrix(X))
+    data.var["feature_name"] = np.where(np.arange(17) % 8 == 1, None, SYMBOLS)
+    data.var["highly_variable"] = np.arange(17) % 3 == 0
+    data.write_h5ad(path)
+
+
+@pytest.mark.parametrize("reader", [read, guarded.read])
+def test_names_of_genes_from_a_column(tmp_path, reader):
+    with_genes(tmp_path / "a.h5ad")
+    expected = np.where(np.arange(17) % 8 == 1, GENES, SYMBOLS)
+    for options in {}, {"backed": True}:
+        counts = reader(tmp_path / "a.h5ad", gene_names="feature_name", **options)
+        assert counts.genes.tolist() == expected.tolist()
+        assert counts.var["highly_variable"].tolist() == [g % 3 == 0 for g in range(17)]
+        assert counts.var["feature_name"][1] is None
+    with pytest.raises(
+        ValueError, match=r"gene_names='symbol': .*; there are: feature_name, highl"
+    ):
+        reader(tmp_path / "a.h5ad", gene_names="symbol")
+
+
+@pytest.mark.parametrize("form", ["2", "3", "folder"])
+def test_identifiers_of_10x_genomics(tmp_path, form):
+    if form == "folder":
+        write_folder(tmp_path, 3)
+        path = tmp_path
+    else:
+        path = tmp_path / "a.h5"
+        write_tenx(path, int(form), antibodies=2 * (form == "3"))
+    ids = [f"ENSG{g}" for g in range(17)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of antibodies left out
+        check(read(path, gene_names="gene_ids"), genes=ids)
+        assert read(path).var["gene_ids"].tolist() == ids
+
+
+def test_what_is_known_of_genes_goes_with_them(tmp_path):
+    with_genes(tmp_path / "a.h5ad")
+    counts = read(tmp_path / "a.h5ad")
+    assert counts[3:9].var["highly_variable"].tolist() == [g % 3 == 0 for g in range(17)]
+    chosen = counts.select_genes([4, 3])
+    assert chosen.var["feature_name"].tolist() == ["Sym4", "Sym3"]
+    turned = read(tmp_path / "a.h5ad", transpose=True)
+    assert turned.obs["feature_name"][2] == "Sym2" and turned.var["lane"].tolist() == TYPES.tolist()
+    with pytest.raises(ValueError, match=r"var\['n'\] has shape \(3,\), needs \(17,\)"):
+        Counts(counts.X, GENES, CELLS, var={"n": np.arange(3)})
+
+
+def test_to_anndata_is_what_scanpy_takes(tmp_path):
+    with_genes(tmp_path / "a.h5ad")
+    for options in {}, {"backed": True}:
+        counts = read(tmp_path / "a.h5ad", **options)
+        counts.genes[4] = counts.genes[3]
+        counts.obs["type"] = np.where(np.arange(23) == 4, None, TYPES)
+        data = counts.to_anndata()
+        assert type(data.X) is sparse.csr_matrix and np.array_equal(data.X.toarray(), X)
+        assert list(data.obs_names) == CELLS.tolist() and data.var_names[4] == f"{GENES[3]}-1"
+        assert data.obs["type"].isna().tolist() == [i == 4 for i in range(23)]
+        assert data.obs["donor"].tolist() == [i % 2 for i in range(23)]
+        assert data.var["highly_variable"].tolist() == [g % 3 == 0 for g in range(17)]
+        data.write_h5ad(tmp_path / "b.h5ad")
+        scanpy = pytest.importorskip("scanpy")
+        scanpy.pp.normalize_total(data, target_sum=100)
+        assert sparse.issparse(data.X)
+        totals = np.asarray(data.X.sum(axis=1)).ravel()
+        np.testing.assert_allclose(totals, 100.0 * (X.sum(axis=1) > 0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", [sparse.csr_matrix, sparse.csc_matrix, np.array])
+@pytest.mark.parametrize("backed", [False, True])
+def test_fractions_are_rounded_when_asked_for(tmp_path, form, backed):
+    if backed and form is sparse.csc_matrix:
+        return
+    less = np.maximum(X - 0.3, 0)  # ambient RNA, taken away
+    adata(form(less)).write_h5ad(tmp_path / "a.h5ad")
+    with pytest.raises(ValueError, match=r"can be rounded: read\(\.\.\., rounded=True\)"):
+        pieces_of(read(tmp_path / "a.h5ad", backed=backed))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        counts = read(tmp_path / "a.h5ad", rounded=True, backed=backed)
+    assert np.array_equal(pieces_of(counts), X)
+    if not backed:
+        total, n = less.sum(), np.sum(less > 0)
+        message = f"{n} of {n} entries were rounded .* from {total:,.1f} to {X.sum():,}"
+        assert len(said) == 1 and re.search(message, str(said[0].message))
+    adata(form(X - 1.0)).write_h5ad(tmp_path / "b.h5ad")
+    with pytest.raises(ValueError, match="looks normalised"):
+        pieces_of(read(tmp_path / "b.h5ad", rounded=True, backed=backed))
+
+
+def pieces_of(counts):
+    """The matrix of counts, dense, wherever it lies."""
+    return sparse.vstack([sparse.csr_array(part) for _, part in pieces(counts.X)]).toarray()
 
 
 # Normalising and selecting
@@ -566,6 +694,42 @@ def test_pearson_residual_variance(form, theta, monkeypatch):
         monkeypatch.setattr(C, "BLOCK", block)
         for n in 1, 4, 9, 16:
             assert C.pearson_residual_variance(form(x), n, theta).tolist() == top(score, n)
+
+
+@FORMS
+@pytest.mark.parametrize("select", [C.highest_variance, C.pearson_residual_variance])
+def test_genes_are_chosen_within_batches(form, select):
+    """Genes 0 to 9 differ between types of cells, 10 to 29 only between batches, and far more."""
+    rng = np.random.default_rng(0)
+    batch, kind = np.arange(300) % 3, np.arange(300) // 3 % 2
+    rates = np.full((300, 60), 4.0)
+    rates[:, :10] *= np.where(kind == 1, 3.0, 1.0)[:, None]
+    rates[:, 10:30] *= np.array([0.1, 1.0, 3.5])[batch][:, None]
+    x = form(rng.poisson(rates))
+    assert set(select(x, 10).tolist()) - set(range(10))  # batches get in the way
+    assert select(x, 10, batch=batch).tolist() == list(range(10))
+    assert select(x, 7, batch=np.zeros(300)).tolist() == select(x, 7).tolist()
+    alone = np.where(np.arange(300) == 0, 9, batch)  # a batch of one cell has no say
+    assert select(x, 10, batch=alone).tolist() == list(range(10))
+    with pytest.raises(ValueError, match="no batch has two cells"):
+        select(x, 3, batch=np.arange(300))
+    with pytest.raises(ValueError, match=r"batch: has shape \(2,\), must be one of each of 300"):
+        select(x, 3, batch=[0, 1])
+
+
+def test_ranks_within_batches_are_those_of_the_rule():
+    """By brute force: most batches in which a gene is among the first n, then the median rank."""
+    rng = np.random.default_rng(1)
+    x = rng.poisson(rng.gamma(1.0, 3.0, (4, 1, 25)), (4, 30, 25)).reshape(120, 25)
+    batch = np.repeat(np.arange(4), 30)
+    ranks = []
+    for b in range(4):
+        variance = x[batch == b].var(axis=0)
+        ranks.append([sum(other > v for other in variance) for v in variance])
+    ranks = np.array(ranks)
+    for n in (1, 5, 12):
+        order = sorted(range(25), key=lambda g: (-sum(ranks[:, g] < n), np.median(ranks[:, g])))
+        assert C.highest_variance(x, n, batch=batch).tolist() == sorted(order[:n])
 
 
 @pytest.mark.parametrize("select", [C.highest_variance, C.pearson_residual_variance])

@@ -26,6 +26,7 @@ from minigrad.distributions import (
 from minigrad.example_inputs import EXAMPLES
 from minigrad.training import Run
 from models import SCVI, VAE, Autoencoder, TiedLinearAutoencoder, recipe
+from models.counts import Counts
 from tests import strict_device
 from tests.benchmarks import launches
 from tests.strict_device import LAUNCHES, TRANSFERS
@@ -457,6 +458,12 @@ RNG = np.random.default_rng(11)
 FEATURES = RNG.uniform(0.05, 0.95, (60, 6))
 COUNTS = RNG.poisson(RNG.gamma(1.5, 1.5, (60, 6))).astype(float) + np.eye(60, 6)
 BATCH = np.arange(60) % 3
+TOLD = Counts(
+    sparse.csr_array(COUNTS),
+    [f"g{i}" for i in range(6)],
+    [f"c{i}" for i in range(60)],
+    {"kind": np.arange(60) % 2, "size": RNG.normal(3.0, 2.0, 60)},
+)
 kind = dict(dtype=np.float64, seed=3)
 small = dict(hidden=(5,), n_latent=2, **kind)
 # Without thinning: the device draws noise for all counts, and the host for those above 0.
@@ -498,6 +505,17 @@ MODELS = {
         COUNTS,
     ),
     "scVI, latent library": (lambda: SCVI(6, 3, library="latent", **wee), sparse.csr_array(COUNTS)),
+    "scVI, covariates": (
+        lambda: SCVI(
+            6,
+            3,
+            library="latent",
+            columns=dict(categorical={"kind": ["0", "1"]}, continuous=["size"]),
+            encode_covariates=True,
+            **wee,
+        ),
+        TOLD,
+    ),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 
@@ -679,10 +697,10 @@ def test_what_is_computed_at_once_follows_the_memory_of_the_device(monkeypatch):
     x = np.tile(COUNTS, (20, 1))
     batch = np.tile(BATCH, 20)
     expected = model.latent(x, batch)
-    sizes = [len(codes) for _, codes in model.minibatches(x, batch)]
+    sizes = [len(codes) for _, codes, _ in model.minibatches(x, batch)]
     assert max(sizes) == 512
     model.to("cupy")
-    assert [len(codes) for _, codes in model.minibatches(x, batch)] == [1200]
+    assert [len(codes) for _, codes, _ in model.minibatches(x, batch)] == [1200]
     agree(model.latent(x, batch), expected)
     agree(model.denoise(x, batch=batch), model.to("numpy").denoise(x, batch=batch), rtol=1e-6)
 
@@ -778,7 +796,15 @@ def test_a_model_on_the_device_trains_on(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["tied AE", "VAE", "scVI, zinb, gene-cell", "scVI, batches", "scVI, latent library"]
+    "name",
+    [
+        "tied AE",
+        "VAE",
+        "scVI, zinb, gene-cell",
+        "scVI, batches",
+        "scVI, latent library",
+        "scVI, covariates",
+    ],
 )
 def test_a_new_model_on_the_device_starts_from_the_moments_of_the_data(name):
     make, x = MODELS[name]

@@ -293,7 +293,8 @@ def deaf(n_batches=1, **config):
 def sums_of(model, x, codes, n_samples=20000):
     cells = np.arange(x.shape[0])
     rng = np.random.default_rng(0)
-    (tally,) = differential._tallies(model, x, codes, [cells], n_samples, rng)
+    told = differential.Cells(x, codes, np.empty((x.shape[0], 0)))
+    (tally,) = differential._tallies(model, told, [cells], n_samples, rng)
     return differential._sums(tally)
 
 

@@ -6,6 +6,7 @@ refused.
 
 import gzip
 import io
+import re
 import tracemalloc
 import zipfile
 
@@ -55,6 +56,82 @@ def test_tables_as_they_are_found(tmp_path, case, name):
     check(read(tmp_path / name), ["g1", "g2"], ["c1", "c2"], np.array([[1, 2], [0, 3]]))
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.txt", "a.txt.gz"])
+@pytest.mark.parametrize("mark", [",", "\t", ";", " "])
+def test_what_stands_between_the_fields_is_found_out(tmp_path, name, mark):
+    rows = ["cell", '"g, 1; a"', "g2"], ["c1", "1", "2"], ["c2", "0", "3"]
+    content = "\n".join(mark.join(row) for row in rows).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    check(read(tmp_path / name), ["g, 1; a", "g2"], ["c1", "c2"], np.array([[1, 2], [0, 3]]))
+
+
+def test_a_table_without_names_of_genes_keeps_its_first_cell(tmp_path):
+    (tmp_path / "a.csv").write_text("c1,0,2,0,1\nc2,3,0,0,0\n")
+    with pytest.warns(UserWarning, match=r"a\.csv: the first line holds counts and no names"):
+        counts = read(tmp_path / "a.csv")
+    x = np.array([[0, 2, 0, 1], [3, 0, 0, 0]])
+    check(counts, ["gene_0", "gene_1", "gene_2", "gene_3"], ["c1", "c2"], x)
+    with pytest.warns(UserWarning, match="the first line holds counts"):
+        counts = read(tmp_path / "a.csv", transpose=True)
+    check(counts, ["c1", "c2"], [f"cell_{i}" for i in range(4)], x.T)
+
+
+def test_genes_named_by_numbers_are_names(tmp_path, recwarn):
+    (tmp_path / "a.csv").write_text("cell,7157,672,1956\nc1,0,2,0\nc2,3,0,0\n")
+    x = np.array([[0, 2, 0], [3, 0, 0]])
+    check(read(tmp_path / "a.csv"), ["7157", "672", "1956"], ["c1", "c2"], x)
+    assert not recwarn.list
+
+
+CELLS_OF = {  # names as GEO's tables have them
+    "barcodes": [f"mouse{i % 3}_{'ACGT'[i % 4]}CATGTTGACGGTAC" for i in range(40)],
+    "10x": [f"AAAC{'ACGT'[i % 4]}CCAAGG{'ACGT'[i // 4 % 4]}GAGTA-1" for i in range(40)],
+    "samples": [f"GSM{1234 + i}" for i in range(40)],
+    "numbered": [f"Cell_{i}" for i in range(40)],
+    "patients": [f"patient{i}.tumor" for i in range(40)],
+    "wells": [f"plate3_{'ABCD'[i % 4]}{i // 4 + 1:02}" for i in range(40)],
+}
+GENES_OF = {
+    "mouse": "Cyp2f2 Scgb3a1 Sftpc Rpl13 Cd74 H2-Aa Gm1673 1110008P14Rik Actb Krt8".split(),
+    "human": "HES4 ISG15 TNFRSF18 MT-CO1 RPS27 HLA-DRA CD3E LINC01128 NOC2L GNLY".split(),
+    "Ensembl": [f"ENSMUSG{i:011}.2" for i in range(10)],
+    "fly": [f"FBgn{i:07}" for i in range(10)],
+}
+
+
+@pytest.mark.parametrize("genes", GENES_OF)
+@pytest.mark.parametrize("cells", CELLS_OF)
+def test_names_that_seem_to_be_the_wrong_way_round_are_a_warning(tmp_path, cells, genes, recwarn):
+    of_cells, of_genes = CELLS_OF[cells], GENES_OF[genes]
+    x = np.ones((len(of_genes), len(of_cells)), int)
+    lines = [",".join(["gene", *of_cells])]
+    lines += [f"{gene},{','.join(map(str, row))}" for gene, row in zip(of_genes, x)]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    read(tmp_path / "a.csv")
+    (said,) = recwarn.list
+    found = "for genes have names of cells .* for cells have names of genes .* pass transpose=True"
+    assert re.search(found, str(said.message))
+    check(read(tmp_path / "a.csv", transpose=True), of_genes, of_cells, x.T)
+    assert len(recwarn.list) == 1
+    right = "\n".join(
+        [",".join(["cell", *of_genes])]
+        + [f"{cell},{','.join(map(str, row))}" for cell, row in zip(of_cells, x.T)]
+    )
+    (tmp_path / "b.csv").write_text(right)
+    check(read(tmp_path / "b.csv"), of_genes, of_cells, x.T)
+    assert len(recwarn.list) == 1
+    read(tmp_path / "b.csv", transpose=True)
+    assert "leave out transpose=True" in str(recwarn.list[1].message)
+
+
+def test_names_that_are_neither_are_no_warning(tmp_path, recwarn):
+    (tmp_path / "a.csv").write_text("x,north,south\nJan,1,2\nFeb,3,4\n")
+    read(tmp_path / "a.csv")
+    (tmp_path / "b.csv").write_text(f"cell,x\n{'A' * 10**5}b,1\n{'cell ' * 10**4},2\n")
+    read(tmp_path / "b.csv")  # and in no time
+    assert not recwarn.list
+
+
 def test_a_cell_that_begins_with_a_hash_is_one(tmp_path):
     (tmp_path / "a.csv").write_text("cell,g1\n#1,1\n#2,2\n")
     check(read(tmp_path / "a.csv"), ["g1"], ["#1", "#2"], np.array([[1], [2]]))
@@ -81,10 +158,10 @@ def test_names_that_occur_twice_stay_in_their_order(tmp_path, name):
 
 
 def test_transposed(tmp_path):
-    with pytest.warns(UserWarning, match=r"a\.npz: transpose=True: left out, .*: labels"):
-        counts = read(npz(tmp_path / "a.npz"), transpose=True)
+    counts = read(npz(tmp_path / "a.npz"), transpose=True)
     check(counts, genes=CELLS, cells=GENES, X=X.T)
-    assert not counts.obs
+    assert list(counts.var) == ["labels"] and counts.var["labels"].tolist() == TYPES.tolist()
+    assert list(counts.obs) == ["lengths"] and counts.obs["lengths"].tolist() == list(range(17))
     (tmp_path / "a.csv").write_text("gene,c1,c2\ng1,1,0\ng2,2,3\ng3,4,5\n")
     counts = read(tmp_path / "a.csv", transpose=True)
     check(counts, ["g1", "g2", "g3"], ["c1", "c2"], np.array([[1, 2, 4], [0, 3, 5]]))
@@ -288,7 +365,7 @@ HOSTILE_TEXT = {
     "header only": ("a.csv", "cell,g1\n", "holds no cells"),
     "nothing": ("a.csv", "", "holds no cells"),
     "no genes": ("a.csv", "cell\nc1\n", "no genes"),
-    "a column of names only": ("a.tsv", "a,b\nc,d\n", "no genes"),
+    "names only": ("a.tsv", "a,b\nc,d\n", "line 2: could not convert string to float: 'd'"),
     "two lines in quotes": ("a.csv", 'cell,g1\nc1,"1\n2"\n', "line 3: could not convert"),
     "no text": ("a.csv", b"\xff\xfe\x00", "UnicodeDecodeError"),
     "delimiter at the end of counts only": (
@@ -297,6 +374,8 @@ HOSTILE_TEXT = {
         "line 2: could not convert",
     ),
     "last count missing": ("a.csv", "cell,g1,g2\nc1,1,\nc2,1,1\n", "line 2: could not convert"),
+    "no names of cells": ("a.csv", "g1,g2\n0,2\n0,0\n3,1\n", "the first column holds counts where"),
+    "no names at all": ("a.csv", "0,2\n0,0\n3,1\n0,0\n", "the first column holds counts where"),
     "comments only": ("a.csv", "# cell,g1\n# c1,1\n", "holds no cells"),
     "nothing, named gz": ("a.csv.gz", "", "holds no cells"),
     "gzip cut off": ("a.csv.gz", gzip.compress(b"cell,g1\nc1,1\n" * 99)[:40], "damaged"),

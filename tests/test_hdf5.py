@@ -4,7 +4,9 @@ Know before reading: models/hdf5.py. Know after: which files are read, and in wh
 refused.
 """
 
+import re
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -81,7 +83,7 @@ def test_h5ad_columns_with_missing_values(tmp_path):
         and obs["none"].tolist() == [None] * 23
     )
     assert obs["n"].tolist() == [None] + list(range(22)) and obs["m"].tolist() == list(range(23))
-    with pytest.raises(ValueError, match="cell 4 has the label None"):
+    with pytest.raises(ValueError, match="1 of 23 cells have no label, the first of them cell 4"):
         C.batch_codes("type", 23, obs=obs)
 
 
@@ -110,7 +112,13 @@ def test_h5ad_opened_backed(tmp_path):
 @pytest.mark.parametrize("version, antibodies", [(2, 0), (3, 0), (3, 4)])
 def test_tenx_h5(tmp_path, version, antibodies):
     write_tenx(tmp_path / "filtered.h5", version, antibodies)
-    check(read(tmp_path / "filtered.h5"))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        check(read(tmp_path / "filtered.h5"))
+    assert len(said) == (antibodies > 0)
+    if antibodies:
+        found = "of 21 features 17 are 'Gene Expression'; left out, .*: 4 'Antibody Capture'"
+        assert re.search(found, str(said[0].message))
 
 
 def test_loom(tmp_path, monkeypatch):
@@ -483,8 +491,8 @@ def test_other_formats_transposed(tmp_path):
     write_tenx(tmp_path / "a.h5", 3)
     check(read(tmp_path / "a.h5", transpose=True), genes=CELLS, cells=GENES, X=X.T)
     write_loom(tmp_path / "a.loom")
-    with pytest.warns(UserWarning, match="left out, .* of the new cells: type"):
-        check(read(tmp_path / "a.loom", transpose=True), genes=CELLS, cells=GENES, X=X.T)
+    counts = check(read(tmp_path / "a.loom", transpose=True), genes=CELLS, cells=GENES, X=X.T)
+    assert counts.var["type"].tolist() == TYPES.tolist()
 
 
 def test_names_that_occur_twice_stay_in_their_order(tmp_path):

@@ -15,7 +15,8 @@ WRONG = [  # what of the solution is replaced, by what, and what the check says 
     ("std * eps", "eps", "has no std"),
     (" + std * eps", "", "without eps"),
     (" - 0.5 * np.log(2 * np.pi * sigma**2)", "", "constant of log p(x | z)"),
-    ("np.log(std**2)", "np.log(std)", "The first cell has ELBO"),
+    ("np.log(std**2)", "np.log(std)", "the log of the *variance*"),
+    ("mean**2 - std**2", "mean**2 - std", "The first cell has ELBO"),
     ("log_p - kl", "np.asarray(log_p - kl)", "cannot be differentiated"),
     ("log_p - kl", "getattr(log_p - kl, 'numpy', lambda: log_p - kl)()", "must be a Tensor"),
 ]

@@ -95,9 +95,12 @@ def answer(formula):
     return f"def rule_of_logaddexp(g, y, a, b):\n    return {formula}\n"
 
 
-# What is given as an answer, and what the check is to say of it.
+# What is given as an answer, and what the check is to say of it. With theta = 1 a count k is geometric,
+# and costs (k + 1) log(1 + mu) - k log mu: at log mu = 400 x this is 400 x, and (k + 1) log 2 at dose
+# 0, where the counts are 1, 2 and 18. The sum of the doses is 6, so all of it is 7200 + 24 log 2, and
+# its slope 6 for each gene.
 ANSWERS = {
-    "g * np.exp(a - y)": r"right.*\n.*now \[6\. 6\. 6\.\]",  # the sum of the doses, 0 to 2
+    "g * np.exp(a - y)": r"right.*\n.*now 7216\.6\.\n.*now \[6\. 6\. 6\.\]",
     "g * special.expit(a - b)": "right",
     "g / (1.0 + np.exp(b - a))": "wrong: at a = 0, b = 800 the second derivative is 0, not nan",
     "g * np.exp(a) / (np.exp(a) + np.exp(b))": "wrong: at a = 800, b = 0 .* not nan",

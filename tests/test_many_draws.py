@@ -61,7 +61,7 @@ def test_many_draws_have_the_log_prob_of_copies_of_the_cell(
     z = rng.standard_normal((4, 7, 2), dtype=dtype)
     log_library = rng.normal(3.0, 1.0, (4, 7, 1)).astype(dtype)
     with evaluating(model):
-        decoded = posterior._decode(model, z, log_library, np.array([0, 1, 1, 0]))
+        decoded = posterior._decode(model, z, log_library, np.array([0, 1, 1, 0]), np.empty((4, 0)))
         plain = posterior._log_prob_of_copies(model, x.astype(dtype), 7, log_library, decoded)
     found = many_draws.log_prob(likelihood, x.astype(dtype), 7, decoded)
     assert found.shape == (4, 7) and found.dtype == np.float64

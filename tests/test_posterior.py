@@ -105,7 +105,16 @@ def test_draws_of_several_cells_have_the_log_prob_of_repeated_rows(
     x, codes, rng = counts_like(model, 4), np.array([0, 1, 1, 0]), np.random.default_rng(2)
     z, log_library = rng.standard_normal((4, 7, 2)), rng.normal(3.0, 1.0, (4, 7, 1))
     with evaluating(model):
-        found = posterior._log_prob_of_draws(model, kind(x), codes, z, log_library)
+        group = posterior.Group(
+            cells=slice(0, 4),
+            counts=kind(x),
+            codes=codes,
+            covariates=np.empty((4, 0)),
+            q_z=None,
+            q_l=None,
+            draws=iter(()),
+        )
+        found = posterior._log_prob_of_draws(model, group, posterior.Draws(z, log_library))
         for i in range(7):
             expected = model.log_prob(x, log_library[:, i], **model.heads(z[:, i], codes)).data
             np.testing.assert_allclose(found[:, i], expected, rtol=1e-11)
@@ -185,7 +194,7 @@ def test_elbo_is_the_mean_of_what_terms_gives(library, monkeypatch):
     monkeypatch.setattr(
         posterior,
         "_log_prob_of_draws",
-        lambda model, x, codes, z, log_library: np.zeros(z.shape[:2]),
+        lambda model, group, draws: np.zeros(draws.z.shape[:2]),
     )
     np.testing.assert_allclose(
         model.elbo(x, codes, n_samples=3), -(kl_z + kl_l).data[::n], rtol=1e-10
@@ -490,6 +499,14 @@ def test_generate_has_the_moments_of_the_prior(likelihood):
     with evaluating(model):
         p = distribution(model, model.generative(rng.standard_normal((n, 2)), log_l, codes))
     assert_moments(draws, p.mean, p.variance)
+    model.batches = ["left", "right"]
+    again, labels = model.generate(n, return_batch=True)
+    assert np.array_equal(again, draws)
+    assert abs(np.mean(labels == "right") - 0.75) < 0.02 and set(labels) == {"left", "right"}
+    if likelihood != "zinb":  # a batch has totals of its own: the labels are those of the counts
+        means = [draws[labels == label].sum(axis=1).mean() for label in ("left", "right")]
+        np.testing.assert_allclose(means, np.exp([3.05, 4.05]), rtol=0.03)
+    model.batches = [0, 1]
     of_one = model.generate(n, batch=1)
     if (
         likelihood != "zinb"

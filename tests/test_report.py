@@ -110,6 +110,47 @@ def test_a_page_fits_narrow_screens_and_dark_ones():
     assert report.figure([], "nothing") == ""
 
 
+def test_numbers_are_a_colour_bar_and_names_are_a_legend(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(report, "png", lambda figure: kept.append(figure))
+    z = np.random.default_rng(0).normal(size=(60, 3))
+    n_counts = np.random.default_rng(1).permutation(np.arange(60)) * 10.0
+    n_counts[7] = np.nan
+    report.latent_space(z, report.as_numbers(n_counts), "n$_$counts", np.ones(60))
+    (left, bar), (_, bar_of_depth) = [figure.axes for figure in kept]
+    assert bar.get_ylabel() == "n$_$counts"
+    assert bar_of_depth.get_ylabel() == "log10 library size (counts a cell)"
+    assert not kept[0].legends and not kept[1].legends
+    assert not any(drawn_texts(kept[0]).values())
+    without, dots = left.collections
+    assert len(without.get_offsets()) == 1
+    shown = np.asarray(dots.get_array())
+    np.testing.assert_array_equal(shown, np.delete(n_counts, 7))
+
+
+MEASURED = {
+    "counts": np.arange(50) * 3,
+    "fractions": np.linspace(0, 1, 4),
+    "with missing ones": np.array([0.5, np.nan, 2.0]),
+    "objects with missing ones": np.array([*range(40), None], object),
+}
+NAMES = {
+    "text": np.array(["1.5", "2.5"]),
+    "numbers of clusters": np.arange(30),
+    "clusters as floats": np.array([0.0, 1.0, 2.0, np.nan]),
+    "truth values": np.array([True, False]),
+    "text with missing ones": np.array(["B", None], object),
+}
+
+
+@pytest.mark.parametrize("case", {**MEASURED, **NAMES})
+def test_what_is_taken_for_a_number(case):
+    found = report.as_numbers({**MEASURED, **NAMES}[case])
+    assert (found is not None) == (case in MEASURED)
+    if found is not None:
+        assert found.dtype == np.float64
+
+
 def table_of(genes):
     """A table of differential expression with these names of genes."""
     n = len(genes)
@@ -138,3 +179,20 @@ def test_a_history_is_drawn_with_any_names(tmp_path):
     history = History({"epoch": [1, 2], "train_loss": [2.0, 1.0], "validation_$\\x$": [2.0, 1.0]})
     history.plot(tmp_path / "curves.svg")
     assert (tmp_path / "curves.svg").stat().st_size > 5000
+
+
+def test_the_page_tells_how_well_batches_mix():
+    rng = np.random.default_rng(0)
+    batch = np.array(["a", "b"])[np.arange(120) % 2]
+    kind = np.array(["T", "<B>"])[np.arange(120) // 60]
+    z = rng.standard_normal((120, 3)) + 50 * (kind == "T")[:, None]
+    page = report.integration_table(z, batch, kind, "kind")
+    assert page.count("<tr>") == 6
+    assert "one kind in a neighbourhood (cLISI)<td>1.00" in page
+    assert report.integration_table(z, batch, None, "cluster").count("<tr>") == 2
+    assert report.integration_table(z, batch, batch, "batch").count("<tr>") == 2
+    apart = report.integration_table(z + 900 * (batch == "b")[:, None], batch, kind, "kind")
+    assert "(iLISI)<td>0.00" in apart and "(kBET)<td>0.00" in apart
+    assert report.integration_table(z, None, kind, "kind") == ""
+    assert report.integration_table(z, np.repeat("a", 120), kind, "kind") == ""
+    assert report.integration_table(z[:80], batch[:80], kind[:80], "kind") == ""

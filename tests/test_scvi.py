@@ -471,7 +471,7 @@ def test_unknown_batches_are_an_error_that_lists_the_known():
     with pytest.raises(
         ValueError, match="say which batch each cell is from; the model knows a, b, c"
     ):
-        model.latent(x)
+        model.denoise(x)
     with pytest.raises(ValueError, match="no obs column 'donor'"):
         model.latent(x, "donor")
     with pytest.raises(ValueError, match="must be one label for each of 150 cells"):
@@ -487,6 +487,25 @@ def test_more_batches_than_the_model_was_made_for():
     assert model.batches == [0, 1] and not model.trained  # as if nothing had been
     fitted(x, np.array(["x", "y"] * 75), model=model)
     assert model.batches == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    "labels, are_odd",
+    [
+        (np.arange(150), True),
+        ([f"cell {i}" for i in range(150)], True),
+        (np.arange(150) % 20, False),
+        (np.arange(150) % 40, True),
+        (np.arange(150) % 2, False),
+    ],
+)
+def test_labels_that_are_no_batches_are_a_warning(labels, are_odd, recwarn):
+    fitted(counts_of(), labels, n_batches=len(set(labels)), epochs=1)
+    said = [str(warning.message) for warning in recwarn.list if "batch" in str(warning.message)]
+    assert len(said) == are_odd
+    if are_odd:
+        assert re.match(r"batch: \d+ different labels for 150 cells, such as ", said[0])
+        assert recwarn.list[0].filename == __file__
 
 
 def test_training_on_keeps_what_batches_mean():

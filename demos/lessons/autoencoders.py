@@ -5,7 +5,7 @@
 # analysis (PCA), what a network adds to that, why one trains it on noisy data, and what it finds in
 # gene expression: first in simulated cells, then in real ones.
 #
-# **Time:** about 25 minutes. The whole notebook runs in about a minute.
+# **Time:** about 30 minutes. The whole notebook runs in about a minute.
 #
 # **Know before:** NumPy (`@` is the product of matrices), mean and variance, what PCA is for. That
 # training means following a gradient downhill is enough; how a gradient is computed is the subject
@@ -108,8 +108,9 @@ plt.show()
 # No eigenvalue is computed below. `W` is a `Tensor`, an array that remembers what was computed from
 # it, so `loss.backward()` can put the gradient of the loss into `W.grad`, and Adam, an optimiser,
 # takes a step downhill. After every fifth step we note how far the space that $W$ spans is from
-# that of the first three principal components: three angles, of 90 degrees where a direction of one
-# is missing in the other, and all 0 where the two are the same.
+# that of the first three principal components. Two planes in space meet at an angle; two spaces of
+# three dimensions, within one of 558, meet at three. All are 0 where the two spaces are the same.
+# An angle of 90 degrees means that one of the two has a direction of which the other has nothing.
 
 # %%
 counts = read(DATA / "cortex.npz")
@@ -143,14 +144,14 @@ print(
 )
 
 # %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.2))
+figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.6))
 for i, angle in enumerate(np.transpose(found)):
     label = f"{('largest', 'second', 'smallest')[i]} angle"
     left.plot(steps, angle, color=COLORS[i], marker=MARKERS[i], markersize=3, label=label)
 left.set(xlabel="step of training", ylabel="angle to PCA's subspace (degrees)", yscale="log")
 left.legend()
-some = np.random.default_rng(0).permutation(len(x))[:900]  # all cells would hide one another
-drawn = scatter(right, x[some] @ components[:, :2], cell_type[some], size=6)
+some = np.random.default_rng(0).permutation(len(x))[:600]  # all cells would hide one another
+drawn = scatter(right, x[some] @ components[:, :2], cell_type[some], size=14)
 right.set(xlabel="PC 1", ylabel="PC 2", title="cells, by type")
 beside = {"fontsize": 7, "loc": "center left", "bbox_to_anchor": (1, 0.5), "markerscale": 1.6}
 legend(right, drawn, **beside)
@@ -237,10 +238,15 @@ plt.show()
 # nothing: the identity problem.
 #
 # Copying stops paying as soon as the input and the target differ. In a **denoising** autoencoder
-# noise is added to what the encoder sees, and the target is the clean row. Below, rows are smooth
-# curves of 40 points, and both networks have a code of 80 numbers. The first is trained to give
-# noisy curves back as they are, the second (`noise=0.4`) to give back the clean curve behind a
-# noisy one. Both are then given new noisy curves.
+# noise is added to what the encoder sees, and the target is the clean row. In practice nobody has
+# truly clean rows. One takes the data as they were measured for clean, and adds *more* noise to
+# them: copying does not pay then either, but what the network learns to undo is the noise that was
+# added, not that of the measurement.
+#
+# Here the curves are simulated, so that clean ones are known. Rows are smooth curves of 40 points,
+# and both networks have a code of 80 numbers. The first is trained to give noisy curves back as
+# they are, the second (`noise=0.4`) to give back the clean curve behind a noisy one. Both are then
+# given new noisy curves.
 
 # %%
 SIGMA = 0.4
@@ -399,11 +405,10 @@ legend(axis, drawn, **beside)
 plt.show()
 
 # %% [markdown]
-# Neurons lie on one side, glia on the other. Two things are worth a thought. The network gives
-# cells back no better than ten components do, and yet the types come apart better in its code: a
-# small error and a useful code are not the same. And the published layers have more weights than
-# these data have entries. They are for far more cells, or for many more epochs: leave `hidden` out,
-# train for 8 epochs, and both numbers come out worse than those of PCA.
+# Neurons lie on one side, glia and the cells of vessels on the other. Two things are worth a
+# thought. The network gives cells back no better than ten components do, and yet the types come
+# apart better in its code: a small error and a useful code are not the same. And the published
+# layers have more weights than these data have entries: they are meant for far more cells.
 #
 # What neither code knows is what a count is: squared error treats a 0 in a cell of which few
 # molecules were caught like a 0 in a cell of which many were. The next lessons build a *model of

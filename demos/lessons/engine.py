@@ -11,7 +11,7 @@
 # up; what broadcasting does to them; how the same code gives second derivatives; how a formula in
 # plain NumPy can be differentiated although NumPy knows nothing of derivatives.
 #
-# **Minutes.** 30: four a step, and the rest for what follows them. Every step is a whole program
+# **Minutes.** 60: seven a step, and the rest for what follows them. Every step is a whole program
 # of at most 75 lines (without the blank ones), which needs nothing of the steps before it but the
 # two cells of "An experiment, and a judge". So much of a step repeats the one before. Its text
 # says what is new, from step 4 on the comment `# new` marks it: pass over the rest. After the step
@@ -25,14 +25,15 @@
 #
 # Six wells get more and more of a drug, and in each we count the transcripts of three genes. We
 # think that the expected count $\mu$ grows or falls with the dose $x$ as $\log\mu = w\,x + b$.
-# Each gene has a $b$, its level without the drug, and a $w$, the effect of the drug.
+# Each gene has a $b$, the logarithm of its level without the drug, and a $w$, the effect of the
+# drug: by how much that logarithm changes for each unit of dose.
 #
 # How well $w$ and $b$ fit is measured by the probability of the counts. For a Poisson count $k$,
 # minus its logarithm is $\mu - k\log\mu + \log k!$; the smaller, the better the fit. Without the
 # last term, which does not depend on $w$ or $b$, this is our loss. To make it smaller we need its
 # slope in each $w$ and each $b$; all these slopes together are the *gradient*.
 #
-# $$L(w, b) = \sum_{\mathrm{wells,\,genes}} e^{\,w x + b} - k\,(w x + b)$$
+# $$L(w, b) = \sum_{\mathrm{wells,\,genes}} \big[\, e^{\,w x + b} - k\,(w x + b) \,\big]$$
 
 # %%
 import matplotlib.pyplot as plt
@@ -51,8 +52,9 @@ counts = rng.poisson(np.exp(doses * true_w + true_b)).astype(float)  # (6 wells,
 _, axes = plt.subplots(figsize=(4.8, 2.8), layout="constrained")
 for gene in range(3):
     axes.plot(doses[:, 0], counts[:, gene], MARKERS[gene] + "-", color=COLORS[gene])
-    axes.annotate(f" gene {gene}", (2.0, counts[-1, gene]), color=COLORS[gene], va="center")
-axes.set(xlabel="dose", ylabel="count", xlim=(-0.1, 2.4))
+    beside = {"xytext": (8, 0), "textcoords": "offset points", "va": "center"}
+    axes.annotate(f"gene {gene}", (2.0, counts[-1, gene]), color=COLORS[gene], **beside)
+axes.set(xlabel="dose", ylabel="count", xlim=(-0.1, 2.45))
 plt.show()
 
 # %% [markdown]
@@ -148,6 +150,8 @@ def exp(a):
 # Now the order. A node may hand its gradient back only when the gradient is complete: when all
 # that used the node have handed back theirs. So we list the nodes such that each comes after all
 # that it was made from, and walk the list from its end. This walk is the *sweep*.
+#
+# In `loss` below, `eta` (the Greek letter $\eta$) is $w x + b$, the logarithm of $\mu$.
 
 
 # %%
@@ -370,7 +374,7 @@ def call(name, *inputs):
 
 def primitive(name, compute, *rules):
     TABLE[name] = (compute, rules)
-    return functools.partial(call, name)  # call, with its first argument filled in
+    return functools.partial(call, name)  # so add(a, b) is call("add", a, b)
 
 
 # %% [markdown]
@@ -426,7 +430,7 @@ weights = rng.normal(size=(2, 3))
 for name, (_, rules) in TABLE.items():
     inputs = [rng.uniform(1, 2, (2, 3)) for _ in rules]
 
-    def weighed(*inputs, name=name):
+    def weighed(*inputs, name=name):  # the name as it is now: the loop goes on to others
         return total(multiply(weights, call(name, *inputs)))
 
     nodes = [Node(x) for x in inputs]
@@ -448,7 +452,8 @@ judge([w.gradient, b.gradient], quotients(lambda *xs: loss(*xs).value, [np.zeros
 
 # %% [markdown]
 # The names in the boxes are those of the table. Doses and counts, which are plain arrays, are no
-# nodes any more: no gradient is worked out for them.
+# nodes any more: no gradient is worked out for them. So a box `multiply` with one arrow into it has
+# multiplied by an array, here and in the pictures to come.
 
 # %%
 graph(
@@ -461,7 +466,9 @@ graph(
 # %% [markdown]
 # **What it cannot do.** `visit` calls itself for each input, and Python allows some thousand calls
 # within calls. And the gradients lie about in the nodes: a second `backward` adds to the ones that
-# the first left there, and hands back too much.
+# the first left there. One may expect twice the gradient of $w$, but it is more: on the way to $w$,
+# *each* node hands on its old gradient once again, together with what comes in. So from `total` to
+# $w$, six nodes, it becomes one more at each. (That there are six wells has nothing to do with it.)
 
 # %%
 long = w
@@ -476,6 +483,7 @@ backward(y)
 slopes = quotients(lambda w: loss(w, b.value).value, [w.value])[0]
 print(f"gradient of w after a second backward(): {w.gradient.round(1)}")
 print(f"difference quotients:                    {slopes.round(1)}")
+print(f"the one is the other times               {(w.gradient / slopes).round(1)}")
 
 # %% [markdown]
 # ## Step 4. The sweep by number
@@ -522,7 +530,7 @@ def call(name, *inputs):
 
 def primitive(name, compute, *rules):
     TABLE[name] = (compute, rules)
-    return functools.partial(call, name)  # call, with its first argument filled in
+    return functools.partial(call, name)  # so add(a, b) is call("add", a, b)
 
 
 # %%
@@ -615,6 +623,12 @@ print("asked again: ", np.array_equal(grad(y, [w])[0], grad(y, [w])[0]))
 # `unbroadcast`. **Each is the rule of the other.** (Both are told a shape, which is no input: it
 # has no gradient, and goes along as a keyword.) The sum of all entries needs no line of its own:
 # it is `unbroadcast` to the shape `()`.
+#
+# An example. `spread` takes $w$ of shape (3,) to (6, 3), a copy for each well. The gradient that
+# comes back has shape (6, 3), and `unbroadcast` sums it to (3,), that of $w$. Now the other way
+# round: `unbroadcast` takes (6, 3) to (3,), a sum over wells. The gradient that comes back has
+# shape (3,), and each of the six entries of a sum gets all of it: `spread`, from (3,) to (6, 3).
+# The cell after the judge tries both.
 
 
 # %%
@@ -663,7 +677,7 @@ def call(name, *inputs, **keywords):
 
 def primitive(name, compute, *rules):
     TABLE[name] = (compute, rules)
-    return functools.partial(call, name)  # call, with its first argument filled in
+    return functools.partial(call, name)  # so add(a, b) is call("add", a, b)
 
 
 def summed_to(x, shape):
@@ -723,6 +737,14 @@ slopes = grad(loss(w, b), [w, b], record=True)
 at = [w.value, b.value]
 judge([g.value for g in slopes], quotients(lambda *xs: loss(*map(Node, xs)).value, at))
 judge(grad(unbroadcast(slopes[0], shape=()), [w, b]), quotients(slope, at))
+
+# %%
+few, many = Node(np.array([1.0, 2.0, 3.0])), Node(np.ones((6, 3)))
+(back,) = grad(unbroadcast(spread(few, shape=(6, 3)), shape=()), [few])
+print(f"through spread:      (3,) to (6, 3), and the gradient comes back as {back.shape}:", back)
+(back,) = grad(unbroadcast(unbroadcast(many, shape=(3,)) * few, shape=()), [many])
+print(f"through unbroadcast: (6, 3) to (3,), and the gradient comes back as {back.shape},", end=" ")
+print("its rows", back[0], "to", back[-1])
 
 # %% [markdown]
 # This is the graph of the *gradient* of $w$. On the right, from `w` and `b`, is how the loss was
@@ -1099,14 +1121,27 @@ def rule_of_logaddexp(g, y, a, b):
 
 
 # %%
+def repaired_loss(w, b, log_theta):
+    """negative_binomial_loss, with np.logaddexp."""
+    log_mu = w * doses + b
+    theta = np.exp(log_theta)
+    log_sum = np.logaddexp(log_theta, log_mu)
+    log_choices = special.gammaln(counts + theta) - special.gammaln(theta)
+    log_choices = log_choices - special.gammaln(counts + 1.0)
+    return -np.sum(log_choices + theta * (log_theta - log_sum) + counts * (log_mu - log_sum))
+
+
 try:
     fault = fault_of(rule_of_logaddexp)
     if fault:
         print(f"wrong: {fault}")
     else:
-        log_sum = np.logaddexp(far[2], far[0] * doses + far[1])
+        loss = repaired_loss(*far)
+        slope = grad(loss, far)[0]
         print("right: slope, large numbers and second derivative.")
-        print("Where nan was, the slope of log_sum in w is now", grad(np.sum(log_sum), far)[0])
+        print(f"The loss, which was infinite, is now {loss.data:.1f}.")
+        print(f"Its slope in w, which was nan, is now {slope}: for means so large it is")
+        print(f"theta, here 1, times the sum of the doses, {doses.sum():.1f} (not the six wells).")
 except NotImplementedError:
     print("not yet: fill in rule_of_logaddexp above, run its cell, and then this one.")
 except (TypeError, ValueError, AttributeError, NameError) as error:

@@ -5,7 +5,7 @@
 # and to use it for what an autoencoder cannot do: draw new cells, and say how probable a cell is.
 # Then you replace its normal decoder by one that is made for counts.
 #
-# **Time:** about 30 minutes. The notebook runs in about half a minute.
+# **Time:** about 50 minutes. The notebook runs in about half a minute.
 #
 # **Know before:** the lesson `autoencoders` (encoder, code, decoder) and the lesson `bound` (the
 # ELBO, its KL term, the reparameterisation trick).
@@ -247,13 +247,18 @@ plt.show()
 # Mean squared error could not have told us: it needs no $\sigma$, and says nothing about one. The
 # ELBO of new cells can, since it is a bound on a probability. The best $\sigma$ is about as large
 # as the error that remains.
+#
+# And what did the KL buy? From the largest $\sigma$ to the smallest the model pays three times as
+# much, and the error hardly falls: the additional nats buy little detail, which is worth its price
+# only where $\sigma$ says that errors are so expensive.
 
 # %% [markdown]
 # ## 4. Sampling: new cells
 #
-# An autoencoder says where the codes of *given* cells lie. A VAE knows where codes lie at all,
-# $\text{Normal}(0, I)$, so it can make new cells: draw $z$ from the prior, decode, and add the
-# noise of $p(x \mid z)$. Without that last step one gets averages of cells, not cells.
+# An autoencoder says where the codes of *given* cells lie. A VAE *assumes* that codes lie as
+# $\text{Normal}(0, I)$, the prior, and so it can make new cells: draw $z$ from the prior, decode,
+# and add the noise of $p(x \mid z)$. Without that last step one gets averages of cells, not cells.
+# The draws are as good as the assumption: look for what is wrong with them in the next two cells.
 
 # %%
 rng = np.random.default_rng(2)
@@ -285,11 +290,24 @@ left.legend(fontsize=8, frameon=True, loc="lower left", markerscale=1.5)
 right.legend(fontsize=8)
 plt.show()
 
+of_cells, of_draws = ((rows - average_cell) @ components[:, 0] for rows in (train, new))
+first, last = np.quantile(of_cells, [0.25, 0.75])
+print("on PC 1   left arm    between  right arm")
+for name, pc in {"cells": of_cells, "draws": of_draws}.items():
+    shares = np.bincount(np.digitize(pc, [first, last]), minlength=3) / len(pc)
+    print(f"{name:<7}" + "".join(f"{share:>11.0%}" for share in shares))
+print(f"standard deviation of PC 1: cells {of_cells.std():.1f}, draws {of_draws.std():.1f}")
+
 # %% [markdown]
-# Seen from afar (left) the draws lie where cells lie, but also in between: the prior is one round
-# cloud, and the cells come in groups. Seen gene by gene (right) the draws do not look like cells.
-# Expression is never negative and often exactly 0, and a normal distribution knows nothing of
-# either. Section 6 comes back to this.
+# The prior is one round cloud, and the codes of cells are not: cells come in groups. So most draws
+# lie *between* the groups, where there are few cells, and few reach the ends of the picture; the
+# left arm, full of cells (the neurons), is nearly bare. (The arms in the table are the quarter of
+# the cells that lies farthest out on each side.) That is also why genes vary less among draws than
+# among cells, as printed above the picture: what makes genes differ most is the kind of cell, and
+# the draws are mixtures of kinds.
+#
+# Seen gene by gene (right) the draws do not look like cells either. Expression is never negative
+# and often exactly 0, and a normal distribution knows nothing of that. Section 6 comes back to it.
 
 # %% [markdown]
 # ## 5. Density: how probable is a cell?
@@ -312,7 +330,8 @@ def log_density(model, x, n_draws, rng):
         z = rng.normal(mean, std, (len(x), model.n_latent)).astype(np.float32)
         log_ratio = stats.norm(0, 1).logpdf(z) - stats.norm(mean, std).logpdf(z)
         log_weights.append(model.log_p(x, z).data + np.sum(log_ratio, axis=1))
-    # The log of their mean. As floats the weights themselves would be rounded to 0.
+    # The log of their mean. The weights themselves, e to the minus some hundred, would be rounded
+    # to 0; logsumexp is the log of a sum of exps, and takes the largest out before any exp.
     return special.logsumexp(log_weights, axis=0) - np.log(n_draws)
 
 
@@ -361,7 +380,8 @@ variances, vectors = np.linalg.eigh(np.cov(train.T.astype(np.float64)))
 best_W = vectors[:, -10:] * np.sqrt(np.maximum(variances[-10:] - best_sigma**2, 0))
 by_pca = exact_log_density(test, best_W, average_cell, best_sigma).mean()
 print(f"linear VAE, cells held out: ELBO {log_p - kl:.2f}, log p(x) exactly {exact:.2f}")
-print(f"probabilistic PCA from eigenvalues: {by_pca:.2f}")
+print(f"probabilistic PCA from eigenvalues: {by_pca:.2f}", end=", ")
+print(f"so Adam stopped {by_pca - exact:.1f} nats short of the best W")
 
 # %%
 some = test[:100]
@@ -372,6 +392,7 @@ for name, which in {"linear": linear, "network": best}.items():
     curves[name] = [log_density(which, some, k, rng).mean() for k in n_draws]
 exact = exact_log_density(some, W, b, best_sigma).mean()
 print(f"100 cells: {curves['linear'][-1]:.3f} from {n_draws[-1]} draws, exactly {exact:.3f}")
+print("(higher than above, for all cells held out: these happen to be easier)")
 print(f"the network's VAE: {curves['network'][0]:.2f} from 1 draw (ELBO)", end=", ")
 print(f"{curves['network'][-1]:.2f} from {n_draws[-1]}")
 
@@ -387,9 +408,10 @@ plt.show()
 # %% [markdown]
 # For the linear decoder the weights find the exact value, which is a reason to trust them for the
 # network, where there is none to compare with. And now the two *models* can be compared, on the
-# same new cells and with the same $\sigma$; one nat more in $\log p(x)$ means that a cell is $e$
-# times as probable. The network's curve, a lower bound, begins above the exact line of the linear
-# decoder: with ten numbers a cell as well, curves describe new cells better than planes.
+# same new cells and with the same $\sigma$; one nat more in $\log p(x)$ means that the density
+# at a cell is $e$ times as high. The network's curve, a lower bound, begins above the exact line of
+# the linear decoder, by more than Adam left to be gained there: with ten numbers a cell as well,
+# curves describe new cells better than planes.
 
 # %% [markdown]
 # ## 6. A decoder for counts
@@ -424,8 +446,10 @@ print(f"cells held out: ELBO {log_p - kl:.1f} nats a cell = {log_p:.1f} - KL {kl
 
 # %% [markdown]
 # The ELBO is not to be compared with those above: one is the density of real numbers, the other the
-# probability of counts. The KL can be compared: counts say more about a cell than squared errors
-# did.
+# probability of counts. The KL is in nats in both, and is larger than any in section 3. That does
+# not show that counts say more about a cell: there too it was larger where errors cost more. Here
+# every one of thousands of molecules counts as a witness of its own, and this decoder trusts each
+# too much, as the draws will show.
 #
 # Now draw counts. The molecules of a cell, as many as a real cell has, are dealt out to the genes
 # with the probabilities $\rho$. We do it twice: with $z$ from the prior, for new cells, and with
@@ -459,14 +483,24 @@ bins = np.arange(-0.5, 41)
 right.hist(train_counts[:, gene], bins, density=True, color="#999999", alpha=0.6, label="cells")
 for i, (name, rows) in enumerate(drawn_counts.items()):
     zeros = np.mean(train_counts == 0, axis=0), np.mean(rows == 0, axis=0)
-    left.plot(*zeros, MARKERS[i], color=COLORS[i], markersize=2.5, label=name)
-    style = {"histtype": "step", "linewidth": 1.4, "color": COLORS[i], "linestyle": "-:"[i]}
+    color = (COLORS[0], COLORS[5])[i]
+    fill = (color, "none")[i]  # squares are open, so that they hide no dots
+    left.plot(*zeros, MARKERS[i], color=color, markerfacecolor=fill, markersize=2.8, label=name)
+    style = {"histtype": "step", "linewidth": 1.5, "color": color, "linestyle": ("-", "--")[i]}
     right.hist(rows[:, gene], bins, density=True, label=name, **style)
 left.set(xlabel="fraction of zeros of a gene, cells", ylabel="the same, draws")
-left.legend(fontsize=8)
+left.legend(fontsize=8, markerscale=1.5)
 right.set(xlabel=f"count of {data.genes[gene]}", ylabel="fraction of cells", yscale="log")
 right.legend(fontsize=8)
 plt.show()
+
+too_few = np.mean(train_counts == 0, axis=0) - np.mean(rows == 0, axis=0)  # rows: with own z
+odd = int(np.argmax(too_few))
+types = cell_type[n_test:]
+by_type = [np.mean(train_counts[types == name, odd] == 0) for name in set(types)]
+print(f"{data.genes[odd]} is zero in {np.mean(train_counts[:, odd] == 0):.0%} of the cells", end="")
+print(f" (of a type, {min(by_type):.0%} to {max(by_type):.0%}),", end=" ")
+print(f"and in {np.mean(rows[:, odd] == 0):.0%} of their draws")
 
 # %% [markdown]
 # Counts that are whole, never negative and often 0: what the normal decoder could not do comes by
@@ -474,6 +508,10 @@ plt.show()
 # cells (squares below the line): real counts scatter more than dealing out molecules does. With $z$
 # from the prior there are fewer still. As in section 4, many of those codes lie between the kinds
 # of cells, and what they decode to is a mixture, in which most genes are expressed a little.
+#
+# The lone square at the bottom is the gene of the printed line. About half the cells of *every*
+# type lack it, as they would a gene that only one sex uses. The code, ten numbers for all in which
+# cells differ, has spent none on it, and so each cell is dealt the average.
 #
 # The first has a remedy, a distribution with one more number for the scatter: the negative
 # binomial, which scVI takes. That is the next lesson (`scvi_simplified`). The VAE of this lesson
@@ -489,9 +527,9 @@ plt.show()
 # $$\log p(x \mid z) = \sum_g \big[x_g \log p_g + (1 - x_g) \log(1 - p_g)\big].$$
 #
 # Write it as a function of `x` and the log odds `f`, both (n, D), that returns (n,). It must not
-# overflow where `f` is 1,000 or -1,000. Hint: $\log(1 - p) = -\log(1 + e^{f})$ and $\log p = f -
-# \log(1 + e^{f})$, and `np.logaddexp(0, f)` is $\log(e^0 + e^f)$ without overflow. If it is right,
-# the cell after it trains a VAE with it.
+# overflow where `f` is 1,000 or -1,000. Hint: write $\log p_g$ and $\log(1 - p_g)$ with $f_g$ and
+# $\log(1 + e^{f_g})$; and `np.logaddexp(a, b)` is $\log(e^a + e^b)$ without overflow. If it is
+# right, the cell after it trains a VAE with it.
 
 
 # %%
@@ -521,6 +559,8 @@ def check(answer):
         return "The sign: a log-probability is negative, and the training raises it."
     if np.allclose(found, np.sum(x * special.log_expit(f), axis=1)):
         return "Zeros count too: a gene that was not detected adds log(1 - p)."
+    if np.max(found) > 0:
+        return f"A log-probability cannot be positive: one of yours is {np.max(found):.4f}."
     if not np.allclose(found, right):
         return f"The first row has log-probability {right[0]:.4f}, and yours is {found[0]:.4f}."
     with np.errstate(all="ignore"):

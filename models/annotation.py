@@ -1,0 +1,123 @@
+"""What is known of each cell, from a table of its own. This is engineering.
+
+10x Genomics' files, .mtx and tables of counts hold no annotation. It comes as a table beside them,
+a line for each cell, as Seurat writes its meta.data and GEO keeps it:
+
+    cell                 cluster  cell_type  percent_mito
+    d1_GTGCAGCCAAGGTTCT  13       Club       0.05
+    d1_GGGCATCAGCCAGAAC  8        AT2        NA
+
+Its lines stand in an order of their own, and are of other cells too, so they are joined by name.
+Which column has the names is found out: the one in which most of the cells are.
+
+Know before reading: files.py (`fields`). Know after: what becomes of cells that a table lacks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from models.files import Refused, delimiter_of, fields
+
+MISSING = (
+    "",
+    "NA",
+    "N/A",
+    "NaN",
+    "nan",
+    "NULL",
+    "None",
+    "<NA>",
+)  # what a field without a value says
+
+
+class Annotation(NamedTuple):
+    """obs: name -> (n_cells,); notes: sentences that the user should read."""
+
+    obs: dict
+    notes: tuple
+
+
+def annotation_of(path, cells: np.ndarray) -> Annotation:
+    """The columns of a table at this path, of the cells (n_cells,) with these names.
+
+    Numbers become numbers, NaN where one is missing; all else str, None where it is missing. Cells
+    that the table lacks have nothing. FileNotFoundError; ValueError for a table that has none of
+    the cells, or one of them twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"obs: {path}: no such file")
+    try:
+        return _annotation(path, cells)
+    except Refused as error:
+        raise ValueError(f"obs: {path}: {error}") from None
+    except (UnicodeDecodeError, EOFError, OSError) as error:
+        raise ValueError(f"obs: {path}: damaged, or no table ({error}); write it again") from error
+
+
+def _annotation(path: Path, cells: np.ndarray) -> Annotation:
+    header, rows = _table(path)
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
+    wanted = set(cells.tolist())
+    found_in = {name: sum(v in wanted for v in values) for name, values in columns.items()}
+    key = max(found_in, key=lambda name: found_in[name])
+    names = columns.pop(key)
+    if found_in[key] == 0:
+        raise Refused(
+            f"has none of the cells by name: they are called {str(cells[0])!r}, in the table "
+            f"{next(iter([names, *columns.values()]))[0]!r}; bring the names in line"
+        )
+    position: dict[str, int] = {}
+    for i, name in enumerate(names):
+        if position.setdefault(name, i) != i and name in wanted:
+            raise Refused(f"has the cell {name!r} twice, in its column {key!r}; keep one line")
+    lines = np.array([position.get(cell, -1) for cell in cells.tolist()])
+    obs = {name: _values(values, lines) for name, values in columns.items()}
+    missing = np.flatnonzero(lines < 0)
+    notes: tuple = ()
+    if len(missing):
+        notes = (
+            f"{path}: has no line for {len(missing):,} of {len(cells):,} cells, such as "
+            f"{str(cells[missing[0]])!r}: of these nothing is known",
+        )
+    return Annotation(obs, notes)
+
+
+def _table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The names of all columns, and the fields of each line."""
+    lines = [row for _, row in fields(path, delimiter_of(path)) if any(f.strip() for f in row)]
+    if len(lines) < 2:
+        raise Refused("holds no cells: a line of names of columns, then a line for each cell")
+    header, *rows = lines
+    if len(header) == len(rows[0]) - 1:  # R leaves out the corner
+        header = ["", *header]
+    for i, row in enumerate(rows):
+        if len(row) != len(header):
+            raise Refused(
+                f"line {i + 2} has {len(row)} fields, and {len(header)} columns have names; write "
+                "it again"
+            )
+    if len(set(header)) < len(header):
+        twice = next(name for name in header if header.count(name) > 1)
+        raise Refused(f"has two columns {twice!r}; rename one")
+    return header, rows
+
+
+def _values(texts: list[str], lines: np.ndarray) -> np.ndarray:
+    """The values of a column on these lines, (n_cells,); missing ones where a line is -1."""
+    chosen = [texts[line] if line >= 0 else "" for line in lines.tolist()]
+    missing = np.array([text in MISSING for text in chosen])
+    try:
+        values = np.array(["nan" if m else text for m, text in zip(missing, chosen)], np.float64)
+    except ValueError:
+        found = np.array(chosen, dtype=object if missing.any() else str)
+        found[missing] = None
+        return found
+    if missing.all():
+        return np.full(len(chosen), None)
+    whole = not missing.any() and all(text.strip().lstrip("+-").isdecimal() for text in chosen)
+    return values.astype(np.int64) if whole and np.abs(values).max() < 2**53 else values

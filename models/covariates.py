@@ -1,0 +1,294 @@
+"""What a model is told of each cell beside its counts: batch, categories and numbers. This is
+engineering.
+
+A covariate is something known of cells that z need not say again: the sex of the donor
+(categorical), or the percentage of mitochondrial counts (continuous). They stand in columns of
+`obs`, and `SCVI.for_data` remembers which. To the networks each is numbers: a category one column
+for each of its labels, 1 where the cell has it and 0 elsewhere; a number a single column, less its
+mean over the training cells and divided by their standard deviation:
+
+    >>> obs = {"sex": ["f", "m", "m", "f"], "age": [30.0, 50.0, 40.0, 40.0]}
+    >>> columns = columns_in(obs, 4, batch=None, categorical=["sex"], continuous=["age"])
+    >>> columns.categorical
+    {'sex': ['f', 'm']}
+    >>> columns.table(obs, 4, np.float64).round(2)
+    array([[ 1.  ,  0.  , -1.41],
+           [ 0.  ,  1.  ,  1.41],
+           [ 0.  ,  1.  ,  0.  ],
+           [ 1.  ,  0.  ,  0.  ]])
+
+New cells are told in the same way, with the labels, mean and standard deviation of the training
+cells. What they lack ends in a sentence that names the argument:
+
+    >>> columns.table({"sex": ["f"], "age": [np.nan]}, 1, np.float64)
+    Traceback (most recent call last):
+    ValueError: continuous: cell 0 has nan in column 'age'; numbers must be finite: fill it in, or \
+leave the cell out
+
+Know before reading: counts.py (`batch_codes`), and scvi.py's `conditions`, which takes the table.
+
+Know after: what becomes of a column of obs before a network sees it, and what a saved model knows
+of the columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from models.counts import batch_codes
+
+
+class ObsColumns(NamedTuple):
+    """The columns of obs that a model was made with; by default none."""
+
+    batch: str | None = None  # the column with the batches
+    categorical: Mapping[str, list[str]] = {}  # column -> its labels, in the order of their codes
+    continuous: Mapping[str, list[float]] = {}  # column -> mean and standard deviation
+
+    @property
+    def widths(self) -> list[int]:
+        """How many columns of the table each categorical covariate has, in their order.
+
+        One that has a single label says nothing, and has none (as in scvi-tools).
+        """
+        return [len(labels) if len(labels) > 1 else 0 for labels in self.categorical.values()]
+
+    @property
+    def n_covariates(self) -> int:
+        """Columns of the table: those of the categorical covariates, then the continuous ones."""
+        return sum(self.widths) + len(self.continuous)
+
+    def described(self) -> dict[str, Any] | None:
+        """The same as JSON has it, for the configuration of a model; None where there are none."""
+        if self == ObsColumns():
+            return None
+        return {
+            "batch": self.batch,
+            "categorical": {name: list(labels) for name, labels in self.categorical.items()},
+            "continuous": {name: list(moments) for name, moments in self.continuous.items()},
+        }
+
+    def table(self, obs: Any, n_cells: int, dtype: DTypeLike) -> np.ndarray:
+        """The covariates of cells as numbers: (n_cells, n_covariates), of dtype.
+
+        obs: a mapping or frame of columns, (n_cells,) each. ValueError for a column that is not
+        there, a label that the model does not know, and what is missing or not finite.
+        """
+        parts = [np.empty((n_cells, 0), dtype)]
+        for name, labels in self.categorical.items():
+            codes, _ = _codes(obs, name, n_cells, labels)
+            if len(labels) > 1:
+                parts.append(codes[:, None] == np.arange(len(labels)))
+        for name, (mean, std) in self.continuous.items():
+            parts.append((_numbers(obs, name, n_cells)[:, None] - mean) / std)
+        return np.concatenate([part.astype(dtype) for part in parts], axis=1)
+
+    def average(self) -> np.ndarray:
+        """The table's mean over cells of which nothing is known, (n_covariates,) float64: labels
+        equally often, numbers at their mean.
+        """
+        fractions = [np.full(width, 1.0 / width) for width in self.widths if width]
+        return np.concatenate([*fractions, np.zeros(len(self.continuous))])
+
+    def table_of_new_cells(
+        self,
+        given: Mapping[str, Any] | None,
+        n: int,
+        average: np.ndarray,
+        rng: np.random.Generator,
+        dtype: DTypeLike,
+    ) -> np.ndarray:
+        """The covariates of n cells that are made up: (n, n_covariates), of dtype.
+
+        given: column -> a value for all cells, or one for each. Of the others, labels are drawn
+        with the fractions in average (n_covariates,), each covariate by itself, and numbers are at
+        their mean. ValueError for a column or a label that is not known.
+        """
+        given = dict(given or {})
+        unknown = [name for name in given if name not in {**self.categorical, **self.continuous}]
+        if unknown:
+            there = ", ".join([*self.categorical, *self.continuous]) or "none"
+            raise ValueError(f"covariates: {unknown[0]!r} unknown; the model has {there}")
+        obs: dict[str, Any] = {}
+        for name, (mean, _) in self.continuous.items():
+            obs[name] = np.full(n, mean)
+        start = 0
+        for (name, labels), width in zip(self.categorical.items(), self.widths):
+            fractions = average[start : start + width].astype(np.float64)
+            edges = np.cumsum(fractions)
+            where = rng.random(n) * fractions.sum()
+            obs[name] = np.array(labels)[np.searchsorted(edges[:-1], where, side="right")]
+            start += width
+        for name, values in given.items():
+            if np.ndim(values) > 0 and np.shape(values) != (n,):
+                raise ValueError(
+                    f"covariates: {name!r} has shape {np.shape(values)} for n={n} cells; give one "
+                    "value for all, or one for each"
+                )
+            obs[name] = np.full(n, values) if np.ndim(values) == 0 else values
+        return self.table(obs, n, dtype)
+
+    def standardised_by(self, obs: Any, cells: np.ndarray, n_cells: int) -> ObsColumns:
+        """The same columns, with mean and standard deviation of the cells at these positions, (n,).
+
+        obs: a mapping or frame of columns, (n_cells,) each; ValueError as for `table`.
+        """
+        return self._replace(
+            continuous={
+                name: _moments(_numbers(obs, name, n_cells)[cells]) for name in self.continuous
+            }
+        )
+
+
+# -------------------------------------------------------------------------- which columns there are
+def columns_in(
+    obs: Any,
+    n_cells: int,
+    batch: str | None,
+    categorical: str | Iterable[str],
+    continuous: str | Iterable[str],
+) -> ObsColumns:
+    """The columns of obs by these names, with labels, means and standard deviations as they are
+    there.
+
+    obs: a mapping or frame of columns, (n_cells,) each. ValueError where one is not there, is named
+    twice, or has something missing.
+    """
+    names_of_labels = _names("categorical", categorical)
+    names_of_numbers = _names("continuous", continuous)
+    named = [*names_of_labels, *names_of_numbers] + ([] if batch is None else [batch])
+    twice = [name for name in named if named.count(name) > 1]
+    if twice:
+        raise ValueError(
+            f"batch, categorical, continuous: column {twice[0]!r} is named twice; "
+            "each can be one of the three, once"
+        )
+    return ObsColumns(
+        batch,
+        {name: _codes(obs, name, n_cells, None)[1] for name in names_of_labels},
+        {name: _moments(_numbers(obs, name, n_cells)) for name in names_of_numbers},
+    )
+
+
+def columns_from(description: Mapping[str, Any] | None) -> ObsColumns:
+    """What `ObsColumns.described` says, or a part of it that a caller has written down.
+
+    A continuous covariate of which only the name is given stays as it is: mean 0, standard
+    deviation 1. ValueError for another description.
+    """
+    if description is None:
+        return ObsColumns()
+    try:
+        unknown = set(description) - set(ObsColumns._fields)
+        batch = description.get("batch")
+        numbers = description.get("continuous") or {}
+        if not isinstance(numbers, Mapping):
+            numbers = dict.fromkeys(_names("continuous", numbers), (0.0, 1.0))
+        columns = ObsColumns(
+            None if batch is None else str(batch),
+            {
+                str(name): [str(label) for label in labels]
+                for name, labels in (description.get("categorical") or {}).items()
+            },
+            {str(name): [float(mean), float(std)] for name, (mean, std) in numbers.items()},
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"columns: no description of obs columns ({error})") from error
+    if unknown:
+        raise ValueError(
+            f"columns: {', '.join(map(str, unknown))} unknown; it has batch, categorical and "
+            "continuous"
+        )
+    for name, labels in columns.categorical.items():
+        if not labels or len(set(labels)) < len(labels):
+            raise ValueError(f"columns: labels of {name!r} must be at least one, each once")
+    for name, (mean, std) in columns.continuous.items():
+        if not (np.isfinite(mean) and 0 < std < np.inf):
+            raise ValueError(
+                f"columns: {name!r} has mean {mean} and standard deviation {std}; both must be "
+                "finite, and the latter positive"
+            )
+    return columns
+
+
+def _names(argument: str, names: str | Iterable[str]) -> list[str]:
+    """Names of columns as a list; one alone may be given without a list."""
+    found = [names] if isinstance(names, str) else list(names)
+    for name in found:
+        if not isinstance(name, str):
+            raise ValueError(f"{argument} must be names of obs columns, not {name!r}")
+    return found
+
+
+# --------------------------------------------------------------------------------------- one column
+def _column(obs: Any, name: str, n_cells: int, argument: str) -> np.ndarray:
+    """A column of obs, (n_cells,); ValueError where there is none."""
+    there = [] if obs is None else [str(column) for column in obs]
+    if name not in there:
+        raise ValueError(
+            f"{argument}: no obs column {name!r}; there are: {', '.join(there) or 'none'}. Give "
+            "counts that have it: an AnnData object, or models.counts.Counts with obs"
+        )
+    values = np.asarray(obs[name])
+    if values.shape != (n_cells,):
+        raise ValueError(
+            f"{argument}: column {name!r} has shape {values.shape}, must be one value for each of "
+            f"{n_cells} cells"
+        )
+    return values
+
+
+def _codes(obs: Any, name: str, n_cells: int, known: list[str] | None):
+    """Codes (n_cells,) and labels of a categorical covariate; known: the labels, if there are."""
+    values = _column(obs, name, n_cells, "categorical")
+    if values.dtype.kind == "f" or values.dtype == object:
+        for i, value in enumerate(values.tolist()):
+            if _is_missing(value):
+                raise ValueError(
+                    f"categorical: cell {i} has no label in column {name!r}; fill it in, or leave "
+                    "the cell out"
+                )
+    if values.dtype.kind == "f" and np.any(values != np.floor(values)):
+        raise ValueError(
+            f"categorical: column {name!r} has numbers that are not whole; give it as continuous"
+        )
+    what = f"categorical: column {name!r}"
+    try:
+        return batch_codes(values, n_cells, known=known, name=what)
+    except ValueError as error:
+        raise ValueError(str(error).replace("batch:", f"{what}:", 1)) from None
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a value of a column stands for none: None, NaN, or pandas' NA and NaT."""
+    if isinstance(value, float):
+        return value != value
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
+
+
+def _numbers(obs: Any, name: str, n_cells: int) -> np.ndarray:
+    """A continuous covariate, (n_cells,) float64; ValueError unless finite numbers."""
+    values = _column(obs, name, n_cells, "continuous")
+    try:
+        numbers = values.astype(np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"continuous: column {name!r} holds {values.dtype}, no numbers; give it as categorical"
+        ) from None
+    bad = np.flatnonzero(~np.isfinite(numbers))
+    if len(bad):
+        raise ValueError(
+            f"continuous: cell {bad[0]} has {numbers[bad[0]]} in column {name!r}; numbers must be "
+            "finite: fill it in, or leave the cell out"
+        )
+    return numbers
+
+
+def _moments(numbers: np.ndarray) -> list[float]:
+    """[mean, standard deviation] of numbers (n,); 1 for the latter where all are the same."""
+    std = float(numbers.std())
+    return [float(numbers.mean()), std if std > 0 else 1.0]

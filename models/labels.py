@@ -1,0 +1,107 @@
+"""Names of cells and genes in whatever holds counts, and values put in the order of the cells.
+
+This is engineering. A pandas object carries its labels with it: a Series of batches says which cell
+each of them is of. To take its values by position would be wrong without a word wherever it stands
+in another order, so where both sides have labels, labels decide:
+
+    >>> import pandas
+    >>> frame = pandas.DataFrame([[3, 0], [0, 4]], index=["c1", "c2"], columns=["Actb", "Cd3e"])
+    >>> genes_of(frame), cells_of(frame)
+    (['Actb', 'Cd3e'], ['c1', 'c2'])
+    >>> by_cell(pandas.Series(["right", "left"], index=["c2", "c1"]), cells_of(frame), "batch")
+    array(['left', 'right'], dtype=object)
+
+pandas itself is not needed, and not imported.
+
+Know before reading: what an index of pandas is. Know after: when values are put in order, when they
+are taken as they stand, and when they are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def genes_of(counts: Any) -> list[str] | None:
+    """Names of the genes of Counts, AnnData or a DataFrame, (n_genes,); None for what has none."""
+    for attribute in ("genes", "var_names", "columns"):
+        names = getattr(counts, attribute, None)
+        if names is not None:
+            return None if _only_counts_up(names) else [str(name) for name in names]
+    return None
+
+
+def cells_of(counts: Any) -> list[str] | None:
+    """Names of the cells of Counts, AnnData or a DataFrame, (n_cells,); None for what has none.
+
+    Those of a DataFrame that nobody gave names are their numbers: its rows may have been sorted.
+    """
+    for attribute in ("cells", "obs_names"):
+        names = getattr(counts, attribute, None)
+        if names is not None:
+            return [str(name) for name in names]
+    if hasattr(counts, "columns") and hasattr(counts, "index"):
+        return [str(name) for name in counts.index]
+    return None
+
+
+def by_cell(values: Any, cells: Sequence[str] | np.ndarray | None, name: str) -> Any:
+    """The values of cells with these names, (n_cells,), in their order.
+
+    values: a Series, whose index has the names, in any order, and perhaps of other cells too; a
+    Series that nobody gave an index, and anything else, is taken as it stands; so is all where
+    cells is None. name: what the error calls them. ValueError for a Series that lacks a cell, or
+    names one twice.
+    """
+    if cells is None or not hasattr(values, "reindex"):
+        return values
+    labels = [str(label) for label in values.index]
+    values_alone = values.to_numpy()
+    if labels == list(cells):
+        return values_alone
+    position = {label: i for i, label in enumerate(labels)}
+    missing = [cell for cell in cells if cell not in position]
+    if missing and (_only_counts_up(values.index) or _are_numbers_of_rows(cells)):
+        return values_alone
+    if missing:
+        raise ValueError(
+            f"{name}: its index lacks {len(missing)} of the {len(cells)} cells, such as "
+            f"{missing[0]!r}; give it the names of the cells as index, or pass an array in their "
+            "order"
+        )
+    if len(position) < len(labels) or len(set(cells)) < len(cells):
+        raise ValueError(
+            f"{name}: stands in another order than the cells, and some names of cells occur twice; "
+            "pass an array in the order of the cells"
+        )
+    return values_alone[[position[cell] for cell in cells]]
+
+
+def unique_names(names) -> np.ndarray:
+    """The names (n,), str: of those that are alike the first stays, the next become NAME-1, NAME-2,
+    as AnnData does.
+    """
+    taken, numbers, found = set(map(str, names)), {}, []
+    for name in map(str, names):
+        if name not in numbers:
+            numbers[name] = 0
+            found.append(name)
+            continue
+        while (new := f"{name}-{numbers[name] + 1}") in taken:
+            numbers[name] += 1
+        numbers[name] += 1
+        taken.add(new)
+        found.append(new)
+    return np.array(found, dtype=str)
+
+
+def _only_counts_up(index: Any) -> bool:
+    """Whether an index is the one that pandas makes where none is given: 0, 1, 2 ..."""
+    return type(index).__name__ == "RangeIndex"
+
+
+def _are_numbers_of_rows(cells: Sequence[str] | np.ndarray) -> bool:
+    return list(cells) == [str(i) for i in range(len(cells))]

@@ -1,0 +1,159 @@
+"""Annotation of cells from a table of its own: joined by name, whatever its order, form and gaps.
+
+Know before reading: models/annotation.py. Know after: what a column becomes, and which tables are
+refused.
+"""
+
+import gzip
+
+import numpy as np
+import pandas
+import pytest
+import scipy.io
+from scipy import sparse
+
+from models import guarded
+from models.annotation import annotation_of
+from models.counts import read
+from tests.example_counts import CELLS, X, adata, check, npz, write_folder, write_tenx
+
+KIND = np.array(["T", "B, naive"])[np.arange(23) % 2]
+FRAME = pandas.DataFrame(
+    {
+        "kind": KIND,
+        "cluster": np.arange(23) % 4,
+        "mito": np.arange(23) / 8,
+        "part": np.where(np.arange(23) == 3, np.nan, np.arange(23.0)),
+        "note": np.where(np.arange(23) == 5, None, "seen"),
+        "empty": np.nan,
+    },
+    index=CELLS,
+)
+SHUFFLED = FRAME.iloc[np.random.default_rng(0).permutation(23)]
+OTHERS = pandas.concat([SHUFFLED, FRAME.iloc[:2].set_axis(["ZZZ-1", "ZZZ-2"])])
+
+
+def check_columns(obs):
+    assert list(obs) == list(FRAME.columns)
+    assert obs["kind"].tolist() == KIND.tolist()
+    assert obs["cluster"].dtype.kind == "i" and obs["cluster"].tolist() == FRAME["cluster"].tolist()
+    np.testing.assert_array_equal(obs["mito"], FRAME["mito"])
+    np.testing.assert_array_equal(obs["part"], FRAME["part"])
+    assert obs["note"].tolist() == ["seen"] * 5 + [None] + ["seen"] * 17
+    assert obs["empty"].tolist() == [None] * 23
+
+
+FORMS = {
+    "pandas": lambda path: OTHERS.to_csv(path),
+    "tabs": lambda path: OTHERS.to_csv(path, sep="\t"),
+    "semicolons": lambda path: OTHERS.to_csv(path, sep=";"),
+    "names in another column": lambda path: (
+        OTHERS.rename_axis("barcode")
+        .reset_index()
+        .to_csv(
+            path,
+            columns=["kind", "cluster", "mito", "part", "note", "empty", "barcode"],
+            index=False,
+        )
+    ),
+    "R": lambda path: path.write_text(
+        OTHERS.to_csv(na_rep="NA").replace(",", "", 1), encoding="utf-8"
+    ),
+    "gzipped": lambda path: path.write_bytes(gzip.compress(OTHERS.to_csv().encode())),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_table_is_joined_by_the_names_of_cells(tmp_path, form):
+    path = tmp_path / "meta.csv"
+    FORMS[form](path)
+    obs, notes = annotation_of(path, CELLS)
+    check_columns(obs)
+    assert not notes
+
+
+WITHOUT = {
+    "10x": lambda folder: write_tenx(folder / "a.h5", 3),
+    "csv": lambda folder: pandas.DataFrame(X, CELLS, [f"g{i}" for i in range(17)]).to_csv(
+        folder / "a.csv"
+    ),
+    "mtx": lambda folder: write_folder(folder, 2),
+}
+
+
+@pytest.mark.parametrize("form", WITHOUT)
+@pytest.mark.parametrize("reader", [read, guarded.read])
+def test_files_without_annotation_get_it(tmp_path, form, reader):
+    (tmp_path / "counts").mkdir()
+    WITHOUT[form](tmp_path / "counts")
+    OTHERS.to_csv(tmp_path / "meta.csv")
+    path = tmp_path / "counts" if form == "mtx" else next((tmp_path / "counts").iterdir())
+    counts = reader(path, obs=tmp_path / "meta.csv")
+    assert np.array_equal(counts.X.toarray(), X) and counts.cells.tolist() == CELLS.tolist()
+    check_columns(counts.obs)
+
+
+def test_columns_of_the_file_stay_beside_those_of_the_table(tmp_path):
+    SHUFFLED.to_csv(tmp_path / "meta.csv")
+    counts = check(read(npz(tmp_path / "a.npz"), obs=tmp_path / "meta.csv"))
+    assert list(counts.obs) == ["labels", *FRAME.columns]
+    adata(sparse.csr_matrix(X)).write_h5ad(tmp_path / "a.h5ad")
+    for options in {}, {"backed": True}:
+        counts = guarded.read(tmp_path / "a.h5ad", obs=tmp_path / "meta.csv", **options)
+        assert list(counts.obs) == ["type", "donor", "lane", *FRAME.columns]
+
+
+def test_cells_that_a_table_lacks_are_counted(tmp_path):
+    FRAME.iloc[4:].to_csv(tmp_path / "meta.csv")
+    found = r"meta\.csv: has no line for 4 of 23 cells, such as 'AAC0-1'"
+    with pytest.warns(UserWarning, match=found):
+        counts = read(npz(tmp_path / "a.npz"), obs=tmp_path / "meta.csv")
+    assert counts.obs["kind"].tolist() == [None] * 4 + KIND[4:].tolist()
+    assert np.isnan(counts.obs["cluster"][:4]).all()
+    assert counts.obs["cluster"][4:].tolist() == FRAME["cluster"][4:].tolist()
+
+
+BAD = {
+    "other names": ("cell,kind\nx1,T\nx2,B\n", r"none of the cells .* 'AAC0-1', in the table 'x1'"),
+    "twice": (f"cell,kind\n{CELLS[0]},T\n{CELLS[0]},B\n", f"has the cell '{CELLS[0]}' twice"),
+    "short line": (f"cell,kind\n{CELLS[0]},T\n{CELLS[1]}\n", "line 3 has 1 fields, and 2 columns"),
+    "two columns": (f"cell,kind,kind\n{CELLS[0]},T,B\n", "has two columns 'kind'"),
+    "no lines": ("cell,kind\n", "holds no cells"),
+    "nothing": ("", "holds no cells"),
+    "no text": (b"\xff\xfe\x00\n\x01", "damaged, or no table"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_tables_that_are_refused(tmp_path, case):
+    content, message = BAD[case]
+    path = tmp_path / "meta.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=message) as error:
+        read(npz(tmp_path / "a.npz"), obs=path)
+    assert str(error.value).startswith(f"obs: {path}: ") and "\n" not in str(error.value)
+
+
+def test_a_table_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"obs: .*meta\.csv: no such file"):
+        read(npz(tmp_path / "a.npz"), obs=tmp_path / "meta.csv")
+
+
+def test_whole_numbers_with_gaps_and_large_ones(tmp_path):
+    cells = np.array(["a", "b", "c"])
+    text = "cell,whole,gap,large,signed\na,1,1,9007199254740993,-1\nb,2,,2,+2\nc,3,3,3,3\n"
+    (tmp_path / "m.csv").write_text(text)
+    obs, _ = annotation_of(tmp_path / "m.csv", cells)
+    kinds = {key: values.dtype.kind for key, values in obs.items()}
+    assert kinds == {"whole": "i", "gap": "f", "large": "f", "signed": "i"}
+    assert obs["signed"].tolist() == [-1, 2, 3] and np.isnan(obs["gap"][1])
+
+
+def test_mtx_alone_takes_no_table_of_other_cells(tmp_path):
+    scipy.io.mmwrite(tmp_path / "a.mtx", sparse.coo_matrix(X))
+    FRAME.to_csv(tmp_path / "meta.csv")
+    with (
+        pytest.warns(UserWarning, match="it was guessed that its rows are cells"),
+        pytest.raises(ValueError, match="they are called 'cell_0', in the table 'AAC0-1'"),
+    ):
+        read(tmp_path / "a.mtx", obs=tmp_path / "meta.csv")

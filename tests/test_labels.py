@@ -1,0 +1,163 @@
+"""Labels of pandas objects decide where both sides have them; what cannot be put in order is refused.
+
+Know before reading: models/labels.py. Know after: what happens to a Series of batches in another order.
+"""
+
+import numpy as np
+import pandas
+import pytest
+from scipy import sparse
+
+from models import SCVI
+from models.counts import Counts, annotate_h5ad
+from models.labels import by_cell, cells_of, genes_of
+from tests.example_counts import CELLS, GENES, X, adata
+
+N = 40
+BATCH = np.array(["left", "right"])[np.arange(N) // 20]
+NAMES = [f"c{i}" for i in range(N)]
+GENE_NAMES = ["a", "b", "d", "e", "f"]
+SHUFFLED = np.random.default_rng(1).permutation(N)
+
+
+def values():
+    """Counts that differ by batch, so that a batch in the wrong place shows."""
+    rates = np.array([[1.0, 9.0, 3.0, 3.0, 3.0], [9.0, 1.0, 3.0, 3.0, 3.0]])[np.arange(N) // 20]
+    return np.random.default_rng(0).poisson(rates)
+
+
+FORMS = {
+    "DataFrame": lambda x: pandas.DataFrame(x, NAMES, GENE_NAMES),
+    "AnnData": lambda x: pytest.importorskip("anndata").AnnData(
+        sparse.csr_matrix(x.astype(np.float32)),
+        obs=pandas.DataFrame(index=NAMES),
+        var=pandas.DataFrame(index=GENE_NAMES),
+    ),
+    "Counts": lambda x: Counts(sparse.csr_array(x), GENE_NAMES, NAMES),
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Trained on a frame, with batches in the order of its rows."""
+    made = SCVI(5, 2, n_latent=2, n_hidden=4, likelihood="nb")
+    made.fit(FORMS["DataFrame"](values()), BATCH, epochs=30, batch_size=10, progress=False)
+    return made
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_names_are_found_in_whatever_holds_counts(form):
+    counts = FORMS[form](values())
+    assert genes_of(counts) == GENE_NAMES and cells_of(counts) == NAMES
+
+
+def test_what_has_no_names_has_none():
+    for bare in values(), sparse.csr_matrix(values()), values().tolist():
+        assert genes_of(bare) is None and cells_of(bare) is None
+    assert genes_of(pandas.DataFrame(values())) is None
+
+
+def test_genes_of_a_frame_are_kept_and_others_are_refused(model):
+    frame = FORMS["DataFrame"](values())
+    assert model.genes == GENE_NAMES
+    assert model.latent(frame, BATCH).shape == (N, 2)
+    for strange in (frame[GENE_NAMES[::-1]], frame.rename(columns={"a": "z"})):
+        with pytest.raises(ValueError, match="genes differ, or stand in another order"):
+            model.latent(strange, BATCH)
+    assert np.array_equal(model.latent(values(), BATCH), model.latent(frame, BATCH))
+
+
+def test_a_frame_with_a_row_for_each_gene_is_a_warning(recwarn):
+    cells = [f"mouse1_{'ACGT'[i % 4]}ATTGCCATTGAC" for i in range(N)]
+    frame = pandas.DataFrame(values(), cells, ["Actb", "Cd3e", "Rpl13", "Krt8", "Sftpc"])
+    SCVI(5, n_latent=2, n_hidden=4).fit(frame, epochs=1, progress=False)
+    assert not recwarn.list
+    SCVI(N, n_latent=2, n_hidden=4).fit(frame.T, epochs=1, progress=False)
+    (said,) = recwarn.list
+    assert "'Actb'): if that is the wrong way round, transpose the counts" in str(said.message)
+    assert said.filename == __file__
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_batches_go_by_the_names_of_cells(form, model):
+    counts = FORMS[form](values())
+    expected = model.elbo(counts, BATCH)
+    assert np.abs(model.elbo(counts, BATCH[SHUFFLED]) - expected).mean() > 0.1  # it matters
+    of_all = pandas.Series([*BATCH, "neither"], [*NAMES, "another cell"])
+    for series in (
+        pandas.Series(BATCH, NAMES),
+        pandas.Series(BATCH, NAMES).iloc[SHUFFLED],
+        pandas.Series(BATCH, NAMES, dtype="category").iloc[SHUFFLED],
+        of_all.iloc[::-1],
+        pandas.Series(BATCH),
+    ):
+        assert np.array_equal(model.elbo(counts, series), expected)
+    assert np.array_equal(model.elbo(values(), pandas.Series(BATCH, NAMES)), expected)
+    strange = pandas.Series(BATCH, [f"another {name}" for name in NAMES])
+    with pytest.raises(
+        ValueError, match="^batch: its index lacks 40 of the 40 cells, such as 'c0'"
+    ):
+        model.elbo(counts, strange)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_training_takes_batches_by_the_names_of_cells(form):
+    counts = FORMS[form](values())
+    weights = []
+    for batch in (BATCH, pandas.Series(BATCH, NAMES).iloc[SHUFFLED]):
+        made = SCVI(5, 2, n_latent=2, n_hidden=4, likelihood="nb")
+        made.fit(counts, batch, epochs=2, batch_size=10, progress=False)
+        weights.append(made.state_dict())
+    for name, array in weights[0].items():
+        np.testing.assert_array_equal(weights[1][name], array, err_msg=name)
+
+
+def test_rows_that_were_sorted_go_by_their_numbers():
+    frame = pandas.DataFrame(values())
+    series = pandas.Series(BATCH).iloc[SHUFFLED]
+    assert np.array_equal(by_cell(series, cells_of(frame), "batch"), BATCH)
+    turned = by_cell(pandas.Series(BATCH), cells_of(frame.iloc[SHUFFLED]), "batch")
+    assert np.array_equal(turned, BATCH[SHUFFLED])
+
+
+def test_groups_go_by_the_names_of_cells(model):
+    counts = FORMS["DataFrame"](values())
+    left = pandas.Series(BATCH == "left", NAMES)
+    expected = model.differential_expression(counts, BATCH == "left", batch=BATCH, n_samples=200)
+    found = model.differential_expression(
+        counts, left.iloc[SHUFFLED], ~left.iloc[::-1], batch=BATCH, n_samples=200
+    )
+    np.testing.assert_array_equal(found["raw_mean_a"], expected["raw_mean_a"])
+    positions = pandas.Series(np.arange(20), index=NAMES[20:])
+    found = model.differential_expression(counts, positions, batch=BATCH, n_samples=200)
+    np.testing.assert_array_equal(found["raw_mean_a"], expected["raw_mean_a"])
+    np.testing.assert_array_equal(found["gene"], expected["gene"])
+
+
+def test_names_that_occur_twice_are_no_order():
+    twice = pandas.Series([1, 2, 3], ["a", "b", "a"])
+    assert by_cell(twice, ["a", "b", "a"], "batch").tolist() == [1, 2, 3]
+    with pytest.raises(ValueError, match="batch: stands in another order .* occur twice"):
+        by_cell(twice, ["a", "a", "b"], "batch")
+
+
+def test_columns_of_counts_go_by_the_names_of_cells():
+    kinds = pandas.Series(BATCH, NAMES)
+    obs = pandas.DataFrame({"kind": kinds}).iloc[SHUFFLED]
+    for given in (obs, dict(obs.items())):
+        counts = Counts(sparse.csr_array(values()), GENE_NAMES, NAMES, given)
+        assert counts.obs["kind"].tolist() == BATCH.tolist()
+
+
+def test_results_are_added_by_the_names_of_cells(tmp_path):
+    adata(sparse.csr_matrix(X)).write_h5ad(tmp_path / "a.h5ad")
+    order = np.random.default_rng(0).permutation(len(CELLS))
+    clusters = pandas.Series(np.arange(len(CELLS)), CELLS).iloc[order]
+    z = pandas.DataFrame(np.arange(len(CELLS))[:, None] * [1.0, 2.0], CELLS).iloc[order]
+    annotate_h5ad(
+        tmp_path / "a.h5ad", tmp_path / "b.h5ad", obsm={"z": z}, obs={"cluster": clusters}
+    )
+    found = pytest.importorskip("anndata").read_h5ad(tmp_path / "b.h5ad")
+    assert found.obs["cluster"].tolist() == list(range(len(CELLS)))
+    assert found.obsm["z"][:, 1].tolist() == list(range(0, 2 * len(CELLS), 2))
+    assert list(found.var_names) == list(GENES)

@@ -1,0 +1,153 @@
+"""models/latent_files.py and the command label: from files to a table of labels."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from models.__main__ import main
+from models.latent_files import read_labels, read_latent
+from models.runs import write_arrays, write_table
+
+
+def call(*words):
+    return main([str(word) for word in words])
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.reader(file))
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Latents of 40 reference cells, of types far apart, and of 6 others; a table of types in another order."""
+    rng = np.random.default_rng(0)
+    types = np.arange(40) % 2
+    z = rng.standard_normal((40, 3)).astype(np.float32) + 30 * types[:, None]
+    query = rng.standard_normal((6, 3)).astype(np.float32) + 30 * np.array([[0, 1, 1, 0, 0, 1]]).T
+    names = ["z0", "z1", "z2"]
+    write_table(
+        tmp_path / "reference.csv",
+        ["cell", *names],
+        ([f"r{i}", *row] for i, row in enumerate(z.tolist())),
+    )
+    write_arrays(
+        tmp_path / "query.npz",
+        cells=np.array([f"q{i}" for i in range(6)]),
+        columns=np.array(names),
+        X_scVI=query,
+    )
+    rows = [[f"r{i}", "x", 'T, "naive"' if types[i] else "B"] for i in range(40)][::-1]
+    write_table(tmp_path / "types.csv", ["", "other", "cell_type"], rows)
+    return tmp_path
+
+
+def test_cells_get_the_labels_of_their_neighbours_by_name(place, capsys):
+    words = [place / "reference.csv", place / "query.npz", "--labels", place / "types.csv"]
+    assert call("label", *words, "--column", "cell_type", "--out", place / "out.csv") == 0
+    header, *rows = rows_of(place / "out.csv")
+    assert header == ["cell", "label", "uncertainty"]
+    t = 'T, "naive"'
+    assert [row[:2] for row in rows] == [
+        [f"q{i}", name] for i, name in enumerate(["B", t, t, "B", "B", t])
+    ]
+    assert all(float(row[2]) == 0 for row in rows)
+    printed = capsys.readouterr()
+    assert "B" in printed.out and "0.000" in printed.out and "6 cells" in printed.err
+
+
+def test_reference_cells_without_a_label_are_left_out(place, capsys):
+    lines = (place / "types.csv").read_text().splitlines()
+    blank = [
+        line if i > 4 or i == 0 else line.split(",")[0] + ",x,NA" for i, line in enumerate(lines)
+    ]
+    (place / "types.csv").write_text("\n".join(blank[:-1]))  # and one cell has no line
+    words = [place / "reference.csv", place / "query.npz", "--labels", place / "types.csv"]
+    assert call("label", *words, "--column", "cell_type", "--out", place / "out.csv") == 0
+    assert "5 of 40 cells of REFERENCE have no label" in capsys.readouterr().err
+    assert {row[1] for row in rows_of(place / "out.csv")[1:]} == {"B", 'T, "naive"'}
+
+
+def test_csv_and_npz_say_the_same(place):
+    cells, z = read_latent(place / "query.npz")
+    write_table(
+        place / "query.csv", ["cell", "a", "b", "c"], ([c, *r] for c, r in zip(cells, z.tolist()))
+    )
+    again = read_latent(place / "query.csv")
+    assert again.cells.tolist() == cells.tolist()
+    np.testing.assert_array_equal(again.z.astype(np.float32), z.astype(np.float32))
+    assert z.dtype == again.z.dtype == np.float64
+
+
+def test_one_column_needs_no_name(tmp_path):
+    (tmp_path / "t.tsv").write_text("cell\ttype\nb\tB\na\tA\n")
+    assert read_labels(tmp_path / "t.tsv", None, np.array(["a", "b", "c"])).tolist() == [
+        "A",
+        "B",
+        None,
+    ]
+    (tmp_path / "r.tsv").write_text("type\nb\tB\na\tA\n")  # R leaves out the corner
+    assert read_labels(tmp_path / "r.tsv", "type", np.array(["a", "b"])).tolist() == ["A", "B"]
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "holds no cells"),
+        ("cell,type\n", "holds no cells"),
+        ("cell,type\nx,B\n", "a label for none of the cells by name: they are called 'a'"),
+        ("cell,type\na,NA\nx,B\n", "a label for none of the cells"),
+        ("cell,type\na,B,3\nb,B\n", "line 3 has 2 fields"),
+        ("cell,one,two\na,B,C\n", "has 2 columns beside the cells; choose one of: one, two"),
+        ("cell\na\n", "has 0 columns beside"),
+        ("cell,type\na,B\na,C\n", "names a cell twice"),
+    ],
+)
+def test_tables_of_labels_that_are_refused(tmp_path, text, words):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ValueError, match=f"t.csv: .*{words}"):
+        read_labels(tmp_path / "t.csv", None, np.array(["a", "b"]))
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("z.csv", b"cell,z0\na,one\n", "coordinates that are no numbers"),
+        ("z.csv", b"cell\na\n", "has one column only"),
+        ("z.csv", b"cell,z0\n\xff\xfe,1\n", "damaged, or of another kind"),
+        ("z.npz", b"PK\x03\x04 no zip", "damaged, or of another kind"),
+        ("z.h5ad", b"", "read from .csv and .npz"),
+    ],
+)
+def test_latents_that_are_refused(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}: .*{words}"):
+        read_latent(tmp_path / name)
+
+
+def test_archives_that_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", cells=np.array(["a"]))
+    with pytest.raises(ValueError, match="has arrays cells, not cells and X_scVI"):
+        read_latent(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz", cells=np.array(["a"]), X_scVI=np.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"cells of shape \(1,\), and X_scVI of shape \(2, 3\)"):
+        read_latent(tmp_path / "b.npz")
+    np.savez(tmp_path / "c.npz", cells=np.array(["a", None], dtype=object), X_scVI=np.ones((2, 3)))
+    with pytest.raises(ValueError, match="not unpickled"):
+        read_latent(tmp_path / "c.npz")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_latent(tmp_path / "none.csv")
+
+
+def test_wrong_words_are_said_in_a_line(place, capsys):
+    words = [place / "reference.csv", place / "query.npz", "--labels", place / "types.csv"]
+    assert call("label", *words, "--out", place / "out.csv") == 1
+    assert "choose one of: other, cell_type" in capsys.readouterr().err
+    assert call("label", *words, "--column", "other", "--out", place / "types.csv") == 2
+    assert "would replace what is read" in capsys.readouterr().err
+    assert call("label", *words, "--column", "other", "--out", place / "out.npz") == 2
+    few = ["--column", "cell_type", "--neighbors", "41", "--out", place / "out.csv"]
+    assert call("label", *words, *few) == 1
+    assert "--neighbors = 41 is more than the cells in REFERENCE, 40" in capsys.readouterr().err
+    assert not (place / "out.csv").exists()
