@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from demos import notebooks, page
+from demos import notebooks, page, show
 from minigrad.backend import DEVICES
 
 DEMOS = (
@@ -84,9 +84,13 @@ def run_demo(name: str, arguments: list[str]) -> None:
     if options.device:
         os.environ["MINIGRAD_DEVICE"] = options.device
     options.out.mkdir(parents=True, exist_ok=True)
+    before = {path: path.stat().st_mtime_ns for path in options.out.glob(f"{name}*.png")}
     with page.recorded(options.out, name):
         started = time.perf_counter()
         module.run(options)
+        for path in sorted(options.out.glob(f"{name}*.png")):
+            if options.quick and path.stat().st_mtime_ns != before.get(path):
+                show.mark_quick(path)
         print(f"\n{name}: {time.perf_counter() - started:.1f} s; files in {options.out}/")
 
 

@@ -54,7 +54,7 @@ def run(options) -> None:
             label="draws from Normal(0, 1)",
         )
         ax.set(title=f"{name}: latent space", xlabel="z 1", ylabel="z 2")
-        ax.legend(framealpha=0.9, fontsize=8, markerscale=2, loc="lower right")
+    axes[0, 0].legend(framealpha=0.9, fontsize=8, markerscale=2, loc="lower right")
     v = np.linalg.svd(train - train.mean(axis=0), full_matrices=False)[2][:2]
     axes[0, 2].scatter(
         *((train - train.mean(axis=0)) @ v.T).T, s=3, color="#bbbbbb", linewidths=0, label="cells"
@@ -74,9 +74,10 @@ def run(options) -> None:
         f,
         options.out,
         "ae_vs_vae",
-        "Codes of cells and draws from a standard normal, for an AE and a VAE: the VAE's "
-        "codes fill the prior, the AE's lie elsewhere. Right: decoded, the VAE's draws cover the "
-        "data, the AE's do not.",
+        "Codes of cells and draws from a standard normal, for an AE and a VAE (one legend for "
+        "both): the AE's codes lie to one side of the draws, the VAE's around and among them, in "
+        "groups with gaps between. Right: decoded, the AE's draws lie where no cells are, the "
+        "VAE's among the cells, more of them between the groups than in them.",
     )
 
 

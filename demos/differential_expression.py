@@ -28,14 +28,11 @@ def run(options) -> None:
     model = SCVI(counts.X.shape[1])
     model.fit(counts, epochs=20 if options.quick else 150)
     n_samples = 1000 if options.quick else 5000
-    groups = types == "CD19+ B", types == "CD14+ Monocyte"
+    groups = "CD19+ B", "CD14+ Monocyte"
     asked = dict(n_samples=n_samples, genes=counts.genes)
-    table = model.differential_expression(counts, *groups, **asked)
-    pairs = model.differential_expression(counts, *groups, mode="vanilla", **asked)
-    print(
-        f"{groups[0].sum()} B cells (a) against {groups[1].sum()} monocytes (b), "
-        f"{len(table)} genes\n{table}\n"
-    )
+    table = model.differential_expression(counts, *groups, groupby="labels", **asked)
+    pairs = model.differential_expression(counts, *groups, "vanilla", groupby="labels", **asked)
+    print(f"B cells against monocytes, {len(table)} genes\n{table}\n")
     for side, markers in MARKERS.items():
         for gene in markers:
             print(f"{gene:<10} marker of {side:<10} {about(gene, table, pairs)}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import importlib
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-from models.report import STYLE
+from models import report
 
 
 class _Tee:
@@ -54,18 +53,9 @@ def write(out: Path, names: list[str]) -> Path:
             caption = picture.with_suffix(".caption")
             if not caption.exists():
                 continue
-            data = base64.b64encode(picture.read_bytes()).decode()
-            text = html.escape(caption.read_text(encoding="utf-8"))
-            parts.append(
-                f'<figure><img alt="{text}" src="data:image/png;base64,{data}">'
-                f"<figcaption>{text}</figcaption></figure>"
-            )
+            text = caption.read_text(encoding="utf-8").strip()
+            parts.append(report.figure([picture.read_bytes()], text))
         parts.append(f"<pre>{html.escape((out / f'{name}.txt').read_text(encoding='utf-8'))}</pre>")
     page = out / "index.html"
-    page.write_text(
-        "<!doctype html><html lang=en><meta charset=utf-8><title>minigrad "
-        f"demos</title><style>{STYLE}</style>"
-        f"<h1>minigrad: every demo</h1>{''.join(parts)}</html>\n",
-        encoding="utf-8",
-    )
+    page.write_text(report.page("minigrad: every demo", "".join(parts)), encoding="utf-8")
     return page

@@ -5,18 +5,46 @@ from __future__ import annotations
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.image import imread
+from matplotlib.patches import Rectangle
 
 from minigrad import picture
 from models.report import COLORS, MARKERS, legend, scatter
 
-__all__ = ["COLORS", "DATA", "MARKERS", "figure", "graph", "legend", "save", "scatter"]
+__all__ = [
+    "COLORS",
+    "DATA",
+    "MARKERS",
+    "figure",
+    "graph",
+    "legend",
+    "mark_quick",
+    "save",
+    "scatter",
+]
 DATA = Path(__file__).parent / "data"
+RED = COLORS[5]
 
 
 def figure(n_rows: int = 1, n_columns: int = 1, width: float = 4.2, height: float = 3.6):
     """(Figure, array of axes (n_rows, n_columns)); sizes in inches a panel."""
     f = Figure(figsize=(width * n_columns, height * n_rows), layout="constrained")
     return f, f.subplots(n_rows, n_columns, squeeze=False)
+
+
+def mark_quick(path: Path) -> None:
+    """Write above a picture that it is of a quick run, and so need not show what is said of it."""
+    pixels = imread(path)
+    height, width = pixels.shape[:2]
+    strip = 34  # pixels
+    f = Figure(figsize=(width / 100, (height + strip) / 100), dpi=100)
+    f.figimage(pixels, 0, 0, origin="upper")
+    text = "quick run: too small for the caption to hold"
+    place = {"ha": "center", "va": "center", "fontsize": min(13.0, 0.02 * width)}
+    f.text(0.5, 1 - strip / 2 / (height + strip), text, color=RED, weight="bold", **place)
+    frame = Rectangle((0, 0), 1, 1, fill=False, edgecolor=RED, linewidth=6)
+    f.add_artist(frame)
+    f.savefig(path, dpi=100)
 
 
 def save(f: Figure, out: Path, name: str, caption: str) -> None:

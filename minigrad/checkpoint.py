@@ -29,6 +29,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from minigrad.nn import Module
+from minigrad.notebook import as_html
 
 FORMAT = "minigrad checkpoint"
 VERSION = 2
@@ -324,6 +325,24 @@ class Saved(Module):
         """(arrays, numbers), as said above. NotImplementedError here: each model has its own."""
         raise NotImplementedError
 
+    def __repr__(self) -> str:
+        """The arguments that it was made with, its size, and what it was trained on."""
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.config.items())
+        said = f"{type(self).__name__}({arguments})"
+        return ", ".join([said, *(f"{what}: {value}" for what, value in self._facts())])
+
+    def _repr_html_(self) -> str:
+        rows = [*self.config.items(), *self._facts()]
+        return as_html([], rows, type(self).__name__)
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """(what, value) pairs about a model beyond its arguments."""
+        n_weights = sum(p.data.size for p in self.parameters())
+        trained = "yes" if getattr(self, "trained", False) else "no"
+        if self.trained_on is not None:
+            trained = "{rows:,} rows, {epochs:,} epochs".format(**self.trained_on)
+        return [("weights", f"{n_weights:,}"), ("trained", trained)]
+
     def save(self, path) -> None:
         """Write weights, configuration and `described` to an npz file, atomically."""
         save(
@@ -337,6 +356,7 @@ class Saved(Module):
         return {
             "model": type(self).__name__,
             "config": self.config,
+            "trained_on": self.trained_on,
             **{n: getattr(self, n) for n in self.described},
         }
 
@@ -365,6 +385,7 @@ class Saved(Module):
             model.load_state_dict(weights)
             for name in cls.described:
                 setattr(model, name, meta[name])
+            model.trained_on = _trained_on(meta)
         except (
             TypeError,
             KeyError,
@@ -377,3 +398,11 @@ class Saved(Module):
                 f"{path}: cannot be loaded: its description does not fit ({error})"
             ) from error
         return model.eval()
+
+
+def _trained_on(meta: dict) -> dict[str, int] | None:
+    """Rows and epochs of a training, from the description in a file; None where it has none."""
+    found = meta.get("trained_on")
+    if found is None:
+        return None
+    return {"rows": int(found["rows"]), "epochs": int(found["epochs"])}

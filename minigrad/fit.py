@@ -81,11 +81,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
 from minigrad import backend, optim
 from minigrad.data import NOISE, VALIDATION
+from minigrad.notebook import as_frame, as_html
 from minigrad.tensor import no_grad
 from minigrad.training import Run, prepare
 
@@ -172,12 +174,13 @@ def fit(
     the score's name does not end in loss or elbo.
 
     checkpoint: a path, written after every epoch and once a minute; resume: go on from it if it is
-    there. progress: whether to show a bar, if standard error is a terminal (the `progress` that
-    `loss` is given is another thing). device: "numpy" or "cupy" (default: the environment variable
-    MINIGRAD_DEVICE, else where the model is); the model stays there. parallel: "mpi" under mpiexec:
-    every rank takes its part of each minibatch of batch_size rows; all need the same columns and
-    see the checkpoint. describe: a function without arguments; the dict that it returns
-    (configuration, names of genes) is saved with the weights. `dict` itself returns an empty one.
+    there. progress: whether to show a bar, in terminals and notebooks, or elsewhere a line every
+    few seconds (the `progress` that `loss` is given is another thing). device: "numpy" or "cupy"
+    (default: the environment variable MINIGRAD_DEVICE, else where the model is); the model stays
+    there. parallel: "mpi" under mpiexec: every rank takes its part of each minibatch of batch_size
+    rows; all need the same columns and see the checkpoint. describe: a function without arguments;
+    the dict that it returns (configuration, names of genes) is saved with the weights. `dict`
+    itself returns an empty one.
 
     Ctrl-C returns, after the step that it falls into, what is there; a second one does not wait for
     the step. FloatingPointError for a number that is not finite; the weights are then those of the
@@ -244,8 +247,21 @@ class History:
         )
         return f"History({len(self)} epochs; last: {last})"
 
-    def plot(self, path) -> None:
-        """Draw loss and validation scores by epoch into a picture file (.png, .pdf, .svg)."""
+    def _repr_html_(self) -> str:
+        n_shown = 5
+        last = [values[-n_shown:] for values in self.columns.values()]
+        return as_html(self.names, zip(*last), f"{len(self)} epochs; the last of them")
+
+    def to_frame(self) -> Any:
+        """One row for each epoch, a pandas DataFrame. ImportError where pandas is not installed."""
+        return as_frame(self.columns)
+
+    def plot(self, path: Any = None) -> Any:
+        """Draw loss and validation scores by epoch.
+
+        With a path (.png, .pdf, .svg) the picture is written and the path returned, without one the
+        figure is returned.
+        """
         from matplotlib.figure import Figure
 
         names = [name for name in self.names if name.startswith(("train_", "validation_"))]
@@ -262,4 +278,7 @@ class History:
             if shown and max(shown) > min(shown):
                 margin = 0.08 * (max(shown) - min(shown))
                 axes.set_ylim(min(shown) - margin, max(shown) + margin)
+        if path is None:
+            return figure
         figure.savefig(path, dpi=120)
+        return path

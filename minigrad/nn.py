@@ -103,6 +103,7 @@ class Module:
 
     buffers: tuple[str, ...] = ()
     training = True
+    trained_on: dict[str, int] | None = None  # rows and epochs, as `minigrad.fit` sets it
     __call__: Callable[..., Any]
 
     # ------------------------------------------------------------------------ what there is inside

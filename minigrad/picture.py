@@ -358,23 +358,15 @@ def _arrow_points(places, gaps, start, end) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------- the painting
-def paint(path: Any, boxes: list[Box], arrows: list[np.ndarray], size: tuple[float, float]) -> None:
-    """Write what `layout` gave to a picture file (.png, .pdf, .svg), with a legend of its colours.
-
-    Each arrow is an array of points, (n, 2).
-    """
-    figure_of(boxes, arrows, size).savefig(path, dpi=DPI)
-
-
 def figure_of(boxes: list[Box], arrows: list[np.ndarray], size: tuple[float, float]) -> Any:
-    """What `layout` gave as matplotlib's Figure, which a notebook shows. Arguments as of `paint`.
+    """What `layout` gave as matplotlib's Figure, which a notebook shows, with a legend.
 
     Each arrow is an array of points, (n, 2).
     """
     from matplotlib.figure import Figure
 
     width, height = size
-    figure = Figure(figsize=size)
+    figure = Figure(figsize=size, dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
     for points in arrows:

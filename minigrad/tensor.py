@@ -43,6 +43,7 @@ Know after: what a Tensor is, what it can do, and by which methods NumPy hands i
 
 from __future__ import annotations
 
+import html
 import operator
 import threading
 from collections.abc import Callable, Iterator
@@ -495,6 +496,11 @@ class Tensor:
         if self.requires_grad:
             return f"Tensor({text}, requires_grad=True)"
         return f"Tensor({text})"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the same, below dtype and shape."""
+        about = f"{self.dtype.name}, shape {self.shape}"
+        return f"<small>{about}</small><pre>{html.escape(repr(self))}</pre>"
 
     def __format__(self, spec: str) -> str:
         """A format such as .3f is that of the only entry."""

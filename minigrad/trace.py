@@ -49,12 +49,14 @@ import numpy as np
 from minigrad import backend, boxes, picture
 from minigrad.backend import Array
 from minigrad.fused import Fused
+from minigrad.notebook import as_frame, as_html
 from minigrad.table import Primitive
 from minigrad.tape import Step, all_finite, computed, shape_of, steps_of, tape
 from minigrad.tensor import Tensor
 
 __all__ = ["Row", "Table", "draw", "first_nonfinite", "layout", "table", "tape", "watch"]
 
+HEADER = ("step", "name", "operation", "from", "shape", "dtype", "|value|", "|gradient|")
 MOST = 400  # steps: more make no picture
 
 
@@ -73,11 +75,16 @@ class Row(NamedTuple):
 
 
 class Table(list):
-    """The rows of a tape, oldest first; as text, a table of them."""
+    """The rows of a tape, oldest first; as text, a table of them. A slice is a Table too."""
+
+    def __getitem__(self, rows: Any) -> Any:
+        found = super().__getitem__(rows)
+        return Table(found) if isinstance(rows, slice) else found
 
     def __str__(self) -> str:
-        header = ("step", "name", "operation", "from", "shape", "dtype", "|value|", "|gradient|")
-        cells = [header, *map(_cells, self)]
+        if not self:
+            return "no steps"
+        cells = [HEADER, *map(_cells, self)]
         columns = []
         for title, *entries in zip(*cells):
             if title == "name" and not any(entries):
@@ -91,6 +98,13 @@ class Table(list):
         return "\n".join([first, rule, *others])
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return as_html(HEADER, map(_cells, self))
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with the fields of `Row`. ImportError where there is no pandas."""
+        return as_frame({name: [getattr(row, name) for row in self] for name in Row._fields})
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -286,8 +300,11 @@ def _stop_if_not_finite(seen: _Seen) -> None:
 
 
 # ------------------------------------------------------------------------------------- the picture
-def draw(output: Tensor, path: Any, names: Any = None, gradient: Array | None = None) -> None:
-    """Draw the graph that `output` came from into a picture file (.png, .pdf, .svg).
+def draw(output: Tensor, path: Any = None, names: Any = None, gradient: Array | None = None) -> Any:
+    """Draw the graph that `output` came from.
+
+    With a path (.png, .pdf, .svg) the picture is written and the path returned, without one the
+    matplotlib Figure is returned.
 
     Inputs are above or left, the output is last. A box is a step of `table`: number, name,
     operation; then value and gradient where they have at most 4 entries, else dtype and shape. With
@@ -298,7 +315,11 @@ def draw(output: Tensor, path: Any, names: Any = None, gradient: Array | None = 
     names=dict(model.named_parameters()) gives each step its own box. ValueError for more than 400
     steps.
     """
-    picture.paint(path, *layout(output, names, gradient))
+    figure = picture.figure_of(*layout(output, names, gradient))
+    if path is None:
+        return figure
+    figure.savefig(path, dpi=picture.DPI)
+    return path
 
 
 def layout(

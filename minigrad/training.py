@@ -37,6 +37,7 @@ from minigrad import checkpoint as files
 from minigrad.backend import Matrix
 from minigrad.data import NOISE, Blocks, Minibatches, pieces, split
 from minigrad.parallel import NotFinite, One, Ranks, ranks_of
+from minigrad.progress import Lines, bar, in_words
 
 SAVE_EVERY = 60.0  # seconds between checkpoints within an epoch that takes longer than that
 PATIENCE = 20  # epochs without a better validation score after which early stopping stops
@@ -223,6 +224,7 @@ class Run:
         self.is_stopping = False  # all ranks have agreed to stop
         self.last_save = time.monotonic()
         self.bar: tqdm  # while the loop runs
+        self.lines: Lines
 
     # ------------------------------------------------------------------------ what the loop asks
     @property
@@ -363,15 +365,14 @@ class Run:
         if self.patience:
             self._remember_best(scores)
         self.is_between_steps = True
-        shown = {name: f"{values[-1]:.5g}" for name, values in self.history.columns.items()}
-        self.bar.set_postfix(
-            {
-                name: text
-                for name, text in shown.items()
-                if name.startswith(("train_", "validation_"))
-            },
-            refresh=False,
-        )
+        shown = {
+            name: f"{values[-1]:.5g}"
+            for name, values in self.history.columns.items()
+            if name.startswith(("train_", "validation_"))
+        }
+        self.bar.set_postfix(shown, refresh=False)
+        self.lines.say(in_words(self.epoch, self.epochs, shown), self.is_over())
+        self.model.trained_on = {"rows": len(self.train.rows), "epochs": self.epoch}
         self.save()
         self.last_save = time.monotonic()
 
@@ -391,18 +392,18 @@ class Run:
 
     # --------------------------------------------------------------------- stopping in the middle
     @contextmanager
-    def watched(self, progress: bool) -> Iterator[None]:
+    def watched(self, is_shown: bool) -> Iterator[None]:
         """Within, the loop runs: Ctrl-C waits for a step to end, and an error of one rank ends all.
 
-        progress: whether to show a bar. Afterwards the model has the best weights, where early
-        stopping has kept them, and is in evaluation mode.
+        is_shown: whether to show how far it is. Afterwards the model has the best weights, where
+        early stopping has kept them, and is in evaluation mode.
         """
-        is_shown = progress and self.ranks.rank == 0 and sys.stderr is not None  # None: was closed
-        is_hidden = None if is_shown else True  # None: unless it is a terminal
+        is_shown = is_shown and self.ranks.rank == 0
+        self.lines = Lines(is_shown)
         n_steps = self.epochs * len(self.train)
         with (
             self.ranks.together(),
-            tqdm(total=n_steps, initial=self.n_done, unit="batch", disable=is_hidden) as self.bar,
+            bar(n_steps, self.n_done, "batch", is_shown) as self.bar,
         ):
             try:
                 with self._ctrl_c_waits():
@@ -606,7 +607,7 @@ class Run:
             raise ValueError(f"{path} is a checkpoint of a run with {theirs}, this one has {ours}")
         described = json.loads(json.dumps(self.describe()))  # as it comes back from a file
         for name, value in described.items():  # names of genes, of batches
-            if name not in ("config", "trained") and meta.get(name) != value:
+            if name not in ("config", "trained", "trained_on") and meta.get(name) != value:
                 raise ValueError(
                     f"{path} is a checkpoint of a run with other {name}, or in another order"
                 )

@@ -362,7 +362,7 @@ def embed(options) -> int:
 def denoise(options) -> int:
     """Expected counts of each cell and gene: the mean mu of the negative binomial.
 
-    The table is dense, and held in memory.
+    The table is dense, and held in memory: of all genes, or of those that --genes names.
     """
     run, kind = Run(options.run), output("--out", options.out)
     model = run.model()
@@ -370,10 +370,11 @@ def denoise(options) -> int:
     counts = runs.genes_by_name(everything, model_genes(model))
     is_added = (
         counts is everything
+        and options.genes is None
         and runs.is_h5ad(path)
         and not runs.why_not_added(path, counts, "layers")
     )
-    keep_counts(run, path, "--out", options.out, is_added)
+    keep_counts(run, path, "--out", options.out, is_added=is_added)
     mu = model.denoise(
         counts,
         batch,
@@ -381,7 +382,11 @@ def denoise(options) -> int:
         transform_batch=options.transform_batch,
         n_samples=options.samples,
         seed=options.seed,
+        genes=options.genes,
     )
+    if options.genes is not None:
+        position = {name: i for i, name in enumerate(counts.genes.tolist())}
+        counts = counts.select_genes(np.array([position[name] for name in options.genes]))
     runs.write_cells(
         options.out,
         counts,
@@ -399,7 +404,7 @@ def impute_score(options) -> int:
     """Hide counts, train anew on the rest with the settings of the run, and see how well what was
     hidden is recovered: the median absolute error over hidden entries, beside that of each gene's
     mean and of PCA (10 components of normalised log1p counts). The run itself has seen all counts,
-    and is not used. Memory: all counts, and n_genes x n_genes for PCA."""
+    and is not used. Memory: all counts, and n_cells x n_genes for what is imputed."""
     run = Run(options.run)
     _, settings = run.config()
     model = run.model()
@@ -413,7 +418,9 @@ def impute_score(options) -> int:
         corrupted = Counts(x, counts.genes, counts.cells, counts.obs)
         asked = {"dropout": settings.get("dropout")}  # not what the run's own counts led to
         fresh = type(model)(**{**model.config, **asked})
+        say(f"training anew on what is left: {x.nnz:,} counts above 0")
         fresh.fit(corrupted, batch, device=options.device, **arguments)
+        say("imputing what was hidden, by the model, the genes' means and PCA")
         return fresh.to("numpy").denoise(corrupted, batch, n_samples=10)
 
     found = imputation.imputation_error(
@@ -426,18 +433,21 @@ def impute_score(options) -> int:
 
 
 def de(options) -> int:
-    """A table of the genes that two groups of cells express differently, most certain first. Bayes
+    """A table of the genes that groups of cells express differently, most certain first. Bayes
     factors are no p-values. With one label, group b is all other cells, those without a label
-    included. All counts are held in memory."""
-    if len(options.groups) > 2:
+    included; with --all-groups, each label in turn is group a."""
+    if (options.groups is None) != options.all_groups:
+        raise WrongUsage("give either --groups LABEL [LABEL] or --all-groups")
+    asked = options.groups or []
+    if len(asked) > 2:
         raise WrongUsage(
-            f"--groups takes one label or two, not {len(options.groups)}: "
-            f"{', '.join(options.groups)}"
+            f"--groups takes one label or two, not {len(asked)}: {', '.join(asked)}; for every "
+            "group against the rest, give --all-groups in its place"
         )
-    if len(set(options.groups)) < len(options.groups):
+    if len(set(asked)) < len(asked):
         raise WrongUsage(
-            f"--groups: both are {options.groups[0]!r}; give two that differ, or one, for it "
-            "against the rest"
+            f"--groups: both are {asked[0]!r}; give two that differ, or one, for it against the "
+            "rest"
         )
     targets = [
         (option, path, allowed)
@@ -454,17 +464,11 @@ def de(options) -> int:
     counts, read_from, batch = of_run(run, options)
     for option, path, _ in targets:
         keep_counts(run, read_from, option, path)
-    labels = runs.texts_of(counts, options.key)
-    groups = [labels == name for name in options.groups]
-    for name, group in zip(options.groups, groups):
-        if not group.any():
-            names = sorted(set(labels) - {runs.NO_LABEL})
-            there = ", ".join(names[:20]) + " ..." * (len(names) > 20)
-            raise ValueError(f"no cell has {options.key} {name!r}; there are: {there}")
     table = model.differential_expression(
         runs.genes_by_name(counts, model_genes(model)),
-        groups[0],
-        groups[1] if len(groups) > 1 else None,
+        group_a=asked[0] if asked else None,
+        group_b=asked[1] if len(asked) > 1 else None,
+        groupby=options.key,
         mode=options.mode,
         delta=options.delta,
         fdr=options.fdr,
@@ -473,13 +477,8 @@ def de(options) -> int:
         genes=model_genes(model),
         seed=options.seed,
     )
-    other = repr(options.groups[1]) if len(groups) > 1 else "all other cells"
-    print(
-        f"a: {groups[0].sum():,} cells, {options.groups[0]!r}; b: {other}, of "
-        f"{options.key}\n{table.head(options.rows)}"
-    )
-    named = table.named(options.groups[0], options.groups[1] if len(groups) > 1 else "rest")
-    for path, write in ((options.csv, named.to_csv), (options.volcano, named.volcano)):
+    print(f"groups of {options.key}\n{table.head(options.rows)}")
+    for path, write in ((options.csv, table.to_csv), (options.volcano, table.volcano)):
         if path is not None:
             with checkpoint.whole_file(path) as temporary:
                 write(temporary)
@@ -902,9 +901,8 @@ def train_options(add) -> None:
         action="store_true",
         default=unset,
         help="leave the counts in their .h5ad file and read them a block at "
-        "a time: for files larger than memory. embed, denoise and report then do so too; de and "
-        "impute-score need all counts "
-        "in memory",
+        "a time: for files larger than memory. embed, denoise, de and report then do so too; "
+        "impute-score needs all counts in memory",
     )
     add(
         "--parallel",
@@ -1075,6 +1073,12 @@ def denoise_options(add) -> None:
         default=1,
         help="draws of z to average over (default: 1)",
     )
+    add(
+        "--genes",
+        metavar="GENE",
+        nargs="+",
+        help="of these genes only, in this order (default: of all genes of the run)",
+    )
     add("--seed", metavar="N", type=whole(0), default=0, help="of the draws (default: 0)")
 
 
@@ -1099,13 +1103,18 @@ def impute_options(add) -> None:
 
 def de_options(add) -> None:
     counts_options(add)
+    on_disk_option(add)
     add("--key", metavar="COLUMN", required=True, help="obs column with the labels")
     add(
         "--groups",
         metavar="LABEL",
         nargs="+",
-        required=True,
         help="group a, and group b (default: all other cells)",
+    )
+    add(
+        "--all-groups",
+        action="store_true",
+        help="compare every group of COLUMN with all other cells, in one table",
     )
     add(
         "--mode",
@@ -1134,7 +1143,13 @@ def de_options(add) -> None:
         default=5000,
         help="pairs of cells that are drawn (default: 5000)",
     )
-    add("--rows", metavar="N", type=whole(1), default=20, help="genes printed (default: 20)")
+    add(
+        "--rows",
+        metavar="N",
+        type=whole(1),
+        default=20,
+        help="genes printed of each comparison (20)",
+    )
     add("--csv", metavar="FILE", type=Path, help="write the whole table (.csv)")
     add("--volcano", metavar="FILE", type=Path, help="draw the volcano plot (.png, .pdf or .svg)")
     add("--seed", metavar="N", type=whole(0), default=0, help="of the draws (default: 0)")
@@ -1210,14 +1225,16 @@ COMMANDS = {
     "denoise": (
         denoise,
         denoise_options,
-        "run --out denoised.npz --samples 25\nrun --out denoised.csv --library-size 10000",
+        "run --out denoised.npz --samples 25\nrun --out denoised.csv --library-size 10000\n"
+        "run --out denoised.csv --genes CD3D MS4A1 LYZ",
     ),
     "impute-score": (impute_score, impute_options, "run\nrun --fraction 0.2 --epochs 50"),
     "de": (
         de,
         de_options,
         'run --key labels --groups "CD19+ B" Dendritic --csv de.csv --volcano de.png\n'
-        "run --key labels --groups Dendritic --delta 1",
+        "run --key labels --groups Dendritic --delta 1\n"
+        "run --key labels --all-groups --csv markers.csv",
     ),
     "generate": (generate, generate_options, "run --cells 1000 --out new.npz"),
     "label": (

@@ -32,6 +32,7 @@ Know after: why two models are compared cell by cell, and what such a comparison
 from __future__ import annotations
 
 import hashlib
+import html
 import itertools
 import json
 import math
@@ -50,10 +51,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
-from tqdm import tqdm
 
 from minigrad import checkpoint
 from minigrad.checkpoint import whole_file
+from minigrad.notebook import as_frame
+from minigrad.progress import bar as bar_of
 from models import guarded, locks, runs, trial
 from models.counts import as_matrix, batch_codes, library_size
 from models.inputs import one_of, whole_number
@@ -248,18 +250,29 @@ class Comparison:
             )
         return "\n".join(said)
 
+    def _repr_html_(self) -> str:
+        text = html.escape(str(self))
+        return f"<pre>{text}</pre>"
+
     def to_csv(self, path) -> None:
         """Write all rows, with a first line of column names."""
-        header = [
-            "name",
-            *Setting._fields,
-            *[n for n in Row._fields if n not in ("name", "setting")],
-        ]
+        runs.write_table(path, self._header(), self._lines())
+
+    def to_frame(self) -> Any:
+        """All rows as a pandas DataFrame. ImportError where pandas is not installed."""
+        return as_frame(dict(zip(self._header(), zip(*self._lines()))))
+
+    def _header(self) -> list[str]:
+        others = [name for name in Row._fields if name not in ("name", "setting")]
+        return ["name", *Setting._fields, *others]
+
+    def _lines(self) -> list[list]:
+        """All rows, in the order of the header."""
         nothing = [None] * len(Setting._fields)
         lines = []
         for name, setting, *others in self.rows:
             lines.append([name, *(nothing if setting is None else setting), *others])
-        runs.write_table(path, header, lines)
+        return lines
 
     def plot(self, path=None) -> Any:
         """Draw the table: differences of log p with twice their errors, seconds, ARI and NMI.
@@ -619,8 +632,7 @@ def _carry_out(requests: dict, cells: Cells, path: Path, jobs: int, progress: bo
         return failures
     trial.write_cells(path, cells)
     children = _Children()
-    hidden = None if progress else True  # None: unless standard error is a terminal
-    bar = tqdm(total=len(requests), unit="setting", disable=hidden)
+    bar = bar_of(len(requests), 0, "setting", progress)
     pool = ThreadPoolExecutor(jobs)
     try:
         begun = {}

@@ -29,6 +29,7 @@ from scipy import sparse
 from minigrad.backend import Matrix
 from minigrad.checkpoint import whole_file
 from minigrad.data import Blocks, pieces
+from minigrad.notebook import as_html
 from models import locks
 from models.annotation import annotation_of
 from models.files import BLOCK, Content, Refused, need, read_npz, read_table
@@ -98,6 +99,11 @@ class Counts:
     def __repr__(self) -> str:
         obs = ", ".join(self.obs) or "none"
         return f"Counts({len(self):,} cells x {self.shape[1]:,} genes; obs: {obs})"
+
+    def _repr_html_(self) -> str:
+        rows = [(name, _in_words(values)) for name, values in self.obs.items()]
+        caption = f"Counts: {len(self):,} cells x {self.shape[1]:,} genes"
+        return as_html(["obs", "what is there"], rows, caption)
 
     def __getitem__(self, cells) -> Counts:
         """The cells of a slice, a mask, an array of positions or one position, as Counts."""
@@ -405,6 +411,16 @@ def _unwrap(counts, layer, name, on_disk):
     return (
         x.to_memory() if hasattr(x, "to_memory") else x
     )  # of an AnnData object opened with backed="r"
+
+
+def _in_words(values: np.ndarray) -> str:
+    """What an obs column holds, in a line: its range, or its most frequent values."""
+    if values.dtype.kind == "f" and np.isfinite(values).any():
+        return f"{np.nanmin(values):.4g} to {np.nanmax(values):.4g}"
+    names, numbers = np.unique(values.astype(str), return_counts=True)
+    first = np.argsort(-numbers, kind="stable")[:5]
+    said = ", ".join(f"{names[i]} ({numbers[i]:,})" for i in first)
+    return said + f" and {len(names) - 5:,} others" * (len(names) > 5)
 
 
 def _canonical_rows(x, name, layer=None, first=0):

@@ -117,18 +117,19 @@ from __future__ import annotations
 
 import csv
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special
+from scipy import sparse, special
 
 from minigrad import backend
 from minigrad.backend import Array
-from minigrad.data import take_rows
+from minigrad.data import Blocks, pieces, take_rows
 from minigrad.fit import evaluating
+from minigrad.notebook import as_frame, as_html, short
 from minigrad.tensor import Tensor
-from models.counts import Moments, moments
+from models.counts import library_size, moments
 from models.files import warn_of_formulas
 from models.inputs import one_of, whole_number
 from models.labels import by_cell, cells_of, genes_of
@@ -138,13 +139,27 @@ LEAST_DELTA = 0.25  # log2 fold change (19 %): what delta is at least where it f
 KINDS = np.array([0.1, 1.0])  # narrow and wide, of _two_kinds, to begin with: log2 fold changes
 MISFIT = 0.15  # nats beyond chance by which the model may miss a group's means without a warning
 BLUE, GREY, RED = "#0072B2", "#999999", "#D55E00"
+REST = "rest"  # how the table calls all cells that are not in group a
 
 
 # ---------------------------------------------------------------------------------------- the table
+class Groups(NamedTuple):
+    """Two groups of cells that were compared."""
+
+    a: str  # its name: a label, or "a" where it was given as a mask
+    b: str  # its name; "rest" for all other cells
+    n_a: int  # cells with counts
+    n_b: int
+    delta: float | None  # log2 fold change of mode "change"; None in mode "vanilla"
+
+
 class DifferentialExpression:
     """Genes compared between two groups of cells a and b, one per row, best first.
 
-    `table["lfc_mean"]` is a column. columns, a dict of arrays (n_genes,):
+    `table["lfc_mean"]` is a column, and `table[table["is_de"]]` or `table[:20]` a table of some
+    rows. Several comparisons stand one below the other. columns, a dict of arrays (n_rows,):
+      group, comparison  names of a and b: labels, or "a" and "b" for masks; "rest" for all other
+                         cells
       gene               name
       probability        p, that H1 is true. "change": that the log2 fold change between the means
                          of the groups lies beyond delta, on its more probable side. "vanilla": that
@@ -166,46 +181,89 @@ class DifferentialExpression:
 
     "change" alone has
       is_de              in the largest set of genes of which an expected proportion of at most
-                         `fdr` is false
+                         `fdr` is false, among those of this comparison
 
     and "vanilla" alone
       lfc_median         over pairs
       probability_error  Monte Carlo standard error, sqrt(p (1 - p) / n): pairs are independent
 
-    mode, n_samples and fdr are as asked for; delta is the one that "change" used, and None for
-    "vanilla".
+    mode, n_samples and fdr are as asked for; groups: a `Groups` for each comparison, with the delta
+    that "change" used there.
 
     A Bayes factor is no p-value, and `fdr` no promise about repeated experiments: both are what
     this model believes, given these cells. Cells of one donor are no independent witnesses of what
     donors have in common.
     """
 
-    def __init__(self, columns, *, mode, n_samples: int, delta, fdr):
+    def __init__(self, columns, *, mode, n_samples: int, fdr: float, groups: list[Groups]):
         self.columns = columns
         self.mode = mode
         self.n_samples = n_samples
-        self.delta = delta
         self.fdr = fdr
+        self.groups = groups
 
-    def __getitem__(self, name: str) -> np.ndarray:
+    def __getitem__(self, name):
+        if not isinstance(name, str):
+            return self._of_rows(name)
         if name not in self.columns:
             only = " (mode 'vanilla' marks no genes: use mode 'change')" * (name == "is_de")
             raise KeyError(f"the table has no column {name!r}{only}; it has {list(self.columns)}")
         return self.columns[name]
 
+    def _of_rows(self, rows) -> DifferentialExpression:
+        """The table of the rows of a slice, a mask, positions or one position."""
+        chosen = np.atleast_1d(np.arange(len(self))[rows])
+        return DifferentialExpression(
+            {name: column[chosen] for name, column in self.columns.items()},
+            mode=self.mode,
+            n_samples=self.n_samples,
+            fdr=self.fdr,
+            groups=self.groups,
+        )
+
     def __len__(self) -> int:
         return len(self.columns["gene"])
 
+    @property
+    def delta(self) -> float | None:
+        """That of the first comparison; `groups` has all."""
+        return self.groups[0].delta
+
+    def _comparisons(self) -> Iterator[tuple[Groups, DifferentialExpression]]:
+        """Each pair of groups that has a row, with its part of the table."""
+        for groups in self.groups:
+            mine = (self["group"] == groups.a) & (self["comparison"] == groups.b)
+            if mine.any():
+                yield groups, self[mine]
+
     def __str__(self) -> str:
-        return self.head(10)
+        return self.head(10 if len(self.groups) == 1 else 3)
 
     __repr__ = __str__
 
     def head(self, n: int) -> str:
-        """The first n rows as text."""
+        """The first n rows of each comparison as text, below a line that names the groups."""
+        parts = []
+        for groups, table in self._comparisons():
+            lines = [table._about(groups), *_aligned(table._shown(n))]
+            if len(table) > n:
+                lines.append(f"... {len(table) - n:,} more")
+            parts.append("\n".join(lines))
+        return "\n\n".join(parts) or "no rows"
+
+    def _shown(self, n: int) -> dict[str, list[str]]:
+        """The first n rows of the columns that differ within a comparison, as texts."""
+        return {
+            name: [short(value) for value in column[:n]]
+            for name, column in self.columns.items()
+            if name not in ("group", "comparison")
+        }
+
+    def _about(self, groups: Groups) -> str:
+        """What the rows of one comparison are, in two sentences."""
         if self.mode == "change":
             about = (
-                f"log2 fold change beyond {self.delta:.3g}: {np.sum(self['is_de']):,} of "
+                f"log2 fold change beyond {groups.delta:.3g}: {np.sum(self['is_de']):,} of "
                 f"{len(self):,} genes at an expected FDR of {self.fdr:g}."
             )
         else:
@@ -213,30 +271,21 @@ class DifferentialExpression:
                 f"rho_a > rho_b in {self.n_samples:,} pairs of cells. A sure direction need not be "
                 "a true difference: mode 'change' marks genes."
             )
-        lines = [f"{about} Bayes factors are no p-values."]
-        shown = {name: [_short(v) for v in column[:n]] for name, column in self.columns.items()}
-        widths = {name: max(len(name), *map(len, values)) for name, values in shown.items()}
-        lines.append("  ".join(name.rjust(widths[name]) for name in shown))
-        for i in range(min(n, len(self))):
-            lines.append("  ".join(shown[name][i].rjust(widths[name]) for name in shown))
-        if len(self) > n:
-            lines.append(f"... {len(self) - n:,} more")
-        return "\n".join(lines)
-
-    def named(self, group: str, comparison: str) -> DifferentialExpression:
-        """The same table with two more columns, the names of a and b: `group`, `comparison`."""
-        columns = {
-            "gene": self.columns["gene"],
-            "group": np.full(len(self), group),
-            "comparison": np.full(len(self), comparison),
-        }
-        return DifferentialExpression(
-            columns | self.columns,
-            mode=self.mode,
-            n_samples=self.n_samples,
-            delta=self.delta,
-            fdr=self.fdr,
+        return (
+            f"a: {groups.a} ({groups.n_a:,} cells), b: {groups.b} ({groups.n_b:,} cells)\n"
+            f"{about} Bayes factors are no p-values."
         )
+
+    def _repr_html_(self) -> str:
+        parts = []
+        for groups, table in self._comparisons():
+            shown = table._shown(10 if len(self.groups) == 1 else 3)
+            parts.append(as_html(list(shown), zip(*shown.values()), table._about(groups)))
+        return "".join(parts) or "<p>no rows</p>"
+
+    def to_frame(self) -> Any:
+        """All rows as a pandas DataFrame. ImportError where pandas is not installed."""
+        return as_frame(self.columns)
 
     def to_csv(self, path) -> None:
         """Write all rows, with a first line of column names.
@@ -247,58 +296,119 @@ class DifferentialExpression:
             writer = csv.writer(file)
             writer.writerow(self.columns)
             writer.writerows(zip(*[column.tolist() for column in self.columns.values()]))
-        warn_of_formulas(map(str, self["gene"]))
+        texts = {name for key in ("group", "comparison", "gene") for name in self[key].tolist()}
+        warn_of_formulas(sorted(texts))
 
-    def volcano(self, path, n_labels: int = 16) -> None:
-        """Draw Bayes factors against fold changes into a picture file (.png, .pdf, .svg).
+    def volcano(self, path=None, n_labels: int = 16) -> Any:
+        """Draw Bayes factors against fold changes, one panel for each comparison.
 
-        The first genes of either side are named.
+        The first genes of either side are named: n_labels in one panel, half of that in several.
+        With a path (.png, .pdf, .svg) the picture is written and the path returned, without one
+        the figure is returned. ValueError for a table without rows.
         """
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(8, 5.5), layout="constrained")
-        axes = figure.add_subplot()
-        x, y = self["lfc_mean"], self["bayes_factor"]
-        over = "a over b"
-        if "group" in self.columns:
-            over = f"{self['group'][0]} over {self['comparison'][0]}"
+        parts = list(self._comparisons())
+        if not parts:
+            raise ValueError("volcano: the table has no rows; draw one that has")
+        n_columns = min(len(parts), 3)
+        n_rows = -(-len(parts) // n_columns)
+        size = (8, 5.5) if len(parts) == 1 else (5.0 * n_columns, 4.2 * n_rows)
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+        for axes in panels[len(parts) :]:
+            axes.axis("off")
+        for axes, (groups, table) in zip(panels, parts):
+            table._draw(axes, groups, n_labels if len(parts) == 1 else n_labels // 2)
         if self.mode == "change":
-            self._draw_marked(axes, x, y)
-            axes.set_xlabel(f"log2 fold change of the groups' means, {over}", parse_math=False)
+            _legend(figure, *parts[0], is_only=len(parts) == 1)
+        if path is None:
+            return figure
+        figure.savefig(path, dpi=150)
+        return path
+
+    def _draw(self, axes, groups: Groups, n_labels: int) -> None:
+        """The panel of one comparison."""
+        x, y = self["lfc_mean"], self["bayes_factor"]
+        if self.mode == "change":
+            self._draw_marked(axes, x, y, groups)
+            axes.set_xlabel("log2 fold change of the groups' means, a over b")
             axes.set_ylabel("log Bayes factor (nats)")
         else:
             y = np.abs(y)
             axes.scatter(x, y, s=16, color=GREY, alpha=0.7, linewidths=0)
-            axes.set_xlabel(f"log2 fold change {over}, mean over pairs", parse_math=False)
+            axes.set_xlabel("log2 fold change a over b, mean over pairs")
             axes.set_ylabel("|log Bayes factor| (nats)")
-        reach = 1.35 * max(np.max(np.abs(x)), 1e-3)
+        title = f"a: {groups.a} ({groups.n_a:,} cells)\nb: {groups.b} ({groups.n_b:,} cells)"
+        axes.set_title(title, fontsize=10, parse_math=False)
+        reach = 1.5 * max(np.max(np.abs(x)), 1e-3)
         axes.set_xlim(-reach, reach)
         for side in (-1, 1):
             chosen = np.flatnonzero(np.where(x > 0, 1, -1) == side)[: n_labels // 2]
             _name_genes(axes, self["gene"][chosen], x[chosen], y[chosen], side * reach)
-        if self.mode == "change":
-            title = f"beyond {self.delta:.2g} (dotted), expected FDR {self.fdr:g}"
-            figure.legend(loc="outside lower center", ncols=3, frameon=False, title=title)
-        figure.savefig(path, dpi=150)
+        if self.mode == "change" and len(self.groups) > 1:  # else the legend says it
+            self._write_numbers(axes)
 
-    def _draw_marked(self, axes, x, y) -> None:
+    def _draw_marked(self, axes, x, y, groups: Groups) -> None:
         """The genes of mode "change" in three colours, and delta to either side."""
-        is_de = self["is_de"]
-        for chosen, color, label in (
-            (is_de & (x <= 0), BLUE, "higher in b"),
-            (~is_de, GREY, "not marked"),
-            (is_de & (x > 0), RED, "higher in a"),
-        ):
-            label = f"{label} ({np.sum(chosen):,} genes)"
-            axes.scatter(
-                x[chosen], y[chosen], s=16, color=color, alpha=0.7, linewidths=0, label=label
-            )
-        for side in (-self.delta, self.delta):
-            axes.axvline(side, color=GREY, linewidth=0.8, linestyle=":")
+        assert groups.delta is not None  # in this mode
+        for chosen, color in zip(self._marked(), (BLUE, GREY, RED)):
+            axes.scatter(x[chosen], y[chosen], s=16, color=color, alpha=0.7, linewidths=0)
+        for side in (-1, 1):
+            axes.axvline(side * groups.delta, color=GREY, linewidth=0.8, linestyle=":")
+
+    def _write_numbers(self, axes) -> None:
+        """How many genes are marked on either side, above all that is drawn."""
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(bottom, top + 0.1 * (top - bottom))
+        n_lower, _, n_higher = [np.sum(chosen) for chosen in self._marked()]
+        for across, n, ha in ((0.02, n_lower, "left"), (0.98, n_higher, "right")):
+            where = "b" if ha == "left" else "a"
+            text = f"{n:,} genes higher in {where}"
+            place = {"transform": axes.transAxes, "ha": ha, "va": "top"}
+            axes.text(across, 0.98, text, fontsize=8, color="#555555", **place)
+
+    def _marked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Masks of the rows: marked and higher in b, not marked, marked and higher in a."""
+        is_de, x = self["is_de"], self["lfc_mean"]
+        return is_de & (x <= 0), ~is_de, is_de & (x > 0)
 
 
-def _short(value) -> str:
-    return f"{value:.4g}" if isinstance(value, (float, np.floating)) else str(value)
+def _legend(figure, groups: Groups, table: DifferentialExpression, is_only: bool) -> None:
+    """What the colours mean; of one comparison with names of groups and numbers of genes."""
+    from matplotlib.lines import Line2D
+
+    delta = f"{groups.delta:.2g}" if is_only else "delta"
+    names = ["higher in b", "not marked", "higher in a"]
+    if is_only:
+        n_lower, n_others, n_higher = [np.sum(chosen) for chosen in table._marked()]
+        names = [
+            f"higher in {groups.b} ({n_lower:,} genes)",
+            f"not marked ({n_others:,} genes)",
+            f"higher in {groups.a} ({n_higher:,} genes)",
+        ]
+    made = figure.legend(
+        [Line2D([], [], color=c, marker="o", linestyle="", alpha=0.7) for c in (BLUE, GREY, RED)],
+        names,
+        loc="outside lower center",
+        ncols=3 if sum(map(len, names)) < 90 else 1,
+        fontsize=8,
+        columnspacing=1.0,
+        handletextpad=0.2,
+        frameon=False,
+        title=f"beyond {delta} (dotted), expected FDR {table.fdr:g}",
+    )
+    for text in made.get_texts():
+        text.set_parse_math(False)  # a `$` in a label is a `$`
+
+
+def _aligned(shown: dict[str, list[str]]) -> list[str]:
+    """Columns of texts as lines, each column to the right."""
+    widths = {name: max(len(name), *map(len, texts)) for name, texts in shown.items()}
+    lines = ["  ".join(name.rjust(width) for name, width in widths.items())]
+    for row in zip(*shown.values()):
+        lines.append("  ".join(map(str.rjust, row, widths.values())))
+    return lines
 
 
 def _name_genes(axes, names, x, y, edge) -> None:
@@ -333,7 +443,8 @@ class Cells(NamedTuple):
 
     def latent(self, model: Any, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Means and standard deviations of q(z | x), (n, n_latent), of the cells at n positions."""
-        return model.latent_of([take_rows(column, cells) for column in self])
+        columns = _rows_in_memory(self.counts, cells), self.codes[cells], self.covariates[cells]
+        return model.latent_of(list(columns))
 
 
 class ComparesGroups:
@@ -348,8 +459,8 @@ class ComparesGroups:
     def differential_expression(
         self,
         counts,
-        group_a: Array,
-        group_b: Array | None = None,
+        group_a: Any = None,
+        group_b: Any = None,
         mode: str = "change",
         n_samples: int = 5000,
         delta: float | None = None,
@@ -358,11 +469,15 @@ class ComparesGroups:
         genes=None,
         seed: int = 0,
         layer: str | None = None,
+        groupby: Array | str | None = None,
     ) -> DifferentialExpression:
-        """Which genes two groups of cells express differently: a DifferentialExpression.
+        """Which genes groups of cells express differently: a DifferentialExpression.
 
         group_a, group_b: boolean masks (n_cells,), by name of the cell where they are Series, or
-        positions of cells; group_b=None: all other cells. Cells without counts are left out. Both
+        positions of cells; group_b=None: all other cells. groupby: a label for each cell,
+        (n_cells,), or the name of an obs column; then group_a and group_b are labels, and without
+        them every group is compared with all cells outside of it, in one table. Cells without a
+        label (None, NaN) are in no group, but in the rest. Cells without counts are left out. Both
         groups are decoded in the same batches, drawn in the proportions of the two together: so
         batches are averaged over. So are covariates: the batch and the covariates are those of a
         random cell of either group.
@@ -375,11 +490,11 @@ class ComparesGroups:
         the median size of the fold changes where that is larger; then a gene has changed that
         changed more than the typical one. fdr: expected proportion of genes with a false hypothesis
         (or side) among those marked `is_de` (Newton et al. 2004).
-        genes: names (n_genes,), by default the model's.
+        genes: names (n_genes,), by default the model's. Counts may lie on the disk.
 
         Warns of a group whose means the model has not learnt. Raises ValueError for groups that are
-        empty, overlap, or are no masks or positions, and for unknown batches. "vanilla" takes
-        memory for n_samples * n_genes numbers.
+        empty, overlap, or are no masks or positions, and for unknown batches and labels. "vanilla"
+        takes memory for n_samples * n_genes numbers.
         """
         one_of("mode", mode, ("change", "vanilla"))
         if delta is not None and not 0 <= delta < np.inf:
@@ -389,57 +504,54 @@ class ComparesGroups:
         if not 0 < fdr < 1:
             raise ValueError(f"fdr must be between 0 and 1, not {fdr}")
         n_samples = whole_number("n_samples", n_samples)
-        # in memory: draws are of any cells, in any order
-        told = Cells(*self.minibatches(counts, batch, layer, on_disk=False).columns)
-        x = told.counts
+        told = Cells(*self.minibatches(counts, batch, layer).columns)
         names = _gene_names(self, counts, genes)
-        cells = cells_of(counts)
-        groups = _groups(
-            x,
-            _by_cell_if_mask(group_a, cells, "group_a"),
-            _by_cell_if_mask(group_b, cells, "group_b"),
-        )
+        question = _question(counts, library_size(told.counts) > 0, group_a, group_b, groupby)
         rng = backend.generator([seed, POSTERIOR])
-        both = np.concatenate(groups)
-        # Mode "vanilla" needs the sums too, but only to warn of what the model has not learnt.
-        sums_a, sums_b = [_sums(self, told, cells, both, n_samples, rng) for cells in groups]
-        _warn_of_misfit("group_a", sums_a)
-        _warn_of_misfit("group_b", sums_b)
-        threshold = None
-        if mode == "vanilla":
-            found = _of_pairs(*_pairs(self, told, groups, n_samples, seed))
-        else:
-            found, threshold = _of_means(sums_a, sums_b, delta)
-        mean_a, nonzero_a = _raw(take_rows(x, groups[0]))
-        mean_b, nonzero_b = _raw(take_rows(x, groups[1]))
-        columns = dict(
-            gene=names,
-            **found,
-            raw_mean_a=mean_a,
-            raw_mean_b=mean_b,
-            nonzero_a=nonzero_a,
-            nonzero_b=nonzero_b,
-        )
-        if mode == "change":
-            columns["is_de"] = _expected_fdr_set(special.expit(-found["bayes_factor"]), fdr)
-        z_score = np.abs(found["lfc_mean"]) / np.maximum(found["lfc_std"], 1e-12)
-        evidence = found["bayes_factor"] if mode == "change" else np.abs(found["bayes_factor"])
-        order = np.lexsort((-z_score, -evidence))
+        # Mode "vanilla" needs the sums too: for raw means, and to warn of what was not learnt.
+        tallies = _tallies(self, told, question.cells, n_samples, rng)
+        for called, tally in zip(question.called, tallies):
+            if called:
+                _warn_of_misfit(called, _sums(tally))
+        parts = []
+        groups = []
+        for i in question.compared:
+            others = [j for j in range(len(tallies)) if j != i]
+            a, b = tallies[i], _together([tallies[j] for j in others])
+            threshold = None
+            if mode == "vanilla":
+                rest = np.sort(np.concatenate([question.cells[j] for j in others]))
+                found = _of_pairs(*_pairs(self, told, [question.cells[i], rest], n_samples, seed))
+            else:
+                found, threshold = _of_means(_sums(a), _sums(b), delta)
+            pair = Groups(question.names[i], question.other, a.n_cells, b.n_cells, threshold)
+            groups.append(pair)
+            parts.append(_columns(names, pair, found, a, b, mode, fdr))
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return DifferentialExpression(
-            {name: column[order] for name, column in columns.items()},
-            mode=mode,
-            n_samples=n_samples,
-            delta=threshold,
-            fdr=fdr,
+            columns, mode=mode, n_samples=n_samples, fdr=fdr, groups=groups
         )
 
 
-def _raw(x):
-    """Mean count and fraction of cells with a count, of each gene: two (n_genes,)."""
-    return (
-        np.asarray(x.sum(axis=0, dtype=np.float64)).ravel() / x.shape[0],
-        np.asarray((x != 0).sum(axis=0)).ravel() / x.shape[0],
+def _columns(names, groups: Groups, found: dict, a: Tally, b: Tally, mode, fdr) -> dict:
+    """The columns of one comparison, (n_genes,) each, best first. found: those of its mode."""
+    columns = dict(
+        group=np.full(len(names), groups.a),
+        comparison=np.full(len(names), groups.b),
+        gene=names,
+        **found,
+        raw_mean_a=a.observed / a.n_cells,
+        raw_mean_b=b.observed / b.n_cells,
+        nonzero_a=a.nonzero / a.n_cells,
+        nonzero_b=b.nonzero / b.n_cells,
     )
+    evidence = np.abs(found["bayes_factor"])
+    if mode == "change":
+        evidence = found["bayes_factor"]
+        columns["is_de"] = _expected_fdr_set(special.expit(-evidence), fdr)
+    z_score = np.abs(found["lfc_mean"]) / np.maximum(found["lfc_std"], 1e-12)
+    order = np.lexsort((-z_score, -evidence))
+    return {name: column[order] for name, column in columns.items()}
 
 
 # ------------------------------------------------------------------------------- vanilla: the pairs
@@ -477,6 +589,13 @@ def _pairs(model, told: Cells, groups, n_samples, seed):
             rho += np.exp(log_rho).sum(axis=1)
             lfc[pairs] = (log_rho[0] - log_rho[1]) / np.log(2.0)
     return lfc, rho / n_samples
+
+
+def _rows_in_memory(x, cells):
+    """The rows of these cells, positions in increasing order, read where x lies on the disk."""
+    if not isinstance(x, Blocks):
+        return take_rows(x, cells)
+    return sparse.vstack([part for _, part in pieces(x[cells])], format="csr")
 
 
 def _of_pairs(lfc, rho) -> dict:
@@ -517,17 +636,65 @@ class Sums(NamedTuple):
     n_cells: int
 
 
-def _sums(model, told: Cells, cells, both, n_samples, rng) -> Sums:
-    """Sums over the cells at these positions, with n_samples draws of z or more in all.
+class Tally(NamedTuple):
+    """Sums over cells: of their counts x, of totals t of cells, and of what the model expects.
 
-    both: positions of the cells of both groups, whose batches and covariates are drawn for the
-    exposure. Counts that ZINB expects include its structural zeros.
+    Those of two groups, added up, are those of both together (`_together`). Arrays are (n_genes,),
+    float64.
     """
-    of_counts = moments(take_rows(told.counts, cells))
-    total = of_counts.totals
-    mean, std = told.latent(model, cells)
-    n_draws = -(-n_samples // len(cells))  # of each cell, rounded up
-    draws = np.repeat(np.arange(len(cells)), n_draws)
+
+    n_cells: int
+    total: float  # of t
+    squared_totals: float  # of t^2
+    observed: np.ndarray  # of x
+    squares: np.ndarray  # of x^2
+    with_totals: np.ndarray  # of x t
+    nonzero: np.ndarray  # of 1 where x > 0
+    expected: np.ndarray  # of the mean of x that the model expects, each cell in its own batch
+    variance: np.ndarray  # of its variance
+    fraction: np.ndarray  # of mean / t, each cell in a random batch
+
+
+def _together(tallies: list[Tally]) -> Tally:
+    """The Tally of all cells of several groups that share none."""
+    fields: Any = zip(*tallies)
+    return Tally(*[sum(field) for field in fields])
+
+
+def _tallies(model, told: Cells, groups, n_samples, rng) -> list[Tally]:
+    """The Tally of each group of cells, in one pass over counts, which may lie on the disk.
+
+    groups: positions of cells, increasing, in no two groups. n_samples: draws of z for each group,
+    or more, for each cell has one at least. Batches and covariates for Tally.fraction
+    are those of random cells of all groups.
+    """
+    everyone = np.concatenate(groups)
+    group_of = np.full(told.counts.shape[0], -1)
+    for i, cells in enumerate(groups):
+        group_of[cells] = i
+    found: list = [None] * len(groups)
+    for start, part in pieces(told.counts):
+        here = group_of[start : start + part.shape[0]]
+        for i in np.unique(here[here >= 0]):
+            rows = np.flatnonzero(here == i)
+            n_draws = -(-n_samples // len(groups[i]))  # of each cell, rounded up
+            x = take_rows(part, rows)
+            new = _tally(model, x, told, start + rows, everyone, n_draws, rng)
+            found[i] = new if found[i] is None else _together([found[i], new])
+    return found
+
+
+def _tally(model, x, told: Cells, cells, everyone, n_draws: int, rng) -> Tally:
+    """The Tally of cells x (n_cells, n_genes) in memory, with n_draws of z for each.
+
+    cells: their positions among all that are told, (n_cells,). everyone: positions of the cells
+    whose batches and covariates are drawn for `fraction`.
+    Counts that ZINB expects include its structural zeros.
+    """
+    mean, std = model.latent_of([x, told.codes[cells], told.covariates[cells]])
+    counted = _counted(x)
+    total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
+    draws = np.repeat(np.arange(len(total)), n_draws)
     step = max(1, backend.entries_at_once(BUDGET, model.device) // model.n_genes)
     of_draws = np.zeros((3, model.n_genes))
     with evaluating(model):
@@ -538,29 +705,53 @@ def _sums(model, told: Cells, cells, both, n_samples, rng) -> Sums:
             mu, variance = _expected_counts(model, z, size, told, like=cells[i])
             fraction = mu / size
             if model.n_batches > 1 or model.columns.n_covariates > 0:
-                drawn = rng.choice(both, len(i))
+                drawn = rng.choice(everyone, len(i))
                 fraction = _expected_counts(model, z, size, told, like=drawn)[0] / size
             of_draws += [np.sum(of_each, axis=0) for of_each in (mu, variance, fraction)]
     expected, variance, fraction = of_draws / n_draws  # each summed over cells
-    exposure = np.full(model.n_genes, total.sum())  # of a gene that the model holds impossible
+    return counted._replace(expected=expected, variance=variance, fraction=fraction)
+
+
+def _counted(x) -> Tally:
+    """The Tally of cells x (n_cells, n_genes) as far as counts have it, and 0 for the rest."""
+    of_counts = moments(x)
+    total = of_counts.totals
+    nothing = np.zeros(x.shape[1])
+    return Tally(
+        n_cells=len(total),
+        total=total.sum(),
+        squared_totals=np.sum(total**2),
+        observed=of_counts.of_genes,
+        squares=of_counts.squares,
+        with_totals=of_counts.with_totals,
+        nonzero=np.asarray((x != 0).sum(axis=0), dtype=np.float64).ravel(),
+        expected=nothing,
+        variance=nothing,
+        fraction=nothing,
+    )
+
+
+def _sums(tally: Tally) -> Sums:
+    """The Sums that follow from a group's Tally."""
+    expected, fraction = tally.expected, tally.fraction
+    exposure = np.full(len(expected), tally.total)  # of a gene that the model holds impossible
     possible = np.minimum(expected, fraction) > 0.0
-    np.divide(expected * len(cells), fraction, out=exposure, where=possible)
-    excess_of_model = (variance - expected) / (expected + 0.5) ** 2
-    excess = np.maximum(excess_of_model, _observed_excess(of_counts))
-    return Sums(of_counts.of_genes, expected, np.maximum(excess, 0.0), exposure, len(cells))
+    np.divide(expected * tally.n_cells, fraction, out=exposure, where=possible)
+    excess_of_model = (tally.variance - expected) / (expected + 0.5) ** 2
+    excess = np.maximum(excess_of_model, _observed_excess(tally))
+    return Sums(tally.observed, expected, np.maximum(excess, 0.0), exposure, tally.n_cells)
 
 
-def _observed_excess(of_counts: Moments) -> np.ndarray:
+def _observed_excess(tally: Tally) -> np.ndarray:
     """Sums.excess as the cells show it: their counts x scatter around total * fraction.
 
     The variance of the sum of x over n cells is n / (n - 1) sum (x - total * fraction)^2, where
     fraction = sum x / sum total.
     """
-    observed, total = of_counts.of_genes, of_counts.totals
-    n = len(total)
-    fraction = observed / total.sum()
-    squares = of_counts.squares - 2.0 * fraction * of_counts.with_totals
-    variance = (squares + fraction**2 * np.sum(total**2)) * n / max(1, n - 1)
+    observed, n = tally.observed, tally.n_cells
+    fraction = observed / tally.total
+    squares = tally.squares - 2.0 * fraction * tally.with_totals
+    variance = (squares + fraction**2 * tally.squared_totals) * n / max(1, n - 1)
     return (variance - observed) / (observed + 0.5) ** 2
 
 
@@ -738,9 +929,107 @@ def _gene_names(model, counts, genes) -> np.ndarray:
     return names
 
 
-def _groups(x, group_a, group_b) -> list:
+class Question(NamedTuple):
+    """Which cells are compared with which: each group of `compared` with all others in `cells`."""
+
+    cells: list[np.ndarray]  # positions of cells with counts, increasing, in no two groups
+    names: list[Any]  # of each group; None for cells that are only in the rest
+    compared: list[int]  # numbers of the groups that are a group a
+    other: str  # name of what each is compared with
+    called: list[str]  # what warnings call each group; "" for those that are not warned of
+
+
+def _question(counts, has_counts, group_a, group_b, groupby) -> Question:
+    """What `differential_expression` was asked; ValueError for what cannot be.
+
+    has_counts: which cells have counts, (n_cells,).
+    """
+    n_cells = len(has_counts)
+    if groupby is None:
+        if group_a is None:
+            raise ValueError(
+                "group_a: which cells? Pass a mask, or groupby= with a label for each cell, and "
+                "every group is compared with the rest"
+            )
+        names_of_cells = cells_of(counts)
+        group_a = _by_cell_if_mask(group_a, names_of_cells, "group_a")
+        group_b = _by_cell_if_mask(group_b, names_of_cells, "group_b")
+        cells = _two_groups(has_counts, group_a, group_b)
+        other = REST if group_b is None else "b"
+        return Question(cells, ["a", other], [0], other, ["group_a", "group_b"])
+    labels = _labels(counts, groupby, n_cells)
+    names = sorted({label for label in labels if label is not None})
+    if group_a is not None:
+        group_a, group_b = str(group_a), None if group_b is None else str(group_b)
+        masks = []
+        for label in (group_a, group_b):
+            if label is not None and label not in names:
+                there = ", ".join(names[:20]) + " ..." * (len(names) > 20)
+                column = groupby if isinstance(groupby, str) else "the label"
+                raise ValueError(f"no cell has {column} {label!r}; there are: {there}")
+            masks.append(None if label is None else labels == label)
+        cells = _two_groups(has_counts, *masks)
+        other = REST if group_b is None else group_b
+        called = [f"group {group_a!r}", f"group {other!r}"]
+        return Question(cells, [group_a, other], [0], other, called)
+    if group_b is not None:
+        raise ValueError("group_b needs group_a; leave both out to compare every group")
+    if len(names) < 2 or 2 * len(names) > n_cells:
+        raise ValueError(
+            f"groupby has {len(names)} different labels for {n_cells} cells; to compare groups "
+            "with the rest takes 2 at least, and 2 cells a group: pass a column of groups"
+        )
+    cells = [np.flatnonzero((labels == name) & has_counts) for name in names]
+    unlabelled = np.flatnonzero(np.array([label is None for label in labels]) & has_counts)
+    empty = [name for name, positions in zip(names, cells) if not len(positions)]
+    if empty:
+        warnings.warn(
+            f"groupby: no cell of {', '.join(empty)} has counts; left out of the table",
+            stacklevel=3,
+        )
+    kept: list = [(name, positions) for name, positions in zip(names, cells) if len(positions)]
+    compared = list(range(len(kept)))
+    if len(unlabelled):
+        kept.append((None, unlabelled))
+    if len(kept) < 2:
+        raise ValueError("groupby: only one group has counts, and there is nothing to compare with")
+    called = ["" if name is None else f"group {name!r}" for name, _ in kept]
+    return Question(
+        [positions for _, positions in kept], [name for name, _ in kept], compared, REST, called
+    )
+
+
+def _labels(counts, groupby, n_cells: int) -> np.ndarray:
+    """A label for each cell, an array of str and, where there is none, None."""
+    if isinstance(groupby, str):
+        obs = getattr(counts, "obs", {})
+        if groupby not in obs:
+            raise ValueError(
+                f"groupby: no column {groupby!r} of cells in the counts; there are: "
+                f"{', '.join(map(str, obs)) or 'none'}"
+            )
+        groupby = obs[groupby]
+    if hasattr(groupby, "isna"):  # of pandas, which has more kinds of missing labels
+        groupby = groupby.astype(object).where(groupby.notna(), None)
+    groupby = by_cell(groupby, cells_of(counts), "groupby")
+    given = np.asarray(groupby)
+    if given.shape != (n_cells,):
+        raise ValueError(
+            f"groupby has shape {given.shape}, must be one label for each of {n_cells} cells, or "
+            "the name of an obs column"
+        )
+    is_missing = np.array([value is None or value != value for value in given.tolist()])
+    labels = np.full(n_cells, None)
+    for i, value in enumerate(given.tolist()):
+        is_whole = isinstance(value, float) and value.is_integer()  # whole numbers beside a NaN
+        if not is_missing[i]:
+            labels[i] = str(int(value) if is_whole else value)
+    return labels
+
+
+def _two_groups(has_counts, group_a, group_b) -> list:
     """Positions of the cells with counts in each of two groups; ValueError for what is none."""
-    n_cells = x.shape[0]
+    n_cells = len(has_counts)
     a = _positions(group_a, n_cells, "group_a")
     b = (
         np.setdiff1d(np.arange(n_cells), a)
@@ -753,7 +1042,6 @@ def _groups(x, group_a, group_b) -> list:
             f"group_a and group_b share {len(both)} cells, such as {both[0]}; a cell can be in one "
             "only"
         )
-    has_counts = np.asarray(x.sum(axis=1)).ravel() > 0
     for name, cells in (("group_a", a), ("group_b", b)):
         if not np.any(has_counts[cells]):
             raise ValueError(f"{name} holds no cells" + " with counts" * (len(cells) > 0))

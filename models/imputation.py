@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
+from scipy.sparse.linalg import LinearOperator, svds
 
 from minigrad import backend
 from models.counts import as_matrix, log1p, normalize
@@ -71,15 +72,32 @@ def imputation_error(
 
 
 def _pca_imputed(x, rows, columns, n_components):
-    """Counts at (rows, columns) of a CSR matrix, by its first principal components.
-
-    Memory: O(n_genes^2).
-    """
+    """Counts at (rows, columns) of a CSR matrix, by its first principal components."""
     y = log1p(normalize(x)).astype(np.float64)
     totals = np.asarray(x.sum(axis=1)).ravel()
     mean = np.asarray(y.mean(axis=0)).ravel()
-    covariance = (y.T @ y).toarray() / y.shape[0] - np.outer(mean, mean)
-    axes = np.linalg.eigh(covariance)[1][:, -n_components:]
+    axes = _principal_axes(y, mean, n_components)
     scores = y @ axes - mean @ axes
     normalized = np.expm1(mean[columns] + np.einsum("ik,ik->i", scores[rows], axes[columns]))
     return np.maximum(normalized, 0.0) * totals[rows] / np.median(totals[totals > 0])
+
+
+def _principal_axes(y, mean, n_components) -> np.ndarray:
+    """The first principal axes of y, CSR (n_cells, n_genes), as columns: (n_genes, n_components).
+
+    mean: that of each gene, (n_genes,). The matrix y - mean is not sparse, and genes x genes is
+    larger still. Neither is made: Lanczos' method asks only for products with y - mean and with its
+    transpose, which are products with y and a correction.
+    """
+    if min(y.shape) <= n_components:  # all axes there are, which Lanczos' method cannot give
+        return np.linalg.svd(y.toarray() - mean, full_matrices=False)[2].T
+
+    def product(v):
+        return y @ v - mean @ v
+
+    def product_of_transpose(u):
+        return y.T @ u - np.multiply.outer(mean, np.sum(u, axis=0))
+
+    centred = LinearOperator(y.shape, product, product_of_transpose, dtype=y.dtype)
+    start = backend.generator([POSTERIOR]).standard_normal(min(y.shape))
+    return svds(centred, n_components, v0=start)[2].T

@@ -285,21 +285,24 @@ class AnswersByDraws(Module):
         n_samples: int = 1,
         seed: int = 0,
         layer: str | None = None,
+        genes: list | None = None,
     ) -> np.ndarray:
         """mu: expected counts, (n_cells, n_genes), of the negative binomial (without extra zeros):
         rho, times library size.
 
         library_size: what each cell's expectations are to sum to, a number or (n_cells,); None: its
-        own library size, the observed one (0 for a cell without counts), or drawn from q(l). The
-        rest as for expression_fraction. For imputing, and for pictures of single genes. ValueError
-        for a library_size that is not positive.
+        own library size, the observed one (0 for a cell without counts), or drawn from q(l).
+        genes: names of genes, of which alone the columns are returned, in this order; None: all.
+        The rest as for expression_fraction. For imputing, and for pictures of single genes.
+        ValueError for a library_size that is not positive, and for unknown genes.
         """
         if library_size is not None:
             sizes = np.asarray(library_size)
             if not (np.all(np.isfinite(sizes)) and np.all(sizes > 0)):
                 raise ValueError(f"library_size must be positive and finite, not {library_size}")
+        columns = None if genes is None else _columns_of(self, genes)
         return _expected_counts(
-            self, counts, batch, layer, transform_batch, n_samples, seed, library_size
+            self, counts, batch, layer, transform_batch, n_samples, seed, library_size, columns
         )
 
     # ----------------------------------------------------------------- what would the model count?
@@ -605,12 +608,20 @@ def _has_library(model, counts):
 
 # -------------------------------------------------------------------------------------- expression
 def _expected_counts(
-    model, counts, batch, layer, transform_batch, n_samples, seed, library_size
+    model,
+    counts,
+    batch,
+    layer,
+    transform_batch,
+    n_samples,
+    seed,
+    library_size,
+    columns: np.ndarray | None = None,
 ) -> np.ndarray:
     """rho times library size, averaged over draws of z and over batches: (n_cells, n_genes).
 
-    library_size: a number, one for each cell, or None for each cell's own; the rest as for
-    `AnswersByDraws.denoise`.
+    library_size: a number, one for each cell, or None for each cell's own. columns: positions of
+    the genes wanted, None for all. The rest as for `AnswersByDraws.denoise`.
     """
     n_samples = whole_number("n_samples", n_samples)
     data = model.minibatches(counts, batch, layer)
@@ -620,7 +631,8 @@ def _expected_counts(
     transforms: Any = [None]  # None: each cell's own batch
     if transform_batch is not None:
         transforms = _codes_of(model, transform_batch, "transform_batch")
-    found = np.zeros((n_cells, model.n_genes), model.dtype)
+    n_columns = model.n_genes if columns is None else len(columns)
+    found = np.zeros((n_cells, n_columns), model.dtype)
     with evaluating(model):
         for group in _groups(model, data, n_samples, Noise(seed, model.device)):
             for z, log_library in group.draws:
@@ -630,7 +642,8 @@ def _expected_counts(
                     decoded = _decode(model, z, log_library, codes, group.covariates)
                     log_rho = decoded["log_rho"]
                     rho = np.exp(log_rho).reshape(*z.shape[:2], -1)
-                    found[group.cells] += backend.to_host(np.sum(rho * sizes, axis=1))
+                    mu = backend.to_host(np.sum(rho * sizes, axis=1))
+                    found[group.cells] += mu if columns is None else mu[:, columns]
     found /= n_samples * len(transforms)
     return found
 
@@ -646,6 +659,23 @@ def _library_sizes(model, group: Group, log_library, library_size):
         return library_size
     of_cells = np.asarray(library_size)[group.cells, None, None]
     return backend.to_device(of_cells, model.device)
+
+
+def _columns_of(model, genes) -> np.ndarray:
+    """Positions of genes by name; ValueError for those that the model does not know."""
+    if isinstance(genes, str):
+        raise ValueError(f"genes must be a list of names, not {genes!r}; pass [{genes!r}]")
+    known = model.genes
+    if known is None:
+        known = [f"gene_{i}" for i in range(model.n_genes)]
+    position = {name: i for i, name in enumerate(known)}
+    unknown = [name for name in genes if name not in position]
+    if unknown or len(genes) == 0:
+        raise ValueError(
+            f"genes: {', '.join(unknown) or 'none given'}; the model has no such genes, but "
+            f"{model.n_genes:,} others, such as {', '.join(known[:5])}; pass names of these"
+        )
+    return np.array([position[name] for name in genes])
 
 
 def _codes_of(model, labels, name: str) -> np.ndarray:

@@ -5,15 +5,16 @@ This is engineering.
 Know before reading: scvi.py, posterior.py, and what k-means is. A figure for each question:
 
     training        loss and held-out ELBO by epoch
-    latent space    cells on the first principal components of their latent means, by label and by
-                    library size
+    latent space    cells on the first principal components of their latent means, by label, by
+                    batch and by library size
     dimensions      KL of q(z | x) from the prior, by latent dimension: one near 0 goes unused
     counts          posterior predictive: mean and zeros of each gene, in the data and in counts
                     drawn from the model
     cells           library sizes and genes detected, in the data and in cells generated from the
                     prior
 
-The page holds its pictures and needs no network. Also here: the palette of this project, for the
+The page holds its pictures and needs no network; on a narrow screen its panels stand one below the
+other, and where the reader wants it dark it is. Also here: the palette of this project, for the
 demos too, and legends that show names as they are.
 
 Know after: how to look at a fitted model before believing it.
@@ -26,10 +27,14 @@ import html
 import io
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
 
 from minigrad.backend import Array, Matrix
+from minigrad.fit import History
 from models import integration
 from models.clustering import (
     adjusted_rand_index,
@@ -55,17 +60,37 @@ COLORS = (
     "#882255",
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
-STYLE = """body { font: 16px/1.5 system-ui, sans-serif; color: #222;
-    max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-img { max-width: 100%; border: 1px solid #ddd }
-pre { background: #f6f6f6; padding: .8rem; white-space: pre-wrap; font-size: 12px }
-figcaption { color: #555; margin-bottom: 1.5rem }
-code { background: #f6f6f6 } nav a { margin-right: .8rem }"""
+# Twenty more for up to as many classes, in the order of matplotlib's map of that name.
+MANY_COLORS = tuple(to_hex(colormaps["tab20"](i)) for i in range(20))
+OTHERS = "others"  # labels that have no colour of their own
+STYLE = """:root { color-scheme: light dark }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
+    max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
+h1, h2 { line-height: 1.2; overflow-wrap: anywhere }
+figure { margin: 1.5rem 0 }
+.panels { display: flex; flex-wrap: wrap; align-items: flex-start; gap: .5rem }
+.panels img { flex: 1 1 26rem; min-width: 0; max-width: min(100%, 40rem); height: auto;
+    box-sizing: border-box; background: #fff; border: 1px solid #ddd }
+.panels img:only-child { flex: 0 1 auto; max-width: 100% }
+pre { background: #f6f6f6; padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere;
+    font-size: 12px }
+figcaption { color: #555; margin: .5rem 0 1.5rem; max-width: 60rem }
+code { background: #f6f6f6 } nav a { margin-right: .8rem }
+table { border-collapse: collapse }
+td { padding: .3rem 1.5rem .3rem 0; border-bottom: 1px solid #ddd; vertical-align: top }
+@media (prefers-color-scheme: dark) {
+    body { color: #ddd; background: #161618 }
+    pre, code { background: #26262a }
+    figcaption { color: #aaa }
+    td, .panels img { border-color: #444 }
+    .panels img { filter: brightness(.88) }
+    a { color: #8ab4f8 }
+}"""
 MOST_CELLS = 3000  # shown, and looked at for what needs all pairs of them
 MOST_DRAWN = 1000  # cells of which the model draws counts
 N_CLUSTERS = 7  # where no labels are given: the colours before yellow, which is pale on white
 MOST_NUMBERS = 30  # that are taken for names, as of clusters
-MOST_LABELS = 10  # that the palette tells apart; the rarer ones become "others"
+MOST_LABELS = 20  # that colours and markers tell apart; the rarer ones become "others"
 
 
 def write(
@@ -113,9 +138,9 @@ def write(
             "cells by heart.",
         ),
         figure(
-            latent_space(mean, shown, label_name, library_size(counts.X)),
-            f"{len(mean):,} cells on the first principal "
-            f"components of their latent means, by {label_name} and by library size.",
+            latent_space(mean, shown, label_name, library_size(counts.X), batch),
+            f"{len(mean):,} cells on the first principal components of their latent means, by "
+            f"{label_name}{', by batch' * has_batches(batch)} and by library size.",
         ),
         figure(
             dimensions(mean, std),
@@ -134,13 +159,7 @@ def write(
             "their library sizes and numbers of genes detected.",
         ),
     ]
-    name = html.escape(title)
-    path.write_text(
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{name}</title>"
-        f"<style>{STYLE}</style>"
-        f"<h1>{name}</h1>{''.join(parts)}</html>\n",
-        encoding="utf-8",
-    )
+    path.write_text(page(title, "".join(parts)), encoding="utf-8")
 
 
 # -------------------------------------------------------------------------------------- the numbers
@@ -198,6 +217,11 @@ def scores(z: Array, batch, labels: Array, label_name) -> list:
     return found
 
 
+def has_batches(batch: Array | None) -> bool:
+    """Whether there is more than one batch among cells with these labels, (n,)."""
+    return batch is not None and len(np.unique(np.asarray(batch).astype(str))) > 1
+
+
 def integration_table(z: Array, batch, labels, label_name) -> str:
     """HTML of the scores of integration of z (n, n_latent); nothing where there is one batch."""
     if batch is None or len(set(batch)) < 2 or len(z) < 3 * integration.PERPLEXITY:
@@ -243,119 +267,115 @@ def most_frequent(labels: Array) -> Array:
     if len(names) <= MOST_LABELS:
         return labels
     kept = names[np.argsort(-numbers, kind="stable")[: MOST_LABELS - 1]]
-    return np.where(np.isin(labels, kept), labels, "others")
+    return np.where(np.isin(labels, kept), labels, OTHERS)
 
 
 # ------------------------------------------------------------------------------------- the pictures
-def training(history) -> bytes | None:
-    """The curves, as a PNG; None where no epoch was finished."""
+def training(history) -> list[bytes]:
+    """The curves, as PNGs; none where no epoch was finished."""
     if not len(history):
-        return None
-    file = io.BytesIO()
-    history.plot(file)
-    return file.getvalue()
+        return []
+    names = [name for name in history.names if name.startswith(("train_", "validation_"))]
+    return [png(History({"epoch": history["epoch"], n: history[n]}).plot()) for n in names]
 
 
-def latent_space(mean: Array, labels: Array, label_name, library: Array) -> bytes:
-    """Cells on two principal components of the latent means: by label, and by library size.
+def latent_space(
+    mean: Array, labels: Array, label_name, library: Array, batch: Array | None = None
+) -> list[bytes]:
+    """Cells on two principal components of the latent means: a panel for each thing known of them.
 
-    mean: (n, n_latent); labels, library: (n,). Labels that are float have a colour bar, and are
-    grey where they are not finite.
+    mean: (n, n_latent); labels, library: (n,); batch: (n,), which has a panel if there are several.
+    Labels that are float have a colour bar, and are grey where they are not finite.
     """
     centred = mean - mean.mean(axis=0)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
     points, share = (u * s)[:, :2], s**2 / max(np.sum(s**2), 1e-30)
     if points.shape[1] == 1:
         points, share = np.column_stack([points, np.zeros(len(points))]), np.append(share, 0.0)
-    f = Figure(figsize=(11.5, 4.4), layout="constrained")
-    left, right = f.subplots(1, 2)
-    if np.asarray(labels).dtype.kind == "f":
-        by_number(left, points, labels, label_name)
-    else:
-        drawn = scatter(left, points, labels)
-        legend(
-            left,
-            drawn,
-            loc="center left",
-            bbox_to_anchor=(1.0, 0.5),
-            title=label_name,
-            fontsize=8,
-            markerscale=2,
-            frameon=False,
-        )
-    depth = np.log10(np.maximum(library, 1.0))
-    by_number(right, points, depth, "log10 library size (counts a cell)")
-    for axes in (left, right):
+    panels = []
+
+    def panel() -> tuple:
+        f = Figure(figsize=(5.8, 4.2), layout="constrained")
+        axes = f.add_subplot()
         axes.set(
             xticks=[],
             yticks=[],
             xlabel=f"PC 1 of z ({share[0]:.0%} of its variance)",
             ylabel=f"PC 2 of z ({share[1]:.0%})",
         )
-    return png(f)
+        panels.append(f)
+        return f, axes
+
+    beside = dict(loc="outside right upper", fontsize=8, markerscale=2, frameon=False)
+    f, axes = panel()
+    if np.asarray(labels).dtype.kind == "f":
+        by_number(axes, points, labels, label_name)
+    else:
+        legend(f, scatter(axes, points, labels), title=label_name, **beside)
+    if has_batches(batch):
+        f, axes = panel()
+        kinds = most_frequent(np.asarray(batch).astype(str))
+        legend(f, mixed(axes, points, kinds), title="batch", **beside)
+    f, axes = panel()
+    depth = np.log10(np.maximum(library, 1.0))
+    by_number(axes, points, depth, "log10 library size (counts a cell)")
+    return [png(f) for f in panels]
 
 
-def dimensions(mean: Array, std: Array) -> bytes:
+def dimensions(mean: Array, std: Array) -> list[bytes]:
     """KL(q(z_j | x) || Normal(0, 1)) of each latent dimension j, a mean over cells, largest first.
 
     mean, std: (n, n_latent).
     """
     kl = np.mean((mean**2 + std**2 - 1) / 2 - np.log(std), axis=0)
-    f = Figure(figsize=(6.5, 3), layout="constrained")
-    axes = f.add_subplot()
+    f, axes = panel_of_numbers()
     axes.bar(np.arange(1, len(kl) + 1), np.sort(kl)[::-1], color=COLORS[0])
     axes.set(xlabel="latent dimension, by rank", ylabel="KL (nats a cell)")
-    return png(f)
+    return [png(f)]
 
 
-def genes(x: Matrix, drawn: Matrix) -> bytes:
+def panel_of_numbers() -> tuple:
+    """A Figure that is one panel of a page, and its axes."""
+    f = Figure(figsize=(5.2, 3.8), layout="constrained")
+    return f, f.add_subplot()
+
+
+def genes(x: Matrix, drawn: Matrix) -> list[bytes]:
     """Mean and fraction of zeros of each gene, in the data and in counts drawn from the model.
 
     x: (n, n_genes), CSR; drawn: (n, n_genes).
     """
     x = x.toarray()
-    f = Figure(figsize=(10, 4.2), layout="constrained")
-    left, right = f.subplots(1, 2)
+    of_means, left = panel_of_numbers()
+    of_zeros, right = panel_of_numbers()
     means = np.maximum(
         [x.mean(axis=0), drawn.mean(axis=0)], 0.5 / len(x)
     )  # a gene without counts has a place on the log scale
-    left.scatter(*means, s=9, color=COLORS[0], linewidths=0, alpha=0.7)
-    left.plot(
-        [means.min(), means.max()],
-        [means.min(), means.max()],
-        color="#555555",
-        linewidth=0.8,
-        zorder=0,
-    )
+    zeros = np.mean(x == 0, axis=0), np.mean(drawn == 0, axis=0)
+    for axes, points in ((left, means), (right, zeros)):
+        axes.scatter(*points, s=9, color=COLORS[0], linewidths=0, alpha=0.7)
+    for axes, ends in ((left, [means.min(), means.max()]), (right, [0, 1])):
+        axes.plot(ends, ends, color="#555555", linewidth=0.8, zorder=0)
     left.set(
         xscale="log",
         yscale="log",
         xlabel="mean count in the data",
         ylabel="mean count in draws from the model",
     )
-    right.scatter(
-        np.mean(x == 0, axis=0),
-        np.mean(drawn == 0, axis=0),
-        s=9,
-        color=COLORS[0],
-        linewidths=0,
-        alpha=0.7,
-    )
-    right.plot([0, 1], [0, 1], color="#555555", linewidth=0.8, zorder=0)
     right.set(
         xlabel="fraction of zeros in the data", ylabel="fraction of zeros in draws from the model"
     )
-    return png(f)
+    return [png(of_means), png(of_zeros)]
 
 
-def cells(x: Matrix, generated: Matrix) -> bytes:
+def cells(x: Matrix, generated: Matrix) -> list[bytes]:
     """Library sizes and genes detected: cells x (n, n_genes), CSR, and generated (m, n_genes)."""
-    f = Figure(figsize=(10, 3.4), layout="constrained")
-    left, right = f.subplots(1, 2)
     sizes = [np.log10(np.maximum(total, 1.0)) for total in (library_size(x), generated.sum(axis=1))]
     detected = [np.diff(x.indptr), np.sum(generated > 0, axis=1)]
     names = "log10 library size (counts a cell)", "genes detected in a cell"
-    for axes, values, name in zip((left, right), (sizes, detected), names):
+    panels = []
+    for values, name in zip((sizes, detected), names):
+        f, axes = panel_of_numbers()
         bins = np.linspace(min(v.min() for v in values), max(v.max() for v in values) + 1e-6, 41)
         for v, color, label, style in zip(
             values, (COLORS[0], COLORS[5]), ("data", "generated from the prior"), ("-", "--")
@@ -371,10 +391,38 @@ def cells(x: Matrix, generated: Matrix) -> bytes:
                 label=label,
             )
         axes.set(xlabel=name, ylabel="density of cells", yticks=[])
-    left.legend(frameon=False, fontsize=8, loc="upper left")
-    low, high = left.get_ylim()
-    left.set_ylim(low, 1.2 * high)  # room for the legend
-    return png(f)
+        f.legend(frameon=False, fontsize=8, loc="outside upper center", ncols=2)
+        panels.append(png(f))
+    return panels
+
+
+def look_of(names: list[str]) -> dict[str, dict]:
+    """A colour and a marker for each name, as matplotlib's options; "others" are grey."""
+    colors = COLORS if len(names) <= len(COLORS) else MANY_COLORS
+    found = {}
+    for i, name in enumerate(names):
+        color = colors[i % len(colors)]
+        found[name] = {"color": color, "marker": MARKERS[i % len(MARKERS)]}
+    if OTHERS in found and len(names) > len(COLORS):
+        found[OTHERS] = {"color": "#BBBBBB", "marker": "."}
+    return found
+
+
+def mixed(axes, points: np.ndarray, labels: Array, size: float = 8.0) -> dict:
+    """Points (n, 2) coloured by label and drawn in random order, so that no label hides another.
+
+    Returns label -> a handle, for `legend`.
+    """
+    labels = np.asarray(labels)
+    look = look_of(sorted(set(labels.tolist())))
+    order = np.random.default_rng(0).permutation(len(labels))
+    colors = [look[name]["color"] for name in labels[order].tolist()]
+    axes.scatter(*points[order].T, s=size, c=colors, linewidths=0, alpha=0.75, rasterized=True)
+    axes.set(xticks=[], yticks=[])
+    return {
+        name: Line2D([], [], color=of_name["color"], marker="o", markersize=3, linestyle="")
+        for name, of_name in look.items()
+    }
 
 
 def by_number(axes, points: np.ndarray, values: Array, name: str) -> None:
@@ -392,18 +440,17 @@ def scatter(axes, points: np.ndarray, labels: Array, size: float = 8.0) -> dict:
 
     Returns label -> what was drawn, for `legend`.
     """
-    labels = np.asarray(labels)
+    labels = np.asarray(labels).astype(str)
     drawn = {}
-    for i, name in enumerate(sorted(set(labels))):
+    for name, look in look_of(sorted(set(labels.tolist()))).items():
         chosen = labels == name
-        drawn[str(name)] = axes.scatter(
+        drawn[name] = axes.scatter(
             *points[chosen].T,
             s=size,
-            color=COLORS[i % len(COLORS)],
-            marker=MARKERS[i % len(MARKERS)],
             linewidths=0,
             alpha=0.75,
             rasterized=True,
+            **look,
         )
     axes.set(xticks=[], yticks=[])
     return drawn
@@ -432,13 +479,27 @@ def png(f: Figure) -> bytes:
     return file.getvalue()
 
 
-def figure(picture: bytes | None, caption: str) -> str:
-    """HTML of a picture, in the page itself, and its caption; nothing where there is no picture."""
-    if picture is None:
+def page(title: str, body: str) -> str:
+    """A whole HTML page of this style. title: text; body: HTML."""
+    name = html.escape(title)
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        '<meta name=viewport content="width=device-width, initial-scale=1">'
+        f"<title>{name}</title><style>{STYLE}</style><h1>{name}</h1>{body}</html>\n"
+    )
+
+
+def figure(pictures: list[bytes], caption: str) -> str:
+    """HTML of pictures side by side, in the page itself, and their caption; nothing for none."""
+    if not pictures:
         return ""
-    text, data = html.escape(caption), base64.b64encode(picture).decode()
-    image = f'<img alt="{text}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
+    text = html.escape(caption)
+    images = [
+        f'<img alt="{text}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
+        for picture in pictures
+    ]
+    panels = f"<div class=panels>{''.join(images)}</div>"
+    return f"<figure>{panels}<figcaption>{text}</figcaption></figure>"
 
 
 def table(pairs) -> str:

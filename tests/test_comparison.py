@@ -274,6 +274,17 @@ def test_the_table_as_text_and_file(of_nb, tmp_path):
         assert line["likelihood"] == (row.setting.likelihood if row.setting else "")
         if row.log_p is not None:
             assert float(line["log_p"]) == pytest.approx(row.log_p)
+    frame = table.to_frame()
+    assert list(frame.columns) == list(found[0]) and frame["name"].tolist() == [
+        row.name for row in table.rows
+    ]
+    assert frame["ari"].tolist()[0] == table.rows[0].ari
+
+
+def test_a_notebook_shows_names_as_they_are():
+    row = Row("<b>nb</b>", Setting("nb", 9, 1, 8), 7, failure="a < b")
+    page = Comparison([row], 10, 1)._repr_html_()
+    assert "&lt;b&gt;nb" in page and "a &lt; b" in page and page.count("<") == 2
 
 
 def test_the_picture_shows_every_row_that_did_not_fail(of_nb, tmp_path):

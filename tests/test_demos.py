@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.image import imread
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,6 +40,27 @@ def test_the_page_holds_all_of_it_and_needs_no_network(out):
     page = (out / "index.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") >= len(available())
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
+
+
+def test_a_quick_picture_says_so(out, tmp_path):
+    from demos import show
+    from demos.__main__ import available
+
+    f, axes = show.figure()
+    axes[0, 0].plot([0, 1])
+    show.save(f, tmp_path, "any", "A line.")
+    before = imread(tmp_path / "any.png")
+    show.mark_quick(tmp_path / "any.png")
+    after = imread(tmp_path / "any.png")
+    n_more = after.shape[0] - before.shape[0]
+    assert after.shape[1] == before.shape[1] and 20 < n_more < 60
+    inside = (slice(8, -8), slice(8, -8))  # without the frame
+    np.testing.assert_allclose(after[n_more:][inside][..., :3], before[inside][..., :3], atol=0.01)
+    assert np.mean(after[8 : n_more - 4, 8:-8, 2] < 0.5) > 0.01  # letters
+    frame = np.array([0xD5, 0x5E, 0x00]) / 255
+    np.testing.assert_allclose(after[2, 2, :3], frame, atol=0.02)
+    for name in available():
+        np.testing.assert_allclose(imread(out / f"{name}.png")[2, 2, :3], frame, atol=0.02)
 
 
 def test_main_job_leaves_its_files(out):

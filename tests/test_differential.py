@@ -5,13 +5,14 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 from matplotlib.figure import Figure
 from scipy import integrate, sparse, special, stats
 
 from minigrad.distributions import NegativeBinomial
 from models import SCVI, differential
-from models.counts import Counts, moments, read
+from models.counts import Counts, read
 from tests.benchmarks.differential import Answer, measures, simulate, wilcoxon
 from tests.test_posterior import DOWN, UP, counts_like, two_types, untrained
 
@@ -186,15 +187,17 @@ def test_groups_are_masks_or_positions_and_the_rest_by_default(trained):
     ]
     for table in tables[1:]:
         for name, column in tables[0].columns.items():
-            np.testing.assert_array_equal(table[name], column)
+            if name != "comparison":
+                np.testing.assert_array_equal(table[name], column)
+    assert [set(table["comparison"]) for table in tables] == [{"b"}, {"b"}, {"rest"}, {"b"}]
     other = model.differential_expression(x, mask, n_samples=200, seed=1)
     assert np.any(in_order_of_genes(other, "lfc_mean") != in_order_of_genes(tables[0], "lfc_mean"))
 
 
 COLUMNS = {
-    "vanilla": "gene probability probability_error bayes_factor lfc_mean lfc_median lfc_std "
+    "vanilla": "group comparison gene probability probability_error bayes_factor lfc_mean lfc_median lfc_std "
     "rho_a rho_b raw_mean_a raw_mean_b nonzero_a nonzero_b",
-    "change": "gene probability bayes_factor lfc_mean lfc_std rho_a rho_b raw_mean_a raw_mean_b "
+    "change": "group comparison gene probability bayes_factor lfc_mean lfc_std rho_a rho_b raw_mean_a raw_mean_b "
     "nonzero_a nonzero_b is_de",
 }
 
@@ -289,8 +292,10 @@ def deaf(n_batches=1, **config):
 
 def sums_of(model, x, codes, n_samples=20000):
     cells = np.arange(x.shape[0])
+    rng = np.random.default_rng(0)
     told = differential.Cells(x, codes, np.empty((x.shape[0], 0)))
-    return differential._sums(model, told, cells, cells, n_samples, np.random.default_rng(0))
+    (tally,) = differential._tallies(model, told, [cells], n_samples, rng)
+    return differential._sums(tally)
 
 
 @pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
@@ -333,7 +338,7 @@ def test_the_excess_that_cells_show_by_brute_force():
     totals = x.sum(axis=1, keepdims=True)
     off = x - totals * (x.sum(axis=0) / totals.sum())
     expected = (40 / 39 * np.sum(off**2, axis=0) - x.sum(axis=0)) / (x.sum(axis=0) + 0.5) ** 2
-    np.testing.assert_allclose(differential._observed_excess(moments(x)), expected)
+    np.testing.assert_allclose(differential._observed_excess(differential._counted(x)), expected)
 
 
 def test_counts_that_vary_less_than_poisson_have_no_excess():
@@ -606,6 +611,154 @@ def test_wrong_questions(wrong, message):
         model.differential_expression(counts_like(model) + 1, **wrong)
 
 
+# ---------------------------------------------------------------------------------- groups by label
+@pytest.fixture(scope="module")
+def labelled(trained):
+    """A model, its Counts with labels of three groups, and a table of each against the rest.
+
+    Type 0 is two groups by chance; ten cells have no label.
+    """
+    model, x, types = trained
+    labels = np.where(types == 1, "one", np.where(np.arange(400) % 3 == 0, "two", "$three$"))
+    labels = labels.astype(object)
+    labels[:10] = None
+    counts = Counts(sparse.csr_array(x), [f"g{i}" for i in range(40)], range(400), {"kind": labels})
+    return model, counts, model.differential_expression(counts, groupby="kind", seed=1)
+
+
+@pytest.mark.filterwarnings("ignore:group ")
+def test_every_group_against_the_rest_in_one_table(labelled):
+    model, counts, table = labelled
+    labels = counts.obs["kind"]
+    assert [groups.a for groups in table.groups] == ["$three$", "one", "two"]
+    assert len(table) == 3 * 40 and set(table["comparison"]) == {"rest"}
+    x = counts.X.toarray()
+    for groups in table.groups:
+        part = table[table["group"] == groups.a]
+        assert len(part) == 40 and np.all(np.diff(part["bayes_factor"]) <= 0)
+        mask = labels == groups.a
+        assert (groups.n_a, groups.n_b) == (mask.sum(), (~mask).sum())  # without a label: the rest
+        alone = model.differential_expression(counts, mask, seed=2)
+        for name in ("raw_mean_a", "raw_mean_b", "nonzero_a", "nonzero_b"):
+            np.testing.assert_allclose(
+                in_order_of_genes(part, name), in_order_of_genes(alone, name), rtol=1e-12
+            )
+        of_cells = (x[~mask] > 0).mean(axis=0)
+        np.testing.assert_allclose(in_order_of_genes(part, "nonzero_b"), of_cells)
+        # Draws of z are other ones: by how much two seeds differ, so much these two may.
+        lfc, lfc_alone = in_order_of_genes(part, "lfc_mean"), in_order_of_genes(alone, "lfc_mean")
+        np.testing.assert_allclose(lfc, lfc_alone, atol=0.05)
+        assert groups.delta == pytest.approx(alone.delta, abs=0.02)
+    changed = table[table["is_de"]]
+    assert set(changed["gene"][changed["group"] == "one"]) >= {f"g{i}" for i in (*UP, *DOWN)}
+
+
+@pytest.mark.filterwarnings("ignore:group ")
+def test_labels_name_the_groups_of_a_table(labelled, tmp_path):
+    model, counts, _ = labelled
+    labels = counts.obs["kind"]
+    table = model.differential_expression(counts, "one", "two", groupby=labels, n_samples=200)
+    same = model.differential_expression(counts, labels == "one", labels == "two", n_samples=200)
+    np.testing.assert_array_equal(table["lfc_mean"], same["lfc_mean"])
+    assert set(table["group"]) == {"one"} and set(table["comparison"]) == {"two"}
+    assert set(same["group"]) == {"a"} and set(same["comparison"]) == {"b"}
+    n_one, n_two = np.sum(labels == "one"), np.sum(labels == "two")
+    assert f"a: one ({n_one} cells), b: two ({n_two} cells)" in str(table)
+    table.to_csv(tmp_path / "table.csv")
+    assert (tmp_path / "table.csv").read_text().splitlines()[1].startswith("one,two,g")
+    rest = model.differential_expression(counts, "one", groupby="kind", mode="vanilla")
+    assert set(rest["comparison"]) == {"rest"} and rest.groups[0].n_b == 400 - n_one
+
+
+@pytest.mark.filterwarnings("ignore:group ")
+def test_pairs_of_every_group(labelled):
+    model, counts, _ = labelled
+    asked = dict(mode="vanilla", n_samples=300)
+    table = model.differential_expression(counts, groupby="kind", **asked)
+    for groups in table.groups:
+        alone = model.differential_expression(counts, counts.obs["kind"] == groups.a, **asked)
+        part = table[table["group"] == groups.a]
+        np.testing.assert_array_equal(part["lfc_median"], alone["lfc_median"])
+        assert groups.delta is None
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (dict(), "group_a: which cells"),
+        (dict(groupby="type"), "no column 'type'.*there are: kind, number, cell"),
+        (dict(groupby=["a", "b"]), r"shape \(2,\), must be one label for each of 9"),
+        (dict(groupby="kind", group_a="z"), "no cell has kind 'z'; there are: x, y"),
+        (dict(groupby=list("xxxxyyyyy"), group_a="x", group_b="z"), "no cell has the label 'z'"),
+        (dict(groupby="kind", group_a="x", group_b="x"), "share 4 cells"),
+        (dict(groupby="kind", group_b="x"), "group_b needs group_a"),
+        (dict(groupby="number"), "1 different labels for 9 cells"),
+        (dict(groupby="cell"), "9 different labels for 9 cells.*pass a column of groups"),
+    ],
+)
+def test_wrong_labels(wrong, message):
+    model = untrained()
+    obs = {"kind": np.array(list("xxxxyyyyy")), "number": np.ones(9), "cell": np.arange(9)}
+    counts = Counts(sparse.csr_array(counts_like(model) + 1), range(12), range(9), obs)
+    with pytest.raises(ValueError, match=message):
+        model.differential_expression(counts, **wrong)
+
+
+def test_missing_labels_are_none_whatever_kind_they_are():
+    numbers = np.array([1.0, np.nan, 2.0])
+    for given in (numbers, pandas.Series(numbers), pandas.Series([1, pandas.NA, 2], dtype="Int64")):
+        assert differential._labels(None, given, 3).tolist() == ["1", None, "2"]
+    categories = pandas.Series(["x", None, "y"], dtype="category")
+    assert differential._labels(None, categories, 3).tolist() == ["x", None, "y"]
+
+
+@pytest.mark.filterwarnings("ignore:group ")
+def test_a_group_without_counts_is_left_out_with_a_warning():
+    model = untrained()
+    x = counts_like(model) + 1
+    x[:3] = 0
+    with pytest.warns(UserWarning, match="no cell of a has counts"):
+        table = model.differential_expression(x, groupby=list("aaabbbccc"), n_samples=9)
+    assert [groups.a for groups in table.groups] == ["b", "c"]
+    assert table.groups[0].n_b == 3
+
+
+@pytest.mark.filterwarnings("ignore:group ")
+def test_rows_of_a_table_and_its_other_forms(labelled):
+    _, _, table = labelled
+    mask = (table["group"] == "one") & table["is_de"]
+    np.testing.assert_array_equal(table[mask]["gene"], table["gene"][mask])
+    assert table[5:9]["gene"].tolist() == table["gene"][5:9].tolist()
+    assert table[3]["gene"].tolist() == [table["gene"][3]] and len(table[[0, 2]]) == 2
+    with pytest.raises(IndexError):
+        table[999]
+    frame = table.to_frame()
+    assert list(frame.columns) == list(table.columns) and len(frame) == 120
+    assert frame["is_de"].dtype == bool and frame["gene"][7] == table["gene"][7]
+    text = str(table)
+    for groups in table.groups:
+        assert f"a: {groups.a} ({groups.n_a} cells), b: rest" in text
+    assert text.count("... 37 more") == 3
+    page = table._repr_html_()
+    assert page.count("<table>") == 3 and page.count("<tr>") == 3 * 4 and "<td>g" in page
+    assert str(table[:0]) == "no rows" and "no rows" in table[:0]._repr_html_()
+
+
+@pytest.mark.filterwarnings("ignore:group ")
+def test_the_volcano_of_every_group_is_a_panel_and_a_figure_without_a_path(labelled, tmp_path):
+    _, _, table = labelled
+    figure = table.volcano()
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert [title.split(" (")[0] for title in titles] == ["a: $three$", "a: one", "a: two"]
+    assert table.volcano(tmp_path / "all.svg") == tmp_path / "all.svg"
+    picture = (tmp_path / "all.svg").read_text()
+    n_higher = np.sum(table["is_de"] & (table["group"] == "one") & (table["lfc_mean"] > 0))
+    assert f"<!-- {n_higher} genes higher in a -->" in picture
+    assert "<!-- higher in b -->" in picture and "<!-- b: rest (" in picture
+    with pytest.raises(ValueError, match="no rows"):
+        table[:0].volcano()
+
+
 def test_names_of_genes_are_those_given_or_the_models_or_the_datas_or_numbers():
     model = untrained()
     x, names = counts_like(model) + 1, np.array([f"n{i}" for i in range(12)])
@@ -634,13 +787,13 @@ def test_the_table_as_text_file_and_picture(trained, tmp_path):
         if mode == "change":
             assert f"beyond {table.delta:.3g}: {np.sum(table['is_de'])} of 40 genes" in text
         assert "... 30 more" in text
-        assert table.head(40).count("\n") == 41 and "more" not in table.head(40)
+        assert table.head(40).count("\n") == 42 and "more" not in table.head(40)
         table.to_csv(tmp_path / "table.csv")
         with open(tmp_path / "table.csv", newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         assert [row["gene"] for row in rows] == table["gene"].tolist()
         for name in table.columns:
-            if name not in ("gene", "is_de"):
+            if name not in ("group", "comparison", "gene", "is_de"):
                 assert [float(row[name]) for row in rows] == table[name].tolist()
         if mode == "change":
             assert [row["is_de"] for row in rows] == [str(v) for v in table["is_de"]]

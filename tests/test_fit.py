@@ -13,13 +13,16 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import sparse
 
-from minigrad import Tensor, functional, nn, optim
+from minigrad import Tensor, functional, nn, optim, progress
 from minigrad import checkpoint as files
 from minigrad import training as module
 from minigrad.fit import History, evaluating, fit
@@ -781,6 +784,67 @@ def test_the_bar_is_for_terminals_only(monkeypatch, capfd, is_one, progress, sho
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("seconds, n_lines", [(0.0, 6), (3600.0, 0)])
+def test_without_a_terminal_there_is_a_line_every_few_seconds(monkeypatch, seconds, n_lines):
+    monkeypatch.setattr(progress, "SECONDS", seconds)
+    screen = Terminal(False)
+    monkeypatch.setattr(sys, "stderr", screen)
+    history = train(progress=True)[1]
+    lines = screen.text.splitlines()
+    assert len(lines) == n_lines and "\r" not in screen.text
+    for i, line in enumerate(lines):
+        assert line.startswith(f"epoch {i + 1}/6, train_loss {history['train_loss'][i]:.5g}, ")
+    train(progress=False)
+    assert screen.text.splitlines() == lines
+
+
+def test_lines_come_at_most_every_few_seconds_and_the_last_one_ends_them(monkeypatch):
+    screen = Terminal(False)
+    monkeypatch.setattr(sys, "stderr", screen)
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    lines = progress.Lines(True)
+    for epoch in range(1, 10):
+        clock[0] = 2.0 * epoch
+        lines.say(f"epoch {epoch}", is_last=epoch == 9)
+    assert screen.text.split("\n") == ["epoch 3", "epoch 6", "epoch 9", ""]
+    lines.say("one more", is_last=True)
+    assert screen.text.endswith("one more\n")
+    short = progress.Lines(True)
+    short.say("over already", is_last=True)
+    assert "over already" not in screen.text
+
+
+@pytest.mark.parametrize("width", [40, 60, 200])
+def test_the_bar_keeps_its_width_on_narrow_terminals(monkeypatch, width):
+    screen = Terminal(True)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(os, "get_terminal_size", lambda *_: (width + 1, 25))
+    with progress.bar(100, 0, "batch", True) as bar:
+        bar.set_description("epoch 3/6")
+        bar.set_postfix({"train_loss": "412.13", "validation_elbo": "-401.77"}, refresh=False)
+        bar.update(50)
+        bar.refresh()
+    shown = [line for line in screen.text.split("\r") if "50%|" in line]
+    assert shown
+    for line in shown:
+        assert len(line.rstrip("\n")) <= width
+        assert len(line.split("|")[1]) == 16
+        assert ("validation_elbo=-401.77" in line) == (width == 200)
+
+
+def test_in_a_notebook_there_is_a_bar(monkeypatch):
+    shell = SimpleNamespace(kernel=object(), config={})
+    module = SimpleNamespace(get_ipython=lambda: shell)
+    monkeypatch.setitem(sys.modules, "IPython", module)
+    screen = Terminal(False)
+    monkeypatch.setattr(sys, "stderr", screen)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(progress=True)
+    assert "36/36" in screen.text and "epoch 6/6, " not in screen.text
+
+
 def test_a_resumed_bar_starts_where_it_stopped(tmp_path, monkeypatch):
     model = Regression()
     model.hook = raising(32)
@@ -794,7 +858,9 @@ def test_a_resumed_bar_starts_where_it_stopped(tmp_path, monkeypatch):
 @pytest.mark.parametrize("suffix, start", [(".png", b"\x89PNG"), (".pdf", b"%PDF")])
 def test_the_history_is_drawn(tmp_path, suffix, start):
     path = tmp_path / f"curves{suffix}"
-    uninterrupted()[1].plot(path)
+    assert uninterrupted()[1].plot(path) == path
+    figure = uninterrupted()[1].plot()
+    assert isinstance(figure, Figure) and len(figure.axes) == 3
     assert path.read_bytes().startswith(start) and path.stat().st_size > 5000
     History({"epoch": [1], "train_loss": [0.5]}).plot(path)
     assert path.read_bytes().startswith(start)

@@ -214,11 +214,23 @@ def test_what_needs_all_in_memory_says_so(path):
     for ask in (C.normalize, C.empty_genes, lambda x: C.pearson_residual_variance(x, 3), as_matrix):
         with pytest.raises(ValueError, match="lies on the disk.*without backed=True"):
             ask(counts)
-    model, _ = fitted(counts, epochs=1)
-    with pytest.raises(ValueError, match="lies on the disk"):
-        model.differential_expression(counts, np.arange(N) < 9)
     with pytest.raises(ValueError, match="lies on the disk, which only SCVI trains from"):
         Autoencoder(G, (4,), 2).fit(counts, epochs=1, progress=False)
+
+
+@pytest.mark.filterwarnings("ignore:group")
+@pytest.mark.parametrize("mode", ["change", "vanilla"])
+def test_groups_are_compared_from_the_disk_as_in_memory(path, small_blocks, mode):
+    on_disk, in_memory = read(path, backed=True), read(path)
+    assert len(on_disk.X.bounds) > 3
+    model, _ = fitted(on_disk, epochs=1)
+    labels = np.array(["x", "y", "z"])[np.arange(N) % 3]
+    asked = dict(groupby=labels, mode=mode, n_samples=2 * N)
+    found = model.differential_expression(on_disk, **asked)
+    expected = model.differential_expression(in_memory, **asked)
+    assert found.groups == expected.groups
+    for name, column in expected.columns.items():
+        np.testing.assert_array_equal(found[name], column, err_msg=name)
 
 
 @pytest.mark.parametrize("form", [np.array, sparse.csr_array, sparse.csr_matrix])

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A file imports only from files above it.
 ORDER = {
     "minigrad": [
+        "notebook",
         "backend",
         "backward",
         "tensor",
@@ -40,6 +41,7 @@ ORDER = {
         "data",
         "checkpoint",
         "parallel",
+        "progress",
         "training",
         "fit",
         "example_inputs",

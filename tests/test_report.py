@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from minigrad.fit import History
 from models import report
-from models.differential import DifferentialExpression
+from models.differential import DifferentialExpression, Groups
 
 # Names that matplotlib would read as mathematics, some of which it cannot, or leave out of legends.
 ODD = ["$a$", "$\\frac$", "_hidden", "a$^b", "plain", "x$_$y", "", "_"]
@@ -51,9 +52,62 @@ def test_the_latent_space_is_drawn_with_any_labels(monkeypatch):
     monkeypatch.setattr(report, "png", lambda figure: kept.append(figure))
     labels = np.repeat(ODD, 2)
     z = np.random.default_rng(0).normal(size=(len(labels), 3))
-    report.latent_space(z, labels, "$\\bad$", np.ones(len(labels)))
+    report.latent_space(z, labels, "$\\bad$", np.ones(len(labels)), labels)
     found = drawn_texts(kept[0])
     assert {*ODD, "$\\bad$"} - {""} <= set(found) and not any(found.values())
+    found = drawn_texts(kept[1])
+    assert {*ODD, "batch"} - {""} <= set(found) and not any(found.values())
+
+
+@pytest.mark.parametrize(
+    "batch, titles",
+    [
+        (np.array(["x", "y", "x", "z"] * 5), ["kind", "batch"]),
+        (np.array([1, 2] * 10), ["kind", "batch"]),
+        (np.array(["x"] * 20), ["kind"]),
+        (None, ["kind"]),
+    ],
+)
+def test_several_batches_have_a_panel(monkeypatch, batch, titles):
+    kept = []
+    monkeypatch.setattr(report, "png", lambda figure: kept.append(figure))
+    z = np.random.default_rng(0).normal(size=(20, 3))
+    report.latent_space(z, np.array(list("abcd") * 5), "kind", np.ones(20), batch)
+    legends = [figure.legends[0] for figure in kept if figure.legends]
+    assert [made.get_title().get_text() for made in legends] == titles
+    if len(titles) > 1:
+        names = [text.get_text() for text in legends[1].get_texts()]
+        assert names == sorted(set(batch.astype(str)))
+        dots = kept[1].axes[0].collections[0]
+        # Each cell has the colour of its batch, in whatever order they are drawn.
+        colours = {
+            text.get_text(): to_rgba(handle.get_color())[:3]
+            for text, handle in zip(legends[1].get_texts(), legends[1].legend_handles)
+        }
+        where = {
+            tuple(point): color[:3]
+            for point, color in zip(dots.get_offsets().data.tolist(), dots.get_facecolors())
+        }
+        x = z - z.mean(axis=0)
+        u, s, _ = np.linalg.svd(x, full_matrices=False)
+        for point, label in zip((u * s)[:, :2].tolist(), batch.astype(str)):
+            assert tuple(where[tuple(point)]) == pytest.approx(colours[label])
+
+
+def test_up_to_twenty_labels_have_a_look_of_their_own():
+    for n in (3, 10, 11, 20):
+        look = report.look_of([f"{i:02d}" for i in range(n)])
+        assert len({of_name["color"] for of_name in look.values()}) == n
+    others = report.look_of([*(f"{i:02d}" for i in range(19)), "others"])["others"]
+    assert others["color"] == "#BBBBBB"
+
+
+def test_a_page_fits_narrow_screens_and_dark_ones():
+    page = report.page("<&>", report.figure([b"1", b"2"], "a < b"))
+    assert "<meta name=viewport" in page and "prefers-color-scheme: dark" in page
+    assert page.count("<img") == 2 and page.count("<figcaption>a &lt; b</figcaption>") == 1
+    assert "<title>&lt;&amp;&gt;</title>" in page and "flex-wrap: wrap" in page
+    assert report.figure([], "nothing") == ""
 
 
 def test_numbers_are_a_colour_bar_and_names_are_a_legend(tmp_path, monkeypatch):
@@ -63,12 +117,10 @@ def test_numbers_are_a_colour_bar_and_names_are_a_legend(tmp_path, monkeypatch):
     n_counts = np.random.default_rng(1).permutation(np.arange(60)) * 10.0
     n_counts[7] = np.nan
     report.latent_space(z, report.as_numbers(n_counts), "n$_$counts", np.ones(60))
-    left, _, *bars = kept[0].axes
-    assert [bar.get_ylabel() for bar in bars] == [
-        "n$_$counts",
-        "log10 library size (counts a cell)",
-    ]
-    assert left.get_legend() is None
+    (left, bar), (_, bar_of_depth) = [figure.axes for figure in kept]
+    assert bar.get_ylabel() == "n$_$counts"
+    assert bar_of_depth.get_ylabel() == "log10 library size (counts a cell)"
+    assert not kept[0].legends and not kept[1].legends
     assert not any(drawn_texts(kept[0]).values())
     without, dots = left.collections
     assert len(without.get_offsets()) == 1
@@ -103,26 +155,12 @@ def table_of(genes):
     """A table of differential expression with these names of genes."""
     n = len(genes)
     numbers = np.linspace(1.0, 2.0, n)
-    columns = {"gene": np.array(genes)}
+    columns = {"gene": np.array(genes), "group": np.full(n, "$a$"), "comparison": np.full(n, "_")}
     for name in ("lfc_mean", "bayes_factor"):
         columns[name] = numbers
     columns["is_de"] = np.ones(n, bool)
-    return DifferentialExpression(columns, mode="change", n_samples=9, delta=0.25, fdr=0.05)
-
-
-def test_a_table_names_its_groups(tmp_path):
-    named = table_of(["a", "b"]).named("$T$ cells", "rest")
-    named.to_csv(tmp_path / "t.csv")
-    first, *rows = (tmp_path / "t.csv").read_text().splitlines()
-    assert first.startswith("gene,group,comparison,lfc_mean")
-    assert [row.split(",")[:3] for row in rows] == [
-        ["a", "$T$ cells", "rest"],
-        ["b", "$T$ cells", "rest"],
-    ]
-    named.volcano(tmp_path / "t.svg")
-    table_of(["a", "b"]).volcano(tmp_path / "u.svg")
-    texts = [(tmp_path / name).read_text() for name in ("t.svg", "u.svg")]
-    assert "means, $T$ cells over rest -->" in texts[0] and "a over b -->" in texts[1]
+    groups = [Groups("$a$", "_", 8, 9, 0.25)]
+    return DifferentialExpression(columns, mode="change", n_samples=9, fdr=0.05, groups=groups)
 
 
 def test_a_volcano_names_genes_as_they_are(tmp_path, monkeypatch):
@@ -133,6 +171,8 @@ def test_a_volcano_names_genes_as_they_are(tmp_path, monkeypatch):
     found = drawn_texts(kept[0])
     assert set(ODD) - {""} <= set(found)
     assert not any(found[name] for name in ODD if name)
+    for text in ("higher in $a$ (8 genes)", "a: $a$ (8 cells)\nb: _ (9 cells)"):
+        assert found[text] is False
 
 
 def test_a_history_is_drawn_with_any_names(tmp_path):

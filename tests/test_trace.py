@@ -680,7 +680,10 @@ def test_draw_writes_a_picture(tmp_path, ending, magic):
 def test_draw_a_network(tmp_path):
     loss, model = network()
     assert 35 <= len(trace.tape(loss)) <= 50
-    trace.draw(loss, tmp_path / "graph.png", model)
+    assert trace.draw(loss, tmp_path / "graph.png", model) == tmp_path / "graph.png"
+    figure = trace.draw(loss, names=model)
+    figure.savefig(tmp_path / "again.png", dpi=figure.dpi)
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "graph.png").read_bytes()
     from matplotlib.image import imread
 
     pixels = imread(tmp_path / "graph.png")

@@ -1,0 +1,54 @@
+"""What a notebook asks of an object, and whether there is a notebook. This is engineering.
+
+A notebook shows the `_repr_html_` of the last value of a cell:
+
+    >>> as_html(["gene", "lfc"], [["CD3D", 1.5]], caption="T < B")
+    '<table><caption>T &lt; B</caption><tr><th>gene<th>lfc<tr><td>CD3D<td>1.5</table>'
+
+Know before reading: nothing. Know after: that what comes from data is escaped in one place.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def is_notebook() -> bool:
+    """Whether this process computes for a notebook, and is not a program in a terminal."""
+    ipython = sys.modules.get("IPython")  # a kernel has imported it; nothing is imported here
+    shell = None if ipython is None else ipython.get_ipython()
+    return hasattr(shell, "kernel")
+
+
+def as_html(header: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> str:
+    """A table of texts and numbers: names of columns, rows of the same length, a line above.
+
+    header: may be empty. Floats have four digits. Texts are shown as they are, whatever is in them.
+    """
+    parts = ["<table>"]
+    if caption:
+        parts.append(f"<caption>{html.escape(caption)}</caption>")
+    if header:
+        parts.append("<tr>" + "".join(f"<th>{html.escape(name)}" for name in header))
+    for row in rows:
+        parts.append("<tr>" + "".join(f"<td>{html.escape(short(value))}" for value in row))
+    return "".join([*parts, "</table>"])
+
+
+def short(value: Any) -> str:
+    """A value as text, floats with four digits: 0.123456 is 0.1235."""
+    is_number = isinstance(value, float) or hasattr(value, "dtype") and value.dtype.kind == "f"
+    return f"{value:.4g}" if is_number else str(value)
+
+
+def as_frame(columns: Any) -> Any:
+    """A pandas DataFrame of columns, name -> values; ImportError where pandas is not installed."""
+    try:
+        pandas = importlib.import_module("pandas")
+    except ImportError as error:
+        raise ImportError("to_frame needs pandas: pip install pandas") from error
+    return pandas.DataFrame(columns)

@@ -1,0 +1,117 @@
+"""What objects show in a notebook: texts of data are escaped, and nothing is left out."""
+
+import sys
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import pandas
+import pytest
+from scipy import sparse
+
+from minigrad import Tensor, trace
+from minigrad.checkpoint import Saved
+from minigrad.fit import History
+from minigrad.notebook import as_frame, as_html, is_notebook, short
+from models import SCVI, VAE
+from models.counts import Counts
+
+EVIL = "<script>alert(1)</script>"
+
+
+class Cells(HTMLParser):
+    """The texts of the cells of a table, and the tags that there are."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.texts, self.tags = [], set()
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+
+    def handle_data(self, text):
+        self.texts.append(text)
+
+
+def test_a_table_shows_texts_as_they_are():
+    found = Cells(as_html(["a", EVIL], [[1.23456, "x & y"], [np.float32(2e9), EVIL]], EVIL))
+    assert found.tags == {"table", "caption", "tr", "th", "td"}
+    assert found.texts == [EVIL, "a", EVIL, "1.235", "x & y", "2e+09", EVIL]
+    assert short(7) == "7" and short(np.float64(0.1)) == "0.1" and short(None) == "None"
+
+
+def test_a_notebook_is_where_a_kernel_is(monkeypatch):
+    assert not is_notebook()
+    for shell, expected in ((None, False), (object(), False), (SimpleNamespace(kernel=1), True)):
+        module = SimpleNamespace(get_ipython=lambda shell=shell: shell)
+        monkeypatch.setitem(sys.modules, "IPython", module)
+        assert is_notebook() == expected
+
+
+def test_a_missing_pandas_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="to_frame needs pandas: pip install pandas"):
+        History({"epoch": [1]}).to_frame()
+
+
+def test_histories_as_frame_and_html():
+    history = History({"epoch": [*range(1, 9)], "train_loss": [0.5 * i for i in range(8)]})
+    pandas.testing.assert_frame_equal(history.to_frame(), pandas.DataFrame(history.columns))
+    page = history._repr_html_()
+    assert "8 epochs" in page and "<td>8<td>3.5" in page and "<td>3<td>" not in page
+    assert "0 epochs" in History()._repr_html_()
+    assert as_frame({"a": [1, 2]})["a"].tolist() == [1, 2]
+
+
+def test_a_tensor_says_shape_and_dtype():
+    t = Tensor(np.zeros((2, 3), np.float32), requires_grad=True)
+    assert Cells(t._repr_html_()).texts == ["float32, shape (2, 3)", repr(t)]
+
+
+def test_a_tape_as_frame_and_html():
+    x = Tensor([1.0, 2.0], requires_grad=True)
+    table = trace.table(np.sum(np.exp(x)), {x: EVIL})
+    assert EVIL in Cells(table._repr_html_()).texts
+    assert "script" not in Cells(table._repr_html_()).tags
+    frame = table.to_frame()
+    assert frame["operation"].tolist() == [row.operation for row in table]
+    last = table[-2:]
+    assert len(last) == 2 and str(last).count("\n") == 3 and str(table[:0]) == "no steps"
+
+
+def test_counts_say_what_is_known_of_their_cells():
+    obs = {"kind": np.array(["T", "T", EVIL]), "age": np.array([1.5, np.nan, 30.0])}
+    counts = Counts(sparse.csr_array(np.eye(3)), list("abc"), list("xyz"), obs)
+    texts = Cells(counts._repr_html_()).texts
+    assert "Counts: 3 cells x 3 genes" in texts and "1.5 to 30" in texts
+    assert f"T (2), {EVIL} (1)" in texts
+    many = Counts(counts.X, counts.genes, counts.cells, {"n": np.array(["a", "b", "c"])})
+    assert "others" not in many._repr_html_()
+
+
+@pytest.mark.parametrize("kind", [SCVI, VAE])
+def test_a_model_says_its_sizes_and_what_it_was_trained_on(kind, tmp_path):
+    x = np.random.default_rng(0).poisson(2.0, (50, 6)).astype(np.float32)
+    model = kind(6, n_latent=2)
+    n_weights = sum(p.data.size for p in model.parameters())
+    assert f"weights: {n_weights:,}, trained: no" in repr(model)
+    assert repr(model).startswith(f"{kind.__name__}(") and "n_latent=2" in repr(model)
+    model.fit(x, epochs=3, batch_size=16, validation=0.2, progress=False)
+    assert repr(model).endswith("trained: 40 rows, 3 epochs")
+    model.save(tmp_path / "model.npz")
+    again = kind.load(tmp_path / "model.npz")
+    assert repr(again) == repr(model)
+    texts = Cells(again._repr_html_()).texts
+    assert kind.__name__ in texts and "40 rows, 3 epochs" in texts
+    assert issubclass(kind, Saved)
+
+
+def test_a_resumed_training_says_all_epochs(tmp_path):
+    x = np.random.default_rng(0).poisson(2.0, (50, 6)).astype(np.float32)
+    path = tmp_path / "run.npz"
+    asked = dict(batch_size=16, validation=0.0, progress=False, checkpoint=path)
+    SCVI(6, n_latent=2).fit(x, epochs=3, **asked)
+    model = SCVI(6, n_latent=2)
+    model.fit(x, epochs=3, resume=True, **asked)
+    assert SCVI.load(path).trained_on == {"rows": 50, "epochs": 3}
