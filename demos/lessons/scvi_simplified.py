@@ -350,11 +350,11 @@ plt.show()
 # in those of the B cells. (Look how few naive T cells there are. A share of so few says little, and
 # a name can be wrong as well.) NK cells and most cytotoxic T cells, which kill by the same
 # molecules, are in one cluster; regulatory and memory T cells share theirs. That need not be the
-# model's fault. These types differ in few molecules, of which a cell with some hundred counts shows next to
-# none; and k-means was told to make as many groups as there are names, so it cuts large types into
-# pieces. **A cluster is a proposal, not a cell type.** Nor is scVI magic: by this measure principal
-# components do about as well. What they do not have is the next section: a probability for each
-# statement.
+# model's fault. These types differ in few molecules, of which a cell with some hundred counts shows
+# next to none; and k-means was told to make as many groups as there are names, so it cuts large
+# types into pieces. **A cluster is a proposal, not a cell type.** Nor is scVI magic: by this
+# measure principal components do about as well. What they do not have is the next section: a
+# probability for each statement.
 
 # %% [markdown]
 # ## 5. Differential expression in ten lines
