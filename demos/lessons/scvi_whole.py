@@ -385,7 +385,7 @@ for (axes, below), (name, z) in zip(panels.T, spaces.items()):
     axes.set(title=name, xlabel="t-SNE 1", ylabel="t-SNE 2", xticks=[], yticks=[])
     drawn = scatter(below, place, cell_type[:400], size=6)
     below.set(xlabel="t-SNE 1", ylabel="t-SNE 2", xticks=[], yticks=[])
-panels[0, 0].legend(markerscale=2)
+panels[0, 1].legend(loc="upper left", fontsize=7, markerscale=2)
 legend(figure, drawn, loc="outside lower center", ncols=4, fontsize=7, markerscale=1.6)
 plt.show()
 
@@ -393,8 +393,8 @@ plt.show()
 # The blind model must explain with $z$ why the two halves differ, and keeps them apart. The other
 # is told, and $z$ is free to forget it: what NN5 knows from $s$ costs nothing, while what it knows
 # from $z$ has a price, the KL. The types lose nothing by it: their silhouette is no smaller. (In
-# both models it is nearer to 0 than to 1. The types touch each other in ten dimensions, as related
-# types may; but a type's cells lie together, as the lower pictures show.)
+# both models it is nearer to 0 than to 1: in ten dimensions the types are no islands. But in the
+# lower pictures most types have a place of their own; in the blind model two, one for each batch.)
 #
 # It works here because the batches have the same cell types in them. If one batch were all neurons
 # and the other all glia, the model could not know what is batch and what is type; nor could you.
