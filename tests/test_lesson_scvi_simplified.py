@@ -182,11 +182,12 @@ def answer(formula):
 LFC = "np.log2(rho_a) - np.log2(rho_b)"
 ANSWERS = {
     f"np.mean(np.abs({LFC}) > delta, axis=0)": "right. \\d+ genes have a sure direction",
-    f"np.mean(np.abs({LFC}) > delta)": "wrong: of 4 genes the answer has the shape",
+    f"np.mean(np.abs({LFC}) > delta)": "wrong: of 5 genes the answer has the shape",
     f"np.mean({LFC} > delta, axis=0)": "wrong: a gene that is down 8-fold has changed, too",
     "np.mean(np.abs(rho_a - rho_b) > delta, axis=0)": "wrong: a gene that is up 8-fold .* ratios",
     "np.mean(np.abs(np.log(rho_a / rho_b)) > delta / 2, axis=0)": "wrong: .* take log2",
-    f"np.abs(np.mean({LFC}, axis=0)) > delta": "wrong: the probabilities are 1, 1, 0 and 0.25",
+    "np.mean(np.abs(np.log(rho_a / rho_b)) > delta, axis=0)": "wrong: up by 2.5 .* log2, not log",
+    f"np.abs(np.mean({LFC}, axis=0)) > delta": "wrong: the probabilities are 1, 1, 0, 1 and 0.25",
     "None": "not yet",
 }
 

@@ -97,6 +97,9 @@ def structural_given_zero(log_mu, log_theta, zi_logits):
 ANSWERS = {
     "pi / (pi + (1 - pi) * nb_zero)": "right",
     "expit(zi_logits - np.log(nb_zero))": "right",  # by log odds
+    "np.exp(zi_logits) / (np.exp(zi_logits) + (1 - np.exp(zi_logits)) * nb_zero)": (
+        "wrong: .* did you use expit"
+    ),
     "pi + 0 * nb_zero": "wrong: that is pi, the probability before",
     "pi + (1 - pi) * nb_zero": "wrong: that is the probability of a zero, of either kind",
     "(1 - pi) * nb_zero / (pi + (1 - pi) * nb_zero)": "wrong: that is the probability that the NB",
