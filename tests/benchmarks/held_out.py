@@ -50,10 +50,15 @@ def scvi_tools(x, likelihood, seed) -> SCVI:
     return SCVI.from_scvi_tools(state, likelihood=likelihood)
 
 
+def split(n_cells: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(held-out, other) cells: positions of a random fifth, and of the rest."""
+    order = np.random.default_rng([seed, 1]).permutation(n_cells)
+    return np.sort(order[: n_cells // 5]), np.sort(order[n_cells // 5 :])
+
+
 def scores(train, counts, likelihood, seed, n_samples) -> tuple[float, float, float]:
     """(mean log p of a held-out fifth, nats a cell; ARI and NMI of k-means in the latent space of all cells)."""
-    order = np.random.default_rng([seed, 1]).permutation(len(counts))
-    test, rest = np.sort(order[: len(order) // 5]), np.sort(order[len(order) // 5 :])
+    test, rest = split(len(counts), seed)
     model, labels = train(counts.X[rest], likelihood, seed), counts.obs["labels"]
     clusters = kmeans(model.latent(counts.X), len(set(labels)))
     return (
