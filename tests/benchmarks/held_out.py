@@ -23,6 +23,7 @@ from demos import show
 from models import SCVI
 from models.clustering import adjusted_rand_index, kmeans, normalized_mutual_information
 from models.counts import read
+from tests.benchmarks.work import split
 
 JOBS = ("cortex-zinb", "cortex-nb", "pbmc68k-zinb", "pbmc68k-nb")
 
@@ -48,12 +49,6 @@ def scvi_tools(x, likelihood, seed) -> SCVI:
     theirs.train(max_epochs=400, accelerator="cpu", enable_progress_bar=False)
     state = {name: value.detach().numpy() for name, value in theirs.module.state_dict().items()}
     return SCVI.from_scvi_tools(state, likelihood=likelihood)
-
-
-def split(n_cells: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(held-out, other) cells: positions of a random fifth, and of the rest."""
-    order = np.random.default_rng([seed, 1]).permutation(n_cells)
-    return np.sort(order[: n_cells // 5]), np.sort(order[n_cells // 5 :])
 
 
 def scores(train, counts, likelihood, seed, n_samples) -> tuple[float, float, float]:

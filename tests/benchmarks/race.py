@@ -1,4 +1,4 @@
-"""How soon is a model good? `python -m tests.benchmarks.race [--seeds N] [--out FILE] [DATA ...]`.
+"""How soon is a model good? `python -m tests.benchmarks race [--seeds N] [DATA ...]`.
 
 A user does not wait for an epoch, but for a good model. So this draws held-out likelihood against
 seconds, for whole trainings of three sides on the same cells:
@@ -28,16 +28,15 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import mean
 
-import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from demos import show
+from tests.benchmarks.work import MISSING
 
 ROOT = Path(__file__).parents[2]
 OURS = (5, 10, 20, 30, 40, 60, 100, 200)
 NAMES = {"ours": "ours", "scvi_tools": "scvi-tools", "pytorch": "bare PyTorch loop"}
-MISSING = 3  # exit status of a racer whose library is not installed
 
 
 def race(path: Path, likelihood: str, seeds: int, threads: int) -> dict:
@@ -59,7 +58,9 @@ def run(side: str, path: Path, likelihood: str, seed: int, epochs: int, threads:
     """What one racer printed, [] where its library is missing; RuntimeError where it failed."""
     command = [sys.executable, "-m", "tests.benchmarks.racer", side, str(path), likelihood]
     command += [str(seed), str(epochs)]
-    done = subprocess.run(command, cwd=ROOT, env=environment(threads), capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(threads), capture_output=True, text=True
+    )
     if done.returncode == MISSING:
         return []
     if done.returncode:
@@ -70,7 +71,9 @@ def run(side: str, path: Path, likelihood: str, seed: int, epochs: int, threads:
 def environment(threads: int) -> dict[str, str]:
     """The environment of every side: the same threads, and the BLAS kernel that a user would get."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    kept = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
+    kept = {
+        k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+    }
     return {**kept, **dict.fromkeys(names, str(threads))}
 
 
@@ -135,7 +138,7 @@ def draw(curves_of_data: dict, out: Path) -> None:
 def main(arguments=None) -> int:
     """Race, print the table in Markdown, and draw the picture."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks.race", description=__doc__.split("\n")[0]
+        prog="python -m tests.benchmarks race", description=__doc__.split("\n")[0]
     )
     parser.add_argument("data", nargs="*", default=["cortex", "pbmc68k"], metavar="DATA")
     parser.add_argument("--likelihood", default="zinb", choices=("zinb", "nb"))
@@ -143,7 +146,9 @@ def main(arguments=None) -> int:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each side")
     parser.add_argument("--out", type=Path, default=Path("race.png"), help="the picture")
     chosen = parser.parse_args(arguments)
-    print(f"{chosen.likelihood.upper()}, {chosen.seeds} seeds, {chosen.threads} threads a side, BLAS: {kernel()}\n")
+    print(
+        f"{chosen.likelihood.upper()}, {chosen.seeds} seeds, {chosen.threads} threads a side, BLAS: {kernel()}\n"
+    )
     print("| data | who | log p at the end | epochs to scvi-tools' last value | seconds | |")
     print("| --- | --- | --- | --- | --- | --- |", flush=True)
     curves_of_data = {}

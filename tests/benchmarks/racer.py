@@ -21,8 +21,7 @@ from scipy import sparse
 
 from models import SCVI
 from models.counts import read
-from tests.benchmarks.held_out import split
-from tests.benchmarks.race import MISSING
+from tests.benchmarks.work import MISSING, split
 
 LOOKS = (25, 50, 100, 200, 300, 400)  # epochs after which scvi-tools' recipe is looked at
 N_SAMPLES = 300  # draws of the importance-weighted likelihood
@@ -31,7 +30,10 @@ N_SAMPLES = 300  # draws of the importance-weighted likelihood
 def process_age() -> float:
     """Seconds since this process was started (Linux; elsewhere since this file was imported)."""
     try:
-        with open("/proc/self/stat", encoding="ascii") as stat, open("/proc/uptime", encoding="ascii") as up:
+        with (
+            open("/proc/self/stat", encoding="ascii") as stat,
+            open("/proc/uptime", encoding="ascii") as up,
+        ):
             started = int(stat.read().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
             return float(up.read().split()[0]) - started
     except OSError:
@@ -60,7 +62,9 @@ def scvi_tools(x, likelihood: str, seed: int, epochs: int, look: Callable) -> No
         def on_train_epoch_end(self, trainer, plan):
             done = trainer.current_epoch + 1
             if done in LOOKS:
-                state = {name: w.detach().numpy().copy() for name, w in plan.module.state_dict().items()}
+                state = {
+                    name: w.detach().numpy().copy() for name, w in plan.module.state_dict().items()
+                }
                 look(done, lambda: SCVI.from_scvi_tools(state, likelihood=likelihood))
 
     scvi.settings.verbosity = logging.ERROR
@@ -69,9 +73,7 @@ def scvi_tools(x, likelihood: str, seed: int, epochs: int, look: Callable) -> No
     adata = anndata.AnnData(sparse.csr_matrix(x, dtype=np.float32))
     scvi.model.SCVI.setup_anndata(adata)
     model = scvi.model.SCVI(adata, gene_likelihood=likelihood)
-    model.train(
-        max_epochs=epochs, accelerator="cpu", enable_progress_bar=False, callbacks=[Look()]
-    )
+    model.train(max_epochs=epochs, accelerator="cpu", enable_progress_bar=False, callbacks=[Look()])
 
 
 def pytorch(x, likelihood: str, seed: int, epochs: int, look: Callable) -> None:
@@ -137,11 +139,11 @@ def main(side: str, path: str, likelihood: str, seed: str, epochs: str) -> int:
     counts = read(path)
     test, rest = split(len(counts), int(seed))
     x = counts.X[rest]
-    x = x.toarray() if sparse.issparse(x) else np.asarray(x)
+    dense = x.toarray() if sparse.issparse(x) else np.asarray(x)
     looks = []
     train = {"ours": ours, "scvi_tools": scvi_tools, "pytorch": pytorch}[side]
     train(
-        x if side != "ours" else counts.X[rest],
+        x if side == "ours" else dense,
         likelihood,
         int(seed),
         int(epochs),
