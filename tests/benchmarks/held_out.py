@@ -23,6 +23,7 @@ from demos import show
 from models import SCVI
 from models.clustering import adjusted_rand_index, kmeans, normalized_mutual_information
 from models.counts import read
+from tests.benchmarks.work import split
 
 JOBS = ("cortex-zinb", "cortex-nb", "pbmc68k-zinb", "pbmc68k-nb")
 
@@ -52,8 +53,7 @@ def scvi_tools(x, likelihood, seed) -> SCVI:
 
 def scores(train, counts, likelihood, seed, n_samples) -> tuple[float, float, float]:
     """(mean log p of a held-out fifth, nats a cell; ARI and NMI of k-means in the latent space of all cells)."""
-    order = np.random.default_rng([seed, 1]).permutation(len(counts))
-    test, rest = np.sort(order[: len(order) // 5]), np.sort(order[len(order) // 5 :])
+    test, rest = split(len(counts), seed)
     model, labels = train(counts.X[rest], likelihood, seed), counts.obs["labels"]
     clusters = kmeans(model.latent(counts.X), len(set(labels)))
     return (

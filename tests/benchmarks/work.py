@@ -35,3 +35,9 @@ def counts(name: str) -> sparse.csr_array:
 def rows() -> np.ndarray:
     """Rows for the autoencoders: (1280, 1000) float32."""
     return np.random.default_rng(0).standard_normal((N_ROWS, AE_WIDTHS[0]), dtype=np.float32)
+
+
+def split(n_cells: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(held-out, other) cells: positions of a random fifth, and of the rest."""
+    order = np.random.default_rng([seed, 1]).permutation(n_cells)
+    return np.sort(order[: n_cells // 5]), np.sort(order[n_cells // 5 :])
