@@ -481,7 +481,7 @@ def test_why_a_process_failed():
             r"labels: has shape \(5,\), must be one label for each of 80",
         ),
         ({"labels": "kind"}, "labels: no obs column 'kind'; there are: none"),
-        ({"labels": np.array([None] * 80)}, "labels: cell 0 has the label None"),
+        ({"labels": np.array([None] * 80)}, "labels: 80 of 80 cells have no label"),
         ({"batch": "donor"}, "batch: no obs column 'donor'"),
         ({"momentum": 3}, "momentum is no setting of a comparison; there are dispersion"),
         ({"dispersion": "cell"}, "dispersion must be one of"),

@@ -386,7 +386,7 @@ HOSTILE_TEXT = {
         "the text declares",
     ),
     "one endless line": ("a.tsv.gz", gzip.compress(b"\t0" * 10**7 + noise), "more than 16 MB"),
-    "unknown": ("a.xlsx", "", r"unknown format; known: a 10x folder, \.npz"),
+    "unknown": ("a.xlsx", "", r"unknown format; known: a 10x folder, a zarr store, \.npz"),
 }
 
 
