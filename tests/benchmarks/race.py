@@ -131,7 +131,7 @@ def draw(curves_of_data: dict, out: Path) -> None:
         panel.set_title(data)
         panel.set_xlabel("seconds from the start of the process")
     panels[0].set_ylabel("held-out log p(x | total), nats a cell")
-    panels[0].legend(loc="lower right", fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     figure.savefig(out, dpi=110)
 
 
