@@ -10,7 +10,9 @@ a line for each cell, as Seurat writes its meta.data and GEO keeps it:
 Its lines stand in an order of their own, and are of other cells too, so they are joined by name.
 Which column has the names is found out: the one in which most of the cells are.
 
-Know before reading: files.py (`fields`). Know after: what becomes of cells that a table lacks.
+Know before reading: files.py (`fields`, `named_columns`).
+
+Know after: what becomes of cells that a table lacks.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.files import Refused, delimiter_of, fields
+from models.files import Refused, delimiter_of, fields, named_columns
 
 MISSING = (
     "",
@@ -90,17 +92,7 @@ def _annotation(path: Path, cells: np.ndarray) -> Annotation:
 def _table(path: Path) -> tuple[list[str], list[list[str]]]:
     """The names of all columns, and the fields of each line."""
     lines = [row for _, row in fields(path, delimiter_of(path)) if any(f.strip() for f in row)]
-    if len(lines) < 2:
-        raise Refused("holds no cells: a line of names of columns, then a line for each cell")
-    header, *rows = lines
-    if len(header) == len(rows[0]) - 1:  # R leaves out the corner
-        header = ["", *header]
-    for i, row in enumerate(rows):
-        if len(row) != len(header):
-            raise Refused(
-                f"line {i + 2} has {len(row)} fields, and {len(header)} columns have names; write "
-                "it again"
-            )
+    header, rows = named_columns(lines)
     if len(set(header)) < len(header):
         twice = next(name for name in header if header.count(name) > 1)
         raise Refused(f"has two columns {twice!r}; rename one")

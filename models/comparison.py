@@ -470,10 +470,7 @@ def _cells(counts, batch, labels, layer, seed: int) -> Cells:
 
 def _label_codes(labels, n_cells: int, obs) -> np.ndarray:
     """Labels as codes (n_cells,). ValueError where they are not one of several for each cell."""
-    try:
-        codes, names = batch_codes(labels, n_cells, obs=obs)
-    except ValueError as error:
-        raise ValueError(str(error).replace("batch:", "labels:", 1)) from None
+    codes, names = batch_codes(labels, n_cells, obs=obs, name="labels")
     if len(names) < 2:
         raise ValueError(f"labels: all cells have the same, {names[0]}; leave them out")
     return codes

@@ -550,30 +550,30 @@ def batch_codes(
 
     batch: a whole number or string per cell; or the name of a column of `obs` (a mapping or frame);
     or None, all cells in one batch. known: the batches that a model was trained with, which then
-    are `names`; labels match by their str. Without it names are sorted, numbers as numbers. name,
-    advice: of the argument, and what to do, in the error for an unknown batch. Raises ValueError
-    for another length, missing labels, an unknown column, and batches not in `known`.
+    are `names`; labels match by their str. Without it names are sorted, numbers as numbers. name:
+    of the argument, for errors; advice: what to do about an unknown batch. Raises ValueError for
+    another length, missing labels, an unknown column, and batches not in `known`.
     """
     known = None if known is None else [str(label) for label in known]
     if batch is None:
         if known is not None and len(known) > 1:
             raise ValueError(
-                f"batch: say which batch each cell is from; the model knows {', '.join(known)}"
+                f"{name}: say which batch each cell is from; the model knows {', '.join(known)}"
             )
         return np.zeros(n_cells, dtype=np.int64), known or ["0"]
     if isinstance(batch, str):
         columns = [] if obs is None else [str(column) for column in obs]
         if batch not in columns:
             raise ValueError(
-                f"batch: no obs column {batch!r}; there are: {', '.join(columns) or 'none'}"
+                f"{name}: no obs column {batch!r}; there are: {', '.join(columns) or 'none'}"
             )
         batch = obs[batch]
     labels = np.asarray(batch)
     if labels.shape != (n_cells,):
         raise ValueError(
-            f"batch: has shape {labels.shape}, must be one label for each of {n_cells} cells"
+            f"{name}: has shape {labels.shape}, must be one label for each of {n_cells} cells"
         )
-    values, codes = np.unique(_plain_labels(labels), return_inverse=True)
+    values, codes = np.unique(_plain_labels(labels, name), return_inverse=True)
     names = [str(value) for value in values]
     unknown = [label for label in names if known is not None and label not in known]
     if unknown:
@@ -587,7 +587,7 @@ def batch_codes(
     )
 
 
-def _plain_labels(labels):
+def _plain_labels(labels, name):
     """Labels of one comparable dtype: whole numbers, or strings."""
     if (
         labels.dtype.kind == "f"
@@ -596,24 +596,24 @@ def _plain_labels(labels):
     ):
         return labels.astype(np.int64)
     if labels.dtype.kind not in "biuU":
-        missing = [i for i, label in enumerate(labels.tolist()) if _is_missing(label)]
+        missing = [i for i, label in enumerate(labels.tolist()) if is_missing(label)]
         if missing:
             raise ValueError(
-                f"batch: {len(missing)} of {len(labels)} cells have no label, the first of them "
+                f"{name}: {len(missing)} of {len(labels)} cells have no label, the first of them "
                 f"cell {missing[0]}; leave those cells out, or give them a label"
             )
         for i, label in enumerate(labels.tolist()):
             if not isinstance(label, (int, np.integer, str)):
                 raise ValueError(
-                    f"batch: cell {i} has the label {label!r}; labels must be whole numbers or "
+                    f"{name}: cell {i} has the label {label!r}; labels must be whole numbers or "
                     "strings"
                 )
         return labels.astype(str)
     return labels
 
 
-def _is_missing(label) -> bool:
-    """Whether it is None, NaN, or what pandas has in their place."""
+def is_missing(label) -> bool:
+    """Whether a label is None, NaN, or what pandas has in their place."""
     return label is None or type(label).__name__ in ("NAType", "NaTType") or label != label
 
 

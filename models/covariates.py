@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from models.counts import batch_codes
+from models.counts import batch_codes, is_missing
 
 
 class ObsColumns(NamedTuple):
@@ -247,7 +247,7 @@ def _codes(obs: Any, name: str, n_cells: int, known: list[str] | None):
     values = _column(obs, name, n_cells, "categorical")
     if values.dtype.kind == "f" or values.dtype == object:
         for i, value in enumerate(values.tolist()):
-            if _is_missing(value):
+            if is_missing(value):
                 raise ValueError(
                     f"categorical: cell {i} has no label in column {name!r}; fill it in, or leave "
                     "the cell out"
@@ -256,18 +256,7 @@ def _codes(obs: Any, name: str, n_cells: int, known: list[str] | None):
         raise ValueError(
             f"categorical: column {name!r} has numbers that are not whole; give it as continuous"
         )
-    what = f"categorical: column {name!r}"
-    try:
-        return batch_codes(values, n_cells, known=known, name=what)
-    except ValueError as error:
-        raise ValueError(str(error).replace("batch:", f"{what}:", 1)) from None
-
-
-def _is_missing(value: Any) -> bool:
-    """Whether a value of a column stands for none: None, NaN, or pandas' NA and NaT."""
-    if isinstance(value, float):
-        return value != value
-    return value is None or type(value).__name__ in ("NAType", "NaTType")
+    return batch_codes(values, n_cells, known=known, name=f"categorical: column {name!r}")
 
 
 def _numbers(obs: Any, name: str, n_cells: int) -> np.ndarray:

@@ -129,7 +129,7 @@ from minigrad.data import Blocks, pieces, take_rows
 from minigrad.fit import evaluating
 from minigrad.notebook import as_frame, as_html, short
 from minigrad.tensor import Tensor
-from models.counts import library_size, moments
+from models.counts import is_missing, library_size, moments
 from models.files import warn_of_formulas
 from models.inputs import one_of, whole_number
 from models.labels import by_cell, cells_of, genes_of
@@ -1018,11 +1018,10 @@ def _labels(counts, groupby, n_cells: int) -> np.ndarray:
             f"groupby has shape {given.shape}, must be one label for each of {n_cells} cells, or "
             "the name of an obs column"
         )
-    is_missing = np.array([value is None or value != value for value in given.tolist()])
     labels = np.full(n_cells, None)
     for i, value in enumerate(given.tolist()):
         is_whole = isinstance(value, float) and value.is_integer()  # whole numbers beside a NaN
-        if not is_missing[i]:
+        if not is_missing(value):
             labels[i] = str(int(value) if is_whole else value)
     return labels
 

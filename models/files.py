@@ -276,6 +276,27 @@ def text(path: Path) -> Iterator[str]:
     yield rest.decode(encoding)
 
 
+def named_columns(lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """The names of all columns, and the fields of each line, of a table with a line for each cell.
+
+    lines: the fields of the names of the columns, then those of each cell. R leaves out the name of
+    the first column, which is then "". Refused without a cell, and where a line has another number
+    of fields.
+    """
+    if len(lines) < 2:
+        raise Refused("holds no cells: a line of names of columns, then a line for each cell")
+    header, *rows = lines
+    if len(header) == len(rows[0]) - 1:
+        header = ["", *header]
+    for i, row in enumerate(rows):
+        if len(row) != len(header):
+            raise Refused(
+                f"line {i + 2} has {len(row)} fields, and {len(header)} columns have names; write "
+                "it again"
+            )
+    return header, rows
+
+
 def fields(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """(number of the line from 1, its fields out of their quotes) for each line of a file; of an
     empty line no fields.

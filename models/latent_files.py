@@ -1,8 +1,8 @@
 """Latent coordinates and labels of cells, from files. This is engineering.
 
-Know before reading: files.py (`fields`, `npz_arrays`), and that `embed` writes a line for each
-cell: its name, then its coordinates. Labels come as a table with a line of names of columns, then a
-line for each cell, its name in the first column:
+Know before reading: files.py (`fields`, `named_columns`, `npz_arrays`), and that `embed` writes a
+line for each cell: its name, then its coordinates. Labels come as a table with a line of names of
+columns, then a line for each cell, its name in the first column:
 
     cell     cell_type
     AAAC-1   T
@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.files import Refused, fields, npz_arrays
+from models.files import Refused, fields, named_columns, npz_arrays
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "None", "<NA>")  # what a field without a label says
 
@@ -79,18 +79,7 @@ def _read(read, path):
 def _table(path):
     """(names of the columns, fields of each line) of a table with one line at least."""
     delimiter = "\t" if path.suffix.lower() in (".tsv", ".txt") else ","
-    lines = [row for _, row in fields(path, delimiter) if row]
-    if len(lines) < 2:
-        raise Refused("holds no cells: a line of names of columns, then a line for each cell")
-    header = lines[0]
-    if len(header) == len(lines[1]) - 1:  # R leaves out the corner
-        header = ["", *header]
-    for i, row in enumerate(lines[1:]):
-        if len(row) != len(header):
-            raise Refused(
-                f"line {i + 2} has {len(row)} fields, and {len(header)} columns have names"
-            )
-    return header, lines[1:]
+    return named_columns([row for _, row in fields(path, delimiter) if row])
 
 
 def _latent_of_csv(path):
