@@ -49,7 +49,8 @@ def run(options) -> None:
         score, pathwise = estimates(d, max(500, n_draws // d))
         table.append((score.var(), pathwise.var()))
         print(
-            f"{d:>10}{score.mean():>14.2f}{score.var():>12.2f}{pathwise.mean():>24.3f}{pathwise.var():>10.3f}"
+            f"{d:>10}{score.mean():>14.2f}{score.var():>12.2f}"
+            f"{pathwise.mean():>24.3f}{pathwise.var():>10.3f}"
             f"{score.var() / pathwise.var():>10.0f}"
         )
     f, axes = show.figure(1, 2)

@@ -45,6 +45,7 @@ import numpy as np
 from minigrad import backend
 from minigrad.backend import Array, Matrix
 from minigrad.fused import fuse
+from minigrad.tensor import Tensor
 
 
 def fused(
@@ -91,7 +92,7 @@ def as_dense(x: Matrix, what: str) -> Array:
     zeros into something else, and `*` of the older kind of sparse matrix is a matrix product. And
     TypeError for what is not numbers, and for a masked array.
     """
-    if type(x) is np.ndarray:
+    if type(x) is np.ndarray or type(x) is Tensor:
         return x
     if backend.is_sparse(x):
         raise TypeError(
