@@ -694,7 +694,7 @@ def diff(x: Array, n: int = 1, axis=-1) -> Array:
 def full_like(a: Array, fill_value, dtype=None, order="K", subok=True, shape=None) -> Array:
     """A plain array of numbers; of a Tensor, a Tensor through which its derivative flows."""
     if not isinstance(fill_value, Tensor):
-        return np.full_like(a.data, fill_value, dtype, order, subok, shape)
+        return np.full_like(a.data, fill_value, dtype, order, shape=shape)  # CuPy takes no subok
     shape = a.shape if shape is None else shape
     return np.broadcast_to(fill_value, shape).astype(a.dtype if dtype is None else dtype)
 

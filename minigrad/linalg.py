@@ -73,7 +73,7 @@ matmul = primitive(
 
 
 def _others(ndim, axes):
-    return [i for i in range(ndim) if i not in axes]
+    return tuple(i for i in range(ndim) if i not in axes)
 
 
 def _put_back(x, places):
@@ -81,19 +81,20 @@ def _put_back(x, places):
     return np.transpose(x, tuple(sorted(range(x.ndim), key=places.__getitem__)))
 
 
-# axes: two tuples of as many axes from 0 on, those of a and those of b that are summed over in
-# pairs. y has the other axes of a, and then those of b. In the gradient of a, the axes that were
+# axes: two tuples (CuPy takes nothing else of a 0-d operand) of as many axes from 0 on, those of a
+# and those of b that are summed over in pairs. y has the other axes of a, and then those of b. In the gradient of a, the axes that were
 # summed over come last, in the order that they have in b; and they come first in that of b.
 def _tensordot_rule_left(g, y, a, b, axes):
     kept = _others(a.ndim, axes[0])
-    summed = np.tensordot(g, b, (range(len(kept), g.ndim), _others(b.ndim, axes[1])))
+    over = tuple(range(len(kept), g.ndim))
+    summed = np.tensordot(g, b, (over, _others(b.ndim, axes[1])))
     partner = dict(zip(axes[1], axes[0]))
     return _put_back(summed, [*kept, *(partner[j] for j in sorted(partner))])
 
 
 def _tensordot_rule_right(g, y, a, b, axes):
     kept = _others(a.ndim, axes[0])
-    summed = np.tensordot(a, g, (kept, range(len(kept))))
+    summed = np.tensordot(a, g, (kept, tuple(range(len(kept)))))
     partner = dict(zip(axes[0], axes[1]))
     places = [*(partner[i] for i in sorted(partner)), *_others(b.ndim, axes[1])]
     return _put_back(summed, places)
@@ -304,12 +305,13 @@ eigh = primitive(_eigh, _eigh_rule, name="eigh")
 
 def _eig(x):
     values, vectors = np.linalg.eig(x)
-    if values.dtype.kind == "c":
+    if np.any(np.imag(values)):
         raise TypeError(
             "a matrix has complex eigenvalues, and Tensors are of real numbers; "
             "of symmetric matrices numpy.linalg.eigh gives real ones"
         )
-    return np.concatenate([_as_columns(values), vectors], axis=-2)
+    # CuPy's are of a complex dtype, also where all are real.
+    return np.concatenate([_as_columns(np.real(values)), np.real(vectors)], axis=-2)
 
 
 DEFECTIVE = 1e6  # from this condition number on, the eigenvectors of equal values count as one

@@ -368,10 +368,10 @@ yv: Primitive = primitive(
     _none("yv", "v"),
     lambda g, y, v, x: g * 0.5 * (yv(v - 1.0, x) - yv(v + 1.0, x)),
 )
-yn: Primitive = primitive(  # yv of a whole order
+yn: Primitive = primitive(  # yv of a whole order; CUDA has no negative ones, so none is asked for
     special.yn,
     _none("yn", "n"),
-    lambda g, y, n, x: g * 0.5 * (yn(n - 1.0, x) - yn(n + 1.0, x)),
+    lambda g, y, n, x: g * (n / x * y - yn(n + 1.0, x)),
 )
 i0 = primitive(special.i0, lambda g, y, x: g * special.i1(x))
 IMPLEMENTATIONS[np.i0] = i0

@@ -79,6 +79,7 @@ mean(a, axis=None, dtype=None, out=None, keepdims=False)
 min(a, axis=None, out=None, keepdims=False)
 nan_to_num(x, copy=True, nan=0.0, posinf=None, neginf=None)
 ones_like(a, dtype=None, order='K', subok=None, shape=None)
+real(val)
 repeat(a, repeats, axis=None)
 reshape(a, newshape, order='C', *, copy=None)
 round(a, decimals=0, out=None)
@@ -114,7 +115,7 @@ TRANSFERS = Transfers()
 # counts what the program asks for; a few of CuPy's functions launch two for one (a sum of very many numbers does).
 LAUNCHES: list[str] = []
 FREE = set(
-    """broadcast_to empty_like expand_dims imag reshape shape squeeze swapaxes transpose""".split()
+    """broadcast_to empty_like expand_dims imag real reshape shape squeeze swapaxes transpose""".split()
 )
 
 
@@ -274,6 +275,8 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         if keywords.keys() - {"dtype", "casting"}:
             raise TypeError(f"Wrong arguments {keywords}")
         LAUNCHES.append(name)
+        if name == "yn" and np.any(np.less(_bare(inputs[0]), 0)):
+            inputs = (np.nan, inputs[1])  # what CUDA says of negative orders
         return _filled(
             out, ufunc(*map(_bare, inputs), out=tuple(map(_bare, out)) or None, **keywords)
         )
@@ -283,9 +286,10 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         name = f"{module}.{function.__name__}" if module else function.__name__
         if name not in SIGNATURES or not all(issubclass(t, (ndarray, np.ndarray)) for t in types):
             return NotImplemented
-        SIGNATURES[name].bind(
-            *inputs, **keywords
-        )  # TypeError for what CuPy's function does not take
+        # TypeError for what CuPy's function does not take.
+        bound = SIGNATURES[name].bind(*inputs, **keywords)
+        if bound.arguments.get("subok") is not None:
+            raise TypeError("subok is not supported yet")
         if name not in FREE:
             LAUNCHES.append(name)
         if name in PARTICULAR:
@@ -408,7 +412,27 @@ def concatenate(tup, axis=0, out=None, *, dtype=None, casting="same_kind"):
     return ndarray(np.concatenate([x._host for x in tup], axis=axis, dtype=dtype, casting=casting))
 
 
-PARTICULAR = {"asarray": asarray, "where": where, "linalg.solve": solve, "concatenate": concatenate}
+def tensordot(a, b, axes=2):
+    """Of a 0-d operand it takes 0 or two empty tuples as axes, and no empty list."""
+    if not (a.ndim and b.ndim) and axes != 0 and axes != ((), ()):
+        raise ValueError("An input is zero-dim while axes has dimensions")
+    return ndarray(np.tensordot(_bare(a), _bare(b), axes))
+
+
+def eig(a):
+    """Of a complex dtype, also where all eigenvalues are real."""
+    values, vectors = np.linalg.eig(a._host)
+    return ndarray(values.astype(complex)), ndarray(vectors.astype(complex))
+
+
+PARTICULAR = {
+    "asarray": asarray,
+    "where": where,
+    "tensordot": tensordot,
+    "linalg.eig": eig,
+    "linalg.solve": solve,
+    "concatenate": concatenate,
+}
 
 
 def polygamma(n, x):

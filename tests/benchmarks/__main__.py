@@ -3,7 +3,7 @@
 Know before reading: work.py says what is trained, ours.py, pytorch.py, scvi_tools.py and by_hand.py how. Each side is a
 process of its own (worker.py); they take turns, so that what the machine does to one it does to all; medians and ratios
 of medians are printed beside the goals. Sides whose library is not installed (extra `bench`) are left out; all get the
-same number of threads.
+same number of threads. With MINIGRAD_DEVICE=cupy ours, PyTorch and JAX train on a GPU; the goals are for processors.
 
 Know after: where this project is fast, where it is not, and by how much.
 """

@@ -19,6 +19,7 @@ from jax.scipy.special import gammaln
 
 from tests.benchmarks import work
 
+jax.config.update("jax_platforms", "cuda" if work.ON_GPU else "cpu")
 EPS = 1e-8
 MOMENTUM = 0.01  # of the running statistics of batch norm
 
@@ -120,6 +121,8 @@ def job(name: str, n: int):
     """What `worker` calls again and again: trains for n epochs, returns seconds an epoch."""
     _, likelihood, data = name.split("-")
     x = work.counts(data).toarray()
+    if work.ON_GPU:
+        x = jnp.asarray(x)
     rng = np.random.default_rng(0)
     n_whole = len(x) // work.BATCH * work.BATCH  # another shape would be compiled for itself
 

@@ -56,4 +56,5 @@ def job(name: str, n: int):
 
 
 def version() -> str:
-    return f"NumPy {np.__version__}, SciPy {scipy.__version__}"
+    on = "CuPy" if work.ON_GPU else f"SciPy {scipy.__version__}"
+    return f"NumPy {np.__version__}, {on}"

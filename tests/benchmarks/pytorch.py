@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from tests.benchmarks import work
 
+DEVICE = "cuda" if work.ON_GPU else "cpu"  # the data are there as well, all of them
+
 
 def block(n_in, n_out, dropout=0.0):
     return nn.Sequential(
@@ -102,10 +104,11 @@ class BareAE(nn.Module):
 
 def epochs(model, x, n):
     """Train n epochs; returns seconds an epoch."""
+    model.to(DEVICE)
     optimizer = torch.optim.Adam(model.parameters(), work.RATE)
     started = time.perf_counter()
     for _ in range(n):
-        order = torch.randperm(len(x))
+        order = torch.randperm(len(x), device=DEVICE)
         for rows in order.split(work.BATCH):
             optimizer.zero_grad()
             loss = model.loss(x[rows])
@@ -120,12 +123,12 @@ def job(name, n):
     torch.manual_seed(0)
     if name.startswith("scvi"):
         _, likelihood, data = name.split("-")
-        x = torch.from_numpy(work.counts(data).toarray())
+        x = torch.from_numpy(work.counts(data).toarray()).to(DEVICE)
         return lambda: epochs(BareSCVI(x.shape[1], likelihood == "zinb"), x, n)
-    x = torch.from_numpy(work.rows())
+    x = torch.from_numpy(work.rows()).to(DEVICE)
     widths = {"ae": work.AE_WIDTHS, "vae": work.VAE_WIDTHS}[name]
     return lambda: epochs(BareAE(widths, name == "vae"), x, n)
 
 
 def version() -> str:
-    return f"PyTorch {torch.__version__}"
+    return f"PyTorch {torch.__version__}" + (", CUDA" if work.ON_GPU else "")

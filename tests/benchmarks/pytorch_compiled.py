@@ -1,4 +1,4 @@
-"""The bare PyTorch loop at its best on a processor: the step under torch.compile, Adam fused.
+"""The bare PyTorch loop at its best: the step under torch.compile, Adam fused.
 
 Know before reading: pytorch.py, whose model this is. Compiling, some half a minute, is not timed:
 it happens in the first turn, which warms up.
@@ -11,15 +11,15 @@ import time
 import torch
 
 from tests.benchmarks import work
-from tests.benchmarks.pytorch import BareSCVI
+from tests.benchmarks.pytorch import DEVICE, BareSCVI
 
 
 def job(name: str, n: int):
     """What `worker` calls again and again: trains for n epochs, returns seconds an epoch."""
     torch.manual_seed(0)
     _, likelihood, data = name.split("-")
-    x = torch.from_numpy(work.counts(data).toarray())
-    model = BareSCVI(x.shape[1], likelihood == "zinb")
+    x = torch.from_numpy(work.counts(data).toarray()).to(DEVICE)
+    model = BareSCVI(x.shape[1], likelihood == "zinb").to(DEVICE)
     loss_of = torch.compile(model.loss, dynamic=False)
     optimizer = torch.optim.Adam(model.parameters(), work.RATE, fused=True)
 
@@ -27,7 +27,7 @@ def job(name: str, n: int):
         started = time.perf_counter()
         for _ in range(n):
             # The last, smaller minibatch would be compiled for itself; it is left out here.
-            whole = torch.randperm(len(x))[: len(x) // work.BATCH * work.BATCH]
+            whole = torch.randperm(len(x), device=DEVICE)[: len(x) // work.BATCH * work.BATCH]
             for rows in whole.split(work.BATCH):
                 optimizer.zero_grad()
                 loss = loss_of(x[rows])

@@ -5,6 +5,7 @@ Know after: nothing about speed, but that every side gets the same.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ BRAIN = Path(__file__).parents[2] / "demos/data/brain10k.npz"
 N_LATENT, N_HIDDEN, DROPOUT, BATCH, RATE = 10, 128, 0.1, 128, 1e-3
 AE_WIDTHS, VAE_WIDTHS, N_ROWS = (1000, 2048, 1024, 128), (1000, 512, 256, 32), 1280
 CHAIN = 4000  # operations on four floats
+ON_GPU = os.environ.get("MINIGRAD_DEVICE") == "cupy"  # which `fit` follows, and the peers here
 MISSING = 3  # exit status of a worker whose library is not installed
 
 

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from minigrad import PRIMITIVES, Tensor, backend, functional, grad, optim
 from models import SCVI, VAE, Autoencoder
-from tests.test_device import MODELS, agree, asked, derivatives, examples_of, trained
+from tests.test_device import HOST_ONLY, MODELS, agree, asked, derivatives, examples_of, trained
 
 
 def missing() -> str:
@@ -63,7 +63,14 @@ def same_noise(monkeypatch):
     )
 
 
-@pytest.mark.parametrize("name", sorted(PRIMITIVES))
+@pytest.mark.parametrize("name", sorted(HOST_ONLY))
+def test_what_cupy_lacks_is_an_error_that_says_so(name):
+    inputs, _, there = next(examples_of(name))
+    with pytest.raises(TypeError, match="on cupy.*: cupy has no such function; backend.to_host"):
+        derivatives(there, [backend.to_device(x, "cupy") for x in inputs])
+
+
+@pytest.mark.parametrize("name", sorted(PRIMITIVES.keys() - HOST_ONLY))
 def test_derivatives_of_the_whole_table(name):
     """Value, first and second derivatives, on all examples, in float64."""
     for inputs, here, there in examples_of(name):
