@@ -136,7 +136,7 @@ def training_cells(
             f"n_batches={model.n_batches}"
         )
     if not model.trained:
-        _warn_of_labels_that_are_none(batches, codes)
+        warn_of_labels_that_are_none(batches, codes)
     sums = moments(x)
     n_cells = x.shape[0]
     cells = np.flatnonzero(sums.totals > 0)
@@ -207,7 +207,7 @@ def _warn_where_names_are_exchanged(counts) -> None:
         warnings.warn(f"counts: {found}", stacklevel=4)
 
 
-def _warn_of_labels_that_are_none(batches, codes) -> None:
+def warn_of_labels_that_are_none(batches, codes) -> None:
     """Warn where labels look like a number or a name of each cell, or like that of a missing one.
 
     batches: names (n_batches,); codes: (n_cells,).

@@ -132,6 +132,17 @@ class ObsColumns(NamedTuple):
             obs[name] = np.full(n, values) if np.ndim(values) == 0 else values
         return self.table(obs, n, dtype)
 
+    def with_labels_of(self, obs: Any, n_cells: int) -> ObsColumns:
+        """The same columns, with the labels that cells have and the model does not know at the end.
+
+        obs: a mapping or frame of columns, (n_cells,) each; ValueError as for `table`.
+        """
+        categorical = {}
+        for name, labels in self.categorical.items():
+            _, names = _codes(obs, name, n_cells, None)
+            categorical[name] = [*labels, *(label for label in names if label not in labels)]
+        return self._replace(categorical=categorical)
+
     def standardised_by(self, obs: Any, cells: np.ndarray, n_cells: int) -> ObsColumns:
         """The same columns, with mean and standard deviation of the cells at these positions, (n,).
 

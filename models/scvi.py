@@ -75,6 +75,7 @@ from models.covariates import ObsColumns, columns_from
 from models.differential import ComparesGroups
 from models.inputs import dense, floating, one_of, sizes
 from models.posterior import AnswersByDraws
+from models.query import MapsQueries, keep_apart
 
 # Added to the variance of q, as the reference does: keeps KL finite when a dimension is very sure.
 VARIANCE_FLOOR = 1e-4
@@ -87,6 +88,18 @@ LIKELIHOODS = {
 
 
 # -------------------------------------------------------------------------------------- networks
+class ToldLinear(Linear):
+    """A Linear of x (n, n_in) and of what else is told of each cell, (n, n_conditions).
+
+    y = W [x, conditions] + b. conditions None: nothing else is told.
+    """
+
+    def __call__(self, x, conditions=None):
+        if conditions is not None:
+            x = np.concatenate([dense(x), conditions], axis=1)
+        return super().__call__(x)
+
+
 class Layers(Module):
     """Linear, batch norm, ReLU and dropout, n_layers times; the conditions join the input of every
     Linear.
@@ -108,7 +121,9 @@ class Layers(Module):
         rng: np.random.Generator,
     ):
         widths = [n_in] + [n_hidden] * (n_layers - 1)
-        self.linears = [Linear(n + n_conditions, n_hidden, dtype=dtype, rng=rng) for n in widths]
+        self.linears: list[Linear] = [
+            ToldLinear(n + n_conditions, n_hidden, dtype=dtype, rng=rng) for n in widths
+        ]
         # momentum and eps are those of scvi-tools.
         self.norms = [BatchNorm1d(n_hidden, momentum=0.01, eps=1e-3, dtype=dtype) for _ in widths]
         self.dropout = Dropout(dropout)
@@ -116,9 +131,7 @@ class Layers(Module):
     def __call__(self, x, rng=None, conditions=None):
         h = x
         for linear, norm in zip(self.linears, self.norms):
-            if conditions is not None:
-                h = np.concatenate([dense(h), conditions], axis=1)
-            h = self.dropout(functional.relu(norm(linear(h))), rng)
+            h = self.dropout(functional.relu(norm(linear(h, conditions))), rng)
         return h
 
 
@@ -188,7 +201,7 @@ class Decoder(Module):
 
 
 # ----------------------------------------------------------------------------------------- model
-class SCVI(AnswersByDraws, ComparesGroups, Saved):
+class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
     """scVI for count matrices of n_genes genes, from n_batches batches.
 
     n_latent, n_hidden, n_layers: sizes of z and of the networks; dropout: of the encoder's hidden
@@ -200,7 +213,8 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
     one per batch, by default those of the training cells. They are the prior of a latent library;
     where it is observed, only `generate` uses them. columns: the obs columns of covariates, which
     `for_data` finds; encode_covariates: whether the encoders see batch and covariates, and not the
-    decoder alone. dtype: of weights and arithmetic; seed: of the initial weights.
+    decoder alone; reference: of a model that `map_query` made, what it knew before (query.py).
+    dtype: of weights and arithmetic; seed: of the initial weights.
 
         z     ~ Normal(0, 1)
         rho_n = softmax(network(z_n, s_n))
@@ -249,6 +263,7 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         library_log_var=None,
         columns: Mapping[str, Any] | None = None,
         encode_covariates: bool = False,
+        reference: Mapping[str, Any] | None = None,
         dtype=np.float32,
         seed: int = 0,
     ):
@@ -276,6 +291,7 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
             library=library,
             columns=None,
             encode_covariates=bool(encode_covariates),
+            reference=None if reference is None else dict(reference),
             dtype=dtype.name,
             seed=int(seed),
         )
@@ -311,6 +327,8 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
             dtype=dtype,
             rng=rng,
         )
+        if reference is not None:
+            keep_apart(self, reference)
         if likelihood != "poisson" and dispersion != "gene-cell":
             shape = (n_genes,) if dispersion == "gene" else (n_genes, n_batches)
             self.log_theta = Parameter(rng.standard_normal(shape), dtype)

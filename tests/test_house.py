@@ -73,6 +73,7 @@ ORDER = {
         "differential",
         "recipe",
         "count_inputs",
+        "query",
         "scvi_tools",
         "scvi",
         "clustering",

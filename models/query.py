@@ -1,0 +1,751 @@
+"""Cells of new batches, mapped onto a model that is trained. This is engineering.
+
+A model of annotated cells is there, and cells come from another donor or laboratory. To train anew
+on all of them takes the old counts, and moves every cell in the latent space. Architecture surgery
+(Lotfollahi et al. 2022, scArches) does without: the networks gain columns of weights for the new
+batches, and these alone are trained, on the new cells, while all else is frozen. Here three genes
+of ten are counted twice as well in the second batch:
+
+    >>> rng = np.random.default_rng(0)
+    >>> rates = np.array([[9.0] * 5 + [1.0] * 5, [1.0] * 5 + [9.0] * 5])[np.arange(200) % 2]
+    >>> reference = rng.poisson(rates)
+    >>> new_cells = rng.poisson(rates * ([2.0] * 3 + [1.0] * 7))
+    >>> from models import SCVI
+    >>> model = SCVI(10, n_latent=2, n_hidden=16, likelihood="nb")
+    >>> history = model.fit(reference, epochs=50, progress=False)
+    >>> query = model.map_query(new_cells, name="new", progress=False)
+    >>> query.batches
+    ['0', 'new']
+    >>> bool(np.mean(query.elbo(new_cells, ["new"] * 200)) > np.mean(model.elbo(new_cells)))
+    True
+    >>> np.array_equal(query.latent(reference), model.latent(reference))
+    True
+
+The last line holds to the bit, and for likelihoods too. A matrix with more columns is multiplied in
+another order, and its last digits differ even if the further columns meet zeros. So the new columns
+are a matrix of their own (`Grown`):
+
+    y = W [x, conditions that the reference was told] + b + V [new conditions]
+
+For an old cell the last term is a sum of zeros.
+
+Know before reading: scvi.py (Layers, `conditions`, `fit`), covariates.py, count_inputs.py.
+
+Know after: what a new batch changes in a model, and what it leaves alone.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from scipy import sparse
+
+from minigrad import backend, functional, optim
+from minigrad.backend import Array, Matrix
+from minigrad.data import Blocks
+from minigrad.fit import History, fit
+from minigrad.nn import Linear, Module, Parameter
+from minigrad.tensor import Tensor
+from models.count_inputs import (
+    TrainingCells,
+    check_training,
+    training_cells,
+    warn_of_labels_that_are_none,
+)
+from models.counts import Counts, as_matrix, batch_codes
+from models.covariates import ObsColumns
+from models.inputs import dense
+from models.labels import by_cell, cells_of, genes_of
+from models.recipe import LIBRARY_FLOOR
+
+N_STEPS = 300  # of a mapping, at least
+SHOWN = 5  # names of genes in a message
+
+
+# ------------------------------------------------------------------------ what is known, and new
+class Reference(NamedTuple):
+    """How many labels a model knew before it was mapped onto, for the first time if for several."""
+
+    n_batches: int
+    n_labels: Mapping[str, int]  # of each categorical covariate
+
+    def described(self) -> dict[str, Any]:
+        """The same as JSON has it, for the configuration of a model."""
+        return {"n_batches": self.n_batches, "n_labels": dict(self.n_labels)}
+
+
+class Parts(NamedTuple):
+    """Columns of `SCVI.conditions`, as slices."""
+
+    known: list[slice]  # those that the reference was told
+    new: list[slice]  # those of batches and labels that came later
+
+
+def reference_from(
+    description: Mapping[str, Any], n_batches: int, columns: ObsColumns
+) -> Reference:
+    """What `Reference.described` says, of a model with these batches and columns.
+
+    ValueError for another description.
+    """
+    try:
+        found = Reference(
+            int(description["n_batches"]),
+            {name: int(description["n_labels"][name]) for name in columns.categorical},
+        )
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"reference: no description of a reference model ({error})") from error
+    pairs = [(found.n_batches, n_batches)]
+    pairs += [(found.n_labels[name], len(labels)) for name, labels in columns.categorical.items()]
+    if not all(1 <= n_before <= n for n_before, n in pairs):
+        raise ValueError(
+            f"reference: {found.described()} does not fit a model of {n_batches} batches and its "
+            "columns: it cannot have had more of them, nor none"
+        )
+    return found
+
+
+def parts_of(n_batches: int, columns: ObsColumns, reference: Reference | None) -> Parts:
+    """Which columns of the conditions are known, and which are new.
+
+    A single batch, or label, is not told: it has no column. Where others have joined it, its own
+    column is neither known nor new, and has no weights.
+    """
+    n_labels = [n_batches, *map(len, columns.categorical.values())]
+    n_before = n_labels
+    if reference is not None:
+        n_before = [reference.n_batches, *(reference.n_labels[k] for k in columns.categorical)]
+    parts = Parts([], [])
+    start = 0
+    for n, before in zip(n_labels, n_before):
+        if n == 1:
+            continue
+        if before > 1:
+            parts.known.append(slice(start, start + before))
+        if n > before:
+            parts.new.append(slice(start + before, start + n))
+        start += n
+    if columns.continuous:
+        parts.known.append(slice(start, start + len(columns.continuous)))
+    return parts
+
+
+def n_columns(parts: Iterable[slice]) -> int:
+    """How many columns slices hold together."""
+    return sum(part.stop - part.start for part in parts)
+
+
+# --------------------------------------------------------------------------- layers that have grown
+class Grown(Linear):
+    """A Linear of x and conditions that has gained columns for new conditions.
+
+    y = W [x, known conditions] + b + V [new conditions]. x: (n, n_in), dense or CSR; conditions:
+    (n, n_conditions), of which parts says what is known and what is new. weight: W, (n_out, n_in +
+    known); bias: (n_out,); added: V, (n_out, new). Made of a Linear of x and all conditions.
+    """
+
+    def __init__(self, linear: Linear, n_conditions: int, parts: Parts):
+        n_in = linear.weight.shape[1] - n_conditions
+        weight = linear.weight.numpy()
+        conditions = weight[:, n_in:]
+        self.weight = Parameter(np.hstack([weight[:, :n_in], columns_of(conditions, parts.known)]))
+        self.bias = linear.bias
+        self.added = Parameter(columns_of(conditions, parts.new))
+        self.n_in = n_in
+        self.n_conditions = n_conditions
+        self.parts = parts
+
+    def __call__(self, x, conditions=None):
+        if self.parts.known:
+            x = np.concatenate([dense(x), columns_of(conditions, self.parts.known)], axis=1)
+        new = columns_of(conditions, self.parts.new)
+        return functional.linear(x, self.weight, self.bias) + new @ np.transpose(self.added)
+
+
+def columns_of(x: Array, parts: Sequence[slice]) -> Array:
+    """The columns of x (n, k) in some slices, side by side: (n, n_columns)."""
+    if not parts:
+        return x[:, :0]
+    return np.concatenate([x[:, part] for part in parts], axis=1)
+
+
+def keep_apart(model: Any, reference: Mapping[str, Any]) -> None:
+    """Let the model, an SCVI that was just made, have weights of new conditions beside the old.
+
+    reference: as `Reference.described` says it; ValueError if it is something else.
+    """
+    known = reference_from(reference, model.n_batches, model.columns)
+    parts = parts_of(model.n_batches, model.columns, known)
+    if not parts.new:
+        return
+    n_conditions = n_conditions_of(model)
+    for layers in told_layers(model):
+        layers.linears = [Grown(linear, n_conditions, parts) for linear in layers.linears]
+
+
+def n_conditions_of(model: Any) -> int:
+    """How many columns the `conditions` of an SCVI have."""
+    n_of_batch = model.n_batches if model.n_batches > 1 else 0
+    return n_of_batch + model.columns.n_covariates
+
+
+def told_layers(model: Any) -> list[Any]:
+    """The Layers of an SCVI that are told the conditions."""
+    networks = [model.decoder]
+    if model.config["encode_covariates"]:
+        networks.append(model.z_encoder)
+        if model.library == "latent":
+            networks.append(model.l_encoder)
+    return [network.layers for network in networks]
+
+
+# ------------------------------------------------------------------------------ genes by their name
+def share_genes(
+    counts: Counts, genes: Sequence[str], min_overlap: float, whose: str = "the model"
+) -> Counts:
+    """These genes of the counts, in this order; those that are not there are 0 in all cells.
+
+    A warning says how many these are. min_overlap: the least fraction of the genes that must be
+    there. whose genes they are: for messages. The cells and their obs stay; `var` is kept where no
+    gene is missing. ValueError for fewer genes, and for a name that occurs more than once, unless
+    all are the same, in the same order.
+    """
+    if not 0 < min_overlap <= 1:
+        raise ValueError(f"min_overlap must be above 0, and at most 1, not {min_overlap!r}")
+    names = counts.genes.tolist()
+    if names == list(genes):
+        return counts
+    _refuse_doubles(names, genes, whose)
+    position = {name: i for i, name in enumerate(names)}
+    places = np.array([position.get(name, -1) for name in genes])
+    missing = [name for name in genes if name not in position]
+    if not missing:
+        return counts.select_genes(places)
+    examples = ", ".join(missing[:SHOWN]) + " ..." * (len(missing) > SHOWN)
+    n_found = len(genes) - len(missing)
+    overlap = n_found / len(genes)
+    if overlap < min_overlap:
+        said = (
+            f"{len(missing):,} of the {len(genes):,} genes of {whose} are not among the "
+            f"{len(names):,} of the counts: {examples}; pass counts with the same gene names"
+        )
+        if min_overlap < 1:
+            said += (
+                f", or at least {min_overlap:.0%} of them ({overlap:.1%} are there), or lower "
+                f"min_overlap={min_overlap:g}"
+            )
+        raise ValueError(said)
+    warnings.warn(
+        f"counts: {n_found:,} of the {len(genes):,} genes of {whose} are there ({overlap:.1%}); "
+        f"the other {len(missing):,} are taken for 0 in all cells: {examples}",
+        stacklevel=3,
+    )
+    return Counts(_placed(counts.X, places), np.asarray(genes), counts.cells, counts.obs)
+
+
+def _refuse_doubles(names, genes, whose) -> None:
+    """ValueError for a name that two genes have, here or in the model: which is which?"""
+    wanted = set(genes)
+    if len(wanted) < len(genes):
+        owner, among = whose, list(genes)
+    else:
+        owner, among = "the counts", [name for name in names if name in wanted]
+    seen: set = set()
+    for name in among:
+        if name in seen:
+            raise ValueError(
+                f"counts: {name!r} is the name of several genes of {owner}, and the genes stand in "
+                "another order than those of the model: it cannot be known which is which; give "
+                "every gene a name of its own, or bring them into the order of the model"
+            )
+        seen.add(name)
+
+
+def _placed(x: Matrix, places: np.ndarray) -> Any:
+    """A matrix (n, len(places)) of the columns of x at these places; 0 where a place is -1."""
+    is_there = places >= 0
+    columns = places[is_there]
+    targets = np.flatnonzero(is_there)
+    n = len(places)
+    if isinstance(x, Blocks):
+
+        def read(start, stop):
+            return _placed(x.read(start, stop), places)
+
+        return Blocks(read, x.file_bounds, n, x.dtype, x.file_rows)
+    if not sparse.issparse(x):
+        found = np.zeros((len(x), n), x.dtype)
+        found[:, targets] = x[:, columns]
+        return found
+    part = sparse.csr_array(x)[:, columns]
+    part.sort_indices()
+    indices = targets[part.indices].astype(part.indices.dtype)
+    return sparse.csr_array((part.data, indices, part.indptr), shape=(part.shape[0], n))
+
+
+def aligned(model: Any, counts: Any, min_overlap: float, layer: str | None = None) -> Counts:
+    """Anything that holds counts as Counts of the genes of the model, an SCVI, in its order.
+
+    Counts without names of genes, or for a model that knows none, must have as many as the model,
+    and are taken for the same in the same order. ValueError for others, and as for `share_genes`.
+    """
+    x = as_matrix(counts, layer=layer, on_disk=True)
+    names = genes_of(counts.raw if layer == "raw" else counts)
+    n_cells, n_genes = x.shape
+    cells = cells_of(counts)
+    if cells is None:
+        cells = [f"cell_{i}" for i in range(n_cells)]
+    obs = getattr(counts, "obs", None)
+    columns = {} if obs is None else {str(name): np.asarray(obs[name]) for name in obs}
+    if names is not None and model.genes is not None:
+        found = Counts(x, np.asarray(names), np.asarray(cells), columns)  # type: ignore[arg-type]
+        return share_genes(found, model.genes, min_overlap)
+    if n_genes != model.n_genes:
+        nameless = "counts have" if names is None else "the model has"
+        raise ValueError(
+            f"counts: {n_genes:,} genes for a model of {model.n_genes:,}, and {nameless} no names "
+            "of genes to find them by; pass counts with names (AnnData, a DataFrame, or what "
+            "models.counts.read returns) to a model that was trained on such"
+        )
+    genes = model.genes or [f"gene_{i}" for i in range(n_genes)]
+    return Counts(x, np.asarray(genes), np.asarray(cells), columns)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------- the surgery
+class Mapped(NamedTuple):
+    """What `map_cells` returns."""
+
+    model: Any  # an SCVI that knows the new batches, too
+    history: History  # of the training of their weights
+
+
+def map_cells(
+    model: Any,
+    counts: Any,
+    batch: Array | str | None = None,
+    *,
+    name: str = "query",
+    min_overlap: float = 0.8,
+    epochs: int | None = None,
+    batch_size: int = 128,
+    validation: float = 0.1,
+    learning_rate: float = 1e-2,
+    seed: int | None = None,
+    progress: bool = True,
+    device: str | None = None,
+    layer: str | None = None,
+) -> Mapped:
+    """What `MapsQueries.map_query` says, of an SCVI; with the history of the training.
+
+    counts: (n_cells, n_genes); batch: (n_cells,).
+    """
+    check_training(1, None, epochs, batch_size, learning_rate, kl_warmup=0.0)
+    if not model.trained:
+        raise ValueError("map_query: the model is not trained; call fit first, or load one that is")
+    cells = aligned(model, counts, min_overlap, layer)
+    batch = by_cell(batch, cells_of(counts), "batch")
+    labels = _labels(model, cells, batch, name)
+    query = extended(model, cells, labels.names)
+    if isinstance(batch, str):
+        query._know_columns(query.columns._replace(batch=batch))
+    chosen = training_cells(query, cells, np.array(labels.names)[labels.codes], None)
+    rows = np.flatnonzero(_has_new(query, chosen))
+    if len(rows) == 0:
+        raise ValueError(
+            f"batch: all cells are of batches that the model knows ({', '.join(labels.names)}), so "
+            "there is nothing to learn: ask the model itself, or give the cells a batch of their "
+            "own (name=, or other labels)"
+        )
+    _warn_of_known(model, labels)
+    warn_of_labels_that_are_none(labels.names, labels.codes)
+    _count_in(model, query, chosen)
+    if epochs is None:
+        epochs = usual_epochs(len(rows), batch_size)
+    query.to(device or model.device)
+    trained = new_weights(model, query)
+    with frozen(query, trained):
+        history = fit(
+            NewWeights(query),
+            _rows_of(query, chosen, rows),
+            epochs=epochs,
+            optimizer=lambda _: AdamOfColumns(trained, learning_rate),
+            batch_size=batch_size,
+            validation=validation,
+            seed=model.config["seed"] if seed is None else seed,
+            progress=progress,
+            device=query.device,
+        )
+    return Mapped(query, history)
+
+
+def usual_epochs(n_cells: int, batch_size: int) -> int:
+    """Epochs of the training on n_cells: what makes N_STEPS steps, and 10 at least."""
+    return max(10, -(-N_STEPS * batch_size // n_cells))
+
+
+# ------------------------------------------------------------------------------ cells of the query
+class Labels(NamedTuple):
+    """The batches of the cells of a query."""
+
+    codes: np.ndarray  # (n_cells,), positions among the names
+    names: list[str]
+
+
+def _labels(model, cells: Counts, batch, name: str) -> Labels:
+    """The batch of each cell: as given, or of the column that the model remembers, or `name`."""
+    if batch is None and model.columns.batch in cells.obs:
+        batch = model.columns.batch
+    if batch is None:
+        batch = np.full(len(cells), name)
+    return Labels(*batch_codes(batch, len(cells), obs=cells.obs))
+
+
+def _warn_of_known(model, labels: Labels) -> None:
+    """Warn where a batch of the query has the name of one of the model's."""
+    known = {str(label) for label in model.batches}
+    is_known = np.array([name in known for name in labels.names])
+    if np.any(is_known):
+        names = ", ".join(name for name in labels.names if name in known)
+        n_cells = int(is_known[labels.codes].sum())
+        warnings.warn(
+            f"batch: {names} is known to the model: {n_cells:,} cells are taken for further cells "
+            "of it, for which nothing is learnt; if they are of another batch, give it another "
+            "name",
+            stacklevel=4,
+        )
+
+
+def _has_new(query, chosen: TrainingCells) -> np.ndarray:
+    """Which cells have a batch or a label that is new, (n_cells,) bool."""
+    parts = _parts(query)
+    conditions = query.conditions(chosen.codes, chosen.covariates)
+    if conditions is None:
+        return np.zeros(len(chosen.codes), bool)
+    return np.asarray(columns_of(conditions, parts.new).any(axis=1))
+
+
+def _rows_of(query, chosen: TrainingCells, rows: np.ndarray) -> tuple:
+    """The columns to train on, of these cells alone."""
+    columns = [chosen.counts, chosen.codes]
+    if query.columns.n_covariates:
+        columns.append(chosen.covariates)
+    return tuple(column[rows] for column in columns)
+
+
+# ------------------------------------------------------------------------------------- the surgery
+def extended(model: Any, cells: Counts, names: Sequence[str]) -> Any:
+    """A copy of the model, an SCVI, that knows these batches and the labels of the cells as well.
+
+    The weights of what is new are the mean of those of what is known, weighted by numbers of cells.
+    """
+    known = {str(label) for label in model.batches}
+    batches = [*model.batches, *(name for name in names if name not in known)]
+    columns = model.columns.with_labels_of(cells.obs, len(cells))
+    reference = (
+        model.config["reference"]
+        or Reference(
+            model.n_batches,
+            {name: len(labels) for name, labels in model.columns.categorical.items()},
+        ).described()
+    )
+    config = {"n_batches": len(batches), "columns": columns.described(), "reference": reference}
+    query = type(model)(**{**model.config, **config})
+    query.batches = batches
+    query.genes = model.genes
+    query.trained = True
+    query.kl_warmup = model.kl_warmup
+    arrays = query.state_dict()
+    for name, array in model.state_dict().items():
+        if arrays[name].shape == array.shape:
+            arrays[name] = array
+    query.load_state_dict(arrays)
+    _extend_layers(model, query)
+    _extend_theta(model, query)
+    return query.eval()
+
+
+def _extend_layers(model, query) -> None:
+    """Columns for new conditions, beside those that the model has already."""
+    of_model = _parts(model)
+    of_query = _parts(query)
+    factors = _factors(model)
+    n_labels = [query.n_batches, *map(len, query.columns.categorical.values())]
+    for old_layers, new_layers in zip(told_layers(model), told_layers(query)):
+        for old, new in zip(old_layers.linears, new_layers.linears):
+            if isinstance(new, Grown):
+                columns = _condition_columns(old, of_model, n_conditions_of(model))
+                parts = [
+                    _with_further(columns[:, factor.columns], n, factor.fractions)
+                    for factor, n in zip(factors, n_labels)
+                ]
+                numbers = columns[:, columns.shape[1] - len(model.columns.continuous) :]
+                columns = np.hstack([*parts, numbers])
+                backend.assign(new.added.data, columns_of(columns, of_query.new))
+
+
+class Factor(NamedTuple):
+    """The batches, or the labels of a categorical covariate."""
+
+    columns: slice  # of the conditions; none of a single label
+    fractions: np.ndarray  # of cells that have each label
+
+
+def _factors(model) -> list[Factor]:
+    """The batches, and then the labels of each categorical covariate."""
+    fractions = [backend.to_host(model.batch_fraction)]
+    first = 0
+    for width in model.columns.widths:
+        fractions.append(backend.to_host(model.covariate_mean)[first : first + width])
+        first += width
+    factors = []
+    start = 0
+    for fraction in fractions:
+        width = len(fraction) if len(fraction) > 1 else 0
+        factors.append(Factor(slice(start, start + width), fraction))
+        start += width
+    return factors
+
+
+def _condition_columns(linear: Linear, parts: Parts, n_conditions: int) -> np.ndarray:
+    """The weights of all conditions, (n_out, n_conditions); 0 where a condition has none."""
+    weight = linear.weight.numpy()
+    if not isinstance(linear, Grown):
+        return weight[:, weight.shape[1] - n_conditions :]
+    columns = np.zeros((len(weight), n_conditions), weight.dtype)
+    for some, values in (
+        (parts.known, weight[:, linear.n_in :]),
+        (parts.new, linear.added.numpy()),
+    ):
+        start = 0
+        for part in some:
+            width = part.stop - part.start
+            columns[:, part] = values[:, start : start + width]
+            start += width
+    return columns
+
+
+def _with_further(columns: np.ndarray, n: int, fractions: np.ndarray) -> np.ndarray:
+    """Columns of weights of the known labels, (k, n_known), as those of n labels.
+
+    Further ones are the mean of the known ones. A single label has no column, which means 0.
+    """
+    if n == 1:
+        return columns
+    if columns.shape[1] == 0:
+        return np.zeros((len(columns), n), columns.dtype)
+    mean = columns @ (fractions / fractions.sum()).astype(columns.dtype)
+    return np.hstack([columns, np.tile(mean[:, None], n - columns.shape[1])])
+
+
+def _extend_theta(model, query) -> None:
+    """log theta of each gene and batch: that of a new batch is the mean of the known ones."""
+    if model.dispersion == "gene-batch" and model.likelihood != "poisson":
+        fractions = backend.to_host(model.batch_fraction)
+        log_theta = model.log_theta.numpy()
+        mean = log_theta @ (fractions / fractions.sum()).astype(log_theta.dtype)
+        further = np.tile(mean[:, None], query.n_batches - model.n_batches)
+        backend.assign(query.log_theta.data, np.hstack([log_theta, further]))
+
+
+def _count_in(model, query, chosen: TrainingCells) -> None:
+    """Moments of the library sizes of new batches, and how many cells have which labels."""
+    log_totals = np.log(chosen.sums.totals)
+    n_old = model.n_batches
+    query.library_log_mean[:n_old] = backend.to_host(model.library_log_mean)
+    query.library_log_var[:n_old] = backend.to_host(model.library_log_var)
+    for code in range(n_old, query.n_batches):
+        of_batch = log_totals[chosen.codes == code]
+        if len(of_batch) == 0:  # its cells are all without counts
+            of_batch = log_totals
+        query.library_log_mean[code] = of_batch.mean()
+        query.library_log_var[code] = max(of_batch.var(), LIBRARY_FLOOR)
+    n_before = len(log_totals)
+    if model.trained_on is not None:
+        n_before = model.trained_on["rows"]
+        n_after = n_before + len(log_totals)
+        query.trained_on = {"rows": n_after, "epochs": model.trained_on["epochs"]}
+    share = n_before / (n_before + len(log_totals))
+    counted = np.bincount(chosen.codes, minlength=query.n_batches) / len(chosen.codes)
+    query.batch_fraction[:] = (1 - share) * counted
+    query.batch_fraction[:n_old] += share * backend.to_host(model.batch_fraction)
+    if query.columns.n_covariates:
+        before = _mean_in_new_columns(model, query)
+        query.covariate_mean[:] = share * before + (1 - share) * chosen.covariates.mean(axis=0)
+
+
+def _mean_in_new_columns(model, query) -> np.ndarray:
+    """The mean of the model's table of covariates, with 0 for labels that it does not know."""
+    means = [factor.fractions for factor in _factors(model)[1:]]
+    found = []
+    for mean, labels in zip(means, query.columns.categorical.values()):
+        if len(labels) > 1:
+            mean = mean if len(mean) else np.ones(1)  # all cells had the only label
+            found.append(np.pad(mean, (0, len(labels) - len(mean))))
+    n_numbers = len(model.columns.continuous)
+    numbers = backend.to_host(model.covariate_mean)[len(model.covariate_mean) - n_numbers :]
+    return np.concatenate([*found, numbers])
+
+
+def _parts(model) -> Parts:
+    """The parts of the conditions of an SCVI."""
+    reference = model.config["reference"]
+    if reference is not None:
+        reference = reference_from(reference, model.n_batches, model.columns)
+    return parts_of(model.n_batches, model.columns, reference)
+
+
+# ------------------------------------------------------------------------------------ the training
+class NewWeights(Module):
+    """A model, an SCVI, whose new weights are trained; in all else it is as in evaluation.
+
+    So running statistics stay, nothing is dropped or thinned, and the divergence has weight 1.
+    """
+
+    def __init__(self, model: Any):
+        self.model = model
+
+    def train(self, mode: bool = True) -> Self:
+        """Evaluation, whatever the mode."""
+        return super().train(False)
+
+    def loss(self, *minibatch, progress: float, rng: np.random.Generator) -> Tensor:
+        """-ELBO of a minibatch, a scalar: SCVI.loss, as at the end of a training."""
+        return self.model.loss(*minibatch, progress=1.0, rng=rng)
+
+    def validation(self, *minibatch, rng: np.random.Generator) -> dict:
+        """The ELBO of each cell and its parts: SCVI.validation."""
+        return self.model.validation(*minibatch, rng=rng)
+
+
+class AdamOfColumns(optim.Adam):
+    """Adam on some columns of each parameter.
+
+    is_trained: parameter (n, k) -> which columns are trained, (k,) zeros and ones. A weight whose
+    gradients are all 0 does not move.
+    """
+
+    def __init__(self, is_trained: Mapping[Tensor, Array], learning_rate: float):
+        super().__init__(is_trained, learning_rate)
+        self.is_trained = is_trained
+
+    def step(self) -> None:
+        """Adam's step, of these columns."""
+        for p, is_trained in self.is_trained.items():
+            p.grad *= is_trained
+        super().step()
+
+
+def new_weights(model: Any, query: Any) -> dict[Tensor, Array]:
+    """What the query, an extended copy of the model, has beyond it, for AdamOfColumns.
+
+    Those are the Grown layers' `added`, and log_theta where there is one for each batch; but for
+    columns that the model has, too.
+    """
+    found = {}
+    n_labels = [query.n_batches, *map(len, query.columns.categorical.values())]
+    n_known = [model.n_batches, *map(len, model.columns.categorical.values())]
+    is_new = [np.arange(n) >= known for n, known in zip(n_labels, n_known) if n > 1]
+    is_new.append(np.zeros(len(query.columns.continuous), bool))
+    of_added = columns_of(np.concatenate(is_new)[None], _parts(query).new)[0]
+    for layers in told_layers(query):
+        for linear in layers.linears:
+            found[linear.added] = of_added
+    if query.dispersion == "gene-batch" and query.likelihood != "poisson":
+        found[query.log_theta] = np.arange(query.n_batches) >= model.n_batches
+    return {
+        p: backend.to_device(columns.astype(query.dtype), query.device)
+        for p, columns in found.items()
+    }
+
+
+@contextmanager
+def frozen(model: Module, but: Collection[Tensor]) -> Iterator[None]:
+    """Within, all parameters of the model are frozen, but for these."""
+    before = [(p, p.requires_grad) for p in model.parameters()]
+    for p, _ in before:
+        p.requires_grad = p in but
+    try:
+        yield
+    finally:
+        for p, was in before:
+            p.requires_grad = was
+
+
+# ---------------------------------------------------------------------------------------- questions
+class MapsQueries(Module):
+    """What a trained model of counts does with cells of new batches. SCVI is one."""
+
+    def align_genes(
+        self, counts: Any, min_overlap: float = 0.8, layer: str | None = None
+    ) -> Counts:
+        """The model's genes of any counts, in its order, as `map_query` takes them: for questions.
+
+        counts: (n_cells, any number of genes), as for `fit`; their genes are found by name, and
+        further ones left out. Those that are missing are 0 in all cells, with a warning that counts
+        them; ValueError where fewer than the fraction min_overlap of the model's are there.
+        """
+        return aligned(self, counts, min_overlap, layer)
+
+    def map_query(
+        self,
+        counts: Any,
+        batch: Array | str | None = None,
+        *,
+        name: str = "query",
+        min_overlap: float = 0.8,
+        epochs: int | None = None,
+        batch_size: int = 128,
+        validation: float = 0.1,
+        learning_rate: float = 1e-2,
+        seed: int | None = None,
+        progress: bool = True,
+        device: str | None = None,
+        layer: str | None = None,
+    ) -> Self:
+        """A model that knows the batches of these cells, too, and is the same for all others.
+
+        Only weights of the new batches are trained, on these cells; all others are frozen, and so
+        are the running statistics of batch norm (architecture surgery, Lotfollahi et al. 2022).
+        This model stays as it is. The cells that it was trained on have the same latent state in
+        the new model, and the same likelihood, to the bit. The new one is an SCVI like any other:
+        it can be saved, asked, mapped onto again, and trained on.
+
+        **What becomes of z.** Unless the encoder is told the batch (encode_covariates=True), z of
+        the new cells is what this model's `latent` says of them before any mapping: the surgery is
+        of the decoder alone, and makes likelihoods, `denoise` and differential expression right. To
+        have z corrected for the new batches, train the reference with encode_covariates=True.
+
+        counts: (n_cells, any number of genes), as for `fit`. Genes are found by name; those that
+        are missing are taken for 0, with a warning, if the fraction min_overlap of the model's is
+        there; `align_genes` brings the same counts into the form in which the new model is asked
+        about them. batch: as for `fit`; None: the obs column that the model remembers, or where the
+        counts have none such, all cells are of one new batch called `name`. A label that the model
+        knows is its batch, with a warning: nothing is learnt for these cells. A reference of one
+        batch was told none; the new model tells it by its label (model.batches[0]). Covariates are
+        found in counts.obs; new labels of categorical ones get weights as new batches do, numbers
+        are standardised as before. Library sizes of new batches get moments of their own.
+
+        epochs: None for 300 steps, and 10 at least. validation: fraction of the cells held out.
+        seed: None for the model's. Other arguments are those of `fit`. ValueError for a model that
+        is not trained, for too few genes, for cells of known batches only, fewer than two cells
+        with counts, and as for `fit`.
+        """
+        return map_cells(
+            self,
+            counts,
+            batch,
+            name=name,
+            min_overlap=min_overlap,
+            epochs=epochs,
+            batch_size=batch_size,
+            validation=validation,
+            learning_rate=learning_rate,
+            seed=seed,
+            progress=progress,
+            device=device,
+            layer=layer,
+        ).model
