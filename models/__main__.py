@@ -6,6 +6,7 @@
     {prog} de run --key labels --groups B T     genes that two groups of cells express differently
     {prog} generate run --cells 1000 --out new.npz
     {prog} impute-score run                     how well hidden counts are recovered
+    {prog} map run new.h5ad --out mapped        the model, with cells of new batches mapped onto it
     {prog} label latents.csv new.csv --labels types.csv --out labels.csv    types of new cells
     {prog} report run                           a page of pictures: run/index.html
     {prog} compare counts.h5ad --out trials     which likelihood and sizes suit these counts
@@ -42,9 +43,9 @@ from scipy import sparse
 
 from minigrad import checkpoint
 from minigrad.parallel import LAUNCHERS, AnotherRankFailed, ranks_of
-from models import comparison, imputation, latent_files, report, runs, streams
+from models import comparison, imputation, latent_files, query, report, runs, streams
 from models.counts import Counts
-from models.joining import FILE
+from models.joining import FILE, names_of_files
 from models.runs import Run
 from models.transfer import transfer_labels
 
@@ -55,6 +56,8 @@ OPTIONS = {
     "transpose=True": "--transpose",
     "read(..., rounded=True)": "--round",
     "gene_names=": "--gene-names ",
+    "min_overlap=": "--min-overlap ",
+    "name=, or other labels": "--batch-name, or other labels",
     'layer="counts"': "--layer counts",
     'layer="raw"': "--layer raw",
     "transfer_labels: n_neighbors": "--neighbors",
@@ -217,6 +220,11 @@ def training_settings(run: Run, options) -> tuple[str, dict]:
             given.setdefault("batch_key", FILE)
         return options.counts, given
     path, settings = run.config()
+    if "reference" in settings:
+        raise WrongUsage(
+            f"{run.folder} was made by map, and there is nothing to go on with; map anew, to "
+            "another --out"
+        )
     for name, value in given.items():
         if settings.get(name) != value:
             option = "--" + name.removeprefix("n_").replace("_", "-").replace("rounded", "round")
@@ -286,6 +294,74 @@ def check_together(run: Run, path, given: dict) -> None:
         )
 
 
+def map_query(options) -> int:
+    """Map cells of new batches onto the trained model of RUN: weights of the new batches are
+    trained, on these cells alone, and all else stays as it is, so that the cells of RUN keep their
+    latent coordinates to the last bit. What comes is a run like any other, of QUERY. Unless RUN was
+    trained with --encode-covariates, latent coordinates of QUERY are those that RUN would give;
+    expected counts and differential expression are corrected in any case. Types of the new cells:
+    embed both runs, then label."""
+    source, run = Run(options.run), Run(options.out)
+    model = source.model()
+    if run.checkpoint.exists():
+        raise WrongUsage(f"{run.folder} holds a run already; give another --out")
+    if options.batch_key is not None and options.batch_name is not None:
+        raise WrongUsage("--batch-name is for cells that are all of one batch: leave out one")
+    settings = {
+        name: value
+        for name in ("layer", *runs.READING, "on_disk", "batch_key", "batch_name", "min_overlap")
+        if (value := getattr(options, name)) not in (None, False)
+    }
+    settings["reference"] = os.path.abspath(options.run)
+    with run.owned():
+        counts = runs.read_counts(
+            options.counts, options.layer, options.on_disk, runs.reading_of(settings)
+        )
+        settings |= batch_of_query(source, counts, options)
+        genes = model_genes(model)
+        n_found = len(set(genes) & set(counts.genes.tolist()))
+        say(
+            f"{len(counts):,} cells of {name_of(options.counts)}, with {n_found:,} of the "
+            f"{len(genes):,} genes of {options.run} ({n_found / len(genes):.1%})"
+        )
+        say(f"cells: {first_of(counts.cells)}; genes: {first_of(counts.genes)}")
+        key = settings.get("batch_key")
+        mapped = query.map_cells(
+            model,
+            runs.genes_by_name(counts, genes, str(options.run), options.min_overlap),
+            None if key is None else runs.labels_of(counts, key),
+            name=settings.get("batch_name", ""),
+            epochs=options.epochs,
+            seed=options.seed,
+            device=options.device,
+        )
+        if mapped.history.interrupted:
+            raise KeyboardInterrupt
+        known = len(model.batches)
+        say(f"new batches: {', '.join(mapped.model.batches[known:]) or 'none'}")
+        run.begin(options.counts, settings)
+        run.write_model(mapped.model, mapped.history)
+        run.write_history(mapped.history)
+    print_result(run, mapped.history)
+    return 0
+
+
+def batch_of_query(source: Run, counts: Counts, options) -> dict:
+    """The settings that say which batches the cells of a query are of.
+
+    As the options say; else by the file, where there are several; by the column of the run, where
+    the counts have it; else all are of one batch, with the name of the file.
+    """
+    if options.batch_key is not None or options.batch_name is not None:
+        return {}
+    if isinstance(options.counts, list):
+        return {"batch_key": FILE}
+    key = source.config()[1].get("batch_key")
+    if key in counts.obs:
+        return {"batch_key": key}
+    return {"batch_name": names_of_files([options.counts])[0]}
+
+
 def compare(options) -> int:
     """Train scVI in all combinations of --likelihood, --latent, --layers, --hidden and --epochs,
     and compare them by the log p of a fifth of the cells, which no training sees, beside two ways
@@ -352,7 +428,7 @@ def embed(options) -> int:
     counts, path, batch = of_run(run, options, is_batch_needed=model.config["encode_covariates"])
     is_added = runs.is_h5ad(path) and not runs.why_not_added(path, counts, "obsm")
     keep_counts(run, path, "--out", options.out, is_added)
-    z: Any = model.latent(runs.genes_by_name(counts, model_genes(model)), batch)
+    z: Any = model.latent(genes_of(run, model, counts), batch)
     names = [f"z{i}" for i in range(z.shape[1])]
     runs.write_cells(options.out, counts, "obsm", "X_scVI", z, names, source=path)
     say(f"{len(z):,} cells x {z.shape[1]} dimensions, {kind} written: {options.out}")
@@ -367,7 +443,7 @@ def denoise(options) -> int:
     run, kind = Run(options.run), output("--out", options.out)
     model = run.model()
     everything, path, batch = of_run(run, options)
-    counts = runs.genes_by_name(everything, model_genes(model))
+    counts = genes_of(run, model, everything)
     is_added = (
         counts is everything
         and options.genes is None
@@ -409,14 +485,15 @@ def impute_score(options) -> int:
     _, settings = run.config()
     model = run.model()
     everything, _, batch = of_run(run, options)
-    counts = runs.genes_by_name(everything, model_genes(model))
+    counts = genes_of(run, model, everything)
     arguments = runs.fit_arguments(settings) | (
         {} if options.epochs is None else {"epochs": options.epochs}
     )
 
     def impute(x):
         corrupted = Counts(x, counts.genes, counts.cells, counts.obs)
-        asked = {"dropout": settings.get("dropout")}  # not what the run's own counts led to
+        # Not what the run's own counts led to, nor what map did.
+        asked = {"dropout": settings.get("dropout"), "reference": None}
         fresh = type(model)(**{**model.config, **asked})
         say(f"training anew on what is left: {x.nnz:,} counts above 0")
         fresh.fit(corrupted, batch, device=options.device, **arguments)
@@ -465,7 +542,7 @@ def de(options) -> int:
     for option, path, _ in targets:
         keep_counts(run, read_from, option, path)
     table = model.differential_expression(
-        runs.genes_by_name(counts, model_genes(model)),
+        genes_of(run, model, counts),
         group_a=asked[0] if asked else None,
         group_b=asked[1] if len(asked) > 1 else None,
         groupby=options.key,
@@ -552,7 +629,7 @@ def make_report(options) -> int:
             temporary,
             model,
             run.history(),
-            runs.genes_by_name(counts, model_genes(model)),
+            genes_of(run, model, counts),
             batch,
             labels,
             options.color or "cluster",
@@ -577,7 +654,19 @@ def of_run(run: Run, options, is_batch_needed: bool = True) -> tuple:
     )
     if not is_batch_needed:
         key = options.batch_key
-    return counts, path, None if key is None else runs.labels_of(counts, key)
+    if key is not None:
+        return counts, path, runs.labels_of(counts, key)
+    name = run.config()[1].get("batch_name")  # of all the cells that map was given
+    batch = (
+        np.full(len(counts), name) if is_batch_needed and name and options.counts is None else None
+    )
+    return counts, path, batch
+
+
+def genes_of(run: Run, model, counts) -> Counts:
+    """The genes of the run's model, by name; where map made it, missing ones may be taken for 0."""
+    overlap = run.config()[1].get("min_overlap", 1.0)
+    return runs.genes_by_name(counts, model_genes(model), min_overlap=overlap)
 
 
 def model_genes(model) -> list:
@@ -1169,6 +1258,48 @@ def generate_options(add) -> None:
     add("--seed", metavar="N", type=whole(0), default=0, help="of the draws (default: 0)")
 
 
+def map_options(add) -> None:
+    add("run", metavar="RUN", type=Path, help="folder of the trained model")
+    add(
+        "counts",
+        metavar="QUERY",
+        nargs="+",
+        help="counts of the new cells; genes are found by name. Several files are joined on the "
+        "genes that all have, with the name of the file as batch",
+    )
+    add("--out", metavar="RUN2", type=Path, required=True, help="folder for the new run")
+    add(
+        "--batch-key",
+        metavar="COLUMN",
+        help="obs column with the batch of each new cell (default: that of RUN, where QUERY has "
+        "it; else all cells are one batch)",
+    )
+    add(
+        "--batch-name",
+        metavar="LABEL",
+        help="name of that one batch (default: that of the file)",
+    )
+    add(
+        "--min-overlap",
+        metavar="F",
+        type=number(lambda v: 0 < v <= 1, "a fraction above 0, at most 1"),
+        default=0.8,
+        help="least fraction of the genes of RUN that QUERY must have; the others are taken for 0 "
+        "(default: 0.8)",
+    )
+    add("--epochs", metavar="N", type=whole(1), help="default: by the number of new cells")
+    add("--layer", help='layer of QUERY with the counts ("raw": raw.X); default: the main matrix')
+    add(
+        "--transpose",
+        action="store_true",
+        help="QUERY has its genes where cells are expected",
+    )
+    reading_options(add)
+    on_disk_option(add)
+    add("--seed", metavar="N", type=whole(0), help="of order and noise (default: that of RUN)")
+    add("--device", choices=["numpy", "cupy"], help="where to train")
+
+
 def label_options(add) -> None:
     add("reference", metavar="REFERENCE", type=Path, help="latent coordinates of labelled cells")
     add("query", metavar="QUERY", type=Path, help="those of the cells to label, of the same model")
@@ -1237,6 +1368,12 @@ COMMANDS = {
         "run --key labels --all-groups --csv markers.csv",
     ),
     "generate": (generate, generate_options, "run --cells 1000 --out new.npz"),
+    "map": (
+        map_query,
+        map_options,
+        "run new_cells.h5ad --out mapped --batch-key donor\n"
+        "run new_cells.csv --out mapped --batch-name day2 --min-overlap 0.7",
+    ),
     "label": (
         label,
         label_options,

@@ -53,6 +53,7 @@ from models.files import need, warn_of_formulas
 from models.hdf5 import index_of
 from models.hdf5_writing import hdf5_file
 from models.labels import unique_names
+from models.query import share_genes
 from models.scvi import SCVI
 
 FORMAT, VERSION = "minigrad run", 1
@@ -86,6 +87,7 @@ MODEL = (
     "encode_covariates",
     "seed",
 )
+MAPPING = ("reference", "batch_name", "min_overlap")  # of a run that `map` made
 FIT = ("epochs", "batch_size", "validation", "learning_rate", "kl_warmup", "early_stopping")
 
 
@@ -114,24 +116,20 @@ def read_counts(
     return UniquelyNamed(counts.X, names, counts.cells, counts.obs, counts.var, frozenset(numbered))
 
 
-def genes_by_name(counts: UniquelyNamed, genes, whose: str = "the model") -> Counts:
+def genes_by_name(
+    counts: UniquelyNamed, genes, whose: str = "the model", min_overlap: float = 1.0
+) -> Counts:
     """These genes of the counts, in this order; ValueError that says which are not there.
 
+    min_overlap: the least fraction of them that must be there; the others are 0, with a warning.
     Genes that had one name in the file are told apart by their order: ValueError where the file has
     its genes in another order, and so perhaps these too.
     """
     if list(counts.genes) == list(genes):
         return counts
+    found = share_genes(counts, genes, min_overlap, whose)
     position = {name: i for i, name in enumerate(counts.genes.tolist())}
-    missing = [name for name in genes if name not in position]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of the {len(genes)} genes of {whose} are not among the "
-            f"{counts.shape[1]} of the "
-            f"counts: {', '.join(missing[:5])}{' ...' * (len(missing) > 5)}; pass counts with the "
-            "same gene names"
-        )
-    columns = np.array([position[name] for name in genes])
+    columns = np.array([position[name] for name in genes if name in position])
     alike = [name for name in genes if name in counts.numbered]
     if alike and np.any(np.diff(columns) < 0):
         names = ", ".join(alike[:5]) + " ..." * (len(alike) > 5)
@@ -141,7 +139,7 @@ def genes_by_name(counts: UniquelyNamed, genes, whose: str = "the model") -> Cou
             " is which; pass counts with the genes in the model's order, or give every gene a name "
             "of its own before training"
         )
-    return counts.select_genes(columns)
+    return found
 
 
 def in_memory(counts: Counts) -> Counts:
@@ -253,7 +251,7 @@ class Run:
             raise ValueError(
                 f"{self.config_file}: damaged, or not of a run ({type(error).__name__}: {error})"
             ) from error
-        unknown = [name for name in settings if name not in (*COUNTS, *MODEL, *FIT)]
+        unknown = [name for name in settings if name not in (*COUNTS, *MODEL, *MAPPING, *FIT)]
         if not right or unknown:
             raise ValueError(
                 f"{self.config_file}: not of a run that this program reads "
@@ -273,6 +271,12 @@ class Run:
     def history(self) -> History:
         """What training recorded, from the checkpoint: even of a training that was killed."""
         return History(checkpoint.load(self.checkpoint)[1].get("history"))
+
+    def write_model(self, model: SCVI, history: History) -> None:
+        """model.npz, of a model that was trained without a checkpoint."""
+        weights = {f"weights/{name}": array for name, array in model.state_dict().items()}
+        told = {**model.description(), "history": history.columns}
+        checkpoint.save(self.checkpoint, weights, told)
 
     def write_history(self, history: History) -> None:
         """history.csv, a line an epoch."""
