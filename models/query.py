@@ -37,7 +37,7 @@ Know after: what a new batch changes in a model, and what it leaves alone.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
@@ -62,7 +62,8 @@ from models.inputs import dense
 from models.labels import by_cell, cells_of, genes_of
 from models.recipe import LIBRARY_FLOOR
 
-N_STEPS = 300  # of a mapping, at least
+N_STEPS = 150  # of a mapping, at least
+OFFSET_PRECISION = 4.0  # of the normal prior of offsets, whose standard deviation is so 0.5
 SHOWN = 5  # names of genes in a message
 
 
@@ -140,30 +141,41 @@ def n_columns(parts: Iterable[slice]) -> int:
 
 
 # --------------------------------------------------------------------------- layers that have grown
+class NewColumns(Module):
+    """V [new conditions]: of conditions (n, n_conditions), y (n, n_out). weight: V, (n_out, new).
+
+    V starts at 0.
+    """
+
+    def __init__(self, n_out: int, parts: Parts, dtype: Any):
+        self.weight = Parameter(np.zeros((n_out, n_columns(parts.new))), dtype)
+        self.parts = parts
+
+    def __call__(self, conditions):
+        return columns_of(conditions, self.parts.new) @ np.transpose(self.weight)
+
+
 class Grown(Linear):
     """A Linear of x and conditions that has gained columns for new conditions.
 
     y = W [x, known conditions] + b + V [new conditions]. x: (n, n_in), dense or CSR; conditions:
     (n, n_conditions), of which parts says what is known and what is new. weight: W, (n_out, n_in +
-    known); bias: (n_out,); added: V, (n_out, new). Made of a Linear of x and all conditions.
+    known); bias: (n_out,); new: V. Made of a Linear of x and all conditions, of the same shapes.
     """
 
     def __init__(self, linear: Linear, n_conditions: int, parts: Parts):
-        n_in = linear.weight.shape[1] - n_conditions
-        weight = linear.weight.numpy()
-        conditions = weight[:, n_in:]
-        self.weight = Parameter(np.hstack([weight[:, :n_in], columns_of(conditions, parts.known)]))
-        self.bias = linear.bias
-        self.added = Parameter(columns_of(conditions, parts.new))
-        self.n_in = n_in
-        self.n_conditions = n_conditions
+        n_out, n_all = linear.weight.shape
+        self.n_in = n_all - n_conditions
         self.parts = parts
+        n_kept = self.n_in + n_columns(parts.known)
+        self.weight = Parameter(linear.weight.numpy()[:, :n_kept])
+        self.bias = linear.bias
+        self.new = NewColumns(n_out, parts, self.weight.dtype)
 
     def __call__(self, x, conditions=None):
         if self.parts.known:
             x = np.concatenate([dense(x), columns_of(conditions, self.parts.known)], axis=1)
-        new = columns_of(conditions, self.parts.new)
-        return functional.linear(x, self.weight, self.bias) + new @ np.transpose(self.added)
+        return functional.linear(x, self.weight, self.bias) + self.new(conditions)
 
 
 def columns_of(x: Array, parts: Sequence[slice]) -> Array:
@@ -179,12 +191,14 @@ def keep_apart(model: Any, reference: Mapping[str, Any]) -> None:
     reference: as `Reference.described` says it; ValueError if it is something else.
     """
     known = reference_from(reference, model.n_batches, model.columns)
+    model.config["reference"] = known.described()
     parts = parts_of(model.n_batches, model.columns, known)
     if not parts.new:
         return
     n_conditions = n_conditions_of(model)
     for layers in told_layers(model):
         layers.linears = [Grown(linear, n_conditions, parts) for linear in layers.linears]
+    model.decoder.offsets = NewColumns(model.n_genes, parts, model.dtype)
 
 
 def n_conditions_of(model: Any) -> int:
@@ -333,7 +347,7 @@ def map_cells(
     epochs: int | None = None,
     batch_size: int = 128,
     validation: float = 0.1,
-    learning_rate: float = 1e-2,
+    learning_rate: float = 3e-2,
     seed: int | None = None,
     progress: bool = True,
     device: str | None = None,
@@ -363,8 +377,9 @@ def map_cells(
     _warn_of_known(model, labels)
     warn_of_labels_that_are_none(labels.names, labels.codes)
     _count_in(model, query, chosen)
+    n_train = max(1, len(rows) - round(validation * len(rows)))
     if epochs is None:
-        epochs = usual_epochs(len(rows), batch_size)
+        epochs = usual_epochs(n_train, batch_size)
     query.to(device or model.device)
     trained = new_weights(model, query)
     with frozen(query, trained):
@@ -372,7 +387,9 @@ def map_cells(
             NewWeights(query),
             _rows_of(query, chosen, rows),
             epochs=epochs,
-            optimizer=lambda _: AdamOfColumns(trained, learning_rate),
+            optimizer=lambda _: AdamOfColumns(
+                trained, learning_rate, OFFSET_PRECISION / n_train, query.decoder.offsets.weight
+            ),
             batch_size=batch_size,
             validation=validation,
             seed=model.config["seed"] if seed is None else seed,
@@ -384,7 +401,8 @@ def map_cells(
 
 def usual_epochs(n_cells: int, batch_size: int) -> int:
     """Epochs of the training on n_cells: what makes N_STEPS steps, and 10 at least."""
-    return max(10, -(-N_STEPS * batch_size // n_cells))
+    n_steps = max(1, round(n_cells / batch_size))  # to the epoch
+    return max(10, -(-N_STEPS // n_steps))
 
 
 # ------------------------------------------------------------------------------ cells of the query
@@ -463,6 +481,9 @@ def extended(model: Any, cells: Counts, names: Sequence[str]) -> Any:
         if arrays[name].shape == array.shape:
             arrays[name] = array
     query.load_state_dict(arrays)
+    is_free = {name: p.requires_grad for name, p in model.named_parameters()}
+    for name, p in query.named_parameters():
+        p.requires_grad = is_free.get(name, True)
     _extend_layers(model, query)
     _extend_theta(model, query)
     return query.eval()
@@ -470,21 +491,17 @@ def extended(model: Any, cells: Counts, names: Sequence[str]) -> Any:
 
 def _extend_layers(model, query) -> None:
     """Columns for new conditions, beside those that the model has already."""
-    of_model = _parts(model)
-    of_query = _parts(query)
-    factors = _factors(model)
-    n_labels = [query.n_batches, *map(len, query.columns.categorical.values())]
+    parts = _parts(query).new
     for old_layers, new_layers in zip(told_layers(model), told_layers(query)):
         for old, new in zip(old_layers.linears, new_layers.linears):
             if isinstance(new, Grown):
-                columns = _condition_columns(old, of_model, n_conditions_of(model))
-                parts = [
-                    _with_further(columns[:, factor.columns], n, factor.fractions)
-                    for factor, n in zip(factors, n_labels)
-                ]
-                numbers = columns[:, columns.shape[1] - len(model.columns.continuous) :]
-                columns = np.hstack([*parts, numbers])
-                backend.assign(new.added.data, columns_of(columns, of_query.new))
+                columns = _extended_columns(model, query, _condition_columns(model, old), _mean)
+                backend.assign(new.new.weight.data, columns_of(columns, parts))
+    if model.decoder.offsets is not None:
+        columns = np.zeros((model.n_genes, n_conditions_of(model)), model.dtype)
+        _spread(model.decoder.offsets.weight.numpy(), _parts(model).new, columns)
+        columns = _extended_columns(model, query, columns, _zero)
+        backend.assign(query.decoder.offsets.weight.data, columns_of(columns, parts))
 
 
 class Factor(NamedTuple):
@@ -510,43 +527,63 @@ def _factors(model) -> list[Factor]:
     return factors
 
 
-def _condition_columns(linear: Linear, parts: Parts, n_conditions: int) -> np.ndarray:
+def _condition_columns(model, linear: Linear) -> np.ndarray:
     """The weights of all conditions, (n_out, n_conditions); 0 where a condition has none."""
+    n_conditions = n_conditions_of(model)
     weight = linear.weight.numpy()
     if not isinstance(linear, Grown):
         return weight[:, weight.shape[1] - n_conditions :]
     columns = np.zeros((len(weight), n_conditions), weight.dtype)
-    for some, values in (
-        (parts.known, weight[:, linear.n_in :]),
-        (parts.new, linear.added.numpy()),
-    ):
-        start = 0
-        for part in some:
-            width = part.stop - part.start
-            columns[:, part] = values[:, start : start + width]
-            start += width
+    _spread(weight[:, linear.n_in :], linear.parts.known, columns)
+    _spread(linear.new.weight.numpy(), linear.parts.new, columns)
     return columns
 
 
-def _with_further(columns: np.ndarray, n: int, fractions: np.ndarray) -> np.ndarray:
-    """Columns of weights of the known labels, (k, n_known), as those of n labels.
+def _spread(values: np.ndarray, parts: Sequence[slice], columns: np.ndarray) -> None:
+    """Write values, (k, n_columns), into these parts of the columns: undoes `columns_of`."""
+    start = 0
+    for part in parts:
+        width = part.stop - part.start
+        columns[:, part] = values[:, start : start + width]
+        start += width
 
-    Further ones are the mean of the known ones. A single label has no column, which means 0.
+
+def _extended_columns(model, query, columns: np.ndarray, start: Callable) -> np.ndarray:
+    """Columns of the conditions of the model, (k, n), as those of the query's.
+
+    start: the column that a new label begins with, (k,), of those of the known labels, and of the
+    fractions of cells that have these. A single label has no column, which means 0.
     """
-    if n == 1:
-        return columns
-    if columns.shape[1] == 0:
-        return np.zeros((len(columns), n), columns.dtype)
-    mean = columns @ (fractions / fractions.sum()).astype(columns.dtype)
-    return np.hstack([columns, np.tile(mean[:, None], n - columns.shape[1])])
+    n_labels = [query.n_batches, *map(len, query.columns.categorical.values())]
+    found = []
+    for factor, n in zip(_factors(model), n_labels):
+        known = columns[:, factor.columns]
+        if n > 1 and known.shape[1] == 0:
+            known = np.zeros((len(columns), 1), columns.dtype)
+        found.append(known)
+        n_new = n - known.shape[1] if n > 1 else 0
+        if n_new > 0:
+            found.append(np.tile(start(known, factor.fractions)[:, None], n_new))
+    n_numbers = len(model.columns.continuous)
+    return np.hstack([*found, columns[:, columns.shape[1] - n_numbers :]])
+
+
+def _mean(columns: np.ndarray, fractions: np.ndarray) -> np.ndarray:
+    """The mean of the columns (k, n), weighted: (k,). One column is its own."""
+    if columns.shape[1] == 1:
+        return columns[:, 0]
+    return columns @ (fractions / fractions.sum()).astype(columns.dtype)
+
+
+def _zero(columns: np.ndarray, _: np.ndarray) -> np.ndarray:
+    return np.zeros(len(columns), columns.dtype)
 
 
 def _extend_theta(model, query) -> None:
     """log theta of each gene and batch: that of a new batch is the mean of the known ones."""
     if model.dispersion == "gene-batch" and model.likelihood != "poisson":
-        fractions = backend.to_host(model.batch_fraction)
         log_theta = model.log_theta.numpy()
-        mean = log_theta @ (fractions / fractions.sum()).astype(log_theta.dtype)
+        mean = _mean(log_theta, backend.to_host(model.batch_fraction))
         further = np.tile(mean[:, None], query.n_batches - model.n_batches)
         backend.assign(query.log_theta.data, np.hstack([log_theta, further]))
 
@@ -625,15 +662,24 @@ class AdamOfColumns(optim.Adam):
     """Adam on some columns of each parameter.
 
     is_trained: parameter (n, k) -> which columns are trained, (k,) zeros and ones. A weight whose
-    gradients are all 0 does not move.
+    gradients are all 0 does not move. weight_decay / 2 * sum(w^2) of `decayed` joins the loss.
     """
 
-    def __init__(self, is_trained: Mapping[Tensor, Array], learning_rate: float):
+    def __init__(
+        self,
+        is_trained: Mapping[Tensor, Array],
+        learning_rate: float,
+        weight_decay: float,
+        decayed: Tensor,
+    ):
         super().__init__(is_trained, learning_rate)
         self.is_trained = is_trained
+        self.weight_decay = weight_decay
+        self.decayed = decayed
 
     def step(self) -> None:
         """Adam's step, of these columns."""
+        self.decayed.grad += self.weight_decay * self.decayed.data
         for p, is_trained in self.is_trained.items():
             p.grad *= is_trained
         super().step()
@@ -642,18 +688,19 @@ class AdamOfColumns(optim.Adam):
 def new_weights(model: Any, query: Any) -> dict[Tensor, Array]:
     """What the query, an extended copy of the model, has beyond it, for AdamOfColumns.
 
-    Those are the Grown layers' `added`, and log_theta where there is one for each batch; but for
-    columns that the model has, too.
+    Those are all NewColumns, and log_theta where there is one for each batch; but for columns that
+    the model has, too.
     """
-    found = {}
     n_labels = [query.n_batches, *map(len, query.columns.categorical.values())]
     n_known = [model.n_batches, *map(len, model.columns.categorical.values())]
     is_new = [np.arange(n) >= known for n, known in zip(n_labels, n_known) if n > 1]
     is_new.append(np.zeros(len(query.columns.continuous), bool))
-    of_added = columns_of(np.concatenate(is_new)[None], _parts(query).new)[0]
-    for layers in told_layers(query):
-        for linear in layers.linears:
-            found[linear.added] = of_added
+    of_parts = columns_of(np.concatenate(is_new)[None], _parts(query).new)[0]
+    found = {
+        module.weight: of_parts
+        for _, module in query.named_modules()
+        if isinstance(module, NewColumns)
+    }
     if query.dispersion == "gene-batch" and query.likelihood != "poisson":
         found[query.log_theta] = np.arange(query.n_batches) >= model.n_batches
     return {
@@ -700,7 +747,7 @@ class MapsQueries(Module):
         epochs: int | None = None,
         batch_size: int = 128,
         validation: float = 0.1,
-        learning_rate: float = 1e-2,
+        learning_rate: float = 3e-2,
         seed: int | None = None,
         progress: bool = True,
         device: str | None = None,
@@ -729,7 +776,7 @@ class MapsQueries(Module):
         found in counts.obs; new labels of categorical ones get weights as new batches do, numbers
         are standardised as before. Library sizes of new batches get moments of their own.
 
-        epochs: None for 300 steps, and 10 at least. validation: fraction of the cells held out.
+        epochs: None for 150 steps, and 10 at least. validation: fraction of the cells held out.
         seed: None for the model's. Other arguments are those of `fit`. ValueError for a model that
         is not trained, for too few genes, for cells of known batches only, fewer than two cells
         with counts, and as for `fit`.

@@ -75,7 +75,7 @@ from models.covariates import ObsColumns, columns_from
 from models.differential import ComparesGroups
 from models.inputs import dense, floating, one_of, sizes
 from models.posterior import AnswersByDraws
-from models.query import MapsQueries, keep_apart
+from models.query import MapsQueries, NewColumns, keep_apart
 
 # Added to the variance of q, as the reference does: keeps KL finite when a dimension is very sure.
 VARIANCE_FLOOR = 1e-4
@@ -178,6 +178,9 @@ class Decoder(Module):
     of its output), zi (log odds of a structural zero; ZINB only), theta (log of the inverse
     dispersion; only where that is one per "gene-cell"). SCVI.heads calls them.
     """
+
+    # Added to the logits of rho for cells of batches that `map_query` has added (query.py).
+    offsets: NewColumns | None = None
 
     def __init__(
         self,
@@ -291,7 +294,7 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
             library=library,
             columns=None,
             encode_covariates=bool(encode_covariates),
-            reference=None if reference is None else dict(reference),
+            reference=reference,
             dtype=dtype.name,
             seed=int(seed),
         )
@@ -421,7 +424,8 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
         Each (n, n_genes); log_theta may be (n_genes,); None where the likelihood has no such
         parameter.
         """
-        h = self.decoder.layers(z, rng, self.conditions(batch, covariates))
+        conditions = self.conditions(batch, covariates)
+        h = self.decoder.layers(z, rng, conditions)
         log_theta = None
         if self.likelihood != "poisson":
             if self.dispersion == "gene-cell":
@@ -431,7 +435,10 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
             else:
                 log_theta = self.log_theta
         zi_logits = self.decoder.zi(h) if self.likelihood == "zinb" else None
-        return dict(logits=self.decoder.rho(h), log_theta=log_theta, zi_logits=zi_logits)
+        logits = self.decoder.rho(h)
+        if self.decoder.offsets is not None:
+            logits = logits + self.decoder.offsets(conditions)
+        return dict(logits=logits, log_theta=log_theta, zi_logits=zi_logits)
 
     def generative(
         self, z: Array, log_library: Array, batch, covariates: Array | None = None
