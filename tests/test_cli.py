@@ -1688,3 +1688,138 @@ def test_encoders_are_told_covariates_on_demand(told, monkeypatch):
     assert main(["embed", "encoded", "--out", "encoded_z.npz"]) == 0
     expected = model.latent(runs.read_counts("counts.npz"))
     np.testing.assert_array_equal(np.load("encoded_z.npz")["X_scVI"], expected)
+
+
+# ------------------------------------------------------------------------------------------------------ cells that are mapped
+@pytest.fixture(scope="module")
+def mapped(tmp_path_factory):
+    """A run `run` of two donors, and a run `mapped` of day2.npz, whose cells lack one gene and have the others in another order."""
+    folder = tmp_path_factory.mktemp("mapped")
+    old, new = made_counts(120), made_counts(80)
+    names = [f"G{i}" for i in range(12)]
+    old = Counts(old.X, names, old.cells, old.obs)
+    runs.write_counts(folder / "old.npz", old)
+    lines = [f"{cell},{kind}\n" for cell, kind in zip(old.cells, old.obs["kind"])]
+    (folder / "types.csv").write_text("cell,type\n" + "".join(lines))
+    columns = np.random.default_rng(0).permutation(12)[:11]
+    genes = np.array(names)[columns]
+    cells = [f"n{i}" for i in range(80)]
+    obs = {"kind": new.obs["kind"], "lane": np.array(["l1", "l2"] * 40)}
+    runs.write_counts(folder / "day2.npz", Counts(2 * new.X[:, columns], genes, cells, obs))
+    words = ["--out", folder / "run", "--batch-key", "donor", *SMALL, "--epochs", "60"]
+    assert call("train", folder / "old.npz", *words) == 0
+    assert call("map", folder / "run", folder / "day2.npz", "--out", folder / "mapped") == 0
+    return folder
+
+
+def test_map_is_what_map_query_does(mapped):
+    model = SCVI.load(mapped / "run" / "model.npz")
+    with pytest.warns(UserWarning, match="11 of the 12 genes"):
+        expected = model.map_query(read(mapped / "day2.npz"), name="day2", progress=False)
+    run = runs.Run(mapped / "mapped")
+    found = run.model()
+    same(found.state_dict(), expected.state_dict())
+    assert found.batches == expected.batches == ["new", "old", "day2"]
+    header, *rows = rows_of(mapped / "mapped" / "history.csv")
+    assert header == run.history().names and len(rows) == len(run.history()) > 0
+    settings = json.loads((mapped / "mapped" / "config.json").read_text())["settings"]
+    assert settings == {
+        "min_overlap": 0.8,
+        "reference": str(mapped / "run"),
+        "batch_name": "day2",
+    }
+
+
+def test_map_embed_and_label_name_the_types_of_new_cells(mapped, tmp_path):
+    assert call("embed", mapped / "run", "--out", tmp_path / "old.npz") == 0
+    assert call("embed", mapped / "mapped", "--out", tmp_path / "day2.npz") == 0
+    words = ["--labels", mapped / "types.csv", "--out", tmp_path / "labels.csv"]
+    assert call("label", tmp_path / "old.npz", tmp_path / "day2.npz", *words) == 0
+    _, *rows = rows_of(tmp_path / "labels.csv")
+    truth = read(mapped / "day2.npz").obs["kind"]
+    assert [row[0] for row in rows] == [f"n{i}" for i in range(80)]
+    assert np.mean([row[1] == kind for row, kind in zip(rows, truth)]) > 0.9
+
+
+def test_old_cells_have_the_same_coordinates_in_both_runs(mapped, tmp_path):
+    found = []
+    for run in ("run", "mapped"):
+        words = [mapped / "old.npz", "--batch-key", "donor", "--out", tmp_path / f"{run}.npz"]
+        assert call("embed", mapped / run, *words) == 0
+        assert call("denoise", mapped / run, *words) == 0
+        found.append(content(tmp_path / f"{run}.npz")[1])
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["denoise", "mapped", "--out", "denoised.npz"],
+        ["de", "mapped", "--key", "kind", "--groups", "T cell", "--samples", "60"],
+        ["generate", "mapped", "--cells", "5", "--batch", "day2", "--out", "made.npz"],
+        ["impute-score", "mapped", "--epochs", "2"],
+        ["report", "mapped"],
+        ["map", "mapped", "day2.npz", "--out", "further", "--batch-name", "day3", "--epochs", "1"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_mapped_run_is_a_run_like_others(words, mapped, monkeypatch):
+    monkeypatch.chdir(mapped)
+    assert main(words) == 0
+    if words[0] == "denoise":
+        model = SCVI.load("mapped/model.npz")
+        with pytest.warns(UserWarning, match="11 of the 12 genes"):
+            counts = model.align_genes(read("day2.npz"))
+        expected = model.denoise(counts, ["day2"] * 80)
+        np.testing.assert_array_equal(content(Path("denoised.npz"))[1], expected)
+    if words[0] == "map":
+        assert runs.Run("further").model().batches == ["new", "old", "day2", "day3"]
+
+
+@pytest.mark.parametrize(
+    "words, batches",
+    [
+        (["--batch-key", "lane"], ["l1", "l2"]),
+        (["--batch-name", "a day"], ["a day"]),
+        (["again.npz"], ["again", "day2"]),
+    ],
+)
+def test_new_batches_are_named_as_the_options_say(words, batches, mapped, monkeypatch, capsys):
+    monkeypatch.chdir(mapped)
+    counts = read("day2.npz")
+    counts.cells = np.array([f"again_{name}" for name in counts.cells])
+    runs.write_counts("again.npz", counts)
+    out = f"named_{batches[0]}"
+    assert main(["map", "run", "day2.npz", *words, "--out", out, "--epochs", "1"]) == 0
+    said = capsys.readouterr().err
+    assert f"new batches: {', '.join(batches)}" in said
+    assert "11 of the 12 genes of run (91.7%)" in said
+    assert runs.Run(out).model().batches == ["new", "old", *batches]
+    assert main(["denoise", out, "--out", "x.npz"]) == 0
+
+
+@pytest.mark.parametrize(
+    "words, code, said",
+    [
+        (["--min-overlap", "0.95"], 1, "1 of the 12 genes of run .* lower --min-overlap 0.95"),
+        (["--min-overlap", "0"], 2, "must be a fraction above 0"),
+        (["--batch-key", "donor"], 1, "no column 'donor' of cells in the counts; there are: kind"),
+        (["--batch-key", "lane", "--batch-name", "x"], 2, "leave out one"),
+        (["--batch-name", "old"], 1, r"knows \(old\), .* \(--batch-name, or other labels\)"),
+    ],
+)
+def test_what_cannot_be_mapped_leaves_nothing(words, code, said, mapped, monkeypatch, capsys):
+    monkeypatch.chdir(mapped)
+    assert main(["map", "run", "day2.npz", "--out", "nothing", *words]) == code
+    assert re.search(said, capsys.readouterr().err)
+    assert not Path("nothing").exists()
+
+
+def test_a_mapped_run_is_not_replaced_nor_gone_on_with(mapped, monkeypatch, capsys):
+    monkeypatch.chdir(mapped)
+    before = (mapped / "mapped" / "model.npz").read_bytes()
+    assert main(["map", "run", "day2.npz", "--out", "mapped"]) == 2
+    assert "mapped holds a run already" in capsys.readouterr().err
+    assert main(["train", "--out", "mapped", "--resume"]) == 2
+    assert "mapped was made by map" in capsys.readouterr().err
+    assert (mapped / "mapped" / "model.npz").read_bytes() == before
