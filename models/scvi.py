@@ -30,9 +30,10 @@ is a single number, and rho says which gene the model expects most of in each ce
     >>> rho.argmax(axis=1)[:6]
     array([0, 1, 0, 1, 0, 1])
 
-Four files carry what is not the model: recipe.py the choices that `fit` makes, and why;
+Five files carry what is not the model: recipe.py the choices that `fit` makes, and why;
 count_inputs.py what is taken and refused; covariates.py what else than the batch the decoder may be
-told; posterior.py, the next lesson, what a trained model is asked.
+told; query.py how a trained model learns further batches; posterior.py, the next lesson, what a
+trained model is asked.
 
 Know before reading: vae.py, and minigrad/nn.py, distributions.py and count_likelihoods.py.
 

@@ -817,6 +817,22 @@ def test_a_new_model_on_the_device_starts_from_the_moments_of_the_data(name):
     )
 
 
+@pytest.mark.parametrize("name", ["scVI, batches", "scVI, latent library", "scVI, covariates"])
+def test_cells_are_mapped_on_the_device(name):
+    """Onto a model of the device; and what comes of it answers there."""
+    (here, _), (there, _) = trained(name), trained(name, "cupy")
+    x = MODELS[name][1]
+    queries = [
+        model.map_query(x, ["new"] * 40 + ["newer"] * 20, epochs=2, progress=False)
+        for model in (here, there)
+    ]
+    assert queries[1].device == "cupy" and there.device == "cupy"
+    agree(
+        list(queries[1].state_dict().values()), list(queries[0].state_dict().values()), rtol=1e-6
+    )
+    agree(asked(name, queries[1]), asked(name, queries[0]), rtol=1e-6, atol=1e-8)
+
+
 @pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
 def test_numbers_that_are_not_finite_are_found_on_the_device():
     model = Autoencoder(6, **small)
