@@ -116,7 +116,7 @@ def parts_of(n_batches: int, columns: ObsColumns, reference: Reference | None) -
     A single batch, or label, is not told: it has no column. Where others have joined it, its own
     column is neither known nor new, and has no weights.
     """
-    n_labels = [n_batches, *map(len, columns.categorical.values())]
+    n_labels = n_labels_of(n_batches, columns)
     n_before = n_labels
     if reference is not None:
         n_before = [reference.n_batches, *(reference.n_labels[k] for k in columns.categorical)]
@@ -133,6 +133,11 @@ def parts_of(n_batches: int, columns: ObsColumns, reference: Reference | None) -
     if columns.continuous:
         parts.known.append(slice(start, start + len(columns.continuous)))
     return parts
+
+
+def n_labels_of(n_batches: int, columns: ObsColumns) -> list[int]:
+    """How many batches there are, and labels of each categorical covariate."""
+    return [n_batches, *(len(labels) for labels in columns.categorical.values())]
 
 
 def n_columns(parts: Iterable[slice]) -> int:
@@ -380,21 +385,24 @@ def map_cells(
     n_train = max(1, len(rows) - round(validation * len(rows)))
     if epochs is None:
         epochs = usual_epochs(n_train, batch_size)
-    query.to(device or model.device)
-    trained = new_weights(model, query)
-    with frozen(query, trained):
+    query.to(model.device)
+
+    def optimizer(_):
+        trained = new_weights(model, query)
+        offsets = query.decoder.offsets.weight
+        return AdamOfColumns(trained, learning_rate, OFFSET_PRECISION / n_train, offsets)
+
+    with frozen(query, new_weights(model, query)):
         history = fit(
             NewWeights(query),
             _rows_of(query, chosen, rows),
             epochs=epochs,
-            optimizer=lambda _: AdamOfColumns(
-                trained, learning_rate, OFFSET_PRECISION / n_train, query.decoder.offsets.weight
-            ),
+            optimizer=optimizer,
             batch_size=batch_size,
             validation=validation,
             seed=model.config["seed"] if seed is None else seed,
             progress=progress,
-            device=query.device,
+            device=device,
         )
     return Mapped(query, history)
 
@@ -554,7 +562,7 @@ def _extended_columns(model, query, columns: np.ndarray, start: Callable) -> np.
     start: the column that a new label begins with, (k,), of those of the known labels, and of the
     fractions of cells that have these. A single label has no column, which means 0.
     """
-    n_labels = [query.n_batches, *map(len, query.columns.categorical.values())]
+    n_labels = n_labels_of(query.n_batches, query.columns)
     found = []
     for factor, n in zip(_factors(model), n_labels):
         known = columns[:, factor.columns]
@@ -691,8 +699,8 @@ def new_weights(model: Any, query: Any) -> dict[Tensor, Array]:
     Those are all NewColumns, and log_theta where there is one for each batch; but for columns that
     the model has, too.
     """
-    n_labels = [query.n_batches, *map(len, query.columns.categorical.values())]
-    n_known = [model.n_batches, *map(len, model.columns.categorical.values())]
+    n_labels = n_labels_of(query.n_batches, query.columns)
+    n_known = n_labels_of(model.n_batches, model.columns)
     is_new = [np.arange(n) >= known for n, known in zip(n_labels, n_known) if n > 1]
     is_new.append(np.zeros(len(query.columns.continuous), bool))
     of_parts = columns_of(np.concatenate(is_new)[None], _parts(query).new)[0]

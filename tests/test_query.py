@@ -6,11 +6,23 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from minigrad import optim
 from minigrad.fit import evaluating
+from minigrad.nn import Parameter
 from models import SCVI
 from models.counts import Counts
 from models.covariates import ObsColumns
-from models.query import Parts, Reference, extended, parts_of, reference_from, share_genes
+from models.query import (
+    AdamOfColumns,
+    NewWeights,
+    Parts,
+    Reference,
+    extended,
+    map_cells,
+    parts_of,
+    reference_from,
+    share_genes,
+)
 from models.transfer import transfer_labels
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*have other means")  # of models hardly trained
@@ -272,6 +284,42 @@ def test_what_is_new_starts_at_the_mean_of_what_is_known():
     np.testing.assert_allclose(
         query.log_theta.numpy()[:, 2], log_theta @ model.batch_fraction, rtol=1e-5
     )
+
+
+def test_the_loss_is_minus_the_elbo_from_the_first_step(model, new_cells):
+    """Without a warm-up of the divergence, which is as large here as no noise of the draws."""
+    start = extended(model, new_cells, ["new"])
+    elbo = start.elbo(new_cells, "donor", n_samples=20).mean()
+    log_p = log_p_of_draws(start, new_cells)
+    found = map_cells(model, new_cells, epochs=1, batch_size=300, validation=0.0, progress=False)
+    loss = found.history["train_loss"][0]
+    assert abs(-loss - elbo) < 0.3 < 0.1 * abs(log_p - elbo)
+
+
+def log_p_of_draws(model, counts):
+    """The mean over cells of log p(x | z) of a draw: the ELBO without its divergence."""
+    found = NewWeights(model).validation(
+        counts.X, np.full(len(counts), 2), rng=np.random.default_rng(0)
+    )
+    return found["reconstruction"].mean()
+
+
+def test_offsets_have_a_prior_and_known_columns_do_not_move():
+    """Adam on the same loss, with the prior written out, and on the new column alone."""
+    rng = np.random.default_rng(0)
+    start, slope = rng.normal(size=(4, 3)), rng.normal(size=(4, 3))
+    w, plain = Parameter(start), Parameter(start[:, 2:])
+    ours = AdamOfColumns({w: np.array([0.0, 0.0, 1.0])}, 0.1, weight_decay=2.5, decayed=w)
+    adam = optim.Adam([plain], 0.1)
+    for _ in range(5):
+        ours.zero_grad()
+        np.sum(slope * w**2).backward()
+        ours.step()
+        adam.zero_grad()
+        (np.sum(slope[:, 2:] * plain**2) + 2.5 / 2 * np.sum(plain**2)).backward()
+        adam.step()
+    np.testing.assert_array_equal(w.numpy()[:, :2], start[:, :2])
+    np.testing.assert_allclose(w.numpy()[:, 2:], plain.numpy(), rtol=1e-12)
 
 
 # ------------------------------------------------------------------------------- genes
