@@ -299,8 +299,8 @@ def map_query(options) -> int:
     trained, on these cells alone, and all else stays as it is, so that the cells of RUN keep their
     latent coordinates to the last bit. What comes is a run like any other, of QUERY. Unless RUN was
     trained with --encode-covariates, latent coordinates of QUERY are those that RUN would give;
-    expected counts and differential expression are corrected in any case. Types of the new cells:
-    embed both runs, then label."""
+    expected counts are corrected in any case. Types of the new cells: embed both runs, then
+    label."""
     source, run = Run(options.run), Run(options.out)
     model = source.model()
     if run.checkpoint.exists():

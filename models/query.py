@@ -23,11 +23,27 @@ of ten are counted twice as well in the second batch:
 
 The last line holds to the bit, and for likelihoods too. A matrix with more columns is multiplied in
 another order, and its last digits differ even if the further columns meet zeros. So the new columns
-are a matrix of their own (`Grown`):
+are a matrix of their own (`Grown`); and as the decoder's frozen output weights W_rho can say little
+of what a batch does to each gene, its new batches have offsets of log rho as well:
 
-    y = W [x, conditions that the reference was told] + b + V [new conditions]
+    h'      = W [h, conditions that the reference was told] + b + V [new conditions]
+    log rho = W_rho h + b_rho + offsets [new conditions] - log(sum over genes of the like)
 
-For an old cell the last term is a sum of zeros.
+For an old cell the last products are sums of zeros. V starts at the mean of the known batches'
+columns, the offsets at 0, with a normal prior of standard deviation 0.5. scArches and scvi-tools
+have no offsets.
+
+What it is worth, on real cells with simulated batches: two of the reference, one as it was, one
+with every gene counted exp(Normal(0, 0.5)) times as well, and a third with other such factors. 60 %
+of the cells are the reference, 20 % the query, 20 % are held out. Gain in held-out log p of the third
+batch over that as the nearer of the known ones, importance-weighted, in nats a cell, one split and
+training each:
+
+| data | cells x genes of the reference | columns alone | with offsets | the same from 20 cells |
+| --- | --- | --- | --- | --- |
+| pbmc68k | 420 x 765 | +3.6 | +41.7 | +31.8 |
+| pbmc68k, other split | 420 x 765 | +2.8 | +39.0 | +29.2 |
+| cortex | 1,803 x 558 | +39.9 | +228.5 | +208.9 |
 
 Know before reading: scvi.py (Layers, `conditions`, `fit`), covariates.py, count_inputs.py.
 
@@ -763,28 +779,31 @@ class MapsQueries(Module):
     ) -> Self:
         """A model that knows the batches of these cells, too, and is the same for all others.
 
-        Only weights of the new batches are trained, on these cells; all others are frozen, and so
-        are the running statistics of batch norm (architecture surgery, Lotfollahi et al. 2022).
+        Only weights of the new batches are trained, on these cells: columns of the layers' inputs
+        and an offset of each gene. All others are frozen, and so are the running statistics of
+        batch norm (architecture surgery, Lotfollahi et al. 2022; its code has no offsets).
         This model stays as it is. The cells that it was trained on have the same latent state in
         the new model, and the same likelihood, to the bit. The new one is an SCVI like any other:
         it can be saved, asked, mapped onto again, and trained on.
 
         **What becomes of z.** Unless the encoder is told the batch (encode_covariates=True), z of
         the new cells is what this model's `latent` says of them before any mapping: the surgery is
-        of the decoder alone, and makes likelihoods, `denoise` and differential expression right. To
-        have z corrected for the new batches, train the reference with encode_covariates=True.
+        of the decoder alone, and corrects likelihoods and expected expression. To have z see the
+        new batches, train the reference with encode_covariates=True; what that does for the
+        transfer of labels was within noise where it was measured.
 
         counts: (n_cells, any number of genes), as for `fit`. Genes are found by name; those that
         are missing are taken for 0, with a warning, if the fraction min_overlap of the model's is
         there; `align_genes` brings the same counts into the form in which the new model is asked
-        about them. batch: as for `fit`; None: the obs column that the model remembers, or where the
-        counts have none such, all cells are of one new batch called `name`. A label that the model
-        knows is its batch, with a warning: nothing is learnt for these cells. A reference of one
-        batch was told none; the new model tells it by its label (model.batches[0]). Covariates are
-        found in counts.obs; new labels of categorical ones get weights as new batches do, numbers
-        are standardised as before. Library sizes of new batches get moments of their own.
+        about them; ask with transform_batch, a known batch, what to expect of missing genes. batch:
+        as for `fit`; None: the obs column that the model remembers, or where the counts have none
+        such, all cells are of one new batch called `name`. A label that the model knows is its
+        batch, with a warning: nothing is learnt for these cells. A reference of one batch was told
+        none; the new model tells it by its label (model.batches[0]). Covariates are found in
+        counts.obs; new labels of categorical ones get weights as new batches do, numbers are
+        standardised as before. Library sizes of new batches get moments of their own.
 
-        epochs: None for 150 steps, and 10 at least. validation: fraction of the cells held out.
+        epochs: None for 150 steps, and 10 epochs at least. validation: fraction of cells held out.
         seed: None for the model's. Other arguments are those of `fit`. ValueError for a model that
         is not trained, for too few genes, for cells of known batches only, fewer than two cells
         with counts, and as for `fit`.

@@ -827,9 +827,7 @@ def test_cells_are_mapped_on_the_device(name):
         for model in (here, there)
     ]
     assert queries[1].device == "cupy" and there.device == "cupy"
-    agree(
-        list(queries[1].state_dict().values()), list(queries[0].state_dict().values()), rtol=1e-6
-    )
+    agree(list(queries[1].state_dict().values()), list(queries[0].state_dict().values()), rtol=1e-6)
     agree(asked(name, queries[1]), asked(name, queries[0]), rtol=1e-6, atol=1e-8)
 
 
