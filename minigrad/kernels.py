@@ -157,7 +157,12 @@ def relu_forward(needs, x) -> tuple:
 
 def relu_backward(g, y, saved, needs, x) -> list:
     """g where x was positive, elementwise: there, and only there, y is not 0."""
-    return [g * (y != 0)]
+    return [_where_not_0(g, y)]
+
+
+@backend.elementwise
+def _where_not_0(g, y):
+    return g * (y != 0)
 
 
 # ----------------------------------------------------------------------------------------- softmax

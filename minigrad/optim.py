@@ -262,20 +262,26 @@ class Adam(Optimizer):
         beta1, beta2 = self.betas
         t = self.t
         c = sqrt((1 - beta2**t) / (1 - beta2))
+        length = self.learning_rate * c * (1 - beta1) / (1 - beta1**t)
         s = self.scratch[: w.size]
+        _adam(w, g, sum_g, sum_gg, s, beta1, beta2, c * self.eps, length)
 
-        sum_g *= beta1
-        sum_g += g
 
-        np.multiply(g, g, out=s)
-        sum_gg *= beta2
-        sum_gg += s
+@backend.elementwise
+def _adam(w, g, sum_g, sum_gg, s, beta1, beta2, c_eps, length):
+    """The update of Adam's weights, in place; all arrays (n,), all others numbers."""
+    sum_g *= beta1
+    sum_g += g
 
-        np.sqrt(sum_gg, out=s)
-        s += c * self.eps
-        np.divide(sum_g, s, out=s)
-        s *= self.learning_rate * c * (1 - beta1) / (1 - beta1**t)
-        w -= s
+    np.multiply(g, g, out=s)
+    sum_gg *= beta2
+    sum_gg += s
+
+    np.sqrt(sum_gg, out=s)
+    s += c_eps
+    np.divide(sum_g, s, out=s)
+    s *= length
+    w -= s
 
 
 class AdamW(Adam):

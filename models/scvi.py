@@ -496,13 +496,12 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         throughout, as in scvi-tools.
         """
         log_p, kl_z, kl_l = self.terms(counts, batch, rng, covariates=covariates)
-        weight = 1.0
-        if self.kl_warmup:
-            weight = min(1.0, progress / self.kl_warmup)
-        elbo = log_p - weight * kl_z
+        if progress < self.kl_warmup:
+            kl_z = (progress / self.kl_warmup) * kl_z
+        minus_elbo = kl_z - log_p
         if self.library == "latent":
-            elbo = elbo - kl_l
-        return -np.mean(elbo)
+            minus_elbo = minus_elbo + kl_l
+        return np.mean(minus_elbo)
 
     def validation(
         self,
@@ -771,10 +770,14 @@ def _log1p(counts):
     in float32 on processors with AVX2 only, and as long as log on those with AVX-512.
     """
     if not backend.is_sparse(counts):
-        return np.log(counts + 1.0)
-    return type(counts)(
-        (np.log(counts.data + 1.0), counts.indices, counts.indptr), shape=counts.shape
-    )
+        return _log_of_1_plus(counts)
+    logs = _log_of_1_plus(counts.data)
+    return type(counts)((logs, counts.indices, counts.indptr), shape=counts.shape)
+
+
+@backend.elementwise
+def _log_of_1_plus(x):
+    return np.log(x + 1.0)
 
 
 def _per_batch(values, default: float, n_batches: int, dtype) -> np.ndarray:
