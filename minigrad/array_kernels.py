@@ -93,15 +93,21 @@ def _kl(q_loc, q_scale, p_loc, p_scale, log_p_scale):
 
 @elementwise
 def _kl_slopes(q_loc, q_scale, p_loc, p_scale, g):
-    """The gradients of all four parameters: see kernels.normal_kl_backward.
+    """The gradients of q_loc and q_scale.
 
-    There the slope for q_scale is t (2 + t) / q_scale, of which this is the sum of two parts.
+    kernels.normal_kl_backward has the slope t (2 + t) / q_scale for the latter; here it is a sum.
     """
     u = (q_loc - p_loc) / p_scale
     t = (q_scale - p_scale) / p_scale
-    d_loc = g * (u / p_scale)
-    d_scale = g * (t / p_scale + t / q_scale)
-    return d_loc, d_scale, -d_loc, -(g * (t * (2.0 + t) / p_scale) + d_loc * u)
+    return g * (u / p_scale), g * (t / p_scale + t / q_scale)
+
+
+@elementwise
+def _kl_slopes_of_p(q_loc, q_scale, p_loc, p_scale, g):
+    """The gradients of p_loc and p_scale."""
+    u = (q_loc - p_loc) / p_scale
+    t = (q_scale - p_scale) / p_scale
+    return -(g * (u / p_scale)), -(g * ((t * (2.0 + t) + u * u) / p_scale))
 
 
 def normal_kl_forward(needs, q_loc, q_scale, p_loc, p_scale) -> tuple:
@@ -115,7 +121,10 @@ def normal_kl_forward(needs, q_loc, q_scale, p_loc, p_scale) -> tuple:
 
 def normal_kl_backward(g, y, saved, needs, q_loc, q_scale, p_loc, p_scale) -> tuple:
     """The gradients of all four parameters, elementwise, as in kernels.normal_kl_backward."""
-    return _kl_slopes(*_first_two_as_arrays(q_loc, q_scale, p_loc, p_scale), g)
+    inputs = _first_two_as_arrays(q_loc, q_scale, p_loc, p_scale)
+    of_q = _kl_slopes(*inputs, g)
+    of_p = _kl_slopes_of_p(*inputs, g) if needs[2] or needs[3] else (None, None)
+    return *of_q, *of_p
 
 
 def _first_two_as_arrays(*parameters) -> list:

@@ -11,7 +11,7 @@ that imports CuPy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -114,6 +114,18 @@ def to_host(x: Matrix) -> Matrix:
     Shape and dtype stay.
     """
     return x if device_of(x) == "numpy" else x.get()
+
+
+def copies_on_host(arrays: Sequence[Array]) -> list[np.ndarray]:
+    """A copy of each array as NumPy's, of any shapes. Those of one dtype leave a GPU together."""
+    copies = [np.array(x) if device_of(x) == "numpy" else None for x in arrays]
+    for dtype in {x.dtype for x, copy in zip(arrays, copies) if copy is None}:
+        places = [i for i, x in enumerate(arrays) if copies[i] is None and x.dtype == dtype]
+        flat = to_host(np.concatenate([arrays[i].reshape(-1) for i in places]))
+        ends = np.cumsum([arrays[i].size for i in places])
+        for i, part in zip(places, np.split(flat, ends[:-1])):
+            copies[i] = part.reshape(arrays[i].shape).copy()
+    return cast("list[np.ndarray]", copies)
 
 
 def assign(target: Array, values) -> None:

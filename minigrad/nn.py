@@ -166,7 +166,8 @@ class Module:
 
         A parameter that has several names is there under each.
         """
-        return {name: np.array(backend.to_host(array)) for name, array in self._arrays().items()}
+        arrays = self._arrays()
+        return dict(zip(arrays, backend.copies_on_host(list(arrays.values()))))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Write arrays into the parameters and buffers, in place, keeping their dtypes.

@@ -498,10 +498,10 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         log_p, kl_z, kl_l = self.terms(counts, batch, rng, covariates=covariates)
         if progress < self.kl_warmup:
             kl_z = (progress / self.kl_warmup) * kl_z
-        minus_elbo = kl_z - log_p
+        elbo = log_p - kl_z
         if self.library == "latent":
-            minus_elbo = minus_elbo + kl_l
-        return np.mean(minus_elbo)
+            elbo = elbo - kl_l
+        return -np.mean(elbo)
 
     def validation(
         self,
