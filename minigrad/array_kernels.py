@@ -308,9 +308,7 @@ def nb_backward(g, y, saved, needs, counts, logits, log_library, log_theta) -> l
 
 # -------------------------------------------------------------------------------- with extra zeros
 @elementwise
-def _zinb_of_genes(
-    x, is_count, log_p_elsewhere, shifted, total, log_library, log_theta, zi_logits
-):
+def _zinb_of_genes(x, is_count, log_p_elsewhere, shifted, total, log_library, log_theta, zi_logits):
     """(log p of each gene, the share of the NB in its probability)."""
     log_nb = _nb(x, _log_mu(shifted, total, log_library), log_theta)
     # Not yet divided by 1 + exp(zi_logits): NB(x), and of a zero also exp(zi_logits).

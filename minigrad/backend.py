@@ -311,10 +311,12 @@ def on_host(arrays) -> bool:
 
     It takes arrays, numbers, SciPy's matrices and None.
     """
-    return all(
-        isinstance(x, (np.ndarray, np.generic, float, int)) or x is None or sparse.issparse(x)
-        for x in arrays
-    )
+    for x in arrays:
+        if type(x) is np.ndarray or isinstance(x, (np.ndarray, np.generic, float, int)):
+            continue
+        if x is not None and not sparse.issparse(x):
+            return False
+    return True
 
 
 def explained(error: Exception, name: str, arrays) -> Exception:
