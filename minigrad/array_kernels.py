@@ -9,10 +9,10 @@ at once, however long it is; so what is cheap is computed again rather than kept
 NumPy, run on any array, and say nothing about devices:
 
     >>> x = np.array([[0.0, 3.0], [1.0, 2.0]])
-    >>> logits, log_library, log_theta = np.zeros((2, 2)), np.ones((2, 1)), np.zeros(2)
-    >>> log_p, saved = nb_forward((False, True, True, True), x, logits, log_library, log_theta)
-    >>> inputs = (x, logits, log_library, log_theta)
-    >>> _, d_logits, _, _ = nb_backward(np.ones(2), log_p, saved, (False, True, True, True), *inputs)
+    >>> inputs = (x, np.zeros((2, 2)), np.ones((2, 1)), np.zeros(2))  # logits, library, log theta
+    >>> needs = (False, True, True, True)
+    >>> log_p, saved = nb_forward(needs, *inputs)
+    >>> _, d_logits, _, _ = nb_backward(np.ones(2), log_p, saved, needs, *inputs)
     >>> d_logits.round(3)
     array([[-0.636,  0.636],
            [-0.212,  0.212]])
@@ -140,31 +140,31 @@ def _first_two_as_arrays(*parameters) -> list:
 
 # -------------------------------------------------------------------------------------- the counts
 class _Counts(NamedTuple):
-    """A minibatch of counts, and what is wrong with it; all (n_cells, n_genes)."""
+    """A minibatch of counts, (n_cells, n_genes), and what is wrong with it."""
 
     x: Any  # the counts; 0 where an entry is not a count
     is_count: Any  # a boolean for each entry
     log_p_elsewhere: Any  # where it is not a count: -infinity, and NaN where x is
+    has_counts: Any  # a boolean for each cell, (n_cells, 1)
 
 
 @elementwise
 def _checked(x, lowest):
-    """The fields of _Counts, of numbers x (n_cells, n_genes). lowest: minus infinity."""
+    """The first three fields of _Counts. lowest: minus infinity."""
     with np.errstate(invalid="ignore"):
         is_count = np.floor(np.abs(x)) - x == 0  # infinity less infinity is NaN, and not 0
     return np.where(is_count, x, 0.0), is_count, np.minimum(x, lowest)
 
 
-def _counts(counts, dtype) -> tuple:
-    """(_Counts, whether each cell has any: a boolean column (n_cells, 1))."""
+def _counts(counts, dtype) -> _Counts:
     x = counts.toarray() if is_sparse(counts) else counts
     x = x.astype(dtype, copy=False)
-    return _Counts(*_checked(x, -np.inf)), np.any(x, axis=1, keepdims=True)
+    return _Counts(*_checked(x, -np.inf), np.any(x, axis=1, keepdims=True))
 
 
-def _sum_over_genes(log_p, has_counts):
+def _sum_over_genes(log_p, counts: _Counts):
     """The log p of each cell, (n_cells,), from that of its genes; 0 if it has no counts."""
-    return np.where(has_counts[:, 0], np.sum(log_p, axis=1), 0.0)
+    return np.where(counts.has_counts[:, 0], np.sum(log_p, axis=1), 0.0)
 
 
 class _Means(NamedTuple):
@@ -177,7 +177,7 @@ class _Means(NamedTuple):
 
 @elementwise
 def _exponentials(logits, highest):
-    """(logits less the highest of the cell, the exponentials of that)."""
+    """(the logits less the highest of the cell, the exponentials of that)."""
     shifted = logits - highest
     return shifted, np.exp(shifted)
 
@@ -188,69 +188,69 @@ def _means(logits, log_library) -> _Means:
 
 
 @elementwise
-def _through_softmax(g, sum_g, shifted, total):
-    return g - np.exp(shifted) * (sum_g / total)
+def _through_softmax(d_log_mu, d_log_library, means):
+    p = np.exp(means.shifted) / means.total
+    return d_log_mu - p * d_log_library
 
 
 def _gradients_of_logits(d_log_mu, means: _Means) -> list:
     """The gradients of logits and log_library, from those of log_mu (n_cells, n_genes)."""
     d_log_library = np.sum(d_log_mu, axis=1, keepdims=True)
-    return [_through_softmax(d_log_mu, d_log_library, means.shifted, means.total), d_log_library]
+    return [_through_softmax(d_log_mu, d_log_library, means), d_log_library]
 
 
-# Parts of the formulas below.
+# Two parts of the formulas below.
 
 
-def _log_mu(shifted, total, log_library):
-    return shifted + (log_library - np.log(total))
+def _log_mu(means):
+    """log_softmax(logits) + log_library."""
+    return means.shifted + (means.log_library - np.log(means.total))
 
 
-def _of_genes(g, has_counts, is_count, log_p_elsewhere):
+def _of_genes(g, counts):
     """The gradient of the log p of each gene, from that of its cell, g (n_cells, 1).
 
     It is 0 in a cell without counts and for what is not a count, and NaN where that is NaN.
     """
-    g = np.where(has_counts, g, 0.0)
+    g = np.where(counts.has_counts, g, 0.0)
     # log_p_elsewhere is -infinity or NaN, and the exponential of that 0 or NaN.
-    return np.where(is_count, g, np.exp(log_p_elsewhere))
+    return np.where(counts.is_count, g, np.exp(counts.log_p_elsewhere))
 
 
 # ----------------------------------------------------------------------------------------- Poisson
 @elementwise
-def _poisson(x, is_count, log_p_elsewhere, shifted, total, log_library):
+def _poisson(counts, means):
     """log p of each gene: x log_mu - mu - lgamma(x + 1)."""
-    log_mu = _log_mu(shifted, total, log_library)
-    log_p = x * log_mu - np.exp(log_mu) - special.gammaln(x + 1.0)
-    return np.where(is_count, log_p, log_p_elsewhere)
+    log_mu = _log_mu(means)
+    log_p = counts.x * log_mu - np.exp(log_mu) - special.gammaln(counts.x + 1.0)
+    return np.where(counts.is_count, log_p, counts.log_p_elsewhere)
 
 
 @elementwise
-def _poisson_slope(g, has_counts, x, is_count, log_p_elsewhere, shifted, total, log_library):
+def _poisson_gradient(g, counts, means):
     """The gradient of log_mu: g (x - mu)."""
-    mu = np.exp(_log_mu(shifted, total, log_library))
-    return (x - mu) * _of_genes(g, has_counts, is_count, log_p_elsewhere)
+    return (counts.x - np.exp(_log_mu(means))) * _of_genes(g, counts)
 
 
 def poisson_forward(needs, counts, logits, log_library) -> tuple:
     """log p of each cell, (n_cells,)."""
-    counts, has_counts = _counts(counts, logits.dtype)
+    counts = _counts(counts, logits.dtype)
     means = _means(logits, log_library)
-    log_p = _poisson(*counts, *means)
-    return _sum_over_genes(log_p, has_counts), (counts, has_counts, means)
+    return _sum_over_genes(_poisson(counts, means), counts), (counts, means)
 
 
 def poisson_backward(g, y, saved, needs, *_) -> list:
     """The gradients of logits and log_library."""
-    counts, has_counts, means = saved
-    d_log_mu = _poisson_slope(g[:, None], has_counts, *counts, *means)
+    counts, means = saved
+    d_log_mu = _poisson_gradient(g[:, None], counts, means)
     return [None, *_gradients_of_logits(d_log_mu, means)]
 
 
 # ------------------------------------------------------------------------------- negative binomial
-def _nb(x, log_mu, log_theta):
+def _log_nb(x, log_mu, log_theta):
     """As softplus(-d) = softplus(d) - d, and by the beta function B,
 
-    log NB(x) = x d - z softplus(d) - log B(x + 1, theta) - log z,
+    log NB(x) = x d - z softplus(d) - log B(x + 1, theta) - log z
 
     with d = log_mu - log_theta and z = x + theta.
     """
@@ -260,11 +260,11 @@ def _nb(x, log_mu, log_theta):
     return (x * d - z * np.logaddexp(d, 0.0)) - (special.betaln(x + 1.0, theta) + np.log(z))
 
 
-def _nb_slopes(x, log_mu, log_theta):
-    """The slopes of log NB(x) for log_mu and log_theta:
+def _slopes_of_log_nb(x, log_mu, log_theta):
+    """Those for log_mu and log_theta, with the same d and z:
 
-    x - z sigmoid(d)
-    theta (digamma(z) - digamma(theta) - softplus(d)) - the slope for log_mu
+    of_log_mu = x - z sigmoid(d)
+    of_log_theta = theta (digamma(z) - digamma(theta) - softplus(d)) - of_log_mu
     """
     theta = np.exp(log_theta)
     d = log_mu - log_theta
@@ -275,75 +275,60 @@ def _nb_slopes(x, log_mu, log_theta):
 
 
 @elementwise
-def _nb_of_genes(x, is_count, log_p_elsewhere, shifted, total, log_library, log_theta):
+def _nb(counts, means, log_theta):
     """log p of each gene."""
-    log_p = _nb(x, _log_mu(shifted, total, log_library), log_theta)
-    return np.where(is_count, log_p, log_p_elsewhere)
+    log_nb = _log_nb(counts.x, _log_mu(means), log_theta)
+    return np.where(counts.is_count, log_nb, counts.log_p_elsewhere)
 
 
 @elementwise
-def _nb_gradients(
-    g, has_counts, x, is_count, log_p_elsewhere, shifted, total, log_library, log_theta
-):
+def _nb_gradients(g, counts, means, log_theta):
     """The gradients of log_mu and log_theta."""
-    g = _of_genes(g, has_counts, is_count, log_p_elsewhere)
-    of_log_mu, of_log_theta = _nb_slopes(x, _log_mu(shifted, total, log_library), log_theta)
+    g = _of_genes(g, counts)
+    of_log_mu, of_log_theta = _slopes_of_log_nb(counts.x, _log_mu(means), log_theta)
     return of_log_mu * g, of_log_theta * g
 
 
 def nb_forward(needs, counts, logits, log_library, log_theta) -> tuple:
     """log p of each cell, (n_cells,)."""
-    counts, has_counts = _counts(counts, logits.dtype)
+    counts = _counts(counts, logits.dtype)
     means = _means(logits, log_library)
-    log_p = _nb_of_genes(*counts, *means, log_theta)
-    return _sum_over_genes(log_p, has_counts), (counts, has_counts, means)
+    return _sum_over_genes(_nb(counts, means, log_theta), counts), (counts, means)
 
 
 def nb_backward(g, y, saved, needs, counts, logits, log_library, log_theta) -> list:
     """The gradients of logits, log_library and log_theta (n_cells, n_genes)."""
-    counts, has_counts, means = saved
-    d_log_mu, d_log_theta = _nb_gradients(g[:, None], has_counts, *counts, *means, log_theta)
+    counts, means = saved
+    d_log_mu, d_log_theta = _nb_gradients(g[:, None], counts, means, log_theta)
     return [None, *_gradients_of_logits(d_log_mu, means), d_log_theta]
 
 
 # -------------------------------------------------------------------------------- with extra zeros
 @elementwise
-def _zinb_of_genes(x, is_count, log_p_elsewhere, shifted, total, log_library, log_theta, zi_logits):
+def _zinb(counts, means, log_theta, zi_logits):
     """(log p of each gene, the share of the NB in its probability)."""
-    log_nb = _nb(x, _log_mu(shifted, total, log_library), log_theta)
+    log_nb = _log_nb(counts.x, _log_mu(means), log_theta)
     # Not yet divided by 1 + exp(zi_logits): NB(x), and of a zero also exp(zi_logits).
-    mixed = np.where(x == 0, np.logaddexp(log_nb, zi_logits), log_nb)
+    mixed = np.where(counts.x == 0, np.logaddexp(log_nb, zi_logits), log_nb)
     log_p = mixed - np.logaddexp(zi_logits, 0.0)
-    return np.where(is_count, log_p, log_p_elsewhere), np.exp(log_nb - mixed)
+    return np.where(counts.is_count, log_p, counts.log_p_elsewhere), np.exp(log_nb - mixed)
 
 
 @elementwise
-def _zinb_gradients(
-    g,
-    has_counts,
-    x,
-    is_count,
-    log_p_elsewhere,
-    shifted,
-    total,
-    log_library,
-    log_theta,
-    zi_logits,
-    share,
-):
+def _zinb_gradients(g, counts, means, log_theta, zi_logits, share):
     """The gradients of log_mu, log_theta and zi_logits."""
-    g = _of_genes(g, has_counts, is_count, log_p_elsewhere)
-    of_log_mu, of_log_theta = _nb_slopes(x, _log_mu(shifted, total, log_library), log_theta)
+    g = _of_genes(g, counts)
+    of_log_mu, of_log_theta = _slopes_of_log_nb(counts.x, _log_mu(means), log_theta)
     g_nb = g * share
     return of_log_mu * g_nb, of_log_theta * g_nb, g * (special.expit(-zi_logits) - share)
 
 
 def zinb_forward(needs, counts, logits, log_library, log_theta, zi_logits) -> tuple:
     """log p of each cell, (n_cells,). Keeps the share of the NB in each entry's probability."""
-    counts, has_counts = _counts(counts, logits.dtype)
+    counts = _counts(counts, logits.dtype)
     means = _means(logits, log_library)
-    log_p, share = _zinb_of_genes(*counts, *means, log_theta, zi_logits)
-    return _sum_over_genes(log_p, has_counts), (counts, has_counts, means, share)
+    log_p, share = _zinb(counts, means, log_theta, zi_logits)
+    return _sum_over_genes(log_p, counts), (counts, means, share)
 
 
 def zinb_backward(g, y, saved, needs, counts, logits, log_library, log_theta, zi_logits) -> list:
@@ -352,8 +337,8 @@ def zinb_backward(g, y, saved, needs, counts, logits, log_library, log_theta, zi
     The first three are those of the NB, times its share; d zi_logits = 1 - share -
     sigmoid(zi_logits).
     """
-    counts, has_counts, means, share = saved
+    counts, means, share = saved
     d_log_mu, d_log_theta, d_zi_logits = _zinb_gradients(
-        g[:, None], has_counts, *counts, *means, log_theta, zi_logits, share
+        g[:, None], counts, means, log_theta, zi_logits, share
     )
     return [None, *_gradients_of_logits(d_log_mu, means), d_log_theta, d_zi_logits]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
+from itertools import islice
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -235,28 +236,45 @@ def elementwise(formula: Callable) -> Callable:
         >>> smallest_step(np.array([1.0, 5.0]), np.array([1.0, 1.0]))
         array([0., 2.])
 
-    formula: of arrays of any shapes that broadcast, the first argument being one, and of Python
-    numbers. It is made of ufuncs, operators and np.where, and puts no two numbers together, of
-    which float64 would come. It returns an array or a tuple of them, all of the shape to which the
-    arguments broadcast; or it changes arguments of that shape in place, and returns None.
+    formula: of arrays of any shapes that broadcast, the first argument being one, of NamedTuples of
+    arrays, and of Python numbers. It is made of ufuncs, operators and np.where, and puts no two
+    numbers together, of which float64 would come. It returns an array or a tuple of them, all of
+    the shape to which the arguments broadcast; or it changes arguments of that shape in place, and
+    returns None.
     """
 
     @wraps(formula)
     def call(x, *others):
-        if type(x) is np.ndarray or device_of(x) != "cupy":
+        first = x[0] if isinstance(x, tuple) else x
+        if type(first) is np.ndarray or device_of(first) != "cupy":
             return formula(x, *others)
-        return _kernel_of(formula)(x, *others)
+        kinds = []
+        flat: list = []
+        for argument in (x, *others):
+            is_several = isinstance(argument, tuple)
+            kinds.append(type(argument) if is_several else None)
+            flat.extend(argument if is_several else [argument])
+        return _kernel_of(formula, tuple(kinds))(*flat)
 
     return call
 
 
 @cache
-def _kernel_of(formula: Callable) -> Callable:
-    """What CuPy makes of an elementwise formula: a function of arrays on the GPU and numbers."""
+def _kernel_of(formula: Callable, kinds: tuple) -> Callable:
+    """What CuPy makes of an elementwise formula: a function of arrays on the GPU and numbers.
+
+    kinds: for each argument of the formula the class of NamedTuple that it is, or None. The
+    function takes the fields of these one after the other.
+    """
 
     @wraps(formula)
     def on_stand_ins(*variables):
-        results = formula(*map(_StandIn, variables))
+        stand_ins = map(_StandIn, variables)
+        arguments = [
+            next(stand_ins) if kind is None else kind(*islice(stand_ins, len(kind._fields)))
+            for kind in kinds
+        ]
+        results = formula(*arguments)
         if isinstance(results, tuple):
             return tuple(map(_bare, results))
         return _bare(results)
