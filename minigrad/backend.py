@@ -246,8 +246,8 @@ def elementwise(formula: Callable) -> Callable:
     @wraps(formula)
     def call(x, *others):
         first = x[0] if isinstance(x, tuple) else x
-        if type(first) is np.ndarray or device_of(first) != "cupy":
-            return formula(x, *others)
+        if type(first) is np.ndarray or not type(first).__module__.startswith("cupy"):
+            return formula(x, *others)  # of a Tensor too, which records each of the operations
         kinds = []
         flat: list = []
         for argument in (x, *others):

@@ -315,7 +315,7 @@ class BatchNorm1d(Module):
         return y
 
 
-@backend.elementwise
+@backend.elementwise  # on a GPU in one call: see there
 def _update(running_mean, running_var, mean, var, kept, momentum, unbiasing):
     """Move running statistics towards those of the minibatch, in place. All (n_features,)."""
     running_mean *= kept

@@ -249,11 +249,11 @@ class Adam(Optimizer):
     def update(self, w: Array, g: Array, sum_g: Array, sum_gg: Array) -> None:
         """The same steps in about two thirds of the time; `step` calls it. All of one shape, (n,).
 
-        Three things make it quicker. Each line works in place, or in an array `s` that is kept for
-        it. Each gradient is added as it is, so that the moments are sums here (in `state_dict` too,
-        as moment0 and moment1), and the means of the paper are m = (1 - beta1) * sum_g and
-        v = (1 - beta2) * sum_gg. And factors that are the same for all weights are put together
-        beforehand: sqrt(v_hat) is sqrt(sum_gg) / c, with the number
+        Three things make it quicker. Each line of `_adam`, which follows, works in place, or in an
+        array `s` that is kept for it. Each gradient is added as it is, so that the moments are sums
+        here (in `state_dict` too, as moment0 and moment1), and the means of the paper are
+        m = (1 - beta1) * sum_g and v = (1 - beta2) * sum_gg. And factors that are the same for all
+        weights are put together beforehand: sqrt(v_hat) is sqrt(sum_gg) / c, with the number
 
             c = sqrt((1 - beta2^t) / (1 - beta2))
 
@@ -267,7 +267,7 @@ class Adam(Optimizer):
         _adam(w, g, sum_g, sum_gg, s, beta1, beta2, c * self.eps, length)
 
 
-@backend.elementwise
+@backend.elementwise  # on a GPU in one call: see there
 def _adam(w, g, sum_g, sum_gg, s, beta1, beta2, c_eps, length):
     """The update of Adam's weights, in place; all arrays (n,), all others numbers."""
     sum_g *= beta1

@@ -681,6 +681,13 @@ def test_an_elementwise_formula_is_one_launch():
         agree(there[1], y, rtol=0, atol=0)
 
 
+def test_an_elementwise_formula_of_a_tensor_is_recorded():
+    for x in (np.array([1.0, 4.0]), moved([1.0, 4.0])):
+        t = Tensor(x, requires_grad=True)
+        root = backend.elementwise(lambda x: np.sqrt(x))(t)
+        agree(grad(np.sum(root), t), [np.array([0.5, 0.25])])
+
+
 def test_what_does_not_fit_into_one_launch_is_refused():
     two_numbers = backend.elementwise(lambda x, a, b: x + a * b)
     a_sum = backend.elementwise(lambda x: x - np.sum(x))
