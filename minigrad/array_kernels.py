@@ -199,6 +199,16 @@ def _gradients_of_logits(d_log_mu, means: _Means) -> list:
     return [_through_softmax(d_log_mu, d_log_library, means), d_log_library]
 
 
+def _gradient_of_log_theta(d_log_theta, log_theta):
+    """Where there is one theta for each gene: the sum over cells, written where the sweep wants it.
+
+    d_log_theta: (n_cells, n_genes); elsewhere it is returned as it is.
+    """
+    if log_theta.shape != d_log_theta.shape[1:]:
+        return d_log_theta
+    return lambda out: np.sum(d_log_theta, axis=0, out=out)
+
+
 # Two parts of the formulas below.
 
 
@@ -297,9 +307,10 @@ def nb_forward(needs, counts, logits, log_library, log_theta) -> tuple:
 
 
 def nb_backward(g, y, saved, needs, counts, logits, log_library, log_theta) -> list:
-    """The gradients of logits, log_library and log_theta (n_cells, n_genes)."""
+    """The gradients of logits, log_library and log_theta."""
     counts, means = saved
     d_log_mu, d_log_theta = _nb_gradients(g[:, None], counts, means, log_theta)
+    d_log_theta = _gradient_of_log_theta(d_log_theta, log_theta)
     return [None, *_gradients_of_logits(d_log_mu, means), d_log_theta]
 
 
@@ -341,4 +352,5 @@ def zinb_backward(g, y, saved, needs, counts, logits, log_library, log_theta, zi
     d_log_mu, d_log_theta, d_zi_logits = _zinb_gradients(
         g[:, None], counts, means, log_theta, zi_logits, share
     )
+    d_log_theta = _gradient_of_log_theta(d_log_theta, log_theta)
     return [None, *_gradients_of_logits(d_log_mu, means), d_log_theta, d_zi_logits]

@@ -542,7 +542,7 @@ class SCVI(AnswersByDraws, ComparesGroups, Saved):
         depend on it.
         """
         total = backend.as_array(counts.sum(axis=1)).reshape(-1, 1)
-        return np.log(np.maximum(total, 1.0)).astype(self.dtype, copy=False)
+        return _log_of_at_least_1(total).astype(self.dtype, copy=False)
 
     def library_prior(self, batch) -> Normal:
         """p(log l) of each cell's batch, parameters (n, 1)."""
@@ -775,9 +775,17 @@ def _log1p(counts):
     return type(counts)((logs, counts.indices, counts.indptr), shape=counts.shape)
 
 
+# Two formulas that a GPU computes in one call each: see backend.py.
+
+
 @backend.elementwise
 def _log_of_1_plus(x):
     return np.log(x + 1.0)
+
+
+@backend.elementwise
+def _log_of_at_least_1(x):
+    return np.log(np.maximum(x, 1.0))
 
 
 def _per_batch(values, default: float, n_batches: int, dtype) -> np.ndarray:
