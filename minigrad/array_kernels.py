@@ -159,7 +159,8 @@ def _checked(x, lowest):
 def _counts(counts, dtype) -> _Counts:
     x = counts.toarray() if is_sparse(counts) else counts
     x = x.astype(dtype, copy=False)
-    return _Counts(*_checked(x, -np.inf), np.any(x, axis=1, keepdims=True))
+    checked, is_count, log_p_elsewhere = _checked(x, -np.inf)
+    return _Counts(checked, is_count, log_p_elsewhere, np.any(x, axis=1, keepdims=True))
 
 
 def _sum_over_genes(log_p, counts: _Counts):
