@@ -3,13 +3,16 @@
 This is engineering. On a processor a kernel is quick if it passes over memory seldom, and so those
 of kernels.py and count_kernels.py go in small pieces, and gather what is rare. On a GPU each call
 has a price, of some microseconds, that for arrays of a minibatch is more than what the arithmetic
-takes. So the kernels here make few calls. They are plain NumPy, run on any array, and say nothing
-about devices. Beside their twins they save what the tape would compute twice:
+takes. So the kernels here make few calls: one for each sum or mean, and one for all that stands
+between two of them. The latter is a formula under `@elementwise` (backend.py), which a GPU computes
+at once, however long it is; so what is cheap is computed again rather than kept. All are plain
+NumPy, run on any array, and say nothing about devices:
 
     >>> x = np.array([[0.0, 3.0], [1.0, 2.0]])
-    >>> logits, log_library, log_theta = np.zeros((2, 2)), np.ones((2, 1)), np.zeros(2)
-    >>> log_p, saved = nb_forward((False, True, True, True), x, logits, log_library, log_theta)
-    >>> _, d_logits, _, _ = nb_backward(np.ones(2), log_p, saved, (False, True, True, True))
+    >>> inputs = (x, np.zeros((2, 2)), np.ones((2, 1)), np.zeros(2))  # logits, library, log theta
+    >>> needs = (False, True, True, True)
+    >>> log_p, saved = nb_forward(needs, *inputs)
+    >>> _, d_logits, _, _ = nb_backward(np.ones(2), log_p, saved, needs, *inputs)
     >>> d_logits.round(3)
     array([[-0.636,  0.636],
            [-0.212,  0.212]])
@@ -30,28 +33,37 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
-from minigrad.backend import is_sparse
+from minigrad.backend import elementwise, is_sparse
 from minigrad.kernels import weak_log
 
 
 # -------------------------------------------------------------------------------------- batch norm
+@elementwise
+def _normalised(centred, var, weight, bias, eps):
+    """(weight u + bias, u), with u = centred / sqrt(var + eps)."""
+    u = centred / np.sqrt(var + eps)
+    return weight * u + bias, u
+
+
 def batch_norm_forward(needs, x, weight, bias, *, centred, var, eps) -> tuple:
-    """weight u + bias, with u = centred / sqrt(var + eps). Keeps u and the square root.
+    """weight u + bias, with u = centred / sqrt(var + eps), which it keeps.
 
     Shapes: as kernels.batch_norm_forward has them.
     """
-    std = np.sqrt(var + eps)
-    u = centred / std
-    return weight * u + bias, (u, std)
+    return _normalised(centred, var, weight, bias, eps)
 
 
-def batch_norm_backward(g, y, saved, needs, x, weight, bias, *, centred, var, eps) -> tuple:
+@elementwise
+def _through_norm(g, u, mean_g, mean_gu, weight, var, eps):
+    return (g - (mean_g + u * mean_gu)) * (weight / np.sqrt(var + eps))
+
+
+def batch_norm_backward(g, y, u, needs, x, weight, bias, *, centred, var, eps) -> tuple:
     """The gradients of x, weight and bias; shapes as forward.
 
     With means over the rows, dx = weight / sqrt(var + eps) * (g - mean(g) - u mean(g u)). The other
     two are sums over the rows, and written where the sweep wants them.
     """
-    u, std = saved
     n = float(len(g))
     mean_g = np.mean(g, axis=0)
     mean_gu = np.mean(g * u, axis=0)
@@ -62,47 +74,68 @@ def batch_norm_backward(g, y, saved, needs, x, weight, bias, *, centred, var, ep
     def d_bias(out):
         return np.multiply(mean_g, n, out=out)
 
-    dx = (g - (mean_g + u * mean_gu)) * (weight / std) if needs[0] else None
+    dx = _through_norm(g, u, mean_g, mean_gu, weight, var, eps) if needs[0] else None
     return dx, d_weight if needs[1] else None, d_bias if needs[2] else None
 
 
 # ----------------------------------------------------------------------- divergence of two normals
+@elementwise
+def _kl(q_loc, q_scale, p_loc, p_scale, log_p_scale):
+    """(u^2 + t^2)/2 + (t - log(1 + t)): see normal_kl_forward."""
+    u = (q_loc - p_loc) / p_scale
+    t = (q_scale - p_scale) / p_scale
+    with np.errstate(all="ignore"):  # of what np.where drops
+        near = np.log1p(t)
+    far = np.log(q_scale) - log_p_scale  # where t has lost digits of a small q_scale
+    t_squared = t * t
+    return 0.5 * (u * u + t_squared) + (t - np.where(t_squared < 0.25, near, far))
+
+
+@elementwise
+def _kl_slopes(q_loc, q_scale, p_loc, p_scale, g):
+    """The gradients of q_loc and q_scale.
+
+    kernels.normal_kl_backward has the slope t (2 + t) / q_scale for the latter; here it is a sum.
+    """
+    u = (q_loc - p_loc) / p_scale
+    t = (q_scale - p_scale) / p_scale
+    return g * (u / p_scale), g * (t / p_scale + t / q_scale)
+
+
+@elementwise
+def _kl_slopes_of_p(q_loc, q_scale, p_loc, p_scale, g):
+    """The gradients of p_loc and p_scale."""
+    u = (q_loc - p_loc) / p_scale
+    t = (q_scale - p_scale) / p_scale
+    return -(g * (u / p_scale)), -(g * ((t * (2.0 + t) + u * u) / p_scale))
+
+
 def normal_kl_forward(needs, q_loc, q_scale, p_loc, p_scale) -> tuple:
     """(u^2 + t^2)/2 + (t - log(1 + t)), elementwise, in nats; distributions.py has the formula.
 
-    Keeps u = (q_loc - p_loc) / p_scale and t = (q_scale - p_scale) / p_scale.
+    u = (q_loc - p_loc) / p_scale and t = (q_scale - p_scale) / p_scale.
     """
-    u = _divided(_less(q_loc, p_loc), p_scale)
-    t = _divided(_less(q_scale, p_scale), p_scale)
-    with np.errstate(all="ignore"):  # of what np.where drops
-        near = np.log1p(t)
-    far = _less(weak_log(q_scale), weak_log(p_scale))  # where t has lost digits of a small q_scale
-    t_squared = t * t
-    log_r = np.where(t_squared < 0.25, near, far)
-    return 0.5 * (u * u + t_squared) + (t - log_r), (u, t)
+    inputs = _first_two_as_arrays(q_loc, q_scale, p_loc, p_scale)
+    return _kl(*inputs, weak_log(p_scale)), None
 
 
 def normal_kl_backward(g, y, saved, needs, q_loc, q_scale, p_loc, p_scale) -> tuple:
     """The gradients of all four parameters, elementwise, as in kernels.normal_kl_backward."""
-    u, t = saved
-    of_loc = g * _divided(u, p_scale)
-    return (
-        of_loc if needs[0] else None,
-        g * (t / q_scale * (2.0 + t)) if needs[1] else None,
-        -of_loc if needs[2] else None,
-        -(g * _divided(t * (2.0 + t), p_scale) + of_loc * u) if needs[3] else None,
-    )
+    inputs = _first_two_as_arrays(q_loc, q_scale, p_loc, p_scale)
+    of_q = _kl_slopes(*inputs, g)
+    of_p = _kl_slopes_of_p(*inputs, g) if needs[2] or needs[3] else (None, None)
+    return *of_q, *of_p
 
 
-# The prior of latent variables is Normal(0, 1), given as numbers: then there is nothing to compute.
-def _less(x, y):
-    """x - y, without a call for a number y that is 0."""
-    return x if isinstance(y, (float, np.generic)) and y == 0.0 else x - y
-
-
-def _divided(x, y):
-    """x / y, without a call for a number y that is 1."""
-    return x if isinstance(y, (float, np.generic)) and y == 1.0 else x / y
+def _first_two_as_arrays(*parameters) -> list:
+    """The same, with arrays for numbers in front: in an elementwise formula no two numbers meet."""
+    numbers = (int, float, np.generic)
+    like = next(x for x in parameters if not isinstance(x, numbers))
+    found = list(parameters)
+    for i in range(2):
+        if isinstance(found[i], numbers):
+            found[i] = np.full_like(like, found[i], shape=())
+    return found
 
 
 # -------------------------------------------------------------------------------------- the counts
@@ -112,132 +145,202 @@ class _Counts(NamedTuple):
     x: Any  # the counts; 0 where an entry is not a count
     is_count: Any  # a boolean for each entry
     log_p_elsewhere: Any  # where it is not a count: -infinity, and NaN where x is
-    has_counts: Any  # a boolean for each cell, (n_cells,)
+    has_counts: Any  # a boolean for each cell, (n_cells, 1)
+
+
+@elementwise
+def _checked(x, lowest):
+    """The first three fields of _Counts. lowest: minus infinity."""
+    with np.errstate(invalid="ignore"):
+        is_count = np.floor(np.abs(x)) - x == 0  # infinity less infinity is NaN, and not 0
+    return np.where(is_count, x, 0.0), is_count, np.minimum(x, lowest)
 
 
 def _counts(counts, dtype) -> _Counts:
     x = counts.toarray() if is_sparse(counts) else counts
     x = x.astype(dtype, copy=False)
-    with np.errstate(invalid="ignore"):
-        is_count = np.floor(np.abs(x)) - x == 0  # infinity less infinity is NaN, and not 0
-    x0 = np.where(is_count, x, 0.0)
-    return _Counts(x0, is_count, np.minimum(x, -np.inf), np.any(x, axis=1))
+    checked, is_count, log_p_elsewhere = _checked(x, -np.inf)
+    return _Counts(checked, is_count, log_p_elsewhere, np.any(x, axis=1, keepdims=True))
 
 
 def _sum_over_genes(log_p, counts: _Counts):
     """The log p of each cell, (n_cells,), from that of its genes; 0 if it has no counts."""
-    log_p = np.where(counts.is_count, log_p, counts.log_p_elsewhere)
-    return np.where(counts.has_counts, np.sum(log_p, axis=1), 0.0)
-
-
-def _gradients_of_genes(g, counts: _Counts):
-    """The gradient of the log p of each gene, from those of the cells, g (n_cells,).
-
-    It is 0 in a cell without counts and for what is not a count, and NaN where that is NaN.
-    """
-    g = np.where(counts.has_counts, g, 0.0)[:, None]
-    # log_p_elsewhere is -infinity or NaN, and the exponential of that 0 or NaN.
-    return np.where(counts.is_count, g, np.exp(counts.log_p_elsewhere))
+    return np.where(counts.has_counts[:, 0], np.sum(log_p, axis=1), 0.0)
 
 
 class _Means(NamedTuple):
-    """The means of a minibatch: log_mu = log_softmax(logits) + log_library."""
+    """What the means of a minibatch are made of: log_mu = log_softmax(logits) + log_library."""
 
-    log_mu: Any  # (n_cells, n_genes)
-    e: Any  # the exponentials of the logits, less the highest of the cell
-    total: Any  # their sum, (n_cells, 1)
+    shifted: Any  # the logits, less the highest of the cell, (n_cells, n_genes)
+    total: Any  # the sum of their exponentials, (n_cells, 1)
+    log_library: Any  # (n_cells, 1)
+
+
+@elementwise
+def _exponentials(logits, highest):
+    """(the logits less the highest of the cell, the exponentials of that)."""
+    shifted = logits - highest
+    return shifted, np.exp(shifted)
 
 
 def _means(logits, log_library) -> _Means:
-    shifted = logits - np.max(logits, axis=1, keepdims=True)
-    e = np.exp(shifted)
-    total = np.sum(e, axis=1, keepdims=True)
-    return _Means(shifted + (log_library - np.log(total)), e, total)
+    shifted, e = _exponentials(logits, np.max(logits, axis=1, keepdims=True))
+    return _Means(shifted, np.sum(e, axis=1, keepdims=True), log_library)
+
+
+@elementwise
+def _through_softmax(d_log_mu, d_log_library, means):
+    p = np.exp(means.shifted) / means.total
+    return d_log_mu - p * d_log_library
 
 
 def _gradients_of_logits(d_log_mu, means: _Means) -> list:
     """The gradients of logits and log_library, from those of log_mu (n_cells, n_genes)."""
     d_log_library = np.sum(d_log_mu, axis=1, keepdims=True)
-    return [d_log_mu - means.e * (d_log_library / means.total), d_log_library]
+    return [_through_softmax(d_log_mu, d_log_library, means), d_log_library]
+
+
+def _gradient_of_log_theta(d_log_theta, log_theta):
+    """Where there is one theta for each gene: the sum over cells, written where the sweep wants it.
+
+    d_log_theta: (n_cells, n_genes); elsewhere it is returned as it is.
+    """
+    if log_theta.shape != d_log_theta.shape[1:]:
+        return d_log_theta
+    return lambda out: np.sum(d_log_theta, axis=0, out=out)
+
+
+# Two parts of the formulas below.
+
+
+def _log_mu(means):
+    """log_softmax(logits) + log_library."""
+    return means.shifted + (means.log_library - np.log(means.total))
+
+
+def _of_genes(g, counts):
+    """The gradient of the log p of each gene, from that of its cell, g (n_cells, 1).
+
+    It is 0 in a cell without counts and for what is not a count, and NaN where that is NaN.
+    """
+    g = np.where(counts.has_counts, g, 0.0)
+    # log_p_elsewhere is -infinity or NaN, and the exponential of that 0 or NaN.
+    return np.where(counts.is_count, g, np.exp(counts.log_p_elsewhere))
 
 
 # ----------------------------------------------------------------------------------------- Poisson
+@elementwise
+def _poisson(counts, means):
+    """log p of each gene: x log_mu - mu - lgamma(x + 1)."""
+    log_mu = _log_mu(means)
+    log_p = counts.x * log_mu - np.exp(log_mu) - special.gammaln(counts.x + 1.0)
+    return np.where(counts.is_count, log_p, counts.log_p_elsewhere)
+
+
+@elementwise
+def _poisson_gradient(g, counts, means):
+    """The gradient of log_mu: g (x - mu)."""
+    return (counts.x - np.exp(_log_mu(means))) * _of_genes(g, counts)
+
+
 def poisson_forward(needs, counts, logits, log_library) -> tuple:
-    """log p of each cell, (n_cells,): x log_mu - mu - lgamma(x + 1), summed over genes."""
+    """log p of each cell, (n_cells,)."""
     counts = _counts(counts, logits.dtype)
     means = _means(logits, log_library)
-    mu = np.exp(means.log_mu)
-    log_p = counts.x * means.log_mu - mu - special.gammaln(counts.x + 1.0)
-    return _sum_over_genes(log_p, counts), (counts, means, mu)
+    return _sum_over_genes(_poisson(counts, means), counts), (counts, means)
 
 
 def poisson_backward(g, y, saved, needs, *_) -> list:
-    """d log_mu = x - mu, times g; from that the gradients of logits and log_library."""
-    counts, means, mu = saved
-    d_log_mu = (counts.x - mu) * _gradients_of_genes(g, counts)
+    """The gradients of logits and log_library."""
+    counts, means = saved
+    d_log_mu = _poisson_gradient(g[:, None], counts, means)
     return [None, *_gradients_of_logits(d_log_mu, means)]
 
 
 # ------------------------------------------------------------------------------- negative binomial
-class _NB(NamedTuple):
-    """The negative binomial of each gene, and what its slopes are made of."""
-
-    log_p: Any  # (n_cells, n_genes)
-    theta: Any  # of the shape of log_theta
-    d: Any  # log_mu - log_theta
-    softplus_d: Any
-    z: Any  # x + theta
-
-
-def _nb(x, log_mu, log_theta) -> _NB:
+def _log_nb(x, log_mu, log_theta):
     """As softplus(-d) = softplus(d) - d, and by the beta function B,
 
-    log NB(x) = x d - z softplus(d) - log B(x + 1, theta) - log z,  z = x + theta
+    log NB(x) = x d - z softplus(d) - log B(x + 1, theta) - log z
+
+    with d = log_mu - log_theta and z = x + theta.
     """
     theta = np.exp(log_theta)
     d = log_mu - log_theta
-    softplus_d = np.logaddexp(d, 0.0)
     z = x + theta
-    log_p = (x * d - z * softplus_d) - (special.betaln(x + 1.0, theta) + np.log(z))
-    return _NB(log_p, theta, d, softplus_d, z)
+    return (x * d - z * np.logaddexp(d, 0.0)) - (special.betaln(x + 1.0, theta) + np.log(z))
 
 
-def _gradients_of_nb(g, x, nb: _NB) -> list:
-    """The gradients of log_mu and log_theta, from that of log p; all (n_cells, n_genes).
+def _slopes_of_log_nb(x, log_mu, log_theta):
+    """Those for log_mu and log_theta, with the same d and z:
 
-    d log_mu = x - z sigmoid(d)
-    d log_theta = theta (digamma(z) - digamma(theta) - softplus(d)) - d log_mu
+    of_log_mu = x - z sigmoid(d)
+    of_log_theta = theta (digamma(z) - digamma(theta) - softplus(d)) - of_log_mu
     """
-    d_log_mu = x - nb.z * special.expit(nb.d)
-    digammas = special.digamma(nb.z) - special.digamma(nb.theta)
-    return [d_log_mu * g, (nb.theta * (digammas - nb.softplus_d) - d_log_mu) * g]
+    theta = np.exp(log_theta)
+    d = log_mu - log_theta
+    z = x + theta
+    of_log_mu = x - z * special.expit(d)
+    digammas = special.digamma(z) - special.digamma(theta)
+    return of_log_mu, theta * (digammas - np.logaddexp(d, 0.0)) - of_log_mu
+
+
+@elementwise
+def _nb(counts, means, log_theta):
+    """log p of each gene."""
+    log_nb = _log_nb(counts.x, _log_mu(means), log_theta)
+    return np.where(counts.is_count, log_nb, counts.log_p_elsewhere)
+
+
+@elementwise
+def _nb_gradients(g, counts, means, log_theta):
+    """The gradients of log_mu and log_theta."""
+    g = _of_genes(g, counts)
+    of_log_mu, of_log_theta = _slopes_of_log_nb(counts.x, _log_mu(means), log_theta)
+    return of_log_mu * g, of_log_theta * g
 
 
 def nb_forward(needs, counts, logits, log_library, log_theta) -> tuple:
     """log p of each cell, (n_cells,)."""
     counts = _counts(counts, logits.dtype)
     means = _means(logits, log_library)
-    nb = _nb(counts.x, means.log_mu, log_theta)
-    return _sum_over_genes(nb.log_p, counts), (counts, means, nb)
+    return _sum_over_genes(_nb(counts, means, log_theta), counts), (counts, means)
 
 
-def nb_backward(g, y, saved, needs, *_) -> list:
-    """The gradients of logits, log_library and log_theta (n_cells, n_genes)."""
-    counts, means, nb = saved
-    d_log_mu, d_log_theta = _gradients_of_nb(_gradients_of_genes(g, counts), counts.x, nb)
+def nb_backward(g, y, saved, needs, counts, logits, log_library, log_theta) -> list:
+    """The gradients of logits, log_library and log_theta."""
+    counts, means = saved
+    d_log_mu, d_log_theta = _nb_gradients(g[:, None], counts, means, log_theta)
+    d_log_theta = _gradient_of_log_theta(d_log_theta, log_theta)
     return [None, *_gradients_of_logits(d_log_mu, means), d_log_theta]
 
 
 # -------------------------------------------------------------------------------- with extra zeros
+@elementwise
+def _zinb(counts, means, log_theta, zi_logits):
+    """(log p of each gene, the share of the NB in its probability)."""
+    log_nb = _log_nb(counts.x, _log_mu(means), log_theta)
+    # Not yet divided by 1 + exp(zi_logits): NB(x), and of a zero also exp(zi_logits).
+    mixed = np.where(counts.x == 0, np.logaddexp(log_nb, zi_logits), log_nb)
+    log_p = mixed - np.logaddexp(zi_logits, 0.0)
+    return np.where(counts.is_count, log_p, counts.log_p_elsewhere), np.exp(log_nb - mixed)
+
+
+@elementwise
+def _zinb_gradients(g, counts, means, log_theta, zi_logits, share):
+    """The gradients of log_mu, log_theta and zi_logits."""
+    g = _of_genes(g, counts)
+    of_log_mu, of_log_theta = _slopes_of_log_nb(counts.x, _log_mu(means), log_theta)
+    g_nb = g * share
+    return of_log_mu * g_nb, of_log_theta * g_nb, g * (special.expit(-zi_logits) - share)
+
+
 def zinb_forward(needs, counts, logits, log_library, log_theta, zi_logits) -> tuple:
     """log p of each cell, (n_cells,). Keeps the share of the NB in each entry's probability."""
     counts = _counts(counts, logits.dtype)
     means = _means(logits, log_library)
-    nb = _nb(counts.x, means.log_mu, log_theta)
-    # Not yet divided by 1 + exp(zi_logits): NB(x), and of a zero also exp(zi_logits).
-    mixed = np.where(counts.x == 0, np.logaddexp(nb.log_p, zi_logits), nb.log_p)
-    log_p = mixed - np.logaddexp(zi_logits, 0.0)
-    return _sum_over_genes(log_p, counts), (counts, means, nb, mixed)
+    log_p, share = _zinb(counts, means, log_theta, zi_logits)
+    return _sum_over_genes(log_p, counts), (counts, means, share)
 
 
 def zinb_backward(g, y, saved, needs, counts, logits, log_library, log_theta, zi_logits) -> list:
@@ -246,9 +349,9 @@ def zinb_backward(g, y, saved, needs, counts, logits, log_library, log_theta, zi
     The first three are those of the NB, times its share; d zi_logits = 1 - share -
     sigmoid(zi_logits).
     """
-    counts, means, nb, mixed = saved
-    share = np.exp(nb.log_p - mixed)
-    g = _gradients_of_genes(g, counts)
-    d_log_mu, d_log_theta = _gradients_of_nb(g * share, counts.x, nb)
-    d_zi_logits = g * (special.expit(-zi_logits) - share)
+    counts, means, share = saved
+    d_log_mu, d_log_theta, d_zi_logits = _zinb_gradients(
+        g[:, None], counts, means, log_theta, zi_logits, share
+    )
+    d_log_theta = _gradient_of_log_theta(d_log_theta, log_theta)
     return [None, *_gradients_of_logits(d_log_mu, means), d_log_theta, d_zi_logits]

@@ -5,15 +5,20 @@ the type of what it is given and hands the work to that type, so nearly all of t
 a GPU without a word about it.
 
 Know after: the few things that no protocol covers. Moving an array, asking where it is, writing
-into it, and drawing noise where it is needed. This is the only module that imports CuPy.
+into it, drawing noise where it is needed, and making one call of a formula. This is the only module
+that imports CuPy.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import cache, wraps
+from itertools import islice
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 from scipy import sparse, special
 
 if TYPE_CHECKING:
@@ -112,6 +117,18 @@ def to_host(x: Matrix) -> Matrix:
     return x if device_of(x) == "numpy" else x.get()
 
 
+def copies_on_host(arrays: Sequence[Array]) -> list[np.ndarray]:
+    """A copy of each array as NumPy's, of any shapes. Those of one dtype leave a GPU together."""
+    copies = [np.array(x) if device_of(x) == "numpy" else None for x in arrays]
+    for dtype in {x.dtype for x, copy in zip(arrays, copies) if copy is None}:
+        places = [i for i, x in enumerate(arrays) if copies[i] is None and x.dtype == dtype]
+        flat = to_host(np.concatenate([arrays[i].reshape(-1) for i in places]))
+        ends = np.cumsum([arrays[i].size for i in places])
+        for i, part in zip(places, np.split(flat, ends[:-1])):
+            copies[i] = part.reshape(arrays[i].shape).copy()
+    return cast("list[np.ndarray]", copies)
+
+
 def assign(target: Array, values) -> None:
     """Write host numbers into an array, in place, wherever it is: target[...] = values.
 
@@ -205,6 +222,94 @@ def generator(key, device: str = "numpy", again: Any = None) -> np.random.Genera
     return again
 
 
+def elementwise(formula: Callable) -> Callable:
+    """Decorator: what this formula says of each entry, a GPU computes in one call for all of them.
+
+    There each call has a price, of some microseconds, which for arrays of a minibatch is more than
+    what the arithmetic takes; so a formula of ten operations is better one call than ten. CuPy
+    looks once at what the formula does, with stand-ins for its arguments, and makes a kernel of it
+    (`cupy.fuse`), which it keeps. Elsewhere the formula itself runs, as if it were not decorated:
+
+        >>> @elementwise
+        ... def smallest_step(x, y):
+        ...     return np.where(x == y, 0.0, np.sqrt(np.abs(x - y)))
+        >>> smallest_step(np.array([1.0, 5.0]), np.array([1.0, 1.0]))
+        array([0., 2.])
+
+    formula: of arrays of any shapes that broadcast, the first argument being one, of NamedTuples of
+    arrays, and of Python numbers. It is made of ufuncs, operators and np.where, and puts no two
+    numbers together, of which float64 would come. It returns an array or a tuple of them, all of
+    the shape to which the arguments broadcast; or it changes arguments of that shape in place, and
+    returns None.
+    """
+
+    @wraps(formula)
+    def call(x, *others):
+        first = x[0] if isinstance(x, tuple) else x
+        if type(first) is np.ndarray or not type(first).__module__.startswith("cupy"):
+            return formula(x, *others)  # of a Tensor too, which records each of the operations
+        kinds = []
+        flat: list = []
+        for argument in (x, *others):
+            is_several = isinstance(argument, tuple)
+            kinds.append(type(argument) if is_several else None)
+            flat.extend(argument if is_several else [argument])
+        return _kernel_of(formula, tuple(kinds))(*flat)
+
+    return call
+
+
+@cache
+def _kernel_of(formula: Callable, kinds: tuple) -> Callable:
+    """What CuPy makes of an elementwise formula: a function of arrays on the GPU and numbers.
+
+    kinds: for each argument of the formula the class of NamedTuple that it is, or None. The
+    function takes the fields of these one after the other.
+    """
+
+    @wraps(formula)
+    def on_stand_ins(*variables):
+        stand_ins = map(_StandIn, variables)
+        arguments = [
+            next(stand_ins) if kind is None else kind(*islice(stand_ins, len(kind._fields)))
+            for kind in kinds
+        ]
+        results = formula(*arguments)
+        if isinstance(results, tuple):
+            return tuple(map(_bare, results))
+        return _bare(results)
+
+    return _cupy().fuse(on_stand_ins)
+
+
+class _StandIn(NDArrayOperatorsMixin):
+    """Stands for an argument while CuPy looks at a formula: NumPy's functions of it become CuPy's.
+
+    variable: what CuPy's functions take then, and NumPy's do not.
+    """
+
+    def __init__(self, variable):
+        self.variable = variable
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=()):
+        """CuPy's ufunc of the same name; method is "__call__". out: for `x += y`."""
+        cupy = _cupy()
+        from cupyx.scipy import special as cupy_special
+
+        name = ufunc.__name__
+        function = getattr(cupy, name, None) or getattr(cupy_special, name)
+        return _StandIn(function(*map(_bare, (*inputs, *out))))
+
+    def __array_function__(self, function, types, inputs, keywords):
+        """np.where, the one function of a formula that is no ufunc."""
+        return _StandIn(getattr(_cupy(), function.__name__)(*map(_bare, inputs)))
+
+
+def _bare(x):
+    """The variable that a stand-in holds; None, and numbers, as they are."""
+    return x.variable if isinstance(x, _StandIn) else x
+
+
 def special_of(x: Array) -> ModuleType:
     """The module of special functions for an array: `scipy.special`, on a GPU
     `cupyx.scipy.special`.
@@ -224,10 +329,12 @@ def on_host(arrays) -> bool:
 
     It takes arrays, numbers, SciPy's matrices and None.
     """
-    return all(
-        isinstance(x, (np.ndarray, np.generic, float, int)) or x is None or sparse.issparse(x)
-        for x in arrays
-    )
+    for x in arrays:
+        if type(x) is np.ndarray or isinstance(x, (np.ndarray, np.generic, float, int)):
+            continue
+        if x is not None and not sparse.issparse(x):
+            return False
+    return True
 
 
 def explained(error: Exception, name: str, arrays) -> Exception:

@@ -45,7 +45,7 @@ import numpy as np
 from scipy import special
 
 from minigrad import array_kernels, kernels, special_functions
-from minigrad.backend import Array, Matrix, is_sparse
+from minigrad.backend import Array, Matrix, elementwise, is_sparse
 from minigrad.kernels import as_dense, as_floating, fused
 from minigrad.tensor import Tensor
 
@@ -253,9 +253,16 @@ def batch_norm(
     # As plain arrays, once: for the caller to keep, and for the kernel. The formula below computes
     # them again from x, for its gradients have to flow through them.
     mean = np.mean(data, axis=0)
-    centred = data - mean
-    var = np.mean(centred * centred, axis=0)
+    centred, squares = _deviations(data, mean)
+    var = np.mean(squares, axis=0)
     return _batch_norm(x, weight, bias, centred=centred, var=var, eps=eps), mean, var
+
+
+@elementwise
+def _deviations(x, mean):
+    """(x - mean, its square)."""
+    centred = x - mean
+    return centred, centred * centred
 
 
 @fused(

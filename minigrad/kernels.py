@@ -122,7 +122,7 @@ def linear_forward(needs, x, weight, bias) -> tuple:
     if weight.ndim != 2 or np.shape(bias) != weight.shape[:1] or x.shape[-1:] != weight.shape[1:]:
         raise ValueError("x must have shape (..., n_in), weight (n_out, n_in) and bias (n_out,)")
     x = x if x.dtype.kind == "f" else x.astype(weight.dtype)
-    y = np.matmul(x, weight.T)
+    y = x @ weight.T
     y += bias
     return y, x
 
@@ -157,7 +157,12 @@ def relu_forward(needs, x) -> tuple:
 
 def relu_backward(g, y, saved, needs, x) -> list:
     """g where x was positive, elementwise: there, and only there, y is not 0."""
-    return [g * (y != 0)]
+    return [_where_not_0(g, y)]
+
+
+@backend.elementwise
+def _where_not_0(g, y):
+    return g * (y != 0)
 
 
 # ----------------------------------------------------------------------------------------- softmax

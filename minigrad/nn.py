@@ -166,7 +166,8 @@ class Module:
 
         A parameter that has several names is there under each.
         """
-        return {name: np.array(backend.to_host(array)) for name, array in self._arrays().items()}
+        arrays = self._arrays()
+        return dict(zip(arrays, backend.copies_on_host(list(arrays.values()))))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Write arrays into the parameters and buffers, in place, keeping their dtypes.
@@ -309,14 +310,18 @@ class BatchNorm1d(Module):
                 f"BatchNorm1d in training needs at least 2 rows, not {n}: call .eval() to predict"
             )
         y, mean, var = functional.batch_norm(x, self.weight, self.bias, self.eps)
-        self._update(self.running_mean, mean)
-        self._update(self.running_var, var * (n / (n - 1)))
+        kept = 1.0 - self.momentum
+        _update(self.running_mean, self.running_var, mean, var, kept, self.momentum, n / (n - 1))
         return y
 
-    def _update(self, running: Array, new: Array) -> None:
-        """Move a running statistic towards that of the minibatch, in place."""
-        running *= 1.0 - self.momentum
-        running += self.momentum * new
+
+@backend.elementwise  # on a GPU in one call: see there
+def _update(running_mean, running_var, mean, var, kept, momentum, unbiasing):
+    """Move running statistics towards those of the minibatch, in place. All (n_features,)."""
+    running_mean *= kept
+    running_mean += momentum * mean
+    running_var *= kept
+    running_var += momentum * (var * unbiasing)
 
 
 class LayerNorm(Module):

@@ -249,11 +249,11 @@ class Adam(Optimizer):
     def update(self, w: Array, g: Array, sum_g: Array, sum_gg: Array) -> None:
         """The same steps in about two thirds of the time; `step` calls it. All of one shape, (n,).
 
-        Three things make it quicker. Each line works in place, or in an array `s` that is kept for
-        it. Each gradient is added as it is, so that the moments are sums here (in `state_dict` too,
-        as moment0 and moment1), and the means of the paper are m = (1 - beta1) * sum_g and
-        v = (1 - beta2) * sum_gg. And factors that are the same for all weights are put together
-        beforehand: sqrt(v_hat) is sqrt(sum_gg) / c, with the number
+        Three things make it quicker. Each line of `_adam`, which follows, works in place, or in an
+        array `s` that is kept for it. Each gradient is added as it is, so that the moments are sums
+        here (in `state_dict` too, as moment0 and moment1), and the means of the paper are
+        m = (1 - beta1) * sum_g and v = (1 - beta2) * sum_gg. And factors that are the same for all
+        weights are put together beforehand: sqrt(v_hat) is sqrt(sum_gg) / c, with the number
 
             c = sqrt((1 - beta2^t) / (1 - beta2))
 
@@ -262,20 +262,26 @@ class Adam(Optimizer):
         beta1, beta2 = self.betas
         t = self.t
         c = sqrt((1 - beta2**t) / (1 - beta2))
+        length = self.learning_rate * c * (1 - beta1) / (1 - beta1**t)
         s = self.scratch[: w.size]
+        _adam(w, g, sum_g, sum_gg, s, beta1, beta2, c * self.eps, length)
 
-        sum_g *= beta1
-        sum_g += g
 
-        np.multiply(g, g, out=s)
-        sum_gg *= beta2
-        sum_gg += s
+@backend.elementwise  # on a GPU in one call: see there
+def _adam(w, g, sum_g, sum_gg, s, beta1, beta2, c_eps, length):
+    """The update of Adam's weights, in place; all arrays (n,), all others numbers."""
+    sum_g *= beta1
+    sum_g += g
 
-        np.sqrt(sum_gg, out=s)
-        s += c * self.eps
-        np.divide(sum_g, s, out=s)
-        s *= self.learning_rate * c * (1 - beta1) / (1 - beta1**t)
-        w -= s
+    np.multiply(g, g, out=s)
+    sum_gg *= beta2
+    sum_gg += s
+
+    np.sqrt(sum_gg, out=s)
+    s += c_eps
+    np.divide(sum_g, s, out=s)
+    s *= length
+    w -= s
 
 
 class AdamW(Adam):

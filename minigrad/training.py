@@ -298,7 +298,7 @@ class Run:
         # A GPU computes while the program goes on, and reading a number waits for it. So only one
         # is read: the loss, plus 0 (g . g), which is 0 where all gradients are finite, else NaN.
         with np.errstate(over="ignore", invalid="ignore"):
-            guarded = (value + 0.0 * (gradients @ gradients)).item()
+            guarded = _nan_unless_finite(value, gradients @ gradients).item()
         if math.isfinite(guarded):
             return guarded, n_rows
         value = float(value)
@@ -611,6 +611,12 @@ class Run:
                 raise ValueError(
                     f"{path} is a checkpoint of a run with other {name}, or in another order"
                 )
+
+
+@backend.elementwise
+def _nan_unless_finite(value, square):
+    """The value, but NaN where a square is not finite. (On a GPU: one call.)"""
+    return value + 0.0 * square
 
 
 def _differences(one: dict, other: dict) -> tuple[dict, dict]:

@@ -121,8 +121,13 @@ class AdamWithPrior(optim.Adam):
         self.frozen.grad = None
         for p in self.decayed:
             if p.grad is not None:  # a likelihood without dispersion leaves that head alone
-                p.grad += self.weight_decay * p.data
+                _add_prior(p.grad, p.data, self.weight_decay)
         super().step()
+
+
+@backend.elementwise
+def _add_prior(gradient, weights, weight_decay):
+    gradient += weight_decay * weights
 
 
 def optimizer_of(
@@ -164,7 +169,12 @@ def thinned(counts: Matrix, rng: np.random.Generator) -> Matrix:
 
 def _half(counts: Array, rng: np.random.Generator) -> Array:
     """Twice about Binomial(x, 1/2) of each of counts, of any shape: see `thinned`."""
-    noise = rng.standard_normal(counts.shape, dtype=np.float32)
+    return _rounded(counts, rng.standard_normal(counts.shape, dtype=np.float32))
+
+
+@backend.elementwise
+def _rounded(counts, noise):
+    """What `_half` makes of standard normal noise."""
     kept = np.rint(0.5 * (counts + np.sqrt(counts) * noise))
     return 2.0 * np.minimum(np.maximum(kept, 0.0), counts)
 

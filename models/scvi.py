@@ -522,10 +522,9 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
         throughout, as in scvi-tools.
         """
         log_p, kl_z, kl_l = self.terms(counts, batch, rng, covariates=covariates)
-        weight = 1.0
-        if self.kl_warmup:
-            weight = min(1.0, progress / self.kl_warmup)
-        elbo = log_p - weight * kl_z
+        if progress < self.kl_warmup:
+            kl_z = (progress / self.kl_warmup) * kl_z
+        elbo = log_p - kl_z
         if self.library == "latent":
             elbo = elbo - kl_l
         return -np.mean(elbo)
@@ -569,7 +568,7 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
         depend on it.
         """
         total = backend.as_array(counts.sum(axis=1)).reshape(-1, 1)
-        return np.log(np.maximum(total, 1.0)).astype(self.dtype, copy=False)
+        return _log_of_at_least_1(total).astype(self.dtype, copy=False)
 
     def library_prior(self, batch) -> Normal:
         """p(log l) of each cell's batch, parameters (n, 1)."""
@@ -797,10 +796,22 @@ def _log1p(counts):
     in float32 on processors with AVX2 only, and as long as log on those with AVX-512.
     """
     if not backend.is_sparse(counts):
-        return np.log(counts + 1.0)
-    return type(counts)(
-        (np.log(counts.data + 1.0), counts.indices, counts.indptr), shape=counts.shape
-    )
+        return _log_of_1_plus(counts)
+    logs = _log_of_1_plus(counts.data)
+    return type(counts)((logs, counts.indices, counts.indptr), shape=counts.shape)
+
+
+# Two formulas that a GPU computes in one call each: see backend.py.
+
+
+@backend.elementwise
+def _log_of_1_plus(x):
+    return np.log(x + 1.0)
+
+
+@backend.elementwise
+def _log_of_at_least_1(x):
+    return np.log(np.maximum(x, 1.0))
 
 
 def _per_batch(values, default: float, n_batches: int, dtype) -> np.ndarray:

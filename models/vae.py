@@ -243,10 +243,9 @@ class VAE(FeatureModel):
         to 1. The weight rises from 0 to 1 while `progress` does from 0 to kl_warmup (see fit).
         """
         log_p, kl_z = self.terms(dense(x), rng)
-        weight = 1.0
-        if self.kl_warmup:
-            weight = min(1.0, progress / self.kl_warmup)
-        return -np.mean(log_p - weight * kl_z)
+        if progress < self.kl_warmup:
+            kl_z = (progress / self.kl_warmup) * kl_z
+        return -np.mean(log_p - kl_z)
 
     def validation(self, x: Array, *, rng: np.random.Generator | None = None) -> dict[str, Array]:
         """The ELBO of each row (KL weight 1) and its two parts, as plain arrays."""

@@ -11,6 +11,8 @@ _kernel.pyx, _routines_indexing.pyx, cupyx/scipy/sparse, cupy/random/_generator.
 - Reductions give 0-d arrays of the device; integer indices beyond the end wrap around; numpy.add.at takes no tuple as an
   index; numpy.where no Python bool as a condition; numpy.linalg.solve no stacks of different shapes; slogdet gives a plain
   pair; there are no arrays of objects or text; the RandomState has four methods that draw; sparse matrices are CSR of bool or floats.
+- A function that cupy.fuse makes a kernel of sees variables instead of arrays, which only CuPy's own ufuncs take; where
+  nothing but numbers meet, the kernel would compute in float64, and the double refuses.
 - Every transfer, the waiting ones included (`float(x)`, `if x:`, printing), is counted in `TRANSFERS`.
 
 What they do not imitate: memory, streams and time; the last digits of CUDA's functions; CuPy's order of summation; the
@@ -435,6 +437,69 @@ PARTICULAR = {
 }
 
 
+# ----------------------------------------------------------------------------------------------------- formulas in one
+class FusionVariable:
+    """An argument of a function that is fused. NumPy's functions do not take it; arithmetic by operators is CuPy's alone."""
+
+    __array_ufunc__ = None
+    __slots__ = ("content", "is_array")
+
+    def __init__(self, content):
+        self.is_array = isinstance(content, ndarray)
+        self.content = _bare(content)
+
+    def __bool__(self):
+        raise TypeError("Cannot convert to Python scalar in cupy.fuse")
+
+
+def fuse(function):
+    """cupy.fuse: a kernel, and so one launch, of a function that calls CuPy's elementwise functions only."""
+
+    def kernel(*arguments):
+        if not all(isinstance(x, (ndarray, *SCALARS)) for x in arguments):
+            raise TypeError(f"Invalid argument type for {function.__name__!r}")
+        LAUNCHES.append(function.__name__)
+        with np.errstate(all="ignore"):  # a GPU knows no warnings
+            results = function(*map(FusionVariable, arguments))
+        if results is None:
+            return None
+        shape = np.broadcast_shapes(*[np.shape(_bare(x)) for x in arguments])
+        parts = results if isinstance(results, tuple) else (results,)
+        made = tuple(ndarray(np.broadcast_to(x.content, shape).copy()) for x in parts)
+        return made if isinstance(results, tuple) else made[0]
+
+    return kernel
+
+
+def in_fusion(function):
+    """CuPy's elementwise function of the same name, as far as it takes part in fusion."""
+
+    def call(*inputs):
+        if not any(isinstance(x, FusionVariable) and x.is_array for x in inputs):
+            raise TypeError(f"{function.__name__}: no array among the operands, or not in fusion")
+        contents = [x.content if isinstance(x, FusionVariable) else x for x in inputs]
+        n_in = getattr(function, "nin", len(contents))
+        if len(contents) > n_in:  # the last one is where the result goes
+            return _changed(function, contents[:n_in], inputs[n_in])
+        return FusionVariable(ndarray(function(*contents)))
+
+    return call
+
+
+def _changed(function, contents, out):
+    """A variable that was changed in place: of the whole shape, as CuPy asks for it."""
+    if np.broadcast_shapes(*map(np.shape, contents)) != out.content.shape:
+        raise ValueError("non-broadcastable output operand")
+    function(*contents, out=out.content)
+    return out
+
+
+FUSED = {name: in_fusion(getattr(np, name)) for name in UFUNCS - {"matmul"}}
+FUSED["where"] = in_fusion(np.where)
+FUSED["add"].at = add_at
+FUSED_SPECIAL = {name: in_fusion(getattr(special, name)) for name in SPECIAL}
+
+
 def polygamma(n, x):
     """cupyx.scipy.special.polygamma: a function, no ufunc, that wants the order as an array too."""
     if not isinstance(n, ndarray):
@@ -585,8 +650,9 @@ def installed(monkeypatch, n_devices=1):
     cupy = module(
         "cupy",
         ndarray=ndarray,
+        **FUSED,
         asarray=asarray,
-        add=SimpleNamespace(at=add_at),
+        fuse=fuse,
         random=SimpleNamespace(RandomState=RandomState),
         cuda=SimpleNamespace(
             runtime=SimpleNamespace(getDeviceCount=count, memGetInfo=lambda: (MEMORY // 2, MEMORY)),
@@ -598,7 +664,9 @@ def installed(monkeypatch, n_devices=1):
         "cupyx": module("cupyx"),
         "cupyx.scipy": module("cupyx.scipy"),
         "cupyx.scipy.sparse": module("cupyx.scipy.sparse", csr_matrix=csr_matrix),
-        "cupyx.scipy.special": module("cupyx.scipy.special", polygamma=polygamma),
+        "cupyx.scipy.special": module(
+            "cupyx.scipy.special", **{**FUSED_SPECIAL, "polygamma": polygamma}
+        ),
     }
     for name, new in found.items():
         monkeypatch.setitem(sys.modules, name, new)

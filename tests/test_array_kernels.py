@@ -49,6 +49,7 @@ def hosts(name, x, g=None):
 
 def summed(gradient, parameter):
     """What the sweep makes of a gradient: it sums over the cells for which a parameter was repeated."""
+    gradient = gradient(None) if callable(gradient) else gradient
     return gradient if gradient.shape == parameter.shape else gradient.sum(axis=0)
 
 

@@ -13,9 +13,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from minigrad import backend
 from minigrad.derived import PLAIN
 from minigrad.tensor import IMPLEMENTATIONS
 from tests import strict_device
+from tests.benchmarks import launches
 from tests.strict_device import SIGNATURES, SPECIAL, UFUNCS
 from tests.test_device import HOST_ONLY
 
@@ -134,6 +136,58 @@ def test_cupy_keeps_64_bits_of_a_seed():
     assert np.mean([seed >= 2**63 for seed in seeds]) == pytest.approx(0.5, abs=0.06)
 
 
+def fusions_of_a_step(likelihood, dtype) -> list:
+    """(function that is fused, its arguments, its results) of an epoch of scVI, as the double saw them."""
+    seen = []
+
+    def fuse(function):
+        kernel = strict_device.fuse(function)
+
+        def seeing(*arguments):
+            results = kernel(*arguments)
+            seen.append((function, arguments, results))
+            return results
+
+        return seeing
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "_kernel_of", backend._kernel_of.__wrapped__)
+        double = strict_device.installed(patch)
+        double.fuse = fuse
+        patch.setattr(strict_device, "installed", lambda _: double)
+        launches.steps(patch, likelihood=likelihood, dtype=dtype)
+    return seen
+
+
+def like_on_the_gpu(x):
+    """An array of CuPy's of the dtype and the axes of one of the double; its memory is nowhere, and is not looked at."""
+    if not isinstance(x, strict_device.ndarray):
+        return x
+    nowhere = cupy.cuda.UnownedMemory(1, 1, None, device_id=0)
+    return cupy.ndarray((1,) * x.ndim, x.dtype, memptr=cupy.cuda.MemoryPointer(nowhere, 0))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("likelihood", ["poisson", "nb", "zinb"])
+def test_cupy_makes_one_kernel_of_each_formula_of_a_step(likelihood, dtype, monkeypatch):
+    """What CuPy's fusion does before it compiles takes no GPU: it calls the formula, and knows the dtypes of its results."""
+    fusion = pytest.importorskip("cupy._core.fusion")
+    if not hasattr(fusion, "_FusionHistory"):
+        pytest.skip("another CuPy, whose fusion works in another way")
+    seen = fusions_of_a_step(likelihood, dtype)
+    monkeypatch.setattr(backend, "_cupy", lambda: cupy)
+    assert len({function.__name__ for function, _, _ in seen}) >= 14
+    for function, given, results in seen:
+        history = fusion._FusionHistory()
+        monkeypatch.setattr(fusion._thread_local, "history", history, raising=False)
+        monkeypatch.setattr(fusion._thread_local, "is_old_fusing", True, raising=False)
+        kernel, _ = history.get_fusion(function, [like_on_the_gpu(x) for x in given], "f")
+        monkeypatch.setattr(fusion._thread_local, "is_old_fusing", False)
+        results = results if isinstance(results, tuple) else (results,)
+        expected = [x.dtype for x in results if x is not None]
+        assert [np.dtype(p.dtype) for p in kernel.out_params] == expected, function.__name__
+
+
 def test_cupy_without_a_gpu_is_an_error_that_says_so():
     try:
         has_gpu = cupy.cuda.runtime.getDeviceCount() > 0
@@ -141,7 +195,5 @@ def test_cupy_without_a_gpu_is_an_error_that_says_so():
         has_gpu = False
     if has_gpu:
         pytest.skip("there is a GPU")
-    from minigrad import backend
-
     with pytest.raises(RuntimeError, match="found no"):
         backend.to_device(np.ones(3), "cupy")

@@ -12,7 +12,17 @@ from scipy import sparse
 
 from minigrad import PRIMITIVES, Tensor, backend, functional, grad, optim
 from models import SCVI, VAE, Autoencoder
-from tests.test_device import HOST_ONLY, MODELS, agree, asked, derivatives, examples_of, trained
+from tests.test_device import (
+    HOST_ONLY,
+    MODELS,
+    agree,
+    asked,
+    derivatives,
+    distances,
+    examples_of,
+    moved_on,
+    trained,
+)
 
 
 def missing() -> str:
@@ -91,6 +101,20 @@ def test_trainings_and_predictions_are_the_hosts(name, same_noise):
     ours = asked(name, there)
     assert there.device == "cupy" and all(type(a) is np.ndarray for a in ours)
     agree(ours, asked(name, here), rtol=1e-4, atol=1e-6)
+
+
+def test_elementwise_formulas_are_the_hosts():
+    """One kernel each: values, dtypes, and what changes in place."""
+    rng = np.random.default_rng(0)
+    for dtype, digits in ((np.float32, 1e-5), (np.float64, 1e-12)):
+        x, y = rng.normal(size=(3, 4)).astype(dtype), rng.normal(size=4).astype(dtype)
+        there = [backend.to_device(a, "cupy") for a in (x, y)]
+        results = distances(*there, 0.25)
+        assert all(backend.device_of(a) == "cupy" and a.dtype == dtype for a in results)
+        agree(results, distances(x, y, 0.25), rtol=digits)
+        moved_on(there[1], there[1] + 1.0, 0.9)
+        moved_on(y, y + 1.0, 0.9)
+        agree(there[1], y, rtol=digits)
 
 
 def cells(n, n_genes, seed=0):
