@@ -81,9 +81,10 @@ def _put_back(x, places):
     return np.transpose(x, tuple(sorted(range(x.ndim), key=places.__getitem__)))
 
 
-# axes: two tuples (CuPy takes nothing else of a 0-d operand) of as many axes from 0 on, those of a
-# and those of b that are summed over in pairs. y has the other axes of a, and then those of b. In the gradient of a, the axes that were
-# summed over come last, in the order that they have in b; and they come first in that of b.
+# axes: two tuples (of a 0-d operand CuPy takes no lists) of as many axes from 0 on, those of a and
+# those of b that are summed over in pairs. y has the other axes of a, and then those of b. In the
+# gradient of a, the axes that were summed over come last, in the order that they have in b; and
+# they come first in that of b.
 def _tensordot_rule_left(g, y, a, b, axes):
     kept = _others(a.ndim, axes[0])
     over = tuple(range(len(kept), g.ndim))

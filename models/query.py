@@ -35,9 +35,9 @@ have no offsets.
 
 What it is worth, on real cells with simulated batches: two of the reference, one as it was, one
 with every gene counted exp(Normal(0, 0.5)) times as well, and a third with other such factors. 60 %
-of the cells are the reference, 20 % the query, 20 % are held out. Gain in held-out log p of the third
-batch over that as the nearer of the known ones, importance-weighted, in nats a cell, one split and
-training each:
+of the cells are the reference, 20 % the query, 20 % are held out. Gain in held-out log p of the
+third batch over that as the nearer of the known ones, importance-weighted, in nats a cell, one
+split and training each:
 
 | data | cells x genes of the reference | columns alone | with offsets | the same from 20 cells |
 | --- | --- | --- | --- | --- |
