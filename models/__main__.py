@@ -325,12 +325,14 @@ def map_query(options) -> int:
             f"{len(genes):,} genes of {options.run} ({n_found / len(genes):.1%})"
         )
         say(f"cells: {first_of(counts.cells)}; genes: {first_of(counts.genes)}")
-        key = settings.get("batch_key")
+        if "batch_key" in settings:
+            batch = runs.labels_of(counts, settings["batch_key"])
+        else:
+            batch = np.full(len(counts), settings["batch_name"])
         mapped = query.map_cells(
             model,
             runs.genes_by_name(counts, genes, str(options.run), options.min_overlap),
-            None if key is None else runs.labels_of(counts, key),
-            name=settings.get("batch_name", ""),
+            batch,
             epochs=options.epochs,
             seed=options.seed,
             device=options.device,
@@ -657,10 +659,9 @@ def of_run(run: Run, options, is_batch_needed: bool = True) -> tuple:
     if key is not None:
         return counts, path, runs.labels_of(counts, key)
     name = run.config()[1].get("batch_name")  # of all the cells that map was given
-    batch = (
-        np.full(len(counts), name) if is_batch_needed and name and options.counts is None else None
-    )
-    return counts, path, batch
+    if not is_batch_needed or name is None or options.counts is not None:
+        return counts, path, None
+    return counts, path, np.full(len(counts), name)
 
 
 def genes_of(run: Run, model, counts) -> Counts:

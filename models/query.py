@@ -163,9 +163,9 @@ def n_columns(parts: Iterable[slice]) -> int:
 
 # --------------------------------------------------------------------------- layers that have grown
 class NewColumns(Module):
-    """V [new conditions]: of conditions (n, n_conditions), y (n, n_out). weight: V, (n_out, new).
+    """y = V [new conditions]: from conditions (n, n_conditions) to (n, n_out).
 
-    V starts at 0.
+    weight: V, (n_out, new), which starts at 0.
     """
 
     def __init__(self, n_out: int, parts: Parts, dtype: Any):
@@ -376,7 +376,7 @@ def map_cells(
 ) -> Mapped:
     """What `MapsQueries.map_query` says, of an SCVI; with the history of the training.
 
-    counts: (n_cells, n_genes); batch: (n_cells,).
+    counts: (n_cells, n_genes); batch: (n_cells,). ValueError as there.
     """
     check_training(1, None, epochs, batch_size, learning_rate, kl_warmup=0.0)
     if not model.trained:
@@ -663,7 +663,9 @@ def _parts(model) -> Parts:
 class NewWeights(Module):
     """A model, an SCVI, whose new weights are trained; in all else it is as in evaluation.
 
-    So running statistics stay, nothing is dropped or thinned, and the divergence has weight 1.
+    So running statistics stay, nothing is dropped or thinned, and the divergence has weight 1:
+
+        loss = -ELBO = -E_q[log p(x | z, l)] + KL(q(z) || p(z)) + KL(q(l) || p(l))
     """
 
     def __init__(self, model: Any):
@@ -674,7 +676,7 @@ class NewWeights(Module):
         return super().train(False)
 
     def loss(self, *minibatch, progress: float, rng: np.random.Generator) -> Tensor:
-        """-ELBO of a minibatch, a scalar: SCVI.loss, as at the end of a training."""
+        """-ELBO of a minibatch, a scalar in nats: SCVI.loss, as at the end of a training."""
         return self.model.loss(*minibatch, progress=1.0, rng=rng)
 
     def validation(self, *minibatch, rng: np.random.Generator) -> dict:
@@ -686,7 +688,10 @@ class AdamOfColumns(optim.Adam):
     """Adam on some columns of each parameter.
 
     is_trained: parameter (n, k) -> which columns are trained, (k,) zeros and ones. A weight whose
-    gradients are all 0 does not move. weight_decay / 2 * sum(w^2) of `decayed` joins the loss.
+    gradients are all 0 does not move. `decayed` is one of them, of which a normal prior joins the
+    loss:
+
+        loss = that of the data + weight_decay / 2 * sum(w^2)
     """
 
     def __init__(
@@ -712,8 +717,8 @@ class AdamOfColumns(optim.Adam):
 def new_weights(model: Any, query: Any) -> dict[Tensor, Array]:
     """What the query, an extended copy of the model, has beyond it, for AdamOfColumns.
 
-    Those are all NewColumns, and log_theta where there is one for each batch; but for columns that
-    the model has, too.
+    Those are all NewColumns, and log_theta where there is one for each batch, (n, k) each; but for
+    columns that the model has, too.
     """
     n_labels = n_labels_of(query.n_batches, query.columns)
     n_known = n_labels_of(model.n_batches, model.columns)
@@ -735,7 +740,7 @@ def new_weights(model: Any, query: Any) -> dict[Tensor, Array]:
 
 @contextmanager
 def frozen(model: Module, but: Collection[Tensor]) -> Iterator[None]:
-    """Within, all parameters of the model are frozen, but for these."""
+    """Within, all parameters of the model are frozen, but for these, of any shapes."""
     before = [(p, p.requires_grad) for p in model.parameters()]
     for p, _ in before:
         p.requires_grad = p in but
@@ -748,7 +753,10 @@ def frozen(model: Module, but: Collection[Tensor]) -> Iterator[None]:
 
 # ---------------------------------------------------------------------------------------- questions
 class MapsQueries(Module):
-    """What a trained model of counts does with cells of new batches. SCVI is one."""
+    """What a trained model of counts does with cells of new batches (Lotfollahi et al. 2022).
+
+    SCVI is such a model.
+    """
 
     def align_genes(
         self, counts: Any, min_overlap: float = 0.8, layer: str | None = None

@@ -92,7 +92,7 @@ LIKELIHOODS = {
 class ToldLinear(Linear):
     """A Linear of x (n, n_in) and of what else is told of each cell, (n, n_conditions).
 
-    y = W [x, conditions] + b. conditions None: nothing else is told.
+    y = W [x, conditions] + b. conditions None: nothing else is told. ValueError as for Linear.
     """
 
     def __call__(self, x, conditions=None):

@@ -1798,6 +1798,16 @@ def test_new_batches_are_named_as_the_options_say(words, batches, mapped, monkey
     assert main(["denoise", out, "--out", "x.npz"]) == 0
 
 
+def test_a_name_counts_more_than_the_column_of_the_run(mapped, monkeypatch, capsys):
+    monkeypatch.chdir(mapped)
+    words = ["map", "run", "old.npz", "--epochs", "1", "--out"]
+    assert main([*words, "as_one", "--batch-name", "day 9"]) == 0
+    assert runs.Run("as_one").model().batches == ["new", "old", "day 9"]
+    assert main(["denoise", "as_one", "--out", "x.npz"]) == 0
+    assert main([*words, "as_two"]) == 1
+    assert "all cells are of batches that the model knows (new, old)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words, code, said",
     [

@@ -423,6 +423,32 @@ def test_a_file_that_stays_on_the_disk_is_mapped_alike(model, new_cells, tmp_pat
     np.testing.assert_array_equal(query.denoise(counts, ["new"] * 300), found[0])
 
 
+def test_layers_and_raw_of_an_anndata_object_have_their_own_genes(model, new_cells):
+    anndata = pytest.importorskip("anndata")
+    whole = new_cells.to_anndata()
+    part = whole[:, ::-1][:, :50].copy()
+    part.layers["counts"] = part.X.copy()
+    part.X = part.X * 0.5
+    part.raw = whole
+    assert isinstance(part, anndata.AnnData)
+    found = model.align_genes(part, layer="raw")
+    np.testing.assert_array_equal(found.X.toarray(), new_cells.X.toarray())
+    with pytest.warns(UserWarning, match="50 of the 60 genes"):
+        found = model.align_genes(part, layer="counts")
+    expected = new_cells.X.toarray()
+    expected[:, :10] = 0
+    np.testing.assert_array_equal(found.X.toarray(), expected)
+    assert found.obs["donor"].tolist() == ["new"] * 300
+
+
+def test_a_frame_is_taken_by_its_columns(model, new_cells):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        new_cells.X.toarray(), index=new_cells.cells, columns=new_cells.genes
+    ).iloc[:, ::-1]
+    np.testing.assert_array_equal(model.align_genes(frame).X, new_cells.X.toarray())
+
+
 # ------------------------------------------------------------------------------- batches
 def relabelled(counts, labels):
     return Counts(counts.X, counts.genes, counts.cells, {**counts.obs, "donor": np.array(labels)})
