@@ -259,7 +259,9 @@ def share_genes(
     places = np.array([position.get(name, -1) for name in genes])
     missing = [name for name in genes if name not in position]
     if not missing:
-        return counts.select_genes(places)
+        var = {key: values[places] for key, values in counts.var.items()}
+        X = _placed(counts.X, places)
+        return Counts(X, np.asarray(genes), counts.cells, counts.obs, var)
     examples = ", ".join(missing[:SHOWN]) + " ..." * (len(missing) > SHOWN)
     n_found = len(genes) - len(missing)
     overlap = n_found / len(genes)
