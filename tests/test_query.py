@@ -70,7 +70,8 @@ def held_out(effects):
 
 
 def trained_on(counts, **config):
-    model = SCVI.for_data(counts, "donor", n_latent=5, n_hidden=32, likelihood="nb", **config)
+    sizes = dict(n_latent=5, n_hidden=32, n_layers=1)
+    model = SCVI.for_data(counts, "donor", **sizes, likelihood="nb", **config)
     model.fit(counts, epochs=60, progress=False)
     return model
 
