@@ -212,7 +212,8 @@ def fit(
 class History:
     """What training recorded: `history["train_loss"]` is a list, one entry for each epoch.
 
-    names: what there is. interrupted: whether Ctrl-C ended the training.
+    names: what there is, and what `for name in history` goes through; `len(history)` is the number
+    of epochs. interrupted: whether Ctrl-C ended the training.
     """
 
     interrupted = False
@@ -229,6 +230,9 @@ class History:
         if name not in self.columns:
             raise KeyError(f"history has no {name!r}; it has {self.names}")
         return self.columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
 
     def __contains__(self, name):
         return name in self.columns

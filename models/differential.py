@@ -157,7 +157,8 @@ class DifferentialExpression:
     """Genes compared between two groups of cells a and b, one per row, best first.
 
     `table["lfc_mean"]` is a column, and `table[table["is_de"]]` or `table[:20]` a table of some
-    rows. Several comparisons stand one below the other. columns, a dict of arrays (n_rows,):
+    rows; as in pandas, `for name in table` goes through the names of columns, and `len(table)` is
+    the number of rows. Several comparisons stand one below the other. columns, a dict of arrays (n_rows,):
       group, comparison  names of a and b: labels, or "a" and "b" for masks; "rest" for all other
                          cells
       gene               name
@@ -223,6 +224,12 @@ class DifferentialExpression:
 
     def __len__(self) -> int:
         return len(self.columns["gene"])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.columns
 
     @property
     def delta(self) -> float | None:

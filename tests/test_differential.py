@@ -733,7 +733,9 @@ def test_rows_of_a_table_and_its_other_forms(labelled):
     with pytest.raises(IndexError):
         table[999]
     frame = table.to_frame()
-    assert list(frame.columns) == list(table.columns) and len(frame) == 120
+    assert list(frame) == list(table) == list(table.columns)  # as pandas has it
+    assert len(frame) == len(table) == 120
+    assert "lfc_mean" in table and "no_such_column" not in table
     assert frame["is_de"].dtype == bool and frame["gene"][7] == table["gene"][7]
     text = str(table)
     for groups in table.groups:

@@ -64,6 +64,14 @@ def test_histories_as_frame_and_html():
     assert as_frame({"a": [1, 2]})["a"].tolist() == [1, 2]
 
 
+def test_going_through_a_history_gives_the_names_of_its_columns():
+    columns = {"epoch": [1, 2, 3], "train_loss": [0.5, 0.4, 0.3]}
+    history = History(columns)
+    assert list(history) == list(pandas.DataFrame(columns)) == ["epoch", "train_loss"]
+    assert {name: history[name] for name in history} == columns
+    assert len(history) == 3
+
+
 def test_a_tensor_says_shape_and_dtype():
     t = Tensor(np.zeros((2, 3), np.float32), requires_grad=True)
     assert Cells(t._repr_html_()).texts == ["float32, shape (2, 3)", repr(t)]
