@@ -1,7 +1,7 @@
 """`python -m demos` lists the demos, `python -m demos NAME [--quick] [--out DIR]` runs one.
 
 The name `all` stands for all of them. `python -m demos notebooks [NAME ...]` makes the notebooks of
-the lessons in demos/lessons (notebooks.py).
+the lessons in demos/lessons, and of the walk in demos/walks (notebooks.py).
 
 A demo is a module with a docstring (the lesson; its first line is the list's) and `run(options)`,
 which prints numbers and saves pictures through demos/show.py. `add_options(parser)` is for those
@@ -37,6 +37,7 @@ DEMOS = (
     "differential_expression",
     "tsne",
     "geneex",
+    "day",
 )
 
 
@@ -56,7 +57,9 @@ def list_demos() -> None:
     for name in available():
         print(f"  {name:<26}{load(name).__doc__.splitlines()[0]}")
     print("\nwhat a demo takes: python -m demos NAME --help")
-    print(f"lessons, as scripts and notebooks in demos/lessons: {', '.join(notebooks.lessons())}")
+    lessons = ", ".join(notebooks.scripts(notebooks.LESSONS))
+    print(f"lessons, as scripts and notebooks in demos/lessons: {lessons}")
+    print("the demo day as a notebook: demos/walks/day.ipynb")
 
 
 def run_demo(name: str, arguments: list[str]) -> None:

@@ -47,11 +47,14 @@ def mark_quick(path: Path) -> None:
     f.savefig(path, dpi=100)
 
 
-def save(f: Figure, out: Path, name: str, caption: str) -> None:
-    """Write `out/NAME.png` and, for the page, its caption."""
+def save(f: Figure, out: Path, name: str, caption: str) -> Figure:
+    """Write `out/NAME.png` and, for the page, its caption; returns the figure, which a notebook
+    shows.
+    """
     f.savefig(out / f"{name}.png", dpi=110)
     (out / f"{name}.caption").write_text(caption + "\n", encoding="utf-8")
     print(f"picture {name}.png: {caption}")
+    return f
 
 
 def graph(output, made_from, words, names=None) -> Figure:

@@ -158,7 +158,8 @@ class DifferentialExpression:
 
     `table["lfc_mean"]` is a column, and `table[table["is_de"]]` or `table[:20]` a table of some
     rows; as in pandas, `for name in table` goes through the names of columns, and `len(table)` is
-    the number of rows. Several comparisons stand one below the other. columns, a dict of arrays (n_rows,):
+    the number of rows. Several comparisons stand one below the other. columns, a dict of arrays
+    (n_rows,):
       group, comparison  names of a and b: labels, or "a" and "b" for masks; "rest" for all other
                          cells
       gene               name
