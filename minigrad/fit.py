@@ -269,8 +269,12 @@ class History:
         from matplotlib.figure import Figure
 
         names = [name for name in self.names if name.startswith(("train_", "validation_"))]
-        figure = Figure(figsize=(4.2 * len(names), 3.2), layout="constrained")
-        all_axes = figure.subplots(1, len(names), squeeze=False)[0]
+        n_columns = min(len(names), 2)  # what a notebook or a page has room for
+        n_rows = -(-len(names) // 2)
+        figure = Figure(figsize=(4.2 * n_columns, 3.0 * n_rows), layout="constrained")
+        all_axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+        for axes in all_axes[len(names) :]:
+            axes.remove()
         for axes, name in zip(all_axes, names):
             axes.plot(self["epoch"], self[name], color="#0072B2")
             unit = " (nats a row)" if "elbo" in name else ""  # models use natural logarithms
