@@ -147,18 +147,20 @@ print("cells:", *counts.cells[:3], "... genes:", *counts.genes[:3], "...")
 counts
 
 # %% [markdown]
-# **What can go wrong.** *The wrong way round*: half of all tables have genes as rows, and what is
-# read so trains without an error. Look at the names above: cells should be barcodes, genes genes.
-# `read` warns where it looks otherwise. *Cells without metadata*: the names in the table are not
-# those of the folder (a suffix `-1`, a prefix of the sample); `read` counts them in a warning.
+# **What can go wrong.** *The wrong way round*: many tables have genes as rows, and read so they
+# train without an error. Look at the names above: cells should be barcodes, genes genes. `read`
+# warns where it looks otherwise, as in the next cell, which turns the folder on purpose. *Cells
+# without metadata*: the names in the table are not those of the folder (a suffix `-1`, a prefix of
+# the sample); `read` counts them in a warning.
 
 # %%
 wrong = read(day / "morning", transpose=True)
 
 # %% [markdown]
 # Then the depth. A cell of few molecules or few genes may be an empty droplet, one of far more than
-# all others two cells in one. What is to be thrown away, throw away now: scVI is told the depth of
-# each cell and does not mind that it varies, but it cannot know that a droplet was empty.
+# all others two cells in one. What is to be thrown away, throw away now (`counts[depth > 150]`
+# keeps the others): scVI is told the depth of each cell and does not mind that it varies, but it
+# cannot know that a droplet was empty.
 
 # %%
 depth = counts.X.sum(axis=1)
@@ -186,12 +188,13 @@ show.save(
 # batch, and the percentage of mitochondrial counts as a covariate. The decoder is told both, so
 # that the latent space need not say them. With `encode_covariates=True` the encoder is told them
 # as well: in the afternoon it can then take away what is special about a new donor. All other
-# settings have defaults that follow from the data.
+# settings have defaults that follow from the data. (Leave out `progress=False`, and a bar shows how
+# far it is.)
 #
 # In a terminal:
 #
-#     python -m models train morning --obs morning.csv --batch-key donor --continuous pct_mito
-#         --encode-covariates --out run
+#     python -m models train morning --obs morning.csv --batch-key donor \
+#         --continuous pct_mito --encode-covariates --out run
 
 # %%
 model = SCVI.for_data(counts, batch="donor", continuous="pct_mito", encode_covariates=True)
@@ -220,7 +223,9 @@ show.save(
 # neighbours, leiden clusters, UMAP. `to_anndata` makes the object that its functions take. (Tell
 # them `use_rep="X_scVI"`, or they compute principal components of the counts.)
 #
-# In a terminal: `python -m models embed run --out latent.csv`, or `--out morning.h5ad` for scanpy.
+# In a terminal (or `--out morning.h5ad`, for scanpy):
+#
+#     python -m models embed run --out latent.csv
 
 
 # %%
@@ -321,8 +326,9 @@ for score in found["PCA"]:
 # differ by more than a fold change that matters; of those marked in a comparison, 5 % are expected
 # to be false. The donors are averaged over: what only differs by donor is no difference.
 #
-# In a terminal, by a column of the table: `python -m models de run --key type --all-groups --csv
-# markers.csv`.
+# In a terminal, of the groups in a column of the table:
+#
+#     python -m models de run --key type --all-groups --csv types.csv
 
 # %%
 n_samples = 300 if QUICK else 5000  # draws of z; 5,000 is what it takes by default
@@ -395,7 +401,9 @@ show.save(
 # Training, latent space, use of its dimensions, and counts drawn from the model beside those of the
 # data, as one HTML file without a network. Open `out/day/report.html`.
 #
-# In a terminal: `python -m models report run --color type`.
+# In a terminal:
+#
+#     python -m models report run --color type
 
 # %%
 report.write(
@@ -420,7 +428,9 @@ print(f"report.html: {len(page) / 1e6:.1f} MB, {page.count('<img')} pictures")
 # Lotfollahi et al. 2022). Genes are matched by name; those that the sample lacks are filled with
 # zeros, and how many there are is said.
 #
-# In a terminal: `python -m models map run afternoon --obs afternoon.csv --out run2`.
+# In a terminal:
+#
+#     python -m models map run afternoon --obs afternoon.csv --out run2
 
 # %%
 second = read(day / "afternoon", obs=day / "afternoon.csv")
@@ -442,8 +452,11 @@ second
 # Each new cell asks its 15 nearest neighbours of the morning, and gets the type with most of their
 # votes. The uncertainty is the share of the votes that other types got.
 #
-# In a terminal: `python -m models label latent.csv second.csv --labels morning.csv --column type
-# --out labels.csv`.
+# In a terminal:
+#
+#     python -m models embed run2 --out second.csv
+#     python -m models label latent.csv second.csv --labels morning.csv --column type \
+#         --out labels.csv
 
 # %%
 labels, uncertainty = transfer_labels(z, counts.obs["type"], z_second)
