@@ -87,7 +87,7 @@ import numpy as np
 
 from minigrad import backend, optim
 from minigrad.data import NOISE, VALIDATION
-from minigrad.notebook import as_frame, as_html
+from minigrad.notebook import as_frame, as_html, as_picture
 from minigrad.tensor import no_grad
 from minigrad.training import Run, prepare
 
@@ -287,6 +287,6 @@ class History:
                 margin = 0.08 * (max(shown) - min(shown))
                 axes.set_ylim(min(shown) - margin, max(shown) + margin)
         if path is None:
-            return figure
+            return as_picture(figure)
         figure.savefig(path, dpi=120)
         return path

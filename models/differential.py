@@ -127,7 +127,7 @@ from minigrad import backend
 from minigrad.backend import Array
 from minigrad.data import Blocks, pieces, take_rows
 from minigrad.fit import evaluating
-from minigrad.notebook import as_frame, as_html, short
+from minigrad.notebook import as_frame, as_html, as_picture, short
 from minigrad.tensor import Tensor
 from models.counts import is_missing, library_size, moments
 from models.files import warn_of_formulas
@@ -331,7 +331,7 @@ class DifferentialExpression:
         if self.mode == "change":
             _legend(figure, *parts[0], is_only=len(parts) == 1)
         if path is None:
-            return figure
+            return as_picture(figure)
         figure.savefig(path, dpi=150)
         return path
 

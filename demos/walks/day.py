@@ -220,7 +220,7 @@ show.save(
 # ## 9:30. Embed, and see
 #
 # `latent` gives each cell's place in the latent space. From there on it is scanpy's world: graph of
-# neighbours, leiden clusters, UMAP. `to_anndata` makes the object that its functions take. (Tell
+# neighbours, leiden clusters (`resolution` says how fine), UMAP. `to_anndata` makes the object that its functions take. (Tell
 # them `use_rep="X_scVI"`, or they compute principal components of the counts.)
 #
 # In a terminal (or `--out morning.h5ad`, for scanpy):
@@ -232,7 +232,7 @@ show.save(
 def with_scanpy(adata, space):
     """Clusters of the cells (n_cells,), and their places in the plane (n_cells, 2)."""
     scanpy.pp.neighbors(adata, use_rep=space)
-    scanpy.tl.leiden(adata, flavor="igraph", n_iterations=2)
+    scanpy.tl.leiden(adata, resolution=0.7, flavor="igraph", n_iterations=2)
     scanpy.tl.umap(adata)
     return adata.obs["leiden"].to_numpy().astype(str), adata.obsm["X_umap"].copy()
 
@@ -339,7 +339,7 @@ markers[markers["group"] == "cluster 0"]
 # %% [markdown]
 # Which cells are these? The genes by which immunologists tell blood cells apart have been known for
 # long, and we look for them among those marked. A cluster gets the name of the cells whose markers
-# are raised in it the most.
+# are raised in it the most; a gene that is not marked counts as not raised.
 
 # %%
 KNOWN = {
@@ -350,20 +350,21 @@ KNOWN = {
     "NK cells": "NKG7 GNLY PRF1 GZMB".split(),
     "classical monocytes": "LYZ S100A8 S100A9 FCN1".split(),
     "CD16+ monocytes": "FCGR3A C1QA LST1".split(),
-    "dendritic cells": "FCER1A CLEC10A HLA-DQA1".split(),
+    "dendritic cells (cDC1)": "IRF8 CPVL".split(),
+    "dendritic cells (cDC2)": "FCER1A CLEC10A".split(),
     "progenitors": "SPINK2 PRSS57 EGFL7".split(),
 }
 kind_of = {}
 for cluster in np.unique(counts.obs["cluster"]):
     mine = markers[markers["group"] == cluster]
-    lfc = dict(zip(mine["gene"].tolist(), mine["lfc_mean"].tolist()))
-    raised = {kind: np.mean([lfc[gene] for gene in genes]) for kind, genes in KNOWN.items()}
-    kind_of[cluster] = max(raised, key=raised.get)
-    higher = mine[mine["is_de"] & (mine["lfc_mean"] > 0)]["gene"]
+    higher = mine[mine["is_de"] & (mine["lfc_mean"] > 0)]
+    lfc = dict(zip(higher["gene"], higher["lfc_mean"]))
+    raised = {kind: np.mean([lfc.get(g, 0.0) for g in genes]) for kind, genes in KNOWN.items()}
+    kind_of[cluster] = max(raised, key=raised.get) if any(raised.values()) else "unknown"
     types, n = np.unique(counts.obs["type"][counts.obs["cluster"] == cluster], return_counts=True)
     print(f"{cluster}, {n.sum():>3} cells: {kind_of[cluster]}")
-    print(f"    highest:   {' '.join(higher[:8])}")
-    print(f"    known:     {' '.join(g for g in KNOWN[kind_of[cluster]] if g in higher)}")
+    print(f"    highest:   {' '.join(higher['gene'][:8])}")
+    print(f"    known:     {' '.join(g for g in KNOWN.get(kind_of[cluster], ()) if g in lfc)}")
     print(f"    annotated: {types[n.argmax()]} ({n.max() / n.sum():.0%} of them)")
 
 # %% [markdown]
