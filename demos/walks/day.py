@@ -220,8 +220,9 @@ show.save(
 # ## 9:30. Embed, and see
 #
 # `latent` gives each cell's place in the latent space. From there on it is scanpy's world: graph of
-# neighbours, leiden clusters (`resolution` says how fine), UMAP. `to_anndata` makes the object that its functions take. (Tell
-# them `use_rep="X_scVI"`, or they compute principal components of the counts.)
+# neighbours, leiden clusters (`resolution` says how fine they are), UMAP. `to_anndata` makes the
+# object that its functions take. (Tell them `use_rep="X_scVI"`, or they compute principal components
+# of the counts.)
 #
 # In a terminal (or `--out morning.h5ad`, for scanpy):
 #
