@@ -189,8 +189,8 @@ class DifferentialExpression:
       lfc_median         over pairs
       probability_error  Monte Carlo standard error, sqrt(p (1 - p) / n): pairs are independent
 
-    mode, n_samples and fdr are as asked for; groups: a `Groups` for each comparison, with the delta
-    that "change" used there.
+    mode, n_samples and fdr are as asked for; groups: a `Groups` for each comparison that has rows
+    here, with the delta that "change" used there.
 
     A Bayes factor is no p-value, and `fdr` no promise about repeated experiments: both are what
     this model believes, given these cells. Cells of one donor are no independent witnesses of what
@@ -215,12 +215,15 @@ class DifferentialExpression:
     def _of_rows(self, rows) -> DifferentialExpression:
         """The table of the rows of a slice, a mask, positions or one position."""
         chosen = np.atleast_1d(np.arange(len(self))[rows])
+        columns = {name: column[chosen] for name, column in self.columns.items()}
+        compared = set(zip(columns["group"].tolist(), columns["comparison"].tolist()))
+        there = [groups for groups in self.groups if (groups.a, groups.b) in compared]
         return DifferentialExpression(
-            {name: column[chosen] for name, column in self.columns.items()},
+            columns,
             mode=self.mode,
             n_samples=self.n_samples,
             fdr=self.fdr,
-            groups=self.groups,
+            groups=there or self.groups,
         )
 
     def __len__(self) -> int:
@@ -328,6 +331,8 @@ class DifferentialExpression:
             axes.axis("off")
         for axes, (groups, table) in zip(panels, parts):
             table._draw(axes, groups, n_labels if len(parts) == 1 else n_labels // 2)
+            if self.mode == "change" and len(parts) > 1:  # else the legend says it
+                table._write_numbers(axes)
         if self.mode == "change":
             _legend(figure, *parts[0], is_only=len(parts) == 1)
         if path is None:
@@ -354,8 +359,6 @@ class DifferentialExpression:
         for side in (-1, 1):
             chosen = np.flatnonzero(np.where(x > 0, 1, -1) == side)[: n_labels // 2]
             _name_genes(axes, self["gene"][chosen], x[chosen], y[chosen], side * reach)
-        if self.mode == "change" and len(self.groups) > 1:  # else the legend says it
-            self._write_numbers(axes)
 
     def _draw_marked(self, axes, x, y, groups: Groups) -> None:
         """The genes of mode "change" in three colours, and delta to either side."""

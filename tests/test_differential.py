@@ -743,6 +743,11 @@ def test_rows_of_a_table_and_its_other_forms(labelled):
     assert text.count("... 37 more") == 3
     page = table._repr_html_()
     assert page.count("<table>") == 3 and page.count("<tr>") == 3 * 4 and "<td>g" in page
+    one = table[table["group"] == "one"]
+    assert [groups.a for groups in one.groups] == ["one"]
+    assert "... 30 more" in str(one) and str(one) == one.head(10)  # as of a table of one comparison
+    legend = one.volcano().legends[0]
+    assert "higher in one (" in legend.get_texts()[2].get_text()
     assert str(table[:0]) == "no rows" and "no rows" in table[:0]._repr_html_()
 
 

@@ -231,16 +231,17 @@ show.save(
 
 # %%
 def with_scanpy(adata, space):
-    """Clusters of the cells (n_cells,), and their places in the plane (n_cells, 2)."""
+    """Clusters (n_cells,), numbered by size, and places in the plane (n_cells, 2)."""
     scanpy.pp.neighbors(adata, use_rep=space)
     scanpy.tl.leiden(adata, resolution=0.7, flavor="igraph", n_iterations=2)
     scanpy.tl.umap(adata)
-    return adata.obs["leiden"].to_numpy().astype(str), adata.obsm["X_umap"].copy()
+    by_size = adata.obs["leiden"].value_counts().index.tolist()
+    return np.array([by_size.index(c) for c in adata.obs["leiden"]]), adata.obsm["X_umap"].copy()
 
 
 def without_scanpy(z):
     """The same by other means."""
-    return kmeans(z, 8).astype(str), tsne(z, n_steps=100 if QUICK else 400)
+    return kmeans(z, 8), tsne(z, n_steps=100 if QUICK else 400)
 
 
 z = model.latent(counts)
@@ -254,7 +255,7 @@ else:
     adata.obsm["X_scVI"] = z
     _, plane_of_components = with_scanpy(adata, "X_pca")
     cluster, plane = with_scanpy(adata, "X_scVI")
-counts.obs["cluster"] = np.char.add("cluster ", cluster)
+counts.obs["cluster"] = np.char.add("cluster ", cluster.astype(str))
 
 
 # %%
