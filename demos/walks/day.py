@@ -151,7 +151,7 @@ counts
 # train without an error. Look at the names above: cells should be barcodes, genes genes. `read`
 # warns where it looks otherwise, as in the next cell, which turns the folder on purpose. *Cells
 # without metadata*: the names in the table are not those of the folder (a suffix `-1`, a prefix of
-# the sample); `read` counts them in a warning.
+# the sample); `read` counts them in a warning, and refuses a table that has none of the cells.
 
 # %%
 wrong = read(day / "morning", transpose=True)
@@ -547,6 +547,7 @@ print("as saved, so loaded:", np.array_equal(again.latent(second), z_second))
 if anndata is not None:
     adata = counts.to_anndata()
     adata.obsm["X_scVI"] = z
+    adata.obsm["X_tsne" if scanpy is None else "X_umap"] = plane
     adata.obs["kind"] = [kind_of[cluster] for cluster in counts.obs["cluster"]]
     adata.write_h5ad(day / "morning.h5ad")
     print(adata)
