@@ -1,7 +1,7 @@
 """`python -m demos` lists the demos, `python -m demos NAME [--quick] [--out DIR]` runs one.
 
 The name `all` stands for all of them. `python -m demos notebooks [NAME ...]` makes the notebooks of
-the lessons in demos/lessons (notebooks.py).
+the lessons in demos/lessons, and of the walk in demos/walks (notebooks.py).
 
 A demo is a module with a docstring (the lesson; its first line is the list's) and `run(options)`,
 which prints numbers and saves pictures through demos/show.py. `add_options(parser)` is for those
@@ -37,6 +37,7 @@ DEMOS = (
     "differential_expression",
     "tsne",
     "geneex",
+    "day",
 )
 
 
@@ -51,11 +52,14 @@ def available() -> list[str]:
 
 
 def list_demos() -> None:
-    """Print one line a demo."""
-    print(__doc__.splitlines()[0], end="\n\n")
+    """Print how demos are run, and one line for each."""
+    print(__doc__.partition("\n\nA demo is a module")[0], end="\n\n")
     for name in available():
         print(f"  {name:<26}{load(name).__doc__.splitlines()[0]}")
-    print(f"\nlessons, as scripts and notebooks in demos/lessons: {', '.join(notebooks.lessons())}")
+    print("\nwhat a demo takes: python -m demos NAME --help")
+    lessons = ", ".join(notebooks.scripts(notebooks.LESSONS))
+    print(f"lessons, as scripts and notebooks in demos/lessons: {lessons}")
+    print("the demo day as a notebook: demos/walks/day.ipynb")
 
 
 def run_demo(name: str, arguments: list[str]) -> None:
@@ -96,10 +100,10 @@ def run_demo(name: str, arguments: list[str]) -> None:
 
 def main(arguments: list[str]) -> int:
     """The command line. Returns the exit code."""
-    if not arguments:
+    name, *rest = arguments or ["--help"]
+    if name in ("-h", "--help", "help", "list"):
         list_demos()
         return 0
-    name, rest = arguments[0], arguments[1:]
     if name == "notebooks":
         return notebooks.main(rest)
     if name == "all":
@@ -112,7 +116,9 @@ def main(arguments: list[str]) -> int:
         return 0
     if name not in available():
         print(
-            f"there is no demo {name!r}; there are: {', '.join(available())}, all", file=sys.stderr
+            f"there is no demo {name!r}; there are: {', '.join(available())}, all "
+            "(the name comes first, options after it)",
+            file=sys.stderr,
         )
         return 2
     run_demo(name, rest)

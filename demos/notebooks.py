@@ -1,10 +1,11 @@
-"""`python -m demos notebooks [NAME ...]` makes the notebooks of the lessons: all, or those named.
+"""`python -m demos notebooks [NAME ...]` makes the notebooks of lessons and walks: all, or some.
 
 A lesson, demos/lessons/NAME.py, is a script in the percent format: `# %%` begins a cell of code and
-`# %% [markdown]` a cell of text. jupytext turns it into a notebook, nbclient runs that, and what
-comes out, with numbers and pictures, is demos/lessons/NAME.ipynb. Two runs of one lesson give the
-same file, as far as the lesson computes the same: what would differ anyway (the times at which
-cells ran, names of cells drawn at random, the version of Python) is left out.
+`# %% [markdown]` a cell of text. So is a walk, demos/walks/NAME.py, which has nothing to fill in.
+jupytext turns it into a notebook, nbclient runs that, and what comes out, with numbers and
+pictures, is NAME.ipynb beside it. Two runs of one script give the same file, as far as it computes
+the same: what would differ anyway (the times at which cells ran, names of cells drawn at random,
+the version of Python) is left out.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ import sys
 import time
 from pathlib import Path
 
-FOLDER = Path(__file__).parent / "lessons"
+LESSONS = Path(__file__).parent / "lessons"
+WALKS = Path(__file__).parent / "walks"
 ROOT = Path(__file__).parents[1]
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 SECONDS = 600  # a cell that takes longer is stopped
 
 
-def lessons() -> list[str]:
-    """The names of the lessons: the files of demos/lessons that have cells."""
-    scripts = sorted(FOLDER.glob("*.py"))
-    return [path.stem for path in scripts if "\n# %%" in path.read_text(encoding="utf-8")]
+def scripts(*folders: Path) -> dict[str, Path]:
+    """The files of folders that have cells, by their names; of LESSONS and WALKS by default."""
+    files = [path for folder in folders or (LESSONS, WALKS) for path in sorted(folder.glob("*.py"))]
+    return {path.stem: path for path in files if "\n# %%" in path.read_text(encoding="utf-8")}
 
 
 def notebook_of(script: str):
@@ -70,13 +72,12 @@ def execute(notebook, folder: Path) -> None:
     notebook.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
 
 
-def make(name: str) -> Path:
-    """Write the executed notebook of a lesson beside its script; returns its path."""
+def make(script: Path) -> Path:
+    """Write the executed notebook of a script beside it; returns its path."""
     import nbformat
 
-    script = FOLDER / f"{name}.py"
     notebook = notebook_of(script.read_text(encoding="utf-8"))
-    execute(notebook, FOLDER)
+    execute(notebook, script.parent)
     path = script.with_suffix(".ipynb")
     nbformat.write(notebook, path)
     return path
@@ -84,16 +85,18 @@ def make(name: str) -> Path:
 
 def main(arguments: list[str]) -> int:
     """The command line. Returns the exit code."""
+    there = scripts()
     parser = argparse.ArgumentParser(
         prog="python -m demos notebooks",
-        description="Run the lessons and write their notebooks, demos/lessons/NAME.ipynb.",
+        description="Run lessons and walks, and write their notebooks beside their scripts, as "
+        f"demos/lessons/NAME.ipynb. There are: {', '.join(there)}.",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="a lesson (default: all)")
-    names = parser.parse_args(arguments).names or lessons()
-    unknown = [name for name in names if name not in lessons()]
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a lesson or walk (default: all)")
+    names = parser.parse_args(arguments).names or list(there)
+    unknown = [name for name in names if name not in there]
     if unknown:
         print(
-            f"there is no lesson {unknown[0]!r}; there are: {', '.join(lessons())}",
+            f"there is no lesson or walk {unknown[0]!r}; there are: {', '.join(there)}",
             file=sys.stderr,
         )
         return 2
@@ -111,7 +114,7 @@ def main(arguments: list[str]) -> int:
     for name in names:
         started = time.perf_counter()
         try:
-            path = make(name)
+            path = make(there[name])
         except (CellExecutionError, CellTimeoutError) as error:
             print(f"{name}: a cell failed, and no notebook was written\n{error}", file=sys.stderr)
             return 1

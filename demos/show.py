@@ -9,6 +9,7 @@ from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 
 from minigrad import picture
+from minigrad.notebook import as_picture
 from models.report import COLORS, MARKERS, legend, scatter
 
 __all__ = [
@@ -29,7 +30,7 @@ RED = COLORS[5]
 def figure(n_rows: int = 1, n_columns: int = 1, width: float = 4.2, height: float = 3.6):
     """(Figure, array of axes (n_rows, n_columns)); sizes in inches a panel."""
     f = Figure(figsize=(width * n_columns, height * n_rows), layout="constrained")
-    return f, f.subplots(n_rows, n_columns, squeeze=False)
+    return as_picture(f), f.subplots(n_rows, n_columns, squeeze=False)
 
 
 def mark_quick(path: Path) -> None:
@@ -47,11 +48,14 @@ def mark_quick(path: Path) -> None:
     f.savefig(path, dpi=100)
 
 
-def save(f: Figure, out: Path, name: str, caption: str) -> None:
-    """Write `out/NAME.png` and, for the page, its caption."""
+def save(f: Figure, out: Path, name: str, caption: str) -> Figure:
+    """Write `out/NAME.png` and, for the page, its caption; returns the figure, which a notebook
+    shows.
+    """
     f.savefig(out / f"{name}.png", dpi=110)
     (out / f"{name}.caption").write_text(caption + "\n", encoding="utf-8")
     print(f"picture {name}.png: {caption}")
+    return f
 
 
 def graph(output, made_from, words, names=None) -> Figure:
@@ -82,4 +86,4 @@ def graph(output, made_from, words, names=None) -> Figure:
         kind = "operation" if made_from(node) else "leaf"
         named = [name_of[id(node)]] if id(node) in name_of else []
         texts.append(([*named, *words(node)], "output" if node is output else kind))
-    return picture.figure_of(*picture.layout(texts, sorted(edges)))
+    return as_picture(picture.figure_of(*picture.layout(texts, sorted(edges))))

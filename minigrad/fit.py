@@ -87,7 +87,7 @@ import numpy as np
 
 from minigrad import backend, optim
 from minigrad.data import NOISE, VALIDATION
-from minigrad.notebook import as_frame, as_html
+from minigrad.notebook import as_frame, as_html, as_picture
 from minigrad.tensor import no_grad
 from minigrad.training import Run, prepare
 
@@ -212,7 +212,8 @@ def fit(
 class History:
     """What training recorded: `history["train_loss"]` is a list, one entry for each epoch.
 
-    names: what there is. interrupted: whether Ctrl-C ended the training.
+    names: what there is, and what `for name in history` goes through; `len(history)` is the number
+    of epochs. interrupted: whether Ctrl-C ended the training.
     """
 
     interrupted = False
@@ -229,6 +230,9 @@ class History:
         if name not in self.columns:
             raise KeyError(f"history has no {name!r}; it has {self.names}")
         return self.columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
 
     def __contains__(self, name):
         return name in self.columns
@@ -265,8 +269,12 @@ class History:
         from matplotlib.figure import Figure
 
         names = [name for name in self.names if name.startswith(("train_", "validation_"))]
-        figure = Figure(figsize=(4.2 * len(names), 3.2), layout="constrained")
-        all_axes = figure.subplots(1, len(names), squeeze=False)[0]
+        n_columns = min(len(names), 2)  # what a notebook or a page has room for
+        n_rows = -(-len(names) // 2)
+        figure = Figure(figsize=(4.2 * n_columns, 3.0 * n_rows), layout="constrained")
+        all_axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+        for axes in all_axes[len(names) :]:
+            axes.remove()
         for axes, name in zip(all_axes, names):
             axes.plot(self["epoch"], self[name], color="#0072B2")
             unit = " (nats a row)" if "elbo" in name else ""  # models use natural logarithms
@@ -279,6 +287,6 @@ class History:
                 margin = 0.08 * (max(shown) - min(shown))
                 axes.set_ylim(min(shown) - margin, max(shown) + margin)
         if path is None:
-            return figure
+            return as_picture(figure)
         figure.savefig(path, dpi=120)
         return path

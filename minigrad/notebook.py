@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import html
 import importlib
+import io
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 
@@ -37,6 +39,22 @@ def as_html(header: Sequence[str], rows: Iterable[Sequence[Any]], caption: str =
     for row in rows:
         parts.append("<tr>" + "".join(f"<td>{html.escape(short(value))}" for value in row))
     return "".join([*parts, "</table>"])
+
+
+def as_picture(figure: Any) -> Any:
+    """The same matplotlib Figure, which notebooks now show as a picture.
+
+    By themselves they show `<Figure size ...>` until pyplot has drawn something, and nobody who was
+    given a figure needs pyplot.
+    """
+    figure._repr_png_ = partial(_png, figure)
+    return figure
+
+
+def _png(figure: Any) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 def short(value: Any) -> str:

@@ -49,7 +49,7 @@ import numpy as np
 from minigrad import backend, boxes, picture
 from minigrad.backend import Array
 from minigrad.fused import Fused
-from minigrad.notebook import as_frame, as_html
+from minigrad.notebook import as_frame, as_html, as_picture
 from minigrad.table import Primitive
 from minigrad.tape import Step, all_finite, computed, shape_of, steps_of, tape
 from minigrad.tensor import Tensor
@@ -317,7 +317,7 @@ def draw(output: Tensor, path: Any = None, names: Any = None, gradient: Array | 
     """
     figure = picture.figure_of(*layout(output, names, gradient))
     if path is None:
-        return figure
+        return as_picture(figure)
     figure.savefig(path, dpi=picture.DPI)
     return path
 

@@ -54,7 +54,7 @@ from scipy import sparse
 
 from minigrad import checkpoint
 from minigrad.checkpoint import whole_file
-from minigrad.notebook import as_frame
+from minigrad.notebook import as_frame, as_picture
 from minigrad.progress import bar as bar_of
 from models import guarded, locks, runs, trial
 from models.counts import as_matrix, batch_codes, library_size
@@ -282,7 +282,7 @@ class Comparison:
         """
         figure = _drawn(self)
         if path is None:
-            return figure
+            return as_picture(figure)
         figure.savefig(path, dpi=130)
         return path
 

@@ -127,7 +127,7 @@ from minigrad import backend
 from minigrad.backend import Array
 from minigrad.data import Blocks, pieces, take_rows
 from minigrad.fit import evaluating
-from minigrad.notebook import as_frame, as_html, short
+from minigrad.notebook import as_frame, as_html, as_picture, short
 from minigrad.tensor import Tensor
 from models.counts import is_missing, library_size, moments
 from models.files import warn_of_formulas
@@ -157,7 +157,9 @@ class DifferentialExpression:
     """Genes compared between two groups of cells a and b, one per row, best first.
 
     `table["lfc_mean"]` is a column, and `table[table["is_de"]]` or `table[:20]` a table of some
-    rows. Several comparisons stand one below the other. columns, a dict of arrays (n_rows,):
+    rows; as in pandas, `for name in table` goes through the names of columns, and `len(table)` is
+    the number of rows. Several comparisons stand one below the other. columns, a dict of arrays
+    (n_rows,):
       group, comparison  names of a and b: labels, or "a" and "b" for masks; "rest" for all other
                          cells
       gene               name
@@ -187,8 +189,8 @@ class DifferentialExpression:
       lfc_median         over pairs
       probability_error  Monte Carlo standard error, sqrt(p (1 - p) / n): pairs are independent
 
-    mode, n_samples and fdr are as asked for; groups: a `Groups` for each comparison, with the delta
-    that "change" used there.
+    mode, n_samples and fdr are as asked for; groups: a `Groups` for each comparison that has rows
+    here, with the delta that "change" used there.
 
     A Bayes factor is no p-value, and `fdr` no promise about repeated experiments: both are what
     this model believes, given these cells. Cells of one donor are no independent witnesses of what
@@ -213,16 +215,25 @@ class DifferentialExpression:
     def _of_rows(self, rows) -> DifferentialExpression:
         """The table of the rows of a slice, a mask, positions or one position."""
         chosen = np.atleast_1d(np.arange(len(self))[rows])
+        columns = {name: column[chosen] for name, column in self.columns.items()}
+        compared = set(zip(columns["group"].tolist(), columns["comparison"].tolist()))
+        there = [groups for groups in self.groups if (groups.a, groups.b) in compared]
         return DifferentialExpression(
-            {name: column[chosen] for name, column in self.columns.items()},
+            columns,
             mode=self.mode,
             n_samples=self.n_samples,
             fdr=self.fdr,
-            groups=self.groups,
+            groups=there or self.groups,
         )
 
     def __len__(self) -> int:
         return len(self.columns["gene"])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.columns
 
     @property
     def delta(self) -> float | None:
@@ -320,10 +331,12 @@ class DifferentialExpression:
             axes.axis("off")
         for axes, (groups, table) in zip(panels, parts):
             table._draw(axes, groups, n_labels if len(parts) == 1 else n_labels // 2)
+            if self.mode == "change" and len(parts) > 1:  # else the legend says it
+                table._write_numbers(axes)
         if self.mode == "change":
             _legend(figure, *parts[0], is_only=len(parts) == 1)
         if path is None:
-            return figure
+            return as_picture(figure)
         figure.savefig(path, dpi=150)
         return path
 
@@ -346,8 +359,6 @@ class DifferentialExpression:
         for side in (-1, 1):
             chosen = np.flatnonzero(np.where(x > 0, 1, -1) == side)[: n_labels // 2]
             _name_genes(axes, self["gene"][chosen], x[chosen], y[chosen], side * reach)
-        if self.mode == "change" and len(self.groups) > 1:  # else the legend says it
-            self._write_numbers(axes)
 
     def _draw_marked(self, axes, x, y, groups: Groups) -> None:
         """The genes of mode "change" in three colours, and delta to either side."""

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "demos" / "lessons"
+WALKS = ROOT / "demos" / "walks"
 NAMES = [
     path.stem
     for path in sorted(FOLDER.glob("*.py"))
@@ -35,9 +36,9 @@ class Cell(NamedTuple):
     text: str
 
 
-def cells(name) -> list[Cell]:
-    """The cells of a lesson's script, in order; what stands before the first `# %%` is none."""
-    script = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
+def cells(name, folder=FOLDER) -> list[Cell]:
+    """The cells of a script, in order; what stands before the first `# %%` is none."""
+    script = (folder / f"{name}.py").read_text(encoding="utf-8")
     parts = re.split(r"^# %%(.*)\n", script, flags=re.M)[1:]
     found = []
     for heading, body in zip(parts[::2], parts[1::2]):

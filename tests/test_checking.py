@@ -680,9 +680,21 @@ def test_a_wrong_primitive_is_listed(table, monkeypatch, capsys):
     )
 
 
+def test_a_question_for_help_checks_nothing(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert caught.value.code == 0 and "difference quotients" in text
+    assert "examples in" not in text
+    with pytest.raises(SystemExit) as caught:
+        main(["exp"])
+    assert caught.value.code == 2 and "examples in" not in capsys.readouterr().out
+
+
 def test_python_m_ends_with_the_status(table, monkeypatch):
     for name in set(PRIMITIVES) - {"exp"}:
         del PRIMITIVES[name]
+    monkeypatch.setattr(sys, "argv", ["checking.py"])
     monkeypatch.delitem(sys.modules, "minigrad.checking")
     with pytest.raises(SystemExit) as caught:
         runpy.run_module("minigrad.checking", run_name="__main__")

@@ -294,6 +294,7 @@ def test_the_picture_shows_every_row_that_did_not_fail(of_nb, tmp_path):
     table = Comparison(rows, table.n_held_out, 1)
     figure = table.plot()
     assert isinstance(figure, Figure) and len(figure.axes) == 3
+    assert figure._repr_png_().startswith(b"\x89PNG")  # what a notebook shows
     names = [
         text.get_text().removesuffix("  (to take)") for text in figure.axes[0].get_yticklabels()
     ]

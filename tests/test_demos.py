@@ -72,6 +72,25 @@ def test_main_job_leaves_its_files(out):
     assert "held-out ELBO" in (out / "scvi.txt").read_text()
 
 
+@pytest.mark.parametrize("words", [[], ["list"], ["help"], ["--help"], ["-h"]])
+def test_a_question_for_help_lists_the_demos(words, capsys):
+    from demos.__main__ import available, main
+
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert not said.err
+    assert re.findall(r"^  (\w+)  ", said.out, flags=re.M) == available()
+    assert "--quick" in said.out and "python -m demos NAME --help" in said.out
+    assert "A demo is a module" not in said.out  # that is for who writes one
+
+
+def test_options_before_the_name_are_an_error_that_says_where_they_belong(capsys):
+    from demos.__main__ import main
+
+    assert main(["--quick", "scvi"]) == 2
+    assert "the name comes first" in capsys.readouterr().err
+
+
 def test_unknown_demo_is_an_error_that_lists_them():
     run = subprocess.run(
         [sys.executable, "-m", "demos", "nonsense"], cwd=ROOT, capture_output=True, text=True

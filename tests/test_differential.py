@@ -733,7 +733,9 @@ def test_rows_of_a_table_and_its_other_forms(labelled):
     with pytest.raises(IndexError):
         table[999]
     frame = table.to_frame()
-    assert list(frame.columns) == list(table.columns) and len(frame) == 120
+    assert list(frame) == list(table) == list(table.columns)  # as pandas has it
+    assert len(frame) == len(table) == 120
+    assert "lfc_mean" in table and "no_such_column" not in table
     assert frame["is_de"].dtype == bool and frame["gene"][7] == table["gene"][7]
     text = str(table)
     for groups in table.groups:
@@ -741,6 +743,11 @@ def test_rows_of_a_table_and_its_other_forms(labelled):
     assert text.count("... 37 more") == 3
     page = table._repr_html_()
     assert page.count("<table>") == 3 and page.count("<tr>") == 3 * 4 and "<td>g" in page
+    one = table[table["group"] == "one"]
+    assert [groups.a for groups in one.groups] == ["one"]
+    assert "... 30 more" in str(one) and str(one) == one.head(10)  # as of a table of one comparison
+    legend = one.volcano().legends[0]
+    assert "higher in one (" in legend.get_texts()[2].get_text()
     assert str(table[:0]) == "no rows" and "no rows" in table[:0]._repr_html_()
 
 

@@ -12,11 +12,15 @@ from tests import lessons
 
 ROOT = Path(__file__).resolve().parent.parent
 every_lesson = pytest.mark.parametrize("name", lessons.NAMES)
+# A walk is a notebook as well, but has nothing to fill in; tests/test_demos.py runs it.
+every_notebook = pytest.mark.parametrize(
+    "name, folder", [*((name, lessons.FOLDER) for name in lessons.NAMES), ("day", lessons.WALKS)]
+)
 
 
-def notebook(name):
-    """The notebook of a lesson, as it lies in the repository."""
-    path = lessons.FOLDER / f"{name}.ipynb"
+def notebook(name, folder=lessons.FOLDER):
+    """The notebook of a lesson or walk, as it lies in the repository."""
+    path = folder / f"{name}.ipynb"
     assert path.exists(), f"{path.name} is missing: run python -m demos notebooks {name}"
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -32,19 +36,19 @@ def test_a_lesson_runs_as_a_script(name):
     assert "not yet" in run.stdout  # nothing is filled in, and the check says so
 
 
-@every_lesson
-def test_the_notebook_says_what_the_script_says(name):
+@every_notebook
+def test_the_notebook_says_what_the_script_says(name, folder):
     """Read by the tests' own few lines, and not by jupytext, which made the notebook."""
     made = [
         lessons.Cell(cell["cell_type"] == "code", "".join(cell["source"]).strip())
-        for cell in notebook(name)["cells"]
+        for cell in notebook(name, folder)["cells"]
     ]
-    assert made == lessons.cells(name), f"run python -m demos notebooks {name}"
+    assert made == lessons.cells(name, folder), f"run python -m demos notebooks {name}"
 
 
-@every_lesson
-def test_the_notebook_was_run_whole_and_shows_pictures(name):
-    cells = [cell for cell in notebook(name)["cells"] if cell["cell_type"] == "code"]
+@every_notebook
+def test_the_notebook_was_run_whole_and_shows_pictures(name, folder):
+    cells = [cell for cell in notebook(name, folder)["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert not [output for output in outputs if output["output_type"] == "error"]
@@ -54,9 +58,9 @@ def test_the_notebook_was_run_whole_and_shows_pictures(name):
     assert sum(map(len, pictures)) < 2_000_000, "pictures are to be small"
 
 
-@every_lesson
-def test_the_notebook_holds_nothing_that_changes_by_itself(name):
-    made = notebook(name)
+@every_notebook
+def test_the_notebook_holds_nothing_that_changes_by_itself(name, folder):
+    made = notebook(name, folder)
     assert made["metadata"]["language_info"] == {"name": "python"}
     assert all(cell["metadata"] == {} for cell in made["cells"])
 
@@ -91,7 +95,7 @@ def demos(*arguments):
 def test_an_unknown_lesson_is_an_error_that_lists_them():
     run = demos("notebooks", "nonsense")
     assert run.returncode == 2
-    assert "there is no lesson 'nonsense'" in run.stderr and lessons.NAMES[0] in run.stderr
+    assert "there is no lesson or walk 'nonsense'" in run.stderr and lessons.NAMES[0] in run.stderr
 
 
 def test_missing_packages_are_named_with_what_to_install(monkeypatch, capsys):
@@ -107,7 +111,8 @@ def test_a_cell_that_fails_is_shown_and_the_old_notebook_stays(monkeypatch, caps
     pytest.importorskip("ipykernel")
     from demos import notebooks
 
-    monkeypatch.setattr(notebooks, "FOLDER", tmp_path)
+    monkeypatch.setattr(notebooks, "LESSONS", tmp_path)
+    monkeypatch.setattr(notebooks, "WALKS", tmp_path)
     (tmp_path / "faulty.py").write_text("# A lesson.\n# %%\nprint(1 // 0)\n")
     (tmp_path / "faulty.ipynb").write_text("the old one")
     assert notebooks.main([]) == 1
@@ -118,7 +123,8 @@ def test_a_cell_that_fails_is_shown_and_the_old_notebook_stays(monkeypatch, caps
 
 def test_notebooks_and_scripts_are_part_of_what_is_installed():
     text = (ROOT / "setup.cfg").read_text()
-    assert "\n    demos.lessons\n" in text and "demos.lessons = *.ipynb" in text
+    for package in ("demos.lessons", "demos.walks"):
+        assert f"\n    {package}\n" in text and f"{package} = *.ipynb" in text
 
 
 def test_a_notebook_is_the_same_each_time_it_is_made():

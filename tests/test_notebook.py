@@ -1,5 +1,6 @@
 """What objects show in a notebook: texts of data are escaped, and nothing is left out."""
 
+import pickle
 import sys
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -62,6 +63,28 @@ def test_histories_as_frame_and_html():
     assert "8 epochs" in page and "<td>8<td>3.5" in page and "<td>3<td>" not in page
     assert "0 epochs" in History()._repr_html_()
     assert as_frame({"a": [1, 2]})["a"].tolist() == [1, 2]
+
+
+def test_going_through_a_history_gives_the_names_of_its_columns():
+    columns = {"epoch": [1, 2, 3], "train_loss": [0.5, 0.4, 0.3]}
+    history = History(columns)
+    assert list(history) == list(pandas.DataFrame(columns)) == ["epoch", "train_loss"]
+    assert {name: history[name] for name in history} == columns
+    assert len(history) == 3
+
+
+@pytest.mark.filterwarnings("ignore:group ")
+def test_a_figure_is_a_picture_in_a_notebook_that_never_used_pyplot():
+    """IPython asks an object for `_repr_png_` where it knows nothing of its class."""
+    x = Tensor([1.0, 2.0], requires_grad=True)
+    counts = np.random.default_rng(0).poisson(2.0, (40, 6)).astype(np.float32)
+    model = SCVI(6, n_latent=2)
+    history = model.fit(counts, epochs=2, progress=False)
+    table = model.differential_expression(counts, np.arange(40) < 20, n_samples=40)
+    for figure in (history.plot(), table.volcano(), trace.draw(np.sum(np.exp(x)))):
+        png = figure._repr_png_()
+        assert png.startswith(b"\x89PNG") and len(png) > 2000
+        assert len(pickle.loads(pickle.dumps(figure)).axes) == len(figure.axes)
 
 
 def test_a_tensor_says_shape_and_dtype():
