@@ -3,13 +3,15 @@
     python -m tests.exercises [ANSWERS]
 
 One line for each exercise: done, missing (with what to write), or wrong (with a hint). ANSWERS is the file with your
-answers. The exit status is 0 if none is wrong, 1 if one is or if the file cannot be loaded, 130 after Ctrl-C.
+answers; where it is empty, the lines say what each exercise is to be called and takes. The exit status is 0 if none is
+wrong, 1 if one is or if the file cannot be loaded, 130 after Ctrl-C.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+from models.streams import kept_going
 from tests.exercises.checks import EXERCISES
 from tests.exercises.judge import BrokenAnswers, Verdict, verdicts
 
@@ -36,11 +38,22 @@ def main(arguments=None) -> int:
         found = (Verdict(name, "missing", text) for name, text in EXERCISES.items())
     else:
         parser.error(f"{path}: no such file")
+    with kept_going() as output:
+        return report(found, path, output)
+
+
+def report(found, path: Path, output) -> int:
+    """Print the verdicts as they come, and how many of each kind; returns the exit status.
+
+    output: the standard output; once nobody reads it any more, as after `| head`, no more is judged.
+    """
     counted = {"done": 0, "missing": 0, "wrong": 0}
     try:
         for name, status, text in found:
             counted[status] += 1
             print(f"{name:<26}{status}{': ' if text else ''}{text}", flush=True)
+            if output.error is not None:
+                break
     except BrokenAnswers as error:
         print(f"{path} cannot be loaded: {error}", file=sys.stderr)
         return 1

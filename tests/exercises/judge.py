@@ -45,6 +45,7 @@ def hint(name: str, answer, path: Path | None = None) -> str:
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings():  # judged by what comes of it
             warnings.simplefilter("ignore")
+            checks.demand_ones_own(answer)
             getattr(checks, f"check_{name}")(answer)
     except checks.Wrong as error:
         return in_one_line(str(error))

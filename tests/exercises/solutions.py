@@ -20,7 +20,7 @@ def backward_keeping(loss, inner):
     gradients = grad(loss, inner)  # before backward(), which uses the graph up
     loss.backward()
     for t, g in zip(inner, gradients):
-        t.grad = g
+        t.grad = g if t.grad is None else t.grad + g
 
 
 def undo_broadcasting(g, shape):

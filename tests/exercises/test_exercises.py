@@ -5,6 +5,7 @@ The learner's own answers are not judged here, but by `python -m tests.exercises
 
 import doctest
 import json
+import os
 import re
 import subprocess
 import sys
@@ -185,3 +186,19 @@ def test_a_file_that_is_not_there_is_wrong_usage(tmp_path):
     with pytest.raises(SystemExit) as stopped:
         command.main([str(tmp_path / "none.py")])
     assert stopped.value.code == 2
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path):
+    """As in `python -m tests.exercises ANSWERS | head -1`."""
+    (tmp_path / "answers.py").write_text("")
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.exercises", tmp_path / "answers.py"],
+        cwd=ROOT,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writer)
+    assert done.returncode == 0 and done.stderr == ""

@@ -3,9 +3,15 @@
 import numpy as np
 from scipy import special
 
-from minigrad import Tensor, backward, grad, nn, primitive
-from minigrad.backward import add_to_grad
-from minigrad.distributions import NegativeBinomial, Normal, kl_divergence
+from minigrad import Tensor, backward, grad, kernels, nn, primitive
+from minigrad.backward import add_to_grad, unbroadcast
+from minigrad.count_likelihoods import zinb_log_prob
+from minigrad.distributions import (
+    NegativeBinomial,
+    Normal,
+    ZeroInflatedNegativeBinomial,
+    kl_divergence,
+)
 from minigrad.tape import tape
 from minigrad.tensor import IMPLEMENTATIONS
 
@@ -36,6 +42,18 @@ def _iw_mean_of_logs(model, x, eps):
             + np.sum(Normal(0.0, 1.0).log_prob(z) - q.log_prob(z), axis=1)
         )
     return -np.mean(total) / len(eps)
+
+
+def _iw_underflowing(model, x, eps):
+    """Right on paper: the mean of the exponentials, which all are 0 where x is improbable."""
+    q = model.encode(x)
+    weights = []
+    for e in eps:
+        z = q.rsample(e)
+        log_q = np.sum(q.log_prob(z), axis=1)
+        log_p_z = np.sum(Normal(0.0, 1.0).log_prob(z), axis=1)
+        weights.append(np.exp(model.log_prob(x, z) + log_p_z - log_q))
+    return -np.mean(np.log(np.mean(np.stack(weights), axis=0)))
 
 
 def _zinb_by_probabilities(x, log_mu, log_theta, zi_logits):
@@ -84,8 +102,16 @@ def _scvi_without_library(model, counts, eps):
 
 
 def _without_kl(model, counts, eps):
-    log_p, _, _ = model.terms(counts, np.zeros(len(counts), int), eps_z=eps)
-    return log_p
+    q, _ = model.inference(counts)
+    codes = np.zeros(len(counts), int)
+    p = model.generative(q.rsample(eps), np.log(counts.sum(axis=1, keepdims=True)), codes)
+    zinb = ZeroInflatedNegativeBinomial(p["log_mu"], p["log_theta"], p["zi_logits"])
+    return np.sum(zinb.log_prob(counts), axis=1)
+
+
+def _scvi_by_terms(model, counts, eps):
+    log_p, kl, _ = model.terms(counts, np.zeros(len(counts), int), eps_z=eps)
+    return log_p - kl
 
 
 def _nesterov(classical):
@@ -112,23 +138,51 @@ def _nesterov(classical):
     return make
 
 
+def _nesterov_with(update):
+    return lambda right: type("Wrong", (right,), {"update": update})
+
+
+def _nesterov_scaled(self, w, g, v):
+    """The learning rate inside the velocity: the same only as long as the rate stays."""
+    v *= self.momentum
+    v -= self.learning_rate * g
+    w += self.momentum * v - self.learning_rate * g
+
+
+def _nesterov_in_place(self, w, g, v):
+    v *= self.momentum
+    v += g
+    g += self.momentum * v
+    w -= self.learning_rate * g
+
+
 # ------------------------------------------------------------------------ the engine's own files
 def _backward_first(loss, inner):
     loss.backward()
     for t, g in zip(inner, grad(loss, inner)):
-        t.grad = g
+        add_to_grad(t, g)
 
 
-def _keeps_with(gradients_of):
+def _keeps_with(gradients_of, put=add_to_grad):
     """The solution with other gradients for the inner Tensors: gradients_of(loss, inner)."""
 
     def answer(loss, inner):
         gradients = gradients_of(loss, inner)
         loss.backward()
         for t, g in zip(inner, gradients):
-            t.grad = g
+            put(t, g)
 
     return answer
+
+
+def _put_in_its_place(t, g):
+    """What was there before is lost."""
+    t.grad = g
+
+
+def _put_first(t, g):
+    """Right in number; the first gradient is not copied."""
+    t.grad = g if t.grad is None else t.grad + g
 
 
 def _shared_gradients(loss, inner):
@@ -152,7 +206,7 @@ def _leaves_replaced(loss, inner):
         leaf.grad = None
     loss.backward()
     for t, g in zip(inner, gradients):
-        t.grad = g
+        add_to_grad(t, g)
 
 
 def _leaves_twice(right):
@@ -170,7 +224,13 @@ def _graph_kept(loss, inner):
     for leaf, g in backward.sweep(loss, np.ones(())):
         add_to_grad(leaf, g)
     for t, g in zip(inner, gradients):
-        t.grad = g
+        add_to_grad(t, g)
+
+
+def _undo_by_grad(g, shape):
+    """What the engine's sweep does when it goes back through np.broadcast_to."""
+    x = Tensor(np.zeros(shape, g.dtype), requires_grad=True)
+    return grad(np.broadcast_to(x, g.shape), x, gradient=g)[0]
 
 
 def _undo_in_place(g, shape):
@@ -268,6 +328,11 @@ def _sorted_by_recursion(right):
     return answer
 
 
+def _by_grad(output, gradient):
+    leaves = [t for t in tape(output) if t.origin is None and t.requires_grad]
+    return dict(zip(leaves, grad(output, leaves, gradient=gradient)))
+
+
 def _sweep_with(change):
     """The solution, and then change(its dict, the output)."""
 
@@ -341,16 +406,22 @@ WRONG = {
         ("the .grad of h, .* is still None", lambda right: lambda loss, inner: loss.backward()),
         (
             "of h is a Tensor",
-            lambda right: _keeps_with(lambda loss, inner: grad(loss, inner, create_graph=True)),
+            lambda right: _keeps_with(
+                lambda loss, inner: grad(loss, inner, create_graph=True), _put_first
+            ),
+        ),
+        (
+            "gradient of h . h, and the 1 that was in its .grad before",
+            lambda right: _keeps_with(grad, _put_in_its_place),
         ),
         (
             "gradient of h:",
             lambda right: _keeps_with(lambda loss, inner: [2.0 * g for g in grad(loss, inner)]),
         ),
-        ("leaf w is still None", lambda right: _swept_once),
+        ("leaf w is still None.*ends at the oldest", lambda right: _swept_once),
         ("gradient of the leaf w: is", _leaves_twice),
-        ("and the 1 that was", lambda right: _leaves_replaced),
-        ("share one array", lambda right: _keeps_with(_shared_gradients)),
+        ("and the 1 that was in x.grad", lambda right: _leaves_replaced),
+        ("share one array", lambda right: _keeps_with(_shared_gradients, _put_first)),
         ("graph is still there", lambda right: _graph_kept),
         ("takes 1 positional", lambda right: lambda loss: loss.backward()),
     ],
@@ -370,6 +441,12 @@ WRONG = {
         ("float32 became float64", lambda right: lambda g, shape: right(g, shape) * np.ones(())),
         ("returns ndarray", lambda right: lambda g, shape: right(_cut(g), shape)),
         ("cannot be given Tensors", lambda right: _undo_by_reduce),
+        (
+            "calls the engine's own unbroadcast",
+            lambda right: lambda g, shape: unbroadcast(g, shape),
+        ),
+        ("the engine's own: unbroadcast of minigrad.backward", lambda right: unbroadcast),
+        ("calls the engine's own sweep", lambda right: _undo_by_grad),
     ],
     "owens_t": [
         ("is 1, that of h", _owens_t(lambda of_h, of_a: (of_a, of_h))),
@@ -407,8 +484,9 @@ WRONG = {
     "out_of_order": [
         ("nothing breaks", lambda right: lambda x: (x * x, 2.0 * x.data)),
         ("nothing breaks", lambda right: lambda x: ((x * x) * x, 2.0 * x.data**2)),
-        ("what grad gives first in", lambda right: lambda x: (x * (x * x), 3.0 * x.data**2)),
-        ("what grad gives first in", lambda right: lambda x: (x * (x * x), x.data**2)),
+        ("27 is what grad gives now", lambda right: lambda x: (x * (x * x), 3.0 * x.data**2)),
+        ("does not give 9 at x = 3", lambda right: lambda x: (x * (x * x), x.data**2)),
+        ("returns nothing", lambda right: lambda x: None),
         ("a pair", lambda right: lambda x: x * (x * x)),
         ("not a Tensor", lambda right: lambda x: (x.data**3, 2.0 * x.data**2)),
     ],
@@ -450,7 +528,9 @@ WRONG = {
             "more than the leaves",
             _sweep_with(lambda found: {**found, Tensor(2.0): np.ones(())}),
         ),
-        ("the engine's own sweep", lambda right: lambda y, g: dict(backward.sweep(y, g))),
+        ("calls the engine's own sweep", lambda right: lambda y, g: dict(backward.sweep(y, g))),
+        ("calls the engine's own sweep", lambda right: _by_grad),
+        ("the engine's own: sweep of minigrad.backward", lambda right: backward.sweep),
         (
             "doubled 12 times",
             _sweep_with(
@@ -474,6 +554,10 @@ WRONG = {
             "second derivative",
             lambda right: lambda g, y, x: right(_cut(g), _cut(y), x),
         ),
+        (
+            "calls the engine's own softmax_backward",
+            lambda right: lambda g, y, x: kernels.softmax_backward(g, y, None, None, x)[0],
+        ),
     ],
     "wrong_rule": [
         ("a pair", lambda right: "huber"),
@@ -489,6 +573,8 @@ WRONG = {
     "Nesterov": [
         ("after step 1:", _nesterov(classical=True)),
         ("resumed from its state_dict, the weights after step 1:", _nesterov(classical=False)),
+        ("halved learning rate, the weights after step 6", _nesterov_with(_nesterov_scaled)),
+        ("has changed .grad", _nesterov_with(_nesterov_in_place)),
     ],
     "kl_gamma": [
         ("quadrature", lambda right: lambda a, b, c, d: right(c, d, a, b)),
@@ -577,11 +663,27 @@ WRONG = {
         ("counts 0, 0,", lambda right: _zinb_inflates_all),
         ("counts 0, 0,", lambda right: lambda x, m, t, a: right(x, m, t, -a)),
         ("for zi_logits", lambda right: _zinb_by_probabilities),
+        (
+            "calls the engine's own ZeroInflatedNegativeBinomial.log_prob",
+            lambda right: (
+                lambda x, *parameters: ZeroInflatedNegativeBinomial(*parameters).log_prob(x)
+            ),
+        ),
+        (
+            "calls the engine's own zinb ",
+            lambda right: lambda x, *parameters: zinb_log_prob(x, *parameters),
+        ),
+        (
+            "calls the engine's own zinb_log_prob",
+            lambda right: lambda x, *parameters: zinb_log_prob.twin(x, *parameters),
+        ),
+        ("the engine's own: zinb_log_prob", lambda right: zinb_log_prob),
         ("no graph leads", lambda right: lambda x, m, t, a: right(x, m, t, _cut(a))),
     ],
     "scvi_elbo": [
         ("the ELBO: is", lambda right: _scvi_without_library),
         ("the ELBO: is", lambda right: _without_kl),
+        ("calls the engine's own SCVI.terms", lambda right: _scvi_by_terms),
         ("the ELBO: has shape", lambda right: lambda *p: np.mean(right(*p))),
         (r"log_library has shape \(n, 1\)", lambda right: _scvi_flat_library),
         ("no Tensor", lambda right: lambda *p: right(*p).data),
@@ -590,6 +692,7 @@ WRONG = {
     "importance_weighted_loss": [
         ("for k = 7", lambda right: _iw_mean_of_logs),
         ("for k = 1", lambda right: lambda *p: -right(*p)),
+        ("far from all that the model expects", lambda right: _iw_underflowing),
         ("for k = 1: the loss: has shape", lambda right: lambda *p: np.full(5, right(*p).data)),
         ("returns no Tensor", lambda right: lambda *p: right(*p).data),
         ("the gradient of", _detached_weights),
