@@ -41,7 +41,7 @@ def run(options) -> None:
             f"{spread:.2f} of the data's; "
             f"mean expression off by {np.linalg.norm(y.mean(axis=0) - train.mean(axis=0)):.1f}"
         )
-    f, axes = show.figure(1, 3, width=3.8)
+    f, axes = show.figure(1, 3, width=3.2, height=3.1)
     codes = {"AE": ae.latent(train), "VAE": vae.latent(train)}
     for ax, (name, c) in zip(axes[0], codes.items()):
         ax.scatter(*c.T, s=4, color=show.COLORS[0], linewidths=0, label="codes of cells")
@@ -54,7 +54,7 @@ def run(options) -> None:
             label="draws from Normal(0, 1)",
         )
         ax.set(title=f"{name}: latent space", xlabel="z 1", ylabel="z 2")
-    axes[0, 0].legend(framealpha=0.9, fontsize=8, markerscale=2, loc="lower right")
+    axes[0, 0].legend(framealpha=0.9, fontsize=9, markerscale=2, loc="lower right")
     v = np.linalg.svd(train - train.mean(axis=0), full_matrices=False)[2][:2]
     axes[0, 2].scatter(
         *((train - train.mean(axis=0)) @ v.T).T, s=3, color="#bbbbbb", linewidths=0, label="cells"
@@ -69,7 +69,7 @@ def run(options) -> None:
             marker=show.MARKERS[2 * i],
         )
     axes[0, 2].set(title="decoded, seen by PCA", xlabel="PC 1", ylabel="PC 2")
-    axes[0, 2].legend(frameon=False, fontsize=8, markerscale=2)
+    axes[0, 2].legend(frameon=False, fontsize=9, markerscale=2)
     show.save(
         f,
         options.out,

@@ -68,7 +68,7 @@ def run(options) -> None:
         model.fit(x, batch if n_batches > 1 else None, epochs=epochs)
         spaces[name] = model.latent(x, batch if n_batches > 1 else None)
     print_scores(spaces, batch, types)
-    f, axes = show.figure(2, 3, width=3.9, height=3.4)
+    f, axes = show.figure(2, 3, width=3.2, height=3.0)
     shown = np.random.default_rng(1).permutation(len(types))[:800]
     for column, (name, z) in enumerate(spaces.items()):
         y = tsne(z[shown], n_steps=100 if options.quick else 300)
@@ -81,7 +81,7 @@ def run(options) -> None:
         show.legend(
             place,
             drawn,
-            fontsize=8,
+            fontsize=9,
             markerscale=2,
             frameon=False,
             loc="center left",

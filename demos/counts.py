@@ -56,17 +56,17 @@ def draw_distributions(axes) -> None:
             color=show.COLORS[0 if offset < 0 else 1],
         )
     axes.set(xlabel="count of a gene", ylabel="probability", title="equal means (4), theta = 2")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=9)
 
 
 def run(options) -> None:
-    f, axes = show.figure(1, 4, width=3.7)
+    f, axes = show.figure(2, 2, width=4.5)
     draw_distributions(axes[0, 0])
     print(
         f"\n{'':<10}{'zeros counted':>15}{'Poisson':>10}{'NB':>8}   genes with more zeros than the "
         "NB predicts, by over 0.1"
     )
-    for ax, (name, title) in zip(axes[0, 1:], DATASETS.items()):
+    for ax, (name, title) in zip(axes.flat[1:], DATASETS.items()):
         x = read(show.DATA / f"{name}.npz").X
         counted, poisson, nb = zeros_by_gene(x[:500] if options.quick else x[:3000])
         print(
@@ -88,14 +88,13 @@ def run(options) -> None:
             nb, counted, s=7, color=show.COLORS[0], linewidths=0, label="NB", rasterized=True
         )
         ax.set(xlabel="zeros predicted (fraction of cells)", ylabel="zeros counted", title=title)
-        ax.legend(frameon=False, fontsize=8, markerscale=2, loc="lower right")
+        ax.legend(frameon=False, fontsize=9, markerscale=2, loc="lower right")
     show.save(
         f,
         options.out,
         "counts",
-        "Left: NB and ZINB of the same mean differ in their zeros. Right, a point a gene: an NB "
-        "of the gene's own variance predicts its zeros in the 10x data (on the line), a Poisson "
-        "too few. In cortex many "
-        "genes have more zeros than their NB: there a ZINB, or a mean that differs by cell type, "
-        "has something to explain.",
+        "First panel: NB and ZINB of the same mean differ in their zeros. The others, one point per "
+        "gene: an NB of the gene's own variance predicts its zeros in the 10x data (on the line), "
+        "a Poisson too few. In cortex many genes have more zeros than their NB: there a ZINB, or a "
+        "mean that differs by cell type, has something to explain.",
     )

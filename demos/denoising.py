@@ -48,7 +48,7 @@ def run(options) -> None:
             f"{np.mean((y - clean) ** 2):.4f}; "
             f"correlation of what it changed with the noise: {kept:.2f}"
         )
-    f, axes = show.figure(1, 3, width=3.6, height=3)
+    f, axes = show.figure(1, 3, width=3.2, height=2.8)
     for ax, i in zip(axes[0], range(3)):
         ax.plot(noisy[i], ".", color="#999999", markersize=4, label="noisy input")
         ax.plot(clean[i], color="black", linewidth=1, label="clean")
@@ -61,7 +61,7 @@ def run(options) -> None:
         loc="outside lower center",
         ncols=4,
         frameon=False,
-        fontsize=9,
+        fontsize=10,
     )
     show.save(
         f,

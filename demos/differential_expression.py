@@ -46,7 +46,7 @@ def run(options) -> None:
     table.to_csv(options.out / "differential_expression.csv")
     table.volcano(options.out / "differential_expression.png")
     (options.out / "differential_expression.caption").write_text(
-        "A point a gene: fold change between B cells (right) and monocytes (left) against how sure "
+        "One point per gene: fold change between B cells (right) and monocytes (left) against how sure "
         "it is that it lies beyond the dotted lines. Coloured genes are marked: some 5 % of them "
         "falsely, by expectation.\n"
     )

@@ -100,7 +100,7 @@ def importance_weighted(x, w, counts=(1, 3, 10, 30, 100, 300, 1000)):
 
 
 def draw(records, n, options, weighted) -> None:
-    f, axes = show.figure(1, 2, width=5)
+    f, axes = show.figure(1, 2, width=4.8)
     steps = np.arange(len(records))
     axes[0, 0].plot(steps, records[:, 0], color="black", label="log p(x)")
     axes[0, 0].plot(steps, records[:, 1], color=show.COLORS[0], linestyle="--", label="ELBO")

@@ -48,7 +48,7 @@ def run(options) -> None:
             xlabel="PC 1" if n_latent > 2 else "z 1",
             ylabel="PC 2" if n_latent > 2 else "z 2",
         )
-    show.legend(axes[0, 1], drawn, frameon=False, fontsize=8, markerscale=2)
+    show.legend(axes[0, 1], drawn, frameon=False, fontsize=9, markerscale=2)
     show.save(
         f,
         options.out,

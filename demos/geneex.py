@@ -52,7 +52,7 @@ def course(options) -> None:
         drawn,
         loc="outside right upper",
         frameon=False,
-        fontsize=8,
+        fontsize=9,
         markerscale=2,
     )
     show.save(

@@ -32,7 +32,7 @@ def run(options) -> None:
             f"{n_epochs:>5} epochs: largest principal angle to the SVD's subspace "
             f"{angles[-1].max():.4f} degrees"
         )
-    f, axes = show.figure(1, 2)
+    f, axes = show.figure(1, 2, width=4.8)
     for i, angle in enumerate(np.array(angles).T[::-1]):
         axes[0, 0].plot(
             epochs,
@@ -52,7 +52,7 @@ def run(options) -> None:
         axes[0, 1],
         drawn,
         frameon=False,
-        fontsize=7,
+        fontsize=9,
         markerscale=1.6,
         loc="center left",
         bbox_to_anchor=(1, 0.5),

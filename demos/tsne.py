@@ -98,7 +98,7 @@ def run(options) -> None:
         drawn,
         loc="outside lower center",
         ncols=4,
-        fontsize=8,
+        fontsize=9,
         markerscale=2,
         frameon=False,
     )

@@ -21,7 +21,7 @@ def run(options) -> None:
     counts = read(show.DATA / "cortex.npz")
     raw = counts.X[:400] if options.quick else counts.X
     log_expression = log1p(normalize(raw)).toarray()
-    f, axes = show.figure(2, 3)
+    f, axes = show.figure(2, 3, width=3.3, height=2.9)
     for row, name, x in zip(axes, ("normal", "categorical"), (log_expression, raw.toarray())):
         model = VAE(
             x.shape[1],

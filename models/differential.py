@@ -29,7 +29,7 @@ It errs the other way as well: where a group is too small for the model to learn
 about it, rho is nearly the same in both groups. In simulations of which the truth is known, genes
 marked by this p at an expected 5 % of false ones are false in 18 % of cases (500 cells against
 500), and log fold changes come out at a quarter of their size (20 cells against 980). This is
-measured in tests/benchmarks/differential.py; README has the table.
+measured in tests/benchmarks/differential.py; the README there has the table.
 
 mode="change" asks for more than a direction. H1 is that the log2 fold change between the means of
 the groups is above delta (or below -delta, if that is the more probable side). Draws of rho alone

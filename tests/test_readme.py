@@ -1,13 +1,29 @@
-"""The README does what it says: its two commands, its Python examples."""
+"""The README and the pages that it links to do what they say: commands, Python examples, links, pictures."""
 
 import doctest
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from matplotlib.image import imread
+
+from models.__main__ import COMMANDS, parser
+
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in (
+        "README.md",
+        "demos/README.md",
+        "demos/lessons/README.md",
+        "models/README.md",
+        "tests/benchmarks/README.md",
+    )
+}
 
 
 def test_exactly_two_fenced_blocks_of_one_line():
@@ -28,16 +44,56 @@ def test_ci_runs_the_second_block():
 
 def test_examples_print_what_they_claim():
     failures, attempted = doctest.testfile(str(ROOT / "README.md"), module_relative=False)
-    assert attempted >= 5 and failures == 0
+    assert attempted >= 14 and failures == 0
 
 
-def test_pictures_are_there():
-    for path in re.findall(r"!\[.*?\]\((.*?)\)", TEXT):
-        assert (ROOT / path).stat().st_size > 4_000
+@pytest.mark.parametrize("page", PAGES)
+def test_pictures_are_there_and_are_no_thumbnails(page):
+    for path in re.findall(r"!\[.*?\]\((.*?)\)", PAGES[page]):
+        assert imread((ROOT / page).parent / path).shape[1] >= 600, path
+
+
+def anchors(text):
+    """The names by which the web links to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)", text, flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)]*)\)", PAGES[page]):
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_a_page_that_is_linked_is_tested():
+    linked = set(re.findall(r"\]\(([^)#]*\.md)", TEXT))
+    assert linked <= set(PAGES)
+
+
+@pytest.mark.parametrize("page", ["README.md", "models/README.md"])
+def test_the_command_line_takes_the_commands_that_are_shown(page):
+    lines = re.findall(r"^    (?:.*/)?python -m models (.*)", PAGES[page], flags=re.M)
+    assert len(lines) >= 3
+    for line in lines:
+        parser().parse_args(shlex.split(line, comments=True))
+
+
+def test_every_option_that_is_named_is_one(capsys):
+    for command in COMMANDS:
+        with pytest.raises(SystemExit):
+            parser().parse_args([command, "--help"])
+    known = set(re.findall(r"--[a-z][\w-]*", capsys.readouterr().out))
+    in_code = " ".join(re.findall(r"`[^`]*`", PAGES["models/README.md"], flags=re.S))
+    named = set(re.findall(r"--[a-z][\w-]*", in_code))
+    assert len(named) > 20 and named <= known | {"--help"}
 
 
 def test_list_of_demos_matches_what_runs():
-    listed = set(re.findall(r"^\|.*\| `(\w+)` \|", TEXT, flags=re.M))
+    listed = set(re.findall(r"^## `(\w+)`", PAGES["demos/README.md"], flags=re.M))
     out = subprocess.run(
         [sys.executable, "-m", "demos"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
