@@ -54,7 +54,6 @@ def run(options) -> None:
             label="draws from Normal(0, 1)",
         )
         ax.set(title=f"{name}: latent space", xlabel="z 1", ylabel="z 2")
-    axes[0, 0].legend(framealpha=0.9, fontsize=9, markerscale=2, loc="lower right")
     v = np.linalg.svd(train - train.mean(axis=0), full_matrices=False)[2][:2]
     axes[0, 2].scatter(
         *((train - train.mean(axis=0)) @ v.T).T, s=3, color="#bbbbbb", linewidths=0, label="cells"
@@ -69,15 +68,23 @@ def run(options) -> None:
             marker=show.MARKERS[2 * i],
         )
     axes[0, 2].set(title="decoded, seen by PCA", xlabel="PC 1", ylabel="PC 2")
-    axes[0, 2].legend(frameon=False, fontsize=9, markerscale=2)
+    f.legend(
+        handles=[*axes[0, 0].collections, *axes[0, 2].collections],
+        loc="outside lower center",
+        ncols=5,
+        frameon=False,
+        fontsize=9,
+        markerscale=2,
+        handletextpad=0.1,
+    )
     show.save(
         f,
         options.out,
         "ae_vs_vae",
-        "Codes of cells and draws from a standard normal, for an AE and a VAE (one legend for "
-        "both): the AE's codes lie to one side of the draws, the VAE's around and among them, in "
-        "groups with gaps between. Right: decoded, the AE's draws lie where no cells are, the "
-        "VAE's among the cells, more of them between the groups than in them.",
+        "Codes of cells and draws from a standard normal, for an AE and a VAE: the AE's codes lie "
+        "to one side of the draws, the VAE's around and among them, in groups with gaps between. "
+        "Right: decoded, the AE's draws lie where no cells are, the VAE's among the cells, more of "
+        "them between the groups than in them.",
     )
 
 

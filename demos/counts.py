@@ -93,8 +93,8 @@ def run(options) -> None:
         f,
         options.out,
         "counts",
-        "First panel: NB and ZINB of the same mean differ in their zeros. The others, one point per "
-        "gene: an NB of the gene's own variance predicts its zeros in the 10x data (on the line), "
-        "a Poisson too few. In cortex many genes have more zeros than their NB: there a ZINB, or a "
-        "mean that differs by cell type, has something to explain.",
+        "First panel: NB and ZINB of the same mean differ in their zeros. The others, one point "
+        "per gene: an NB of the gene's own variance predicts its zeros in the 10x data (on the "
+        "line), a Poisson too few. In cortex many genes have more zeros than their NB: there a "
+        "ZINB, or a mean that differs by cell type, has something to explain.",
     )

@@ -46,9 +46,9 @@ def run(options) -> None:
     table.to_csv(options.out / "differential_expression.csv")
     table.volcano(options.out / "differential_expression.png")
     (options.out / "differential_expression.caption").write_text(
-        "One point per gene: fold change between B cells (right) and monocytes (left) against how sure "
-        "it is that it lies beyond the dotted lines. Coloured genes are marked: some 5 % of them "
-        "falsely, by expectation.\n"
+        "One point per gene: fold change between B cells (right) and monocytes (left) against how "
+        "sure it is that it lies beyond the dotted lines. Coloured genes are marked: some 5 % of "
+        "them falsely, by expectation.\n"
     )
 
 

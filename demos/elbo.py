@@ -112,7 +112,7 @@ def draw(records, n, options, weighted) -> None:
         alpha=0.35,
         label="KL(q || posterior)",
     )
-    for i, phase in enumerate(("optimise q", "optimise the model", "both")):
+    for i, phase in enumerate(("optimise q", "the model", "both")):
         axes[0, 0].axvline(i * n, color="#bbbbbb", linewidth=0.8)
         axes[0, 0].text((i + 0.5) * n, records[:, 1].min(), phase, ha="center", fontsize=9)
     axes[0, 0].set(xlabel="step", ylabel="nats, mean over the data")

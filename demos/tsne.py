@@ -107,5 +107,6 @@ def run(options) -> None:
         options.out,
         "tsne",
         f"{n_cells} blood cells (Zheng et al. 2017), coloured by annotated type: the first two "
-        "principal components overlap, t-SNE of the first 20 separates the groups.",
+        "principal components overlap, t-SNE of the first 20 separates most of the groups, though "
+        "not all kinds of T cells.",
     )

@@ -17,6 +17,19 @@ from models import VAE
 from models.counts import log1p, normalize, read
 
 
+def draws(model: VAE, x: np.ndarray) -> np.ndarray:
+    """As many new rows as x has, (n, n_genes): codes from the prior, decoded, with noise.
+
+    A categorical decoder gives the gene of one molecule. Here each cell gets as many molecules as
+    one of x.
+    """
+    if model.config["decoder"] != "categorical":
+        return model.generate(len(x), seed=1)
+    fractions = model.generate(len(x), seed=1, mean=True).astype(np.float64)
+    fractions /= fractions.sum(axis=1, keepdims=True)
+    return np.random.default_rng(1).multinomial(x.sum(axis=1).astype(int), fractions)
+
+
 def run(options) -> None:
     counts = read(show.DATA / "cortex.npz")
     raw = counts.X[:400] if options.quick else counts.X
@@ -31,7 +44,7 @@ def run(options) -> None:
             sigma="learned" if name == "normal" else 1.0,
         )
         history = model.fit(x, epochs=4 if options.quick else 40)
-        new = model.generate(len(x), seed=1)
+        new = draws(model, x)
         fractions = [
             a / np.maximum(a.sum(axis=1, keepdims=True), 1e-9) if name == "categorical" else a
             for a in (x, new)
@@ -59,7 +72,8 @@ def run(options) -> None:
         twin.set_ylabel("KL, dashed (nats a cell)")
         row[1].scatter(means[0], means[1], s=6, color=show.COLORS[0], linewidths=0)
         top = max(means[0].max(), means[1].max())
-        row[1].plot([0, top], [0, top], color="#888888", linewidth=0.8)
+        least = min(means[0].min(), means[1].min()) if name == "categorical" else 0.0
+        row[1].plot([least, top], [least, top], color="#888888", linewidth=0.8)
         row[1].set(xlabel="mean of a gene, cells", ylabel="mean of a gene, draws")
         bins = np.linspace(0, np.quantile(fractions[0][:, gene], 0.995), 30)
         row[2].hist(fractions[0][:, gene], bins, density=True, color="#999999", label="cells")
@@ -73,7 +87,10 @@ def run(options) -> None:
             label="draws",
         )
         unit = "fraction" if name == "categorical" else "log expression"
-        row[2].set(xlabel=f"{unit} of gene {gene}", ylabel="density")
+        row[2].set(xlabel=f"{unit} of {counts.genes[gene]}", ylabel="density")
+        if name == "categorical":  # most fractions are small
+            row[1].set(xscale="log", yscale="log")
+            row[2].set(yscale="log")
         row[2].legend(frameon=False)
     show.save(
         f,

@@ -91,6 +91,17 @@ def test_options_before_the_name_are_an_error_that_says_where_they_belong(capsys
     assert "the name comes first" in capsys.readouterr().err
 
 
+def test_cells_drawn_from_a_categorical_decoder_have_the_molecules_of_real_ones():
+    """And not one each, as the decoder itself draws."""
+    from demos.vae import draws
+    from models import VAE
+
+    x = np.random.default_rng(0).poisson(3.0, (40, 6)).astype(np.float32)
+    new = draws(VAE(6, hidden=(4,), n_latent=2, decoder="categorical"), x)
+    np.testing.assert_array_equal(new.sum(axis=1), x.sum(axis=1))
+    assert draws(VAE(6, hidden=(4,), n_latent=2), x).shape == x.shape
+
+
 def test_unknown_demo_is_an_error_that_lists_them():
     run = subprocess.run(
         [sys.executable, "-m", "demos", "nonsense"], cwd=ROOT, capture_output=True, text=True
