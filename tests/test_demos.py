@@ -42,6 +42,18 @@ def test_the_page_holds_all_of_it_and_needs_no_network(out):
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
 
 
+def test_the_page_in_the_repository_has_the_captions_that_the_demos_write(out):
+    """But for numbers, which are others in a quick run."""
+    from demos.__main__ import available
+
+    def words(path):
+        return " ".join(re.findall("[a-z]+", path.read_text(encoding="utf-8").lower()))
+
+    shown = words(ROOT / "demos" / "README.md")
+    for name in available():
+        assert words(out / f"{name}.caption") in shown, name
+
+
 def test_a_quick_picture_says_so(out, tmp_path):
     from demos import show
     from demos.__main__ import available
