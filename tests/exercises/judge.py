@@ -1,5 +1,6 @@
 """How an answer is judged: a hint of one line if it is wrong, in a process that can be ended if it never ends."""
 
+import difflib
 import importlib.util
 import json
 import multiprocessing
@@ -97,7 +98,14 @@ def judge(connection, path: str, names: list[str]) -> None:
                 found = hint(name, getattr(answers, name), Path(path))
                 send("wrong" if found else "done", found)
             else:
-                send("missing", checks.EXERCISES[name])
+                send("missing", checks.EXERCISES[name] + misspelt(name, answers))
+
+
+def misspelt(name: str, answers) -> str:
+    """What to add where an answer is missing and there is one whose name is nearly the same; else ""."""
+    others = set(vars(answers)) - set(checks.EXERCISES)
+    close = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
+    return f" (there is {close[0]!r}: is that it?)" if close else ""
 
 
 def judge_undisturbed(*arguments) -> None:

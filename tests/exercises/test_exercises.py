@@ -125,6 +125,19 @@ def test_the_command_judges_a_file_of_answers(tmp_path):
     assert lines[-1] == f"2 done, {len(checks.EXERCISES) - 4} missing, 2 wrong"
 
 
+def test_a_name_that_is_nearly_right_is_pointed_out(tmp_path):
+    (tmp_path / "answers.py").write_text("nesterov = undo_broadcast = None\nkl_gammas = 1\n")
+    found = {v.name: v for v in judge.verdicts(tmp_path / "answers.py")}
+    assert {v.status for v in found.values()} == {"missing"}
+    for name, meant in (
+        ("Nesterov", "nesterov"),
+        ("undo_broadcasting", "undo_broadcast"),
+        ("kl_gamma", "kl_gammas"),
+    ):
+        assert found[name].hint.endswith(f" (there is {meant!r}: is that it?)")
+    assert "is that it?" not in found["jvp"].hint
+
+
 def test_without_answers_all_are_missing(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(command, "ANSWERS", tmp_path / "answers.py")
     status, lines = run(capsys)
