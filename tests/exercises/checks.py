@@ -35,7 +35,7 @@ EXERCISES = {
     "kl_gamma": "def kl_gamma(shape_q, rate_q, shape_p, rate_p): KL(q || p) in nats, elementwise",
     "NoisyRegression": "class NoisyRegression(nn.Module): made as NoisyRegression(n_features), with loss and validation as fit calls them",
     "ppca_log_prob": "def ppca_log_prob(x, weight, mean, sigma): log p(x) of each row in nats, shape (n,)",
-    "StudentT": "class StudentT: made as StudentT(loc, scale, df), with log_prob(x), sample(rng) and mean",
+    "StudentT": "class StudentT: made as StudentT(loc, scale, df), with log_prob(x), sample(rng), and mean, a property",
     "zinb_log_prob": "def zinb_log_prob(x, log_mu, log_theta, zi_logits): nats, elementwise",
     "scvi_elbo": "def scvi_elbo(model, counts, eps): the ELBO of each cell in nats, shape (n,); eps (n, n_latent)",
     "importance_weighted_loss": "def importance_weighted_loss(model, x, eps): a scalar; model a VAE, eps (k, n, n_latent)",
@@ -536,7 +536,9 @@ def check_StudentT(answer):
     x, loc = rng.standard_normal(5) * 3, rng.standard_normal(5)
     scale, df = np.array([0.5, 1.0, 2.0, 1.0, 3.0]), 4.0
     _same(answer(loc, scale, df).log_prob(x), stats.t.logpdf(x, df, loc, scale), "log_prob")
-    _same(answer(loc, scale, df).mean, loc, "mean")
+    mean = answer(loc, scale, df).mean
+    _demand(not callable(mean), "mean is a method, should be a property: p.mean without brackets")
+    _same(mean, loc, "mean")
     _differentiable(
         lambda loc, scale, df: answer(loc, scale, df).log_prob(x), loc, scale, np.full(5, df)
     )

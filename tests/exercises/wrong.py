@@ -650,7 +650,8 @@ WRONG = {
         ),
         ("sample has shape", _student(sample=lambda self, rng: rng.standard_normal(3))),
         ("sample: is None", _student(sample=lambda self, rng: None)),
-        ("mean", _student(mean=0.0)),
+        ("mean: has shape", _student(mean=0.0)),
+        ("mean is a method", _student(mean=lambda self: self.loc)),
         (
             "nothing was recorded",
             _student_log_prob(lambda right: lambda self, x: _cut(right(self, x))),
