@@ -9,6 +9,7 @@ wrong, 1 if one is or if the file cannot be loaded, 130 after Ctrl-C.
 
 import argparse
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from models.streams import kept_going
@@ -38,7 +39,7 @@ def main(arguments=None) -> int:
         found = (Verdict(name, "missing", text) for name, text in EXERCISES.items())
     else:
         parser.error(f"{path}: no such file")
-    with kept_going() as output:
+    with kept_going() as output, closing(found):  # which ends the process that judges
         return report(found, path, output)
 
 
