@@ -44,7 +44,7 @@ from scipy import sparse
 from minigrad import checkpoint
 from minigrad.parallel import LAUNCHERS, AnotherRankFailed, ranks_of
 from models import comparison, imputation, latent_files, query, report, runs, streams
-from models.counts import Counts
+from models.counts import HOW_TO_ROUND, Counts
 from models.joining import FILE, names_of_files
 from models.runs import Run
 from models.transfer import transfer_labels
@@ -54,7 +54,7 @@ PICTURES = (".png", ".pdf", ".svg")
 OPTIONS = {
     "backed=True": "--on-disk",
     "transpose=True": "--transpose",
-    "read(..., rounded=True)": "--round",
+    HOW_TO_ROUND: "--round",
     "gene_names=": "--gene-names ",
     "min_overlap=": "--min-overlap ",
     "name=, or other labels": "--batch-name, or other labels",
@@ -1079,7 +1079,8 @@ def reading_options(add, unset=None) -> None:
         dest="rounded",
         action="store_true",
         default=unset,
-        help="take the nearest whole numbers, of counts from which ambient RNA was taken away",
+        help="make whole numbers of fractions, of counts from which ambient RNA was taken away: up or "
+        "down at random, so that means stay",
     )
 
 

@@ -28,6 +28,7 @@ import numpy as np
 from minigrad.backend import Array, Matrix
 from models.counts import Counts, Moments, as_matrix, batch_codes, moments
 from models.covariates import ObsColumns, columns_in
+from models.files import other_kinds
 from models.inputs import sizes
 from models.labels import by_cell, cells_of, genes_of
 from models.orientation import advice
@@ -125,6 +126,7 @@ def training_cells(
     """
     x = _matrix(model, counts, layer, on_disk=True)
     _warn_where_names_are_exchanged(counts)
+    _warn_of_other_features(counts)
     known_batches = None
     if model.trained or model.knows_data:
         _check_genes(model, counts)
@@ -205,6 +207,17 @@ def _warn_where_names_are_exchanged(counts) -> None:
     found = advice(cells, genes, "transpose the counts")
     if found is not None:
         warnings.warn(f"counts: {found}", stacklevel=4)
+
+
+def _warn_of_other_features(counts) -> None:
+    """Warn of an AnnData object with antibodies and the like; files are read without them."""
+    kinds, n = other_kinds(getattr(counts, "var", {}))
+    if kinds:
+        warnings.warn(
+            f"counts: of {n} features {kinds} are no genes, and counted in another way; leave them "
+            "out, with adata[:, adata.var['feature_types'] == 'Gene Expression']",
+            stacklevel=4,
+        )
 
 
 def warn_of_labels_that_are_none(batches, codes) -> None:

@@ -36,12 +36,15 @@ import numpy as np
 from numpy.lib import format as npy
 from scipy import sparse
 
+from minigrad.data import Blocks
+
 # Entries looked at in one go, so that reading and checking need little memory of their own.
 BLOCK = 2**20
 
 LINES_TRIED = 10  # of a table, to find out what stands between its fields
 LEAST_DIFFERENT = 0.9  # share of different ones among names that are numbers
 
+KINDS, EXPRESSION = "feature_types", "Gene Expression"  # the column of var, and the kind of genes
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # by which a spreadsheet takes a text for a formula
 
 
@@ -172,23 +175,39 @@ def plain(values: np.ndarray) -> np.ndarray:
     )
 
 
-def expression_only(kinds) -> tuple[np.ndarray, tuple]:
-    """(which features to keep, (n_features,) bool; notes): genes, without antibodies and guides,
-    where a 10x file has features of several kinds. kinds: of each, (n_features,) str.
+def expression_only(content: Content) -> Content:
+    """The content with its genes alone, and a note that says what was left out: where features are
+    of several kinds, as 10x Genomics calls them in var["feature_types"], those that are no 'Gene
+    Expression', such as antibodies and guides.
     """
-    kinds = np.asarray(kinds).astype(str)
-    keep = kinds == "Gene Expression"
-    if keep.all() or not keep.any():
-        return np.full(len(kinds), True), ()
-    others, numbers = np.unique(kinds[~keep], return_counts=True)
-    left_out = ", ".join(
-        f"{n} {kind or 'of no kind'!r}" for kind, n in zip(others.tolist(), numbers)
-    )
+    kinds, n = other_kinds(content.var)
+    if not kinds:
+        return content
+    keep = np.flatnonzero(np.asarray(content.var[KINDS]).astype(str) == EXPRESSION)
     note = (
-        f"of {len(kinds)} features {keep.sum()} are 'Gene Expression'; left out, as they are no "
-        f"genes: {left_out}"
+        f"of {n} features {len(keep)} are {EXPRESSION!r}; left out, as they are no genes: {kinds}"
     )
-    return keep, (note,)
+    X = content.X.select_columns(keep) if isinstance(content.X, Blocks) else content.X[:, keep]
+    return content._replace(
+        X=X,
+        genes=None if content.genes is None else np.asarray(content.genes)[keep],
+        notes=(note, *content.notes),
+        var={key: np.asarray(values)[keep] for key, values in content.var.items()},
+    )
+
+
+def other_kinds(var: Any) -> tuple[str, int]:
+    """(features beside genes, in words, "" if there are none; number of all features), as
+    var["feature_types"] has them. var: a mapping or frame of columns, (n_features,) each.
+    """
+    if KINDS not in var:
+        return "", 0
+    kinds = np.asarray(var[KINDS]).astype(str)
+    others, numbers = np.unique(kinds[kinds != EXPRESSION], return_counts=True)
+    if EXPRESSION not in kinds:
+        return "", len(kinds)
+    words = [f"{n} {kind or 'of no kind'!r}" for kind, n in zip(others.tolist(), numbers)]
+    return ", ".join(words), len(kinds)
 
 
 # --------------------------------------------------------------------------------------------- .npz

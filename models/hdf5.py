@@ -33,7 +33,6 @@ from models.files import (
     allow,
     check_compressed,
     compressed,
-    expression_only,
     need,
     plain,
 )
@@ -403,8 +402,4 @@ def _tenx(group) -> Content:
     features = group["features"]
     genes = _values(features["name"])
     var, _ = _readable(lambda key: _values(features[TENX[key]]), TENX, len(genes), "")
-    if "feature_types" not in var:
-        return Content(X, genes, cells, var=var)
-    keep, notes = expression_only(var["feature_types"])
-    var = {key: values[keep] for key, values in var.items()}
-    return Content(X[:, keep], genes[keep], cells, notes=notes, var=var)
+    return Content(X, genes, cells, var=var)

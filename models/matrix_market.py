@@ -33,7 +33,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from models.files import Content, Refused, check_extent, expression_only, fields, text
+from models.files import KINDS, Content, Refused, check_extent, fields, text
 
 # What a file of names is called, before .tsv, .txt or .csv. Of several the first is taken.
 GENE_FILES = ("features", "genes.names", "genes", "gene_names", "quants_mat_cols")
@@ -90,10 +90,11 @@ def read_mtx(path: Path, transpose: bool = False) -> Content:
     var = {}
     if genes is not None:
         symbols = [row[min(1, len(row) - 1)] for row in genes]  # of identifier and symbol
-        keep, notes = expression_only([row[2] if len(row) > 2 else "" for row in genes])
-        X, names = X[:, keep], np.array(symbols)[keep]
+        names = np.array(symbols)
         if any(len(row) > 1 for row in genes):
-            var["gene_ids"] = np.array([row[0] for row in genes])[keep]
+            var["gene_ids"] = np.array([row[0] for row in genes])
+        if any(len(row) > 2 for row in genes):
+            var[KINDS] = np.array([row[2] if len(row) > 2 else "" for row in genes])
     barcodes = None if cells is None else [row[0] for row in cells]
     if genes is None or cells is None:
         notes = (*notes, _one_missing(gene_labels, cell_labels, genes_are_rows))
