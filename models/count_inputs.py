@@ -30,18 +30,9 @@ from models.counts import Counts, Moments, as_matrix, batch_codes, moments
 from models.covariates import ObsColumns, columns_in
 from models.files import other_kinds
 from models.inputs import sizes
-from models.labels import by_cell, cells_of, genes_of
+from models.labels import MISSING, by_cell, cells_of, genes_of
 from models.orientation import advice
 
-MISSING = (
-    "",
-    "nan",
-    "none",
-    "na",
-    "n/a",
-    "<na>",
-    "null",
-)  # what stands for a label that is not there
 # More batches than this are none if there are fewer cells than this of each, on average, or if they
 # are numbers and more than that.
 MOST_BATCHES, LEAST_CELLS, MOST_NUMBERS = 20, 10, 100
@@ -227,7 +218,7 @@ def warn_of_labels_that_are_none(batches, codes) -> None:
     """
     n_cells = np.bincount(codes, minlength=len(batches))
     for name, n in zip(batches, n_cells):
-        if name.strip().lower() in MISSING:
+        if name.strip().lower() in [text.lower() for text in MISSING]:
             warnings.warn(
                 f"batch: {n} cells have the label {name!r}, as cells without one do, and are a "
                 "batch of their own; leave them out, or give them a label",

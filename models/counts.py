@@ -36,7 +36,7 @@ from models.files import BLOCK, Content, Refused, expression_only, need, read_np
 from models.hdf5 import ENDINGS, NO_LAYERS, NOT_BACKED, column_order, index_of, read_hdf5
 from models.hdf5_writing import hdf5_file
 from models.joining import join, names_of_files
-from models.labels import by_cell, unique_names
+from models.labels import by_cell, is_missing, unique_names
 from models.matrix_market import read_folder, read_mtx
 from models.orientation import advice
 from models.zarr_store import is_zarr, read_zarr
@@ -658,11 +658,6 @@ def _plain_labels(labels, name):
                 )
         return labels.astype(str)
     return labels
-
-
-def is_missing(label) -> bool:
-    """Whether a label is None, NaN, or what pandas has in their place."""
-    return label is None or type(label).__name__ in ("NAType", "NaTType") or label != label
 
 
 # Sums over cells and genes

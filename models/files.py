@@ -386,16 +386,22 @@ def read_table(path: Path, transpose: bool = False) -> Content:
 
 
 def delimiter_of(path: Path) -> str:
-    """What stands between the fields of a table: what is most frequent in one of its first lines of
-    counts. Its name decides between equals, for .csv is often written with others.
+    """What stands between the fields of a table: what cuts its first lines into most fields, and
+    each into as many; if nothing does, what is most frequent in one of them. Its name decides
+    between equals, for .csv is often written with others.
     """
     marks = [",", "\t", ";"]
-    if ".tsv" in path.name.lower():
+    if any(ending in path.name.lower() for ending in (".tsv", ".txt")):
         marks = ["\t", ",", ";"]
     first_lines = itertools.islice(io.StringIO(next(text(path))), LINES_TRIED)
     filled = [line for line in first_lines if line.strip() and not line.startswith("#")]
-    last = filled[-1] if filled else ""  # not that of names, which have commas of their own
-    found = max(marks, key=last.count)
+    last = filled[-1] if filled else ""  # not that of names, which may have one field less
+
+    def fields_and_marks(mark: str) -> tuple[int, int]:
+        lengths = {len(row) for row in csv.reader(filled[1:], delimiter=mark)}
+        return (lengths.pop() if len(lengths) == 1 else 1), last.count(mark)
+
+    found = max(marks, key=fields_and_marks)
     return " " if found not in last and " " in last.strip() else found
 
 

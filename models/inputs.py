@@ -66,11 +66,16 @@ def one_of(name: str, value: object, allowed: Collection[str | None]) -> None:
     raise ValueError(f"{name} must be one of {tuple(allowed)}, not {value!r}")
 
 
-def whole_number(name: str, n: Any) -> int:
-    """n as an int; ValueError with its name if it is not a whole number of at least 1."""
+def whole_number(name: str, n: Any, least: int = 1, most: int | None = None, what: str = "") -> int:
+    """n as an int, from least to most, which is the number of `what`.
+
+    ValueError with its name for what is no whole number, or lies outside. 32.0 is one, True is not.
+    """
     is_number = isinstance(n, Real) and not isinstance(n, bool)
-    if not is_number or n != n // 1 or n < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, not {n!r}")
+    if not is_number or n != n // 1 or n < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {n!r}")
+    if most is not None and n > most:
+        raise ValueError(f"{name} = {n} is more than {what}, {most}; pass fewer, or more cells")
     return int(n)
 
 

@@ -11,7 +11,7 @@ in another order, so where both sides have labels, labels decide:
     >>> by_cell(pandas.Series(["right", "left"], index=["c2", "c1"]), cells_of(frame), "batch")
     array(['left', 'right'], dtype=object)
 
-pandas itself is not needed, and not imported.
+pandas itself is not needed, and not imported. Also here: what stands for a label that is not there.
 
 Know before reading: what an index of pandas is. Know after: when values are put in order, when they
 are taken as they stand, and when they are refused.
@@ -23,6 +23,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+# What programs write where they have no value: R, pandas, Python, and SQL. Of other spellings, such
+# as "none", some are answers.
+MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>")
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is None, NaN, or what pandas has in their place."""
+    return value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
+
+
+def is_missing_text(text: str) -> bool:
+    """Whether a field of a table says that there is no value."""
+    return text.strip() in MISSING
 
 
 def genes_of(counts: Any) -> list[str] | None:

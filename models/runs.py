@@ -52,7 +52,7 @@ from models.counts import (
 from models.files import need, warn_of_formulas
 from models.hdf5 import index_of
 from models.hdf5_writing import hdf5_file
-from models.labels import unique_names
+from models.labels import is_missing, unique_names
 from models.query import share_genes
 from models.scvi import SCVI
 
@@ -169,7 +169,7 @@ def as_texts(labels) -> np.ndarray:
     """Labels as (n,) str; NO_LABEL where one is None or NaN."""
     labels = np.asarray(labels)
     texts = labels.astype(str)
-    missing = [label is None or label != label for label in labels.tolist()]
+    missing = [is_missing(label) for label in labels.tolist()]
     return np.where(missing, NO_LABEL, texts)
 
 
