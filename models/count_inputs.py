@@ -30,7 +30,7 @@ from models.counts import Counts, Moments, as_matrix, batch_codes, moments
 from models.covariates import ObsColumns, columns_in
 from models.files import other_kinds
 from models.inputs import sizes
-from models.labels import MISSING, by_cell, cells_of, genes_of
+from models.labels import MISSING, by_cell, cells_of, genes_of, refuse_other_names
 from models.orientation import advice
 
 # More batches than this are none if there are fewer cells than this of each, on average, or if they
@@ -202,7 +202,8 @@ def _warn_where_names_are_exchanged(counts) -> None:
 
 def _warn_of_other_features(counts) -> None:
     """Warn of an AnnData object with antibodies and the like; files are read without them."""
-    kinds, n = other_kinds(getattr(counts, "var", {}))
+    is_anndata = hasattr(counts, "var_names")  # an array has a var, too: its variance
+    kinds, n = other_kinds(counts.var if is_anndata else {})
     if kinds:
         warnings.warn(
             f"counts: of {n} features {kinds} are no genes, and counted in another way; leave them "
@@ -267,13 +268,5 @@ def _in_dtype(x, dtype):
 
 
 def _check_genes(model, counts) -> None:
-    """ValueError for counts whose genes have other names than the model's, if both have names.
-
-    Names may occur more than once: genes of one name are told apart by their order.
-    """
-    genes = genes_of(counts)
-    if model.genes is not None and genes is not None and model.genes != genes:
-        raise ValueError(
-            "counts: its genes differ, or stand in another order, from those that the model "
-            "was trained on (model.genes); select and order them alike"
-        )
+    """ValueError for counts whose genes have other names than the model's, if both have names."""
+    refuse_other_names("counts", "genes", genes_of(counts), model.genes)

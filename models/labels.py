@@ -94,6 +94,25 @@ def by_cell(values: Any, cells: Sequence[str] | np.ndarray | None, name: str) ->
     return values_alone[[position[cell] for cell in cells]]
 
 
+def refuse_other_names(
+    argument: str, what: str, found: list[str] | None, known: list[str] | None
+) -> None:
+    """ValueError for columns of other names than the model's, or in another order; not where
+    either has none. Names may occur more than once: those of one name are told apart by their order.
+
+    argument: what the error calls the matrix; what: the columns, and the attribute of the model that
+    has the names that are known.
+    """
+    if found is None or known is None or found == known:
+        return
+    new, old = next((a, b) for a, b in zip(found, known) if a != b)
+    raise ValueError(
+        f"{argument}: its {what} differ, or stand in another order, from those that the model was "
+        f"trained on (model.{what}): the first that differs is {new!r}, in the place of {old!r}; "
+        "select and order them alike"
+    )
+
+
 def unique_names(names) -> np.ndarray:
     """The names (n,), str: of those that are alike the first stays, the next become NAME-1, NAME-2,
     as AnnData does.
