@@ -64,6 +64,7 @@ OPTIONS = {
     "transfer_labels: reference_z": "REFERENCE",
     "transfer_labels: query_z": "QUERY",
     "reference_z": "REFERENCE",
+    "library_size: ": "--library-size: ",
 }  # in words of errors
 
 
@@ -427,7 +428,7 @@ def embed(options) -> int:
     """Latent coordinates: the mean of q(z | x) of each cell."""
     run, kind = Run(options.run), output("--out", options.out)
     model = run.model()
-    counts, path, batch = of_run(run, options, is_batch_needed=model.config["encode_covariates"])
+    counts, path, batch = of_run(run, options, model, is_own_batch_decoded=False)
     is_added = runs.is_h5ad(path) and not runs.why_not_added(path, counts, "obsm")
     keep_counts(run, path, "--out", options.out, is_added)
     z: Any = model.latent(genes_of(run, model, counts), batch)
@@ -444,7 +445,8 @@ def denoise(options) -> int:
     """
     run, kind = Run(options.run), output("--out", options.out)
     model = run.model()
-    everything, path, batch = of_run(run, options)
+    is_own_batch_decoded = options.transform_batch is None
+    everything, path, batch = of_run(run, options, model, is_own_batch_decoded)
     counts = genes_of(run, model, everything)
     is_added = (
         counts is everything
@@ -486,7 +488,7 @@ def impute_score(options) -> int:
     run = Run(options.run)
     _, settings = run.config()
     model = run.model()
-    everything, _, batch = of_run(run, options)
+    everything, _, batch = of_run(run, options, model)
     counts = genes_of(run, model, everything)
     arguments = runs.fit_arguments(settings) | (
         {} if options.epochs is None else {"epochs": options.epochs}
@@ -540,7 +542,7 @@ def de(options) -> int:
         output(*target)
     run = Run(options.run)
     model = run.model()
-    counts, read_from, batch = of_run(run, options)
+    counts, read_from, batch = of_run(run, options, model)
     for option, path, _ in targets:
         keep_counts(run, read_from, option, path)
     table = model.differential_expression(
@@ -571,7 +573,11 @@ def generate(options) -> int:
     model = run.model()
     keep_counts(run, run.config()[0], "--out", options.out)
     found, batch = model.generate(
-        options.cells, batch=options.batch, seed=options.seed, return_batch=True
+        options.cells,
+        batch=options.batch,
+        library_size=options.library_size,
+        seed=options.seed,
+        return_batch=True,
     )
     x = sparse.csr_array(found)
     key = run.config()[1].get("batch_key")
@@ -623,7 +629,7 @@ def make_report(options) -> int:
     output("--out", out, (".html",))
     if options.out is None:
         run.check_target(out)
-    counts, path, batch = of_run(run, options)
+    counts, path, batch = of_run(run, options, model)
     keep_counts(run, path, "--out", out)
     labels = None if options.color is None else runs.labels_of(counts, options.color)
     with checkpoint.whole_file(out) as temporary:
@@ -642,10 +648,12 @@ def make_report(options) -> int:
     return 0
 
 
-def of_run(run: Run, options, is_batch_needed: bool = True) -> tuple:
+def of_run(run: Run, options, model, is_own_batch_decoded: bool = True) -> tuple:
     """(counts with all their genes, their path, batch labels or None), as options and run say.
 
-    Where no batch is needed, it is looked for only if an option names its column.
+    is_own_batch_decoded: whether the decoder is told each cell's own batch. Where it is not, nor
+    the encoder, and where the model has but one, it is looked for only if an option names its
+    column.
     """
     on_disk = getattr(
         options, "on_disk", False
@@ -654,7 +662,8 @@ def of_run(run: Run, options, is_batch_needed: bool = True) -> tuple:
     counts, path, key = run.counts(
         options.counts, options.layer, options.batch_key, on_disk, reading
     )
-    if not is_batch_needed:
+    is_told = is_own_batch_decoded or model.config["encode_covariates"]
+    if model.n_batches == 1 or not is_told:
         key = options.batch_key
     if key is not None:
         return counts, path, runs.labels_of(counts, key)
@@ -1079,8 +1088,8 @@ def reading_options(add, unset=None) -> None:
         dest="rounded",
         action="store_true",
         default=unset,
-        help="make whole numbers of fractions, of counts from which ambient RNA was taken away: up or "
-        "down at random, so that means stay",
+        help="make whole numbers of fractions, of counts from which ambient RNA was taken away: up "
+        "or down at random, so that means stay",
     )
 
 
@@ -1257,6 +1266,12 @@ def generate_options(add) -> None:
     )
     add("--cells", metavar="N", type=whole(1), required=True, help="how many cells")
     add("--batch", metavar="LABEL", help="of all of them (default: batches as in the training)")
+    add(
+        "--library-size",
+        metavar="N",
+        type=POSITIVE,
+        help="what every cell's expectations sum to (default: drawn, as in the training)",
+    )
     add("--seed", metavar="N", type=whole(0), default=0, help="of the draws (default: 0)")
 
 

@@ -29,7 +29,7 @@ from minigrad.backend import Array, Matrix
 from models.counts import Counts, Moments, as_matrix, batch_codes, moments
 from models.covariates import ObsColumns, columns_in
 from models.files import other_kinds
-from models.inputs import sizes
+from models.inputs import sizes, warn_if_untrained
 from models.labels import MISSING, by_cell, cells_of, genes_of, refuse_other_names
 from models.orientation import advice
 
@@ -154,17 +154,27 @@ def training_cells(
 
 
 def cells_to_ask_about(
-    model: Any, counts: Any, batch: Array | str | None, layer: str | None, on_disk: bool
+    model: Any,
+    counts: Any,
+    batch: Array | str | None,
+    layer: str | None,
+    on_disk: bool,
+    is_batch_needed: bool = True,
 ) -> tuple[Matrix, np.ndarray, np.ndarray]:
     """Checked counts (n_cells, n_genes), batch codes (n_cells,) and covariates (n_cells,
     n_covariates) of any cells, empty ones too.
 
-    ValueError for an unknown batch or category, and for other genes than the model's.
+    is_batch_needed: whether the answer depends on the batch even if the encoder does not see it;
+    where it is not needed, and not given, codes are 0. ValueError for an unknown batch or category,
+    and for other genes than the model's.
     """
     x = _matrix(model, counts, layer, on_disk)
     _check_genes(model, counts)
+    warn_if_untrained(model, stacklevel=4)
     n_cells = x.shape[0]
-    codes, _ = _codes(model, counts, batch, n_cells, model.batches)
+    codes = np.zeros(n_cells, np.int64)
+    if is_batch_needed or batch is not None or model.config["encode_covariates"]:
+        codes, _ = _codes(model, counts, batch, n_cells, model.batches)
     covariates = model.columns.table(_obs(counts), n_cells, model.dtype)
     return _in_dtype(x, model.dtype), codes, covariates
 
@@ -182,6 +192,7 @@ def cells_to_encode(
         return cells_to_ask_about(model, counts, batch, layer, on_disk=True)
     x = _matrix(model, counts, layer, on_disk=True)
     _check_genes(model, counts)
+    warn_if_untrained(model, stacklevel=3)
     n_cells = x.shape[0]
     codes = np.zeros(n_cells, np.int64)
     if batch is not None:

@@ -24,7 +24,14 @@ from minigrad.fit import History, evaluating, fit
 from minigrad.nn import Module
 from minigrad.parallel import ranks_of
 from minigrad.tensor import Tensor
-from models.inputs import ANY_NUMBER, Range, as_features, dense, whole_number
+from models.inputs import (
+    ANY_NUMBER,
+    Range,
+    as_features,
+    dense,
+    warn_if_untrained,
+    whole_number,
+)
 from models.labels import genes_of, refuse_other_names
 
 CHUNK = 512  # rows at a time when predicting, and on a GPU more
@@ -80,9 +87,9 @@ class FeatureModel(Saved, Module):
 
         x: array or list, SciPy sparse matrix (never dense as a whole), AnnData (its .X) or
         DataFrame; real numbers, converted to the model's dtype. Names of columns are remembered,
-        and others, or another order, refused from then on. epochs: None for some 5000 steps, from 10 to 200
-        epochs. batch_size: None for 128, unless the class or preset says otherwise; so too
-        learning_rate, None for 1e-3. validation: fraction of rows held out. seed: of order, split
+        and others, or another order, refused from then on. epochs: None for some 5000 steps, from
+        10 to 200 epochs. batch_size: None for 128, unless the class or preset says otherwise; so
+        too learning_rate, None for 1e-3. validation: fraction of rows held out. seed: of order, split
         and noise; None for the model's. early_stopping, checkpoint, resume, progress, device,
         parallel: see minigrad.fit. Returns the History.
 
@@ -156,6 +163,7 @@ class FeatureModel(Saved, Module):
         if size is None:
             n_entries = backend.entries_at_once(CHUNK * self.n_features, self.device)
             size = n_entries // self.n_features
+        warn_if_untrained(self, stacklevel=4)
         for (piece,) in Minibatches((self._rows(x, in_range),), size):
             yield dense(backend.rows_on(piece, self.device))
 

@@ -22,6 +22,7 @@ Know after: what `fit(x)` of an autoencoder accepts, and that it never changes x
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from numbers import Real
 from typing import Any, NamedTuple
@@ -99,6 +100,19 @@ def floating(dtype: DTypeLike) -> np.dtype:
     if dtype is None or np.dtype(dtype) not in (np.float32, np.float64):
         raise ValueError(f"dtype must be numpy.float32 or numpy.float64, not {dtype!r}")
     return np.dtype(dtype)
+
+
+def warn_if_untrained(model: Any, stacklevel: int) -> None:
+    """Warn that a model is asked which was never fitted: its weights are random, and its answers.
+
+    stacklevel: how many calls above this one the user's lies.
+    """
+    if not model.trained:
+        warnings.warn(
+            f"this {type(model).__name__} was never fitted, and answers by random weights; call "
+            "fit, or load a trained one (if its weights are from elsewhere, set model.trained)",
+            stacklevel=stacklevel + 1,
+        )
 
 
 # --------------------------------------------------------------------------------- rows of features

@@ -97,11 +97,11 @@ def by_cell(values: Any, cells: Sequence[str] | np.ndarray | None, name: str) ->
 def refuse_other_names(
     argument: str, what: str, found: list[str] | None, known: list[str] | None
 ) -> None:
-    """ValueError for columns of other names than the model's, or in another order; not where
-    either has none. Names may occur more than once: those of one name are told apart by their order.
+    """ValueError for columns of other names than the model's, or in another order.
 
-    argument: what the error calls the matrix; what: the columns, and the attribute of the model that
-    has the names that are known.
+    found and known: the names, (n,); None: there are none, and nothing is compared. Names may occur
+    more than once: columns of one name are told apart by their order. argument: what the error
+    calls the matrix; what: the columns, and the attribute of the model that has the known names.
     """
     if found is None or known is None or found == known:
         return

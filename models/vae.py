@@ -79,6 +79,7 @@ from models.inputs import (
     means,
     one_of,
     sizes,
+    warn_if_untrained,
     whole_number,
     widths,
 )
@@ -391,6 +392,7 @@ class VAE(FeatureModel):
         means, probabilities, fractions that sum to 1.
         """
         n = whole_number("n", n)
+        warn_if_untrained(self, stacklevel=2)
         rng = backend.generator([seed, posterior.POSTERIOR], self.device)
         with evaluating(self):
             z = rng.standard_normal((n, self.n_latent), dtype=self.dtype)
