@@ -89,8 +89,8 @@ class FeatureModel(Saved, Module):
         DataFrame; real numbers, converted to the model's dtype. Names of columns are remembered,
         and others, or another order, refused from then on. epochs: None for some 5000 steps, from
         10 to 200 epochs. batch_size: None for 128, unless the class or preset says otherwise; so
-        too learning_rate, None for 1e-3. validation: fraction of rows held out. seed: of order, split
-        and noise; None for the model's. early_stopping, checkpoint, resume, progress, device,
+        too learning_rate, None for 1e-3. validation: fraction of rows held out. seed: of order,
+        split and noise; None for the model's. early_stopping, checkpoint, resume, progress, device,
         parallel: see minigrad.fit. Returns the History.
 
         ValueError names what is wrong with x; FloatingPointError if training leaves the finite

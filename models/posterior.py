@@ -272,8 +272,7 @@ class AnswersByDraws(Module):
         batch, and its own need not be known; None: its own. Covariates are held fixed: each cell
         keeps its own. For comparing genes and cells without the noise of counting, the depth of
         sequencing, and the batch. A cell without counts has what the encoder makes of it.
-        ValueError for an unknown batch, with
-        those known.
+        ValueError for an unknown batch, with those known.
         """
         return _expected_counts(
             self, counts, batch, layer, transform_batch, n_samples, seed, library_size=1.0

@@ -122,7 +122,7 @@ def _with_weights(cls: Any, state: Mapping[str, Any], config: dict[str, Any]) ->
     return model.eval()
 
 
-# ------------------------------------------------------------------------------------ a saved folder
+# ----------------------------------------------------------------------------------- a saved folder
 def saved_model(path: Any) -> SavedModel:
     """What scvi-tools' `save` wrote to a folder, or to the model.pt in it; nothing of it is run.
 

@@ -3,8 +3,8 @@
 PyTorch keeps what it is given as a pickle, and a pickle is a program for a small machine with a
 stack, one of whose instructions calls any function of any module by its name: who loads a
 stranger's file runs it. Here nothing of it is run, and neither PyTorch nor Python's reader of
-pickles is needed. The instructions are followed where they build numbers, texts, lists, tuples and dicts. Where
-one would call a function, its name is noted, and what it would be given:
+pickles is needed. The instructions are followed where they build numbers, texts, lists, tuples and
+dicts. Where one would call a function, its name is noted, and what it would be given:
 
     >>> program = b"cos\\nsystem\\n(S'rm *'\\ntR."  # of a file made to do harm
     >>> followed(program)
@@ -53,6 +53,7 @@ PARAMETER = "torch._utils._rebuild_parameter"
 # By these NumPy writes arrays and numbers; before version 2 from another module.
 ARRAY = ("numpy._core.multiarray._reconstruct", "numpy.core.multiarray._reconstruct")
 NUMBER = ("numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar")
+NO_BYTES = ("__builtin__.bytes", "builtins.bytes")
 PLAIN_DTYPE = re.compile(r"[biufSU]\d+")
 
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
@@ -130,9 +131,10 @@ def _follow(name: str, argument: Any, stack: list, memo: dict) -> None:
             stack[-1].state = state
     elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
         stack.append(tuple(_popped(stack, int(name[-1]))))
-    elif name in ("TUPLE", "LIST"):
+    elif name in ("TUPLE", "LIST", "DICT"):
         items = _since_mark(stack)
-        stack.append(tuple(items) if name == "TUPLE" else items)
+        made = {"TUPLE": tuple, "LIST": list, "DICT": lambda i: dict(zip(i[::2], i[1::2]))}
+        stack.append(made[name](items))
     elif name in ("APPEND", "APPENDS"):
         items = _popped(stack, 1) if name == "APPEND" else _since_mark(stack)
         if isinstance(stack[-1], list):
@@ -213,7 +215,7 @@ class Torch:
         """A tensor, of numbers that begin at an offset in its storage, with steps between them."""
         _, kind, key, _, n = storage.description
         if kind not in STORED:
-            raise Refused(f"has a tensor in {_in_words(kind)}, which is not read; save it as float")
+            raise Refused(f"has a tensor in {str(kind)[:60]}, which is not read; save it as float")
         numbers = np.frombuffer(self.read(f"data/{key}"), self.order + STORED[kind])
         whole = [offset, *shape, *strides]
         right = all(type(i) is int and i >= 0 for i in whole) and len(shape) == len(strides)
@@ -258,9 +260,11 @@ def number(value: Any) -> Any:
 
 
 def _bytes(data: Any) -> bytes:
-    """Bytes; old programs write them as a text, to be encoded."""
+    """Bytes; old programs write them as a text, to be encoded, or as none."""
     if isinstance(data, Call) and data.function == "_codecs.encode":
         return str(data.arguments[0]).encode("latin1")
+    if isinstance(data, Call) and data.function in NO_BYTES and data.arguments == ():
+        return b""
     if not isinstance(data, bytes):
         raise Refused(f"holds {_in_words(data)} where bytes are expected")
     return data

@@ -909,6 +909,47 @@ def test_generated_cells_say_which_batch_they_are_of(place, model, tmp_path, cap
     np.testing.assert_array_equal(labels, model.generate(9, return_batch=True)[1])
 
 
+def test_generated_cells_are_as_deep_as_asked_for(place, model, tmp_path):
+    out = tmp_path / "new.npz"
+    assert call("generate", place / "run", "--cells", 5, "--library-size", 900, "--out", out) == 0
+    np.testing.assert_array_equal(read(out).X.toarray(), model.generate(5, library_size=900.0))
+
+
+def test_the_batch_is_asked_for_where_the_answer_depends_on_it_only(place, model, tmp_path, capsys):
+    counts = made_counts()
+    bare = Counts(counts.X, counts.genes, counts.cells, {"kind": counts.obs["kind"]})
+    runs.write_counts(tmp_path / "bare.npz", bare)
+    asked = [place / "run", tmp_path / "bare.npz"]
+    out = ["--out", tmp_path / "mu.npz"]
+    assert call("denoise", *asked, "--transform-batch", "old", *out) == 0
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "mu.npz")["scvi_denoised"],
+        model.denoise(counts.X, counts.obs["donor"], transform_batch="old"),
+    )
+    capsys.readouterr()
+    for command in (
+        ["denoise", *asked, *out],
+        ["de", *asked, "--key", "kind", "--groups", "T cell"],
+        ["report", *asked, "--out", tmp_path / "r.html"],
+    ):
+        assert call(*command) == 1
+        assert "no column 'donor' of cells in the counts" in capsys.readouterr().err
+
+
+def test_a_run_of_one_batch_never_asks_for_it(tmp_path):
+    counts = made_counts()
+    one = Counts(counts.X, counts.genes, counts.cells, {**counts.obs, "lane": np.full(60, "L1")})
+    runs.write_counts(tmp_path / "one.npz", one)
+    runs.write_counts(tmp_path / "bare.npz", counts)  # has no lane
+    run = tmp_path / "r"
+    short = [*SMALL, "--epochs", 1]
+    assert call("train", tmp_path / "one.npz", "--out", run, "--batch-key", "lane", *short) == 0
+    asked = [run, tmp_path / "bare.npz"]
+    assert call("denoise", *asked, "--out", tmp_path / "mu.npz") == 0
+    assert call("de", *asked, "--key", "kind", "--groups", "T cell", "--samples", 50) == 0
+    assert call("report", *asked, "--out", tmp_path / "r.html") == 0
+
+
 def test_a_number_of_each_cell_is_no_batch_and_no_label(tmp_path, capsys):
     counts = made_counts()
     totals = np.asarray(counts.X.sum(axis=1)).ravel().astype(int) * 10 + np.arange(60) % 10
