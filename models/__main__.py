@@ -1,6 +1,7 @@
 """The command line: train scVI on a file of counts, and ask the trained model.
 
     {prog} train counts.h5ad --out run          a folder: checkpoint, settings, history
+    {prog} import scvi_model --counts counts.h5ad --out run     a model that scvi-tools saved
     {prog} embed run --out latent.csv           latent coordinates of each cell
     {prog} denoise run --out denoised.npz       expected counts
     {prog} de run --key labels --groups B T     genes that two groups of cells express differently
@@ -43,10 +44,11 @@ from scipy import sparse
 
 from minigrad import checkpoint
 from minigrad.parallel import LAUNCHERS, AnotherRankFailed, ranks_of
-from models import comparison, imputation, latent_files, query, report, runs, streams
-from models.counts import HOW_TO_ROUND, Counts
+from models import comparison, imputation, latent_files, query, recipe, report, runs, streams
+from models.counts import HOW_TO_ROUND, Counts, library_size
 from models.joining import FILE, names_of_files
 from models.runs import Run
+from models.scvi import SCVI
 from models.transfer import transfer_labels
 
 VARIED = ("likelihood", "n_latent", "n_layers", "n_hidden", "epochs")  # settings compared
@@ -421,6 +423,31 @@ def compare(options) -> int:
     taken = {**of_counts, **settings, **chosen.config(), **chosen.fit()}
     comparison.write_best(folder, options.counts, taken)
     say(f"written: {csv}, {picture}, and {best} for train --settings {folder}")
+    return 0
+
+
+def take_over(options) -> int:
+    """Take over a model that scvi-tools trained and saved, as a run that the other commands take.
+    FOLDER is what its `save` wrote, of which no code is run; COUNTS, with the genes of the model and
+    the columns of its batches and covariates, are those that later commands read, and say how many
+    counts cells have, where the model does not."""
+    run = Run(options.out)
+    if run.checkpoint.exists():
+        raise WrongUsage(f"{run.folder} holds a run already; give another --out")
+    reading = {name: value for name in runs.READING if (value := getattr(options, name, None))}
+    model = SCVI.from_scvi_tools(options.folder)
+    everything = runs.read_counts(options.counts, options.layer, reading=reading)
+    counts = runs.genes_by_name(everything, model_genes(model))
+    x, codes, _ = model.minibatches(counts).columns
+    totals = library_size(x)
+    if model.library == "observed" and totals.any():
+        recipe.start_library_prior(model, totals[totals > 0], codes[totals > 0])
+    settings = {"layer": options.layer, **reading, **runs.settings_of(model)}
+    with run.owned():
+        run.begin(options.counts, {key: v for key, v in settings.items() if v is not None})
+        model.save(run.checkpoint)
+    say(f"{len(counts):,} cells, {counts.shape[1]:,} genes, {model.n_batches} batch(es)")
+    print(f"{'run':<28}{run.folder}")
     return 0
 
 
@@ -1012,6 +1039,15 @@ def train_options(add) -> None:
     )
 
 
+def import_options(add) -> None:
+    add("folder", metavar="FOLDER", type=Path, help="what scvi-tools' SCVI.save wrote")
+    add("--counts", metavar="COUNTS", required=True, help="counts that the model is asked about")
+    add("--out", metavar="RUN", type=Path, required=True, help="folder for the run; it is made")
+    add("--layer", help="layer of COUNTS (default: the main matrix)")
+    add("--transpose", action="store_true", help="COUNTS have their genes where cells are expected")
+    reading_options(add)
+
+
 def compare_options(add) -> None:
     """What train takes, with several values where settings are compared."""
     not_for_all = {"counts", "--out", "--resume", "--settings", "--device", "--on-disk"}
@@ -1364,6 +1400,11 @@ COMMANDS = {
         compare_options,
         "counts.h5ad --out trials --likelihood nb zinb --latent 10 30 --jobs 2\n"
         "demos/data/cortex.npz --out trials --layers 1 --labels labels",
+    ),
+    "import": (
+        take_over,
+        import_options,
+        "scvi_model --counts counts.h5ad --out run",
     ),
     "embed": (
         embed,

@@ -391,6 +391,19 @@ def new_model(counts: Counts, settings: dict) -> SCVI:
     )
 
 
+def settings_of(model: SCVI) -> dict:
+    """The settings that say of a model, which was trained elsewhere, how it was made."""
+    settings = {name: model.config[name] for name in MODEL}
+    columns = model.columns
+    if columns.batch is not None:
+        settings["batch_key"] = columns.batch
+    if columns.categorical:
+        settings["categorical"] = list(columns.categorical)
+    if columns.continuous:
+        settings["continuous"] = list(columns.continuous)
+    return settings
+
+
 def fit_arguments(settings: dict) -> dict:
     """The settings that are arguments of SCVI.fit."""
     return {name: settings[name] for name in FIT if name in settings}

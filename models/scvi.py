@@ -75,7 +75,12 @@ from models.count_inputs import (
 from models.covariates import ObsColumns, columns_from
 from models.differential import ComparesGroups
 from models.inputs import dense, floating, one_of, sizes
-from models.posterior import LOG_MEAN_OF_NO_CELLS, LOG_VAR_OF_NO_CELLS, AnswersByDraws
+from models.posterior import (
+    LOG_MEAN_OF_NO_CELLS,
+    LOG_VAR_OF_NO_CELLS,
+    AnswersByDraws,
+    knows_library,
+)
 from models.query import MapsQueries, NewColumns, keep_apart
 
 # Added to the variance of q, as the reference does: keeps KL finite when a dimension is very sure.
@@ -662,6 +667,8 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
             self._know_columns(cells.columns)
             backend.assign(self.covariate_mean, cells.covariates.mean(axis=0))
             recipe.start_from_moments(self, cells.sums, cells.codes)
+        elif not knows_library(self):  # weights of scvi-tools
+            recipe.start_library_prior(self, cells.sums.totals, cells.codes)
         if self.config["dropout"] is None:
             n_cells, n_genes = cells.counts.shape
             n_counts = cells.sums.totals.sum()
@@ -775,8 +782,8 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
         state: the path of the folder that its `save` wrote, which says all else too, and of which
         no code is run; or a mapping of its state-dict names to arrays. Then config has the
         arguments of SCVI that the training used (n_batches, n_layers, likelihood, dispersion,
-        library, encode_covariates ...); n_genes, n_latent and n_hidden are read from the shapes. Of
-        covariates, columns=dict(categorical={name: labels in the order of their codes},
+        library, encode_covariates ...); sizes of layers, and how many there are, are read from the
+        weights. Of covariates, columns=dict(categorical={name: labels in the order of their codes},
         continuous=[names]), both in the order in which they were set up there. Heads that the
         configuration does not use are left out and listed in `.ignored`. ValueError for weights
         that are NaN or infinite, or of another model.

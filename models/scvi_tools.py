@@ -56,6 +56,11 @@ ONLY = {
     "var_activation": None,
     "use_size_factor_key": False,
 }
+USED = ("z_encoder.", "decoder.px_decoder.", "decoder.px_scale_decoder.")  # by all models
+AS_IN_TRAINING = (
+    "give n_batches, n_layers, likelihood, dispersion, library, columns and encode_covariates as "
+    "in its training"
+)
 FIRST_LAYER = "z_encoder.encoder.fc_layers.Layer 0.0.weight"
 
 
@@ -92,7 +97,10 @@ def _with_weights(cls: Any, state: Mapping[str, Any], config: dict[str, Any]) ->
     n_genes = len(np.asarray(state["decoder.px_scale_decoder.0.bias"]))
     n_latent = np.asarray(state["z_encoder.mean_encoder.weight"]).shape[0]
     dtype = np.promote_types(first_layer.dtype, np.float32)  # halves are computed in float32
-    found = dict(n_genes=n_genes, n_hidden=n_hidden, n_latent=n_latent, dtype=dtype)
+    n_layers = sum(f"z_encoder.encoder.fc_layers.Layer {i}.0.weight" in state for i in range(100))
+    found = dict(
+        n_genes=n_genes, n_hidden=n_hidden, n_latent=n_latent, n_layers=n_layers, dtype=dtype
+    )
     model = cls(**{**found, **config})
     targets = model.state_dict()
     weights = {name: targets[name] for name in model.buffers}  # what the state may not have
@@ -107,11 +115,15 @@ def _with_weights(cls: Any, state: Mapping[str, Any], config: dict[str, Any]) ->
         if array.size != targets[ours].size:
             raise ValueError(
                 f"state: {theirs!r} has shape {array.shape}, where a model of these arguments has "
-                f"{targets[ours].shape}; give n_batches, n_layers, dispersion, columns and "
-                "encode_covariates as in its training"
+                f"{targets[ours].shape}; {AS_IN_TRAINING}"
             )
         has_prior |= ours == "library_log_mean"
         weights[ours] = array.reshape(targets[ours].shape)
+    beyond = [name for name in model.ignored if name.startswith(USED) and "num_b" not in name]
+    missing = [name for name in targets if name not in weights]
+    if beyond or missing:
+        found_wrong = f"{beyond[0]!r} has no place" if beyond else f"has nothing for {missing[0]!r}"
+        raise ValueError(f"state: {found_wrong} in a model of these arguments; {AS_IN_TRAINING}")
     if model.library == "latent" and not has_prior:
         raise ValueError(
             "state: has no library_log_means and library_log_vars, the prior of a latent library; "
@@ -193,13 +205,13 @@ def _config(asked: dict[str, Any], registry: dict, torch: Torch) -> dict[str, An
         if asked.get(name, value) != value:
             raise Refused(f"was made with {name}={asked[name]!r}, which SCVI here does not have")
     fields = registry["field_registries"]
-    if _state_of(fields, "size_factor"):
+    setup = registry["setup_args"]
+    if setup.get("size_factor_key") is not None:
         raise Refused("was told size factors, which SCVI here does not have")
-    batch = _state_of(fields, "batch").get("original_key")
     categories = _state_of(fields, "extra_categorical_covs")
     numbers = _state_of(fields, "extra_continuous_covs")
     columns = {
-        "batch": None if str(batch).startswith("_scvi") else str(batch),
+        "batch": setup.get("batch_key"),
         "categorical": {
             str(key): [str(label) for label in torch.array(labels)]
             for key, labels in categories.get("mappings", {}).items()

@@ -50,6 +50,7 @@ STORED = {
 }
 TENSOR = "torch._utils._rebuild_tensor_v2"
 PARAMETER = "torch._utils._rebuild_parameter"
+DICTS = ("collections.OrderedDict", "collections.defaultdict")
 # By these NumPy writes arrays and numbers; before version 2 from another module.
 ARRAY = ("numpy._core.multiarray._reconstruct", "numpy.core.multiarray._reconstruct")
 NUMBER = ("numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar")
@@ -123,11 +124,12 @@ def _follow(name: str, argument: Any, stack: list, memo: dict) -> None:
         stack.append(Stored(stack.pop()))
     elif name in ("REDUCE", "NEWOBJ"):
         function, arguments = _popped(stack, 2)
-        is_dict = function == "collections.OrderedDict" and arguments in ((), [])
+        # What is in them comes afterwards.
+        is_dict = function in DICTS and (function == DICTS[1] or arguments == ())
         stack.append({} if is_dict else Call(function, arguments))
     elif name == "BUILD":
         state = stack.pop()
-        if isinstance(stack[-1], Call):  # an ordered dict is told what is not needed
+        if isinstance(stack[-1], Call):  # a dict is told what is not needed
             stack[-1].state = state
     elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
         stack.append(tuple(_popped(stack, int(name[-1]))))

@@ -909,6 +909,45 @@ def test_generated_cells_say_which_batch_they_are_of(place, model, tmp_path, cap
     np.testing.assert_array_equal(labels, model.generate(9, return_batch=True)[1])
 
 
+def test_a_model_that_scvi_tools_saved_becomes_a_run(tmp_path, capsys):
+    """It is asked as one that was trained here; how deep cells are, is read off the counts."""
+    folder = ROOT / "tests" / "data" / "scvi_folder" / "nb_covariates"
+    recorded = dict(np.load(folder / "expected.npz", allow_pickle=False))
+    obs = {key: recorded[key] for key in ("donor", "sex", "site", "age", "mito")}
+    genes = [f"G{i}" for i in range(20)]
+    counts = Counts(sparse.csr_array(recorded["x"]), genes, [f"c{i}" for i in range(12)], obs)
+    runs.write_counts(tmp_path / "c.npz", counts.select_genes(np.arange(20)[::-1]))  # by name
+    run = tmp_path / "run"
+    words = ["import", folder, "--counts", tmp_path / "c.npz", "--out", run]
+    assert call(*words) == 0
+    assert "12 cells, 20 genes, 2 batch(es)" in capsys.readouterr().err
+    assert call("embed", run, "--out", tmp_path / "z.npz") == 0
+    found = np.load(tmp_path / "z.npz")["X_scVI"]
+    np.testing.assert_allclose(found, recorded["z_mean"], rtol=1e-5, atol=1e-6)
+    model = SCVI.load(run / "model.npz")
+    totals = recorded["x"].sum(axis=1)
+    for b, label in enumerate(["d10", "d2"]):
+        log_totals = np.log(totals[recorded["donor"] == label])
+        np.testing.assert_allclose(model.library_log_mean[b], log_totals.mean(), rtol=1e-5)
+    for command in (
+        ["denoise", run, "--out", tmp_path / "mu.npz"],
+        ["de", run, "--key", "sex", "--groups", "f", "--samples", 50],
+        ["generate", run, "--cells", 5, "--out", tmp_path / "new.npz"],
+        ["report", run],
+        ["impute-score", run, "--epochs", 1],
+    ):
+        assert call(*command) == 0, command
+    assert call("train", "--resume", "--out", run) == 1
+    assert "holds a model, and no training to go on with" in capsys.readouterr().err
+    assert call(*words) == 2 and "holds a run already" in capsys.readouterr().err
+    words[-1] = tmp_path / "other"
+    runs.write_counts(tmp_path / "c.npz", counts.select_genes(np.arange(15)))
+    assert call(*words) == 1 and not (tmp_path / "other").exists()
+    assert "5 of the 20 genes of the model are not among the 15" in capsys.readouterr().err
+    words[1] = tmp_path / "nothing"
+    assert call(*words) == 1 and "nothing: No such file" in capsys.readouterr().err
+
+
 def test_generated_cells_are_as_deep_as_asked_for(place, model, tmp_path):
     out = tmp_path / "new.npz"
     assert call("generate", place / "run", "--cells", 5, "--library-size", 900, "--out", out) == 0

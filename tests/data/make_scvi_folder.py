@@ -85,7 +85,7 @@ def main():
         data = cells()
         scvi.model.SCVI.setup_anndata(data, **setup)
         model = scvi.model.SCVI(data, **config)
-        model.train(2, accelerator="cpu", batch_size=16, enable_progress_bar=False, logger=False)
+        model.train(2, accelerator="cpu", batch_size=16, enable_progress_bar=False)
         some = data[:12].copy()
         found = expected(model, some)
         model.save(FOLDER / name)
