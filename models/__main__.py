@@ -428,9 +428,9 @@ def compare(options) -> int:
 
 def take_over(options) -> int:
     """Take over a model that scvi-tools trained and saved, as a run that the other commands take.
-    FOLDER is what its `save` wrote, of which no code is run; COUNTS, with the genes of the model and
-    the columns of its batches and covariates, are those that later commands read, and say how many
-    counts cells have, where the model does not."""
+    FOLDER is what its `save` wrote, of which no code is run. COUNTS, with the genes of the model
+    and the columns of its batches and covariates, are those that later commands read, and say how
+    many counts cells have, where the model does not."""
     run = Run(options.out)
     if run.checkpoint.exists():
         raise WrongUsage(f"{run.folder} holds a run already; give another --out")

@@ -225,7 +225,7 @@ def _start_theta(model, log_theta: np.ndarray) -> None:
 def start_library_prior(model, totals: np.ndarray, codes: np.ndarray) -> None:
     """Mean and variance of the log totals of each batch, unless given, and its share of cells.
 
-    A batch without cells has those of all cells.
+    totals and codes: of the cells, (n_cells,). A batch without cells has those of all cells.
     """
     for b in range(model.n_batches):
         in_batch = codes == b

@@ -64,7 +64,7 @@ AS_IN_TRAINING = (
 FIRST_LAYER = "z_encoder.encoder.fc_layers.Layer 0.0.weight"
 
 
-class SavedModel(NamedTuple):
+class FolderContent(NamedTuple):
     """What a folder of scvi-tools holds."""
 
     state: dict[str, np.ndarray]  # weights by their names there
@@ -135,7 +135,7 @@ def _with_weights(cls: Any, state: Mapping[str, Any], config: dict[str, Any]) ->
 
 
 # ----------------------------------------------------------------------------------- a saved folder
-def saved_model(path: Any) -> SavedModel:
+def saved_model(path: Any) -> FolderContent:
     """What scvi-tools' `save` wrote to a folder, or to the model.pt in it; nothing of it is run.
 
     FileNotFoundError; ValueError for models of other kinds than SCVI, for what SCVI here does not
@@ -174,7 +174,7 @@ def _file_in(folder: Path) -> Path:
     )
 
 
-def _saved_model(torch: Torch) -> SavedModel:
+def _saved_model(torch: Torch) -> FolderContent:
     """What is in an open model.pt."""
     content = torch.content
     if not isinstance(content, dict) or "model_state_dict" not in content:
@@ -196,7 +196,7 @@ def _saved_model(torch: Torch) -> SavedModel:
         if name != "pyro_param_store"
     }
     genes = [str(number(name)) for name in torch.array(content["var_names"]).tolist()]
-    return SavedModel(state, {**config, "n_batches": len(batches)}, genes, batches)
+    return FolderContent(state, {**config, "n_batches": len(batches)}, genes, batches)
 
 
 def _config(asked: dict[str, Any], registry: dict, torch: Torch) -> dict[str, Any]:

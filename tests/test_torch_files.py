@@ -31,11 +31,11 @@ def test_plain_values_are_built_as_they_were(protocol):
     values = dict(VALUES)
     if protocol < 3:  # there bytes are a call
         del values["bytes"]
-    shared = ["one"]
-    values |= {"shared": [shared, shared], "ordered": collections.OrderedDict(z=1, a=2)}
+    one = ["one"]
+    values |= {"twice": [one, one], "ordered": collections.OrderedDict(z=1, a=2)}
     found = followed(pickle.dumps(values, protocol))
     assert found == {**values, "ordered": {"z": 1, "a": 2}}
-    assert found["shared"][0] is found["shared"][1] and list(found["ordered"]) == ["z", "a"]
+    assert found["twice"][0] is found["twice"][1] and list(found["ordered"]) == ["z", "a"]
 
 
 ARRAYS = {
