@@ -46,6 +46,7 @@ from minigrad import checkpoint
 from minigrad.parallel import LAUNCHERS, AnotherRankFailed, ranks_of
 from models import comparison, imputation, latent_files, query, recipe, report, runs, streams
 from models.counts import HOW_TO_ROUND, Counts, library_size
+from models.files import HOW_TO_ADD
 from models.joining import FILE, names_of_files
 from models.runs import Run
 from models.scvi import SCVI
@@ -57,6 +58,7 @@ OPTIONS = {
     "backed=True": "--on-disk",
     "transpose=True": "--transpose",
     HOW_TO_ROUND: "--round",
+    HOW_TO_ADD: "--obs TABLE",
     "gene_names=": "--gene-names ",
     "min_overlap=": "--min-overlap ",
     "name=, or other labels": "--batch-name, or other labels",

@@ -44,6 +44,21 @@ from models.zarr_store import is_zarr, read_zarr
 LARGEST_COUNT = 2**24  # float32 holds every whole number up to here, and not 2**24 + 1
 # So close to a whole number a count is taken for it: expm1(log1p(3)) is 3.0000002 in float32.
 NEAR = 1e-4
+USUAL = {  # where counts are, by layer
+    "counts": 'in adata.layers["counts"] (layer="counts")',
+    "raw": 'in adata.raw (layer="raw")',
+    None: "in X (without layer)",
+}
+PLACES = f"raw counts are usually {USUAL['counts']} or {USUAL['raw']}"
+OF_R = ": R reads it; write the counts there, with Matrix::writeMM, and their names beside"
+PACKED = ": unpack it first"
+ADVICE = {  # about files of other formats, by their endings
+    **dict.fromkeys((".rds", ".rdata", ".rda", ".h5seurat"), OF_R),
+    **dict.fromkeys((".zip", ".bz2", ".xz", ".tar", ".tgz", ".7z", ".gz"), PACKED),
+    **dict.fromkeys((".xlsx", ".xls"), ": save the sheet as .csv"),
+    ".h5mu": ": MuData of several parts; write the one with the counts, as mdata['rna'], as .h5ad",
+    **dict.fromkeys((".parquet", ".feather", ".pkl"), ": write the table as .csv, or as .h5ad"),
+}
 HOW_TO_ROUND = "read(..., rounded=True), or models.counts.round_counts(matrix)"
 ROUNDED = (
     f"some entries are less than {NEAR:g} off a whole number, as calculations leave them; they "
@@ -302,8 +317,16 @@ def _uniform(rows, columns) -> np.ndarray:
 
 
 def _rounded_matrix(x, path):
-    """The matrix as `round_counts` has it, and a warning that says how much was rounded."""
+    """The matrix as `round_counts` has it, and a warning that says how much was rounded.
+
+    ValueError where all cells have the same total, or would have but for a logarithm.
+    """
     x = sparse.csr_array(x)
+    if _is_normalised(x):
+        raise ValueError(
+            f"{path}: all cells have the same total, or had before a logarithm was taken: these "
+            f"are normalised values and no counts, which rounding does not bring back; {PLACES}"
+        )
     whole = round_counts(x)
     n_changed = np.sum(whole.data != x.data)
     total, new_total = (np.sum(a.data, dtype=np.float64) for a in (x, whole))
@@ -316,6 +339,20 @@ def _rounded_matrix(x, path):
             stacklevel=3,
         )
     return whole
+
+
+def _is_normalised(x) -> bool:
+    """Whether the sums of the cells, or of exp(entry) - 1, are alike within a thousandth."""
+    some = x[:1000]
+    if not np.isfinite(some.data).all() or len(some.data) == 0:
+        return False
+    scales = [some.data] if some.data.max() > 30 else [some.data, np.expm1(some.data)]
+    for values in scales:
+        totals = sparse.csr_array((values, some.indices, some.indptr), some.shape).sum(axis=1)
+        totals = totals[totals > 0]
+        if len(totals) > 2 and np.ptp(totals) < 1e-3 * totals.max():
+            return True
+    return False
 
 
 def _content(path: Path, layer, backed: bool, transpose: bool) -> Content:
@@ -331,9 +368,10 @@ def _content(path: Path, layer, backed: bool, transpose: bool) -> Content:
     if path.is_dir():
         reader = read_folder
     if reader is None:
+        advice = ADVICE.get(Path(name).suffix, "")
         raise Refused(
-            f"unknown format; known: a 10x folder, a zarr store, {', '.join([*binary, *text])}, "
-            "the last four or .gz"
+            f"unknown format{advice}; known: a 10x folder, a zarr store, "
+            f"{', '.join([*binary, *text])}, the last four or .gz"
         )
     if reader is read_hdf5:
         return read_hdf5(path, transpose, layer, backed)
@@ -570,15 +608,10 @@ def _complaint(name, row, column, value, layer) -> str:
             "identifier? "
             "Leave that column out"
         )
-    usual = {
-        "counts": 'in adata.layers["counts"] (layer="counts")',
-        "raw": 'in adata.raw (layer="raw")',
-        None: "in X (without layer)",
-    }
-    places = " or ".join(words for place, words in usual.items() if place != layer)
+    places = " or ".join(words for place, words in USUAL.items() if place != layer)
     this = "this matrix" if layer is None else f"layer {layer!r}"
     if layer is None:
-        places = places.removesuffix(f" or {usual[None]}")
+        places = places.removesuffix(f" or {USUAL[None]}")
     return (
         f"{found}; counts are whole numbers from 0 up, and {this} looks normalised or scaled. "
         f"Raw counts are usually {places}. Counts less ambient RNA, as of SoupX, decontX or "

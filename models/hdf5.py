@@ -206,6 +206,11 @@ def _h5ad(file, layer, backed: bool, transpose: bool) -> Content:
         item, var = file["raw"].get("X"), file["raw"]["var"]
     elif layer == "raw" and "raw.X" in file:  # 0.6
         item, var = file["raw.X"], file["raw.var"]
+    if item is None and "mod" in file:
+        raise Refused(
+            f"MuData, with the parts {', '.join(file['mod'])}; write the one with the counts as "
+            ".h5ad, such as mdata['rna'].write_h5ad(...)"
+        )
     if item is None:
         what = (
             "has no X; say which layer to read"

@@ -57,6 +57,9 @@ def read_folder(path: Path, transpose: bool = False) -> Content:
     chosen = found if len(found) == 1 else [p for p in found if _stem(p).endswith("matrix")]
     if len(chosen) != 1:
         names = ", ".join(p.name for p in found[:5]) + ", ..." * (len(found) > 5)
+        inside = sorted(item.parent.name for item in path.glob("*/matrix.mtx*"))
+        if inside and not found:
+            raise Refused(f"holds no counts, but its folders do: {', '.join(inside)}; pass one")
         raise Refused(
             "a folder of counts holds one .mtx or .mtx.gz, or of several one named matrix.mtx; "
             f"here are: {names or 'none'}; pass the path of the file itself"

@@ -691,6 +691,13 @@ def test_annotation_names_and_marks_of_genes_are_found_again(place, tmp_path, ca
         np.testing.assert_array_equal(np.load(tmp_path / "z.npz")["X_scVI"], expected)
     assert call("embed", run, tmp_path / "c.h5ad", "--out", tmp_path / "z.npz") == 1
     assert "can be rounded: --round" in capsys.readouterr().err
+    asked = ["embed", run, tmp_path / "c.h5ad", "--round", "--out", tmp_path / "z.npz"]
+    assert call(*asked) == 1
+    said = "they stand in its column 'feature_name': read it with --gene-names feature_name"
+    assert said in capsys.readouterr().err
+    (tmp_path / "t.csv").write_text("cell,type,g1\nc1,T,4\n")
+    assert call("train", tmp_path / "t.csv", "--out", tmp_path / "t") == 1
+    assert "in a table of its own: --obs TABLE" in capsys.readouterr().err
     assert call("train", "--out", run, "--resume", "--obs", tmp_path / "other.csv") == 2
     assert "--obs" in capsys.readouterr().err
     new = ["train", tmp_path / "c.h5ad", "--out", tmp_path / "s", "--round"]

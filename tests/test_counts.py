@@ -690,6 +690,20 @@ def test_features_of_one_kind_are_all_read(tmp_path):
         assert read(tmp_path / "c.h5ad").shape == (23, 19)
 
 
+@pytest.mark.parametrize("is_log", [False, True])
+def test_normalised_values_are_not_rounded(tmp_path, is_log):
+    """Of all cells alike, whatever they sum to: what normalize_total and log1p of scanpy make."""
+    some = X[X.sum(axis=1) > 0]
+    values = 1e4 * some / some.sum(axis=1, keepdims=True)
+    names = dict(genes=GENES, cells=CELLS[: len(some)], labels=None)
+    values = sparse.csr_matrix((np.log1p(values) if is_log else values).astype(np.float32))
+    npz(tmp_path / "a.npz", **{**vars_of(values), **names})
+    with pytest.raises(
+        ValueError, match="all cells have the same total, .* no counts, .* raw count"
+    ):
+        read(tmp_path / "a.npz", rounded=True)
+
+
 @pytest.mark.parametrize("form", [np.array, sparse.csr_matrix, sparse.csc_array])
 def test_rounding_keeps_means_whole_numbers_and_what_is_wrong(form):
     p = np.array([0.05, 0.3, 0.5, 0.9, 2.25, 7.0, 3.0 - 1e-6])
