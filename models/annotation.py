@@ -48,7 +48,7 @@ def annotation_of(path, cells: np.ndarray) -> Annotation:
         return _annotation(path, cells)
     except Refused as error:
         raise ValueError(f"obs: {path}: {error}") from None
-    except (UnicodeDecodeError, EOFError, OSError, csv.Error) as error:
+    except (EOFError, OSError, csv.Error) as error:
         raise ValueError(f"obs: {path}: damaged, or no table ({error}); write it again") from error
 
 

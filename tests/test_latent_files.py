@@ -147,7 +147,7 @@ def test_tables_of_labels_that_are_refused(tmp_path, text, words):
     [
         ("z.csv", b"cell,z0\na,one\n", "coordinates that are no numbers"),
         ("z.csv", b"cell\na\n", "has one column only"),
-        ("z.csv", b"cell,z0\n\xff\xfe,1\n", "damaged, or of another kind"),
+        ("z.csv", b"cell,z0\n\xff\xfe,1\n", "holds bytes that are no UTF-8"),
         ("z.npz", b"PK\x03\x04 no zip", "damaged, or of another kind"),
         ("z.h5ad", b"", "read from .csv and .npz"),
     ],
