@@ -692,7 +692,8 @@ def of_run(run: Run, options, model, is_own_batch_decoded: bool = True) -> tuple
         options.counts, options.layer, options.batch_key, on_disk, reading
     )
     is_told = is_own_batch_decoded or model.config["encode_covariates"]
-    if model.n_batches == 1 or not is_told:
+    is_batch_needed = is_told and model.n_batches > 1
+    if not is_batch_needed:
         key = options.batch_key
     if key is not None:
         return counts, path, runs.labels_of(counts, key)

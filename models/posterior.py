@@ -654,11 +654,13 @@ def _expected_counts(
     return found
 
 
-def knows_library(model) -> bool:
-    """Whether mean and variance of the log library sizes are those of cells, or were given."""
+def knows_library(model) -> np.ndarray:
+    """Of which batches mean and variance of the log library sizes are those of cells, or were
+    given: (n_batches,) bool.
+    """
     mean = backend.to_host(model.library_log_mean)
     variance = backend.to_host(model.library_log_var)
-    return bool(np.any(mean != LOG_MEAN_OF_NO_CELLS) or np.any(variance != LOG_VAR_OF_NO_CELLS))
+    return (mean != LOG_MEAN_OF_NO_CELLS) | (variance != LOG_VAR_OF_NO_CELLS)
 
 
 def _check_library_size(library_size, n: int | None = None) -> None:
@@ -757,7 +759,7 @@ def _library_of_new_cells(model, codes, covariates, library_size) -> Normal:
         return of_cells(np.log(library_size), 0.0)
     mean = backend.to_host(model.library_log_mean).astype(np.float64)
     variance = backend.to_host(model.library_log_var).astype(np.float64)
-    if not knows_library(model):
+    if not np.all(knows_library(model)[codes]):
         raise ValueError(
             "library_size: how many counts cells have is not known to a model that was never "
             "fitted, nor to weights of scvi-tools with an observed library: give library_size= "

@@ -130,7 +130,7 @@ def write(
     drawn = np.sort(np.random.default_rng(1).permutation(len(counts))[:MOST_DRAWN])
     n_new = max(len(rows), 100)
     sizes = None
-    if not knows_library(model):  # as weights of scvi-tools do not
+    if not np.all(knows_library(model)):  # as weights of scvi-tools do not
         sizes = np.resize(np.maximum(library_size(counts.X), 1.0), n_new)
     of_drawn = None if batch is None else batch[drawn]
     parts = [

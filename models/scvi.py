@@ -667,7 +667,7 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
             self._know_columns(cells.columns)
             backend.assign(self.covariate_mean, cells.covariates.mean(axis=0))
             recipe.start_from_moments(self, cells.sums, cells.codes)
-        elif not knows_library(self):  # weights of scvi-tools
+        elif not np.any(knows_library(self)):  # weights of scvi-tools
             recipe.start_library_prior(self, cells.sums.totals, cells.codes)
         if self.config["dropout"] is None:
             n_cells, n_genes = cells.counts.shape

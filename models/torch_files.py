@@ -135,8 +135,10 @@ def _follow(name: str, argument: Any, stack: list, memo: dict) -> None:
         stack.append(tuple(_popped(stack, int(name[-1]))))
     elif name in ("TUPLE", "LIST", "DICT"):
         items = _since_mark(stack)
-        made = {"TUPLE": tuple, "LIST": list, "DICT": lambda i: dict(zip(i[::2], i[1::2]))}
-        stack.append(made[name](items))
+        if name == "DICT":
+            stack.append(dict(zip(items[::2], items[1::2])))
+        else:
+            stack.append(tuple(items) if name == "TUPLE" else items)
     elif name in ("APPEND", "APPENDS"):
         items = _popped(stack, 1) if name == "APPEND" else _since_mark(stack)
         if isinstance(stack[-1], list):
