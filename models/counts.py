@@ -36,7 +36,7 @@ from models.files import BLOCK, Content, Refused, expression_only, need, read_np
 from models.hdf5 import ENDINGS, NO_LAYERS, NOT_BACKED, column_order, index_of, read_hdf5
 from models.hdf5_writing import hdf5_file
 from models.joining import join, names_of_files
-from models.labels import by_cell, is_missing, unique_names
+from models.labels import by_cell, is_missing, unique_names, values_of
 from models.matrix_market import read_folder, read_mtx
 from models.orientation import advice
 from models.zarr_store import is_zarr, read_zarr
@@ -455,7 +455,7 @@ def _in_memory(x, name: str, layer: str | None) -> np.ndarray | sparse.csr_array
         )
     if not sparse.issparse(x):
         try:
-            x = np.asarray(x)
+            x = np.asarray(values_of(x))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{name}: no matrix of numbers ({error})") from error
     if x.ndim != 2:

@@ -102,6 +102,7 @@ class FeatureModel(Saved, Module):
         n = x.shape[0]
         if seed is None:
             seed = self.config["seed"]
+        seed = whole_number("seed", seed, least=0)
         if batch_size is None:
             batch_size = self.batch_size or n
         batch_size = whole_number("batch_size", batch_size)
@@ -163,11 +164,11 @@ class FeatureModel(Saved, Module):
         if size is None:
             n_entries = backend.entries_at_once(CHUNK * self.n_features, self.device)
             size = n_entries // self.n_features
-        warn_if_untrained(self, stacklevel=4)
         for (piece,) in Minibatches((self._rows(x, in_range),), size):
             yield dense(backend.rows_on(piece, self.device))
 
     def predict(self, x: Array, function: Callable[[Array], Any]) -> np.ndarray:
         """function(minibatch), a Tensor, of all rows of x (n, n_features), as one host array."""
+        warn_if_untrained(self, stacklevel=3)
         with evaluating(self):
             return np.concatenate([function(piece).numpy() for piece in self.minibatches(x)])

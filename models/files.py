@@ -406,9 +406,7 @@ def read_table(path: Path, transpose: bool = False) -> Content:
 
 def _no_number(number: int, genes: Sequence[str], texts: Sequence[str]) -> str:
     """What is wrong with a line of counts that are not all numbers."""
-    for gene, count in zip(genes, texts):
-        if not _are_numbers([count]):
-            break
+    gene, count = next(pair for pair in zip(genes, texts) if not _are_numbers([pair[1]]))
     return (
         f"line {number}, column {gene!r}: {count!r} is no number; counts are written without "
         "commas, and as 0 where there are none. Gene names belong in the first line, cell names in "

@@ -35,6 +35,7 @@ from minigrad import backend
 from minigrad.backend import Array
 from minigrad.data import Blocks
 from models.counts import Counts
+from models.labels import values_of
 
 BLOCK = 2**20  # entries checked at a time, so that checks need little memory of their own
 
@@ -158,7 +159,7 @@ def _matrix(x: Any) -> Any:
     if sparse.issparse(x):
         return x
     try:
-        return np.asarray(x)
+        return np.asarray(values_of(x))
     except (ValueError, TypeError) as error:
         raise ValueError(f"x: no matrix of numbers ({error})") from error
 

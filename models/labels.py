@@ -40,11 +40,16 @@ def is_missing_text(text: str) -> bool:
 
 
 def genes_of(counts: Any) -> list[str] | None:
-    """Names of the genes of Counts, AnnData or a DataFrame, (n_genes,); None for what has none."""
+    """Names of the genes of Counts, AnnData or a DataFrame, (n_genes,); None for what has none.
+
+    AnnData that nobody gave names calls them "0", "1", "2" ...: these are none.
+    """
     for attribute in ("genes", "var_names", "columns"):
         names = getattr(counts, attribute, None)
         if names is not None:
-            return None if _only_counts_up(names) else [str(name) for name in names]
+            found = None if _only_counts_up(names) else [str(name) for name in names]
+            is_unnamed = attribute == "var_names" and _are_numbers_of_rows(found or [])
+            return None if is_unnamed else found
     return None
 
 
@@ -60,6 +65,21 @@ def cells_of(counts: Any) -> list[str] | None:
     if hasattr(counts, "columns") and hasattr(counts, "index"):
         return [str(name) for name in counts.index]
     return None
+
+
+def values_of(counts: Any) -> Any:
+    """A DataFrame of numbers as an array (n_cells, n_genes); anything else as it is.
+
+    Columns of pandas' own dtypes, such as Int64, would become Python objects, all together. What is
+    missing in them becomes NaN.
+    """
+    if not hasattr(counts, "dtypes") or not hasattr(counts, "to_numpy"):
+        return counts
+    kinds = [(dtype, getattr(dtype, "kind", "O")) for dtype in counts.dtypes]
+    are_numbers = all(kind in "biuf" for _, kind in kinds)
+    if not are_numbers or all(isinstance(dtype, np.dtype) for dtype, _ in kinds):
+        return counts
+    return counts.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def by_cell(values: Any, cells: Sequence[str] | np.ndarray | None, name: str) -> Any:

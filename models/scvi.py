@@ -74,7 +74,7 @@ from models.count_inputs import (
 )
 from models.covariates import ObsColumns, columns_from
 from models.differential import ComparesGroups
-from models.inputs import dense, floating, one_of, sizes
+from models.inputs import dense, floating, one_of, sizes, whole_number
 from models.posterior import (
     LOG_MEAN_OF_NO_CELLS,
     LOG_VAR_OF_NO_CELLS,
@@ -302,7 +302,7 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
             encode_covariates=bool(encode_covariates),
             reference=reference,
             dtype=dtype.name,
-            seed=int(seed),
+            seed=whole_number("seed", seed, least=0),
         )
         self._know_columns(columns_from(columns))
         self.likelihood = likelihood
@@ -313,7 +313,7 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
         self.n_latent = n_latent
         self.dtype = dtype
 
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(self.config["seed"])
         if dropout is None:
             dropout = 0.0  # until `fit` knows the depth of the counts
         n_conditions = self.columns.n_covariates
@@ -649,7 +649,7 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
                 ),
                 batch_size=batch_size,
                 validation=validation,
-                seed=self.config["seed"] if seed is None else seed,
+                seed=self.config["seed"] if seed is None else whole_number("seed", seed, least=0),
                 early_stopping=early_stopping,
                 device=device,
                 checkpoint=checkpoint,

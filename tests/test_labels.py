@@ -9,7 +9,8 @@ import pytest
 from scipy import sparse
 
 from models import SCVI, VAE, Autoencoder, TiedLinearAutoencoder
-from models.counts import Counts, annotate_h5ad
+from models.counts import Counts, annotate_h5ad, as_matrix
+from models.inputs import as_features
 from models.labels import by_cell, cells_of, genes_of
 from tests.example_counts import CELLS, GENES, X, adata
 
@@ -101,6 +102,60 @@ def test_columns_of_autoencoders_and_vaes_are_kept_and_others_are_refused(kind, 
     again = FEATURE_MODELS[kind]()
     again.fit(x, epochs=1, batch_size=10, progress=False)
     assert again.features is None and again.latent(frame).shape == (N, 2)
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "UInt16", "Float32", "boolean", object])
+def test_frames_of_dtypes_of_pandas_are_numbers_as_others(dtype):
+    """Among them convert_dtypes' result, and what is read with pyarrow; NA is a missing number."""
+    x = np.minimum(values(), 1)
+    frame = FORMS["DataFrame"](x).astype(dtype)
+    if dtype is object:  # may be anything
+        with pytest.raises(ValueError, match="has dtype object, must be numbers"):
+            as_matrix(frame)
+        return
+    assert np.array_equal(as_matrix(frame), x)
+    assert np.array_equal(as_features(frame, 5, np.float32), x)
+    assert as_matrix(frame).dtype == np.float32
+    frame.iloc[3, 2] = pandas.NA
+    for read in (as_matrix, lambda x: as_features(x, 5, np.float32)):
+        with pytest.raises(ValueError, match=r"row 3, column 2 \(from 0\) is nan"):
+            read(frame)
+        with pytest.raises(ValueError, match="has dtype object, must be .*numbers"):
+            read(frame.assign(a="text"))
+
+
+def test_anndata_that_nobody_gave_names_has_none(model):
+    bare = pytest.importorskip("anndata").AnnData(values().astype(np.float32))
+    assert genes_of(bare) is None
+    assert np.array_equal(model.latent(bare, BATCH), model.latent(values(), BATCH))
+
+
+@pytest.mark.parametrize("kind", ["SCVI", *FEATURE_MODELS])
+def test_questions_to_models_that_were_never_fitted_warn_where_they_are_asked(kind, recwarn):
+    model = SCVI(5, n_latent=2, n_hidden=4) if kind == "SCVI" else FEATURE_MODELS[kind]()
+    model.latent(values())
+    (said,) = recwarn.list
+    assert f"this {kind} was never fitted" in str(said.message) and said.filename == __file__
+    model.fit(values(), epochs=1, batch_size=10, progress=False)
+    model.latent(values())
+    assert len(recwarn.list) == 1
+    if kind == "VAE":
+        VAE(5, hidden=(4,), n_latent=2).generate(2)
+        VAE(5, hidden=(4,), n_latent=2).elbo(values())
+        assert [warning.filename for warning in recwarn.list[1:]] == [__file__] * 2
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "1", None])
+def test_seeds_that_are_none_are_refused_by_name(seed):
+    for make in (SCVI, Autoencoder, VAE):
+        with pytest.raises(ValueError, match="^seed must be a whole number of at least 0, not"):
+            make(5, n_latent=2, seed=seed)
+    if seed is not None:  # then it is the model's
+        with pytest.raises(ValueError, match="^seed must be a whole number of at least 0, not"):
+            SCVI(5, n_latent=2, n_hidden=4).fit(values(), seed=seed, progress=False)
+        with pytest.raises(ValueError, match="^seed must be a whole number of at least 0, not"):
+            VAE(5, hidden=(4,), n_latent=2).fit(values(), seed=seed, progress=False)
+    assert SCVI(5, n_latent=2, seed=2.0).config["seed"] == 2
 
 
 def test_a_frame_with_a_row_for_each_gene_is_a_warning(recwarn):
