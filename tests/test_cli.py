@@ -941,7 +941,6 @@ def test_a_model_that_scvi_tools_saved_becomes_a_run(tmp_path, capsys):
         ["de", run, "--key", "sex", "--groups", "f", "--samples", 50],
         ["generate", run, "--cells", 5, "--out", tmp_path / "new.npz"],
         ["report", run],
-        ["impute-score", run, "--epochs", 1],
     ):
         assert call(*command) == 0, command
     assert call("train", "--resume", "--out", run) == 1
