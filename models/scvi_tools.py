@@ -144,8 +144,7 @@ def saved_model(path: Any) -> FolderContent:
     path = Path(path)
     file = _file_in(path) if path.is_dir() else path
     try:
-        with Torch(file) as torch:
-            return _saved_model(torch)
+        return _saved_model(Torch(file))
     except FileNotFoundError:
         raise
     except Refused as error:
@@ -175,7 +174,7 @@ def _file_in(folder: Path) -> Path:
 
 
 def _saved_model(torch: Torch) -> FolderContent:
-    """What is in an open model.pt."""
+    """What is in a model.pt."""
     content = torch.content
     if not isinstance(content, dict) or "model_state_dict" not in content:
         raise Refused("a file of torch.save, but not of scvi-tools: it has no model_state_dict")

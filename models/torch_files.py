@@ -170,36 +170,25 @@ def _since_mark(stack: list) -> list:
 
 # -------------------------------------------------------------------------------------- the archive
 class Torch:
-    """An open file of `torch.save`: `content` is what was saved, as `followed` has it.
+    """What is in a file of `torch.save`: `content` is what was saved, as `followed` has it.
 
-    A context manager. Refused for a file that is not whole, or claims to hold more than it does;
-    whatever zipfile raises for what is no archive.
+    Refused for a file that is not whole, or claims to hold more than it does; whatever zipfile and
+    pickletools raise for one that is damaged.
     """
 
     def __init__(self, path: Path):
-        self.archive = zipfile.ZipFile(path)
-        self.members = {}
-        for member in self.archive.infolist():
-            _, _, name = member.filename.partition("/")  # the folder is called after the file
-            self.members[name] = member
-        sizes = [member.file_size for member in self.members.values()]
-        if "data.pkl" not in self.members:
+        self.parts = {}
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if sum(member.file_size for member in members) > os.path.getsize(path):
+                raise Refused("its members claim to be larger than the file")
+            for member in members:
+                _, _, name = member.filename.partition("/")  # the folder is called after the file
+                self.parts[name] = archive.read(member)
+        if "data.pkl" not in self.parts:
             raise Refused("no file of torch.save: it has no data.pkl")
-        if sum(sizes) > os.path.getsize(path):
-            raise Refused("its members claim to be larger than the file")
-        order = self.read("byteorder") if "byteorder" in self.members else b"little"
-        self.order = ">" if order == b"big" else "<"
-        self.content = followed(self.read("data.pkl"))
-
-    def __enter__(self) -> Torch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.archive.close()
-
-    def read(self, name: str) -> bytes:
-        """A member of the archive."""
-        return self.archive.read(self.members[name])
+        self.order = ">" if self.parts.get("byteorder") == b"big" else "<"
+        self.content = followed(self.parts["data.pkl"])
 
     def array(self, value: Any) -> np.ndarray:
         """The array that a `Call` stands for, of any shape: a tensor, or an array of NumPy's.
@@ -220,7 +209,7 @@ class Torch:
         _, kind, key, _, n = storage.description
         if kind not in STORED:
             raise Refused(f"has a tensor in {str(kind)[:60]}, which is not read; save it as float")
-        numbers = np.frombuffer(self.read(f"data/{key}"), self.order + STORED[kind])
+        numbers = np.frombuffer(self.parts[f"data/{key}"], self.order + STORED[kind])
         whole = [offset, *shape, *strides]
         right = all(type(i) is int and i >= 0 for i in whole) and len(shape) == len(strides)
         last = offset + sum((i - 1) * step for i, step in zip(shape, strides))
