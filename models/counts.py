@@ -317,16 +317,9 @@ def _uniform(rows, columns) -> np.ndarray:
 
 
 def _rounded_matrix(x, path):
-    """The matrix as `round_counts` has it, and a warning that says how much was rounded.
-
-    ValueError where all cells have the same total, or would have but for a logarithm.
-    """
+    """The matrix as `round_counts` has it, and a warning that says how much was rounded."""
     x = sparse.csr_array(x)
-    if _is_normalised(x):
-        raise ValueError(
-            f"{path}: all cells have the same total, or had before a logarithm was taken: these "
-            f"are normalised values and no counts, which rounding does not bring back; {PLACES}"
-        )
+    _refuse_normalised(x, path)
     whole = round_counts(x)
     n_changed = np.sum(whole.data != x.data)
     total, new_total = (np.sum(a.data, dtype=np.float64) for a in (x, whole))
@@ -341,18 +334,23 @@ def _rounded_matrix(x, path):
     return whole
 
 
-def _is_normalised(x) -> bool:
-    """Whether the sums of the cells, or of exp(entry) - 1, are alike within a thousandth."""
+def _refuse_normalised(x, path) -> None:
+    """ValueError for fractions in CSR whose sums by cell, or those of exp(fraction) - 1, are alike
+    within a thousandth: those come of no counts.
+    """
     some = x[:1000]
-    if not np.isfinite(some.data).all() or len(some.data) == 0:
-        return False
+    if not np.isfinite(some.data).all() or np.array_equal(some.data, np.rint(some.data)):
+        return
     scales = [some.data] if some.data.max() > 30 else [some.data, np.expm1(some.data)]
     for values in scales:
         totals = sparse.csr_array((values, some.indices, some.indptr), some.shape).sum(axis=1)
         totals = totals[totals > 0]
         if len(totals) > 2 and np.ptp(totals) < 1e-3 * totals.max():
-            return True
-    return False
+            raise ValueError(
+                f"{path}: all cells have the same total, or had before a logarithm was taken: "
+                "these are normalised values and no counts, which rounding does not bring back; "
+                f"{PLACES}"
+            )
 
 
 def _content(path: Path, layer, backed: bool, transpose: bool) -> Content:
@@ -407,6 +405,7 @@ def _checked(x: Blocks, path, layer, rounded: bool) -> Blocks:
         except Exception as error:  # as above
             raise _damaged(path, error) from error
         if rounded:
+            _refuse_normalised(part, path)
             part = round_counts(part, first=start)
         return _canonical_rows(part, str(path), layer, first=start)
 

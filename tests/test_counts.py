@@ -690,18 +690,21 @@ def test_features_of_one_kind_are_all_read(tmp_path):
         assert read(tmp_path / "c.h5ad").shape == (23, 19)
 
 
+@pytest.mark.parametrize("backed", [False, True])
 @pytest.mark.parametrize("is_log", [False, True])
-def test_normalised_values_are_not_rounded(tmp_path, is_log):
+def test_normalised_values_are_not_rounded(tmp_path, is_log, backed):
     """Of all cells alike, whatever they sum to: what normalize_total and log1p of scanpy make."""
-    some = X[X.sum(axis=1) > 0]
-    values = 1e4 * some / some.sum(axis=1, keepdims=True)
-    names = dict(genes=GENES, cells=CELLS[: len(some)], labels=None)
-    values = sparse.csr_matrix((np.log1p(values) if is_log else values).astype(np.float32))
-    npz(tmp_path / "a.npz", **{**vars_of(values), **names})
+    total = np.maximum(X.sum(axis=1, keepdims=True), 1)
+    values = sparse.csr_matrix((1e4 * X / total).astype(np.float32))
+    adata(values.log1p() if is_log else values).write_h5ad(tmp_path / "a.h5ad")
     with pytest.raises(
         ValueError, match="all cells have the same total, .* no counts, .* raw count"
     ):
-        read(tmp_path / "a.npz", rounded=True)
+        pieces_of(read(tmp_path / "a.h5ad", rounded=True, backed=backed))
+    whole = np.full((23, 17), 3.0)  # counts of which as many were drawn of each cell
+    adata(whole).write_h5ad(tmp_path / "b.h5ad")
+    found = read(tmp_path / "b.h5ad", rounded=True, backed=backed)
+    assert np.array_equal(pieces_of(found), whole)
 
 
 @pytest.mark.parametrize("form", [np.array, sparse.csr_matrix, sparse.csc_array])
