@@ -611,10 +611,15 @@ def _complaint(name, row, column, value, layer) -> str:
     this = "this matrix" if layer is None else f"layer {layer!r}"
     if layer is None:
         places = places.removesuffix(f" or {USUAL[None]}")
-    return (
+    said = (
         f"{found}; counts are whole numbers from 0 up, and {this} looks normalised or scaled. "
-        f"Raw counts are usually {places}. Counts less ambient RNA, as of SoupX, decontX or "
-        f"CellBender, can be rounded: {HOW_TO_ROUND}"
+        f"Raw counts are usually {places}."
+    )
+    if value < 0:
+        return said
+    return (
+        f"{said} Counts less ambient RNA, as of SoupX, decontX or CellBender, can be rounded: "
+        f"{HOW_TO_ROUND}"
     )
 
 
