@@ -112,7 +112,7 @@ def _with_weights(cls: Any, state: Mapping[str, Any], config: dict[str, Any]) ->
             model.ignored.append(theirs)
             continue
         array = in_our_order(np.asarray(array), ours, model)
-        if array.size != targets[ours].size:
+        if np.squeeze(array).shape != np.squeeze(targets[ours]).shape:  # one row stands for a list
             raise ValueError(
                 f"state: {theirs!r} has shape {array.shape}, where a model of these arguments has "
                 f"{targets[ours].shape}; {AS_IN_TRAINING}"
