@@ -602,6 +602,11 @@ class Run:
     def _compare(self, path, meta: dict) -> None:
         """ValueError if a checkpoint with this description is of another run."""
         before = meta.get("settings") or {}
+        if not before:
+            raise ValueError(
+                f"{path} holds a model, and no training to go on with; load the model and fit it, "
+                "or train anew"
+            )
         if before != self.settings:
             theirs, ours = _differences(before, self.settings)
             raise ValueError(f"{path} is a checkpoint of a run with {theirs}, this one has {ours}")

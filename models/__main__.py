@@ -1,6 +1,7 @@
 """The command line: train scVI on a file of counts, and ask the trained model.
 
     {prog} train counts.h5ad --out run          a folder: checkpoint, settings, history
+    {prog} import scvi_model --counts counts.h5ad --out run     a model that scvi-tools saved
     {prog} embed run --out latent.csv           latent coordinates of each cell
     {prog} denoise run --out denoised.npz       expected counts
     {prog} de run --key labels --groups B T     genes that two groups of cells express differently
@@ -43,10 +44,12 @@ from scipy import sparse
 
 from minigrad import checkpoint
 from minigrad.parallel import LAUNCHERS, AnotherRankFailed, ranks_of
-from models import comparison, imputation, latent_files, query, report, runs, streams
-from models.counts import Counts
+from models import comparison, imputation, latent_files, query, recipe, report, runs, streams
+from models.counts import HOW_TO_ROUND, Counts, library_size
+from models.files import HOW_TO_ADD
 from models.joining import FILE, names_of_files
 from models.runs import Run
+from models.scvi import SCVI
 from models.transfer import transfer_labels
 
 VARIED = ("likelihood", "n_latent", "n_layers", "n_hidden", "epochs")  # settings compared
@@ -54,7 +57,8 @@ PICTURES = (".png", ".pdf", ".svg")
 OPTIONS = {
     "backed=True": "--on-disk",
     "transpose=True": "--transpose",
-    "read(..., rounded=True)": "--round",
+    HOW_TO_ROUND: "--round",
+    HOW_TO_ADD: "--obs TABLE",
     "gene_names=": "--gene-names ",
     "min_overlap=": "--min-overlap ",
     "name=, or other labels": "--batch-name, or other labels",
@@ -64,6 +68,7 @@ OPTIONS = {
     "transfer_labels: reference_z": "REFERENCE",
     "transfer_labels: query_z": "QUERY",
     "reference_z": "REFERENCE",
+    "library_size: ": "--library-size: ",
 }  # in words of errors
 
 
@@ -423,11 +428,36 @@ def compare(options) -> int:
     return 0
 
 
+def take_over(options) -> int:
+    """Take over a model that scvi-tools trained and saved, as a run that the other commands take.
+    FOLDER is what its `save` wrote, of which no code is run. COUNTS, with the genes of the model
+    and the columns of its batches and covariates, are those that later commands read, and say how
+    many counts cells have, where the model does not."""
+    run = Run(options.out)
+    if run.checkpoint.exists():
+        raise WrongUsage(f"{run.folder} holds a run already; give another --out")
+    reading = {name: value for name in runs.READING if (value := getattr(options, name, None))}
+    model = SCVI.from_scvi_tools(options.folder)
+    everything = runs.read_counts(options.counts, options.layer, reading=reading)
+    counts = runs.genes_by_name(everything, model_genes(model))
+    x, codes, _ = model.minibatches(counts).columns
+    totals = library_size(x)
+    if model.library == "observed" and totals.any():
+        recipe.start_library_prior(model, totals[totals > 0], codes[totals > 0])
+    settings = {"layer": options.layer, **reading, **runs.settings_of(model)}
+    with run.owned():
+        run.begin(options.counts, {key: v for key, v in settings.items() if v is not None})
+        model.save(run.checkpoint)
+    say(f"{len(counts):,} cells, {counts.shape[1]:,} genes, {model.n_batches} batch(es)")
+    print(f"{'run':<28}{run.folder}")
+    return 0
+
+
 def embed(options) -> int:
     """Latent coordinates: the mean of q(z | x) of each cell."""
     run, kind = Run(options.run), output("--out", options.out)
     model = run.model()
-    counts, path, batch = of_run(run, options, is_batch_needed=model.config["encode_covariates"])
+    counts, path, batch = of_run(run, options, model, is_own_batch_decoded=False)
     is_added = runs.is_h5ad(path) and not runs.why_not_added(path, counts, "obsm")
     keep_counts(run, path, "--out", options.out, is_added)
     z: Any = model.latent(genes_of(run, model, counts), batch)
@@ -444,7 +474,8 @@ def denoise(options) -> int:
     """
     run, kind = Run(options.run), output("--out", options.out)
     model = run.model()
-    everything, path, batch = of_run(run, options)
+    is_own_batch_decoded = options.transform_batch is None
+    everything, path, batch = of_run(run, options, model, is_own_batch_decoded)
     counts = genes_of(run, model, everything)
     is_added = (
         counts is everything
@@ -486,7 +517,7 @@ def impute_score(options) -> int:
     run = Run(options.run)
     _, settings = run.config()
     model = run.model()
-    everything, _, batch = of_run(run, options)
+    everything, _, batch = of_run(run, options, model)
     counts = genes_of(run, model, everything)
     arguments = runs.fit_arguments(settings) | (
         {} if options.epochs is None else {"epochs": options.epochs}
@@ -540,7 +571,7 @@ def de(options) -> int:
         output(*target)
     run = Run(options.run)
     model = run.model()
-    counts, read_from, batch = of_run(run, options)
+    counts, read_from, batch = of_run(run, options, model)
     for option, path, _ in targets:
         keep_counts(run, read_from, option, path)
     table = model.differential_expression(
@@ -571,7 +602,11 @@ def generate(options) -> int:
     model = run.model()
     keep_counts(run, run.config()[0], "--out", options.out)
     found, batch = model.generate(
-        options.cells, batch=options.batch, seed=options.seed, return_batch=True
+        options.cells,
+        batch=options.batch,
+        library_size=options.library_size,
+        seed=options.seed,
+        return_batch=True,
     )
     x = sparse.csr_array(found)
     key = run.config()[1].get("batch_key")
@@ -623,7 +658,7 @@ def make_report(options) -> int:
     output("--out", out, (".html",))
     if options.out is None:
         run.check_target(out)
-    counts, path, batch = of_run(run, options)
+    counts, path, batch = of_run(run, options, model)
     keep_counts(run, path, "--out", out)
     labels = None if options.color is None else runs.labels_of(counts, options.color)
     with checkpoint.whole_file(out) as temporary:
@@ -642,10 +677,12 @@ def make_report(options) -> int:
     return 0
 
 
-def of_run(run: Run, options, is_batch_needed: bool = True) -> tuple:
+def of_run(run: Run, options, model, is_own_batch_decoded: bool = True) -> tuple:
     """(counts with all their genes, their path, batch labels or None), as options and run say.
 
-    Where no batch is needed, it is looked for only if an option names its column.
+    is_own_batch_decoded: whether the decoder is told each cell's own batch. Where it is not, nor
+    the encoder, and where the model has but one, it is looked for only if an option names its
+    column.
     """
     on_disk = getattr(
         options, "on_disk", False
@@ -654,6 +691,8 @@ def of_run(run: Run, options, is_batch_needed: bool = True) -> tuple:
     counts, path, key = run.counts(
         options.counts, options.layer, options.batch_key, on_disk, reading
     )
+    is_told = is_own_batch_decoded or model.config["encode_covariates"]
+    is_batch_needed = is_told and model.n_batches > 1
     if not is_batch_needed:
         key = options.batch_key
     if key is not None:
@@ -1003,6 +1042,15 @@ def train_options(add) -> None:
     )
 
 
+def import_options(add) -> None:
+    add("folder", metavar="FOLDER", type=Path, help="what scvi-tools' SCVI.save wrote")
+    add("--counts", metavar="COUNTS", required=True, help="counts that the model is asked about")
+    add("--out", metavar="RUN", type=Path, required=True, help="folder for the run; it is made")
+    add("--layer", help="layer of COUNTS (default: the main matrix)")
+    add("--transpose", action="store_true", help="COUNTS have their genes where cells are expected")
+    reading_options(add)
+
+
 def compare_options(add) -> None:
     """What train takes, with several values where settings are compared."""
     not_for_all = {"counts", "--out", "--resume", "--settings", "--device", "--on-disk"}
@@ -1079,7 +1127,8 @@ def reading_options(add, unset=None) -> None:
         dest="rounded",
         action="store_true",
         default=unset,
-        help="take the nearest whole numbers, of counts from which ambient RNA was taken away",
+        help="make whole numbers of fractions, of counts from which ambient RNA was taken away: up "
+        "or down at random, so that means stay",
     )
 
 
@@ -1256,6 +1305,12 @@ def generate_options(add) -> None:
     )
     add("--cells", metavar="N", type=whole(1), required=True, help="how many cells")
     add("--batch", metavar="LABEL", help="of all of them (default: batches as in the training)")
+    add(
+        "--library-size",
+        metavar="N",
+        type=POSITIVE,
+        help="what every cell's expectations sum to (default: drawn, as in the training)",
+    )
     add("--seed", metavar="N", type=whole(0), default=0, help="of the draws (default: 0)")
 
 
@@ -1348,6 +1403,11 @@ COMMANDS = {
         compare_options,
         "counts.h5ad --out trials --likelihood nb zinb --latent 10 30 --jobs 2\n"
         "demos/data/cortex.npz --out trials --layers 1 --labels labels",
+    ),
+    "import": (
+        take_over,
+        import_options,
+        "scvi_model --counts counts.h5ad --out run",
     ),
     "embed": (
         embed,

@@ -17,23 +17,14 @@ Know after: what becomes of cells that a table lacks.
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from models.files import Refused, delimiter_of, fields, named_columns
-
-MISSING = (
-    "",
-    "NA",
-    "N/A",
-    "NaN",
-    "nan",
-    "NULL",
-    "None",
-    "<NA>",
-)  # what a field without a value says
+from models.labels import is_missing_text
 
 
 class Annotation(NamedTuple):
@@ -57,7 +48,7 @@ def annotation_of(path, cells: np.ndarray) -> Annotation:
         return _annotation(path, cells)
     except Refused as error:
         raise ValueError(f"obs: {path}: {error}") from None
-    except (UnicodeDecodeError, EOFError, OSError) as error:
+    except (EOFError, OSError, csv.Error) as error:
         raise ValueError(f"obs: {path}: damaged, or no table ({error}); write it again") from error
 
 
@@ -102,7 +93,7 @@ def _table(path: Path) -> tuple[list[str], list[list[str]]]:
 def _values(texts: list[str], lines: np.ndarray) -> np.ndarray:
     """The values of a column on these lines, (n_cells,); missing ones where a line is -1."""
     chosen = [texts[line] if line >= 0 else "" for line in lines.tolist()]
-    missing = np.array([text in MISSING for text in chosen])
+    missing = np.array([is_missing_text(text) for text in chosen])
     try:
         values = np.array(["nan" if m else text for m, text in zip(missing, chosen)], np.float64)
     except ValueError:

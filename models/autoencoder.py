@@ -73,6 +73,7 @@ from models.inputs import (
     means,
     one_of,
     sizes,
+    whole_number,
     widths,
 )
 
@@ -181,11 +182,11 @@ class Autoencoder(FeatureModel):
             dropout=float(dropout),
             noise=self.noise,
             dtype=self.dtype.name,
-            seed=int(seed),
+            seed=whole_number("seed", seed, least=0),
             latent_activation=latent_activation,
             initialization=initialization,
         )
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(self.config["seed"])
         units = [self.n_features, *hidden, self.n_latent]
         self.encoder = layers(units, dropout, dtype=self.dtype, rng=rng)
         self.decoder = layers(units[::-1], dropout, dtype=self.dtype, rng=rng)
@@ -332,9 +333,11 @@ class TiedLinearAutoencoder(FeatureModel):
             n_features=self.n_features,
             n_latent=self.n_latent,
             dtype=self.dtype.name,
-            seed=int(seed),
+            seed=whole_number("seed", seed, least=0),
         )
-        start = np.random.default_rng(seed).standard_normal((self.n_features, self.n_latent))
+        start = np.random.default_rng(self.config["seed"]).standard_normal(
+            (self.n_features, self.n_latent)
+        )
         self.weight = Parameter(start / n_features**0.5, self.dtype)
         self.mean = np.zeros(self.n_features, self.dtype)  # of the training rows: see _start_from
         self.variance = 1.0  # of a feature in the training rows, averaged over features

@@ -30,7 +30,6 @@ is undefined.
 
 from __future__ import annotations
 
-import operator
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +38,8 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from minigrad.backend import Array
+from models.inputs import whole_number
+from models.labels import is_missing
 
 BLOCK = 2**22  # numbers in the largest temporary table of distances: 32 MB
 
@@ -65,9 +66,9 @@ def kmeans(
     tried. The result is a good local minimum, not surely the global one.
     """
     z = checked_points("kmeans", z)
-    k = whole_number("kmeans", "k", k, 1, len(z), "the number of points in z")
-    n_restarts = whole_number("kmeans", "n_restarts", n_restarts, 1)
-    max_iter = whole_number("kmeans", "max_iter", max_iter, 1)
+    k = whole_number("kmeans: k", k, 1, len(z), "the number of points in z")
+    n_restarts = whole_number("kmeans: n_restarts", n_restarts)
+    max_iter = whole_number("kmeans: max_iter", max_iter)
     # Far from the origin, squares would cancel in _nearest. The median rather than the mean, which
     # one far point carries off.
     z = z - np.median(z, axis=0)
@@ -382,9 +383,9 @@ def batch_mixing(
     z = checked_points("batch_mixing", z)
     codes = label_codes("batch_mixing", "batch", batch, len(z))
     n_neighbors = whole_number(
-        "batch_mixing", "n_neighbors", n_neighbors, 1, len(z) - 1, "the other cells in z"
+        "batch_mixing: n_neighbors", n_neighbors, 1, len(z) - 1, "the other cells in z"
     )
-    n_cells = len(z) if n_cells is None else whole_number("batch_mixing", "n_cells", n_cells, 1)
+    n_cells = len(z) if n_cells is None else whole_number("batch_mixing: n_cells", n_cells)
     cells = np.arange(len(z))
     if n_cells < len(z):
         cells = np.random.default_rng(seed).choice(len(z), n_cells, replace=False)
@@ -489,7 +490,7 @@ def label_codes(
         raise ValueError(f"{function}: {name} is empty; pass the label of at least one cell")
     try:
         if labels.dtype == object:
-            missing = np.array([x is None or x != x for x in labels], dtype=bool)
+            missing = np.array([is_missing(x) for x in labels], dtype=bool)
         else:
             missing = np.array(labels != labels, dtype=bool)
         if not missing.any():
@@ -504,32 +505,6 @@ def label_codes(
         f"first for cell {missing.argmax()}; leave those cells out, or give them a label of their "
         "own"
     )
-
-
-def whole_number(
-    function: str,
-    name: str,
-    value: int,
-    lowest: int,
-    highest: int | None = None,
-    what: str | None = None,
-) -> int:
-    """value as an int from lowest to highest, which is what `what` allows.
-
-    Raises TypeError for what is no whole number, ValueError for one outside.
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{function}: {name} must be a whole number, not {value!r}") from None
-    if number < lowest:
-        raise ValueError(f"{function}: {name} must be at least {lowest}, not {number}")
-    if highest is not None and number > highest:
-        raise ValueError(
-            f"{function}: {name} = {number} is more than {what}, {highest}; "
-            "pass fewer, or more cells"
-        )
-    return number
 
 
 def row_blocks(n_rows: int, n_columns: int) -> list[slice]:

@@ -28,19 +28,11 @@ import numpy as np
 from minigrad.backend import Array, Matrix
 from models.counts import Counts, Moments, as_matrix, batch_codes, moments
 from models.covariates import ObsColumns, columns_in
-from models.inputs import sizes
-from models.labels import by_cell, cells_of, genes_of
+from models.files import other_kinds
+from models.inputs import sizes, warn_if_untrained
+from models.labels import MISSING, by_cell, cells_of, genes_of, refuse_other_names
 from models.orientation import advice
 
-MISSING = (
-    "",
-    "nan",
-    "none",
-    "na",
-    "n/a",
-    "<na>",
-    "null",
-)  # what stands for a label that is not there
 # More batches than this are none if there are fewer cells than this of each, on average, or if they
 # are numbers and more than that.
 MOST_BATCHES, LEAST_CELLS, MOST_NUMBERS = 20, 10, 100
@@ -125,6 +117,7 @@ def training_cells(
     """
     x = _matrix(model, counts, layer, on_disk=True)
     _warn_where_names_are_exchanged(counts)
+    _warn_of_other_features(counts)
     known_batches = None
     if model.trained or model.knows_data:
         _check_genes(model, counts)
@@ -161,17 +154,27 @@ def training_cells(
 
 
 def cells_to_ask_about(
-    model: Any, counts: Any, batch: Array | str | None, layer: str | None, on_disk: bool
+    model: Any,
+    counts: Any,
+    batch: Array | str | None,
+    layer: str | None,
+    on_disk: bool,
+    is_batch_needed: bool = True,
 ) -> tuple[Matrix, np.ndarray, np.ndarray]:
     """Checked counts (n_cells, n_genes), batch codes (n_cells,) and covariates (n_cells,
     n_covariates) of any cells, empty ones too.
 
-    ValueError for an unknown batch or category, and for other genes than the model's.
+    is_batch_needed: whether the answer depends on the batch even if the encoder does not see it;
+    where it is not needed, and not given, codes are 0. ValueError for an unknown batch or category,
+    and for other genes than the model's.
     """
     x = _matrix(model, counts, layer, on_disk)
     _check_genes(model, counts)
+    warn_if_untrained(model, stacklevel=4)
     n_cells = x.shape[0]
-    codes, _ = _codes(model, counts, batch, n_cells, model.batches)
+    codes = np.zeros(n_cells, np.int64)
+    if is_batch_needed or batch is not None or model.config["encode_covariates"]:
+        codes, _ = _codes(model, counts, batch, n_cells, model.batches)
     covariates = model.columns.table(_obs(counts), n_cells, model.dtype)
     return _in_dtype(x, model.dtype), codes, covariates
 
@@ -189,6 +192,7 @@ def cells_to_encode(
         return cells_to_ask_about(model, counts, batch, layer, on_disk=True)
     x = _matrix(model, counts, layer, on_disk=True)
     _check_genes(model, counts)
+    warn_if_untrained(model, stacklevel=3)
     n_cells = x.shape[0]
     codes = np.zeros(n_cells, np.int64)
     if batch is not None:
@@ -207,6 +211,18 @@ def _warn_where_names_are_exchanged(counts) -> None:
         warnings.warn(f"counts: {found}", stacklevel=4)
 
 
+def _warn_of_other_features(counts) -> None:
+    """Warn of an AnnData object with antibodies and the like; files are read without them."""
+    is_anndata = hasattr(counts, "var_names")  # an array has a var, too: its variance
+    kinds, n = other_kinds(counts.var if is_anndata else {})
+    if kinds:
+        warnings.warn(
+            f"counts: of {n} features {kinds} are no genes, and counted in another way; leave them "
+            "out, with adata[:, adata.var['feature_types'] == 'Gene Expression']",
+            stacklevel=4,
+        )
+
+
 def warn_of_labels_that_are_none(batches, codes) -> None:
     """Warn where labels look like a number or a name of each cell, or like that of a missing one.
 
@@ -214,7 +230,7 @@ def warn_of_labels_that_are_none(batches, codes) -> None:
     """
     n_cells = np.bincount(codes, minlength=len(batches))
     for name, n in zip(batches, n_cells):
-        if name.strip().lower() in MISSING:
+        if name.strip().lower() in [text.lower() for text in MISSING]:
             warnings.warn(
                 f"batch: {n} cells have the label {name!r}, as cells without one do, and are a "
                 "batch of their own; leave them out, or give them a label",
@@ -263,13 +279,5 @@ def _in_dtype(x, dtype):
 
 
 def _check_genes(model, counts) -> None:
-    """ValueError for counts whose genes have other names than the model's, if both have names.
-
-    Names may occur more than once: genes of one name are told apart by their order.
-    """
-    genes = genes_of(counts)
-    if model.genes is not None and genes is not None and model.genes != genes:
-        raise ValueError(
-            "counts: its genes differ, or stand in another order, from those that the model "
-            "was trained on (model.genes); select and order them alike"
-        )
+    """ValueError for counts whose genes have other names than the model's, if both have names."""
+    refuse_other_names("counts", "genes", genes_of(counts), model.genes)

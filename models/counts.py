@@ -32,11 +32,11 @@ from minigrad.data import Blocks, pieces
 from minigrad.notebook import as_html
 from models import locks
 from models.annotation import annotation_of
-from models.files import BLOCK, Content, Refused, need, read_npz, read_table
+from models.files import BLOCK, Content, Refused, expression_only, need, read_npz, read_table
 from models.hdf5 import ENDINGS, NO_LAYERS, NOT_BACKED, column_order, index_of, read_hdf5
 from models.hdf5_writing import hdf5_file
 from models.joining import join, names_of_files
-from models.labels import by_cell, unique_names
+from models.labels import by_cell, is_missing, unique_names, values_of
 from models.matrix_market import read_folder, read_mtx
 from models.orientation import advice
 from models.zarr_store import is_zarr, read_zarr
@@ -44,6 +44,22 @@ from models.zarr_store import is_zarr, read_zarr
 LARGEST_COUNT = 2**24  # float32 holds every whole number up to here, and not 2**24 + 1
 # So close to a whole number a count is taken for it: expm1(log1p(3)) is 3.0000002 in float32.
 NEAR = 1e-4
+USUAL = {  # where counts are, by layer
+    "counts": 'in adata.layers["counts"] (layer="counts")',
+    "raw": 'in adata.raw (layer="raw")',
+    None: "in X (without layer)",
+}
+PLACES = f"raw counts are usually {USUAL['counts']} or {USUAL['raw']}"
+OF_R = ": R reads it; write the counts there, with Matrix::writeMM, and their names beside"
+PACKED = ": unpack it first"
+ADVICE = {  # about files of other formats, by their endings
+    **dict.fromkeys((".rds", ".rdata", ".rda", ".h5seurat"), OF_R),
+    **dict.fromkeys((".zip", ".bz2", ".xz", ".tar", ".tgz", ".7z", ".gz"), PACKED),
+    **dict.fromkeys((".xlsx", ".xls"), ": save the sheet as .csv"),
+    ".h5mu": ": MuData of several parts; write the one with the counts, as mdata['rna'], as .h5ad",
+    **dict.fromkeys((".parquet", ".feather", ".pkl"), ": write the table as .csv, or as .h5ad"),
+}
+HOW_TO_ROUND = "read(..., rounded=True), or models.counts.round_counts(matrix)"
 ROUNDED = (
     f"some entries are less than {NEAR:g} off a whole number, as calculations leave them; they "
     "were "
@@ -180,9 +196,11 @@ def read(
     on the disk: X is Blocks, which SCVI trains on and predicts from, with memory for a few blocks
     only; each block is checked when it is read. Do not change the file meanwhile. transpose: the
     file has it the other way round than said above: what would be genes are cells. obs: path of a
-    table with a line for each cell, joined by the names of cells (annotation.py). gene_names: the
+    table with a line for each cell, joined by the names of cells (annotation.py). Of features of
+    several kinds, in var["feature_types"], only 'Gene Expression' is read. gene_names: the
     column of `var` to take names of genes from, such as "feature_name" of CELLxGENE or "gene_ids"
-    of 10x Genomics. rounded: take the nearest whole numbers; fractions are refused otherwise.
+    of 10x Genomics. rounded: make whole numbers of fractions, see `round_counts`; otherwise they
+    are refused.
     Result: Counts, X float32. Missing names become cell_0, gene_0 and so on. Nothing is reordered
     or made unique. Warns where something had to be guessed, left out or rounded. HDF5 files are
     read by libhdf5, which a damaged one can make hang or crash: `guarded.read` is the same in a
@@ -196,7 +214,7 @@ def read(
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     try:
-        content = _content(path, layer, backed, transpose)
+        content = expression_only(_content(path, layer, backed, transpose))
         X, genes, cells = content.X, content.genes, content.cells
         cells = [f"cell_{i}" for i in range(X.shape[0])] if cells is None else cells
         genes = [f"gene_{i}" for i in range(X.shape[1])] if genes is None else genes
@@ -255,19 +273,84 @@ def _names_from(var: dict, key: str, genes) -> np.ndarray:
     return np.array([old if new in (None, "") else str(new) for new, old in zip(names, genes)])
 
 
+def round_counts(x, first: int = 0) -> Matrix:
+    """Counts from which ambient RNA was taken away, (n_cells, n_genes), as whole numbers.
+
+    x: dense, or any SciPy sparse matrix, of which a CSR matrix is made. A fraction goes up with the
+    probability by which it is above the whole number below it, 0.3 with 30 %, so that means and
+    totals stay as they are, which the nearest whole numbers would not keep: of 0.9 they make the 1
+    that it was before. (SoupX does the same with roundToInt=TRUE.) What comes of an entry depends
+    on its position alone, its row being counted from `first`. Negative entries stay as they are.
+    """
+    is_sparse = sparse.issparse(x)
+    if is_sparse:
+        x = sparse.csr_array(x)
+        values = x.data.astype(np.float64)
+        rows = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
+        columns = x.indices
+    else:
+        values = np.asarray(x, np.float64)
+        rows = np.arange(len(values))[:, None]
+        columns = np.arange(values.shape[1])
+    nearest = np.rint(values)
+    down = np.floor(values)
+    with np.errstate(invalid="ignore"):  # infinity, which stays
+        up = _uniform(rows + first, columns) < values - down
+        whole = np.where(np.abs(values - nearest) <= NEAR, nearest, down + up)
+    whole = np.where(values < 0, values, whole).astype(np.float32)
+    if not is_sparse:
+        return whole
+    return sparse.csr_array((whole, x.indices, x.indptr), shape=x.shape)
+
+
+def _uniform(rows, columns) -> np.ndarray:
+    """A number from 0 to below 1 for each position, always the same, and without a pattern.
+
+    rows and columns: whole numbers of shapes that fit together. The mixer of SplitMix64 (Steele,
+    Lea & Flood 2014): a generator would have to draw for all entries before this one as well.
+    """
+    z = (rows.astype(np.uint64) << np.uint64(32)) + columns.astype(np.uint64) + np.uint64(1)
+    z = z * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
+
+
 def _rounded_matrix(x, path):
-    """The matrix with each entry the nearest whole number, and a warning that says what changed."""
+    """The matrix as `round_counts` has it, and a warning that says how much was rounded."""
     x = sparse.csr_array(x)
-    whole = np.rint(x.data)
-    n_changed = np.sum(whole != x.data)
-    total, new_total = np.sum(x.data, dtype=np.float64), np.sum(whole, dtype=np.float64)
+    _refuse_normalised(x, path)
+    whole = round_counts(x)
+    n_changed = np.sum(whole.data != x.data)
+    total, new_total = (np.sum(a.data, dtype=np.float64) for a in (x, whole))
     if n_changed:
         warnings.warn(
-            f"{path}: {n_changed:,} of {x.nnz:,} entries were rounded to whole numbers, which "
-            f"changed their total from {total:,.1f} to {new_total:,.0f}",
+            f"{path}: {n_changed:,} of {x.nnz:,} entries went up or down to whole numbers, at "
+            f"random, so that means stay; their total changed from {total:,.1f} to "
+            f"{new_total:,.0f}. That is right for counts less ambient RNA, and wrong for "
+            "normalised values",
             stacklevel=3,
         )
-    return sparse.csr_array((whole, x.indices, x.indptr), shape=x.shape)
+    return whole
+
+
+def _refuse_normalised(x, path) -> None:
+    """ValueError for fractions in CSR whose sums by cell, or those of exp(fraction) - 1, are alike
+    within a thousandth: those come of no counts.
+    """
+    some = x[:1000]
+    if not np.isfinite(some.data).all() or np.array_equal(some.data, np.rint(some.data)):
+        return
+    scales = [some.data] if some.data.max() > 30 else [some.data, np.expm1(some.data)]
+    for values in scales:
+        totals = sparse.csr_array((values, some.indices, some.indptr), some.shape).sum(axis=1)
+        totals = totals[totals > 0]
+        if len(totals) > 2 and np.ptp(totals) < 1e-3 * totals.max():
+            raise ValueError(
+                f"{path}: all cells have the same total, or had before a logarithm was taken: "
+                "these are normalised values and no counts, which rounding does not bring back; "
+                f"{PLACES}"
+            )
 
 
 def _content(path: Path, layer, backed: bool, transpose: bool) -> Content:
@@ -283,9 +366,10 @@ def _content(path: Path, layer, backed: bool, transpose: bool) -> Content:
     if path.is_dir():
         reader = read_folder
     if reader is None:
+        advice = ADVICE.get(Path(name).suffix, "")
         raise Refused(
-            f"unknown format; known: a 10x folder, a zarr store, {', '.join([*binary, *text])}, "
-            "the last four or .gz"
+            f"unknown format{advice}; known: a 10x folder, a zarr store, "
+            f"{', '.join([*binary, *text])}, the last four or .gz"
         )
     if reader is read_hdf5:
         return read_hdf5(path, transpose, layer, backed)
@@ -306,7 +390,7 @@ def _damaged(path, error) -> ValueError:
 def _checked(x: Blocks, path, layer, rounded: bool) -> Blocks:
     """The same column on the disk, every block made canonical, or refused, when it is read.
 
-    rounded: to whole numbers, before that.
+    rounded: to whole numbers, before that, see round_counts.
     """
     if 0 in x.shape:
         raise ValueError(
@@ -321,7 +405,8 @@ def _checked(x: Blocks, path, layer, rounded: bool) -> Blocks:
         except Exception as error:  # as above
             raise _damaged(path, error) from error
         if rounded:
-            part = sparse.csr_array((np.rint(part.data), part.indices, part.indptr), part.shape)
+            _refuse_normalised(part, path)
+            part = round_counts(part, first=start)
         return _canonical_rows(part, str(path), layer, first=start)
 
     return Blocks(rows, x.file_bounds, x.shape[1])
@@ -369,7 +454,7 @@ def _in_memory(x, name: str, layer: str | None) -> np.ndarray | sparse.csr_array
         )
     if not sparse.issparse(x):
         try:
-            x = np.asarray(x)
+            x = np.asarray(values_of(x))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{name}: no matrix of numbers ({error})") from error
     if x.ndim != 2:
@@ -522,19 +607,19 @@ def _complaint(name, row, column, value, layer) -> str:
             "identifier? "
             "Leave that column out"
         )
-    usual = {
-        "counts": 'in adata.layers["counts"] (layer="counts")',
-        "raw": 'in adata.raw (layer="raw")',
-        None: "in X (without layer)",
-    }
-    places = " or ".join(words for place, words in usual.items() if place != layer)
+    places = " or ".join(words for place, words in USUAL.items() if place != layer)
     this = "this matrix" if layer is None else f"layer {layer!r}"
     if layer is None:
-        places = places.removesuffix(f" or {usual[None]}")
-    return (
+        places = places.removesuffix(f" or {USUAL[None]}")
+    said = (
         f"{found}; counts are whole numbers from 0 up, and {this} looks normalised or scaled. "
-        f"Raw counts are usually {places}. Counts less ambient RNA, as of SoupX, can be rounded: "
-        "read(..., rounded=True)"
+        f"Raw counts are usually {places}."
+    )
+    if value < 0:
+        return said
+    return (
+        f"{said} Counts less ambient RNA, as of SoupX, decontX or CellBender, can be rounded: "
+        f"{HOW_TO_ROUND}"
     )
 
 
@@ -610,11 +695,6 @@ def _plain_labels(labels, name):
                 )
         return labels.astype(str)
     return labels
-
-
-def is_missing(label) -> bool:
-    """Whether a label is None, NaN, or what pandas has in their place."""
-    return label is None or type(label).__name__ in ("NAType", "NaTType") or label != label
 
 
 # Sums over cells and genes

@@ -39,7 +39,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from models.counts import batch_codes, is_missing
+from models.counts import batch_codes
+from models.labels import is_missing
 
 
 class ObsColumns(NamedTuple):

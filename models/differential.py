@@ -129,10 +129,10 @@ from minigrad.data import Blocks, pieces, take_rows
 from minigrad.fit import evaluating
 from minigrad.notebook import as_frame, as_html, as_picture, short
 from minigrad.tensor import Tensor
-from models.counts import is_missing, library_size, moments
+from models.counts import library_size, moments
 from models.files import warn_of_formulas
 from models.inputs import one_of, whole_number
-from models.labels import by_cell, cells_of, genes_of
+from models.labels import by_cell, cells_of, genes_of, is_missing
 from models.posterior import BUDGET, POSTERIOR, count_distribution
 
 LEAST_DELTA = 0.25  # log2 fold change (19 %): what delta is at least where it follows from the data

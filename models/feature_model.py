@@ -24,7 +24,15 @@ from minigrad.fit import History, evaluating, fit
 from minigrad.nn import Module
 from minigrad.parallel import ranks_of
 from minigrad.tensor import Tensor
-from models.inputs import ANY_NUMBER, Range, as_features, dense, whole_number
+from models.inputs import (
+    ANY_NUMBER,
+    Range,
+    as_features,
+    dense,
+    warn_if_untrained,
+    whole_number,
+)
+from models.labels import genes_of, refuse_other_names
 
 CHUNK = 512  # rows at a time when predicting, and on a GPU more
 
@@ -40,8 +48,9 @@ class FeatureModel(Saved, Module):
     dtype: np.dtype
     config: dict[str, Any]
 
-    described: ClassVar[tuple[str, ...]] = ("trained", "batch_size")
+    described: ClassVar[tuple[str, ...]] = ("trained", "batch_size", "features")
     trained: bool = False
+    features: list[str] | None = None  # names of the columns trained on, where these had names
     batch_size: int | None = 128  # of `fit`, where it is not told another; None: all rows at once
     learning_rate: float = 1e-3
     accepted: Range = ANY_NUMBER  # the entries of x that the loss is made for
@@ -76,21 +85,24 @@ class FeatureModel(Saved, Module):
     ) -> History:
         """Train on x (n, n_features) with Adam, whose learning rate falls to 0 on half a cosine.
 
-        x: array or list, SciPy sparse matrix (never dense as a whole), or AnnData (its .X); real
-        numbers, converted to the model's dtype. epochs: None for some 5000 steps, from 10 to 200
-        epochs. batch_size: None for 128, unless the class or preset says otherwise; so too
-        learning_rate, None for 1e-3. validation: fraction of rows held out. seed: of order, split
-        and noise; None for the model's. early_stopping, checkpoint, resume, progress, device,
+        x: array or list, SciPy sparse matrix (never dense as a whole), AnnData (its .X) or
+        DataFrame; real numbers, converted to the model's dtype. Names of columns are remembered,
+        and others, or another order, refused from then on. epochs: None for some 5000 steps, from
+        10 to 200 epochs. batch_size: None for 128, unless the class or preset says otherwise; so
+        too learning_rate, None for 1e-3. validation: fraction of rows held out. seed: of order,
+        split and noise; None for the model's. early_stopping, checkpoint, resume, progress, device,
         parallel: see minigrad.fit. Returns the History.
 
         ValueError names what is wrong with x; FloatingPointError if training leaves the finite
         numbers, which features far from order 1 make likely.
         """
+        names = genes_of(x)
         with ranks_of(parallel).preparing():
             x = self._rows(x, in_range=True)
         n = x.shape[0]
         if seed is None:
             seed = self.config["seed"]
+        seed = whole_number("seed", seed, least=0)
         if batch_size is None:
             batch_size = self.batch_size or n
         batch_size = whole_number("batch_size", batch_size)
@@ -102,6 +114,8 @@ class FeatureModel(Saved, Module):
         rows, _ = split(n, validation, seed)
         if len(rows):
             self._start_from(x if len(rows) == n else take_rows(x, rows))
+            if not self.trained:
+                self.features = names
             self.trained = True
         return fit(
             self,
@@ -136,7 +150,9 @@ class FeatureModel(Saved, Module):
     def _rows(self, x: Any, in_range: bool = False) -> Any:
         """x, checked: see as_features. in_range: whether the loss of it will be computed."""
         accepted = self.accepted if in_range else ANY_NUMBER
-        return as_features(x, self.n_features, self.dtype, *accepted)
+        rows = as_features(x, self.n_features, self.dtype, *accepted)
+        refuse_other_names("x", "features", genes_of(x), self.features)
+        return rows
 
     def minibatches(
         self, x: Array, size: int | None = None, in_range: bool = False
@@ -153,5 +169,6 @@ class FeatureModel(Saved, Module):
 
     def predict(self, x: Array, function: Callable[[Array], Any]) -> np.ndarray:
         """function(minibatch), a Tensor, of all rows of x (n, n_features), as one host array."""
+        warn_if_untrained(self, stacklevel=3)
         with evaluating(self):
             return np.concatenate([function(piece).numpy() for piece in self.minibatches(x)])

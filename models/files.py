@@ -36,12 +36,16 @@ import numpy as np
 from numpy.lib import format as npy
 from scipy import sparse
 
+from minigrad.data import Blocks
+
 # Entries looked at in one go, so that reading and checking need little memory of their own.
 BLOCK = 2**20
 
+HOW_TO_ADD = "read(..., obs=TABLE)"
 LINES_TRIED = 10  # of a table, to find out what stands between its fields
 LEAST_DIFFERENT = 0.9  # share of different ones among names that are numbers
 
+KINDS, EXPRESSION = "feature_types", "Gene Expression"  # the column of var, and the kind of genes
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # by which a spreadsheet takes a text for a formula
 
 
@@ -172,23 +176,39 @@ def plain(values: np.ndarray) -> np.ndarray:
     )
 
 
-def expression_only(kinds) -> tuple[np.ndarray, tuple]:
-    """(which features to keep, (n_features,) bool; notes): genes, without antibodies and guides,
-    where a 10x file has features of several kinds. kinds: of each, (n_features,) str.
+def expression_only(content: Content) -> Content:
+    """The content with its genes alone, and a note that says what was left out: where features are
+    of several kinds, as 10x Genomics calls them in var["feature_types"], those that are no 'Gene
+    Expression', such as antibodies and guides.
     """
-    kinds = np.asarray(kinds).astype(str)
-    keep = kinds == "Gene Expression"
-    if keep.all() or not keep.any():
-        return np.full(len(kinds), True), ()
-    others, numbers = np.unique(kinds[~keep], return_counts=True)
-    left_out = ", ".join(
-        f"{n} {kind or 'of no kind'!r}" for kind, n in zip(others.tolist(), numbers)
-    )
+    kinds, n = other_kinds(content.var)
+    if not kinds:
+        return content
+    keep = np.flatnonzero(np.asarray(content.var[KINDS]).astype(str) == EXPRESSION)
     note = (
-        f"of {len(kinds)} features {keep.sum()} are 'Gene Expression'; left out, as they are no "
-        f"genes: {left_out}"
+        f"of {n} features {len(keep)} are {EXPRESSION!r}; left out, as they are no genes: {kinds}"
     )
-    return keep, (note,)
+    X = content.X.select_columns(keep) if isinstance(content.X, Blocks) else content.X[:, keep]
+    return content._replace(
+        X=X,
+        genes=None if content.genes is None else np.asarray(content.genes)[keep],
+        notes=(note, *content.notes),
+        var={key: np.asarray(values)[keep] for key, values in content.var.items()},
+    )
+
+
+def other_kinds(var: Any) -> tuple[str, int]:
+    """(features beside genes, in words, "" if there are none; number of all features), as
+    var["feature_types"] has them. var: a mapping or frame of columns, (n_features,) each.
+    """
+    if KINDS not in var:
+        return "", 0
+    kinds = np.asarray(var[KINDS]).astype(str)
+    others, numbers = np.unique(kinds[kinds != EXPRESSION], return_counts=True)
+    if EXPRESSION not in kinds:
+        return "", len(kinds)
+    words = [f"{n} {kind or 'of no kind'!r}" for kind, n in zip(others.tolist(), numbers)]
+    return ", ".join(words), len(kinds)
 
 
 # --------------------------------------------------------------------------------------------- .npz
@@ -255,7 +275,10 @@ def text(path: Path) -> Iterator[str]:
     """
     size = os.path.getsize(path)
     with open(path, "rb") as file:
-        is_zipped = file.read(2) == b"\x1f\x8b"
+        first = file.read(2)
+        is_zipped = first == b"\x1f\x8b"
+        if first in (b"\xff\xfe", b"\xfe\xff"):
+            raise Refused("is UTF-16, as Excel's 'Unicode text' is; save it as UTF-8")
         if is_zipped:
             # The last four bytes say how long the text is: honest bombs end here, others below.
             file.seek(-4, os.SEEK_END)
@@ -269,11 +292,21 @@ def text(path: Path) -> Iterator[str]:
             allow(total, size, "the text")
             lines, newline, rest = (rest + piece).rpartition(b"\n")
             if newline:
-                yield (lines + newline).decode(encoding)
+                yield _decoded(lines + newline, encoding)
                 encoding = "utf-8"
             elif len(rest) > 16 * BLOCK:
                 raise Refused("a line of more than 16 MB; write a line for each cell")
-    yield rest.decode(encoding)
+    yield _decoded(rest, encoding)
+
+
+def _decoded(content: bytes, encoding: str) -> str:
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise Refused(
+            f"holds bytes that are no UTF-8, such as {content[error.start : error.end]!r}; save it "
+            "as text in UTF-8"
+        ) from None
 
 
 def named_columns(lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
@@ -301,8 +334,10 @@ def fields(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """(number of the line from 1, its fields out of their quotes) for each line of a file; of an
     empty line no fields.
     """
+    # Lines end in "\n", "\r\n", or as on old Macs in "\r".
     rows = csv.reader(
-        (line for piece in text(path) for line in io.StringIO(piece)), delimiter=delimiter
+        (line for piece in text(path) for line in io.StringIO(piece, newline=None)),
+        delimiter=delimiter,
     )
     for row in rows:
         yield rows.line_num, row
@@ -345,11 +380,8 @@ def read_table(path: Path, transpose: bool = False) -> Content:
             raise Refused(f"line {number} has {len(row) - 1} counts for {len(genes)} genes")
         try:
             values = np.array(row[1:], dtype=np.float64)
-        except ValueError as error:
-            raise Refused(
-                f"line {number}: {error}; gene names belong in the first line, cell names in the "
-                "first column, and counts in the rest"
-            ) from None
+        except ValueError:
+            raise Refused(_no_number(number, genes, row[1:])) from None
         cells.append(row[0])
         indices.append(np.flatnonzero(values))
         data.append(values[indices[-1]])
@@ -362,21 +394,56 @@ def read_table(path: Path, transpose: bool = False) -> Content:
         raise Refused(
             "the first column holds counts where names of cells are expected; write the names there"
         )
+    if not genes:
+        raise Refused(
+            "its lines hold one field each, and no counts: no table, or one whose fields stand "
+            "apart by something else than commas, tabs, semicolons or spaces"
+        )
+    notes += _sums_among(X, cells, genes)
     content = Content(X, genes if has_names else None, cells, notes=notes)
     return content.transposed() if transpose else content
 
 
+def _no_number(number: int, genes: Sequence[str], texts: Sequence[str]) -> str:
+    """What is wrong with a line of counts that are not all numbers."""
+    gene, count = next(pair for pair in zip(genes, texts) if not _are_numbers([pair[1]]))
+    return (
+        f"line {number}, column {gene!r}: {count!r} is no number; counts are written without "
+        "commas, and as 0 where there are none. Gene names belong in the first line, cell names in "
+        f"the first column, and what else is known of cells in a table of its own: {HOW_TO_ADD}"
+    )
+
+
+def _sums_among(X, cells: Sequence[str], genes: Sequence[str]) -> tuple:
+    """Notes about a last line or column that is the sum of the others, as spreadsheets have it."""
+    notes: tuple = ()
+    for x, names, what in ((X, cells, "line"), (sparse.csr_array(X.T), genes, "column")):
+        sums = x[:-1].sum(axis=0)
+        if len(names) > 3 and sums.any() and np.array_equal(x[[-1]].toarray()[0], sums):
+            notes += (
+                f"the last {what}, {names[-1]!r}, is the sum of the others; if it is none of the "
+                "cells or genes, take it out of the file",
+            )
+    return notes
+
+
 def delimiter_of(path: Path) -> str:
-    """What stands between the fields of a table: what is most frequent in one of its first lines of
-    counts. Its name decides between equals, for .csv is often written with others.
+    """What stands between the fields of a table: what cuts its first lines into most fields, and
+    each into as many; if nothing does, what is most frequent in one of them. Its name decides
+    between equals, for .csv is often written with others.
     """
     marks = [",", "\t", ";"]
-    if ".tsv" in path.name.lower():
+    if any(ending in path.name.lower() for ending in (".tsv", ".txt")):
         marks = ["\t", ",", ";"]
-    first_lines = itertools.islice(io.StringIO(next(text(path))), LINES_TRIED)
+    first_lines = itertools.islice(io.StringIO(next(text(path)), newline=None), LINES_TRIED)
     filled = [line for line in first_lines if line.strip() and not line.startswith("#")]
-    last = filled[-1] if filled else ""  # not that of names, which have commas of their own
-    found = max(marks, key=last.count)
+    last = filled[-1] if filled else ""  # not that of names, which may have one field less
+
+    def fields_and_marks(mark: str) -> tuple[int, int]:
+        lengths = {len(row) for row in csv.reader(filled[1:], delimiter=mark)}
+        return (lengths.pop() if len(lengths) == 1 else 1), last.count(mark)
+
+    found = max(marks, key=fields_and_marks)
     return " " if found not in last and " " in last.strip() else found
 
 

@@ -33,7 +33,6 @@ from models.files import (
     allow,
     check_compressed,
     compressed,
-    expression_only,
     need,
     plain,
 )
@@ -207,6 +206,11 @@ def _h5ad(file, layer, backed: bool, transpose: bool) -> Content:
         item, var = file["raw"].get("X"), file["raw"]["var"]
     elif layer == "raw" and "raw.X" in file:  # 0.6
         item, var = file["raw.X"], file["raw.var"]
+    if item is None and "mod" in file:
+        raise Refused(
+            f"MuData, with the parts {', '.join(file['mod'])}; write the one with the counts as "
+            ".h5ad, such as mdata['rna'].write_h5ad(...)"
+        )
     if item is None:
         what = (
             "has no X; say which layer to read"
@@ -403,8 +407,4 @@ def _tenx(group) -> Content:
     features = group["features"]
     genes = _values(features["name"])
     var, _ = _readable(lambda key: _values(features[TENX[key]]), TENX, len(genes), "")
-    if "feature_types" not in var:
-        return Content(X, genes, cells, var=var)
-    keep, notes = expression_only(var["feature_types"])
-    var = {key: values[keep] for key, values in var.items()}
-    return Content(X[:, keep], genes[keep], cells, notes=notes, var=var)
+    return Content(X, genes, cells, var=var)

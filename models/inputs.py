@@ -22,6 +22,7 @@ Know after: what `fit(x)` of an autoencoder accepts, and that it never changes x
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from numbers import Real
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ from minigrad import backend
 from minigrad.backend import Array
 from minigrad.data import Blocks
 from models.counts import Counts
+from models.labels import values_of
 
 BLOCK = 2**20  # entries checked at a time, so that checks need little memory of their own
 
@@ -66,11 +68,16 @@ def one_of(name: str, value: object, allowed: Collection[str | None]) -> None:
     raise ValueError(f"{name} must be one of {tuple(allowed)}, not {value!r}")
 
 
-def whole_number(name: str, n: Any) -> int:
-    """n as an int; ValueError with its name if it is not a whole number of at least 1."""
+def whole_number(name: str, n: Any, least: int = 1, most: int | None = None, what: str = "") -> int:
+    """n as an int, from least to most, which is the number of `what`.
+
+    ValueError with its name for what is no whole number, or lies outside. 32.0 is one, True is not.
+    """
     is_number = isinstance(n, Real) and not isinstance(n, bool)
-    if not is_number or n != n // 1 or n < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, not {n!r}")
+    if not is_number or n != n // 1 or n < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {n!r}")
+    if most is not None and n > most:
+        raise ValueError(f"{name} = {n} is more than {what}, {most}; pass fewer, or more cells")
     return int(n)
 
 
@@ -94,6 +101,19 @@ def floating(dtype: DTypeLike) -> np.dtype:
     if dtype is None or np.dtype(dtype) not in (np.float32, np.float64):
         raise ValueError(f"dtype must be numpy.float32 or numpy.float64, not {dtype!r}")
     return np.dtype(dtype)
+
+
+def warn_if_untrained(model: Any, stacklevel: int) -> None:
+    """Warn that a model is asked which was never fitted: its weights are random, and its answers.
+
+    stacklevel: how many calls above this one the user's lies.
+    """
+    if not model.trained:
+        warnings.warn(
+            f"this {type(model).__name__} was never fitted, and answers by random weights; call "
+            "fit, or load a trained one (if its weights are from elsewhere, set model.trained)",
+            stacklevel=stacklevel + 1,
+        )
 
 
 # --------------------------------------------------------------------------------- rows of features
@@ -139,7 +159,7 @@ def _matrix(x: Any) -> Any:
     if sparse.issparse(x):
         return x
     try:
-        return np.asarray(x)
+        return np.asarray(values_of(x))
     except (ValueError, TypeError) as error:
         raise ValueError(f"x: no matrix of numbers ({error})") from error
 

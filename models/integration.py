@@ -50,8 +50,8 @@ from models.clustering import (
     row_blocks,
     silhouette,
     silhouette_of_cells,
-    whole_number,
 )
+from models.inputs import whole_number
 
 PERPLEXITY = 30  # the defaults of the benchmark
 CONNECTED_NEIGHBORS = 14
@@ -147,7 +147,7 @@ def clisi(z: Array, labels: Array, perplexity: int = PERPLEXITY) -> float:
 
 def _of_perplexity(function, z, perplexity):
     """Three times as many neighbours as the perplexity, the cell itself counted."""
-    perplexity = whole_number(function, "perplexity", perplexity, 2, len(z) // 3, "n/3 of z")
+    perplexity = whole_number(f"{function}: perplexity", perplexity, 2, len(z) // 3, "n/3 of z")
     return _nearest(z, 3 * perplexity - 1)
 
 
@@ -238,7 +238,7 @@ def kbet(
         raise ValueError(f"kbet: alpha must lie between 0 and 1, not {alpha!r}; pass 0.05")
     if n_neighbors is not None:
         n_neighbors = whole_number(
-            "kbet", "n_neighbors", n_neighbors, 1, len(z) - 1, "the other cells in z"
+            "kbet: n_neighbors", n_neighbors, 1, len(z) - 1, "the other cells in z"
         )
     if labels is None:
         return _acceptance(z, batch, n_neighbors, alpha)
@@ -353,7 +353,7 @@ def graph_connectivity(z: Array, labels: Array, n_neighbors: int = CONNECTED_NEI
     z = checked_points("graph_connectivity", z)
     codes = label_codes("graph_connectivity", "labels", labels, len(z))
     n_neighbors = whole_number(
-        "graph_connectivity", "n_neighbors", n_neighbors, 1, len(z) - 1, "the other cells in z"
+        "graph_connectivity: n_neighbors", n_neighbors, 1, len(z) - 1, "the other cells in z"
     )
     found = _nearest(z, n_neighbors)
     return _connectivity(found.cells, codes)

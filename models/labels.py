@@ -11,7 +11,7 @@ in another order, so where both sides have labels, labels decide:
     >>> by_cell(pandas.Series(["right", "left"], index=["c2", "c1"]), cells_of(frame), "batch")
     array(['left', 'right'], dtype=object)
 
-pandas itself is not needed, and not imported.
+pandas itself is not needed, and not imported. Also here: what stands for a label that is not there.
 
 Know before reading: what an index of pandas is. Know after: when values are put in order, when they
 are taken as they stand, and when they are refused.
@@ -24,13 +24,32 @@ from typing import Any
 
 import numpy as np
 
+# What programs write where they have no value: R, pandas, Python, and SQL. Of other spellings, such
+# as "none", some are answers.
+MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>")
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is None, NaN, or what pandas has in their place."""
+    return value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
+
+
+def is_missing_text(text: str) -> bool:
+    """Whether a field of a table says that there is no value."""
+    return text.strip() in MISSING
+
 
 def genes_of(counts: Any) -> list[str] | None:
-    """Names of the genes of Counts, AnnData or a DataFrame, (n_genes,); None for what has none."""
+    """Names of the genes of Counts, AnnData or a DataFrame, (n_genes,); None for what has none.
+
+    AnnData that nobody gave names calls them "0", "1", "2" ...: these are none.
+    """
     for attribute in ("genes", "var_names", "columns"):
         names = getattr(counts, attribute, None)
         if names is not None:
-            return None if _only_counts_up(names) else [str(name) for name in names]
+            found = None if _only_counts_up(names) else [str(name) for name in names]
+            is_unnamed = attribute == "var_names" and _are_numbers_of_rows(found or [])
+            return None if is_unnamed else found
     return None
 
 
@@ -46,6 +65,21 @@ def cells_of(counts: Any) -> list[str] | None:
     if hasattr(counts, "columns") and hasattr(counts, "index"):
         return [str(name) for name in counts.index]
     return None
+
+
+def values_of(counts: Any) -> Any:
+    """A DataFrame of numbers as an array (n_cells, n_genes); anything else as it is.
+
+    Columns of pandas' own dtypes, such as Int64, would become Python objects, all together. What is
+    missing in them becomes NaN.
+    """
+    if not hasattr(counts, "dtypes") or not hasattr(counts, "to_numpy"):
+        return counts
+    kinds = [(dtype, getattr(dtype, "kind", "O")) for dtype in counts.dtypes]
+    are_numbers = all(kind in "biuf" for _, kind in kinds)
+    if not are_numbers or all(isinstance(dtype, np.dtype) for dtype, _ in kinds):
+        return counts
+    return counts.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def by_cell(values: Any, cells: Sequence[str] | np.ndarray | None, name: str) -> Any:
@@ -78,6 +112,25 @@ def by_cell(values: Any, cells: Sequence[str] | np.ndarray | None, name: str) ->
             "pass an array in the order of the cells"
         )
     return values_alone[[position[cell] for cell in cells]]
+
+
+def refuse_other_names(
+    argument: str, what: str, found: list[str] | None, known: list[str] | None
+) -> None:
+    """ValueError for columns of other names than the model's, or in another order.
+
+    found and known: the names, (n,); None: there are none, and nothing is compared. Names may occur
+    more than once: columns of one name are told apart by their order. argument: what the error
+    calls the matrix; what: the columns, and the attribute of the model that has the known names.
+    """
+    if found is None or known is None or found == known:
+        return
+    new, old = next((a, b) for a, b in zip(found, known) if a != b)
+    raise ValueError(
+        f"{argument}: its {what} differ, or stand in another order, from those that the model was "
+        f"trained on (model.{what}): the first that differs is {new!r}, in the place of {old!r}; "
+        "select and order them alike"
+    )
 
 
 def unique_names(names) -> np.ndarray:

@@ -15,15 +15,15 @@ Know after: what becomes of cells without a label.
 
 from __future__ import annotations
 
+import csv
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from models.files import Refused, fields, named_columns, npz_arrays
-
-MISSING = ("", "NA", "N/A", "NaN", "nan", "None", "<NA>")  # what a field without a label says
+from models.files import Refused, delimiter_of, fields, named_columns, npz_arrays
+from models.labels import is_missing_text
 
 
 class Latent(NamedTuple):
@@ -50,9 +50,9 @@ def read_latent(path: Path) -> Latent:
 def read_labels(path: Path, column: str | None, cells: np.ndarray) -> np.ndarray:
     """The labels of cells with these names, (n,) object: str, or None for a cell without one.
 
-    path: a table, separated by tabs if it is a .tsv or .txt and else by commas. column: which of
-    its columns; None: the only one beside the names of the cells. Raises FileNotFoundError;
-    ValueError for no or several such columns, a cell named twice, or none of the cells.
+    path: a table; what stands between its fields is found out. column: which of its columns; None:
+    the only one beside the names of the cells. Raises FileNotFoundError; ValueError for no or
+    several such columns, a cell named twice, or none of the cells.
     """
     label = _read(lambda path: _labels_of_table(path, column), path)
     found = np.array([label.get(str(cell)) for cell in cells], dtype=object)
@@ -72,14 +72,13 @@ def _read(read, path):
         return read(path)
     except Refused as error:
         raise ValueError(f"{path}: {error}") from None
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, csv.Error, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: damaged, or of another kind ({error})") from error
 
 
 def _table(path):
     """(names of the columns, fields of each line) of a table with one line at least."""
-    delimiter = "\t" if path.suffix.lower() in (".tsv", ".txt") else ","
-    return named_columns([row for _, row in fields(path, delimiter) if row])
+    return named_columns([row for _, row in fields(path, delimiter_of(path)) if row])
 
 
 def _latent_of_csv(path):
@@ -118,4 +117,4 @@ def _labels_of_table(path, column):
     label = {row[0]: row[place] for row in rows}
     if len(label) < len(rows):
         raise Refused("names a cell twice; keep one line for each")
-    return {cell: value for cell, value in label.items() if value not in MISSING}
+    return {cell: value for cell, value in label.items() if not is_missing_text(value)}

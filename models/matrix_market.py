@@ -33,7 +33,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from models.files import Content, Refused, check_extent, expression_only, fields, text
+from models.files import KINDS, Content, Refused, check_extent, fields, text
 
 # What a file of names is called, before .tsv, .txt or .csv. Of several the first is taken.
 GENE_FILES = ("features", "genes.names", "genes", "gene_names", "quants_mat_cols")
@@ -57,6 +57,9 @@ def read_folder(path: Path, transpose: bool = False) -> Content:
     chosen = found if len(found) == 1 else [p for p in found if _stem(p).endswith("matrix")]
     if len(chosen) != 1:
         names = ", ".join(p.name for p in found[:5]) + ", ..." * (len(found) > 5)
+        inside = sorted(item.parent.name for item in path.glob("*/matrix.mtx*"))
+        if inside and not found:
+            raise Refused(f"holds no counts, but its folders do: {', '.join(inside)}; pass one")
         raise Refused(
             "a folder of counts holds one .mtx or .mtx.gz, or of several one named matrix.mtx; "
             f"here are: {names or 'none'}; pass the path of the file itself"
@@ -90,10 +93,11 @@ def read_mtx(path: Path, transpose: bool = False) -> Content:
     var = {}
     if genes is not None:
         symbols = [row[min(1, len(row) - 1)] for row in genes]  # of identifier and symbol
-        keep, notes = expression_only([row[2] if len(row) > 2 else "" for row in genes])
-        X, names = X[:, keep], np.array(symbols)[keep]
+        names = np.array(symbols)
         if any(len(row) > 1 for row in genes):
-            var["gene_ids"] = np.array([row[0] for row in genes])[keep]
+            var["gene_ids"] = np.array([row[0] for row in genes])
+        if any(len(row) > 2 for row in genes):
+            var[KINDS] = np.array([row[2] if len(row) > 2 else "" for row in genes])
     barcodes = None if cells is None else [row[0] for row in cells]
     if genes is None or cells is None:
         notes = (*notes, _one_missing(gene_labels, cell_labels, genes_are_rows))

@@ -66,8 +66,10 @@ from minigrad.tensor import Tensor
 from models import many_draws
 from models.counts import batch_codes
 from models.covariates import ObsColumns
-from models.inputs import whole_number
+from models.inputs import warn_if_untrained, whole_number
 
+# Where the mean and variance of log library sizes begin, and stay if they are not read off cells.
+LOG_MEAN_OF_NO_CELLS, LOG_VAR_OF_NO_CELLS = 0.0, 1.0
 PRIOR_DRAWS = 256  # of z, by which it is known how totals of new cells scatter
 COVARIATES = 5  # stream of random numbers, beside those of Noise: of made-up cells' covariates
 POSTERIOR = 17  # purpose of random numbers, beside those of minigrad/data.py
@@ -158,6 +160,7 @@ class AnswersByDraws(Module):
     library_log_mean: Array  # of log totals of the training cells: (n_batches,)
     library_log_var: Array
     batch_fraction: Array  # of the training cells: (n_batches,)
+    trained: bool  # whether it was ever fitted
     batches: list  # labels of batches; the code of a batch is its position here
     columns: ObsColumns  # the obs columns of covariates
     covariate_mean: Array  # of their table, over the training cells: (n_covariates,)
@@ -266,10 +269,10 @@ class AnswersByDraws(Module):
 
         Rows sum to 1. Averaged over n_samples draws of z. transform_batch: a label (or a list of
         them, which are averaged over): what would be expected had the cell been measured in that
-        batch; None: its own. Covariates are held fixed: each cell keeps its own. For comparing
-        genes and cells without the noise of counting, the depth of sequencing, and the batch. A
-        cell without counts has what the encoder makes of it. ValueError for an unknown batch, with
-        those known.
+        batch, and its own need not be known; None: its own. Covariates are held fixed: each cell
+        keeps its own. For comparing genes and cells without the noise of counting, the depth of
+        sequencing, and the batch. A cell without counts has what the encoder makes of it.
+        ValueError for an unknown batch, with those known.
         """
         return _expected_counts(
             self, counts, batch, layer, transform_batch, n_samples, seed, library_size=1.0
@@ -296,10 +299,7 @@ class AnswersByDraws(Module):
         The rest as for expression_fraction. For imputing, and for pictures of single genes.
         ValueError for a library_size that is not positive, and for unknown genes.
         """
-        if library_size is not None:
-            sizes = np.asarray(library_size)
-            if not (np.all(np.isfinite(sizes)) and np.all(sizes > 0)):
-                raise ValueError(f"library_size must be positive and finite, not {library_size}")
+        _check_library_size(library_size)
         columns = None if genes is None else _columns_of(self, genes)
         return _expected_counts(
             self, counts, batch, layer, transform_batch, n_samples, seed, library_size, columns
@@ -344,6 +344,7 @@ class AnswersByDraws(Module):
         *,
         batch: Array | str | None = None,
         covariates: Mapping[str, Any] | None = None,
+        library_size: Array | float | None = None,
         seed: int = 0,
         return_batch: bool = False,
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
@@ -352,10 +353,12 @@ class AnswersByDraws(Module):
         batch: a label for all of them, or one for each; None: batches in the proportions of the
         training cells. covariates: obs column -> a value for all of them, or one for each; of a
         column that is not named, labels are drawn in the proportions of the training cells, each
-        covariate by itself, and numbers are at their mean. return_batch: (counts, labels of their
-        batches (n,) str) instead. Whole numbers, in the dtype of the model. For seeing what the
-        model believes cells to be, and for data of which the truth is known. ValueError for an
-        unknown batch or covariate, or another number of labels.
+        covariate by itself, and numbers are at their mean. library_size: what the expectations of
+        each cell sum to, as for denoise, a number or (n,); None: drawn. return_batch: (counts,
+        labels of their batches (n,) str) instead. Whole numbers, in the dtype of the model. For
+        seeing what the model believes cells to be, and for data of which the truth is known.
+        ValueError for an unknown batch or covariate, another number of labels, and where no library
+        size is given and none is known: weights of scvi-tools with an observed library have none.
 
         Where the library is observed, logarithms of the new cells' totals have the mean and
         variance of those of the training cells (`library_log_mean`, `library_log_var`), as long as
@@ -363,6 +366,8 @@ class AnswersByDraws(Module):
         prior of log l, and the noise of counts comes on top.
         """
         n = whole_number("n", n)
+        _check_library_size(library_size, n)
+        warn_if_untrained(self, stacklevel=2)
         codes = _batches_of_new_cells(self, n, batch, seed)
         table = self.columns.table_of_new_cells(
             covariates,
@@ -375,14 +380,14 @@ class AnswersByDraws(Module):
         at_once = max(1, backend.entries_at_once(BUDGET, self.device) // self.n_genes)
         found = np.empty((n, self.n_genes), self.dtype)
         with evaluating(self):
-            library = _library_of_new_cells(self, codes, table)
+            library = _library_of_new_cells(self, codes, table, library_size)
             for start in range(0, n, at_once):
                 cells = slice(start, start + at_once)
                 of_cells = backend.to_device(codes[cells], self.device)
                 told = backend.to_device(table[cells], self.device)
                 z = noise.z.standard_normal((len(of_cells), 1, self.n_latent), dtype=self.dtype)
                 eps = noise.library.standard_normal((len(of_cells), 1), dtype=self.dtype)
-                log_library = library.loc[of_cells] + library.scale[of_cells] * eps
+                log_library = library.loc[cells] + library.scale[cells] * eps
                 decoded = _decode(self, z, log_library[:, None], of_cells, told)
                 p = count_distribution(self, decoded)
                 found[cells] = backend.to_host(p.sample(noise.counts))
@@ -624,12 +629,13 @@ def _expected_counts(
     the genes wanted, None for all. The rest as for `AnswersByDraws.denoise`.
     """
     n_samples = whole_number("n_samples", n_samples)
-    data = model.minibatches(counts, batch, layer)
+    is_own_batch = transform_batch is None
+    data = model.minibatches(counts, batch, layer, is_batch_needed=is_own_batch)
     n_cells = len(data.rows)
     if np.ndim(library_size) > 0 and len(library_size) != n_cells:
         raise ValueError(f"library_size has {len(library_size)} entries for {n_cells} cells")
     transforms: Any = [None]  # None: each cell's own batch
-    if transform_batch is not None:
+    if not is_own_batch:
         transforms = _codes_of(model, transform_batch, "transform_batch")
     n_columns = model.n_genes if columns is None else len(columns)
     found = np.zeros((n_cells, n_columns), model.dtype)
@@ -646,6 +652,28 @@ def _expected_counts(
                     found[group.cells] += mu if columns is None else mu[:, columns]
     found /= n_samples * len(transforms)
     return found
+
+
+def knows_library(model) -> np.ndarray:
+    """Of which batches mean and variance of the log library sizes are those of cells, or were
+    given: (n_batches,) bool.
+    """
+    mean = backend.to_host(model.library_log_mean)
+    variance = backend.to_host(model.library_log_var)
+    return (mean != LOG_MEAN_OF_NO_CELLS) | (variance != LOG_VAR_OF_NO_CELLS)
+
+
+def _check_library_size(library_size, n: int | None = None) -> None:
+    """ValueError unless library_size is None, a positive number, or one of each cell; n: of how
+    many cells, None: not known yet.
+    """
+    if library_size is None:
+        return
+    sizes = np.asarray(library_size)
+    if not (np.all(np.isfinite(sizes)) and np.all(sizes > 0)):
+        raise ValueError(f"library_size must be positive and finite, not {library_size}")
+    if n is not None and sizes.shape not in ((), (n,)):
+        raise ValueError(f"library_size has shape {sizes.shape} for n={n} cells; give one, or (n,)")
 
 
 def _library_sizes(model, group: Group, log_library, library_size):
@@ -701,10 +729,11 @@ def _batches_of_new_cells(model, n: int, batch, seed: int) -> np.ndarray:
     return np.broadcast_to(codes, n)
 
 
-def _library_of_new_cells(model, codes, covariates) -> Normal:
-    """p(log l) of new cells, parameters (n_batches, 1), right for the batches in their codes (n,).
+def _library_of_new_cells(model, codes, covariates, library_size) -> Normal:
+    """p(log l) of new cells, parameters (n, 1), where the model is.
 
-    covariates: theirs, (n, n_covariates).
+    codes: of their batches, (n,); covariates: theirs, (n, n_covariates); library_size: a number, or
+    (n,), to which l is then fixed; None: unknown.
 
     A latent library has its prior. An observed one stands for the total, whose logarithm has mean m
     = library_log_mean and variance v = library_log_var over the training cells. But totals of
@@ -719,19 +748,30 @@ def _library_of_new_cells(model, codes, covariates) -> Normal:
     log M - s/2 = 6.9 on average over z, with a variance of 0.04 over z, and s = 0.01. Then log l is
     drawn with a mean of 7.1 and a variance of 0.25 - 0.05 = 0.2, and the totals have 7 and 0.25.
     """
+
+    def of_cells(loc, scale) -> Normal:
+        columns = [
+            np.broadcast_to(a, len(codes)).astype(model.dtype)[:, None] for a in (loc, scale)
+        ]
+        return Normal(*[backend.to_device(column, model.device) for column in columns])
+
+    if library_size is not None:
+        return of_cells(np.log(library_size), 0.0)
     mean = backend.to_host(model.library_log_mean).astype(np.float64)
     variance = backend.to_host(model.library_log_var).astype(np.float64)
+    if not np.all(knows_library(model)[codes]):
+        raise ValueError(
+            "library_size: how many counts cells have is not known to a model that was never "
+            "fitted, nor to weights of scvi-tools with an observed library: give library_size= "
+            "here, or library_log_mean= and library_log_var= to SCVI or from_scvi_tools"
+        )
     if model.library == "observed":
         for code in np.unique(codes):
             centre, spread = _totals_of_new_cells(model, code, covariates[codes == code])
             shift = centre.mean() - mean[code]
             mean[code] -= shift
             variance[code] -= spread.mean() + centre.var()
-    std = np.sqrt(np.maximum(variance, 0.0))
-    loc, scale = [
-        backend.to_device(a.astype(model.dtype)[:, None], model.device) for a in (mean, std)
-    ]
-    return Normal(loc, scale)
+    return of_cells(mean[codes], np.sqrt(np.maximum(variance, 0.0))[codes])
 
 
 def _totals_of_new_cells(model, code: int, covariates) -> tuple[np.ndarray, np.ndarray]:

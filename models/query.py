@@ -269,9 +269,13 @@ def share_genes(
     n_found = len(genes) - len(missing)
     overlap = n_found / len(genes)
     if overlap < min_overlap:
+        column = _column_of_names(counts, genes)
+        advice = "pass counts with the same gene names"
+        if column is not None:
+            advice = f"they stand in its column {column!r}: read it with gene_names={column}"
         said = (
             f"{len(missing):,} of the {len(genes):,} genes of {whose} are not among the "
-            f"{len(names):,} of the counts: {examples}; pass counts with the same gene names"
+            f"{len(names):,} of the counts: {examples}; {advice}"
         )
         if min_overlap < 1:
             said += (
@@ -285,6 +289,15 @@ def share_genes(
         stacklevel=3,
     )
     return Counts(_placed(counts.X, places), np.asarray(genes), counts.cells, counts.obs)
+
+
+def _column_of_names(counts: Counts, genes: Sequence[str]) -> str | None:
+    """The column of var in which most of these names of genes are, if there is one."""
+    for key, values in counts.var.items():
+        n_found = len(set(genes) & set(values.astype(str).tolist()))
+        if 2 * n_found > len(genes):
+            return key
+    return None
 
 
 def _refuse_doubles(names, genes, whose) -> None:

@@ -194,7 +194,7 @@ def start_from_moments(model: Any, sums: Moments, codes: np.ndarray) -> None:
         start_at(model.decoder.zi.bias, -2.0)
     if model.likelihood != "poisson":
         _start_theta(model, _log_theta_of_moments(sums, rho))
-    _start_library_prior(model, sums.totals, codes)
+    start_library_prior(model, sums.totals, codes)
     if model.library == "latent":
         _start_library_encoder(model, sums.totals)
 
@@ -222,10 +222,10 @@ def _start_theta(model, log_theta: np.ndarray) -> None:
         start_at(model.log_theta, log_theta)
 
 
-def _start_library_prior(model, totals: np.ndarray, codes: np.ndarray) -> None:
+def start_library_prior(model, totals: np.ndarray, codes: np.ndarray) -> None:
     """Mean and variance of the log totals of each batch, unless given, and its share of cells.
 
-    A batch without cells has those of all cells.
+    totals and codes: of the cells, (n_cells,). A batch without cells has those of all cells.
     """
     for b in range(model.n_batches):
         in_batch = codes == b

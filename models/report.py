@@ -44,6 +44,7 @@ from models.clustering import (
     silhouette,
 )
 from models.counts import Counts, library_size
+from models.posterior import knows_library
 from models.runs import as_texts, in_memory
 
 # Okabe & Ito (2008), then three more for up to ten classes; markers help where colours do not.
@@ -127,6 +128,10 @@ def write(
         labels = as_texts(labels)
         shown = most_frequent(labels)
     drawn = np.sort(np.random.default_rng(1).permutation(len(counts))[:MOST_DRAWN])
+    n_new = max(len(rows), 100)
+    sizes = None
+    if not np.all(knows_library(model)):  # as weights of scvi-tools do not
+        sizes = np.resize(np.maximum(library_size(counts.X), 1.0), n_new)
     of_drawn = None if batch is None else batch[drawn]
     parts = [
         table(facts(model, history, len(rows)) + scores(mean, batch, labels, label_name)),
@@ -154,7 +159,7 @@ def write(
             "counts drawn from the model for the same cells. On the line the model has it right.",
         ),
         figure(
-            cells(counts.X, model.generate(max(len(rows), 100))),
+            cells(counts.X, model.generate(n_new, library_size=sizes)),
             "Cells of the data, and cells generated from the prior: "
             "their library sizes and numbers of genes detected.",
         ),

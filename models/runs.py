@@ -52,7 +52,7 @@ from models.counts import (
 from models.files import need, warn_of_formulas
 from models.hdf5 import index_of
 from models.hdf5_writing import hdf5_file
-from models.labels import unique_names
+from models.labels import is_missing, unique_names
 from models.query import share_genes
 from models.scvi import SCVI
 
@@ -169,7 +169,7 @@ def as_texts(labels) -> np.ndarray:
     """Labels as (n,) str; NO_LABEL where one is None or NaN."""
     labels = np.asarray(labels)
     texts = labels.astype(str)
-    missing = [label is None or label != label for label in labels.tolist()]
+    missing = [is_missing(label) for label in labels.tolist()]
     return np.where(missing, NO_LABEL, texts)
 
 
@@ -389,6 +389,19 @@ def new_model(counts: Counts, settings: dict) -> SCVI:
         settings.get("continuous", ()),
         **{name: settings[name] for name in MODEL if name in settings},
     )
+
+
+def settings_of(model: SCVI) -> dict:
+    """The settings that say of a model, which was trained elsewhere, how it was made."""
+    settings = {name: model.config[name] for name in MODEL}
+    columns = model.columns
+    if columns.batch is not None:
+        settings["batch_key"] = columns.batch
+    if columns.categorical:
+        settings["categorical"] = list(columns.categorical)
+    if columns.continuous:
+        settings["continuous"] = list(columns.continuous)
+    return settings
 
 
 def fit_arguments(settings: dict) -> dict:

@@ -74,8 +74,13 @@ from models.count_inputs import (
 )
 from models.covariates import ObsColumns, columns_from
 from models.differential import ComparesGroups
-from models.inputs import dense, floating, one_of, sizes
-from models.posterior import AnswersByDraws
+from models.inputs import dense, floating, one_of, sizes, whole_number
+from models.posterior import (
+    LOG_MEAN_OF_NO_CELLS,
+    LOG_VAR_OF_NO_CELLS,
+    AnswersByDraws,
+    knows_library,
+)
 from models.query import MapsQueries, NewColumns, keep_apart
 
 # Added to the variance of q, as the reference does: keeps KL finite when a dimension is very sure.
@@ -297,7 +302,7 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
             encode_covariates=bool(encode_covariates),
             reference=reference,
             dtype=dtype.name,
-            seed=int(seed),
+            seed=whole_number("seed", seed, least=0),
         )
         self._know_columns(columns_from(columns))
         self.likelihood = likelihood
@@ -308,7 +313,7 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
         self.n_latent = n_latent
         self.dtype = dtype
 
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(self.config["seed"])
         if dropout is None:
             dropout = 0.0  # until `fit` knows the depth of the counts
         n_conditions = self.columns.n_covariates
@@ -339,8 +344,8 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
 
         self.library_log_mean_given = library_log_mean is not None
         self.library_log_var_given = library_log_var is not None
-        self.library_log_mean = _per_batch(library_log_mean, 0.0, n_batches, dtype)
-        self.library_log_var = _per_batch(library_log_var, 1.0, n_batches, dtype)
+        self.library_log_mean = _per_batch(library_log_mean, LOG_MEAN_OF_NO_CELLS, n_batches, dtype)
+        self.library_log_var = _per_batch(library_log_var, LOG_VAR_OF_NO_CELLS, n_batches, dtype)
         self.batch_fraction = np.full(n_batches, 1.0 / n_batches, dtype)
         if self.columns.n_covariates:
             self.buffers = (*SCVI.buffers, "covariate_mean")
@@ -644,7 +649,7 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
                 ),
                 batch_size=batch_size,
                 validation=validation,
-                seed=self.config["seed"] if seed is None else seed,
+                seed=self.config["seed"] if seed is None else whole_number("seed", seed, least=0),
                 early_stopping=early_stopping,
                 device=device,
                 checkpoint=checkpoint,
@@ -662,6 +667,8 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
             self._know_columns(cells.columns)
             backend.assign(self.covariate_mean, cells.covariates.mean(axis=0))
             recipe.start_from_moments(self, cells.sums, cells.codes)
+        elif not np.any(knows_library(self)):  # weights of scvi-tools
+            recipe.start_library_prior(self, cells.sums.totals, cells.codes)
         if self.config["dropout"] is None:
             n_cells, n_genes = cells.counts.shape
             n_counts = cells.sums.totals.sum()
@@ -701,14 +708,15 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
         layer: str | None = None,
         size: int | None = None,
         on_disk: bool = True,
+        is_batch_needed: bool = True,
     ) -> Minibatches:
         """Checked counts, batch codes and covariates, `size` cells at a time in their order:
         (n, n_genes), (n,) and (n, n_covariates). None: CHUNK, and more where the model is on a GPU.
 
         ValueError for an unknown batch or category, and other genes. on_disk: whether counts may
-        stay on the disk, see as_matrix.
+        stay on the disk, see as_matrix. is_batch_needed: see cells_to_ask_about.
         """
-        columns = cells_to_ask_about(self, counts, batch, layer, on_disk)
+        columns = cells_to_ask_about(self, counts, batch, layer, on_disk, is_batch_needed)
         return self._in_minibatches(columns, size)
 
     def _in_minibatches(self, columns, size: int | None = None) -> Minibatches:
@@ -769,15 +777,19 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
 
     @classmethod
     def from_scvi_tools(cls, state, **config: Any) -> Self:
-        """A model with weights trained with scvi-tools (1.x): `state` maps its state-dict names to
-        arrays.
+        """A model with weights trained with scvi-tools (1.x).
 
-        config: the arguments of SCVI that the training used (n_batches, n_layers, likelihood,
-        dispersion, library, encode_covariates ...); n_genes, n_latent and n_hidden are read from
-        the shapes. Of covariates, columns=dict(categorical={name: labels in the order of their
-        codes}, continuous=[names]), both in the order in which they were set up there. Heads that
-        the configuration does not use are left out and listed in `.ignored`. ValueError for weights
-        that are NaN or infinite.
+        state: the path of the folder that its `save` wrote, which says all else too, and of which
+        no code is run; or a mapping of its state-dict names to arrays. Then config has the
+        arguments of SCVI that the training used (n_batches, n_layers, likelihood, dispersion,
+        library, encode_covariates ...); sizes of layers, and how many there are, are read from the
+        weights. Of covariates, columns=dict(categorical={name: labels in the order of their codes},
+        continuous=[names]), both in the order in which they were set up there. Heads that the
+        configuration does not use are left out and listed in `.ignored`. ValueError for weights
+        that are NaN or infinite, or of another model.
+
+        Library sizes and the proportions of batches are not among the weights: `generate` asks for
+        a library_size, and takes batches equally often.
         """
         return scvi_tools.model_of(cls, state, config)
 

@@ -20,7 +20,8 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from minigrad.backend import Array
-from models.clustering import checked_points, label_codes, row_blocks, whole_number
+from models.clustering import checked_points, label_codes, row_blocks
+from models.inputs import whole_number
 
 
 class Transferred(NamedTuple):
@@ -61,12 +62,7 @@ def transfer_labels(
             f"{reference_z.shape[1]}; pass latent means of the same model"
         )
     n_neighbors = whole_number(
-        "transfer_labels",
-        "n_neighbors",
-        n_neighbors,
-        1,
-        len(reference_z),
-        "the cells in reference_z",
+        "transfer_labels: n_neighbors", n_neighbors, 1, len(reference_z), "the cells in reference_z"
     )
     _, first = np.unique(codes, return_index=True)
     names = np.asarray(labels)[first]

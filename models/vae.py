@@ -79,6 +79,7 @@ from models.inputs import (
     means,
     one_of,
     sizes,
+    warn_if_untrained,
     whole_number,
     widths,
 )
@@ -157,9 +158,9 @@ class VAE(FeatureModel):
             decoder=decoder,
             sigma=sigma if learned else float(sigma),
             dtype=self.dtype.name,
-            seed=int(seed),
+            seed=whole_number("seed", seed, least=0),
         )
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(self.config["seed"])
         units = [self.n_features, *hidden]
         self.encoder = layers(units, dtype=self.dtype, rng=rng)
         # Two layers, the last step of the encoder: from the hidden units to the mean and the log
@@ -327,6 +328,7 @@ class VAE(FeatureModel):
         over n_samples draws (chapter, "Two optimization objectives"; Kingma & Welling 2014, eq. 3).
         """
         n_samples = whole_number("n_samples", n_samples)
+        warn_if_untrained(self, stacklevel=2)
         found = []
         with evaluating(self):
             for i, piece in enumerate(self.minibatches(x, in_range=True)):
@@ -350,6 +352,7 @@ class VAE(FeatureModel):
         n_samples.
         """
         n_samples = whole_number("n_samples", n_samples)
+        warn_if_untrained(self, stacklevel=2)
         values = []
         errors = []
         with evaluating(self):
@@ -391,6 +394,7 @@ class VAE(FeatureModel):
         means, probabilities, fractions that sum to 1.
         """
         n = whole_number("n", n)
+        warn_if_untrained(self, stacklevel=2)
         rng = backend.generator([seed, posterior.POSTERIOR], self.device)
         with evaluating(self):
             z = rng.standard_normal((n, self.n_latent), dtype=self.dtype)

@@ -120,7 +120,7 @@ BAD = {
     "two columns": (f"cell,kind,kind\n{CELLS[0]},T,B\n", "has two columns 'kind'"),
     "no lines": ("cell,kind\n", "holds no cells"),
     "nothing": ("", "holds no cells"),
-    "no text": (b"\xff\xfe\x00\n\x01", "damaged, or no table"),
+    "no text": (b"\xfe\xfd\x00\n\x01", "holds bytes that are no UTF-8"),
 }
 
 

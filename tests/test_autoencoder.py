@@ -265,6 +265,7 @@ def test_a_file_whose_description_does_not_fit_is_refused(tmp_path):
         config=dict(n_features=3, hidden=[], n_latent=2),
         trained=True,
         batch_size=128,
+        features=None,
     )
     checkpoint.save(path, weights, good)
     assert Autoencoder.load(path).trained

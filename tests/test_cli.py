@@ -34,6 +34,7 @@ from models.counts import (
     highest_variance,
     pearson_residual_variance,
     read,
+    round_counts,
 )
 from tests.test_hdf5 import write_anndata_0_6
 
@@ -684,12 +685,19 @@ def test_annotation_names_and_marks_of_genes_are_found_again(place, tmp_path, ca
     assert "60 cells, 6 genes, 2 batches" in capsys.readouterr().err
     model = SCVI.load(run / "model.npz")
     assert model.genes == [f"S{i}" for i in range(0, 12, 2)] and model.batches == ["new", "old"]
-    expected = model.latent(counts.X[:, ::2], counts.obs["donor"])
+    expected = model.latent(round_counts(less)[:, ::2], counts.obs["donor"])
     for again in ([], [tmp_path / "c.h5ad", *words]):
         assert call("embed", run, *again, "--out", tmp_path / "z.npz") == 0
         np.testing.assert_array_equal(np.load(tmp_path / "z.npz")["X_scVI"], expected)
     assert call("embed", run, tmp_path / "c.h5ad", "--out", tmp_path / "z.npz") == 1
     assert "can be rounded: --round" in capsys.readouterr().err
+    asked = ["embed", run, tmp_path / "c.h5ad", "--round", "--out", tmp_path / "z.npz"]
+    assert call(*asked) == 1
+    said = "they stand in its column 'feature_name': read it with --gene-names feature_name"
+    assert said in capsys.readouterr().err
+    (tmp_path / "t.csv").write_text("cell,type,g1\nc1,T,4\n")
+    assert call("train", tmp_path / "t.csv", "--out", tmp_path / "t") == 1
+    assert "in a table of its own: --obs TABLE" in capsys.readouterr().err
     assert call("train", "--out", run, "--resume", "--obs", tmp_path / "other.csv") == 2
     assert "--obs" in capsys.readouterr().err
     new = ["train", tmp_path / "c.h5ad", "--out", tmp_path / "s", "--round"]
@@ -906,6 +914,85 @@ def test_generated_cells_say_which_batch_they_are_of(place, model, tmp_path, cap
     np.testing.assert_array_equal(found.X.toarray(), model.generate(9))
     assert set(labels) == {"old", "new"}
     np.testing.assert_array_equal(labels, model.generate(9, return_batch=True)[1])
+
+
+def test_a_model_that_scvi_tools_saved_becomes_a_run(tmp_path, capsys):
+    """It is asked as one that was trained here; how deep cells are, is read off the counts."""
+    folder = ROOT / "tests" / "data" / "scvi_folder" / "nb_covariates"
+    recorded = dict(np.load(folder / "expected.npz", allow_pickle=False))
+    obs = {key: recorded[key] for key in ("donor", "sex", "site", "age", "mito")}
+    genes = [f"G{i}" for i in range(20)]
+    counts = Counts(sparse.csr_array(recorded["x"]), genes, [f"c{i}" for i in range(12)], obs)
+    runs.write_counts(tmp_path / "c.npz", counts.select_genes(np.arange(20)[::-1]))  # by name
+    run = tmp_path / "run"
+    words = ["import", folder, "--counts", tmp_path / "c.npz", "--out", run]
+    assert call(*words) == 0
+    assert "12 cells, 20 genes, 2 batch(es)" in capsys.readouterr().err
+    assert call("embed", run, "--out", tmp_path / "z.npz") == 0
+    found = np.load(tmp_path / "z.npz")["X_scVI"]
+    np.testing.assert_allclose(found, recorded["z_mean"], rtol=1e-5, atol=1e-6)
+    model = SCVI.load(run / "model.npz")
+    totals = recorded["x"].sum(axis=1)
+    for b, label in enumerate(["d10", "d2"]):
+        log_totals = np.log(totals[recorded["donor"] == label])
+        np.testing.assert_allclose(model.library_log_mean[b], log_totals.mean(), rtol=1e-5)
+    for command in (
+        ["denoise", run, "--out", tmp_path / "mu.npz"],
+        ["de", run, "--key", "sex", "--groups", "f", "--samples", 50],
+        ["generate", run, "--cells", 5, "--out", tmp_path / "new.npz"],
+        ["report", run],
+    ):
+        assert call(*command) == 0, command
+    assert call("train", "--resume", "--out", run) == 1
+    assert "holds a model, and no training to go on with" in capsys.readouterr().err
+    assert call(*words) == 2 and "holds a run already" in capsys.readouterr().err
+    words[-1] = tmp_path / "other"
+    runs.write_counts(tmp_path / "c.npz", counts.select_genes(np.arange(15)))
+    assert call(*words) == 1 and not (tmp_path / "other").exists()
+    assert "5 of the 20 genes of the model are not among the 15" in capsys.readouterr().err
+    words[1] = tmp_path / "nothing"
+    assert call(*words) == 1 and "nothing: No such file" in capsys.readouterr().err
+
+
+def test_generated_cells_are_as_deep_as_asked_for(place, model, tmp_path):
+    out = tmp_path / "new.npz"
+    assert call("generate", place / "run", "--cells", 5, "--library-size", 900, "--out", out) == 0
+    np.testing.assert_array_equal(read(out).X.toarray(), model.generate(5, library_size=900.0))
+
+
+def test_the_batch_is_asked_for_where_the_answer_depends_on_it_only(place, model, tmp_path, capsys):
+    counts = made_counts()
+    bare = Counts(counts.X, counts.genes, counts.cells, {"kind": counts.obs["kind"]})
+    runs.write_counts(tmp_path / "bare.npz", bare)
+    asked = [place / "run", tmp_path / "bare.npz"]
+    out = ["--out", tmp_path / "mu.npz"]
+    assert call("denoise", *asked, "--transform-batch", "old", *out) == 0
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "mu.npz")["scvi_denoised"],
+        model.denoise(counts.X, counts.obs["donor"], transform_batch="old"),
+    )
+    capsys.readouterr()
+    for command in (
+        ["denoise", *asked, *out],
+        ["de", *asked, "--key", "kind", "--groups", "T cell"],
+        ["report", *asked, "--out", tmp_path / "r.html"],
+    ):
+        assert call(*command) == 1
+        assert "no column 'donor' of cells in the counts" in capsys.readouterr().err
+
+
+def test_a_run_of_one_batch_never_asks_for_it(tmp_path):
+    counts = made_counts()
+    one = Counts(counts.X, counts.genes, counts.cells, {**counts.obs, "lane": np.full(60, "L1")})
+    runs.write_counts(tmp_path / "one.npz", one)
+    runs.write_counts(tmp_path / "bare.npz", counts)  # has no lane
+    run = tmp_path / "r"
+    short = [*SMALL, "--epochs", 1]
+    assert call("train", tmp_path / "one.npz", "--out", run, "--batch-key", "lane", *short) == 0
+    asked = [run, tmp_path / "bare.npz"]
+    assert call("denoise", *asked, "--out", tmp_path / "mu.npz") == 0
+    assert call("de", *asked, "--key", "kind", "--groups", "T cell", "--samples", 50) == 0
+    assert call("report", *asked, "--out", tmp_path / "r.html") == 0
 
 
 def test_a_number_of_each_cell_is_no_batch_and_no_label(tmp_path, capsys):

@@ -532,13 +532,13 @@ def test_other_unusable_arguments_are_refused():
         ValueError, match="kmeans: k = 7 is more than the number of points in z, 6; pass fewer"
     ):
         kmeans(GOOD, 7)
-    with pytest.raises(ValueError, match="kmeans: k must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="kmeans: k must be a whole number of at least 1, not 0"):
         kmeans(GOOD, 0)
-    with pytest.raises(TypeError, match="kmeans: k must be a whole number, not 2.5"):
+    with pytest.raises(ValueError, match="kmeans: k must be a whole number of at least 1, not 2.5"):
         kmeans(GOOD, 2.5)
-    with pytest.raises(ValueError, match="n_restarts must be at least 1"):
+    with pytest.raises(ValueError, match="n_restarts must be a whole number of at least 1"):
         kmeans(GOOD, 2, n_restarts=0)
-    with pytest.raises(ValueError, match="max_iter must be at least 1"):
+    with pytest.raises(ValueError, match="max_iter must be a whole number of at least 1"):
         kmeans(GOOD, 2, max_iter=0)
     with pytest.raises(ValueError, match="silhouette: labels has one group only"):
         silhouette(GOOD, ["a"] * 6)
@@ -546,7 +546,7 @@ def test_other_unusable_arguments_are_refused():
         ValueError, match="n_neighbors = 50 is more than the other cells in z, 5; pass fewer"
     ):
         batch_mixing(GOOD, [0, 1] * 3)
-    with pytest.raises(ValueError, match="n_cells must be at least 1"):
+    with pytest.raises(ValueError, match="n_cells must be a whole number of at least 1"):
         batch_mixing(GOOD, [0, 1] * 3, 2, n_cells=0)
     for score in (adjusted_rand_index, normalized_mutual_information):
         with pytest.raises(ValueError, match=f"{score.__name__}: a is empty; pass"):
@@ -566,8 +566,15 @@ def test_labels_come_from_pandas_too():
     ):
         assert adjusted_rand_index(column, [1, 0, 1, 2, 2, 2]) == 1
         assert silhouette(GOOD, column) == silhouette(GOOD, [1, 0, 1, 2, 2, 2])
-    with pytest.raises((TypeError, ValueError), match="missing"):
+    with pytest.raises(ValueError, match=r"a is missing \(NaN or None\) for 1 of 3 cells"):
         adjusted_rand_index(pandas.array(["a", None, "b"], dtype="string"), [0, 1, 2])
+
+
+def test_numbers_of_groups_are_taken_as_other_whole_numbers_are():
+    assert kmeans(GOOD, 2.0).tolist() == kmeans(GOOD, np.int8(2)).tolist()
+    for k in (True, "2", None, np.nan, 2.5):
+        with pytest.raises(ValueError, match="kmeans: k must be a whole number of at least 1"):
+            kmeans(GOOD, k)
 
 
 # ------------------------------------------------------------------------------------------------ scikit-learn

@@ -22,7 +22,7 @@ from scipy import sparse
 from minigrad.data import pieces
 from models import counts as C
 from models import guarded
-from models.counts import Counts, as_matrix, read
+from models.counts import Counts, as_matrix, read, round_counts
 from tests.example_counts import (
     CELLS,
     GENES,
@@ -598,19 +598,131 @@ def test_fractions_are_rounded_when_asked_for(tmp_path, form, backed):
         return
     less = np.maximum(X - 0.3, 0)  # ambient RNA, taken away
     adata(form(less)).write_h5ad(tmp_path / "a.h5ad")
-    with pytest.raises(ValueError, match=r"can be rounded: read\(\.\.\., rounded=True\)"):
+    with pytest.raises(ValueError, match=r"CellBender, can be rounded: read\(\.\.\., rounded=True"):
         pieces_of(read(tmp_path / "a.h5ad", backed=backed))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         counts = read(tmp_path / "a.h5ad", rounded=True, backed=backed)
-    assert np.array_equal(pieces_of(counts), X)
+    found = pieces_of(counts)
+    assert np.array_equal(found, round_counts(less))  # wherever it lies, and every time
+    assert np.all(np.abs(found - less) < 1) and np.any(found < less) and np.any(found > less)
     if not backed:
         total, n = less.sum(), np.sum(less > 0)
-        message = f"{n} of {n} entries were rounded .* from {total:,.1f} to {X.sum():,}"
+        message = f"{n} of {n} entries went up or down .* from {total:,.1f} to {found.sum():,.0f}"
         assert len(said) == 1 and re.search(message, str(said[0].message))
     adata(form(X - 1.0)).write_h5ad(tmp_path / "b.h5ad")
-    with pytest.raises(ValueError, match="looks normalised"):
+    with pytest.raises(ValueError, match="looks normalised") as error:
         pieces_of(read(tmp_path / "b.h5ad", rounded=True, backed=backed))
+    assert "can be rounded" not in str(error.value)  # of what is below 0
+
+
+def with_antibodies(path):
+    """The example with two antibodies among its genes, as scanpy's read_10x_h5(gex_only=False) has
+    them, in a file of the kind that the path says.
+    """
+    anndata = pytest.importorskip("anndata")
+    columns = [*range(5), 17, *range(5, 17), 18]
+    matrix = np.hstack([X, np.full((23, 2), 400)])[:, columns]
+    kinds = np.array(["Gene Expression"] * 17 + ["Antibody Capture"] * 2)[columns]
+    names = np.array([*GENES, "CD3", "CD4"])[columns]
+    var = pandas.DataFrame({"feature_types": pandas.Categorical(kinds)}, index=names)
+    obs = pandas.DataFrame({"type": TYPES}, index=CELLS)
+    data = anndata.AnnData(sparse.csr_matrix(matrix), obs=obs, var=var)
+    if path.suffix == ".loom":
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(path, "w") as file:
+            file["matrix"] = matrix.T
+            file["row_attrs/Gene"], file["col_attrs/CellID"] = names.tolist(), CELLS.tolist()
+            file["row_attrs/feature_types"] = kinds.tolist()
+            file.create_group("layers")
+    elif path.suffix == ".npz":
+        npz(path, **vars_of(sparse.csr_matrix(matrix)), genes=names, feature_types=kinds)
+    elif path.suffix == ".zarr":
+        pytest.importorskip("zarr", minversion="3")
+        data.write_zarr(path)
+    else:
+        data.raw = data
+        data.write_h5ad(path)
+    return data
+
+
+def vars_of(matrix):
+    """What `npz` calls the parts of a CSR matrix."""
+    parts = dict(data=matrix.data, indices=matrix.indices, indptr=matrix.indptr)
+    return dict(parts, shape=np.array(matrix.shape), lengths=None)
+
+
+LEFT_OUT = "of 19 features 17 are 'Gene Expression'; left out, as they are no genes: 2 'Antibody"
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("a.h5ad", {}),
+        ("a.h5ad", {"layer": "raw"}),
+        ("a.h5ad", {"backed": True}),
+        ("a.zarr", {}),
+        ("a.loom", {}),
+        ("a.npz", {}),
+    ],
+)
+@pytest.mark.parametrize("read", [read, guarded.read])
+def test_antibodies_are_left_out_of_every_format_with_a_word(tmp_path, name, options, read):
+    with_antibodies(tmp_path / name)
+    with pytest.warns(UserWarning, match=LEFT_OUT):
+        counts = read(tmp_path / name, **options)
+    assert counts.genes.tolist() == GENES.tolist() and np.array_equal(pieces_of(counts), X)
+    assert set(counts.var["feature_types"]) == {"Gene Expression"}
+    counts.X = sparse.csr_array(pieces_of(counts))
+    check(counts)
+
+
+def test_features_of_one_kind_are_all_read(tmp_path):
+    """Antibodies alone are a file of antibodies, and other columns of genes say other things."""
+    data = with_antibodies(tmp_path / "a.h5ad")
+    proteins = data[:, ["CD3", "CD4"]].copy()
+    proteins.write_h5ad(tmp_path / "b.h5ad")
+    data.var["feature_type"] = ["lncRNA"] * 18 + ["Gene Expression"]  # as CELLxGENE has it
+    del data.var["feature_types"]
+    data.write_h5ad(tmp_path / "c.h5ad")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read(tmp_path / "b.h5ad").shape == (23, 2)
+        assert read(tmp_path / "c.h5ad").shape == (23, 19)
+
+
+@pytest.mark.parametrize("backed", [False, True])
+@pytest.mark.parametrize("is_log", [False, True])
+def test_normalised_values_are_not_rounded(tmp_path, is_log, backed):
+    """Of all cells alike, whatever they sum to: what normalize_total and log1p of scanpy make."""
+    total = np.maximum(X.sum(axis=1, keepdims=True), 1)
+    values = sparse.csr_matrix((1e4 * X / total).astype(np.float32))
+    adata(values.log1p() if is_log else values).write_h5ad(tmp_path / "a.h5ad")
+    with pytest.raises(
+        ValueError, match="all cells have the same total, .* no counts, .* raw count"
+    ):
+        pieces_of(read(tmp_path / "a.h5ad", rounded=True, backed=backed))
+    whole = np.full((23, 17), 3.0)  # counts of which as many were drawn of each cell
+    adata(whole).write_h5ad(tmp_path / "b.h5ad")
+    found = read(tmp_path / "b.h5ad", rounded=True, backed=backed)
+    assert np.array_equal(pieces_of(found), whole)
+
+
+@pytest.mark.parametrize("form", [np.array, sparse.csr_matrix, sparse.csc_array])
+def test_rounding_keeps_means_whole_numbers_and_what_is_wrong(form):
+    p = np.array([0.05, 0.3, 0.5, 0.9, 2.25, 7.0, 3.0 - 1e-6])
+    n = 20000
+    found = sparse.csr_array(round_counts(form(np.tile(p, (n, 1))))).toarray()
+    assert set(np.unique(found)) == {0.0, 1.0, 2.0, 3.0, 7.0} and found.dtype == np.float32
+    assert np.all(found[:, 5] == 7) and np.all(found[:, 6] == 3)
+    error = np.sqrt((p % 1) * (1 - p % 1) / n)[:5]  # of a Bernoulli's mean
+    assert np.all(np.abs(found.mean(axis=0) - p)[:5] < 4 * error)
+    up = found[:, :4]  # neither genes nor neighbouring cells go up together
+    for a, b in ((up[:, 1], up[:, 2]), (up[:-1, 2], up[1:, 2]), (up[:-1, 1], up[1:, 2])):
+        assert abs(np.corrcoef(a, b)[0, 1]) < 4 / np.sqrt(n)
+    assert np.array_equal(round_counts(np.array([[-0.2, np.inf]])), np.float32([[-0.2, np.inf]]))
+    x = np.array([[0.4, 1.6], [0.0, 2.5], [0.5, 0.5]])
+    assert np.array_equal(round_counts(x[1:], first=1), round_counts(x)[1:])
 
 
 def pieces_of(counts):

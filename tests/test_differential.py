@@ -497,6 +497,7 @@ def test_delta_is_a_quarter_or_the_typical_fold_change(n_changed, low, high):
 # ---------------------------------------------------------------------------- a model that is wrong
 def test_a_group_that_the_model_has_not_learnt_is_warned_of():
     model = deaf(likelihood="nb")
+    model.trained = True
     model.log_theta.data[...] = 1.0
     usual = model.sample_posterior(np.full((300, 12), 40.0))
     special = usual.copy()

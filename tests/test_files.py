@@ -8,6 +8,7 @@ import gzip
 import io
 import re
 import tracemalloc
+import warnings
 import zipfile
 
 import numpy as np
@@ -358,22 +359,44 @@ HOSTILE_TEXT = {
     "word": (
         "a.csv",
         "cell,g1,g2\nc1,1,2\nc2,1,NA\n",
-        "line 3: could not convert string to float: 'NA'",
+        "line 3, column 'g2': 'NA' is no number; counts are written without commas, and as 0 where",
     ),
-    "empty field": ("a.csv", "cell,g1\nc1,\n", "line 2: could not convert"),
+    "empty field": ("a.csv", "cell,g1\nc1,\n", "line 2, column 'g1': '' is no number"),
     "nan": ("a.csv", "cell,g1\nc1,nan\n", "row 0, column 0 .* is nan"),
     "header only": ("a.csv", "cell,g1\n", "holds no cells"),
     "nothing": ("a.csv", "", "holds no cells"),
-    "no genes": ("a.csv", "cell\nc1\n", "no genes"),
-    "names only": ("a.tsv", "a,b\nc,d\n", "line 2: could not convert string to float: 'd'"),
-    "two lines in quotes": ("a.csv", 'cell,g1\nc1,"1\n2"\n', "line 3: could not convert"),
-    "no text": ("a.csv", b"\xff\xfe\x00", "UnicodeDecodeError"),
+    "no genes": ("a.csv", "cell\nc1\n", "its lines hold one field each, and no counts"),
+    "a page of the web": ("a.csv", "<html>\n<body>\n</html>\n", "its lines hold one field each"),
+    "UTF-16": ("a.txt", "cell,g1\nc1,1\n".encode("utf-16"), "is UTF-16, as Excel's .*; save it as"),
+    "latin-1": ("a.csv", "cell,Gène\nc1,1\n".encode("latin-1"), r"no UTF-8, such as b'\\xe8'; sav"),
+    "decimal comma": (
+        "a.csv",
+        "c;g1;g2\nc1;1;2,5\n",
+        "line 2, column 'g2': '2,5' is no number; cou",
+    ),
+    "thousands": ("a.csv", 'c,g1,g2\nc1,1,"1,234"\n', "column 'g2': '1,234' is no number"),
+    "what is known of cells": (
+        "a.csv",
+        "cell,type,g1\nc1,T,4\n",
+        r"column 'type': 'T' .* in a table of its own: read\(\.\.\., obs=TABLE\)",
+    ),
+    "names only": ("a.tsv", "a,b\nc,d\n", "line 2, column 'b': 'd' is no number"),
+    "two lines in quotes": (
+        "a.csv",
+        'cell,g1\nc1,"1\n2"\n',
+        "line 3, column 'g1': .* is no number",
+    ),
+    "no text": ("a.csv", b"\xfe\xfd\x00", r"no UTF-8, such as b'\\xfe'; save it"),
     "delimiter at the end of counts only": (
         "a.csv",
         "cell,g1\nc1,1,\n",
-        "line 2: could not convert",
+        "line 2, column 'g[12]': '' is no number",
     ),
-    "last count missing": ("a.csv", "cell,g1,g2\nc1,1,\nc2,1,1\n", "line 2: could not convert"),
+    "last count missing": (
+        "a.csv",
+        "cell,g1,g2\nc1,1,\nc2,1,1\n",
+        "line 2, column 'g[12]': '' is no number",
+    ),
     "no names of cells": ("a.csv", "g1,g2\n0,2\n0,0\n3,1\n", "the first column holds counts where"),
     "no names at all": ("a.csv", "0,2\n0,0\n3,1\n0,0\n", "the first column holds counts where"),
     "comments only": ("a.csv", "# cell,g1\n# c1,1\n", "holds no cells"),
@@ -386,8 +409,44 @@ HOSTILE_TEXT = {
         "the text declares",
     ),
     "one endless line": ("a.tsv.gz", gzip.compress(b"\t0" * 10**7 + noise), "more than 16 MB"),
-    "unknown": ("a.xlsx", "", r"unknown format; known: a 10x folder, a zarr store, \.npz"),
+    "unknown": ("a.dat", "", r"unknown format; known: a 10x folder, a zarr store, \.npz"),
+    "spreadsheet": ("a.xlsx", "", r"unknown format: save the sheet as \.csv; known: a 10x folder"),
+    "of R": ("a.Rds", "", r"unknown format: R reads it; write the counts there, with Matrix::writ"),
+    "packed": ("a.csv.zip", "", "unknown format: unpack it first; known"),
+    "of several parts": ("a.h5mu", "", "unknown format: MuData of several parts; write the one"),
 }
+
+
+def test_lines_may_end_as_on_any_system(tmp_path):
+    table = "cell,g1,g2\nc1,1,2\nc2,0,4\n"
+    for i, end in enumerate(("\n", "\r\n", "\r")):
+        path = tmp_path / f"{i}.csv"
+        path.write_bytes(table.replace("\n", end).encode())
+        counts = read(path)
+        assert counts.X.toarray().tolist() == [[1, 2], [0, 4]]
+        assert counts.cells.tolist() == ["c1", "c2"] and counts.genes.tolist() == ["g1", "g2"]
+
+
+@pytest.mark.parametrize("gzipped", [False, True])
+@pytest.mark.parametrize("what", ["line", "column", "both", "neither"])
+def test_a_line_or_column_of_sums_is_a_warning(tmp_path, what, gzipped):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X[6:12, :5], [f"c{i}" for i in range(6)], [f"g{i}" for i in range(5)])
+    if what in ("line", "both"):
+        frame.loc["Total"] = frame.sum()
+    if what in ("column", "both"):
+        frame["Sum"] = frame.sum(axis=1)
+    path = tmp_path / ("a.csv.gz" if gzipped else "a.csv")
+    frame.to_csv(path)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert read(path).shape == frame.shape
+    words = " ".join(str(warning.message) for warning in said)
+    assert ("the last line, 'Total', is the sum of the others" in words) == (
+        what in ("line", "both")
+    )
+    found = "the last column, 'Sum', is the sum of the others; if it is none of the cells or genes"
+    assert (found in words) == (what in ("column", "both"))
 
 
 @pytest.mark.parametrize("case", HOSTILE_TEXT)

@@ -558,7 +558,7 @@ def test_a_checkpoint_of_other_rows_another_model_or_none_at_all_is_refused(tmp_
     with pytest.raises(ValueError, match="missing names.*extra"):
         fit(wider, data(), **options)
     files.save(path, {f"weights/{k}": v for k, v in Regression().state_dict().items()}, {})
-    with pytest.raises(ValueError, match="checkpoint of a run with"):
+    with pytest.raises(ValueError, match="holds a model, and no training to go on with"):
         train(**options)
     content = path.read_bytes()
     path.write_bytes(content[:-100])

@@ -582,3 +582,14 @@ def test_other_hdf5_is_refused(tmp_path):
         ValueError, match=r"one genome \(groups with barcodes: \['GRCh38', 'mm10'\]\)"
     ):
         read(tmp_path / "a.h5")
+
+
+def test_mudata_is_said_to_be_it(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        for name in ("mod/rna", "mod/prot", "obs", "var"):
+            file.create_group(name)
+    with pytest.raises(
+        ValueError, match="MuData, with the parts prot, rna; write the one with the"
+    ):
+        read(tmp_path / "m.h5")

@@ -74,6 +74,7 @@ ORDER = {
         "recipe",
         "count_inputs",
         "query",
+        "torch_files",
         "scvi_tools",
         "scvi",
         "clustering",

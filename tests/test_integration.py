@@ -320,10 +320,16 @@ def test_one_group_is_refused(name):
     "call, words",
     [
         (lambda: ilisi(Z, HALF), "ilisi: perplexity = 30 is more than n/3 of z, 10"),
-        (lambda: lisi(Z, HALF, perplexity=1), "lisi: perplexity must be at least 2"),
+        (
+            lambda: lisi(Z, HALF, perplexity=1),
+            "lisi: perplexity must be a whole number of at least 2",
+        ),
         (lambda: lisi(Z, HALF, perplexity=2.5), "lisi: perplexity must be a whole number"),
         (lambda: kbet(Z, HALF, n_neighbors=30), "kbet: n_neighbors = 30 is more than"),
-        (lambda: kbet(Z, HALF, n_neighbors=0), "kbet: n_neighbors must be at least 1"),
+        (
+            lambda: kbet(Z, HALF, n_neighbors=0),
+            "kbet: n_neighbors must be a whole number of at least 1",
+        ),
         (lambda: kbet(Z, HALF, alpha=5), "kbet: alpha must lie between 0 and 1, not 5"),
         (lambda: kbet(Z, HALF, np.arange(30)), "kbet: no type of labels has 10 cells"),
         (lambda: kbet(Z, HALF, HALF[:3]), "kbet: labels has 3 labels"),

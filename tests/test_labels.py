@@ -8,8 +8,9 @@ import pandas
 import pytest
 from scipy import sparse
 
-from models import SCVI
-from models.counts import Counts, annotate_h5ad
+from models import SCVI, VAE, Autoencoder, TiedLinearAutoencoder
+from models.counts import Counts, annotate_h5ad, as_matrix
+from models.inputs import as_features
 from models.labels import by_cell, cells_of, genes_of
 from tests.example_counts import CELLS, GENES, X, adata
 
@@ -67,6 +68,96 @@ def test_genes_of_a_frame_are_kept_and_others_are_refused(model):
     assert np.array_equal(model.latent(values(), BATCH), model.latent(frame, BATCH))
 
 
+FEATURE_MODELS = {
+    "Autoencoder": lambda: Autoencoder(5, hidden=(4,), n_latent=2),
+    "VAE": lambda: VAE(5, hidden=(4,), n_latent=2),
+    "TiedLinearAutoencoder": lambda: TiedLinearAutoencoder(5, 2),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", FEATURE_MODELS)
+def test_columns_of_autoencoders_and_vaes_are_kept_and_others_are_refused(kind, form, tmp_path):
+    made = FEATURE_MODELS[kind]()
+    x = values()
+    made.fit(FORMS[form](x), epochs=2, batch_size=10, progress=False)
+    assert made.features == GENE_NAMES
+    expected = made.latent(x)  # an array has no names, and goes by position
+    made.save(tmp_path / "m.npz")
+    frame = FORMS["DataFrame"](x)
+    for model in (made, type(made).load(tmp_path / "m.npz")):
+        for same in FORMS.values():
+            assert np.array_equal(model.latent(same(x)), expected)
+        turned = FORMS[form](x[:, ::-1])
+        for attribute in ("columns", "var_names", "genes"):
+            if hasattr(turned, attribute):
+                setattr(turned, attribute, np.array(GENE_NAMES[::-1]))
+        for strange in (turned, frame[GENE_NAMES[::-1]], frame.rename(columns={"b": "z"})):
+            for ask in (model.latent, model.reconstruct):
+                with pytest.raises(ValueError, match="^x: its features differ, or stand in ano"):
+                    ask(strange)
+            with pytest.raises(ValueError, match=r"in the place of '[ab]'; select and order"):
+                model.fit(strange, epochs=1, progress=False)
+        assert model.features == GENE_NAMES
+    again = FEATURE_MODELS[kind]()
+    again.fit(x, epochs=1, batch_size=10, progress=False)
+    assert again.features is None and again.latent(frame).shape == (N, 2)
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "UInt16", "Float32", "boolean", object])
+def test_frames_of_dtypes_of_pandas_are_numbers_as_others(dtype):
+    """Among them convert_dtypes' result, and what is read with pyarrow; NA is a missing number."""
+    x = np.minimum(values(), 1)
+    frame = FORMS["DataFrame"](x).astype(dtype)
+    if dtype is object:  # may be anything
+        with pytest.raises(ValueError, match="has dtype object, must be numbers"):
+            as_matrix(frame)
+        return
+    assert np.array_equal(as_matrix(frame), x)
+    assert np.array_equal(as_features(frame, 5, np.float32), x)
+    assert as_matrix(frame).dtype == np.float32
+    frame.iloc[3, 2] = pandas.NA
+    for read in (as_matrix, lambda x: as_features(x, 5, np.float32)):
+        with pytest.raises(ValueError, match=r"row 3, column 2 \(from 0\) is nan"):
+            read(frame)
+        with pytest.raises(ValueError, match="has dtype object, must be .*numbers"):
+            read(frame.assign(a="text"))
+
+
+def test_anndata_that_nobody_gave_names_has_none(model):
+    bare = pytest.importorskip("anndata").AnnData(values().astype(np.float32))
+    assert genes_of(bare) is None
+    assert np.array_equal(model.latent(bare, BATCH), model.latent(values(), BATCH))
+
+
+@pytest.mark.parametrize("kind", ["SCVI", *FEATURE_MODELS])
+def test_questions_to_models_that_were_never_fitted_warn_where_they_are_asked(kind, recwarn):
+    model = SCVI(5, n_latent=2, n_hidden=4) if kind == "SCVI" else FEATURE_MODELS[kind]()
+    model.latent(values())
+    (said,) = recwarn.list
+    assert f"this {kind} was never fitted" in str(said.message) and said.filename == __file__
+    model.fit(values(), epochs=1, batch_size=10, progress=False)
+    model.latent(values())
+    assert len(recwarn.list) == 1
+    if kind == "VAE":
+        VAE(5, hidden=(4,), n_latent=2).generate(2)
+        VAE(5, hidden=(4,), n_latent=2).elbo(values())
+        assert [warning.filename for warning in recwarn.list[1:]] == [__file__] * 2
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "1", None])
+def test_seeds_that_are_none_are_refused_by_name(seed):
+    for make in (SCVI, Autoencoder, VAE):
+        with pytest.raises(ValueError, match="^seed must be a whole number of at least 0, not"):
+            make(5, n_latent=2, seed=seed)
+    if seed is not None:  # then it is the model's
+        with pytest.raises(ValueError, match="^seed must be a whole number of at least 0, not"):
+            SCVI(5, n_latent=2, n_hidden=4).fit(values(), seed=seed, progress=False)
+        with pytest.raises(ValueError, match="^seed must be a whole number of at least 0, not"):
+            VAE(5, hidden=(4,), n_latent=2).fit(values(), seed=seed, progress=False)
+    assert SCVI(5, n_latent=2, seed=2.0).config["seed"] == 2
+
+
 def test_a_frame_with_a_row_for_each_gene_is_a_warning(recwarn):
     cells = [f"mouse1_{'ACGT'[i % 4]}ATTGCCATTGAC" for i in range(N)]
     frame = pandas.DataFrame(values(), cells, ["Actb", "Cd3e", "Rpl13", "Krt8", "Sftpc"])
@@ -75,6 +166,18 @@ def test_a_frame_with_a_row_for_each_gene_is_a_warning(recwarn):
     SCVI(N, n_latent=2, n_hidden=4).fit(frame.T, epochs=1, progress=False)
     (said,) = recwarn.list
     assert "'Actb'): if that is the wrong way round, transpose the counts" in str(said.message)
+    assert said.filename == __file__
+
+
+def test_antibodies_of_anndata_are_a_warning(recwarn):
+    counts = FORMS["AnnData"](values())
+    counts.var["feature_types"] = ["Gene Expression"] * 5
+    SCVI(5, n_latent=2, n_hidden=4).fit(counts, epochs=1, progress=False)
+    assert not recwarn.list
+    counts.var["feature_types"] = ["Gene Expression"] * 3 + ["Antibody Capture"] * 2
+    SCVI(5, n_latent=2, n_hidden=4).fit(counts, epochs=1, progress=False)
+    (said,) = recwarn.list
+    assert "counts: of 5 features 2 'Antibody Capture' are no genes" in str(said.message)
     assert said.filename == __file__
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from models.__main__ import main
+from models.annotation import annotation_of
+from models.labels import MISSING
 from models.latent_files import read_labels, read_latent
 from models.runs import write_arrays, write_table
 
@@ -91,6 +93,36 @@ def test_one_column_needs_no_name(tmp_path):
     assert read_labels(tmp_path / "r.tsv", "type", np.array(["a", "b"])).tolist() == ["A", "B"]
 
 
+@pytest.mark.parametrize("word", MISSING)
+def test_the_same_words_say_that_there_is_no_label_as_in_annotation(tmp_path, word):
+    path = tmp_path / "t.csv"
+    path.write_text(f"cell,type\na, {word} \nb,none\nc,C\n")
+    cells = np.array(["a", "b", "c"])
+    assert read_labels(path, "type", cells).tolist() == [None, "none", "C"]  # "none" is an answer
+    assert annotation_of(path, cells).obs["type"].tolist() == [None, "none", "C"]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.txt"])
+@pytest.mark.parametrize("mark", [",", "\t", ";"])
+def test_what_stands_between_cell_and_label_is_found_out(tmp_path, name, mark):
+    label = '"T cells, naive; CD4"' if mark == "," else "T cells, naive, CD4"
+    (tmp_path / name).write_text(f"cell{mark}type\na{mark}{label}\nb{mark}B\n")
+    found = read_labels(tmp_path / name, None, np.array(["a", "b"]))
+    assert found.tolist() == [label.strip('"'), "B"]
+    obs = annotation_of(tmp_path / name, np.array(["a", "b"])).obs
+    assert obs["type"].tolist() == found.tolist()
+
+
+def test_a_field_beyond_all_measure_is_an_error_of_the_file(tmp_path):
+    (tmp_path / "t.csv").write_text("cell,type\na,B\nb," + "x" * 200_000 + "\n")
+    for read in (
+        lambda: read_labels(tmp_path / "t.csv", None, np.array(["a", "b"])),
+        lambda: annotation_of(tmp_path / "t.csv", np.array(["a", "b"])),
+    ):
+        with pytest.raises(ValueError, match="t.csv: damaged, or .*field larger"):
+            read()
+
+
 @pytest.mark.parametrize(
     "text, words",
     [
@@ -115,7 +147,7 @@ def test_tables_of_labels_that_are_refused(tmp_path, text, words):
     [
         ("z.csv", b"cell,z0\na,one\n", "coordinates that are no numbers"),
         ("z.csv", b"cell\na\n", "has one column only"),
-        ("z.csv", b"cell,z0\n\xff\xfe,1\n", "damaged, or of another kind"),
+        ("z.csv", b"cell,z0\n\xff\xfe,1\n", "holds bytes that are no UTF-8"),
         ("z.npz", b"PK\x03\x04 no zip", "damaged, or of another kind"),
         ("z.h5ad", b"", "read from .csv and .npz"),
     ],

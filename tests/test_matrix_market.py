@@ -338,6 +338,17 @@ def test_of_many_matrices_five_are_named(tmp_path, n_files, more):
         read(tmp_path)
 
 
+def test_a_folder_of_folders_with_counts_says_which_they_are(tmp_path):
+    """Cell Ranger's outs, of which one folder is to be passed."""
+    for name in ("filtered_feature_bc_matrix", "raw_feature_bc_matrix"):
+        (tmp_path / name).mkdir()
+        write_folder(tmp_path / name, 3)
+    says = "its folders do: filtered_feature_bc_matrix, raw_feature_bc_matrix; pass one"
+    with pytest.raises(ValueError, match=says):
+        read(tmp_path)
+    assert read(tmp_path / "filtered_feature_bc_matrix").shape == X.shape
+
+
 def test_one_name_too_many_is_no_title(tmp_path):
     path = write(tmp_path, *LAYOUTS["Cell Ranger 2"])
     write_lines(tmp_path / "genes.tsv", ["MALAT1", *GENES])

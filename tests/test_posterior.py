@@ -571,6 +571,83 @@ def test_generate_refuses_what_it_cannot_make():
         model.generate(3, batch=[0, 1])
 
 
+@pytest.mark.parametrize("library", ["observed", "latent"])
+def test_generate_asks_for_library_sizes_where_none_are_known(library):
+    """Of a model that never saw cells: it was 0 to 3 counts a cell, without a word."""
+    model = SCVI(30, 2, n_latent=2, n_hidden=4, library=library)
+    with pytest.raises(ValueError, match="^library_size: how many counts cells have is not known"):
+        model.generate(5)
+    totals = model.generate(40, library_size=1000.0).sum(axis=1)
+    assert 100 < totals.min() and totals.max() < 4000
+    for given in (dict(library_log_mean=3.0), dict(library_log_var=0.5)):
+        SCVI(30, 2, n_latent=2, n_hidden=4, library=library, **given).generate(5)
+
+
+def test_generated_cells_have_the_library_sizes_asked_for():
+    """Poisson counts of mean l rho: their totals have mean and variance l, whatever z is."""
+    model = untrained(n_genes=30, likelihood="poisson")
+    n = 600
+    sizes = np.repeat([50.0, 3000.0], n // 2)
+    for found, size in (
+        (model.generate(n, library_size=800.0), np.full(n, 800.0)),
+        (model.generate(n, library_size=sizes), sizes),
+    ):
+        z_scores = (found.sum(axis=1) - size) / np.sqrt(size)
+        for half in np.split(z_scores, 2):
+            assert abs(half.mean()) < 4 / np.sqrt(len(half)) and 0.8 < half.std() < 1.2
+    same_z = model.generate(5, library_size=7.0), model.generate(5, library_size=7.0)
+    np.testing.assert_array_equal(*same_z)
+    for wrong in (0.0, -1.0, np.inf, np.ones(4), np.ones((5, 1))):
+        with pytest.raises(ValueError, match="^library_size (must be|has shape)"):
+            model.generate(5, library_size=wrong)
+
+
+QUESTIONS = {
+    "latent": lambda m, x: m.latent(x),
+    "elbo": lambda m, x: m.elbo(x),
+    "denoise": lambda m, x: m.denoise(x),
+    "sample_posterior": lambda m, x: m.sample_posterior(x),
+    "differential_expression": lambda m, x: m.differential_expression(x, np.arange(len(x)) < 4),
+    "generate": lambda m, x: m.generate(3),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_model_that_was_never_fitted_says_so(question):
+    model = untrained()
+    x = counts_like(model)
+    with pytest.warns(UserWarning, match="this SCVI was never fitted, and answers by random"):
+        QUESTIONS[question](model, x)
+    model.trained = True
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        QUESTIONS[question](model, x)
+    assert not any("never fitted" in str(warning.message) for warning in said)
+
+
+@pytest.mark.parametrize("encode_covariates", [False, True])
+def test_the_own_batch_is_not_asked_for_where_another_is_decoded(encode_covariates):
+    model = untrained(n_batches=3, encode_covariates=encode_covariates)
+    x, batch = counts_like(model), np.arange(9) % 3
+    if encode_covariates:  # then z depends on it
+        with pytest.raises(ValueError, match="batch: say which batch each cell is from"):
+            model.denoise(x, transform_batch=1)
+        return
+    for transform in (1, [0, 2]):
+        np.testing.assert_array_equal(
+            model.denoise(x, transform_batch=transform),
+            model.denoise(x, batch, transform_batch=transform),
+        )
+        np.testing.assert_array_equal(
+            model.expression_fraction(x, transform_batch=transform),
+            model.expression_fraction(x, batch, transform_batch=transform),
+        )
+    with pytest.raises(ValueError, match="batch: say which batch each cell is from"):
+        model.denoise(x)
+    with pytest.raises(ValueError, match="batch: 7 unknown"):
+        model.denoise(x, np.full(9, 7), transform_batch=1)
+
+
 def test_generate_takes_a_batch_for_each_cell():
     """Libraries of e^0 and e^8 counts: the totals say which batch a cell was made in."""
     batch = np.arange(40) % 2

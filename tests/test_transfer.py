@@ -120,8 +120,8 @@ LABELS = ["a", "b"] * 10
         (Z, [None, *LABELS[1:]], Z, 15, "labels is missing"),
         (Z, LABELS, Z, 21, "n_neighbors = 21 is more than the cells in reference_z, 20"),
         (Z[:1], ["a"], Z, 15, "n_neighbors = 15 is more than the cells in reference_z, 1"),
-        (Z, LABELS, Z, 0, "n_neighbors must be at least 1, not 0"),
-        (Z, LABELS, Z, 2.0, "n_neighbors must be a whole number"),
+        (Z, LABELS, Z, 0, "n_neighbors must be a whole number of at least 1, not 0"),
+        (Z, LABELS, Z, 2.5, "n_neighbors must be a whole number"),
     ],
 )
 def test_bad_input_is_refused_by_name(reference_z, labels, query_z, n_neighbors, words):
