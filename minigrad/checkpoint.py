@@ -383,8 +383,8 @@ class Saved(Module):
                 )
             model = cls(**meta["config"])
             model.load_state_dict(weights)
-            for name in cls.described:
-                setattr(model, name, meta[name])
+            for name in cls.described:  # what the class has a value for, an older file may lack
+                setattr(model, name, meta[name] if name in meta else getattr(cls, name))
             model.trained_on = _trained_on(meta)
         except (
             TypeError,

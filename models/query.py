@@ -79,11 +79,13 @@ from models.counts import Counts, as_matrix, batch_codes
 from models.covariates import ObsColumns
 from models.inputs import dense
 from models.labels import by_cell, cells_of, genes_of
-from models.recipe import LIBRARY_FLOOR
+from models.recipe import LIBRARY_FLOOR, OFFSET_PRECISION, add_prior
 
 N_STEPS = 150  # of a mapping, at least
-OFFSET_PRECISION = 4.0  # of the normal prior of offsets, whose standard deviation is so 0.5
 SHOWN = 5  # names of genes in a message
+# What has an entry for each batch or label, beside NewColumns: `_extend_theta` and `_count_in` fill
+# in those of new ones.
+PER_LABEL = ("log_theta", "library_log_mean", "library_log_var", "batch_fraction", "covariate_mean")
 
 
 # ------------------------------------------------------------------------ what is known, and new
@@ -99,7 +101,7 @@ class Reference(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """Columns of `SCVI.conditions`, as slices."""
+    """Parts of the conditions that `SCVI.conditions` makes, as slices of its columns."""
 
     known: list[slice]  # those that the reference was told
     new: list[slice]  # those of batches and labels that came later
@@ -159,8 +161,8 @@ def n_labels_of(n_batches: int, columns: ObsColumns) -> list[int]:
     return [n_batches, *(len(labels) for labels in columns.categorical.values())]
 
 
-def n_columns(parts: Iterable[slice]) -> int:
-    """How many columns slices hold together."""
+def n_conditions_in(parts: Iterable[slice]) -> int:
+    """How many conditions these parts hold together."""
     return sum(part.stop - part.start for part in parts)
 
 
@@ -172,11 +174,11 @@ class NewColumns(Module):
     """
 
     def __init__(self, n_out: int, parts: Parts, dtype: Any):
-        self.weight = Parameter(np.zeros((n_out, n_columns(parts.new))), dtype)
+        self.weight = Parameter(np.zeros((n_out, n_conditions_in(parts.new))), dtype)
         self.parts = parts
 
     def __call__(self, conditions):
-        return columns_of(conditions, self.parts.new) @ np.transpose(self.weight)
+        return parts_from(conditions, self.parts.new) @ np.transpose(self.weight)
 
 
 class Grown(Linear):
@@ -185,25 +187,29 @@ class Grown(Linear):
     y = W [x, known conditions] + b + V [new conditions]. x: (n, n_in), dense or CSR; conditions:
     (n, n_conditions), of which parts says what is known and what is new. weight: W, (n_out, n_in +
     known); bias: (n_out,); new: V. Made of a Linear of x and all conditions, of the same shapes.
+
+    W and V hold no weights of the model yet. W is the first columns of that Linear, whatever they
+    are for, and V is 0: both only have the right shape, until `extended` or `load` writes into
+    them.
     """
 
     def __init__(self, linear: Linear, n_conditions: int, parts: Parts):
         n_out, n_all = linear.weight.shape
         self.n_in = n_all - n_conditions
         self.parts = parts
-        n_kept = self.n_in + n_columns(parts.known)
+        n_kept = self.n_in + n_conditions_in(parts.known)
         self.weight = Parameter(linear.weight.numpy()[:, :n_kept])
         self.bias = linear.bias
         self.new = NewColumns(n_out, parts, self.weight.dtype)
 
     def __call__(self, x, conditions=None):
         if self.parts.known:
-            x = np.concatenate([dense(x), columns_of(conditions, self.parts.known)], axis=1)
+            x = np.concatenate([dense(x), parts_from(conditions, self.parts.known)], axis=1)
         return functional.linear(x, self.weight, self.bias) + self.new(conditions)
 
 
-def columns_of(x: Array, parts: Sequence[slice]) -> Array:
-    """The columns of x (n, k) in some slices, side by side: (n, n_columns)."""
+def parts_from(x: Array, parts: Sequence[slice]) -> Array:
+    """Parts of the conditions, or of their weights, x (n, n_conditions), side by side: (n, k)."""
     if not parts:
         return x[:, :0]
     return np.concatenate([x[:, part] for part in parts], axis=1)
@@ -403,8 +409,6 @@ def map_cells(
     batch = by_cell(batch, cells_of(counts), "batch")
     labels = _labels(model, cells, batch, name)
     query = extended(model, cells, labels.names)
-    if isinstance(batch, str):
-        query._know_columns(query.columns._replace(batch=batch))
     chosen = training_cells(query, cells, np.array(labels.names)[labels.codes], None)
     rows = np.flatnonzero(_has_new(query, chosen))
     if len(rows) == 0:
@@ -414,11 +418,13 @@ def map_cells(
             "own (name=, or other labels)"
         )
     _warn_of_known(model, labels)
+    column = _column_of_batches(model, query, cells, batch, labels)
+    query._know_columns(query.columns._replace(batch=column))
     warn_of_labels_that_are_none(labels.names, labels.codes)
-    _count_in(model, query, chosen)
     n_train = max(1, len(rows) - round(validation * len(rows)))
+    _count_in(model, query, chosen, n_train)
     if epochs is None:
-        epochs = usual_epochs(n_train, batch_size)
+        epochs = epochs_of_mapping(n_train, batch_size)
     query.to(model.device)
 
     def optimizer(_):
@@ -426,7 +432,7 @@ def map_cells(
         offsets = query.decoder.offsets.weight
         return AdamOfColumns(trained, learning_rate, OFFSET_PRECISION / n_train, offsets)
 
-    with frozen(query, new_weights(model, query)):
+    with training_only(query, new_weights(model, query)):
         history = fit(
             NewWeights(query),
             _rows_of(query, chosen, rows),
@@ -441,8 +447,8 @@ def map_cells(
     return Mapped(query, history)
 
 
-def usual_epochs(n_cells: int, batch_size: int) -> int:
-    """Epochs of the training on n_cells: what makes N_STEPS steps, and 10 at least."""
+def epochs_of_mapping(n_cells: int, batch_size: int) -> int:
+    """Epochs of a mapping that trains on n_cells: what makes N_STEPS steps, and 10 at least."""
     n_steps = max(1, round(n_cells / batch_size))  # to the epoch
     return max(10, -(-N_STEPS // n_steps))
 
@@ -479,13 +485,38 @@ def _warn_of_known(model, labels: Labels) -> None:
         )
 
 
+def _column_of_batches(model, query, cells: Counts, batch, labels: Labels) -> str | None:
+    """The obs column in which the query looks for batches: the model's, for old cells have theirs
+    there.
+
+    None, with a warning, where it would take some of the new cells for those of another batch.
+    """
+    column = model.columns.batch
+    is_named = batch is not None and not (isinstance(batch, str) and batch == column)
+    if not is_named or column not in cells.obs:
+        return column
+    in_column = np.asarray(cells.obs[column]).astype(str)
+    own = np.array(labels.names)[labels.codes]
+    is_other = (in_column != own) & np.isin(in_column, [str(label) for label in query.batches])
+    if not np.any(is_other):
+        return column
+    first = int(np.argmax(is_other))
+    warnings.warn(
+        f"batch: the model finds batches in the obs column {column!r}, where {is_other.sum():,} of "
+        f"these cells are of another batch than here, the first of {in_column[first]} instead of "
+        f"{own[first]}; the new model remembers no column: pass batch= whenever it is asked",
+        stacklevel=4,
+    )
+    return None
+
+
 def _has_new(query, chosen: TrainingCells) -> np.ndarray:
     """Which cells have a batch or a label that is new, (n_cells,) bool."""
     parts = _parts(query)
     conditions = query.conditions(chosen.codes, chosen.covariates)
     if conditions is None:
         return np.zeros(len(chosen.codes), bool)
-    return np.asarray(columns_of(conditions, parts.new).any(axis=1))
+    return np.asarray(parts_from(conditions, parts.new).any(axis=1))
 
 
 def _rows_of(query, chosen: TrainingCells, rows: np.ndarray) -> tuple:
@@ -497,10 +528,27 @@ def _rows_of(query, chosen: TrainingCells, rows: np.ndarray) -> tuple:
 
 
 # ------------------------------------------------------------------------------------- the surgery
+# In a layer that is told the conditions, each batch and each label has a column of weights: those of
+# the reference are in W, those of all that came later in V. A mapping copies W, and makes V wider:
+# what earlier mappings have learnt is copied into it, and the rest gets starting values. As V is a
+# matrix of its own, nothing changes for cells that have none of what is new.
+#
+# A model of batches d1 and d2 and of one number, age, was mapped onto with d3, and now is with d4:
+#
+#                x      d1 d2 age        d3                   x      d1 d2 age        d3    d4
+#     before [   W    |     W     ] + [  V  ]      after  [   W    |     W     ] + [  V  | mean ]
+#
+# The conditions themselves are in the order d1 d2 d3 d4 age. So weights are brought into theirs
+# (`_by_condition`), new ones join those of their factor (`_with_new_labels`), and V is the new parts
+# of the result (`parts_from`).
+
+
 def extended(model: Any, cells: Counts, names: Sequence[str]) -> Any:
     """A copy of the model, an SCVI, that knows these batches and the labels of the cells as well.
 
-    The weights of what is new are the mean of those of what is known, weighted by numbers of cells.
+    Weights and log theta of what is new are the mean of those of what is known, weighted by numbers
+    of cells; offsets are 0. RuntimeError for a model with something else for each batch, of which
+    nobody says here where it starts.
     """
     known = {str(label) for label in model.batches}
     batches = [*model.batches, *(name for name in names if name not in known)]
@@ -518,38 +566,62 @@ def extended(model: Any, cells: Counts, names: Sequence[str]) -> Any:
     query.genes = model.genes
     query.trained = True
     query.kl_warmup = model.kl_warmup
-    arrays = query.state_dict()
-    for name, array in model.state_dict().items():
-        if arrays[name].shape == array.shape:
-            arrays[name] = array
-    query.load_state_dict(arrays)
+    query.load_state_dict(_state_so_far(model, query))
     is_free = {name: p.requires_grad for name, p in model.named_parameters()}
     for name, p in query.named_parameters():
         p.requires_grad = is_free.get(name, True)
     _extend_layers(model, query)
+    _extend_offsets(model, query)
     _extend_theta(model, query)
     return query.eval()
 
 
+def _state_so_far(model, query) -> dict[str, Array]:
+    """The state dict of the query, with all arrays of the model that keep their shape.
+
+    RuntimeError for others that nothing here fills in.
+    """
+    modules = query.named_modules()
+    widened = {f"{name}.weight" for name, module in modules if isinstance(module, NewColumns)}
+    widened.update(PER_LABEL)
+    before = model.state_dict()
+    state = query.state_dict()
+    for name, array in state.items():
+        if name in before and before[name].shape == array.shape:
+            state[name] = before[name]
+        elif name not in widened:
+            raise RuntimeError(
+                f"map_query: {name} has shape {array.shape} with the new batches, and before "
+                f"{np.shape(before.get(name))}; say in query.py where the new part starts"
+            )
+    return state
+
+
 def _extend_layers(model, query) -> None:
-    """Columns for new conditions, beside those that the model has already."""
-    parts = _parts(query).new
+    """V of each layer that is told the conditions: what the model has of it, and means."""
+    new = _parts(query).new
     for old_layers, new_layers in zip(told_layers(model), told_layers(query)):
-        for old, new in zip(old_layers.linears, new_layers.linears):
-            if isinstance(new, Grown):
-                columns = _extended_columns(model, query, _condition_columns(model, old), _mean)
-                backend.assign(new.new.weight.data, columns_of(columns, parts))
+        for old, grown in zip(old_layers.linears, new_layers.linears):
+            if isinstance(grown, Grown):
+                weights = _with_new_labels(model, query, _by_condition(model, old), _mean)
+                backend.assign(grown.new.weight.data, parts_from(weights, new))
+
+
+def _extend_offsets(model, query) -> None:
+    """The offsets of log rho: what the model has of them, and zeros."""
+    if query.decoder.offsets is None:
+        return
+    offsets = np.zeros((model.n_genes, n_conditions_of(model)), model.dtype)
     if model.decoder.offsets is not None:
-        columns = np.zeros((model.n_genes, n_conditions_of(model)), model.dtype)
-        _spread(model.decoder.offsets.weight.numpy(), _parts(model).new, columns)
-        columns = _extended_columns(model, query, columns, _zero)
-        backend.assign(query.decoder.offsets.weight.data, columns_of(columns, parts))
+        _put_back(model.decoder.offsets.weight.numpy(), _parts(model).new, offsets)
+    offsets = _with_new_labels(model, query, offsets, _zero)
+    backend.assign(query.decoder.offsets.weight.data, parts_from(offsets, _parts(query).new))
 
 
 class Factor(NamedTuple):
     """The batches, or the labels of a categorical covariate."""
 
-    columns: slice  # of the conditions; none of a single label
+    conditions: slice  # those of its labels; none of a single label
     fractions: np.ndarray  # of cells that have each label
 
 
@@ -569,56 +641,56 @@ def _factors(model) -> list[Factor]:
     return factors
 
 
-def _condition_columns(model, linear: Linear) -> np.ndarray:
-    """The weights of all conditions, (n_out, n_conditions); 0 where a condition has none."""
+def _by_condition(model, linear: Linear) -> np.ndarray:
+    """The weights of all conditions in their order, (n_out, n_conditions); 0 where one has none."""
     n_conditions = n_conditions_of(model)
     weight = linear.weight.numpy()
     if not isinstance(linear, Grown):
         return weight[:, weight.shape[1] - n_conditions :]
-    columns = np.zeros((len(weight), n_conditions), weight.dtype)
-    _spread(weight[:, linear.n_in :], linear.parts.known, columns)
-    _spread(linear.new.weight.numpy(), linear.parts.new, columns)
-    return columns
+    found = np.zeros((len(weight), n_conditions), weight.dtype)
+    _put_back(weight[:, linear.n_in :], linear.parts.known, found)
+    _put_back(linear.new.weight.numpy(), linear.parts.new, found)
+    return found
 
 
-def _spread(values: np.ndarray, parts: Sequence[slice], columns: np.ndarray) -> None:
-    """Write values, (k, n_columns), into these parts of the columns: undoes `columns_of`."""
+def _put_back(values: np.ndarray, parts: Sequence[slice], into: np.ndarray) -> None:
+    """Write values, (n_out, k), into these parts of (n_out, n_conditions): undoes `parts_from`."""
     start = 0
     for part in parts:
         width = part.stop - part.start
-        columns[:, part] = values[:, start : start + width]
+        into[:, part] = values[:, start : start + width]
         start += width
 
 
-def _extended_columns(model, query, columns: np.ndarray, start: Callable) -> np.ndarray:
-    """Columns of the conditions of the model, (k, n), as those of the query's.
+def _with_new_labels(model, query, weights: np.ndarray, start: Callable) -> np.ndarray:
+    """Weights of the conditions of the model, (n_out, n_conditions), as those of the query's.
 
-    start: the column that a new label begins with, (k,), of those of the known labels, and of the
-    fractions of cells that have these. A single label has no column, which means 0.
+    start: what a new label begins with, (n_out,), by the weights of the known labels of its factor,
+    and the fractions of cells that have these. A single label has no weights, which means 0.
     """
     n_labels = n_labels_of(query.n_batches, query.columns)
     found = []
     for factor, n in zip(_factors(model), n_labels):
-        known = columns[:, factor.columns]
+        known = weights[:, factor.conditions]
         if n > 1 and known.shape[1] == 0:
-            known = np.zeros((len(columns), 1), columns.dtype)
+            known = np.zeros((len(weights), 1), weights.dtype)
         found.append(known)
         n_new = n - known.shape[1] if n > 1 else 0
         if n_new > 0:
             found.append(np.tile(start(known, factor.fractions)[:, None], n_new))
     n_numbers = len(model.columns.continuous)
-    return np.hstack([*found, columns[:, columns.shape[1] - n_numbers :]])
+    return np.hstack([*found, weights[:, weights.shape[1] - n_numbers :]])
 
 
-def _mean(columns: np.ndarray, fractions: np.ndarray) -> np.ndarray:
-    """The mean of the columns (k, n), weighted: (k,). One column is its own."""
-    if columns.shape[1] == 1:
-        return columns[:, 0]
-    return columns @ (fractions / fractions.sum()).astype(columns.dtype)
+def _mean(weights: np.ndarray, fractions: np.ndarray) -> np.ndarray:
+    """The mean over labels of weights (n_out, k), by fractions of cells: (n_out,)."""
+    if weights.shape[1] == 1:
+        return weights[:, 0]
+    return weights @ (fractions / fractions.sum()).astype(weights.dtype)
 
 
-def _zero(columns: np.ndarray, _: np.ndarray) -> np.ndarray:
-    return np.zeros(len(columns), columns.dtype)
+def _zero(weights: np.ndarray, _: np.ndarray) -> np.ndarray:
+    return np.zeros(len(weights), weights.dtype)
 
 
 def _extend_theta(model, query) -> None:
@@ -630,8 +702,12 @@ def _extend_theta(model, query) -> None:
         backend.assign(query.log_theta.data, np.hstack([log_theta, further]))
 
 
-def _count_in(model, query, chosen: TrainingCells) -> None:
-    """Moments of the library sizes of new batches, and how many cells have which labels."""
+def _count_in(model, query, chosen: TrainingCells, n_train: int) -> None:
+    """Moments of the library sizes of new batches, and how many cells have which labels.
+
+    As in `SCVI.fit`, these are of all cells, those for validation too. n_train: new cells that are
+    trained on.
+    """
     log_totals = np.log(chosen.sums.totals)
     n_old = model.n_batches
     query.library_log_mean[:n_old] = backend.to_host(model.library_log_mean)
@@ -642,18 +718,31 @@ def _count_in(model, query, chosen: TrainingCells) -> None:
             of_batch = log_totals
         query.library_log_mean[code] = of_batch.mean()
         query.library_log_var[code] = max(of_batch.var(), LIBRARY_FLOOR)
-    n_before = len(log_totals)
+    n_new = len(log_totals)
+    n_before = _n_cells_of(model, n_new)
+    query.n_cells = n_before + n_new
     if model.trained_on is not None:
-        n_before = model.trained_on["rows"]
-        n_after = n_before + len(log_totals)
-        query.trained_on = {"rows": n_after, "epochs": model.trained_on["epochs"]}
-    share = n_before / (n_before + len(log_totals))
+        query.trained_on = {**model.trained_on, "rows": model.trained_on["rows"] + n_train}
+    share = n_before / query.n_cells
     counted = np.bincount(chosen.codes, minlength=query.n_batches) / len(chosen.codes)
     query.batch_fraction[:] = (1 - share) * counted
     query.batch_fraction[:n_old] += share * backend.to_host(model.batch_fraction)
     if query.columns.n_covariates:
         before = _mean_in_new_columns(model, query)
         query.covariate_mean[:] = share * before + (1 - share) * chosen.covariates.mean(axis=0)
+
+
+def _n_cells_of(model, n_new: int) -> int:
+    """How many cells the model's `batch_fraction` is of.
+
+    A file of an earlier version does not say so; those trained on come near it. Weights of
+    scvi-tools say nothing: as many as are new.
+    """
+    if model.n_cells is not None:
+        return max(1, int(model.n_cells))
+    if model.trained_on is not None:
+        return model.trained_on["rows"]
+    return n_new
 
 
 def _mean_in_new_columns(model, query) -> np.ndarray:
@@ -707,7 +796,7 @@ class AdamOfColumns(optim.Adam):
 
     is_trained: parameter (n, k) -> which columns are trained, (k,) zeros and ones. A weight whose
     gradients are all 0 does not move. `decayed` is one of them, of which a normal prior joins the
-    loss:
+    loss, as in recipe.py (`AdamWithPrior`):
 
         loss = that of the data + weight_decay / 2 * sum(w^2)
     """
@@ -726,7 +815,7 @@ class AdamOfColumns(optim.Adam):
 
     def step(self) -> None:
         """Adam's step, of these columns."""
-        self.decayed.grad += self.weight_decay * self.decayed.data
+        add_prior(self.decayed, self.weight_decay)
         for p, is_trained in self.is_trained.items():
             p.grad *= is_trained
         super().step()
@@ -742,7 +831,7 @@ def new_weights(model: Any, query: Any) -> dict[Tensor, Array]:
     n_known = n_labels_of(model.n_batches, model.columns)
     is_new = [np.arange(n) >= known for n, known in zip(n_labels, n_known) if n > 1]
     is_new.append(np.zeros(len(query.columns.continuous), bool))
-    of_parts = columns_of(np.concatenate(is_new)[None], _parts(query).new)[0]
+    of_parts = parts_from(np.concatenate(is_new)[None], _parts(query).new)[0]
     found = {
         module.weight: of_parts
         for _, module in query.named_modules()
@@ -757,11 +846,11 @@ def new_weights(model: Any, query: Any) -> dict[Tensor, Array]:
 
 
 @contextmanager
-def frozen(model: Module, but: Collection[Tensor]) -> Iterator[None]:
+def training_only(model: Module, trained: Collection[Tensor]) -> Iterator[None]:
     """Within, all parameters of the model are frozen, but for these, of any shapes."""
     before = [(p, p.requires_grad) for p in model.parameters()]
     for p, _ in before:
-        p.requires_grad = p in but
+        p.requires_grad = p in trained
     try:
         yield
     finally:
@@ -823,11 +912,14 @@ class MapsQueries(Module):
         there; `align_genes` brings the same counts into the form in which the new model is asked
         about them; ask with transform_batch, a known batch, what to expect of missing genes. batch:
         as for `fit`; None: the obs column that the model remembers, or where the counts have none
-        such, all cells are of one new batch called `name`. A label that the model knows is its
-        batch, with a warning: nothing is learnt for these cells. A reference of one batch was told
-        none; the new model tells it by its label (model.batches[0]). Covariates are found in
-        counts.obs; new labels of categorical ones get weights as new batches do, numbers are
-        standardised as before. Library sizes of new batches get moments of their own.
+        such, all cells are of one new batch called `name`. The new model looks for batches where this
+        one does, whatever column was named here: for the old cells have theirs there. Where it
+        would take new cells for those of another batch by it, it forgets the column, with a
+        warning, and has to be told the batch. A label that the model knows is its batch, with a
+        warning: nothing is learnt for these cells. A reference of one batch was told none; the new
+        model tells it by its label (model.batches[0]). Covariates are found in counts.obs; new
+        labels of categorical ones get weights as new batches do, numbers are standardised as
+        before. Library sizes of new batches get moments of their own.
 
         epochs: None for 150 steps, and 10 epochs at least. validation: fraction of cells held out.
         seed: None for the model's. Other arguments are those of `fit`. ValueError for a model that

@@ -48,7 +48,7 @@ differences of 2 nats say nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,7 @@ from minigrad.tensor import Tensor
 from models.counts import Moments
 
 LIBRARY_FLOOR = 1e-4  # least variance of log library sizes in a batch: one cell alone has none
+OFFSET_PRECISION = 4.0  # of the normal prior of offsets (query.py), whose deviation is so 0.5
 
 
 # ------------------------------------------------------------------------- how long, and how much
@@ -99,6 +100,7 @@ class AdamWithPrior(optim.Adam):
     loss would pass over the weights three times. Adam sees it beside the likelihood's, so that it
     yields where many counts speak; the decoupled decay of AdamW takes the same from all, and from
     100 deep cells too much. frozen: a parameter that does not change.
+    further: other parameters with such a prior, each with its own weight_decay.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class AdamWithPrior(optim.Adam):
         weight_decay: float,
         decayed: list[Tensor],
         frozen: Tensor,
+        further: Mapping[Tensor, float],
     ):
         # The frozen one is the last, so that all others are neighbours in the flat array.
         trained = [p for p in parameters if p is not frozen]
@@ -115,14 +118,25 @@ class AdamWithPrior(optim.Adam):
         self.weight_decay = weight_decay
         self.decayed = decayed
         self.frozen = frozen
+        self.further = further
 
     def step(self) -> None:
-        """Adam's step, with the gradient of the prior."""
+        """Adam's step, with the gradient of the priors."""
         self.frozen.grad = None
         for p in self.decayed:
-            if p.grad is not None:  # a likelihood without dispersion leaves that head alone
-                _add_prior(p.grad, p.data, self.weight_decay)
+            add_prior(p, self.weight_decay)
+        for p, weight_decay in self.further.items():
+            add_prior(p, weight_decay)
         super().step()
+
+
+def add_prior(p: Tensor, weight_decay: float) -> None:
+    """Add the gradient of weight_decay / 2 * sum(p^2) to that of a parameter p, of any shape.
+
+    Without a gradient it stays: a likelihood without dispersion leaves that head alone.
+    """
+    if p.grad is not None:
+        _add_prior(p.grad, p.data, weight_decay)
 
 
 @backend.elementwise
@@ -131,9 +145,16 @@ def _add_prior(gradient, weights, weight_decay):
 
 
 def optimizer_of(
-    decoder: Any, parameters: Iterable[Tensor], learning_rate: float, weight_decay: float
+    decoder: Any,
+    parameters: Iterable[Tensor],
+    learning_rate: float,
+    weight_decay: float,
+    n_cells: int,
 ) -> AdamWithPrior:
     """The optimiser of a training: a prior on the weights of the decoder's heads, of any shapes.
+
+    n_cells: trained on. Offsets of batches that were mapped (query.py) have the prior that they had
+    there, whatever weight_decay is.
 
     The scales of the batch norm before them stay at 1: they could grow in the weights' place,
     and do (pbmc of 2,000 genes, 200 epochs: -1483 where they are trained, -1479 where not;
@@ -141,8 +162,11 @@ def optimizer_of(
     """
     heads = [getattr(decoder, name, None) for name in ("rho", "zi", "theta")]
     decayed = [head.weight for head in heads if head is not None]
+    further = {}
+    if decoder.offsets is not None:
+        further[decoder.offsets.weight] = OFFSET_PRECISION / n_cells
     frozen = decoder.layers.norms[-1].weight
-    return AdamWithPrior(parameters, learning_rate, weight_decay, decayed, frozen)
+    return AdamWithPrior(parameters, learning_rate, weight_decay, decayed, frozen, further)
 
 
 # ------------------------------------------------------------------------------- thinned counts

@@ -250,8 +250,9 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
     # In files, beside the weights: arrays that are not trained (nn.py), and what JSON can say
     # (minigrad/checkpoint.py).
     buffers: tuple[str, ...] = ("library_log_mean", "library_log_var", "batch_fraction")
-    described = ("batches", "genes", "trained")
+    described = ("batches", "genes", "trained", "n_cells")
     kl_warmup = 0.25  # see fit
+    n_cells: int | None = None  # that batch_fraction is of, those for validation too
     knows_data = False  # whether genes and batches are those of `for_data`, before it is trained
     ignored: list[str]  # names of weights that `from_scvi_tools` did not use
 
@@ -645,7 +646,7 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
                 (cells.counts, cells.codes, *told),
                 epochs=epochs,
                 optimizer=lambda parameters: recipe.optimizer_of(
-                    self.decoder, parameters, learning_rate, weight_decay
+                    self.decoder, parameters, learning_rate, weight_decay, max(1, n_train)
                 ),
                 batch_size=batch_size,
                 validation=validation,
@@ -664,6 +665,7 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
         if not self.trained:
             self.batches = cells.batches
             self.genes = cells.genes
+            self.n_cells = len(cells.codes)
             self._know_columns(cells.columns)
             backend.assign(self.covariate_mean, cells.covariates.mean(axis=0))
             recipe.start_from_moments(self, cells.sums, cells.codes)
@@ -772,7 +774,9 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
         inputs = n_genes + n_latent + (n_layers - 1) * n_hidden  # of the hidden units
         if n_batches > 1:
             inputs += n_layers * n_batches
-        per_batch = n_genes if config["dispersion"] == "gene-batch" else 1
+        per_batch = 1  # moments of the library
+        if config["dispersion"] == "gene-batch" and config["likelihood"] != "poisson":
+            per_batch = n_genes  # log_theta
         return n_layers, n_hidden * inputs + n_batches * per_batch
 
     @classmethod

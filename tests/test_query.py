@@ -1,12 +1,13 @@
 """models/query.py: cells of new batches, mapped onto a model that is trained."""
 
+import copy
 import warnings
 
 import numpy as np
 import pytest
 from scipy import sparse
 
-from minigrad import optim
+from minigrad import checkpoint, optim
 from minigrad.fit import evaluating
 from minigrad.nn import Parameter
 from models import SCVI
@@ -23,6 +24,7 @@ from models.query import (
     reference_from,
     share_genes,
 )
+from models.recipe import optimizer_of
 from models.transfer import transfer_labels
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*have other means")  # of models hardly trained
@@ -258,11 +260,38 @@ def test_library_sizes_of_new_batches_have_moments_of_their_own(new_cells, query
     log_totals = np.log(new_cells.X.sum(axis=1))
     np.testing.assert_allclose(query.library_log_mean[2], log_totals.mean(), rtol=1e-5)
     np.testing.assert_allclose(query.library_log_var[2], log_totals.var(), rtol=1e-4)
-    # 450 cells were trained on, 300 came.
-    np.testing.assert_allclose(query.batch_fraction[2], 300 / 750, rtol=1e-5)
-    np.testing.assert_allclose(query.batch_fraction.sum(), 1.0, rtol=1e-5)
     totals = query.generate(500, batch="new").sum(axis=1)
     np.testing.assert_allclose(np.log(totals).mean(), log_totals.mean(), atol=0.05)
+
+
+@pytest.mark.parametrize("of_reference, of_query", [(0.1, 0.1), (0.5, 0.0)])
+def test_fractions_are_of_all_cells_whatever_was_held_out(of_reference, of_query, tmp_path):
+    """60 cells and 50, and then 40, in every count; trained on are fewer."""
+    model = SCVI.for_data(OLD, **ALL, n_hidden=4, n_latent=2, likelihood="nb")
+    model.fit(OLD, epochs=1, validation=of_reference, progress=False)
+    kinds = np.array([[np.sum(cells.obs["sex"] == sex) for sex in "fmx"] for cells in (OLD, NEW)])
+    options = dict(epochs=1, validation=of_query, progress=False)
+    query = model.map_query(NEW, **options)
+    np.testing.assert_allclose(query.batch_fraction[2:].sum(), 50 / 110, rtol=1e-6)
+    np.testing.assert_allclose(query.batch_fraction.sum(), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(query.covariate_mean[:3], kinds.sum(axis=0) / 110, rtol=1e-6)
+    n_trained = 60 - round(60 * of_reference) + 50 - round(50 * of_query)
+    assert query.trained_on == {"rows": n_trained, "epochs": 1}
+    query.save(tmp_path / "query.npz")
+    twice = SCVI.load(tmp_path / "query.npz").map_query(NEWER, **options)
+    np.testing.assert_allclose(twice.batch_fraction[4], 40 / 150, rtol=1e-6)
+
+
+def test_a_file_that_does_not_say_how_many_cells_there_were_is_mapped(tmp_path):
+    """As files of earlier versions: 54 cells were trained on, of 60."""
+    model = SCVI.for_data(OLD, "donor", n_hidden=4, n_latent=2, likelihood="nb")
+    model.fit(OLD, epochs=1, progress=False)
+    model.save(tmp_path / "model.npz")
+    arrays, meta = checkpoint.load(tmp_path / "model.npz")
+    meta.pop("n_cells", None)
+    checkpoint.save(tmp_path / "model.npz", arrays, meta)
+    query = SCVI.load(tmp_path / "model.npz").map_query(NEW, epochs=1, progress=False)
+    np.testing.assert_allclose(query.batch_fraction[2:].sum(), 50 / 104, rtol=1e-6)
 
 
 def test_what_is_new_starts_at_the_mean_of_what_is_known():
@@ -285,6 +314,33 @@ def test_what_is_new_starts_at_the_mean_of_what_is_known():
     np.testing.assert_allclose(
         query.log_theta.numpy()[:, 2], log_theta @ model.batch_fraction, rtol=1e-5
     )
+
+
+def test_offsets_start_at_zero():
+    model = SCVI.for_data(OLD, "donor", n_hidden=4, n_latent=2)
+    model.fit(OLD, epochs=1, progress=False)
+    once = model.map_query(NEW, epochs=1, progress=False)
+    learnt = once.decoder.offsets.weight.numpy()
+    assert learnt.any(axis=0).all()
+    offsets = extended(once, NEWER, ["d5"]).decoder.offsets.weight.numpy()
+    np.testing.assert_array_equal(offsets, np.column_stack([learnt, np.zeros(20)]))
+
+
+class WithRates(SCVI):
+    """A model with a further number for each batch."""
+
+    def __init__(self, *sizes, **config):
+        super().__init__(*sizes, **config)
+        self.rates = Parameter(np.ones(self.n_batches), self.dtype)
+
+
+def test_what_else_there_is_for_each_batch_does_not_start_anywhere():
+    """There it would keep the random numbers that it was made with."""
+    model = WithRates.for_data(OLD, "donor", n_hidden=4, n_latent=2)
+    model.trained = True
+    assert extended(model, OLD, ["d1"]).rates.shape == (2,)
+    with pytest.raises(RuntimeError, match=r"map_query: rates has shape \(4,\) .* \(2,\)"):
+        extended(model, NEW, ["d3", "d4"])
 
 
 def test_the_loss_is_minus_the_elbo_from_the_first_step(model, new_cells):
@@ -321,6 +377,20 @@ def test_offsets_have_a_prior_and_known_columns_do_not_move():
         adam.step()
     np.testing.assert_array_equal(w.numpy()[:, :2], start[:, :2])
     np.testing.assert_allclose(w.numpy()[:, 2:], plain.numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("slope, moved", [(0.0, -0.1), (-4.0 / 100, 0.0), (-4.1 / 100, 0.1)])
+def test_offsets_keep_their_prior_when_all_is_trained_further(query, slope, moved):
+    """At offsets of 1, a prior of precision 4 has slope 4, of 100 cells 4 / 100 for each of them."""
+    again = copy.deepcopy(query)
+    optimizer = optimizer_of(again.decoder, again.parameters(), 0.1, 0.0, 100)
+    offsets = again.decoder.offsets.weight
+    offsets.data[...] = 1.0
+    for p in again.parameters():
+        p.grad = np.zeros_like(p.data)
+    offsets.grad[...] = slope
+    optimizer.step()
+    np.testing.assert_allclose(offsets.numpy(), 1.0 + moved, atol=2e-5)
 
 
 # ------------------------------------------------------------------------------- genes
@@ -463,12 +533,45 @@ def test_the_column_of_the_reference_is_found_in_the_query(model, new_cells):
     np.testing.assert_array_equal(query.elbo(renamed), query.elbo(renamed.X, renamed.obs["donor"]))
 
 
-def test_another_column_may_be_named_and_is_remembered(model, new_cells):
-    obs = {"lane": np.array(["l1", "l2"] * 150)}
-    counts = Counts(new_cells.X, new_cells.genes, new_cells.cells, obs)
-    query = model.map_query(counts, "lane", epochs=1, progress=False)
-    assert query.batches == ["d1", "d2", "l1", "l2"] and query.columns.batch == "lane"
-    assert np.isfinite(query.elbo(counts)).all()
+def in_lanes(counts, donors=None):
+    """The same cells, of two lanes; donors: other labels, None: as they are."""
+    n = len(counts)
+    obs = {"lane": np.array(["l1", "l2"])[np.arange(n) % 2], "donor": counts.obs["donor"]}
+    if donors is not None:
+        obs["donor"] = np.array(donors)[np.arange(n) % len(donors)]
+    return Counts(counts.X, counts.genes, counts.cells, obs)
+
+
+def test_old_cells_stay_of_their_batches_when_another_column_is_named(model, reference, new_cells):
+    old, new = in_lanes(reference), in_lanes(new_cells)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        query = model.map_query(new, "lane", epochs=1, progress=False)
+    assert query.batches == ["d1", "d2", "l1", "l2"]
+    np.testing.assert_array_equal(query.elbo(old), model.elbo(reference))
+    with pytest.raises(ValueError, match="batch: new unknown; the model knows d1, d2, l1, l2"):
+        query.elbo(new)
+    assert np.isfinite(query.elbo(new, "lane")).all()
+
+
+@pytest.mark.parametrize("batch", ["lane", ["again"] * 300])
+def test_new_cells_of_old_donors_are_not_taken_for_old_ones(model, new_cells, batch):
+    """Cells of d1 and d3, in new batches: by the column `donor` those of d1 would be old ones."""
+    new = in_lanes(new_cells, ["d1", "d3"])
+    said = "obs column 'donor', where 150 of these cells are of another batch than here, the first"
+    with pytest.warns(UserWarning, match=f"{said} of d1 instead of .* pass batch="):
+        query = model.map_query(new, batch, epochs=1, progress=False)
+    with pytest.raises(ValueError, match="say which batch each cell is from"):
+        query.elbo(new)
+    assert np.isfinite(query.elbo(new, batch)).all()
+
+
+def test_a_reference_without_a_column_does_not_look_for_its_batch_in_one(reference, new_cells):
+    model = SCVI(N_GENES, n_latent=2, n_hidden=8, likelihood="nb")
+    model.fit(reference, epochs=1, progress=False)
+    query = model.map_query(in_lanes(new_cells), "lane", epochs=1, progress=False)
+    with pytest.raises(ValueError, match="say which batch each cell is from"):
+        query.elbo(in_lanes(reference))
 
 
 def test_a_query_without_a_batch_is_one_batch_by_a_name(model, new_cells):
@@ -511,7 +614,7 @@ def test_new_labels_get_weights_and_numbers_are_standardised_as_before():
     mean, std = model.columns.continuous["age"]
     np.testing.assert_allclose(table[:, 5], (NEW.obs["age"] - mean) / std)
     shares = np.concatenate([model.covariate_mean[:2], [0, 1, 0]])
-    expected = (54 * shares + 50 * table[:, :5].mean(axis=0)) / 104
+    expected = (60 * shares + 50 * table[:, :5].mean(axis=0)) / 110
     np.testing.assert_allclose(query.covariate_mean[:5], expected, rtol=1e-5)
     assert query.generate(20, batch="d3", covariates={"sex": "x"}).shape == (20, 20)
     with pytest.raises(ValueError, match="no obs column 'sex'"):

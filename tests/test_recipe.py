@@ -49,7 +49,7 @@ def test_the_prior_is_a_term_of_the_loss():
             optimizer.step()
         return [w.data for w in weights]
 
-    mine = trained(lambda ws: AdamWithPrior(ws, 0.1, 0.7, [ws[0]], ws[2]), 0.0)
+    mine = trained(lambda ws: AdamWithPrior(ws, 0.1, 0.7, [ws[0]], ws[2], {}), 0.0)
     expected = trained(lambda ws: optim.Adam(ws, 0.1), 0.7)
     np.testing.assert_allclose(mine[0], expected[0], rtol=1e-12)
     np.testing.assert_allclose(mine[1], expected[1], rtol=1e-12)

@@ -3,6 +3,7 @@
 Parity with the reference implementation: test_scvi_parity.py.
 """
 
+import itertools
 import re
 import warnings
 from pathlib import Path
@@ -856,6 +857,34 @@ def test_the_least_size_of_a_file_is_close_to_its_size(sizes):
     assert size <= sum(w.size for w in weights) < 4 * size
 
 
+COVARIATES = dict(categorical={"sex": ["f", "m"], "site": ["s", "t"]}, continuous=["age"])
+
+
+@pytest.mark.parametrize("likelihood", ["zinb", "nb", "poisson"])
+@pytest.mark.parametrize("dispersion", ["gene", "gene-batch", "gene-cell"])
+@pytest.mark.parametrize("library", ["observed", "latent"])
+def test_models_of_all_settings_are_loaded(likelihood, dispersion, library, tmp_path):
+    """Of many batches, each: a file is as large as its model says, whatever it has of each batch."""
+    config = dict(likelihood=likelihood, dispersion=dispersion, library=library, n_latent=2)
+    several = dict(n_hidden=[1, 8], n_layers=[1, 2], encode_covariates=[False, True])
+    several |= dict(columns=[None, COVARIATES], n_before=[None, 1, 40])
+    for values in itertools.product(*several.values()):
+        varied = dict(zip(several, values))
+        n_before = varied.pop("n_before")
+        if n_before is not None:
+            n_labels = {"sex": 1, "site": 2} if varied["columns"] else {}
+            varied["reference"] = {"n_batches": n_before, "n_labels": n_labels}
+        model = SCVI(12, 60, **config, **varied)
+        n_arrays, size = SCVI.least_size(model.config)
+        weights = model.state_dict().values()
+        assert n_arrays <= len(weights) and size <= sum(w.size for w in weights), varied
+    model = SCVI(50, 100, n_hidden=8, **config)
+    model.save(tmp_path / "model.npz")
+    loaded = SCVI.load(tmp_path / "model.npz")
+    for name, weight in model.state_dict().items():
+        np.testing.assert_array_equal(loaded.state_dict()[name], weight)
+
+
 # ----------------------------------------------------------- copies, frozen weights, half precision
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("library", ["observed", "latent"])
@@ -868,7 +897,7 @@ def test_copies_train_alike(way, library):
 
     def make(parameters):  # as `fit` makes it: the copy's must know the copy's weights
         model_of_these = next(m for m in models if m.parameters()[0] is parameters[0])
-        return recipe.optimizer_of(model_of_these.decoder, parameters, 1e-2, 0.1)
+        return recipe.optimizer_of(model_of_these.decoder, parameters, 1e-2, 0.1, 100)
 
     models = [model]
     check_copies(model, loss, way)
