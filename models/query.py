@@ -528,10 +528,10 @@ def _rows_of(query, chosen: TrainingCells, rows: np.ndarray) -> tuple:
 
 
 # ------------------------------------------------------------------------------------- the surgery
-# In a layer that is told the conditions, each batch and each label has a column of weights: those of
-# the reference are in W, those of all that came later in V. A mapping copies W, and makes V wider:
-# what earlier mappings have learnt is copied into it, and the rest gets starting values. As V is a
-# matrix of its own, nothing changes for cells that have none of what is new.
+# In a layer that is told the conditions, each batch and each label has a column of weights: those
+# of the reference are in W, those of all that came later in V. A mapping copies W, and makes V
+# wider: what earlier mappings have learnt is copied into it, and the rest gets starting values. As
+# V is a matrix of its own, nothing changes for cells that have none of what is new.
 #
 # A model of batches d1 and d2 and of one number, age, was mapped onto with d3, and now is with d4:
 #
@@ -539,8 +539,8 @@ def _rows_of(query, chosen: TrainingCells, rows: np.ndarray) -> tuple:
 #     before [   W    |     W     ] + [  V  ]      after  [   W    |     W     ] + [  V  | mean ]
 #
 # The conditions themselves are in the order d1 d2 d3 d4 age. So weights are brought into theirs
-# (`_by_condition`), new ones join those of their factor (`_with_new_labels`), and V is the new parts
-# of the result (`parts_from`).
+# (`_by_condition`), new ones join those of their factor (`_with_new_labels`), and V is the new
+# parts of the result (`parts_from`).
 
 
 def extended(model: Any, cells: Counts, names: Sequence[str]) -> Any:
@@ -912,14 +912,16 @@ class MapsQueries(Module):
         there; `align_genes` brings the same counts into the form in which the new model is asked
         about them; ask with transform_batch, a known batch, what to expect of missing genes. batch:
         as for `fit`; None: the obs column that the model remembers, or where the counts have none
-        such, all cells are of one new batch called `name`. The new model looks for batches where this
-        one does, whatever column was named here: for the old cells have theirs there. Where it
-        would take new cells for those of another batch by it, it forgets the column, with a
-        warning, and has to be told the batch. A label that the model knows is its batch, with a
-        warning: nothing is learnt for these cells. A reference of one batch was told none; the new
-        model tells it by its label (model.batches[0]). Covariates are found in counts.obs; new
-        labels of categorical ones get weights as new batches do, numbers are standardised as
-        before. Library sizes of new batches get moments of their own.
+        such, all cells are of one new batch called `name`. A label that the model knows is its
+        batch, with a warning: nothing is learnt for these cells. A reference of one batch was told
+        none; the new model tells it by its label (model.batches[0]). Covariates are found in
+        counts.obs; new labels of categorical ones get weights as new batches do, numbers are
+        standardised as before. Library sizes of new batches get moments of their own.
+
+        The new model remembers the obs column that this one does, and no other that is named here,
+        for that is where the old cells have their batches: name the other column when you ask about
+        the new cells. Where some of these would be taken for cells of another batch by the column
+        that is remembered, the new model forgets it, with a warning, and must always be told.
 
         epochs: None for 150 steps, and 10 epochs at least. validation: fraction of cells held out.
         seed: None for the model's. Other arguments are those of `fit`. ValueError for a model that
