@@ -76,6 +76,16 @@ def usual_epochs(n_cells: int, n_steps: int) -> int:
     return max(10, at_most_200, of_500_steps)
 
 
+def usual_kl_warmup(n_batches: int) -> float:
+    """Fraction of the training over which the KL weight rises to 1: 0.25, and 0 for several batches.
+
+    The KL divergence is what keeps the batch out of z: the decoder is told it anyway, so that in z
+    it only costs. While the weight is small, z may say whatever it likes; the networks learn to
+    use a batch in z, and a training is too short to forget all of that. TABLE
+    """
+    return 0.25 if n_batches == 1 else 0.0
+
+
 def usual_dropout(n_cells: int, n_genes: int, n_counts: float) -> float:
     """Dropout of the encoder: 0.3 * min(1, genes per cell) * min(1, 1 / counts per gene and cell).
 
