@@ -1003,7 +1003,8 @@ def train_options(add) -> None:
         metavar="F",
         type=HALF,
         default=unset,
-        help="fraction of the training over which the KL weight rises to 1 (default: 0.25)",
+        help="fraction of the training over which the KL weight rises to 1 (default: 0.25, "
+        "or 0 where there are several batches)",
     )
     add(
         "--early-stopping",

@@ -593,7 +593,7 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
         validation: float = 0.1,
         learning_rate: float = 4e-3,
         seed: int | None = None,
-        kl_warmup: float = 0.25,
+        kl_warmup: float | None = None,
         weight_decay: float | None = None,
         early_stopping: bool | int = False,
         checkpoint=None,
@@ -615,13 +615,16 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
 
         epochs: None for 200, fewer above 20,000 cells, more where that is under 500 steps.
         learning_rate: at the start; it falls to 0 on half a cosine. kl_warmup: fraction of the
-        training, at most 0.5, over which the KL weight rises from 0 to 1. weight_decay: of a normal
-        prior of the decoder's output weights, in the loss of a cell; None for n_hidden / number of
-        cells trained on; 0 for no prior. Other arguments are those of minigrad.fit. What these
+        training, at most 0.5, over which the KL weight rises from 0 to 1; None for 0.25, and for 0
+        where there are several batches, which then mix better. weight_decay: of a normal prior of
+        the decoder's output weights, in the loss of a cell; None for n_hidden / number of cells
+        trained on; 0 for no prior. Other arguments are those of minigrad.fit. What these
         defaults are worth, and why scvi-tools' are others, is told in recipe.py, with the
         measurements. ValueError names what is wrong with the counts, or an argument.
         """
         known_batch = self.columns.batch if batch is None else batch
+        if kl_warmup is None:
+            kl_warmup = recipe.usual_kl_warmup(self.n_batches)
         check_training(self.n_batches, known_batch, epochs, batch_size, learning_rate, kl_warmup)
         with self._as_before_if_it_fails():
             with ranks_of(parallel).preparing():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import sparse, stats
 
-from models import SCVI, VAE, recipe, scvi
+from models import SCVI, VAE, integration, recipe, scvi
 from models.counts import Counts
 from tests.benchmarks import recovery
 from tests.copies import WAYS, check_copies
@@ -238,6 +238,53 @@ def test_the_kl_weight_reaches_one_and_stays_for_at_least_half():
     for wrong in (0.51, 1.0, -0.1, np.nan):
         with pytest.raises(ValueError, match="kl_warmup must be in"):
             fitted(x, kl_warmup=wrong)
+
+
+def two_batches_of_types(is_same_in_all, n_cells=400, n_genes=150, seed=1):
+    """Counts of five types, whose cells vary in four directions, from two batches; types, batches, log changes by type.
+
+    The second batch changes two genes in five by a factor exp(Normal(0, 1)): the same, or others, in each type.
+    """
+    rng = np.random.default_rng(seed)
+    types, batch = rng.integers(5, size=n_cells), np.arange(n_cells) % 2
+    log_rho = rng.normal(0.0, 1.0, n_genes) + rng.normal(0.0, 0.7, (5, n_genes))[types]
+    log_rho += rng.standard_normal((n_cells, 4)) @ rng.normal(0.0, 0.3, (4, n_genes))
+    answer = rng.normal(0.0, 1.0, (5, n_genes)) * (rng.random((5, n_genes)) < 0.4)
+    if is_same_in_all:
+        answer[:] = answer[0]
+    log_rho += batch[:, None] * answer[types]
+    rho = np.exp(log_rho) / np.exp(log_rho).sum(axis=1, keepdims=True)
+    mu = rng.lognormal(np.log(400.0), 0.3, (n_cells, 1)) * rho
+    return rng.negative_binomial(5.0, 5.0 / (5.0 + mu)).astype(np.float32), types, batch, answer
+
+
+def test_batches_mix_in_z_where_each_type_answers_in_its_own_way():
+    """A KL weight that rises from 0 lets z say the batch first, and comes to iLISI 0.63 and kBET 0.47 here; now 0.83, 0.76."""
+    x, types, batch, _ = two_batches_of_types(is_same_in_all=False)
+    model = SCVI(150, 2, likelihood="nb")
+    model.fit(x, batch, epochs=150, progress=False)
+    z = model.latent(x)
+    assert integration.ilisi(z, batch) > 0.72 and integration.kbet(z, batch, types) > 0.6
+    assert integration.clisi(z, types) > 0.95
+
+
+def test_what_a_batch_does_to_genes_is_found_again():
+    """log rho of all cells decoded in the one batch, less that in the other, beside the truth."""
+    x, _, batch, answer = two_batches_of_types(is_same_in_all=True)
+    model = SCVI(150, 2, likelihood="nb")
+    model.fit(x, batch, epochs=150, progress=False)
+    first, second = [
+        np.log(model.expression_fraction(x, batch, transform_batch=b)) for b in model.batches
+    ]
+    found = np.mean(second - first, axis=0)
+    assert np.corrcoef(answer[0], found)[0, 1] > 0.9
+    assert 0.75 < np.polyfit(answer[0], found, 1)[0] < 1.25
+
+
+def test_the_kl_weight_rises_where_there_is_one_batch():
+    assert fitted(counts_of()).kl_warmup == 0.25
+    assert fitted(counts_of(), np.arange(150) % 2, n_batches=2).kl_warmup == 0.0
+    assert fitted(counts_of(), np.arange(150) % 2, n_batches=2, kl_warmup=0.1).kl_warmup == 0.1
 
 
 def test_progress_runs_from_zero_to_one_over_a_training(monkeypatch):
