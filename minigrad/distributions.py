@@ -450,10 +450,13 @@ def kl_divergence(q, p) -> Array:
     if isinstance(q, Normal) and isinstance(p, Normal):
         for distribution in (q, p):
             distribution._must_have_density("kl_divergence")
-        return normal_kl(q.loc, q.scale, p.loc, p.scale)
+        return normal_kl(*_beside(q.loc, q.scale, p.loc, p.scale))
     if isinstance(q, Bernoulli) and isinstance(p, Bernoulli):
-        of_yes = _kl_of_one(special.log_expit(q.logits), special.log_expit(p.logits))
-        of_no = _kl_of_one(special.log_expit(-q.logits), special.log_expit(-p.logits))
+        q_logits, p_logits = _beside(q.logits, p.logits)
+        q_logits = _spread(q_logits, p_logits)
+        p_logits = _spread(p_logits, q_logits)
+        of_yes = _kl_of_one(special.log_expit(q_logits), special.log_expit(p_logits))
+        of_no = _kl_of_one(special.log_expit(-q_logits), special.log_expit(-p_logits))
         return of_yes + of_no
     if isinstance(q, Categorical) and isinstance(p, Categorical):
         if np.shape(q.logits)[-1] != np.shape(p.logits)[-1]:
@@ -498,9 +501,7 @@ def _parameters(name, **given):
     NumPy number beside an array follows the array's dtype, as a Python number does.
     """
     found = {key: _as_parameter(x, f"{name}: {key}") for key, x in given.items()}
-    is_number = [isinstance(x, (float, np.generic)) for x in found.values()]
-    if not all(is_number):
-        found = {k: float(x) if isinstance(x, np.generic) else x for k, x in found.items()}
+    found = dict(zip(found, _beside(*found.values())))
     shapes = {key: np.shape(data_of(x)) for key, x in found.items()}
     if len(set(shapes.values())) > 1:
         try:
@@ -509,6 +510,13 @@ def _parameters(name, **given):
             each = ", ".join(f"{key} has shape {shape}" for key, shape in shapes.items())
             raise ValueError(f"{name}: {each}; they must broadcast") from None
     return list(found.values())
+
+
+def _beside(*parameters) -> list:
+    """The same; beside an array, NumPy numbers as Python numbers, which leave it its dtype."""
+    if all(isinstance(x, (float, np.generic)) for x in parameters):
+        return list(parameters)
+    return [float(x) if isinstance(x, np.generic) else x for x in parameters]
 
 
 def _as_parameter(x, what):

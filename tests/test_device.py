@@ -892,6 +892,18 @@ def test_of_functions_that_do_not_compile_together_there_is_one():
     agree(on_device(one_twice, np.full(3, 2.0)), one_twice(np.full(3, 2.0)))
 
 
+def test_numpys_numbers_of_a_layer_keep_float32_on_the_device():
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    for layer in (
+        nn.BatchNorm1d(3, momentum=np.float64(0.1), eps=np.float64(1e-3)),
+        nn.LayerNorm(3, eps=np.float64(1e-3)),
+    ):
+        layer.to("cupy")
+        for training in (True, False):
+            assert layer.train(training)(moved(x)).dtype == np.float32
+        assert {a.dtype for a in layer.state_dict().values()} == {np.dtype(np.float32)}
+
+
 def test_weights_come_to_the_host_together():
     net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Linear(2, 1, dtype=np.float64))
     before = net.state_dict()
