@@ -267,8 +267,8 @@ def elementwise(formula: Callable) -> Callable:
         # formula itself runs, so that each of its operations is recorded. (And this is quicker.)
         if type(first) is np.ndarray or not type(first).__module__.startswith("cupy"):
             return formula(x, *others)
-        kinds: list = []
-        flat: list = []
+        kinds = []
+        flat = []
         for argument in (x, *others):
             if isinstance(argument, tuple):
                 kinds.append(type(argument))
@@ -298,7 +298,7 @@ def _kernel_of(formula: Callable, kinds: tuple) -> Callable:
     @wraps(formula)
     def on_stand_ins(*variables):
         left = iter(variables)
-        arguments: list = []
+        arguments = []
         for kind in kinds:
             if kind is None or kind is _NUMBER:
                 arguments.append(_StandIn(next(left), is_array=kind is None))

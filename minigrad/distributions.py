@@ -56,7 +56,7 @@ from minigrad import array_kernels, backend, kernels
 from minigrad.backend import Array, Matrix
 from minigrad.count_likelihoods import nb_log_prob, poisson_log_prob, zinb_log_prob
 from minigrad.functional import data_of, log_softmax, softmax, times_log, weighted_log_softmax
-from minigrad.kernels import as_dense, fused, weak_log
+from minigrad.kernels import as_dense, fused, weak_log, weak_numbers
 from minigrad.tensor import Tensor
 
 HALF_LOG_2PI = 0.5 * log(2.0 * pi)
@@ -450,9 +450,9 @@ def kl_divergence(q, p) -> Array:
     if isinstance(q, Normal) and isinstance(p, Normal):
         for distribution in (q, p):
             distribution._must_have_density("kl_divergence")
-        return normal_kl(*_beside(q.loc, q.scale, p.loc, p.scale))
+        return normal_kl(q.loc, q.scale, p.loc, p.scale)
     if isinstance(q, Bernoulli) and isinstance(p, Bernoulli):
-        q_logits, p_logits = _beside(q.logits, p.logits)
+        q_logits, p_logits = weak_numbers([q.logits, p.logits])
         q_logits = _spread(q_logits, p_logits)
         p_logits = _spread(p_logits, q_logits)
         of_yes = _kl_of_one(special.log_expit(q_logits), special.log_expit(p_logits))
@@ -501,7 +501,7 @@ def _parameters(name, **given):
     NumPy number beside an array follows the array's dtype, as a Python number does.
     """
     found = {key: _as_parameter(x, f"{name}: {key}") for key, x in given.items()}
-    found = dict(zip(found, _beside(*found.values())))
+    found = dict(zip(found, weak_numbers(found.values())))
     shapes = {key: np.shape(data_of(x)) for key, x in found.items()}
     if len(set(shapes.values())) > 1:
         try:
@@ -510,13 +510,6 @@ def _parameters(name, **given):
             each = ", ".join(f"{key} has shape {shape}" for key, shape in shapes.items())
             raise ValueError(f"{name}: {each}; they must broadcast") from None
     return list(found.values())
-
-
-def _beside(*parameters) -> list:
-    """The same; beside an array, NumPy numbers as Python numbers, which leave it its dtype."""
-    if all(isinstance(x, (float, np.generic)) for x in parameters):
-        return list(parameters)
-    return [float(x) if isinstance(x, np.generic) else x for x in parameters]
 
 
 def _as_parameter(x, what):
