@@ -150,15 +150,20 @@ class _Counts(NamedTuple):
 
 @elementwise
 def _checked(x, lowest):
-    """The first three fields of _Counts. lowest: minus infinity."""
+    """The first three fields of _Counts.
+
+    lowest: minus infinity. It is an argument since CuPy would write an infinity that stands in the
+    formula as CUDART_INF, and does not include the header that defines this.
+    """
     with np.errstate(invalid="ignore"):
         is_count = np.floor(np.abs(x)) - x == 0  # infinity less infinity is NaN, and not 0
     return np.where(is_count, x, 0.0), is_count, np.minimum(x, lowest)
 
 
 def _counts(counts, dtype) -> _Counts:
-    x = counts.toarray() if is_sparse(counts) else counts
-    x = x.astype(dtype, copy=False)
+    """What is said there of counts, (n_cells, n_genes), dense or CSR; computed in this dtype."""
+    dense = counts.toarray() if is_sparse(counts) else counts
+    x = dense.astype(dtype, copy=False)
     checked, is_count, log_p_elsewhere = _checked(x, -np.inf)
     return _Counts(checked, is_count, log_p_elsewhere, np.any(x, axis=1, keepdims=True))
 
@@ -245,15 +250,15 @@ def _poisson_gradient(g, counts, means):
 
 def poisson_forward(needs, counts, logits, log_library) -> tuple:
     """log p of each cell, (n_cells,)."""
-    counts = _counts(counts, logits.dtype)
+    checked = _counts(counts, logits.dtype)
     means = _means(logits, log_library)
-    return _sum_over_genes(_poisson(counts, means), counts), (counts, means)
+    return _sum_over_genes(_poisson(checked, means), checked), (checked, means)
 
 
 def poisson_backward(g, y, saved, needs, *_) -> list:
     """The gradients of logits and log_library."""
-    counts, means = saved
-    d_log_mu = _poisson_gradient(g[:, None], counts, means)
+    checked, means = saved
+    d_log_mu = _poisson_gradient(g[:, None], checked, means)
     return [None, *_gradients_of_logits(d_log_mu, means)]
 
 
@@ -302,15 +307,15 @@ def _nb_gradients(g, counts, means, log_theta):
 
 def nb_forward(needs, counts, logits, log_library, log_theta) -> tuple:
     """log p of each cell, (n_cells,)."""
-    counts = _counts(counts, logits.dtype)
+    checked = _counts(counts, logits.dtype)
     means = _means(logits, log_library)
-    return _sum_over_genes(_nb(counts, means, log_theta), counts), (counts, means)
+    return _sum_over_genes(_nb(checked, means, log_theta), checked), (checked, means)
 
 
 def nb_backward(g, y, saved, needs, counts, logits, log_library, log_theta) -> list:
     """The gradients of logits, log_library and log_theta."""
-    counts, means = saved
-    d_log_mu, d_log_theta = _nb_gradients(g[:, None], counts, means, log_theta)
+    checked, means = saved
+    d_log_mu, d_log_theta = _nb_gradients(g[:, None], checked, means, log_theta)
     d_log_theta = _gradient_of_log_theta(d_log_theta, log_theta)
     return [None, *_gradients_of_logits(d_log_mu, means), d_log_theta]
 
@@ -337,10 +342,10 @@ def _zinb_gradients(g, counts, means, log_theta, zi_logits, share):
 
 def zinb_forward(needs, counts, logits, log_library, log_theta, zi_logits) -> tuple:
     """log p of each cell, (n_cells,). Keeps the share of the NB in each entry's probability."""
-    counts = _counts(counts, logits.dtype)
+    checked = _counts(counts, logits.dtype)
     means = _means(logits, log_library)
-    log_p, share = _zinb(counts, means, log_theta, zi_logits)
-    return _sum_over_genes(log_p, counts), (counts, means, share)
+    log_p, share = _zinb(checked, means, log_theta, zi_logits)
+    return _sum_over_genes(log_p, checked), (checked, means, share)
 
 
 def zinb_backward(g, y, saved, needs, counts, logits, log_library, log_theta, zi_logits) -> list:
@@ -349,9 +354,9 @@ def zinb_backward(g, y, saved, needs, counts, logits, log_library, log_theta, zi
     The first three are those of the NB, times its share; d zi_logits = 1 - share -
     sigmoid(zi_logits).
     """
-    counts, means, share = saved
+    checked, means, share = saved
     d_log_mu, d_log_theta, d_zi_logits = _zinb_gradients(
-        g[:, None], counts, means, log_theta, zi_logits, share
+        g[:, None], checked, means, log_theta, zi_logits, share
     )
     d_log_theta = _gradient_of_log_theta(d_log_theta, log_theta)
     return [None, *_gradients_of_logits(d_log_mu, means), d_log_theta, d_zi_logits]

@@ -223,12 +223,12 @@ def generator(key, device: str = "numpy", again: Any = None) -> np.random.Genera
 
 
 def elementwise(formula: Callable) -> Callable:
-    """Decorator: what this formula says of each entry, a GPU computes in one call for all of them.
+    """Decorator: on a GPU, run a formula of single entries as one kernel.
 
     There each call has a price, of some microseconds, which for arrays of a minibatch is more than
     what the arithmetic takes; so a formula of ten operations is better one call than ten. CuPy
-    looks once at what the formula does, with stand-ins for its arguments, and makes a kernel of it
-    (`cupy.fuse`), which it keeps. Elsewhere the formula itself runs, as if it were not decorated:
+    looks at what the formula does, once for each set of dtypes, with stand-ins for its arguments,
+    and makes a kernel of it (`cupy.fuse`), which it keeps. Elsewhere the formula itself runs:
 
         >>> @elementwise
         ... def smallest_step(x, y):
@@ -236,44 +236,74 @@ def elementwise(formula: Callable) -> Callable:
         >>> smallest_step(np.array([1.0, 5.0]), np.array([1.0, 1.0]))
         array([0., 2.])
 
-    formula: of arrays of any shapes that broadcast, the first argument being one, of NamedTuples of
-    arrays, and of Python numbers. It is made of ufuncs, operators and np.where, and puts no two
-    numbers together, of which float64 would come. It returns an array or a tuple of them, all of
-    the shape to which the arguments broadcast; or it changes arguments of that shape in place, and
-    returns None.
+    formula: a function with a name, of arguments by position: arrays of any shapes that broadcast,
+    the first being one, NamedTuples of arrays, and Python numbers, but not True and False. It
+    returns an array or a tuple of them, all of the shape to which the arguments broadcast; or it
+    changes arguments of that shape in place, and returns None.
+
+    It is made of operators, ufuncs with one result, and np.where. These take no keywords but out=.
+    It asks nothing of its arguments, neither a shape nor `if x > 0`. Each operation has an array
+    among its operands, for of numbers alone a GPU may make float16 or float64. Where all of these
+    arrays are booleans or integers of 8 or 16 bits, no number stands beside them, for CuPy would
+    keep to as few bits. What is otherwise is refused: a formula without a name at once (TypeError),
+    all else where a GPU is asked (mostly TypeError).
+
+    Two things are not looked at. An array that is changed shares no memory with another argument:
+    the entries are computed at once, in no order. And of the functions of scipy.special some do not
+    compile together in CuPy, since both bring their own version of a third; so take one only
+    of beta, betaln, betainc, the gamma and gammainc functions, zeta and cosm1.
     """
+    name = getattr(formula, "__name__", repr(formula))
+    if not (name.isidentifier() and name.isascii()):
+        raise TypeError(
+            f"elementwise: the kernel has the name of the formula, and {name} is none; define it "
+            "by def, with a name of English letters"
+        )
 
     @wraps(formula)
     def call(x, *others):
         first = x[0] if isinstance(x, tuple) else x
+        # Not by device_of, which says "cupy" of a Tensor whose array is there: for a Tensor the
+        # formula itself runs, so that each of its operations is recorded. (And this is quicker.)
         if type(first) is np.ndarray or not type(first).__module__.startswith("cupy"):
-            return formula(x, *others)  # of a Tensor too, which records each of the operations
+            return formula(x, *others)
         kinds = []
-        flat: list = []
+        flat = []
         for argument in (x, *others):
-            is_several = isinstance(argument, tuple)
-            kinds.append(type(argument) if is_several else None)
-            flat.extend(argument if is_several else [argument])
+            if isinstance(argument, tuple):
+                kinds.append(type(argument))
+                flat.extend(argument)
+            else:
+                kinds.append(_NUMBER if isinstance(argument, (int, float, np.generic)) else None)
+                flat.append(argument)
+        if bool in map(type, flat):
+            # CuPy keeps one kernel for True and for 5: the first that comes is what it is made for.
+            raise TypeError(f"{name}: True or False among the arguments; give 1.0 or 0.0")
         return _kernel_of(formula, tuple(kinds))(*flat)
 
     return call
+
+
+_NUMBER = "number"  # what an argument of an elementwise formula is, if neither array nor NamedTuple
 
 
 @cache
 def _kernel_of(formula: Callable, kinds: tuple) -> Callable:
     """What CuPy makes of an elementwise formula: a function of arrays on the GPU and numbers.
 
-    kinds: for each argument of the formula the class of NamedTuple that it is, or None. The
-    function takes the fields of these one after the other.
+    kinds: for each argument of the formula the class of NamedTuple that it is, _NUMBER, or None for
+    an array. The function takes the fields of the NamedTuples one after the other.
     """
 
     @wraps(formula)
     def on_stand_ins(*variables):
-        stand_ins = map(_StandIn, variables)
-        arguments = [
-            next(stand_ins) if kind is None else kind(*islice(stand_ins, len(kind._fields)))
-            for kind in kinds
-        ]
+        left = iter(variables)
+        arguments = []
+        for kind in kinds:
+            if kind is None or kind is _NUMBER:
+                arguments.append(_StandIn(next(left), is_array=kind is None))
+            else:
+                arguments.append(kind(*map(_StandIn, islice(left, len(kind._fields)))))
         results = formula(*arguments)
         if isinstance(results, tuple):
             return tuple(map(_bare, results))
@@ -285,24 +315,68 @@ def _kernel_of(formula: Callable, kinds: tuple) -> Callable:
 class _StandIn(NDArrayOperatorsMixin):
     """Stands for an argument while CuPy looks at a formula: NumPy's functions of it become CuPy's.
 
-    variable: what CuPy's functions take then, and NumPy's do not.
+    cupy.fuse passes tracing variables, which np.exp refuses; this wraps them. And CuPy's kernels
+    may have other numbers than the formula, without a word: what would, is refused here.
+
+    variable: one of these. is_array: whether it stands for an array, and not for a number.
     """
 
-    def __init__(self, variable):
+    def __init__(self, variable, is_array=True):
         self.variable = variable
+        self.is_array = is_array
 
-    def __array_ufunc__(self, ufunc, method, *inputs, out=()):
-        """CuPy's ufunc of the same name; method is "__call__". out: for `x += y`."""
+    def __array_ufunc__(self, ufunc, method, *inputs, out=(), **keywords):
+        """CuPy's ufunc of the same name. out: for `x += y`."""
         cupy = _cupy()
         from cupyx.scipy import special as cupy_special
 
         name = ufunc.__name__
-        function = getattr(cupy, name, None) or getattr(cupy_special, name)
+        if method != "__call__" or ufunc.nout != 1 or keywords:
+            asked = name if method == "__call__" else f"{name}.{method}"
+            with_keywords = "".join(f" with {key}=" for key in keywords)
+            raise TypeError(
+                f"{asked}{with_keywords} in an elementwise formula: it is made of operators, "
+                "ufuncs with one result, and np.where, without keywords but out="
+            )
+        _refuse_other_numbers(name, inputs)
+        function = getattr(cupy, name, None) or getattr(cupy_special, name, None)
+        if function is None:
+            raise TypeError(f"{name} in an elementwise formula: CuPy has no such function")
         return _StandIn(function(*map(_bare, (*inputs, *out))))
 
     def __array_function__(self, function, types, inputs, keywords):
         """np.where, the one function of a formula that is no ufunc."""
-        return _StandIn(getattr(_cupy(), function.__name__)(*map(_bare, inputs)))
+        if function is not np.where or len(inputs) != 3 or keywords:
+            raise TypeError(
+                f"{function.__name__} in an elementwise formula: the one function there that is "
+                "no ufunc is np.where(condition, x, y)"
+            )
+        _refuse_other_numbers("where", inputs[1:])
+        return _StandIn(_cupy().where(*map(_bare, inputs)))
+
+    def __bool__(self):
+        raise TypeError(
+            "an elementwise formula cannot ask for a value, as `if`, `and`, max and float do: on a "
+            "GPU it is looked at once, for all values; np.where and np.maximum choose by entry"
+        )
+
+    __int__ = __float__ = __bool__
+
+
+def _refuse_other_numbers(name, operands) -> None:
+    """TypeError where CuPy's function of these operands has another dtype than NumPy's."""
+    arrays = [x for x in operands if isinstance(x, _StandIn) and x.is_array]
+    if not arrays:
+        raise TypeError(
+            f"{name} of numbers alone in an elementwise formula: a GPU may compute that in float16 "
+            "or in float64; compute it before, and give the formula the result"
+        )
+    dtypes = [x.variable.dtype for x in arrays]
+    if len(arrays) < len(operands) and all(t.kind in "biu" and t.itemsize < 4 for t in dtypes):
+        raise TypeError(
+            f"{name} of {dtypes[0]} and a number in an elementwise formula: a GPU would compute "
+            "that in so few bits; use np.where, or astype before"
+        )
 
 
 def _bare(x):

@@ -56,7 +56,7 @@ from minigrad import array_kernels, backend, kernels
 from minigrad.backend import Array, Matrix
 from minigrad.count_likelihoods import nb_log_prob, poisson_log_prob, zinb_log_prob
 from minigrad.functional import data_of, log_softmax, softmax, times_log, weighted_log_softmax
-from minigrad.kernels import as_dense, fused, weak_log
+from minigrad.kernels import as_dense, fused, weak_log, weak_numbers
 from minigrad.tensor import Tensor
 
 HALF_LOG_2PI = 0.5 * log(2.0 * pi)
@@ -452,8 +452,11 @@ def kl_divergence(q, p) -> Array:
             distribution._must_have_density("kl_divergence")
         return normal_kl(q.loc, q.scale, p.loc, p.scale)
     if isinstance(q, Bernoulli) and isinstance(p, Bernoulli):
-        of_yes = _kl_of_one(special.log_expit(q.logits), special.log_expit(p.logits))
-        of_no = _kl_of_one(special.log_expit(-q.logits), special.log_expit(-p.logits))
+        q_logits, p_logits = weak_numbers([q.logits, p.logits])
+        q_logits = _spread(q_logits, p_logits)
+        p_logits = _spread(p_logits, q_logits)
+        of_yes = _kl_of_one(special.log_expit(q_logits), special.log_expit(p_logits))
+        of_no = _kl_of_one(special.log_expit(-q_logits), special.log_expit(-p_logits))
         return of_yes + of_no
     if isinstance(q, Categorical) and isinstance(p, Categorical):
         if np.shape(q.logits)[-1] != np.shape(p.logits)[-1]:
@@ -498,9 +501,7 @@ def _parameters(name, **given):
     NumPy number beside an array follows the array's dtype, as a Python number does.
     """
     found = {key: _as_parameter(x, f"{name}: {key}") for key, x in given.items()}
-    is_number = [isinstance(x, (float, np.generic)) for x in found.values()]
-    if not all(is_number):
-        found = {k: float(x) if isinstance(x, np.generic) else x for k, x in found.items()}
+    found = dict(zip(found, weak_numbers(found.values())))
     shapes = {key: np.shape(data_of(x)) for key, x in found.items()}
     if len(set(shapes.values())) > 1:
         try:

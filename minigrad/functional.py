@@ -255,7 +255,8 @@ def batch_norm(
     mean = np.mean(data, axis=0)
     centred, squares = _deviations(data, mean)
     var = np.mean(squares, axis=0)
-    return _batch_norm(x, weight, bias, centred=centred, var=var, eps=eps), mean, var
+    y = _batch_norm(x, weight, bias, centred=centred, var=var, eps=float(eps))
+    return y, mean, var
 
 
 @elementwise
@@ -294,7 +295,7 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> Array
         )
     centred = x - np.mean(x, axis=-1, keepdims=True)
     var = np.mean(np.square(centred), axis=-1, keepdims=True)
-    return weight * centred / np.sqrt(var + eps) + bias
+    return weight * centred / np.sqrt(var + float(eps)) + bias
 
 
 # ------------------------------------------------------------------------------------------ losses

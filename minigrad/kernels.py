@@ -37,7 +37,7 @@ Know after: how the functions of functional.py are computed, and what to write f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 
 import numpy as np
@@ -77,12 +77,25 @@ def fused(
         @wraps(twin)  # so that help() shows the twin's words and arguments
         def call(*inputs, **keywords):
             inputs = [np.asarray(x) if isinstance(x, (list, tuple)) else x for x in inputs]
-            return entry(*inputs, **keywords)
+            return entry(*weak_numbers(inputs), **keywords)
 
         call.twin = twin  # type: ignore[attr-defined]  # a function may have attributes
         return call
 
     return beside
+
+
+def weak_numbers(inputs: Iterable) -> list:
+    """The same, of any shapes; beside an array, NumPy's numbers become Python's.
+
+    NumPy calls these weak: beside a float32 array they do not make the result float64.
+    """
+    inputs = list(inputs)
+    if not any(isinstance(x, np.generic) for x in inputs):
+        return inputs
+    if all(isinstance(x, (int, float, np.generic)) for x in inputs):
+        return inputs
+    return [x.item() if isinstance(x, (np.floating, np.integer)) else x for x in inputs]
 
 
 def as_dense(x: Matrix, what: str) -> Array:

@@ -295,8 +295,8 @@ class BatchNorm1d(Module):
         self.bias = Parameter(np.zeros(n_features), dtype)
         self.running_mean = np.zeros(n_features, self.weight.dtype)
         self.running_var = np.ones(n_features, self.weight.dtype)
-        self.momentum = momentum
-        self.eps = eps
+        self.momentum = float(momentum)  # a number of NumPy's would make float32 arrays float64
+        self.eps = float(eps)
 
     def __call__(self, x: Array, rng: np.random.Generator | None = None) -> Array:
         x = as_dense(x, "BatchNorm1d: x")
@@ -334,7 +334,7 @@ class LayerNorm(Module):
     def __init__(self, n_features: int, *, eps: float = 1e-5, dtype: Any = np.float32):
         self.weight = Parameter(np.ones(n_features), dtype)
         self.bias = Parameter(np.zeros(n_features), dtype)
-        self.eps = eps
+        self.eps = float(eps)
 
     def __call__(self, x: Array, rng: np.random.Generator | None = None) -> Array:
         return functional.layer_norm(x, self.weight, self.bias, self.eps)

@@ -684,7 +684,7 @@ def _library_sizes(model, group: Group, log_library, library_size):
     if library_size is None:
         return np.exp(log_library) * _has_library(model, group.counts)
     if np.ndim(library_size) == 0:
-        return library_size
+        return float(library_size)  # NumPy would compute beside a number of its own in float64
     of_cells = np.asarray(library_size)[group.cells, None, None]
     return backend.to_device(of_cells, model.device)
 

@@ -810,7 +810,7 @@ class AdamOfColumns(optim.Adam):
     ):
         super().__init__(is_trained, learning_rate)
         self.is_trained = is_trained
-        self.weight_decay = weight_decay
+        self.weight_decay = float(weight_decay)
         self.decayed = decayed
 
     def step(self) -> None:

@@ -636,7 +636,7 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
                 epochs = recipe.usual_epochs(n_cells, max(1, round(n_train / batch_size)))
             if weight_decay is None:
                 weight_decay = self.config["n_hidden"] / max(1, n_train)
-            self.kl_warmup = kl_warmup
+            self.kl_warmup = float(kl_warmup)
             self.trained = True
             if n_train < 2 and validation < 1:
                 raise ValueError(

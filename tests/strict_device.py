@@ -11,8 +11,10 @@ _kernel.pyx, _routines_indexing.pyx, cupyx/scipy/sparse, cupy/random/_generator.
 - Reductions give 0-d arrays of the device; integer indices beyond the end wrap around; numpy.add.at takes no tuple as an
   index; numpy.where no Python bool as a condition; numpy.linalg.solve no stacks of different shapes; slogdet gives a plain
   pair; there are no arrays of objects or text; the RandomState has four methods that draw; sparse matrices are CSR of bool or floats.
-- A function that cupy.fuse makes a kernel of sees variables instead of arrays, which only CuPy's own ufuncs take; where
-  nothing but numbers meet, the kernel would compute in float64, and the double refuses.
+- A function that cupy.fuse makes a kernel of sees variables instead of arrays, which only CuPy's own ufuncs take. Its name
+  is the kernel's; lambdas have none that CUDA takes. Where CuPy would say nothing, and compute other numbers than NumPy, the
+  double refuses: where nothing but numbers meet; True for a number, as CuPy keeps one kernel for True and for 5; an array
+  that is changed beside another on the same memory. So it does for functions that do not compile together.
 - Every transfer, the waiting ones included (`float(x)`, `if x:`, printing), is counted in `TRANSFERS`.
 
 What they do not imitate: memory, streams and time; the last digits of CUDA's functions; CuPy's order of summation; the
@@ -23,6 +25,7 @@ a right to run on a GPU, and tests/gpu asks one whether it does.
 """
 
 import inspect
+import re
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -438,6 +441,44 @@ PARTICULAR = {
 
 
 # ----------------------------------------------------------------------------------------------------- formulas in one
+# Functions of cupyx.scipy.special of which a kernel takes one only: the CUDA code of each defines what that of another does.
+CLASHES = [
+    set(line.split())
+    for line in (
+        "beta betainc betaln cosm1 gamma gammainc gammaincc gammaincinv gammainccinv zeta",
+        "gamma loggamma rgamma",
+        "rgamma k0",
+        "rgamma k0e",
+        "rgamma k1",
+        "rgamma k1e",
+        "exp1 expi",
+        "sindg cosdg tandg cotdg",
+    )
+]
+
+
+class Kernel:
+    """What is known of a kernel while it is traced: its arguments, and the functions in it."""
+
+    def __init__(self, variables):
+        self.arrays = [x for x in variables if x.is_array]
+        self.functions = set()
+
+    def calls(self, name):
+        self.functions.add(name)
+        for family in CLASHES:
+            if len(family & self.functions) > 1:
+                raise ValueError(f"does not compile: {sorted(family & self.functions)}")
+
+    def changes(self, out):
+        for x in self.arrays:
+            if x is not out and np.may_share_memory(x.content, out.content):
+                raise ValueError("an array that is changed shares memory with another argument")
+
+
+TRACED: list[Kernel] = []  # the kernel that is being traced, and none otherwise
+
+
 class FusionVariable:
     """An argument of a function that is fused. NumPy's functions do not take it; arithmetic by operators is CuPy's alone."""
 
@@ -447,6 +488,10 @@ class FusionVariable:
     def __init__(self, content):
         self.is_array = isinstance(content, ndarray)
         self.content = _bare(content)
+
+    @property
+    def dtype(self):
+        return self.content.dtype if self.is_array else np.dtype(type(self.content))
 
     def __bool__(self):
         raise TypeError("Cannot convert to Python scalar in cupy.fuse")
@@ -458,9 +503,18 @@ def fuse(function):
     def kernel(*arguments):
         if not all(isinstance(x, (ndarray, *SCALARS)) for x in arguments):
             raise TypeError(f"Invalid argument type for {function.__name__!r}")
+        if any(isinstance(x, bool) for x in arguments):
+            raise TypeError("one kernel serves True and 5")
+        if re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", function.__name__) is None:
+            raise ValueError(f'Invalid kernel name: "{function.__name__}"')
         LAUNCHES.append(function.__name__)
-        with np.errstate(all="ignore"):  # a GPU knows no warnings
-            results = function(*map(FusionVariable, arguments))
+        variables = [FusionVariable(x) for x in arguments]
+        TRACED.append(Kernel(variables))
+        try:
+            with np.errstate(all="ignore"):  # a GPU knows no warnings
+                results = function(*variables)
+        finally:
+            TRACED.pop()
         if results is None:
             return None
         shape = np.broadcast_shapes(*[np.shape(_bare(x)) for x in arguments])
@@ -475,8 +529,10 @@ def in_fusion(function):
     """CuPy's elementwise function of the same name, as far as it takes part in fusion."""
 
     def call(*inputs):
-        if not any(isinstance(x, FusionVariable) and x.is_array for x in inputs):
+        operands = inputs[1:] if function is np.where else inputs
+        if not any(isinstance(x, FusionVariable) and x.is_array for x in operands):
             raise TypeError(f"{function.__name__}: no array among the operands, or not in fusion")
+        TRACED[-1].calls(function.__name__)
         contents = [x.content if isinstance(x, FusionVariable) else x for x in inputs]
         n_in = getattr(function, "nin", len(contents))
         if len(contents) > n_in:  # the last one is where the result goes
@@ -490,6 +546,7 @@ def _changed(function, contents, out):
     """A variable that was changed in place: of the whole shape, as CuPy asks for it."""
     if np.broadcast_shapes(*map(np.shape, contents)) != out.content.shape:
         raise ValueError("non-broadcastable output operand")
+    TRACED[-1].changes(out)
     function(*contents, out=out.content)
     return out
 

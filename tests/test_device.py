@@ -5,6 +5,7 @@ digits. The double draws the noise that NumPy draws, so whole trainings agree.
 """
 
 import dataclasses
+import functools
 import sys
 
 import numpy as np
@@ -682,20 +683,225 @@ def test_an_elementwise_formula_is_one_launch():
 
 
 def test_an_elementwise_formula_of_a_tensor_is_recorded():
+    def root(x):
+        return np.sqrt(x)
+
     for x in (np.array([1.0, 4.0]), moved([1.0, 4.0])):
         t = Tensor(x, requires_grad=True)
-        root = backend.elementwise(lambda x: np.sqrt(x))(t)
-        agree(grad(np.sum(root), t), [np.array([0.5, 0.25])])
+        agree(grad(np.sum(backend.elementwise(root)(t)), t), [np.array([0.5, 0.25])])
 
 
-def test_what_does_not_fit_into_one_launch_is_refused():
-    two_numbers = backend.elementwise(lambda x, a, b: x + a * b)
-    a_sum = backend.elementwise(lambda x: x - np.sum(x))
-    too_wide = backend.elementwise(lambda x, y: np.add(x, y, out=x))
-    for formula, others in ((two_numbers, (1.0, 2.0)), (a_sum, ()), (too_wide, (np.ones((2, 3)),))):
-        others = [moved(a) if isinstance(a, np.ndarray) else a for a in others]
-        with pytest.raises((TypeError, ValueError, AttributeError)):
-            formula(moved(np.ones(3)), *others)
+def on_device(formula, *arguments):
+    """An elementwise formula of these arguments, the arrays among them moved."""
+    there = [moved(a) if isinstance(a, np.ndarray) else a for a in arguments]
+    return backend.elementwise(formula)(*there)
+
+
+def if_k(x, k):
+    return x * k if k else x * 1.0
+
+
+def if_k_is_0(x, k):
+    return x * 1.0 if k == 0.0 else x * k
+
+
+def at_least_half(x, k):
+    return x * max(k, 0.5)
+
+
+def a_fraction_of(x, k):
+    return x * k if 0 < k < 1 else x
+
+
+def by_pythons_number(x, k):
+    return x * float(k)
+
+
+@pytest.mark.parametrize(
+    "formula", [if_k, if_k_is_0, at_least_half, a_fraction_of, by_pythons_number]
+)
+def test_a_formula_that_asks_for_a_value_is_refused(formula):
+    """The kernel is made once for all values: of k = 0 it was right, of others silently wrong."""
+    x = np.array([1.0, 2.0])
+    assert np.shape(formula(x, 0.25)) == (2,)  # on the host all of them may be asked
+    with pytest.raises(TypeError, match="in an elementwise formula|an elementwise formula cannot"):
+        on_device(formula, x, 0.25)
+
+
+def test_a_formula_that_asks_an_array_for_its_sign_is_refused():
+    def signed(x):
+        return x if x > 0 else -x
+
+    with pytest.raises(TypeError, match="np.where and np.maximum choose by entry"):
+        on_device(signed, np.array([1.0]))
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.uint8, np.int16])
+def test_few_bits_beside_a_number_are_refused(dtype):
+    """CuPy computes bool * 1e5 in float16, where it is infinite; NumPy does in float64."""
+
+    def scaled(x, k):
+        return x * k
+
+    def by_a_constant(x):
+        return x * 1e5
+
+    def chosen(x):
+        return np.where(x == x, x, 0.5)
+
+    def in_place(x):
+        x += 1
+
+    x = np.array([0, 1], dtype)
+    for formula, others in ((scaled, (0.1,)), (by_a_constant, ()), (chosen, ()), (in_place, ())):
+        with pytest.raises(TypeError, match=f"of {np.dtype(dtype)} and a number"):
+            on_device(formula, x, *others)
+
+
+def test_few_bits_beside_wider_ones_are_as_on_the_host():
+    def masked(x, mask, k):
+        return np.where(mask, x, 0.0) * mask + k, np.exp(mask), np.logical_not(mask)
+
+    x = np.array([1.0, -2.0], np.float32)
+    for mask in (np.array([True, False]), np.array([2, 0], np.int8)):
+        ours, theirs = on_device(masked, x, mask, 2.0), masked(x, mask, 2.0)
+        assert [a.dtype for a in ours] == [a.dtype for a in theirs]
+        agree(ours, theirs, rtol=0, atol=0)
+
+
+def outer(x):
+    return np.add.outer(x, x)
+
+
+def summed(x):
+    return np.add.reduce(x)
+
+
+def filled(x):
+    return np.nan_to_num(x, nan=7.0)
+
+
+def less_sum(x):
+    return x - np.sum(x)
+
+
+def in_double(x):
+    return np.add(x, x, dtype=np.float64)
+
+
+def where_positive(x):
+    return np.sqrt(x, where=x > 0.0)
+
+
+def in_two_parts(x):
+    return np.modf(x)[0]
+
+
+def quotient_and_rest(x):
+    return divmod(x, 2.0)[1]
+
+
+def places(x):
+    return np.where(x > 0.0)
+
+
+def next_number(x):
+    return np.spacing(x)
+
+
+@pytest.mark.parametrize(
+    "formula, what",
+    [
+        (outer, "add.outer"),
+        (summed, "add.reduce"),
+        (filled, "nan_to_num"),
+        (less_sum, "sum"),
+        (in_double, "add with dtype="),
+        (where_positive, "sqrt with where="),
+        (in_two_parts, "modf"),
+        (quotient_and_rest, "divmod"),
+        (places, "where"),
+        (next_number, "spacing"),
+    ],
+)
+def test_what_is_no_operation_of_single_entries_is_refused(formula, what):
+    with pytest.raises(TypeError, match=f"^{what} in an elementwise formula: "):
+        on_device(formula, np.ones(3))
+
+
+def test_numbers_alone_are_refused():
+    """Of these CuPy makes float16 or float64, whatever the arrays are."""
+
+    def product(x, a, b):
+        return x + a * b
+
+    def root(x, a, b):
+        return x + np.sqrt(a) + b
+
+    def choice(x, a, b):
+        return x + np.where(x > 0.0, a, b)
+
+    for formula in (product, root, choice):
+        with pytest.raises(TypeError, match="of numbers alone in an elementwise formula"):
+            on_device(formula, np.ones(3, np.float32), 1.0, 2.0)
+
+
+def test_a_number_is_neither_true_nor_false():
+    """CuPy takes True for an integer and keeps its kernel, in which 5 is then 1."""
+
+    def scaled(x, k):
+        return x * k
+
+    with pytest.raises(TypeError, match="scaled: True or False among the arguments"):
+        on_device(scaled, np.ones(3), True)
+
+
+def test_a_formula_has_a_name_that_a_kernel_can_have():
+    with pytest.raises(TypeError, match="by def"):
+        backend.elementwise(lambda x: x + 1.0)
+    with pytest.raises(TypeError, match="by def"):
+        backend.elementwise(functools.partial(if_k, k=1.0))
+
+
+def test_where_an_array_is_changed_it_is_of_the_whole_shape_and_on_memory_of_its_own():
+    """The first CuPy says itself, the second only the double: on a GPU it is a race."""
+
+    def added(x, y):
+        x += y
+
+    x = moved(np.ones((3, 3)))
+    with pytest.raises(ValueError, match="non-broadcastable"):
+        backend.elementwise(added)(x[0], x)
+    with pytest.raises(ValueError, match="shares memory"):
+        backend.elementwise(added)(x, x[0])
+    backend.elementwise(added)(x[1:], x[0])
+    agree(x, np.array([[1.0] * 3, [2.0] * 3, [2.0] * 3]))
+
+
+def test_of_functions_that_do_not_compile_together_there_is_one():
+    """CuPy's own error; the double knows which they are."""
+
+    def two_betas(x):
+        return special.beta(x, x) + special.betaln(x, x)
+
+    def one_twice(x):
+        return special.betaln(x, x) + special.betaln(x, 2.0) + special.gammaln(x)
+
+    with pytest.raises(ValueError, match="does not compile"):
+        on_device(two_betas, np.ones(3))
+    agree(on_device(one_twice, np.full(3, 2.0)), one_twice(np.full(3, 2.0)))
+
+
+def test_numpys_numbers_of_a_layer_keep_float32_on_the_device():
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    for layer in (
+        nn.BatchNorm1d(3, momentum=np.float64(0.1), eps=np.float64(1e-3)),
+        nn.LayerNorm(3, eps=np.float64(1e-3)),
+    ):
+        layer.to("cupy")
+        for training in (True, False):
+            assert layer.train(training)(moved(x)).dtype == np.float32
+        assert {a.dtype for a in layer.state_dict().values()} == {np.dtype(np.float32)}
 
 
 def test_weights_come_to_the_host_together():

@@ -852,6 +852,24 @@ def test_a_numpy_number_beside_an_array_follows_it():
         assert found.dtype == np.float32
 
 
+@pytest.mark.parametrize("number", [float, np.float64])
+def test_a_divergence_from_numbers_has_the_dtype_of_the_arrays(number):
+    f = np.linspace(0.5, 2.0, 4, dtype=np.float32)
+    for make, numbers in (
+        (lambda *p: D.Normal(*p), (number(0.5), number(1.5))),
+        (lambda *p: D.Bernoulli(*p), (number(0.5),)),
+    ):
+        of_arrays, of_numbers = make(*[f] * len(numbers)), make(*numbers)
+        double = make(*[f.astype(float)] * len(numbers))
+        for q, p, expected in (
+            (of_arrays, of_numbers, D.kl_divergence(double, of_numbers)),
+            (of_numbers, of_arrays, D.kl_divergence(of_numbers, double)),
+        ):
+            found = D.kl_divergence(q, p)
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "scale", [-1, -1e-300, np.array([1.0, -3.0]), np.array([2, -3]), [1.0, -1.0]]
 )

@@ -712,3 +712,23 @@ def test_linear_of_nothing_goes_backward_too(n, n_in, n_out):
         found, (np.full((n, n_in), n_out), np.full((n_out, n_in), n), np.full(n_out, n))
     ):
         np.testing.assert_array_equal(g, expected)
+
+
+def test_eps_may_be_numpys_number():
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    weight, bias = np.ones(3, np.float32), np.zeros(3, np.float32)
+    for of in (np.array, lambda x: Tensor(x, requires_grad=True)):
+        for found, expected in (
+            (
+                F.batch_norm(of(x), weight, bias, np.float64(1e-3))[0],
+                F.batch_norm(of(x), weight, bias, 1e-3)[0],
+            ),
+            (
+                F.layer_norm(of(x), weight, bias, np.float64(1e-3)),
+                F.layer_norm(of(x), weight, bias, 1e-3),
+            ),
+        ):
+            assert found.dtype == np.float32
+            np.testing.assert_array_equal(
+                getattr(found, "data", found), getattr(expected, "data", expected)
+            )

@@ -6,7 +6,15 @@ import inspect
 import numpy as np
 import pytest
 
-from minigrad import PRIMITIVES, Tensor, functional, grad, no_grad
+from minigrad import (
+    PRIMITIVES,
+    Tensor,
+    count_likelihoods,
+    distributions,
+    functional,
+    grad,
+    no_grad,
+)
 from minigrad.kernels import fused
 
 pytestmark = pytest.mark.usefixtures("table_as_it_was")
@@ -72,3 +80,25 @@ def test_the_function_is_known_by_its_twin():
 def test_an_operation_may_have_another_name_than_its_twin():
     y, _, _ = functional.batch_norm(Tensor(np.eye(2), requires_grad=True), np.ones(2), np.zeros(2))
     assert "from batch_norm" in repr(y)
+
+
+@pytest.mark.parametrize("of", [np.array, lambda x: Tensor(x, requires_grad=True)])
+def test_numpys_numbers_beside_arrays_count_as_pythons(of):
+    """np.float64 neither makes float32 arrays float64 nor changes a digit."""
+    x = np.linspace(0.5, 2.0, 4, dtype=np.float32)
+    calls = (
+        lambda a, number: distributions.normal_kl(a, a, number(0.0), number(1.0)),
+        lambda a, number: distributions.normal_kl(number(0.0), number(1.0), a, a),
+        lambda a, number: distributions.bernoulli_log_prob(number(1.0), a),
+        lambda a, number: count_likelihoods.poisson_log_prob(number(2.0), a),
+        lambda a, number: count_likelihoods.nb_log_prob(number(2.0), a, number(1.0)),
+        lambda a, number: count_likelihoods.nb_log_prob(x, number(1.0), a),
+        lambda a, number: count_likelihoods.zinb_log_prob(number(2.0), a, number(1.0), number(0.5)),
+    )
+    for call in calls:
+        found = call(of(x), np.float64)
+        expected = call(of(x), float)
+        assert found.dtype == expected.dtype == np.float32
+        np.testing.assert_array_equal(
+            getattr(found, "data", found), getattr(expected, "data", expected)
+        )

@@ -586,3 +586,27 @@ def test_a_linear_layer_without_inputs_is_its_bias_and_learns():
 def test_linear_refuses_sizes_that_are_none(sizes, name):
     with pytest.raises(ValueError, match=f"Linear: {name} must be a whole number >= 0, not"):
         nn.Linear(*sizes)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda number: nn.BatchNorm1d(3, momentum=number(0.1), eps=number(1e-3)),
+        lambda number: nn.LayerNorm(3, eps=number(1e-3)),
+    ],
+)
+def test_numpys_numbers_count_as_pythons(make):
+    """np.float64 as a momentum or an eps neither makes float32 float64 nor changes a digit."""
+    x = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    for of in (np.array, lambda x: Tensor(x, requires_grad=True)):
+        ours, theirs = make(np.float64), make(float)
+        for training in (True, False):
+            y = ours.train(training)(of(x))
+            expected = theirs.train(training)(of(x))
+            assert y.dtype == np.float32
+            np.testing.assert_array_equal(
+                getattr(y, "data", y), getattr(expected, "data", expected)
+            )
+        for name, array in ours.state_dict().items():
+            assert array.dtype == np.float32
+            np.testing.assert_array_equal(array, theirs.state_dict()[name])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from minigrad import Tensor, functional, nn, optim
+from models import recipe
 from tests.copies import WAYS, base, check_copies
 
 SHAPES = [(3,), (2, 4), (), (1, 5), (0,)]
@@ -770,3 +771,35 @@ def test_clipping_counts_a_tied_weight_once():
     p.grad = np.array([3.0, 4.0])
     assert optim.clip_grad_norm([p, p], 2.5) == 5.0
     np.testing.assert_allclose(p.grad, [1.5, 2.0], rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda ps, number: optim.SGD(ps, number(0.1), momentum=number(0.9)),
+        lambda ps, number: optim.Adam(
+            ps, number(0.1), betas=(number(0.8), number(0.99)), eps=number(1e-3)
+        ),
+        lambda ps, number: optim.AdamW(ps, number(0.1), weight_decay=number(0.1)),
+        lambda ps, number: recipe.AdamWithPrior(ps, number(0.1), number(0.1), ps[:2], ps[-1]),
+    ],
+)
+def test_numpys_numbers_count_as_pythons(make):
+    """The same weights to the last digit: in float32 an update by np.float64 is one in double."""
+    schedules = (
+        lambda optimizer, number: optim.StepSchedule(optimizer, every=3, factor=number(0.3)),
+        lambda optimizer, number: optim.CosineSchedule(optimizer, n_steps=20),
+    )
+    for schedule in schedules:
+        found, expected = (
+            run(
+                lambda ps: make(ps, number),
+                dtype=np.float32,
+                schedule=lambda optimizer: schedule(optimizer, number),
+            )
+            for number in (np.float64, float)
+        )
+        for ours, theirs in zip(found, expected, strict=True):
+            for a, b in zip(ours, theirs, strict=True):
+                assert a.dtype == np.float32
+                np.testing.assert_array_equal(a, b)

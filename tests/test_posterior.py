@@ -302,6 +302,10 @@ def test_rho_sums_to_one_and_mu_to_the_library_size(library):
     np.testing.assert_allclose(
         model.denoise(x, codes, library_size=500, n_samples=3), 500 * rho, rtol=1e-5
     )
+    for number in (np.float64(500.0), np.array(500.0)):  # as Python's: it widens nothing
+        mu = model.denoise(x, codes, library_size=number, n_samples=3)
+        assert mu.dtype == np.float32
+        np.testing.assert_array_equal(mu, model.denoise(x, codes, library_size=500, n_samples=3))
     sizes = np.arange(1.0, 10.0)
     mu = model.denoise(x, codes, library_size=sizes, n_samples=3)
     np.testing.assert_allclose(mu, sizes[:, None] * rho, rtol=1e-5)

@@ -1017,3 +1017,16 @@ def test_weights_of_scvi_tools_in_halves_are_computed_in_single_precision():
     model = SCVI.from_scvi_tools(halves, n_batches=2, likelihood="nb")
     assert model.dtype == np.float32 and all(p.dtype == np.float32 for p in model.parameters())
     np.testing.assert_array_equal(model.log_theta.data, halves["px_r"])
+
+
+def test_numpys_numbers_train_as_pythons_do():
+    x = counts_of()
+    weights = []
+    for number in (np.float32, float):
+        options = dict(kl_warmup=0.25, learning_rate=1 / 256, weight_decay=0.125)
+        numbers = {name: number(value) for name, value in options.items()}
+        model = fitted(x, validation=0.0, **numbers)
+        weights.append(model.state_dict())
+    ours, theirs = weights
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name])
