@@ -11,11 +11,12 @@
 # up; what broadcasting does to them; how the same code gives second derivatives; how a formula in
 # plain NumPy can be differentiated although NumPy knows nothing of derivatives.
 #
-# **Minutes.** 60: seven a step, and the rest for what follows them. Every step is a whole program
-# of at most 75 lines (without the blank ones), which needs nothing of the steps before it but the
-# two cells of "An experiment, and a judge". So much of a step repeats the one before. Its text
-# says what is new, from step 4 on the comment `# new` marks it: pass over the rest. After the step
-# stands what it cannot do. In a hurry, read steps 1, 2 and 4.
+# **Minutes.** 85: ten a step, and the rest for what follows them. Every step is, up to its judge, a
+# whole program of at most 75 lines (without the blank ones), which needs nothing of the steps
+# before it but the two cells of "An experiment, and a judge". So much of a step repeats the one
+# before. Its text says what is new, and from step 4 on the comment `# new` marks it: pass over the
+# rest. After the step stands what it cannot do. In a hurry, read steps 1, 2 and 4. The pictures of
+# the graphs are in the notebook; the script, run in a terminal, only prints.
 #
 # **What to know before.** NumPy with its broadcasting; Python's classes; the chain rule,
 # $\frac{dL}{dx} = \frac{dL}{dy}\,\frac{dy}{dx}$. You need no deep learning, and no PyTorch.
@@ -90,12 +91,13 @@ judge([2 * 3.0], quotients(lambda x: x**2, [3.0]))  # the slope of x^2 at 3 is 6
 # %% [markdown]
 # ## Step 1. Numbers, and a closure each
 #
-# A *node* is a number that remembers what it was made from. When `multiply` makes $y = a\,b$, it
+# A *node* is a number that remembers what it was made from. When `multiply` makes $y = u\,v$, it
 # knows all that is needed to go back: if the loss changes by $g$ for each unit of $y$, it changes
-# by $g\,b$ for each unit of $a$, and by $g\,a$ for each unit of $b$. ($g$ is the gradient of $y$,
+# by $g\,v$ for each unit of $u$, and by $g\,u$ for each unit of $v$. ($g$ is the gradient of $y$,
 # $dL/dy$; this is the chain rule.) So it leaves a small function with $y$, `hand_back`, that says
-# so: a *closure*, which still sees `a`, `b` and `y` when it is called later. What nothing made,
-# such as `w`, `b` and the dose, is a *leaf*. This is what micrograd (Andrej Karpathy, 2020) is.
+# so: a *closure*, which still sees `u`, `v` and `y` when it is called later. What nothing made,
+# such as $w$, $b$ and the dose, is a *leaf*. Such nodes are what micrograd (Andrej Karpathy, 2020)
+# is made of.
 
 
 # %%
@@ -113,34 +115,34 @@ class Node:
         self.hand_back = lambda: None  # a leaf was made from nothing
 
 
-def add(a, b):
-    y = Node(a.value + b.value, (a, b), "add")
+def add(u, v):
+    y = Node(u.value + v.value, (u, v), "add")
 
     def hand_back():
-        a.gradient += y.gradient
-        b.gradient += y.gradient
+        u.gradient += y.gradient
+        v.gradient += y.gradient
 
     y.hand_back = hand_back
     return y
 
 
 # %%
-def multiply(a, b):
-    y = Node(a.value * b.value, (a, b), "multiply")
+def multiply(u, v):
+    y = Node(u.value * v.value, (u, v), "multiply")
 
     def hand_back():
-        a.gradient += y.gradient * b.value
-        b.gradient += y.gradient * a.value
+        u.gradient += y.gradient * v.value
+        v.gradient += y.gradient * u.value
 
     y.hand_back = hand_back
     return y
 
 
-def exp(a):
-    y = Node(math.exp(a.value), (a,), "exp")
+def exp(u):
+    y = Node(math.exp(u.value), (u,), "exp")
 
     def hand_back():
-        a.gradient += y.gradient * y.value  # the slope of exp is exp
+        u.gradient += y.gradient * y.value  # the slope of exp is exp
 
     y.hand_back = hand_back
     return y
@@ -233,7 +235,8 @@ def unbroadcast(g, shape):
     """Sum a gradient over the axes along which its input, of this shape, was stretched."""
     n_new = g.ndim - len(shape)  # broadcasting puts new axes in front: (3,) becomes (1, 3)
     stretched = [n_new + i for i, length in enumerate(shape) if length == 1]
-    return np.sum(g, axis=(*range(n_new), *stretched)).reshape(shape)
+    axes = (*range(n_new), *stretched)  # often (), no axes: then nothing is summed
+    return np.sum(g, axis=axes).reshape(shape)
 
 
 each_use = np.ones((6, 3))  # a gradient of 1 for each use
@@ -242,44 +245,44 @@ print("of doses:", unbroadcast(each_use, (6, 1)).ravel())
 
 
 # %%
-def add(a, b):
-    y = Node(a.value + b.value, (a, b), "add")
+def add(u, v):
+    y = Node(u.value + v.value, (u, v), "add")
 
     def hand_back():
-        a.gradient += unbroadcast(y.gradient, a.value.shape)
-        b.gradient += unbroadcast(y.gradient, b.value.shape)
+        u.gradient += unbroadcast(y.gradient, u.value.shape)
+        v.gradient += unbroadcast(y.gradient, v.value.shape)
 
     y.hand_back = hand_back
     return y
 
 
-def multiply(a, b):
-    y = Node(a.value * b.value, (a, b), "multiply")
+def multiply(u, v):
+    y = Node(u.value * v.value, (u, v), "multiply")
 
     def hand_back():
-        a.gradient += unbroadcast(y.gradient * b.value, a.value.shape)
-        b.gradient += unbroadcast(y.gradient * a.value, b.value.shape)
+        u.gradient += unbroadcast(y.gradient * v.value, u.value.shape)
+        v.gradient += unbroadcast(y.gradient * u.value, v.value.shape)
 
     y.hand_back = hand_back
     return y
 
 
 # %%
-def exp(a):
-    y = Node(np.exp(a.value), (a,), "exp")
+def exp(u):
+    y = Node(np.exp(u.value), (u,), "exp")
 
     def hand_back():
-        a.gradient += y.gradient * y.value
+        u.gradient += y.gradient * y.value
 
     y.hand_back = hand_back
     return y
 
 
-def total(a):
-    y = Node(np.sum(a.value), (a,), "total")
+def total(u):
+    y = Node(np.sum(u.value), (u,), "total")
 
     def hand_back():
-        a.gradient += y.gradient * np.ones(a.value.shape)  # each entry counts once in the sum
+        u.gradient += y.gradient * np.ones(u.value.shape)  # each entry counts once in the sum
 
     y.hand_back = hand_back
     return y
@@ -327,7 +330,7 @@ graph(
 
 # %% [markdown]
 # **What it cannot do.** Each new function takes eight lines, and what is calculus in them is
-# little: in `multiply`, that $g\,b$ and $g\,a$ are the two gradients. The rest is the same each
+# little: in `multiply`, that $g\,v$ and $g\,u$ are the two gradients. The rest is the same each
 # time, and so is the call of `unbroadcast`, which one may forget.
 
 # %% [markdown]
@@ -374,7 +377,7 @@ def call(name, *inputs):
 
 def primitive(name, compute, *rules):
     TABLE[name] = (compute, rules)
-    return functools.partial(call, name)  # so add(a, b) is call("add", a, b)
+    return functools.partial(call, name)  # so add(u, v) is call("add", u, v)
 
 
 # %% [markdown]
@@ -382,9 +385,9 @@ def primitive(name, compute, *rules):
 
 
 # %%
-add = primitive("add", np.add, lambda g, y, a, b: g, lambda g, y, a, b: g)
-subtract = primitive("subtract", np.subtract, lambda g, y, a, b: g, lambda g, y, a, b: -g)
-multiply = primitive("multiply", np.multiply, lambda g, y, a, b: g * b, lambda g, y, a, b: g * a)
+add = primitive("add", np.add, lambda g, y, u, v: g, lambda g, y, u, v: g)
+subtract = primitive("subtract", np.subtract, lambda g, y, u, v: g, lambda g, y, u, v: -g)
+multiply = primitive("multiply", np.multiply, lambda g, y, u, v: g * v, lambda g, y, u, v: g * u)
 exp = primitive("exp", np.exp, lambda g, y, x: g * y)
 log = primitive("log", np.log, lambda g, y, x: g / x)
 total = primitive("total", np.sum, lambda g, y, x: g * np.ones(x.shape))
@@ -467,8 +470,9 @@ graph(
 # **What it cannot do.** `visit` calls itself for each input, and Python allows some thousand calls
 # within calls. And the gradients lie about in the nodes: a second `backward` adds to the ones that
 # the first left there. One may expect twice the gradient of $w$, but it is more: on the way to $w$,
-# *each* node hands on its old gradient once again, together with what comes in. So from `total` to
-# $w$, six nodes, it becomes one more at each. (That there are six wells has nothing to do with it.)
+# *each* node hands on its old gradient once again, together with what comes in. So the k-th node
+# on the way from `total` ends with k times its gradient, and $w$ is the sixth. (That there are six
+# wells has nothing to do with it.)
 
 # %%
 long = w
@@ -530,13 +534,13 @@ def call(name, *inputs):
 
 def primitive(name, compute, *rules):
     TABLE[name] = (compute, rules)
-    return functools.partial(call, name)  # so add(a, b) is call("add", a, b)
+    return functools.partial(call, name)  # so add(u, v) is call("add", u, v)
 
 
 # %%
-add = primitive("add", np.add, lambda g, y, a, b: g, lambda g, y, a, b: g)
-subtract = primitive("subtract", np.subtract, lambda g, y, a, b: g, lambda g, y, a, b: -g)
-multiply = primitive("multiply", np.multiply, lambda g, y, a, b: g * b, lambda g, y, a, b: g * a)
+add = primitive("add", np.add, lambda g, y, u, v: g, lambda g, y, u, v: g)
+subtract = primitive("subtract", np.subtract, lambda g, y, u, v: g, lambda g, y, u, v: -g)
+multiply = primitive("multiply", np.multiply, lambda g, y, u, v: g * v, lambda g, y, u, v: g * u)
 exp = primitive("exp", np.exp, lambda g, y, x: g * y)
 total = primitive("total", np.sum, lambda g, y, x: g * np.ones(x.shape))
 
@@ -613,7 +617,7 @@ print("asked again: ", np.array_equal(grad(y, [w])[0], grad(y, [w])[0]))
 # ## Step 5. Gradients of gradients
 #
 # **New.** The rules may be handed nodes instead of arrays, and then they record what they compute,
-# like any formula. The table stays as it is.
+# like any formula. The rules that we have stay as they are; two join the table.
 #
 # In the rule `g * y` of `exp`, `g` and `y` were arrays. Let them be nodes, and let `*` of nodes be
 # the table's `multiply`: then the gradient is a node with an origin, and can be swept over in
@@ -622,7 +626,8 @@ print("asked again: ", np.array_equal(grad(y, [w])[0], grad(y, [w])[0]))
 # spread out to the shape that was there: broadcasting. And the rule of broadcasting is
 # `unbroadcast`. **Each is the rule of the other.** (Both are told a shape, which is no input: it
 # has no gradient, and goes along as a keyword.) The sum of all entries needs no line of its own:
-# it is `unbroadcast` to the shape `()`.
+# it is `unbroadcast` to the shape `()`, and `total` goes. So does `subtract`, which the loss can do
+# without.
 #
 # An example. `spread` takes $w$ of shape (3,) to (6, 3), a copy for each well. The gradient that
 # comes back has shape (6, 3), and `unbroadcast` sums it to (3,), that of $w$. Now the other way
@@ -649,8 +654,8 @@ class Node:
 
     def __init__(self, value, origin=None):
         self.value = np.asarray(value)
-        self.shape = self.value.shape
-        self.origin = origin  # (name, inputs, keywords); None for a leaf
+        self.shape = self.value.shape  # new
+        self.origin = origin  # new: (name, inputs, keywords); None for a leaf
         self.number = next(numbers)
 
     def __add__(self, other):  # new, and so are the other operators
@@ -668,7 +673,7 @@ def value_of(x):
     return x.value if isinstance(x, Node) else x
 
 
-def call(name, *inputs, **keywords):
+def call(name, *inputs, **keywords):  # new: the keywords
     compute, _ = TABLE[name]
     y = compute(*map(value_of, inputs), **keywords)
     is_recorded = any(isinstance(x, Node) for x in inputs)  # new: arrays alone give an array
@@ -677,24 +682,25 @@ def call(name, *inputs, **keywords):
 
 def primitive(name, compute, *rules):
     TABLE[name] = (compute, rules)
-    return functools.partial(call, name)  # so add(a, b) is call("add", a, b)
+    return functools.partial(call, name)  # so add(u, v) is call("add", u, v)
 
 
-def summed_to(x, shape):
+def summed_to(x, shape):  # `unbroadcast` as it was, of arrays
     n_new = x.ndim - len(shape)
     stretched = [n_new + i for i, length in enumerate(shape) if length == 1]
     return np.sum(x, axis=(*range(n_new), *stretched)).reshape(shape)
 
 
-add = primitive("add", np.add, lambda g, y, a, b: g, lambda g, y, a, b: g)
-multiply = primitive("multiply", np.multiply, lambda g, y, a, b: g * b, lambda g, y, a, b: g * a)
+add = primitive("add", np.add, lambda g, y, u, v: g, lambda g, y, u, v: g)
+multiply = primitive("multiply", np.multiply, lambda g, y, u, v: g * v, lambda g, y, u, v: g * u)
 exp = primitive("exp", np.exp, lambda g, y, x: g * y)
+# New: the sweep's own sums, and their rules.
 spread = primitive("spread", np.broadcast_to, lambda g, y, x, shape: unbroadcast(g, shape=x.shape))
 unbroadcast = primitive("unbroadcast", summed_to, lambda g, y, x, shape: spread(g, shape=x.shape))
 
 
 # %%
-def grad(output, inputs, record=False):
+def grad(output, inputs, record=False):  # new: record
     """The gradients of `inputs`: a list of arrays, or with `record` of nodes."""
     start = np.ones(output.shape)
     pending = {output.number: Node(start) if record else start}  # new
@@ -707,14 +713,16 @@ def grad(output, inputs, record=False):
             found[node.number] = g
         if node.origin is None:
             continue
-        name, operands, keywords = node.origin
-        y, *given = [node, *operands] if record else map(value_of, [node, *operands])  # new
+        name, operands, keywords = node.origin  # new: keywords
+        # New. Recording: nodes go to the rules, else their arrays.
+        y, *given = [node, *operands] if record else map(value_of, [node, *operands])
         for x, rule in zip(operands, TABLE[name][1]):
             if isinstance(x, Node):
-                dx = rule(g, y, *given, **keywords)
-                dx = dx if dx.shape == x.shape else unbroadcast(dx, shape=x.shape)
+                dx = rule(g, y, *given, **keywords)  # new: keywords
+                if dx.shape != x.shape:
+                    dx = unbroadcast(dx, shape=x.shape)  # new: by the table
                 if x.number in pending:
-                    pending[x.number] = pending[x.number] + dx
+                    pending[x.number] = pending[x.number] + dx  # new: `+` of nodes is recorded
                 else:
                     pending[x.number] = dx
                     heappush(queue, (-x.number, x))
@@ -749,7 +757,12 @@ print("its rows", back[0], "to", back[-1])
 # %% [markdown]
 # This is the graph of the *gradient* of $w$. On the right, from `w` and `b`, is how the loss was
 # computed, as far as the rules looked at it again: that of `exp` at its result. The rest the sweep
-# itself has made, beginning with the `leaf` of shape (), the 1 from which it started.
+# itself has made, beginning with the `leaf` of shape (), the 1 from which it started. Read along
+# the arrows, the boxes say
+#
+# $$\frac{dL}{dw} = \text{unbroadcast}\big(\text{dose}\cdot(1\cdot(-k) + 1\cdot e^{\eta})\big),$$
+#
+# which is what one finds by hand, a sum over wells of $x\,(\mu - k)$; the 1 is spread to (6, 3).
 
 
 # %%
@@ -777,9 +790,9 @@ graph(slopes[0], made_from, words, names={"w": w, "b": b})
 # have a method `__array_ufunc__` (for functions that work entry by entry, such as `np.exp`), or
 # `__array_function__` (for others, such as `np.sum`)? If so, NumPy calls that method instead of
 # computing. These are its protocols NEP 13 and NEP 18. Ours looks the function up in the table,
-# and records. Even `a * b` is `np.multiply(a, b)`: NumPy has a class to inherit from,
-# `NDArrayOperatorsMixin`, that says so for each operator. SciPy's special functions are of the
-# first kind, and come along. So **one formula serves arrays and Tensors**, and the rules are such
+# and records. Even `u * v` is `np.multiply(u, v)`: NumPy has a class to inherit from,
+# `NDArrayOperatorsMixin`, that says so for each operator. Most of SciPy's special functions are of
+# the first kind, and come along. So **one formula serves arrays and Tensors**, and the rules are such
 # formulas too. (From here on a node is called `Tensor`, and its value `data`, as in minigrad.)
 
 
@@ -789,17 +802,17 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-TABLE = {}  # NumPy's function -> a rule for each input
+TABLE = {}  # new: NumPy's function -> a rule for each input
 numbers = itertools.count()
 
 
-class Tensor(np.lib.mixins.NDArrayOperatorsMixin):
+class Tensor(np.lib.mixins.NDArrayOperatorsMixin):  # new: where the operators come from
     """An array that remembers which function made it, and from what."""
 
     def __init__(self, data, origin=None):
         self.data = np.asarray(data)
         self.shape = self.data.shape
-        self.origin = origin  # (function, inputs, keywords); None for a leaf
+        self.origin = origin  # new: (function, inputs, keywords); None for a leaf
         self.number = next(numbers)
 
     def __array_ufunc__(self, ufunc, method, *inputs, **keywords):  # new
@@ -814,22 +827,23 @@ def data_of(x):
     return x.data if isinstance(x, Tensor) else x
 
 
-def call(function, inputs, keywords):
+def call(function, inputs, keywords):  # new: the function itself, and no name
     if function not in TABLE:
         raise TypeError(f"{function.__name__} is not in the table")
     return Tensor(function(*map(data_of, inputs), **keywords), (function, inputs, keywords))
 
 
 # %%
+# New: the whole table, by NumPy's functions. Its calculus is what it was.
 def spread(g, y, x, axis=None):  # the rule of np.sum
     kept = np.sum(np.ones(x.shape), axis=axis, keepdims=True).shape
     return np.reshape(g, kept) * np.ones(x.shape)
 
 
-TABLE[np.add] = (lambda g, y, a, b: g, lambda g, y, a, b: g)
-TABLE[np.subtract] = (lambda g, y, a, b: g, lambda g, y, a, b: -g)
-TABLE[np.multiply] = (lambda g, y, a, b: g * b, lambda g, y, a, b: g * a)
-TABLE[np.divide] = (lambda g, y, a, b: g / b, lambda g, y, a, b: -g * y / b)
+TABLE[np.add] = (lambda g, y, u, v: g, lambda g, y, u, v: g)
+TABLE[np.subtract] = (lambda g, y, u, v: g, lambda g, y, u, v: -g)
+TABLE[np.multiply] = (lambda g, y, u, v: g * v, lambda g, y, u, v: g * u)
+TABLE[np.divide] = (lambda g, y, u, v: g / v, lambda g, y, u, v: -g * y / v)
 TABLE[np.negative] = (lambda g, y, x: -g,)
 TABLE[np.exp] = (lambda g, y, x: g * y,)
 TABLE[np.log] = (lambda g, y, x: g / x,)
@@ -838,13 +852,13 @@ TABLE[np.reshape] = (lambda g, y, x, shape: np.reshape(g, x.shape),)
 
 
 # %%
-def unbroadcast(g, shape):
+def unbroadcast(g, shape):  # new: a formula of functions of the table, which needs no rule
     n_new = len(g.shape) - len(shape)
     stretched = [n_new + i for i, length in enumerate(shape) if length == 1]
     return np.reshape(np.sum(g, axis=(*range(n_new), *stretched)), shape=shape)
 
 
-def grad(output, inputs, record=False):
+def grad(output, inputs, record=False):  # as in step 5
     """The gradients of `inputs`: a list of arrays, or with `record` of Tensors."""
     start = np.ones(output.shape)
     pending = {output.number: Tensor(start) if record else start}
@@ -862,7 +876,8 @@ def grad(output, inputs, record=False):
         for x, rule in zip(operands, TABLE[function]):
             if isinstance(x, Tensor):
                 dx = rule(g, y, *given, **keywords)
-                dx = dx if dx.shape == x.shape else unbroadcast(dx, x.shape)
+                if dx.shape != x.shape:
+                    dx = unbroadcast(dx, x.shape)
                 if x.number in pending:
                     pending[x.number] = pending[x.number] + dx
                 else:
@@ -909,11 +924,15 @@ graph(poisson_loss(w, b), made_from, words, names={"w": w, "b": b})
 #
 # That is the whole engine. For a trial we take what scVI stands on, the negative binomial
 # distribution of counts: its variance is $\mu + \mu^2/\theta$, and so more than a Poisson count's
-# (the chapter's section *scVI: VAE for single-cell transcriptomics*). The formula is plain NumPy.
-# First, on arrays, it is held to SciPy's; then the judge looks at its gradients in $w$, $b$ and
-# $\log\theta$. Its factorials of numbers that are not whole are gamma functions,
-# $x! = \Gamma(x + 1)$; so the table gets the logarithm of one, `gammaln`, and what its rule uses;
-# and the logistic function, for later.
+# (the chapter's section *scVI: VAE for single-cell transcriptomics*).
+#
+# $$\text{NB}(k) = \frac{\Gamma(k + \theta)}{\Gamma(\theta)\,k!}
+# \left(\frac{\theta}{\theta + \mu}\right)^{\theta} \left(\frac{\mu}{\theta + \mu}\right)^{k}$$
+#
+# Factorials of numbers that are not whole are gamma functions, $x! = \Gamma(x + 1)$; so the table
+# gets the logarithm of one, `gammaln`, and what its rule uses; and the logistic function, for
+# later. The code is the logarithm of the formula, in plain NumPy. First, on arrays, it is held to
+# SciPy's; then the judge looks at its gradients in $w$, $b$ and $\log\theta$.
 
 # %%
 from scipy import special
@@ -982,9 +1001,9 @@ graph(negative_binomial_loss(*tensors), made_from, words, names)
 # ## What second derivatives are good for
 #
 # How sure are we of a $w$? Near its minimum, the loss of a fit is a bowl; the steeper its walls,
-# the better the data know where the minimum is. The inverse of the matrix of second derivatives,
-# the *Hessian*, is (for many counts) the variance of the estimates: this is how R's `glm` comes to
-# its standard errors. And a step of Newton's method, the gradient divided by the Hessian, finds
+# the better the data know where the minimum is. The matrix of second derivatives is called the
+# *Hessian*. Its inverse is (for many counts) the variance of the estimates: this is how R's `glm`
+# comes to its standard errors. And a step of Newton's method, the gradient divided by the Hessian, finds
 # the minimum in a few steps.
 
 
@@ -1011,7 +1030,9 @@ for gene in range(3):
 #
 # You can now read the core of minigrad: `tensor.py` is the class, `table.py` is `call` and the
 # table, `backward.py` is the sweep. Begin with `backward.py`: you wrote it. Each thing that is not
-# in step 6 has a reason.
+# in step 6 has a reason. (The list is for later, when you read them. It speaks of an *optimiser*,
+# which changes the weights of a network by their gradients, and of the *first layer*, the part of a
+# network that is handed the data.)
 #
 # In `tensor.py`:
 #
@@ -1041,8 +1062,8 @@ for gene in range(3):
 #
 # Around the core stand more rules (`ops.py`, `linalg.py`; with them derivatives of any order,
 # while ours stop at the second one of `gammaln`, because `special.polygamma` is not handed over),
-# functions that need none because they are formulas over others (`derived.py`), and kernels, which
-# know the gradients of a whole formula at once, for speed (`fused.py`). `python -m
+# functions that need none because they are formulas over others (`derived.py`), and *kernels*:
+# functions that know the gradients of a whole formula at once, for speed (`fused.py`). `python -m
 # minigrad.checking` walks the table, as step 3 did.
 
 # %%
