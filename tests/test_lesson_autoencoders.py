@@ -24,12 +24,20 @@ def denoising_loss(encode, decode, x, noise, rng):
 """
 SOLUTION = lessons.solution("autoencoders")
 SAME_NOISE = SOLUTION.replace("rng.", "np.random.default_rng(2).")
+WRONG_NOISE = {  # what stands in the place of "noise * rng.standard_normal(x.shape)"
+    "noise * rng.standard_normal((len(x), 1))": "draw one for each entry",
+    "0.5 * rng.standard_normal(x.shape)": "With noise = 0.1 a copy loses 0.01, and yours 0.2",
+    "noise * np.random.standard_normal(x.shape)": "draw from rng",
+    "noise * np.random.default_rng().standard_normal(x.shape)": "draw from rng",
+}
 
 
 @pytest.fixture(scope="module")
 def said():
     """What the check says: answer -> text."""
     answers = {loss: ANSWER.format(loss=loss) for loss in WRONG}
+    for drawn in WRONG_NOISE:
+        answers[drawn] = SOLUTION.replace("noise * rng.standard_normal(x.shape)", drawn)
     answers.update(right=SOLUTION, same_noise=SAME_NOISE)
     return dict(zip(answers, lessons.verdicts("autoencoders", answers.values())))
 
@@ -41,6 +49,12 @@ def test_the_solution_is_right(said):
 @pytest.mark.parametrize("loss", WRONG)
 def test_a_wrong_answer_is_told_what_is_wrong(said, loss):
     assert WRONG[loss] in said[loss]
+
+
+@pytest.mark.parametrize("drawn", WRONG_NOISE)
+def test_noise_that_is_drawn_otherwise_is_seen(said, drawn):
+    assert "noise * rng.standard_normal(x.shape)" in SOLUTION
+    assert WRONG_NOISE[drawn] in said[drawn]
 
 
 def test_the_same_noise_in_every_call_is_seen(said):

@@ -18,6 +18,9 @@ WRONG = [  # what of the solution is replaced, by what, and what the check says 
     ("np.log(std**2)", "np.log(std)", "the log of the *variance*"),
     ("mean**2 - std**2", "mean**2 - std", "The first cell has ELBO"),
     ("log_p - kl", "np.asarray(log_p - kl)", "cannot be differentiated"),
+    ("mean + std * eps", "data_of(mean) + data_of(std) * eps", "not its slope in mean"),
+    ("std * eps", "data_of(std) * eps", "not its slope in std"),
+    ("- std**2)", "- data_of(std)**2)", "not its slope in std"),
     ("log_p - kl", "getattr(log_p - kl, 'numpy', lambda: log_p - kl)()", "must be a Tensor"),
 ]
 
@@ -25,7 +28,8 @@ WRONG = [  # what of the solution is replaced, by what, and what the check says 
 @pytest.fixture(scope="module")
 def said():
     """What the check says of the solution, and then of each wrong answer."""
-    wrong = [SOLUTION.replace(right, instead) for right, instead, _ in WRONG]
+    imported = "from minigrad.functional import data_of\n"
+    wrong = [imported + SOLUTION.replace(right, instead) for right, instead, _ in WRONG]
     return lessons.verdicts("bound", [SOLUTION, *wrong])
 
 

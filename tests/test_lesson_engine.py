@@ -51,7 +51,7 @@ def no_window():
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_is_a_whole_program_of_75_lines(step, capsys):
-    lines = [line for line in program(step).splitlines() if line.strip()]
+    lines = [line for line in program(step).splitlines() if not re.match(r" *(#|$)", line)]
     assert len(lines) <= 75
     run(TOOLS, program(step))
     assert "largest difference" in capsys.readouterr().out
@@ -59,10 +59,10 @@ def test_a_step_is_a_whole_program_of_75_lines(step, capsys):
 
 @pytest.mark.parametrize("step", STEPS)
 def test_the_judge_of_a_step_sees_a_wrong_rule(step):
-    right = "+= y.gradient * a.value" if step == 1 else "g * a"
+    right = "+= y.gradient * u.value" if step == 1 else "g * u"
     if step == 2:
-        right = "unbroadcast(y.gradient * a.value"
-    wrong = right.replace("a.value", "b.value") if step < 3 else "g * b"
+        right = "unbroadcast(y.gradient * u.value"
+    wrong = right.replace("u.value", "v.value") if step < 3 else "g * v"
     assert program(step).count(right) == 1
     with pytest.raises(AssertionError, match="a gradient is wrong"):
         run(TOOLS, program(step).replace(right, wrong))
@@ -108,6 +108,7 @@ ANSWERS = {
     "g": "wrong: at a = 0.3, b = 0.1 and g = 1 the slope is 0.5498, not 1.0000",
     "g * np.exp(b - y)": "wrong: at a = 0.3.* the slope is 0.5498, not 0.4502",
     "g * np.exp(data_of(a) - data_of(y))": "wrong: the first derivative is right, but not the second",
+    "data_of(g) * np.exp(a - y)": "wrong: the first derivative is right, but not the second",
     "data_of(g) * np.exp(data_of(a) - data_of(y))": "wrong: handed Tensors, the rule gives an array",
     "g * np.exp2((a - y) / np.log(2.0))": "wrong: the rule stops with TypeError: exp2 is not in the table",
     "None": "not yet",

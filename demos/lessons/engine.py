@@ -12,7 +12,7 @@
 # plain NumPy can be differentiated although NumPy knows nothing of derivatives.
 #
 # **Minutes.** 85: ten a step, and the rest for what follows them. Every step is, up to its judge, a
-# whole program of at most 75 lines (without the blank ones), which needs nothing of the steps
+# whole program of at most 75 lines (not counting comments), which needs nothing of the steps
 # before it but the two cells of "An experiment, and a judge". So much of a step repeats the one
 # before. Its text says what is new, and from step 4 on the comment `# new` marks it: pass over the
 # rest. After the step stands what it cannot do. In a hurry, read steps 1, 2 and 4. The pictures of
@@ -235,8 +235,8 @@ def unbroadcast(g, shape):
     """Sum a gradient over the axes along which its input, of this shape, was stretched."""
     n_new = g.ndim - len(shape)  # broadcasting puts new axes in front: (3,) becomes (1, 3)
     stretched = [n_new + i for i, length in enumerate(shape) if length == 1]
-    axes = (*range(n_new), *stretched)  # often (), no axes: then nothing is summed
-    return np.sum(g, axis=axes).reshape(shape)
+    # Where nothing was stretched, this is axis=(), no axes: nothing is summed.
+    return np.sum(g, axis=(*range(n_new), *stretched)).reshape(shape)
 
 
 each_use = np.ones((6, 3))  # a gradient of 1 for each use
@@ -510,7 +510,7 @@ from heapq import heappop, heappush
 import numpy as np
 
 TABLE = {}  # name -> (what computes it, a rule for each input)
-numbers = itertools.count()
+numbers = itertools.count()  # new
 
 
 class Node:
@@ -719,8 +719,7 @@ def grad(output, inputs, record=False):  # new: record
         for x, rule in zip(operands, TABLE[name][1]):
             if isinstance(x, Node):
                 dx = rule(g, y, *given, **keywords)  # new: keywords
-                if dx.shape != x.shape:
-                    dx = unbroadcast(dx, shape=x.shape)  # new: by the table
+                dx = dx if dx.shape == x.shape else unbroadcast(dx, shape=x.shape)  # new: by table
                 if x.number in pending:
                     pending[x.number] = pending[x.number] + dx  # new: `+` of nodes is recorded
                 else:
@@ -876,8 +875,7 @@ def grad(output, inputs, record=False):  # as in step 5
         for x, rule in zip(operands, TABLE[function]):
             if isinstance(x, Tensor):
                 dx = rule(g, y, *given, **keywords)
-                if dx.shape != x.shape:
-                    dx = unbroadcast(dx, x.shape)
+                dx = dx if dx.shape == x.shape else unbroadcast(dx, x.shape)
                 if x.number in pending:
                     pending[x.number] = pending[x.number] + dx
                 else:
@@ -1101,7 +1099,8 @@ def fault_of(rule):
     inputs = [Tensor(x) for x in at]
 
     def f(a, b):
-        return np.sum(weights * np.logaddexp(a, b))
+        y = np.logaddexp(a, b)
+        return np.sum(weights * y * y)  # squared, so that g depends on a and b
 
     def slope_of_a(a, b):
         a = Tensor(a)

@@ -5,7 +5,7 @@
 # and to use it for what an autoencoder cannot do: draw new cells, and say how probable a cell is.
 # Then you replace its normal decoder by one that is made for counts.
 #
-# **Time:** about 50 minutes. The notebook runs in about half a minute.
+# **Time:** about 55 minutes. The notebook runs in about half a minute.
 #
 # **Know before:** the lesson `autoencoders` (encoder, code, decoder) and the lesson `bound` (the
 # ELBO, its KL term, the reparameterisation trick).
@@ -149,8 +149,10 @@ print(f"cells held out: ELBO {log_p - kl:.1f} nats a cell = {log_p:.1f} - KL {kl
 
 # %% [markdown]
 # The same in PyTorch, to be read beside the class above (it is not run here). `np` becomes `torch`,
-# `axis` becomes `dim`, and a `Tensor` is a `Tensor` in both. The loop is the same line by line, but
-# for `torch.optim.Adam(model.parameters(), lr=1e-3)`.
+# `axis` becomes `dim`, and a `Tensor` is a `Tensor` in both. In the loop, too, `np.mean` becomes
+# `torch.mean`. The rows of a minibatch and the noise go through `torch.as_tensor` first; the
+# learning rate is `optimizer.param_groups[0]["lr"]` there; and the values for the cells held out
+# are `log_p.detach().numpy()`.
 #
 # ```python
 # import math
@@ -274,7 +276,7 @@ print(f"mean of each gene, cells against draws: correlation {agreement:.4f}")
 print(f"entries below 0: cells {np.mean(train < 0):.0%}, draws {np.mean(new < 0):.0%}")
 
 # %%
-gene = int(np.argsort(train.var(axis=0))[-5])
+gene = int(np.argsort(train.var(axis=0))[-5])  # the fifth most variable: others would do
 components = np.linalg.svd(train - average_cell, full_matrices=False)[2][:2].T
 figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3))
 for i, (name, rows) in enumerate({"cells": train, "draws from the VAE": new}.items()):
@@ -406,8 +408,8 @@ axis.legend()
 plt.show()
 
 # %% [markdown]
-# For the linear decoder the weights find the exact value, which is a reason to trust them for the
-# network, where there is none to compare with. And now the two *models* can be compared, on the
+# For the linear decoder the weights come within 0.2 nats of the exact value, which is a reason to
+# trust them for the network, where there is none to compare with. And now the two *models* can be compared, on the
 # same new cells and with the same $\sigma$; one nat more in $\log p(x)$ means that the density
 # at a cell is $e$ times as high. The network's curve, a lower bound, begins above the exact line of
 # the linear decoder, by more than Adam left to be gained there: with ten numbers a cell as well,
@@ -424,7 +426,8 @@ plt.show()
 # $$\log p(x \mid z) = \sum_g x_g \log \rho_g,$$
 #
 # summed over genes, each as often as its molecules were counted. (For the number of *orders* in
-# which molecules may come one would add a constant of $x$; it changes no gradient.) Two methods
+# which molecules may come one would add a number that depends on $x$ alone; it changes no
+# gradient.) Two methods
 # differ, all else is inherited. The library size, how many molecules were caught, is no longer
 # normalised away, it is simply the number of terms.
 
@@ -529,7 +532,7 @@ print(f"and in {np.mean(rows[:, odd] == 0):.0%} of their draws")
 # Write it as a function of `x` and the log odds `f`, both (n, D), that returns (n,). It must not
 # overflow where `f` is 1,000 or -1,000. Hint: write $\log p_g$ and $\log(1 - p_g)$ with $f_g$ and
 # $\log(1 + e^{f_g})$; and `np.logaddexp(a, b)` is $\log(e^a + e^b)$ without overflow. If it is
-# right, the cell after it trains a VAE with it.
+# right, the cell after it trains a VAE with it. (That cell is the check, and need not be read.)
 
 
 # %%
