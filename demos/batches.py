@@ -1,10 +1,10 @@
 """Batch correction: a simulated effect over real cells, apart before, mixed after, types kept.
 
-None of the shipped data has real batches, so the effect is simulated, and simply: half of the
-cells, drawn at random, is "measured again" with another efficiency for each gene (counts are
-thinned binomially by a factor between 0.15 and 1, so they stay counts). A model that knows nothing
-of batches must put the difference into its latent space. One whose decoder is told each cell's
-batch need not: what the decoder can explain by the batch, z is free to forget.
+None of the shipped data has real batches, so the effect is simulated, and simply: the cells are
+split in two at random, and each half is "measured again" with an efficiency of its own for each
+gene (counts are thinned binomially by a factor between 0.15 and 1, so they stay counts). A model
+that knows nothing of batches must put the difference into its latent space. One whose decoder is
+told each cell's batch need not: what the decoder can explain by the batch, z is free to forget.
 
 The scores are those of the scIB benchmark (models/integration.py says what each counts): all lie
 between 0 and 1, and 1 is best. The first four ask whether batches mix, the last three whether cell
@@ -34,9 +34,9 @@ SCORES = {
 
 
 def with_batch_effect(x, seed: int = 0):
-    """(counts, batch labels): a random half of the cells is thinned at other rates than the rest.
+    """(counts, batch labels): cells split in two by lot, each half thinned at rates of its own.
 
-    Each half has a rate of its own for each gene.
+    There is a rate for each half and each gene.
     """
     rng = np.random.default_rng(seed)
     batch = rng.permutation(np.arange(x.shape[0]) % 2)

@@ -133,17 +133,37 @@ def test_the_loop_steps_as_adam_does(by_hand, library, counts):
     model, parameters = library
     noise = np.random.default_rng()
     noise.bit_generator.state = by_hand["rng"].bit_generator.state
-    optimizer = Adam(parameters, learning_rate=0.002)
+    optimizers = [
+        Adam(parameters[:-1], 0.002),
+        Adam(parameters[-1:], 0.05),
+    ]  # log theta is the last
     for _ in range(3):
         by_hand["step"](counts)
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         model.train().loss(counts, np.zeros(N_CELLS, int), rng=noise).backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
     # A bias before a batch norm has the gradient 0, up to rounding, of which Adam makes a step.
     without_effect = {by_hand["hidden"].bias, by_hand["back"].bias}
     for own, other in zip(by_hand["weights"], parameters):
         if own not in without_effect:
             np.testing.assert_allclose(own.data, other.data, rtol=1e-7, atol=1e-9)
+
+
+def test_theta_is_learned_in_the_steps_that_there_are(by_hand):
+    """Counts of theta 0.3 and of theta 8, alike in all else: 200 steps tell them apart."""
+    rng = np.random.default_rng(6)
+    truth = np.where(np.arange(30) % 2, 0.3, 8.0)
+    train = rng.poisson(rng.gamma(truth, 20 / truth, (500, 30))).astype(np.float64)
+    by_hand["log_theta"].data[...] = 0.0
+    by_hand["to_rho"].bias.data[...] = np.log(train.sum(axis=0))
+    for _ in range(40):
+        for start in range(0, 500, 100):
+            by_hand["step"](train[start : start + 100])
+    found = np.exp(by_hand["log_theta"].data)
+    for theta in (0.3, 8.0):
+        assert abs(np.log(np.median(found[truth == theta]) / theta)) < 0.5, found
 
 
 def test_the_negative_binomial_is_scipys(by_hand):
@@ -180,6 +200,7 @@ def answer(formula):
 
 
 LFC = "np.log2(rho_a) - np.log2(rho_b)"
+RATIO = "np.maximum(rho_a / rho_b, rho_b / rho_a)"
 ANSWERS = {
     f"np.mean(np.abs({LFC}) > delta, axis=0)": "right. \\d+ genes have a sure direction",
     f"np.mean(np.abs({LFC}) > delta)": "wrong: of 5 genes the answer has the shape",
@@ -187,6 +208,10 @@ ANSWERS = {
     "np.mean(np.abs(rho_a - rho_b) > delta, axis=0)": "wrong: a gene that is up 8-fold .* ratios",
     "np.mean(np.abs(np.log(rho_a / rho_b)) > delta / 2, axis=0)": "wrong: .* take log2",
     "np.mean(np.abs(np.log(rho_a / rho_b)) > delta, axis=0)": "wrong: up by 2.5 .* log2, not log",
+    f"np.mean(np.abs({LFC}) > 1, axis=0)": "wrong: right for delta = 1, but delta = 3",
+    f"np.mean({RATIO} > 2 * delta, axis=0)": "wrong: right for delta = 1, but delta = 3",
+    f"np.mean({RATIO} > 1 + delta, axis=0)": "wrong: right for delta = 1, but delta = 3",
+    f"np.mean({RATIO} > 2**delta, axis=0)": "right",
     f"np.abs(np.mean({LFC}, axis=0)) > delta": "wrong: the probabilities are 1, 1, 0, 1 and 0.25",
     "None": "not yet",
 }

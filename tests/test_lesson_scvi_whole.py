@@ -94,6 +94,7 @@ def structural_given_zero(log_mu, log_theta, zi_logits):
 """
 
 
+NB_ZERO = "(theta / (theta + np.exp(log_mu)))"  # without its exponent
 ANSWERS = {
     "pi / (pi + (1 - pi) * nb_zero)": "right",
     "expit(zi_logits - np.log(nb_zero))": "right",  # by log odds
@@ -106,7 +107,9 @@ ANSWERS = {
     "1 / (1 + nb_zero) + 0 * pi": "wrong: right for pi = 1/2, but for pi = 1/4",
     "pi / (pi + nb_zero)": "wrong: for pi = 1/2 and",
     "1 - nb_zero": "wrong: for pi = 1/2 and NB\\(0\\) = 1, 1/2, 0 it is",
-    "np.mean(pi / (pi + (1 - pi) * nb_zero))": "wrong: of 3 entries the answer has the shape \\(\\)",
+    "np.mean(pi / (pi + (1 - pi) * nb_zero))": "wrong: of 4 entries the answer has the shape \\(\\)",
+    f"pi / (pi + (1 - pi) * {NB_ZERO} ** np.sqrt(theta))": "wrong: with mu = theta = 2 .* exponent",
+    f"pi / (pi + (1 - pi) * {NB_ZERO})": "wrong: for pi = 1/2 and",
     "None": "not yet",
 }
 
