@@ -213,9 +213,9 @@ print("channel   network       PCA")
 for n, network, linear in zip(channel_widths, of_network, of_pca):
     print(f"{n:>7}{network:>10.5f}{linear:>10.5f}")
 print(f"the variance of the noise alone: {NOISE**2:.5f}")
-falls = 1 - np.array(of_network[1:]) / of_network[:-1]
-for wider, fall in zip(channel_widths[1:], falls):
-    print(f"widened to {wider}, the network's error falls by {fall:.0%}")
+changes = np.array(of_network[1:]) / of_network[:-1] - 1
+for wider, change in zip(channel_widths[1:], changes):
+    print(f"widened to {wider} numbers, the network's error changes by {change:+.0%}")
 
 # %%
 figure, axis = plt.subplots(figsize=(4.8, 3))
