@@ -1,5 +1,7 @@
 """The lesson on the VAE: its terms and densities against SciPy, PyTorch's version, its check."""
 
+import re
+
 import numpy as np
 import pytest
 from scipy import integrate, stats
@@ -122,3 +124,32 @@ def test_the_version_in_pytorch_computes_the_same(names):
     named = dict(theirs.named_parameters())
     for (name, _), g in zip(ours.named_parameters(), gradients):
         np.testing.assert_allclose(g, named[name].grad, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_the_loop_in_pytorch_differs_by_what_is_said_and_trains_the_same(names):
+    torch = pytest.importorskip("torch")
+    script = (lessons.FOLDER / f"{NAME}.py").read_text(encoding="utf-8")
+    (loop,) = re.findall(r"^def fit\(.*?\n    return .*?\n", script, flags=re.S | re.M)
+    for ours, theirs in (
+        ("np.mean(", "torch.mean("),
+        ("(batch, noise(rng, model, batch))", "(*map(torch.as_tensor, (batch, noise(rng, model, batch))))"),
+        ("(held_out, noise(rng, model, held_out))", "(*map(torch.as_tensor, (held_out, noise(rng, model, held_out))))"),
+        ("optimizer.learning_rate =", 'optimizer.param_groups[0]["lr"] ='),
+        (".data.mean()", ".detach().numpy().mean()"),
+    ):  # fmt: skip
+        assert ours in loop
+        loop = loop.replace(ours, theirs)
+    (text,) = (cell.text for cell in lessons.cells(NAME) if "import torch" in cell.text)
+    shown = {"np": np, "noise": names["noise"], "Adam": torch.optim.Adam}
+    exec(text.split("```python\n")[1].split("```")[0] + loop, shown)
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(300, 6)).astype(np.float32)
+    start = np.zeros(6, np.float32)
+    model = names["VAE"](start, n_hidden=5, n_latent=2)
+    other = shown["VAE"](start, n_hidden=5, n_latent=2)
+    other.load_state_dict({name: torch.tensor(p) for name, p in model.state_dict().items()})
+    history = names["fit"](model, x[60:], x[:60], 4)
+    assert np.ptp(history[:, 0]) > 0.01
+    np.testing.assert_allclose(
+        shown["fit"](other, x[60:], x[:60], 4), history, rtol=1e-4, atol=1e-5
+    )

@@ -16,7 +16,7 @@
 # before it but the two cells of "An experiment, and a judge". So much of a step repeats the one
 # before. Its text says what is new, and from step 4 on the comment `# new` marks it: pass over the
 # rest. After the step stands what it cannot do. In a hurry, read steps 1, 2 and 4. The pictures of
-# the graphs are in the notebook; the script, run in a terminal, only prints.
+# the graphs are in the notebook; the script, run in a terminal, does not show them.
 #
 # **What to know before.** NumPy with its broadcasting; Python's classes; the chain rule,
 # $\frac{dL}{dx} = \frac{dL}{dy}\,\frac{dy}{dx}$. You need no deep learning, and no PyTorch.

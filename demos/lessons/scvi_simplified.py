@@ -286,11 +286,8 @@ plt.show()
 print(f"the last epoch: {history[-1, 0]:.1f} trained on, {history[-1, 1]:.1f} held out")
 before, last = np.array_split(history[-(len(history) // 3 + 1) :], 2)
 rise = last.mean(axis=0) - before.mean(axis=0)
-print(
-    f"the mean of the last {len(last)} lies {rise[0]:+.1f} above that of the {len(before)} before",
-    end="",
-)
-print(f" (trained on), and {rise[1]:+.1f} (held out)")
+print(f"the mean of the last {len(last)} epochs, less that of the {len(before)} before:", end=" ")
+print(f"{rise[0]:+.1f} trained on, {rise[1]:+.1f} held out")
 
 # %% [markdown]
 # And $\theta$? Nobody told the model any, and it has been learned along the way: first of all, the
