@@ -78,6 +78,7 @@ def library(by_hand):
     assert len(parameters) == len(model.parameters()) == len(by_hand["weights"])
     for p, own in zip(parameters, by_hand["weights"]):
         p.data[...] = own.data
+    model.trained = True
     return model, parameters
 
 

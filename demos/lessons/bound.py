@@ -195,8 +195,9 @@ for name, (m, s) in guesses.items():
 # Now let $w$ be unknown, and let there be many cells. An *encoder* guesses for every cell: here
 # $q(z \mid x) = \text{Normal}(a\,x, s)$, with two numbers $a$ and $s$ for all cells. (This $q$ can
 # be exactly the posterior, whose mean is a multiple of $x$ and whose width is the same for all
-# cells. In larger models no encoder can, and a gap remains.) We climb the mean ELBO of 400 cells by gradient, in three phases: first only the encoder ($a$, $s$), then only
-# the model ($w$), then both.
+# cells. In larger models it rarely can, and a gap remains.) We climb the mean ELBO of 400 cells by
+# gradient, in three phases: first only the encoder ($a$, $s$), then only the model ($w$), then
+# both.
 #
 # `elbo` above was written in NumPy for plain numbers. Given Tensors, it is differentiable as it
 # stands.
@@ -342,11 +343,12 @@ print(f"of 10,000 draws: mean {slopes.mean():.2f}, one draw scatters by {slopes.
 # right on average, and training takes many.)
 #
 # It is not the only way. In $E_q[f(z)] = \int q(z)\,f(z)\,dz$ only $q$ depends on $\mu$, and
-# $\partial q / \partial\mu = q\; \partial \log q / \partial\mu$. So one can use the derivative of the
-# *log density* instead, the **score function**:
+# $\partial q / \partial\mu = q\; \partial \log q / \partial\mu$. So one can use the derivative of
+# the *log density* instead, the **score function**:
 #
-# $$\frac{\partial}{\partial\mu} E_q[f(z)] = \int \frac{\partial q}{\partial\mu}\,f\,dz = E_q\Big[f(z)\,\frac{\partial \log
-# q(z)}{\partial\mu}\Big] = E_q\Big[f(z)\,\frac{z - \mu}{\sigma^2}\Big].$$
+# $$\frac{\partial}{\partial\mu} E_q[f(z)] = \int \frac{\partial q}{\partial\mu}\,f\,dz =
+# E_q\Big[f(z)\,\frac{\partial \log q(z)}{\partial\mu}\Big] = E_q\Big[f(z)\,\frac{z -
+# \mu}{\sigma^2}\Big].$$
 #
 # It needs only the value of $f$, not its derivative. Both are right on average. For our $f$, summed
 # over $d$ dimensions, the exact derivative with respect to the first mean, at $\mu = 0$, is 2.

@@ -785,14 +785,14 @@ graph(slopes[0], made_from, words, names={"w": w, "b": b})
 #
 # **New.** The names in the table are NumPy's own functions. There are no others to import.
 #
-# NumPy asks, whenever one of its functions is handed something that is no array: does its type
-# have a method `__array_ufunc__` (for functions that work entry by entry, such as `np.exp`), or
+# NumPy asks, whenever one of its functions is handed something that is no array: does its type have
+# a method `__array_ufunc__` (for functions that work entry by entry, such as `np.exp`), or
 # `__array_function__` (for others, such as `np.sum`)? If so, NumPy calls that method instead of
-# computing. These are its protocols NEP 13 and NEP 18. Ours looks the function up in the table,
-# and records. Even `u * v` is `np.multiply(u, v)`: NumPy has a class to inherit from,
+# computing. These are its protocols NEP 13 and NEP 18. Ours looks the function up in the table, and
+# records. Even `u * v` is `np.multiply(u, v)`: NumPy has a class to inherit from,
 # `NDArrayOperatorsMixin`, that says so for each operator. Most of SciPy's special functions are of
-# the first kind, and come along. So **one formula serves arrays and Tensors**, and the rules are such
-# formulas too. (From here on a node is called `Tensor`, and its value `data`, as in minigrad.)
+# the first kind, and come along. So **one formula serves arrays and Tensors**, and the rules are
+# such formulas too. (From here on a node is called `Tensor`, and its value `data`, as in minigrad.)
 
 
 # %%
@@ -1001,8 +1001,8 @@ graph(negative_binomial_loss(*tensors), made_from, words, names)
 # How sure are we of a $w$? Near its minimum, the loss of a fit is a bowl; the steeper its walls,
 # the better the data know where the minimum is. The matrix of second derivatives is called the
 # *Hessian*. Its inverse is (for many counts) the variance of the estimates: this is how R's `glm`
-# comes to its standard errors. And a step of Newton's method, the gradient divided by the Hessian, finds
-# the minimum in a few steps.
+# comes to its standard errors. And a step of Newton's method, the gradient divided by the Hessian,
+# finds the minimum in a few steps.
 
 
 # %%

@@ -157,8 +157,8 @@ def decode(z):
 
 # %% [markdown]
 # **The negative binomial.** It is what comes out if the mean of a Poisson distribution is itself
-# drawn from a gamma distribution each time. Its variance is $\mu + \mu^2/\theta$: the smaller $\theta$, the
-# more it scatters, and a very large $\theta$ gives the Poisson back.
+# drawn from a gamma distribution each time. Its variance is $\mu + \mu^2/\theta$: the smaller
+# $\theta$, the more it scatters, and a very large $\theta$ gives the Poisson back.
 #
 # $$\text{NB}(x) = \frac{\Gamma(x + \theta)}{\Gamma(\theta)\,x!}
 # \left(\frac{\theta}{\theta + \mu}\right)^{\theta} \left(\frac{\mu}{\theta + \mu}\right)^{x}$$
@@ -299,7 +299,8 @@ print(f"{rise[0]:+.1f} trained on, {rise[1]:+.1f} held out")
 # %%
 moved = np.max(np.abs(log_theta.data))
 print(
-    f"log theta went at most {moved:.1f}; {n_steps} steps of {rates[-1]} are {n_steps * rates[-1]:.0f}"
+    f"log theta went at most {moved:.1f}; "
+    f"{n_steps} steps of {rates[-1]} are {n_steps * rates[-1]:.1f}"
 )
 mu = totals.mean() * train.sum(axis=0) / train.sum()
 theta = thetas[-1]
@@ -317,8 +318,8 @@ print(
 print(f"training, {np.median(theta):.1f} at its end")
 
 # %% [markdown]
-# The last line is a warning. While the held-out ELBO stays where it is, $\theta$ goes on growing:
-# a model that learns its own cells by heart finds less and less scatter in them. So $\theta$ is what
+# The last line is a warning. While the held-out ELBO stays where it is, $\theta$ goes on growing: a
+# model that learns its own cells by heart finds less and less scatter in them. So $\theta$ is what
 # *this* model, trained *so long*, leaves unexplained. It is no constant of the gene.
 
 # %% [markdown]
@@ -447,6 +448,7 @@ state = library.state_dict() | {"log_theta": log_theta.data}
 for name, layer in zip(their_names, layers):
     state |= {f"{name}.{part}": array for part, array in layer.state_dict().items()}
 library.load_state_dict(state)
+library.trained = True  # elsewhere, by us
 
 table = library.differential_expression(counts, is_a, is_b, mode="vanilla", genes=genes)
 p_theirs = table["probability"][np.argsort(table["gene"])]

@@ -370,9 +370,9 @@ print(f"every pi began at {expit(-2.0):.2f}, log odds of -2: so the library begi
 # A batch effect is like a library size for each gene: the same cells, measured twice, are counted
 # with another efficiency, gene by gene. Again we simulate it, over the real cells of cortex, so
 # that we know that it is no biology: the cells are split in two by lot, and each half is thinned,
-# gene by gene, at rates of its own. One model is *blind* to the batch; the other tells its decoder (NN5 and NN6) the
-# batch $s$ of each cell. Beside the mixing we look at silhouettes: near 1 if cells of a group lie
-# close together and far from others, near 0 if groups lie within each other.
+# gene by gene, at rates of its own. One model is *blind* to the batch; the other tells its decoder
+# (NN5 and NN6) the batch $s$ of each cell. Beside the mixing we look at silhouettes: near 1 if
+# cells of a group lie close together and far from others, near 0 if groups lie within each other.
 
 # %%
 in_batches, batch = with_batch_effect(data.X[order])
@@ -458,7 +458,7 @@ elif not np.allclose(answer[:3], [1 / 2, 2 / 3, 1], atol=1e-3):
     print(f"wrong: for pi = 1/2 and NB(0) = 1, 1/2, 0 it is 1/2, 2/3, 1, not {answer[:3]}")
 elif not np.isclose(answer[3], 0.8):
     print(
-        f"wrong: with mu = theta = 2 NB(0) is 1/4, and it is 0.8, not {answer[3]:.2f}: the exponent?"
+        f"wrong: with mu = theta = 2 NB(0) is 1/4, so it is 0.8, not {answer[3]:.2f}: the exponent?"
     )
 elif not np.allclose(structural_given_zero(0.0, 0.0, np.log(1 / 3)), 0.4):
     print("wrong: right for pi = 1/2, but for pi = 1/4 and NB(0) = 1/2 it is 0.4")

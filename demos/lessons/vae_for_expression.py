@@ -409,11 +409,11 @@ plt.show()
 
 # %% [markdown]
 # For the linear decoder the weights come within 0.2 nats of the exact value, which is a reason to
-# trust them for the network, where there is none to compare with. And now the two *models* can be compared, on the
-# same new cells and with the same $\sigma$; one nat more in $\log p(x)$ means that the density
-# at a cell is $e$ times as high. The network's curve, a lower bound, begins above the exact line of
-# the linear decoder, by more than Adam left to be gained there: with ten numbers a cell as well,
-# curves describe new cells better than planes.
+# trust them for the network, where there is none to compare with. And now the two *models* can be
+# compared, on the same new cells and with the same $\sigma$; one nat more in $\log p(x)$ means that
+# the density at a cell is $e$ times as high. The network's curve, a lower bound, begins above the
+# exact line of the linear decoder, by more than Adam left to be gained there: with ten numbers a
+# cell as well, curves describe new cells better than planes.
 
 # %% [markdown]
 # ## 6. A decoder for counts
