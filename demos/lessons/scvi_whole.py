@@ -136,7 +136,7 @@ without = {name: trained(off=name) for name in NETWORKS}
 # may well come out otherwise with another seed of the training. And `fit` is not quite the loop of
 # the last lesson: its rate falls to 0 towards the end, and at the beginning the KL counts little,
 # its weight rising to 1 over the first quarter of the training, so that $z$ is in use before it has
-# its price.)
+# its price. With several batches, as in section 6, its weight is 1 from the first step on.)
 
 # %%
 elbo = whole.elbo(counts[:n_test], n_samples=n_draws)
