@@ -10,9 +10,9 @@ half the epochs. Three things bring a model close to where it is going before th
 
 - Biases, dispersions and the library encoder start at the moments of the data
   (`start_from_moments`).
-- z starts at the principal components of log counts, and rho follows them
-  (`start_from_components`).
-- theta has ten times the rate of the others (`AdamForCounts`). Adam moves a parameter by no more
+- z starts at the principal components of log counts, and rho follows them, unless there are
+  several batches (`start_from_components`).
+- theta has ten times the rate of the others, with one batch (`AdamForCounts`). Adam moves a parameter by no more
   than the rate in a step. A mean has the 128 weights of its gene to move it, theta has itself
   alone, and far to go: at first, all that tells kinds of cells apart is scatter.
 
@@ -33,7 +33,9 @@ epochs=None: 200, fewer above 20,000 cells, more where that is under 500 steps:
 - Some of its hidden units are dropped, if cells are few and shallow (`usual_dropout`).
 
 **Batches out of z.** With several batches the KL weight is 1 from the first step on
-(`usual_kl_warmup`).
+(`usual_kl_warmup`), z starts at random, and theta has the rate of the others: whatever lets the
+likelihood outweigh the KL divergence early lets z say the batch. In a simulation where each type
+answers a batch in its own way (test_scvi.py), iLISI is 0.83 so, and 0.67 with ten times the rate.
 
 Know before reading: scvi.py; and Adam, in minigrad/optim.py. The functions that take a model take
 an SCVI.
@@ -238,7 +240,8 @@ def optimizer_of(
 ) -> AdamForCounts:
     """The optimiser of a training: priors on the weights of the decoder's heads, and on log_theta.
 
-    The precision of the latter is THETA_PRECISION where that of the former is n_hidden. n_cells:
+    The precision of the latter is THETA_PRECISION where that of the former is n_hidden; with one
+    batch, theta is quick. n_cells:
     trained on. Offsets of batches that were mapped (query.py) have the prior that they had there,
     whatever weight_decay is.
 
@@ -256,9 +259,8 @@ def optimizer_of(
     log_theta = getattr(model, "log_theta", None)  # per gene-cell theta is a head, of many weights
     if log_theta is not None:
         further[log_theta] = THETA_PRECISION * weight_decay / model.config["n_hidden"]
-    return AdamForCounts(
-        parameters, learning_rate, weight_decay, decayed, frozen, further, log_theta
-    )
+    quick = log_theta if model.n_batches == 1 else None
+    return AdamForCounts(parameters, learning_rate, weight_decay, decayed, frozen, further, quick)
 
 
 # ------------------------------------------------------------------------------- thinned counts
@@ -383,7 +385,12 @@ def start_from_components(model: Any, cells: TrainingCells) -> None:
     molecules, and the slopes of log rho those of the other half: where a component is the noise of
     these cells, they are about 0. The other hidden units count from the first step. Parameters that
     are frozen stay, and a model without room for a component.
+
+    Not with several batches: cells of one kind may answer a batch in their own way, which is then
+    in the components, and a training is too short for z to forget it.
     """
+    if model.n_batches > 1:
+        return
     rng = np.random.default_rng(0)
     n_components = min(N_COMPONENTS, model.n_latent, model.config["n_hidden"] // 2)
     n_cells = cells.counts.shape[0]
@@ -392,10 +399,9 @@ def start_from_components(model: Any, cells: TrainingCells) -> None:
     counts = sparse.csr_array(sparse.vstack(parts), dtype=np.float64)
     twice_one_half = thinned(counts, rng)
     other_half = counts - 0.5 * twice_one_half
-    # What a network need not find out: the depth of a cell, its batch, and its covariates.
+    # What a network need not find out: the depth of a cell, and its covariates.
     log_totals = np.log(cells.sums.totals[chosen])
-    batches = np.eye(model.n_batches)[cells.codes[chosen]]
-    known = np.column_stack([log_totals, batches, cells.covariates[chosen]])
+    known = np.column_stack([np.ones(len(chosen)), log_totals, cells.covariates[chosen]])
     axes, scores = principal_components(twice_one_half.log1p(), known, n_components)
     if axes.shape[1] == 0:
         return

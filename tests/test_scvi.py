@@ -153,6 +153,9 @@ def test_the_prior_of_a_training(n_cells, validation, n_hidden, precision, monke
         model.log_theta: pytest.approx(4.0 * precision / n_hidden, rel=1e-12)
     }
     assert made[0].quick is model.log_theta
+    batches = small(n_batches=2)
+    batches.fit(counts_of(n_cells), np.arange(n_cells) % 2, epochs=1, progress=False)
+    assert made.pop().quick is None  # whatever speeds up theta lets z say the batch
     fitted(counts_of(n_cells), model=small())
     assert made[1].weight_decay == 0.0 and list(made[1].further.values()) == [0.0]
     fitted(counts_of(n_cells), model=small(likelihood="poisson", dispersion="gene-cell"))
