@@ -796,7 +796,7 @@ class AdamOfColumns(optim.Adam):
 
     is_trained: parameter (n, k) -> which columns are trained, (k,) zeros and ones. A weight whose
     gradients are all 0 does not move. `decayed` is one of them, of which a normal prior joins the
-    loss, as in recipe.py (`AdamWithPrior`):
+    loss, as in recipe.py (`AdamForCounts`):
 
         loss = that of the data + weight_decay / 2 * sum(w^2)
     """

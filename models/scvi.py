@@ -618,9 +618,9 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
         training, at most 0.5, over which the KL weight rises from 0 to 1; None for 0.25, and for 0
         where there are several batches, which then mix better. weight_decay: of a normal prior of
         the decoder's output weights, in the loss of a cell; None for n_hidden / number of cells
-        trained on; 0 for no prior. Other arguments are those of minigrad.fit. What these
-        defaults are worth, and why scvi-tools' are others, is told in recipe.py, with the
-        measurements. ValueError names what is wrong with the counts, or an argument.
+        trained on; 0 for no prior, of log theta neither. Other arguments are those of minigrad.fit.
+        What these defaults are worth, and why scvi-tools' are others, is told in recipe.py, with
+        the measurements. ValueError names what is wrong with the counts, or an argument.
         """
         known_batch = self.columns.batch if batch is None else batch
         if kl_warmup is None:
@@ -649,7 +649,7 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
                 (cells.counts, cells.codes, *told),
                 epochs=epochs,
                 optimizer=lambda parameters: recipe.optimizer_of(
-                    self.decoder, parameters, learning_rate, weight_decay, max(1, n_train)
+                    self, parameters, learning_rate, weight_decay, max(1, n_train)
                 ),
                 batch_size=batch_size,
                 validation=validation,
@@ -672,6 +672,7 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
             self._know_columns(cells.columns)
             backend.assign(self.covariate_mean, cells.covariates.mean(axis=0))
             recipe.start_from_moments(self, cells.sums, cells.codes)
+            recipe.start_from_components(self, cells)
         elif not np.any(knows_library(self)):  # weights of scvi-tools
             recipe.start_library_prior(self, cells.sums.totals, cells.codes)
         if self.config["dropout"] is None:

@@ -45,7 +45,7 @@ def test_a_knockout_answers_all_cells_alike_and_no_other_network_does(whole, off
     model = whole["whole"] if off is None else whole["without"][off]
     for name, answer in answers_of_the_networks(model, whole["counts"][:20]).items():
         differ = np.ptp(answer, axis=0).max()
-        assert (differ < 1e-6) == (name == off), (name, differ)
+        assert (differ < 1e-5) == (name == off), (name, differ)  # up to rounding
 
 
 def test_what_a_knockout_answers_was_trained(whole):

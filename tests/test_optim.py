@@ -781,7 +781,7 @@ def test_clipping_counts_a_tied_weight_once():
             ps, number(0.1), betas=(number(0.8), number(0.99)), eps=number(1e-3)
         ),
         lambda ps, number: optim.AdamW(ps, number(0.1), weight_decay=number(0.1)),
-        lambda ps, number: recipe.AdamWithPrior(ps, number(0.1), number(0.1), ps[:2], ps[-1]),
+        lambda ps, number: recipe.AdamForCounts(ps, number(0.1), number(0.1), ps[:2], ps[-1], {}),
     ],
 )
 def test_numpys_numbers_count_as_pythons(make):

@@ -383,7 +383,7 @@ def test_offsets_have_a_prior_and_known_columns_do_not_move():
 def test_offsets_keep_their_prior_when_all_is_trained_further(query, slope, moved):
     """At offsets of 1, a prior of precision 4 has slope 4, of 100 cells 4 / 100 for each of them."""
     again = copy.deepcopy(query)
-    optimizer = optimizer_of(again.decoder, again.parameters(), 0.1, 0.0, 100)
+    optimizer = optimizer_of(again, again.parameters(), 0.1, 0.0, 100)
     offsets = again.decoder.offsets.weight
     offsets.data[...] = 1.0
     for p in again.parameters():

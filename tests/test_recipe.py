@@ -5,7 +5,8 @@ import pytest
 from scipy import sparse, stats
 
 from minigrad import nn, optim
-from models.recipe import AdamWithPrior, thinned, usual_dropout, usual_epochs
+from models import SCVI, recipe
+from models.recipe import AdamForCounts, principal_components, thinned, usual_dropout, usual_epochs
 
 
 @pytest.mark.parametrize("kind", [np.asarray, sparse.csr_array])
@@ -49,11 +50,126 @@ def test_the_prior_is_a_term_of_the_loss():
             optimizer.step()
         return [w.data for w in weights]
 
-    mine = trained(lambda ws: AdamWithPrior(ws, 0.1, 0.7, [ws[0]], ws[2], {}), 0.0)
+    mine = trained(lambda ws: AdamForCounts(ws, 0.1, 0.7, [ws[0]], ws[2], {}), 0.0)
     expected = trained(lambda ws: optim.Adam(ws, 0.1), 0.7)
     np.testing.assert_allclose(mine[0], expected[0], rtol=1e-12)
     np.testing.assert_allclose(mine[1], expected[1], rtol=1e-12)
     np.testing.assert_array_equal(mine[2], starts[2])
+
+
+def test_theta_is_trained_at_ten_times_the_rate():
+    """Steps are those of two optimisers, of which one has log_theta alone, with its prior and ten times the rate."""
+    rng = np.random.default_rng(1)
+    starts = [rng.normal(size=(3, 4)), rng.normal(size=5), rng.normal(size=6)]
+    slopes = rng.normal(size=(3, 5))
+
+    def trained(strength, *optimizers_of):
+        weights = [nn.Parameter(w.copy()) for w in starts]
+        optimizers = [optimizer_of(weights) for optimizer_of in optimizers_of]
+        for slope in slopes:
+            for p in weights:
+                p.grad = None
+            loss = sum(np.sum(np.square(w - slope[0])) for w in weights)
+            (loss + 0.5 * strength * np.sum(np.square(weights[1]))).backward()
+            for optimizer in optimizers:
+                optimizer.step()
+        return [w.data for w in weights]
+
+    mine = trained(
+        0.0, lambda ws: AdamForCounts(ws, 0.01, 0.0, [ws[0]], ws[2], {ws[1]: 0.7}, ws[1])
+    )
+    expected = trained(
+        0.7, lambda ws: optim.Adam([ws[0]], 0.01), lambda ws: optim.Adam([ws[1]], 0.1)
+    )
+    np.testing.assert_allclose(mine[0], expected[0], rtol=1e-12)
+    np.testing.assert_allclose(mine[1], expected[1], rtol=1e-12)
+    np.testing.assert_array_equal(mine[2], starts[2])
+
+
+@pytest.mark.parametrize("shape", [(40, 15), (15, 40)])
+def test_principal_components_are_those_of_what_a_regression_leaves(shape):
+    """By NumPy's least squares and singular values; axes and scores up to their common sign."""
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=shape) * (rng.random(shape) < 0.4)
+    known = np.column_stack([rng.normal(size=shape[0]), np.eye(2)[np.arange(shape[0]) % 2]])
+    left = y - known @ np.linalg.lstsq(known, y, rcond=None)[0]
+    u, lengths, axes = np.linalg.svd(left, full_matrices=False)
+    found_axes, found_scores = principal_components(sparse.csr_array(y), known, 4)
+    signs = np.sign(np.sum(found_axes * axes[:4].T, axis=0))
+    np.testing.assert_allclose(found_axes * signs, axes[:4].T, atol=1e-9)
+    np.testing.assert_allclose(found_scores * signs, u[:, :4] * np.sqrt(shape[0]), atol=1e-9)
+
+
+def test_there_are_no_components_of_nothing():
+    """Rows that what is known of them explains have none, and noise of rank 1 has one."""
+    known = np.eye(2)[np.arange(12) % 2]
+    rows = known @ np.array([[1.0, 2.0, 0.0], [0.0, 3.0, 1.0]])
+    assert principal_components(sparse.csr_array(rows), known, 2)[0].shape == (3, 0)
+    rows += np.outer([1.0, 1.0, -1.0, -1.0] * 3, [1.0, 1.0, 1.0])
+    axes, scores = principal_components(sparse.csr_array(rows), known, 2)
+    np.testing.assert_allclose(np.abs(axes), np.full((3, 1), 3**-0.5))
+    np.testing.assert_allclose(np.abs(scores), np.ones((12, 1)))
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """A function: the model that `fit` would begin its steps with, and the counts, (300, 12), and kinds of its cells.
+
+    Two kinds, which tell apart the first six genes from the others. Totals vary, and the second
+    half, which is another batch, has four times as much of gene 11.
+    """
+    rng = np.random.default_rng(0)
+    kind = np.arange(300) % 2
+    batch = np.arange(300) // 150
+    log_rho = np.where(np.arange(12) < 6, 0.7, -0.7) * (2.0 * kind[:, None] - 1.0)
+    log_rho[:, 11] += np.log(4.0) * batch
+    rho = np.exp(log_rho) / np.exp(log_rho).sum(axis=1, keepdims=True)
+    counts = rng.poisson(rho * rng.lognormal(6.0, 0.5, (300, 1)))
+    monkeypatch.setattr("models.scvi.fit", lambda *_, **__: None)
+
+    def started(n_batches=1, **config):
+        model = SCVI(12, n_batches, n_latent=3, **config)
+        model.fit(counts, batch if n_batches > 1 else None, progress=False)
+        return model, counts, kind
+
+    return started
+
+
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_z_begins_at_the_kinds_of_cells_and_rho_follows(untrained, n_layers):
+    model, counts, kind = untrained(n_hidden=16, thinning=False, n_layers=n_layers)
+    model.train()  # batch norm by these cells: its running statistics know none so far
+    z = model.inference(counts.astype(np.float32))[0].loc.numpy()
+    assert abs(np.corrcoef(z[:, 0], kind)[0, 1]) > 0.95
+    assert z[:, 0].std() == pytest.approx(1.0, abs=0.01)
+    log_rho = model.heads(z, np.zeros(300, int))["logits"].numpy()
+    in_kinds = log_rho[kind == 1].mean(axis=0) - log_rho[kind == 0].mean(axis=0)
+    # The truth differs by 1.4. One step goes on past it, or stops before it, by the curvature.
+    assert np.all(in_kinds[:6] > 0.5) and np.all(in_kinds[6:] < -0.5)
+    assert np.all(np.abs(in_kinds) < 2.8)
+
+
+@pytest.mark.parametrize("config", [{"n_hidden": 1}, {"n_hidden": 16, "n_batches": 2}])
+def test_z_begins_anywhere_without_room_and_with_several_batches(untrained, config):
+    before = SCVI(12, n_latent=3, **config).state_dict()
+    after = untrained(**config)[0].state_dict()
+    for name in ("z_encoder.mean.weight", "decoder.rho.weight", "decoder.layers.linears.0.weight"):
+        np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+
+
+def test_the_start_leaves_frozen_weights(untrained, monkeypatch):
+    monkeypatch.setattr(recipe, "N_COMPONENTS", 1)
+    made = SCVI.__init__
+
+    def frozen(self, *arguments, **config):
+        made(self, *arguments, **config)
+        self.decoder.rho.weight.requires_grad = False
+
+    monkeypatch.setattr(SCVI, "__init__", frozen)
+    model = untrained(n_hidden=8)[0]
+    unfrozen = SCVI(12, n_latent=3, n_hidden=8)
+    np.testing.assert_array_equal(model.decoder.rho.weight.data, unfrozen.decoder.rho.weight.data)
+    assert np.count_nonzero(model.z_encoder.mean.weight.data) == 2
 
 
 @pytest.mark.parametrize(

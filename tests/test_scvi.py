@@ -136,22 +136,40 @@ def test_dropout_is_chosen_by_the_first_training(tmp_path):
 def test_the_prior_of_a_training(n_cells, validation, n_hidden, precision, monkeypatch):
     """Precision n_hidden of the whole, as a part of one cell's loss, on the heads alone; 0 takes it away."""
     made = []
-    with_prior = recipe.AdamWithPrior
+    with_prior = recipe.AdamForCounts
 
     def remember(*arguments):
         made.append(with_prior(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(recipe, "AdamWithPrior", remember)
+    monkeypatch.setattr(recipe, "AdamForCounts", remember)
     model = small(n_hidden=n_hidden)
     model.fit(counts_of(n_cells), epochs=1, validation=validation, progress=False)
     assert made[0].weight_decay == pytest.approx(precision, rel=1e-12)
     assert [p.shape for p in made[0].decayed] == [(15, n_hidden)] * 2
     assert made[0].decayed[0] is model.decoder.rho.weight
     assert made[0].decayed[1] is model.decoder.zi.weight
+    assert made[0].further == {
+        model.log_theta: pytest.approx(4.0 * precision / n_hidden, rel=1e-12)
+    }
+    assert made[0].quick is model.log_theta
+    batches = small(n_batches=2)
+    batches.fit(counts_of(n_cells), np.arange(n_cells) % 2, epochs=1, progress=False)
+    assert made.pop().quick is None  # whatever speeds up theta lets z say the batch
     fitted(counts_of(n_cells), model=small())
-    assert made[1].weight_decay == 0.0
+    assert made[1].weight_decay == 0.0 and list(made[1].further.values()) == [0.0]
     fitted(counts_of(n_cells), model=small(likelihood="poisson", dispersion="gene-cell"))
+
+
+def test_a_checkpoint_of_an_older_recipe_is_refused(tmp_path, monkeypatch):
+    """By the name of its optimiser: gone on with by this one, it would come to other numbers than it was to."""
+    options = {"epochs": 2, "checkpoint": tmp_path / "run.npz", "progress": False}
+    older = type("AdamWithPrior", (recipe.AdamForCounts,), {})
+    with monkeypatch.context() as earlier:
+        earlier.setattr(recipe, "AdamForCounts", older)
+        small().fit(counts_of(40), **options)
+    with pytest.raises(ValueError, match="checkpoint of a run with .*'AdamWithPrior'"):
+        small().fit(counts_of(40), resume=True, **options)
 
 
 @pytest.mark.parametrize(
@@ -944,7 +962,7 @@ def test_copies_train_alike(way, library):
 
     def make(parameters):  # as `fit` makes it: the copy's must know the copy's weights
         model_of_these = next(m for m in models if m.parameters()[0] is parameters[0])
-        return recipe.optimizer_of(model_of_these.decoder, parameters, 1e-2, 0.1, 100)
+        return recipe.optimizer_of(model_of_these, parameters, 1e-2, 0.1, 100)
 
     models = [model]
     check_copies(model, loss, way)
