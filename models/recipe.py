@@ -12,9 +12,9 @@ half the epochs. Three things bring a model close to where it is going before th
   (`start_from_moments`).
 - z starts at the principal components of log counts, and rho follows them, unless there are
   several batches (`start_from_components`).
-- theta has ten times the rate of the others, with one batch (`AdamForCounts`). Adam moves a parameter by no more
-  than the rate in a step. A mean has the 128 weights of its gene to move it, theta has itself
-  alone, and far to go: at first, all that tells kinds of cells apart is scatter.
+- theta has ten times the rate of the others, with one batch (`AdamForCounts`). Adam moves a
+  parameter by no more than the rate in a step. A mean has the 128 weights of its gene to move it,
+  theta has itself alone, and far to go: at first, all that tells kinds of cells apart is scatter.
 
 epochs=None: 200, fewer above 20,000 cells, more where that is under 500 steps:
 
