@@ -241,9 +241,8 @@ def optimizer_of(
     """The optimiser of a training: priors on the weights of the decoder's heads, and on log_theta.
 
     The precision of the latter is THETA_PRECISION where that of the former is n_hidden; with one
-    batch, theta is quick. n_cells:
-    trained on. Offsets of batches that were mapped (query.py) have the prior that they had there,
-    whatever weight_decay is.
+    batch, theta is quick. parameters: of any shapes. n_cells: trained on. Offsets of batches that
+    were mapped (query.py) have the prior that they had there, whatever weight_decay is.
 
     The scales of the batch norm before the heads stay at 1: they could grow in the weights' place,
     and do (pbmc of 2,000 genes, 200 epochs: -1483 where they are trained, -1479 where not;
