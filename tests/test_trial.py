@@ -116,6 +116,14 @@ def test_clusters_of_pca_are_those_of_a_dense_svd(n_genes):
     assert judged.log_p is None
 
 
+def test_pca_of_fewer_cells_than_genes_finds_a_start():
+    rng = np.random.default_rng(0)
+    x = sparse.csr_array(rng.poisson(1.0, (20, 50)).astype(np.float32))
+    is_held_out = np.arange(20) < 4
+    judged = trial.judge_pca(trial.Cells(x, np.zeros(20, int), is_held_out, np.arange(20) % 2))
+    assert -1.0 <= judged.ari <= 1.0
+
+
 @pytest.mark.parametrize("n_batches", [1, 2])
 def test_scvi_is_trained_on_the_training_cells_and_judged_on_the_others(n_batches, tmp_path):
     cells = made(n_batches)
