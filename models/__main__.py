@@ -62,6 +62,8 @@ OPTIONS = {
     "gene_names=": "--gene-names ",
     "min_overlap=": "--min-overlap ",
     "name=, or other labels": "--batch-name, or other labels",
+    "train without batch=": "train without --batch-key",
+    "among categorical=": "among --categorical",
     'layer="counts"': "--layer counts",
     'layer="raw"': "--layer raw",
     "transfer_labels: n_neighbors": "--neighbors",
@@ -282,6 +284,12 @@ def of_comparison(options, given: dict) -> dict:
 
 def check_together(run: Run, path, given: dict) -> None:
     """WrongUsage where the options of a new training do not go together."""
+    tables = runs.paths_of(given.get("obs") or ())
+    if any(is_same(p, file) for p in tables for file in run.files):
+        raise WrongUsage(
+            f"--obs {name_of(tables)} has the name of a file of the run, and would be replaced; "
+            "give another --out"
+        )
     if any(is_same(p, file) for p in runs.paths_of(path) for file in run.files):
         raise WrongUsage(
             f"COUNTS {name_of(path)} has the name of a file of the run, and would be replaced; "
@@ -459,7 +467,7 @@ def embed(options) -> int:
     model = run.model()
     counts, path, batch = of_run(run, options, model, is_own_batch_decoded=False)
     is_added = runs.is_h5ad(path) and not runs.why_not_added(path, counts, "obsm")
-    keep_counts(run, path, "--out", options.out, is_added)
+    keep_counts(run, path, "--out", options.out, is_added, options.obs)
     z: Any = model.latent(genes_of(run, model, counts), batch)
     names = [f"z{i}" for i in range(z.shape[1])]
     runs.write_cells(options.out, counts, "obsm", "X_scVI", z, names, source=path)
@@ -483,7 +491,7 @@ def denoise(options) -> int:
         and runs.is_h5ad(path)
         and not runs.why_not_added(path, counts, "layers")
     )
-    keep_counts(run, path, "--out", options.out, is_added=is_added)
+    keep_counts(run, path, "--out", options.out, is_added, options.obs)
     mu = model.denoise(
         counts,
         batch,
@@ -573,7 +581,7 @@ def de(options) -> int:
     model = run.model()
     counts, read_from, batch = of_run(run, options, model)
     for option, path, _ in targets:
-        keep_counts(run, read_from, option, path)
+        keep_counts(run, read_from, option, path, obs=options.obs)
     table = model.differential_expression(
         genes_of(run, model, counts),
         group_a=asked[0] if asked else None,
@@ -659,7 +667,7 @@ def make_report(options) -> int:
     if options.out is None:
         run.check_target(out)
     counts, path, batch = of_run(run, options, model)
-    keep_counts(run, path, "--out", out)
+    keep_counts(run, path, "--out", out, obs=options.obs)
     labels = None if options.color is None else runs.labels_of(counts, options.color)
     with checkpoint.whole_file(out) as temporary:
         report.write(
@@ -727,25 +735,32 @@ def output(option: str, path, allowed: tuple = runs.SUFFIXES) -> str:
     return kind
 
 
-def keep_counts(run: Run, read_from, option: str, target, is_added: bool = False) -> None:
-    """WrongUsage where the file that an option asks for is one of counts, or of the run: it would
-    be lost.
+def keep_counts(run: Run, read_from, option: str, target, is_added: bool = False, obs=()) -> None:
+    """WrongUsage where the file that an option asks for is one of counts, of what is known of their
+    cells, or of the run, or any .h5ad that is there: it would be lost.
 
     read_from: the path of the counts that were read. is_added: results are added to an .h5ad of
-    counts, and nothing is lost.
+    counts, and nothing is lost. obs: paths of the tables of cells that were given beside.
     """
     if is_added and runs.is_h5ad(target) and is_same(read_from, target):
         return
-    trained_on, _ = run.config()
+    trained_on, settings = run.config()
+    of_cells = [*runs.paths_of(obs or ()), *runs.paths_of(settings.get("obs") or ())]
     for path, what in (
         *((path, "the counts") for path in runs.paths_of(read_from)),
         *((path, "the counts that the run was trained on") for path in runs.paths_of(trained_on)),
+        *((path, "what is known of the cells (--obs)") for path in of_cells),
         *((path, "a file of the run") for path in run.files),
     ):
         if is_same(path, target):
             raise WrongUsage(
                 f"{option} {target} is {what}, and would be replaced; give another path"
             )
+    if runs.is_h5ad(target) and os.path.exists(target):
+        raise WrongUsage(
+            f"{option} {target} is there already, and all that it holds would be lost: results are "
+            "added to an .h5ad only where it is the COUNTS that are read; name a new file"
+        )
 
 
 def is_same(a, b) -> bool:

@@ -137,6 +137,7 @@ from models.posterior import BUDGET, POSTERIOR, count_distribution
 
 LEAST_DELTA = 0.25  # log2 fold change (19 %): what delta is at least where it follows from the data
 KINDS = np.array([0.1, 1.0])  # narrow and wide, of _two_kinds, to begin with: log2 fold changes
+LEAST_SHARED = 0.1  # share of the groups' cells in common batches, below which a warning is given
 MISFIT = 0.15  # nats beyond chance by which the model may miss a group's means without a warning
 BLUE, GREY, RED = "#0072B2", "#999999", "#D55E00"
 REST = "rest"  # how the table calls all cells that are not in group a
@@ -503,9 +504,10 @@ class ComparesGroups:
         (or side) among those marked `is_de` (Newton et al. 2004).
         genes: names (n_genes,), by default the model's. Counts may lie on the disk.
 
-        Warns of a group whose means the model has not learnt. Raises ValueError for groups that are
-        empty, overlap, or are no masks or positions, and for unknown batches and labels. "vanilla"
-        takes memory for n_samples * n_genes numbers.
+        Warns of a group whose means the model has not learnt, and of groups that share no batch, or
+        no label of a covariate, that the model was told: it has taken their difference out. Raises
+        ValueError for groups that are empty, overlap, or are no masks or positions, and for unknown
+        batches and labels. "vanilla" takes memory for n_samples * n_genes numbers.
         """
         one_of("mode", mode, ("change", "vanilla"))
         if delta is not None and not 0 <= delta < np.inf:
@@ -524,6 +526,7 @@ class ComparesGroups:
         for called, tally in zip(question.called, tallies):
             if called:
                 _warn_of_misfit(called, _sums(tally))
+        _warn_of_groups_that_are_batches(self, told, question)
         parts = []
         groups = []
         for i in question.compared:
@@ -913,6 +916,64 @@ def _warn_of_misfit(name: str, sums: Sums) -> None:
             "latent and denoise cannot. Train longer, or with dropout=0 or less weight_decay",
             stacklevel=3,
         )
+
+
+def _warn_of_groups_that_are_batches(model, told: Cells, question: Question) -> None:
+    """Warn of groups of which the cells are of other batches, or labels of a categorical covariate,
+    than those that they are compared with.
+
+    What both share is the sum over labels of the smaller of their two fractions of cells: 1 where
+    the fractions are alike, 0 where no label is of both.
+    """
+    for what, argument, codes, names in _told_labels(model, told):
+        fractions = np.array(
+            [np.bincount(codes[cells], minlength=len(names)) for cells in question.cells], float
+        )
+        n_cells = fractions.sum(axis=1, keepdims=True)
+        said = []
+        for i in question.compared:
+            rest = np.delete(fractions, i, axis=0).sum(axis=0)
+            of_group, of_rest = fractions[i] / n_cells[i], rest / rest.sum()
+            if np.minimum(of_group, of_rest).sum() < LEAST_SHARED:
+                said.append(
+                    f"{question.called[i] or 'the group'} ({_in_shares(of_group, names)}) and "
+                    f"{_other_called(question)} ({_in_shares(of_rest, names)})"
+                )
+        if said:
+            warnings.warn(
+                f"{what}: no cells, or few, are of one {what} in {'; '.join(said[:3])}"
+                + f"; and {len(said) - 3} more comparisons" * (len(said) > 3)
+                + f". What differs so is taken for an effect of the {what} and removed, whatever "
+                f"its cause, so that few genes or none are found; to ask for it, train without "
+                f"{argument}",
+                stacklevel=3,
+            )
+
+
+def _other_called(question: Question) -> str:
+    """What a group is compared with, in a sentence."""
+    return "the rest" if question.other == REST else question.called[1]
+
+
+def _told_labels(model, told: Cells) -> Iterator[tuple[str, str, np.ndarray, list[str]]]:
+    """What the model is told of cells: what it is, the argument that told it, the code of each
+    cell, (n_cells,), and the label of each code.
+    """
+    if model.n_batches > 1:
+        names = model.batches or range(model.n_batches)
+        yield "batch", "batch=", told.codes, [str(name) for name in names]
+    start = 0
+    for (name, labels), width in zip(model.columns.categorical.items(), model.columns.widths):
+        if width:
+            codes = np.asarray(told.covariates[:, start : start + width]).argmax(axis=1)
+            yield name, f"{name!r} among categorical=", codes, labels
+        start += width
+
+
+def _in_shares(fractions, names) -> str:
+    """The labels that most cells have, with their shares: "P01 97%, P02 3%"."""
+    largest = np.argsort(-fractions, kind="stable")[:3]
+    return ", ".join(f"{names[i]} {fractions[i]:.0%}" for i in largest if fractions[i] > 0)
 
 
 # --------------------------------------------------------------------------------- genes and groups

@@ -772,6 +772,7 @@ def test_batches_that_are_numbers_keep_their_order_and_none_is_missing(place, tm
 def test_denoise_is_denoise(place, model, words, arguments):
     counts = made_counts()
     mu = model.denoise(counts.X, counts.obs["donor"], **arguments)
+    (place / "d.h5ad").unlink(missing_ok=True)
     for name in ("d.csv", "d.npz"):
         assert call("denoise", place / "run", "--out", place / name, *words) == 0
     assert (
@@ -888,6 +889,14 @@ def test_de_of_all_groups_is_one_table_that_names_them(place, model, tmp_path, c
     h5ad = place / "counts.h5ad"
     assert call("de", place / "run", h5ad, "--on-disk", *words, "--csv", tmp_path / "disk.csv") == 0
     assert (tmp_path / "disk.csv").read_text() == (tmp_path / "de.csv").read_text()
+
+
+def test_de_of_the_batches_says_that_their_difference_is_removed(place, capsys):
+    de = ["de", place / "run", "--key", "donor", "--all-groups", "--samples", 60]
+    assert call(*de) == 0
+    said = capsys.readouterr().err
+    assert "of one batch in group 'new' (new 100%) and the rest (old 100%)" in said
+    assert "train without --batch-key" in said
 
 
 @pytest.mark.parametrize("kind", ["csv", "npz", "h5ad"])
@@ -1345,6 +1354,46 @@ def test_counts_are_added_to_but_never_replaced(place, tmp_path, capsys):
             and "and would be replaced; give another path" in capsys.readouterr().err
         ), words
         assert counts.read_bytes() == before and os.path.samefile(counts, tmp_path / "link.csv")
+
+
+def test_an_h5ad_that_is_not_read_is_never_written_over(place, tmp_path, capsys):
+    """An analysis of the same cells, in another file than the run was trained on."""
+    mine = tmp_path / "my_analysis.h5ad"
+    shutil.copy(place / "counts.h5ad", mine)
+    before = mine.read_bytes()
+    run = place / "run"
+    for words in (
+        ["embed", run, "--out", mine],
+        ["denoise", run, "--out", mine],
+        ["generate", run, "--cells", 3, "--out", mine],
+        ["embed", run, place / "counts.h5ad", "--out", mine],
+    ):
+        assert call(*words) == 2, words
+        said = capsys.readouterr().err
+        assert f"--out {mine} is there already" in said and "name a new file" in said
+        assert mine.read_bytes() == before
+
+
+def test_the_table_of_cells_of_a_run_is_never_replaced(place, tmp_path, capsys):
+    counts = made_counts()
+    of_run, given = tmp_path / "meta.csv", tmp_path / "more.csv"
+    pandas.DataFrame(counts.obs, index=counts.cells).to_csv(of_run)
+    pandas.DataFrame({"more": counts.obs["kind"]}, index=counts.cells).to_csv(given)
+    run = tmp_path / "r"
+    assert call("train", place / "counts.npz", "--out", run, "--obs", of_run, *SMALL) == 0
+    de = ["de", run, "--key", "kind", "--groups", "T cell", "--samples", 9]
+    for target, *words in (
+        (of_run, "embed", run, "--out", of_run),
+        (of_run, "denoise", run, "--out", of_run),
+        (of_run, "generate", run, "--cells", 3, "--out", of_run),
+        (of_run, *de, "--csv", of_run),
+        (given, "embed", run, "--obs", given, "--out", given),
+    ):
+        before = target.read_bytes()
+        assert call(*words) == 2, words
+        said = capsys.readouterr().err
+        assert f"{target} is what is known of the cells (--obs), and would be replaced" in said
+        assert target.read_bytes() == before
 
 
 def test_results_of_a_raw_that_is_wider_than_x_are_a_new_file(tmp_path, capsys):

@@ -510,6 +510,55 @@ def test_a_group_that_the_model_has_not_learnt_is_warned_of():
             model.differential_expression(usual, np.arange(20), mode=mode, n_samples=500)
 
 
+def told_of(obs, batch=None, categorical=()):
+    """Counts of these cells, and a model that is told of them, which nobody trained."""
+    n = len(next(iter(obs.values())))
+    x = sparse.csr_array(np.random.default_rng(0).poisson(9.0, (n, 12)).astype(np.float32))
+    names = np.array([f"G{i}" for i in range(12)]), np.array([f"c{i}" for i in range(n)])
+    counts = Counts(x, *names, obs)
+    model = SCVI.for_data(counts, batch, categorical, n_latent=2, n_hidden=4)
+    model.trained = True
+    return model, counts
+
+
+SHARED_BY_FEW = [  # drug, ctrl: numbers of cells of donors P1 and P2, and whether that is warned of
+    ((40, 0), (0, 40), "drug' (P1 100%) and group 'ctrl' (P2 100%)"),
+    ((38, 2), (1, 39), "drug' (P1 95%, P2 5%) and group 'ctrl' (P2 98%, P1 2%)"),
+    ((40, 0), (20, 20), None),
+    ((32, 8), (8, 32), None),
+]
+
+
+@pytest.mark.parametrize("told", ["batch", "categorical"])
+@pytest.mark.parametrize("drug, ctrl, says", SHARED_BY_FEW)
+def test_groups_that_are_batches_are_warned_of(drug, ctrl, says, told):
+    obs = {
+        "group": np.repeat(["drug", "ctrl"], [sum(drug), sum(ctrl)]),
+        "donor": np.repeat(["P1", "P2", "P1", "P2"], [*drug, *ctrl]),
+    }
+    model, counts = told_of(obs, **{told: "donor" if told == "batch" else ["donor"]})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.differential_expression(counts, "drug", "ctrl", groupby="group", n_samples=100)
+    found = [str(w.message) for w in caught if "no cells, or few" in str(w.message)]
+    assert len(found) == (says is not None), found
+    without = "batch=" if told == "batch" else "'donor' among categorical="
+    assert says is None or says in found[0] and f"train without {without}" in found[0]
+
+
+def test_every_group_that_is_a_batch_is_named_in_one_warning():
+    model, counts = told_of({"donor": np.repeat(["P1", "P2", "P3"], 20)}, "donor")
+    with pytest.warns(UserWarning) as caught:
+        model.differential_expression(counts, groupby="donor", n_samples=60)
+    found = [str(w.message) for w in caught if "no cells, or few" in str(w.message)]
+    assert len(found) == 1 and "group 'P3' (P3 100%) and the rest (P1 50%, P2 50%)" in found[0]
+    alone, counts = told_of({"donor": np.repeat(["P1", "P2"], 20)})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        alone.differential_expression(counts, groupby="donor", n_samples=60)
+    assert not [w for w in caught if "no cells, or few" in str(w.message)]
+
+
 @pytest.mark.parametrize("n_genes", [20, 200])
 def test_few_false_alarms(n_genes):
     """Groups of counts that the model has drawn itself: of 2 cells, of 20, of 150."""
