@@ -335,22 +335,65 @@ def _rounded_matrix(x, path):
 
 
 def _refuse_normalised(x, path) -> None:
-    """ValueError for fractions in CSR whose sums by cell, or those of exp(fraction) - 1, are alike
-    within a thousandth: those come of no counts.
+    """ValueError for fractions in CSR that come of no counts, or had come of some before they were
+    divided by a size of each cell, or a logarithm was taken.
+
+    Of normalised values the sums by cell are alike within a thousandth, or, where some genes have
+    been left out since, those of each cell are multiples of one number, which differs between
+    cells.
     """
-    some = x[:1000]
+    some = sparse.csr_array(x[:1000])
+    some.eliminate_zeros()
     if not np.isfinite(some.data).all() or np.array_equal(some.data, np.rint(some.data)):
         return
-    scales = [some.data] if some.data.max() > 30 else [some.data, np.expm1(some.data)]
+    scales = [some.data.astype(np.float64)]
+    if some.data.max() <= 30:
+        scales += [np.expm1(scales[0]), np.exp2(scales[0]) - 1.0]
     for values in scales:
-        totals = sparse.csr_array((values, some.indices, some.indptr), some.shape).sum(axis=1)
+        of_cells = sparse.csr_array((values, some.indices, some.indptr), some.shape)
+        totals = of_cells.sum(axis=1)
         totals = totals[totals > 0]
         if len(totals) > 2 and np.ptp(totals) < 1e-3 * totals.max():
-            raise ValueError(
-                f"{path}: all cells have the same total, or had before a logarithm was taken: "
-                "these are normalised values and no counts, which rounding does not bring back; "
-                f"{PLACES}"
+            found = "all cells have the same total, or had before a logarithm was taken"
+        elif _are_multiples(of_cells):
+            found = (
+                "the values of each cell are multiples of one number, its size factor, or were "
+                "before a logarithm was taken"
             )
+        else:
+            continue
+        raise ValueError(
+            f"{path}: {found}: these are normalised values and no counts, which rounding does not "
+            f"bring back; {PLACES}"
+        )
+
+
+def _are_multiples(x) -> bool:
+    """Whether in nearly every row of a CSR matrix all entries are multiples of one number, which
+    differs between rows; rows of fewer than 5 entries do not count.
+
+    The number is looked for where counts of 1 to 6 are the smallest of a cell.
+    """
+    rows = np.flatnonzero(np.diff(x.indptr) >= 5)
+    units = [_unit(x.data[x.indptr[row] : x.indptr[row + 1]]) for row in rows]
+    found = np.array([unit for unit in units if unit is not None])
+    if len(found) < max(3, 0.9 * len(rows)):
+        return False
+    return len(np.unique(found.round(4))) > len(found) / 2
+
+
+def _unit(values) -> float | None:
+    """The largest of the least of some numbers (n,) above 0, its half, third ... and sixth, of
+    which they are multiples; None where they are of none, or one is negative.
+    """
+    least = values.min()
+    if least <= 0:
+        return None
+    for n in range(1, 7):
+        multiples = values * (n / least)
+        if np.all(np.abs(multiples - np.rint(multiples)) < 0.02):
+            return least / n
+    return None
 
 
 def _content(path: Path, layer, backed: bool, transpose: bool) -> Content:
@@ -599,6 +642,11 @@ def _rounded(values) -> np.ndarray:
 
 def _complaint(name, row, column, value, layer) -> str:
     found = f"{name}: row {row}, column {column} (from 0) is {value!s}"
+    if np.isfinite(value) and value < 0 and value == np.rint(value):
+        return (
+            f"{found}, which is negative; counts are whole numbers from 0 up: look at where it "
+            "comes from, and set it to what was counted, or leave the cell out"
+        )
     if not np.isfinite(value):
         return f"{found}; counts are finite: fill in or drop missing values first"
     if value > LARGEST_COUNT:

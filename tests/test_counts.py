@@ -317,7 +317,7 @@ BAD = {
     "infinite": (with_entry(np.inf, np.float32), "is inf; counts are finite"),
     "negative": (
         with_entry(-3, np.int64),
-        r"row 20, column 11 .* is -3(\.0)?; .* looks normalised",
+        r"row 20, column 11 .* is -3(\.0)?, which is negative; counts are whole numbers from 0 up",
     ),
     "fractional": (
         with_entry(0.5),
@@ -611,7 +611,7 @@ def test_fractions_are_rounded_when_asked_for(tmp_path, form, backed):
         message = f"{n} of {n} entries went up or down .* from {total:,.1f} to {found.sum():,.0f}"
         assert len(said) == 1 and re.search(message, str(said[0].message))
     adata(form(X - 1.0)).write_h5ad(tmp_path / "b.h5ad")
-    with pytest.raises(ValueError, match="looks normalised") as error:
+    with pytest.raises(ValueError, match="is -1.0, which is negative") as error:
         pieces_of(read(tmp_path / "b.h5ad", rounded=True, backed=backed))
     assert "can be rounded" not in str(error.value)  # of what is below 0
 
@@ -706,6 +706,28 @@ def test_normalised_values_are_not_rounded(tmp_path, is_log, backed):
     adata(whole).write_h5ad(tmp_path / "b.h5ad")
     found = read(tmp_path / "b.h5ad", rounded=True, backed=backed)
     assert np.array_equal(pieces_of(found), whole)
+
+
+@pytest.mark.parametrize("backed", [False, True])
+@pytest.mark.parametrize("log", [None, np.log1p, lambda x: np.log2(x + 1)])
+def test_normalised_values_of_some_genes_are_not_rounded(tmp_path, log, backed):
+    """Genes chosen after normalisation: totals differ, and size factors show all the same."""
+    counts = np.random.default_rng(0).poisson(1.0, X.shape)
+    values = 1e4 * counts / counts.sum(axis=1, keepdims=True)
+    values = values if log is None else log(values)
+    values[:, :3] = 0
+    adata(sparse.csr_matrix(values.astype(np.float32))).write_h5ad(tmp_path / "a.h5ad")
+    with pytest.raises(ValueError, match="multiples of one number, its size factor.* no counts"):
+        pieces_of(read(tmp_path / "a.h5ad", rounded=True, backed=backed))
+
+
+def test_fractions_that_are_counts_are_not_taken_for_normalised(tmp_path):
+    """Reads shared by two genes count a half; ambient RNA is taken away of each gene for itself."""
+    rng = np.random.default_rng(0)
+    for values in (X / 2, X * rng.uniform(0.8, 1.0, X.shape), np.maximum(X - 0.3 * (X > 0), 0)):
+        adata(sparse.csr_matrix(values.astype(np.float32))).write_h5ad(tmp_path / "a.h5ad")
+        with pytest.warns(UserWarning, match="entries went up or down"):
+            read(tmp_path / "a.h5ad", rounded=True)
 
 
 @pytest.mark.parametrize("form", [np.array, sparse.csr_matrix, sparse.csc_array])

@@ -261,7 +261,7 @@ HOSTILE_NPZ = {
     "text for data": (dict(data=_indices.astype(str)), "damaged|dtype"),
     "complex data": (dict(data=_indices * 1j), "complex128, not numbers"),
     "fractional": (dict(data=_indices + 0.25), "looks normalised"),
-    "negative": (dict(data=_indices - 5), "looks normalised"),
+    "negative": (dict(data=_indices - 5), "which is negative"),
     "not a number": (dict(data=np.where(_indices == 7, np.nan, 1)), "is nan; counts are finite"),
     "half floats that overflow": (
         dict(data=np.full(len(_indices), np.inf, np.float16)),

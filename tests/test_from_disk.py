@@ -153,7 +153,7 @@ _last = np.count_nonzero(X) - 1  # the last entry, of the last cell
 @pytest.mark.parametrize(
     "edit, message",
     [
-        (put("data", _last, -1.0), f"row {N - 1}, column .* is -1.0.*looks normalised"),
+        (put("data", _last, -1.0), f"row {N - 1}, column .* is -1.0, which is negative"),
         (put("data", _last, np.nan), f"row {N - 1}, .* is nan"),
         (put("data", _last, 2.0**25), "above 16,777,216"),
         (put("indices", _last, G), "damaged|broken"),
