@@ -62,6 +62,11 @@ def list_demos() -> None:
     print("the demo day as a notebook: demos/walks/day.ipynb")
 
 
+def default_folder() -> Path:
+    """The folder for what demos write, where --out does not say it."""
+    return Path(os.environ.get("MINIGRAD_OUT", "out"))
+
+
 def run_demo(name: str, arguments: list[str]) -> None:
     """Run one demo with its command-line options."""
     module = load(name)
@@ -74,8 +79,8 @@ def run_demo(name: str, arguments: list[str]) -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        default=Path("out"),
-        help="folder for what the demo writes (default: out)",
+        default=default_folder(),
+        help="folder for what the demo writes (default: the variable MINIGRAD_OUT, else out)",
     )
     parser.add_argument(
         "--device",
@@ -111,7 +116,7 @@ def main(arguments: list[str]) -> int:
             print(f"\n--- {demo}")
             run_demo(demo, rest)
         options = argparse.ArgumentParser()
-        options.add_argument("--out", type=Path, default=Path("out"))
+        options.add_argument("--out", type=Path, default=default_folder())
         page.write(options.parse_known_args(rest)[0].out, available())
         return 0
     if name not in available():

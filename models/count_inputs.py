@@ -130,6 +130,9 @@ def training_cells(
         )
     if not model.trained:
         warn_of_labels_that_are_none(batches, codes)
+        for name in model.columns.categorical:
+            found = model.columns.counted(name, _obs(counts), x.shape[0])
+            warn_of_labels_that_are_none(*found, f"categorical {name!r}")
     sums = moments(x)
     n_cells = x.shape[0]
     cells = np.flatnonzero(sums.totals > 0)
@@ -223,25 +226,28 @@ def _warn_of_other_features(counts) -> None:
         )
 
 
-def warn_of_labels_that_are_none(batches, codes) -> None:
+def warn_of_labels_that_are_none(labels, codes, what: str = "batch") -> None:
     """Warn where labels look like a number or a name of each cell, or like that of a missing one.
 
-    batches: names (n_batches,); codes: (n_cells,).
+    labels: (n_labels,); codes: (n_cells,); what: a batch, or which categorical covariate they are.
     """
-    n_cells = np.bincount(codes, minlength=len(batches))
-    for name, n in zip(batches, n_cells):
+    n_cells = np.bincount(codes, minlength=len(labels))
+    kind, _, column = what.partition(" ")
+    kind = "category" if column else kind
+    for name, n in zip(labels, n_cells):
         if name.strip().lower() in [text.lower() for text in MISSING]:
             warnings.warn(
-                f"batch: {n} cells have the label {name!r}, as cells without one do, and are a "
-                "batch of their own; leave them out, or give them a label",
+                f"{what}: {n} cells have the label {name!r}, as cells without one do, and are a "
+                f"{kind} of their own; leave them out, or give them a label",
                 stacklevel=4,
             )
-    are_few = len(batches) > MOST_BATCHES and len(codes) < LEAST_CELLS * len(batches)
-    if are_few or len(batches) > MOST_NUMBERS and all(name.isdigit() for name in batches):
+    are_few = len(labels) > MOST_BATCHES and len(codes) < LEAST_CELLS * len(labels)
+    if are_few or len(labels) > MOST_NUMBERS and all(name.isdigit() for name in labels):
+        instead = ", or give numbers as continuous" if column else ""
         warnings.warn(
-            f"batch: {len(batches)} different labels for {len(codes)} cells, such as "
-            f"{batches[0]!r} and {batches[-1]!r}; a number or a name of each cell is no batch. "
-            "Leave it out, or pass a column of few labels",
+            f"{what}: {len(labels)} different labels for {len(codes)} cells, such as "
+            f"{labels[0]!r} and {labels[-1]!r}; a number or a name of each cell is no {kind}. "
+            f"Leave it out, or pass a column of few labels{instead}",
             stacklevel=4,
         )
 

@@ -144,6 +144,13 @@ class ObsColumns(NamedTuple):
             categorical[name] = [*labels, *(label for label in names if label not in labels)]
         return self._replace(categorical=categorical)
 
+    def counted(self, name: str, obs: Any, n_cells: int) -> tuple[list[str], np.ndarray]:
+        """The labels of a categorical covariate in these cells, and the code of each cell,
+        (n_cells,), known to the model or not. ValueError as for `table`.
+        """
+        codes, labels = _codes(obs, name, n_cells, None)
+        return labels, codes
+
     def standardised_by(self, obs: Any, cells: np.ndarray, n_cells: int) -> ObsColumns:
         """The same columns, with mean and standard deviation of the cells at these positions, (n,).
 

@@ -421,6 +421,7 @@ def map_cells(
     column = _column_of_batches(model, query, cells, batch, labels)
     query._know_columns(query.columns._replace(batch=column))
     warn_of_labels_that_are_none(labels.names, labels.codes)
+    _warn_of_new_labels(model, cells)
     n_train = max(1, len(rows) - round(validation * len(rows)))
     _count_in(model, query, chosen, n_train)
     if epochs is None:
@@ -508,6 +509,23 @@ def _column_of_batches(model, query, cells: Counts, batch, labels: Labels) -> st
         stacklevel=4,
     )
     return None
+
+
+def _warn_of_new_labels(model, cells: Counts) -> None:
+    """Warn of labels of categorical covariates that the model does not know: a slip of the pen
+    would get weights of its own, too.
+    """
+    for name, known in model.columns.categorical.items():
+        labels, codes = model.columns.counted(name, cells.obs, len(cells))
+        new = [i for i, label in enumerate(labels) if label not in known]
+        if new:
+            warnings.warn(
+                f"categorical {name!r}: {', '.join(labels[i] for i in new)} unknown; the model "
+                f"knows {', '.join(known)}: {np.isin(codes, new).sum():,} cells get weights of "
+                "their own for it, as those of a new batch do; if it is another spelling, correct "
+                "it",
+                stacklevel=4,
+            )
 
 
 def _has_new(query, chosen: TrainingCells) -> np.ndarray:

@@ -1023,6 +1023,14 @@ def test_a_number_of_each_cell_is_no_batch_and_no_label(tmp_path, capsys):
     assert call("train", tmp_path / "c.h5ad", *out, "--batch-key", "text") == 0
     said = capsys.readouterr().err
     assert "warning: batch: 9 cells have the label 'None', as cells without one do" in said
+    for column, says in (
+        ("n_counts", "different labels for 60 cells, such as"),
+        ("text", "9 cells have the label 'None', as cells without one do, and are a category of"),
+    ):
+        out[1] = tmp_path / f"told {column}"
+        assert call("train", tmp_path / "c.h5ad", *out, "--categorical", column) == 0
+        said = capsys.readouterr().err
+        assert said.count(f"warning: categorical '{column}': ") == 1 and says in said
     out[1] = tmp_path / "t"
     for key in ("half", "annot"):
         assert call("train", tmp_path / "c.h5ad", *out, "--batch-key", key) == 1

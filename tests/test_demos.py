@@ -115,6 +115,16 @@ def test_cells_drawn_from_a_categorical_decoder_have_the_molecules_of_real_ones(
     assert draws(VAE(6, hidden=(4,), n_latent=2), x).shape == x.shape
 
 
+def test_the_folder_of_a_demo_may_be_a_variable(tmp_path, monkeypatch):
+    from demos.__main__ import main
+
+    folder = tmp_path / "elsewhere"
+    monkeypatch.setenv("MINIGRAD_OUT", str(folder))
+    monkeypatch.chdir(tmp_path)
+    assert main(["elbo", "--quick"]) == 0
+    assert list(folder.glob("elbo*.png")) and not (tmp_path / "out").exists()
+
+
 def test_unknown_demo_is_an_error_that_lists_them():
     run = subprocess.run(
         [sys.executable, "-m", "demos", "nonsense"], cwd=ROOT, capture_output=True, text=True

@@ -617,6 +617,14 @@ def test_new_labels_get_weights_and_numbers_are_standardised_as_before():
     expected = (60 * shares + 50 * table[:, :5].mean(axis=0)) / 110
     np.testing.assert_allclose(query.covariate_mean[:5], expected, rtol=1e-5)
     assert query.generate(20, batch="d3", covariates={"sex": "x"}).shape == (20, 20)
+    n_new = np.sum(NEW.obs["sex"] == "x")
+    says = f"'sex': x unknown; the model knows f, m: {n_new} cells get weights of their own"
+    with pytest.warns(UserWarning, match=says):
+        model.map_query(NEW, epochs=1, progress=False)
+    known = NEW.obs | {"sex": np.full(len(NEW), "f"), "site": np.full(len(NEW), "s")}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "categorical")
+        model.map_query(Counts(NEW.X, NEW.genes, NEW.cells, known), epochs=1, progress=False)
     with pytest.raises(ValueError, match="no obs column 'sex'"):
         model.map_query(Counts(NEW.X, NEW.genes, NEW.cells, {"donor": NEW.obs["donor"]}))
 

@@ -213,8 +213,9 @@ show.save(
 # **What can go wrong.** *Trained too briefly*: the curve of the held-out ELBO (`validation_elbo`)
 # still rises at its end; give more `epochs`. *Learnt by heart*: it falls again while the loss of
 # the training goes on falling; `early_stopping=True`, or fewer dimensions. *A latent space that
-# says nothing*: `validation_kl` near 0. *A number taken for batches*: `batch="pct_mito"` would make
-# hundreds of batches of a cell each, and warns.
+# says nothing*: `validation_kl` near 0. *A number taken for batches*: `batch="pct_mito"` is
+# refused, as its numbers are not whole; a column of totals, `n_counts`, would make hundreds of
+# batches of a cell each, and is warned of.
 
 # %% [markdown]
 # ## 9:30. Embed, and see
@@ -433,10 +434,10 @@ print(f"report.html: {len(page) / 1e6:.1f} MB, {page.count('<img')} pictures")
 # ## 14:00. A second sample arrives
 #
 # Another donor, whose cells nobody has named. To train anew with all cells would change the
-# morning's map, and everybody's pictures of it. `map_query` keeps it: the new donor gets weights of
-# its own, which alone are trained, and all else stays as it is, to the bit (architecture surgery:
-# Lotfollahi et al. 2022). Genes are matched by name; those that the sample lacks are filled with
-# zeros, and how many there are is said.
+# morning's latent coordinates, and with them its clusters. `map_query` keeps them: the new donor
+# gets weights of its own, which alone are trained, and all else stays as it is, to the bit
+# (architecture surgery: Lotfollahi et al. 2022). Genes are matched by name; those that the sample
+# lacks are filled with zeros, and how many there are is said.
 #
 # In a terminal:
 #
@@ -529,8 +530,9 @@ show.save(
     figure,
     pictures,
     "day_second",
-    "Both samples in one latent space, in which the morning's cells (grey in three panels) have "
-    "not moved: the afternoon's cells lie among them, and get their names from them.",
+    "Both samples in one latent space, in which the morning's cells (grey in three panels) keep "
+    "their coordinates; the plane is laid out anew, of all cells. The afternoon's lie among them, "
+    "and get their names from them.",
 )
 
 # %% [markdown]
