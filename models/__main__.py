@@ -595,6 +595,7 @@ def de(options) -> int:
         genes=model_genes(model),
         seed=options.seed,
     )
+    table = measured_alone(table, model, counts)
     print(f"groups of {options.key}\n{table.head(options.rows)}")
     for path, write in ((options.csv, table.to_csv), (options.volcano, table.volcano)):
         if path is not None:
@@ -602,6 +603,17 @@ def de(options) -> int:
                 write(temporary)
             say(f"written: {path}")
     return 0
+
+
+def measured_alone(table, model, counts: Counts):
+    """The rows of a table of genes that the counts have; of the others nothing is known, though
+    they are taken for 0 where the model is asked.
+    """
+    absent = set(model_genes(model)) - set(counts.genes.tolist())
+    if not absent:
+        return table
+    say(f"{len(absent):,} genes of the run that the counts lack are left out of the table")
+    return table[np.array([gene not in absent for gene in table["gene"]])]
 
 
 def generate(options) -> int:
@@ -1127,9 +1139,12 @@ def reading_options(add, unset=None) -> None:
         "--obs",
         metavar="META",
         type=os.path.abspath,
+        action="append",
         default=unset,
         help="table of what is known of the cells (.csv, .tsv, .txt, .gz), a line each, for files "
-        "without: it is joined by the names of cells",
+        "without: it is joined by the names of cells. May be given several times; what a later "
+        "command is given is added to the tables of the run, such as labels or clusters. Of two "
+        "columns of one name the later counts",
     )
     add(
         "--gene-names",
@@ -1478,8 +1493,10 @@ def main(arguments: list[str] | None = None) -> int:
     with streams.kept_going():
         try:
             options = parser().parse_args(arguments)
-            if isinstance(getattr(options, "counts", None), list) and len(options.counts) < 2:
-                options.counts = options.counts[0] if options.counts else None
+            for name in ("counts", "obs"):  # one alone is no list
+                given = getattr(options, name, None)
+                if isinstance(given, list) and len(given) < 2:
+                    setattr(options, name, given[0] if given else None)
         except SystemExit as said:  # argparse has printed the help, or what is wrong
             return said.code  # type: ignore[return-value]  # argparse ends with a number
     with streams.kept_going() as output:

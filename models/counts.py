@@ -196,7 +196,8 @@ def read(
     on the disk: X is Blocks, which SCVI trains on and predicts from, with memory for a few blocks
     only; each block is checked when it is read. Do not change the file meanwhile. transpose: the
     file has it the other way round than said above: what would be genes are cells. obs: path of a
-    table with a line for each cell, joined by the names of cells (annotation.py). Of features of
+    table with a line for each cell, joined by the names of cells (annotation.py), or a list of
+    several, of which the later counts where columns have one name. Of features of
     several kinds, in var["feature_types"], only 'Gene Expression' is read. gene_names: the
     column of `var` to take names of genes from, such as "feature_name" of CELLxGENE or "gene_ids"
     of 10x Genomics. rounded: make whole numbers of fractions, see `round_counts`; otherwise they
@@ -231,8 +232,8 @@ def read(
     exchanged = advice(counts.cells, counts.genes, turn)
     for note in (*content.notes, *filter(None, [exchanged])):
         warnings.warn(f"{path}: {note}", stacklevel=2)
-    if obs is not None:
-        annotation = annotation_of(obs, counts.cells)
+    for table in tables_in(obs):
+        annotation = annotation_of(table, counts.cells)
         counts.obs |= annotation.obs
         for note in annotation.notes:
             warnings.warn(note, stacklevel=2)
@@ -240,6 +241,13 @@ def read(
         X = _rounded_matrix(X, path)
     counts.X = _checked(X, path, layer, rounded) if backed else _in_memory(X, str(path), layer)
     return counts
+
+
+def tables_in(obs) -> list:
+    """The tables of cells in an argument `obs`: None, a path, or several."""
+    if obs is None:
+        return []
+    return list(obs) if isinstance(obs, (list, tuple)) else [obs]
 
 
 def read_several(paths, layer: str | None, backed: bool, read_one, options: dict) -> Counts:

@@ -66,7 +66,7 @@ def read(
         "layer": layer,
         "backed": backed,
         "transpose": transpose,
-        "obs": None if obs is None else os.fspath(obs),
+        "obs": None if obs is None else [os.fspath(table) for table in counts.tables_in(obs)],
         "gene_names": gene_names,
         "rounded": rounded,
     }

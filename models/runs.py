@@ -293,7 +293,8 @@ class Run:
         """(all genes of the counts, their path, name of the batch column or None).
 
         path: another file than the one trained on; then layer and reading (see read_counts) are
-        those of this file, and not the run's. on_disk: leave the matrix in its file; None: where
+        those of this file, and not the run's; else tables of cells, in reading["obs"], are added to
+        those of the run. on_disk: leave the matrix in its file; None: where
         the training left it, if these are the counts trained on. FileNotFoundError where the counts
         are no longer there.
         """
@@ -310,6 +311,7 @@ class Run:
         if path is None:
             path = trained_on
             reading = reading_of(settings) | reading
+            reading |= tables_of(settings, reading)
         counts = read_counts(path, layer, on_disk, reading)
         return counts, path, batch_key or settings.get("batch_key")
 
@@ -322,6 +324,17 @@ def paths_of(path) -> list:
 def _absolute(path) -> str | list[str]:
     found = [os.path.abspath(p) for p in paths_of(path)]
     return found if isinstance(path, (list, tuple)) else found[0]
+
+
+def tables_of(settings: dict, reading: dict) -> dict:
+    """The tables of cells of a run, and after them those that are given beside, as an argument of
+    counts.read. One of the run that is gone is not missed where others are given.
+    """
+    own, given = paths_of(settings.get("obs") or []), paths_of(reading.get("obs") or [])
+    if given == own:
+        return {}
+    own = [path for path in own if path not in given and os.path.exists(path)]
+    return {"obs": own + given}
 
 
 def reading_of(settings: dict) -> dict:

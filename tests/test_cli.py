@@ -1885,6 +1885,50 @@ def test_map_embed_and_label_name_the_types_of_new_cells(mapped, tmp_path):
     assert np.mean([row[1] == kind for row, kind in zip(rows, truth)]) > 0.9
 
 
+def test_genes_that_new_cells_lack_are_in_no_table(mapped, tmp_path, capsys):
+    words = ["--key", "kind", "--all-groups", "--samples", 60, "--csv", tmp_path / "de.csv"]
+    assert call("de", mapped / "mapped", *words) == 0
+    assert "1 genes of the run that the counts lack are left out" in capsys.readouterr().err
+    header, *rows = rows_of(tmp_path / "de.csv")
+    genes = [row[header.index("gene")] for row in rows]
+    assert sorted(genes) == sorted(2 * read(mapped / "day2.npz").genes.tolist())
+
+
+def test_tables_of_cells_are_added_to_those_of_the_run(place, tmp_path, capsys):
+    """Labels and clusters, as label and scanpy write them, beside the table with the batches."""
+    counts = made_counts()
+    bare = Counts(counts.X, counts.genes, counts.cells)
+    runs.write_counts(tmp_path / "c.npz", bare)
+    annotated = anndata.AnnData(
+        sparse.csr_matrix(counts.X),
+        obs=pandas.DataFrame(index=counts.cells),
+        var=pandas.DataFrame(index=runs.unique_names(counts.genes)),
+    )
+    annotated.write_h5ad(tmp_path / "c.h5ad")  # which a process of its own reads
+    meta, labels, leiden = (tmp_path / f"{name}.csv" for name in ("meta", "labels", "leiden"))
+    frame = pandas.DataFrame({"donor": counts.obs["donor"]}, index=counts.cells)
+    frame.to_csv(meta)
+    frame.assign(label=counts.obs["kind"])[["label"]][::-1].to_csv(labels)
+    frame.assign(leiden=np.arange(60) % 3)[["leiden"]].to_csv(leiden)
+    for name in ("c.npz", "c.h5ad"):
+        run = tmp_path / f"run of {name}"
+        words = ["--out", run, "--obs", meta, "--batch-key", "donor", *SMALL]
+        assert call("train", tmp_path / name, *words) == 0
+        beside = ["--obs", labels, "--obs", leiden]
+        for key, groups in (("label", ["B cell", "T cell"]), ("leiden", ["0", "1", "2"])):
+            de = ["de", run, *beside, "--key", key, "--all-groups", "--samples", 60]
+            assert call(*de, "--csv", tmp_path / "de.csv") == 0
+            header, *rows = rows_of(tmp_path / "de.csv")
+            assert sorted({row[header.index("group")] for row in rows}) == groups
+        assert call("report", run, "--obs", labels, "--color", "label") == 0
+    meta.rename(tmp_path / "moved.csv")
+    assert call("denoise", run, "--obs", tmp_path / "moved.csv", "--out", tmp_path / "d.npz") == 0
+    assert call("denoise", run, "--out", tmp_path / "d.npz") == 1
+    assert "meta.csv: no such file" in capsys.readouterr().err
+    found = read(tmp_path / "c.npz", obs=[tmp_path / "moved.csv", labels])
+    assert found.obs["label"].tolist() == counts.obs["kind"].tolist() and "donor" in found.obs
+
+
 def test_old_cells_have_the_same_coordinates_in_both_runs(mapped, tmp_path):
     found = []
     for run in ("run", "mapped"):
