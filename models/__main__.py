@@ -45,7 +45,7 @@ from scipy import sparse
 from minigrad import checkpoint
 from minigrad.parallel import LAUNCHERS, AnotherRankFailed, ranks_of
 from models import comparison, imputation, latent_files, query, recipe, report, runs, streams
-from models.counts import HOW_TO_ROUND, Counts, library_size
+from models.counts import HOW_TO_ROUND, Counts, empty_cells, library_size
 from models.files import HOW_TO_ADD
 from models.joining import FILE, names_of_files
 from models.runs import Run
@@ -64,6 +64,9 @@ OPTIONS = {
     "name=, or other labels": "--batch-name, or other labels",
     "train without batch=": "train without --batch-key",
     "among categorical=": "among --categorical",
+    "Give counts that have it: an AnnData object, or models.counts.Counts with obs": (
+        "Give a table of the cells that has it: --obs TABLE"
+    ),
     'layer="counts"': "--layer counts",
     'layer="raw"': "--layer raw",
     "transfer_labels: n_neighbors": "--neighbors",
@@ -468,7 +471,15 @@ def embed(options) -> int:
     counts, path, batch = of_run(run, options, model, is_own_batch_decoded=False)
     is_added = runs.is_h5ad(path) and not runs.why_not_added(path, counts, "obsm")
     keep_counts(run, path, "--out", options.out, is_added, options.obs)
-    z: Any = model.latent(genes_of(run, model, counts), batch)
+    told = genes_of(run, model, counts)
+    n_empty = int(empty_cells(told.X).sum())
+    if n_empty:
+        warnings.warn(
+            f"{n_empty:,} of {len(told):,} cells have no counts of the run's genes: their "
+            "coordinates, and labels that label gives them, say nothing",
+            stacklevel=2,
+        )
+    z: Any = model.latent(told, batch)
     names = [f"z{i}" for i in range(z.shape[1])]
     runs.write_cells(options.out, counts, "obsm", "X_scVI", z, names, source=path)
     say(f"{len(z):,} cells x {z.shape[1]} dimensions, {kind} written: {options.out}")

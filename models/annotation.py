@@ -18,13 +18,14 @@ Know after: what becomes of cells that a table lacks.
 from __future__ import annotations
 
 import csv
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from models.files import Refused, delimiter_of, fields, named_columns
-from models.labels import is_missing_text
+from models.labels import advice_on_barcodes, is_missing_text
 
 
 class Annotation(NamedTuple):
@@ -62,7 +63,8 @@ def _annotation(path: Path, cells: np.ndarray) -> Annotation:
     if found_in[key] == 0:
         raise Refused(
             f"has none of the cells by name: they are called {str(cells[0])!r}, in the table "
-            f"{next(iter([names, *columns.values()]))[0]!r}; bring the names in line"
+            f"{next(iter([names, *columns.values()]))[0]!r}; "
+            f"{advice_on_barcodes(cells.tolist(), [*names, *chain(*columns.values())])}"
         )
     position: dict[str, int] = {}
     for i, name in enumerate(names):

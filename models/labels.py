@@ -19,11 +19,13 @@ are taken as they stand, and when they are refused.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+BARCODE = re.compile("[ACGT]{8,}")  # of a droplet
 # What programs write where they have no value: R, pandas, Python, and SQL. Of other spellings, such
 # as "none", some are answers.
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>")
@@ -112,6 +114,22 @@ def by_cell(values: Any, cells: Sequence[str] | np.ndarray | None, name: str) ->
             "pass an array in the order of the cells"
         )
     return values_alone[[position[cell] for cell in cells]]
+
+
+def advice_on_barcodes(cells: Sequence[str], names: Sequence[str]) -> str:
+    """What to do where no cell is found by name, and the barcodes within names may be the same.
+
+    cells, names: of the counts, and of a table, in any order.
+    """
+    barcodes = {found[0]: name for name in names if (found := BARCODE.search(name))}
+    for cell in cells:
+        found = BARCODE.search(cell)
+        if found and found[0] in barcodes:
+            return (
+                f"the barcodes are the same, and what stands before or after them is not ({cell!r} "
+                f"and {barcodes[found[0]]!r}): add it in the table, or take it away"
+            )
+    return "bring the names in line"
 
 
 def refuse_other_names(

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from models.files import Refused, delimiter_of, fields, named_columns, npz_arrays
-from models.labels import is_missing_text
+from models.labels import advice_on_barcodes, is_missing_text
 
 
 class Latent(NamedTuple):
@@ -59,7 +59,8 @@ def read_labels(path: Path, column: str | None, cells: np.ndarray) -> np.ndarray
     if not any(value is not None for value in found):
         raise ValueError(
             f"{path}: has a label for none of the cells by name: they are called "
-            f"{str(cells[0])!r}, in the table {next(iter(label))!r}; bring the names in line"
+            f"{str(cells[0])!r}, in the table {next(iter(label))!r}; "
+            f"{advice_on_barcodes([str(cell) for cell in cells], list(label))}"
         )
     return found
 

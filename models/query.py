@@ -55,6 +55,7 @@ Know after: what a new batch changes in a model, and what it leaves alone.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -82,6 +83,9 @@ from models.labels import by_cell, cells_of, genes_of
 from models.recipe import LIBRARY_FLOOR, OFFSET_PRECISION, add_prior
 
 N_STEPS = 150  # of a mapping, at least
+VERSION = re.compile(r"\.\d+$")  # of an id, as in ENSG00000141510.18
+ENSEMBL = re.compile(r"ENS[A-Z]*G\d{6,}")
+LEAST_TO_LOWER = 0.3  # overlap from which a lower min_overlap is worth a thought
 SHOWN = 5  # names of genes in a message
 # What has an entry for each batch or label, beside NewColumns: `_extend_theta` and `_count_in` fill
 # in those of new ones.
@@ -275,15 +279,12 @@ def share_genes(
     n_found = len(genes) - len(missing)
     overlap = n_found / len(genes)
     if overlap < min_overlap:
-        column = _column_of_names(counts, genes)
-        advice = "pass counts with the same gene names"
-        if column is not None:
-            advice = f"they stand in its column {column!r}: read it with gene_names={column}"
+        advice = _advice_on_names(counts, genes) or "pass counts with the same gene names"
         said = (
             f"{len(missing):,} of the {len(genes):,} genes of {whose} are not among the "
             f"{len(names):,} of the counts: {examples}; {advice}"
         )
-        if min_overlap < 1:
+        if min_overlap < 1 and overlap >= LEAST_TO_LOWER:
             said += (
                 f", or at least {min_overlap:.0%} of them ({overlap:.1%} are there), or lower "
                 f"min_overlap={min_overlap:g}"
@@ -295,6 +296,47 @@ def share_genes(
         stacklevel=3,
     )
     return Counts(_placed(counts.X, places), np.asarray(genes), counts.cells, counts.obs)
+
+
+def _advice_on_names(counts: Counts, genes: Sequence[str]) -> str | None:
+    """What to do about names of genes that most of the model's have in another form here."""
+    column = _column_of_names(counts, genes)
+    if column is not None:
+        return f"they stand in its column {column!r}: read it with gene_names={column}"
+    here, there = counts.genes.tolist(), list(genes)
+    known = set(there)
+    for form, what, advice in (
+        (
+            str.upper,
+            "in upper and lower case only",
+            "where that is spelling, bring it in line; between species, as mouse and human, "
+            "translate the names by a table of orthologues",
+        ),
+        (
+            lambda name: VERSION.sub("", name),
+            "in the version behind the dot only",
+            "take it away from all names",
+        ),
+    ):
+        original = {form(name): name for name in there}
+        alike = [name for name in here if name not in known and form(name) in original]
+        if 2 * len(alike) > len(there):
+            example = f"{alike[0]} for {original[form(alike[0])]}"
+            return f"most names differ {what} ({example}): {advice}"
+    are_ids, were_ids = _are_ensembl(here), _are_ensembl(there)
+    if are_ids != were_ids:
+        forms = ("Ensembl ids", "symbols") if are_ids else ("symbols", "Ensembl ids")
+        return (
+            f"the counts name genes by {forms[0]} ({here[0]}), and {forms[1]} are asked for: read "
+            f"them with gene_names= the column that has those (there are: "
+            f"{', '.join(counts.var) or 'none'})"
+        )
+    return None
+
+
+def _are_ensembl(names: Sequence[str]) -> bool:
+    """Whether most names of genes are ids of Ensembl, such as ENSG00000141510."""
+    return 2 * sum(bool(ENSEMBL.match(name)) for name in names) > len(names)
 
 
 def _column_of_names(counts: Counts, genes: Sequence[str]) -> str | None:

@@ -49,7 +49,7 @@ from models.counts import (
     highest_variance,
     pearson_residual_variance,
 )
-from models.files import need, warn_of_formulas
+from models.files import HOW_TO_ADD, need, warn_of_formulas
 from models.hdf5 import index_of
 from models.hdf5_writing import hdf5_file
 from models.labels import is_missing, unique_names
@@ -155,7 +155,7 @@ def labels_of(counts: Counts, key: str) -> np.ndarray:
     if key not in counts.obs:
         raise ValueError(
             f"no column {key!r} of cells in the counts; there are: "
-            f"{', '.join(counts.obs) or 'none'}"
+            f"{', '.join(counts.obs) or 'none'}. A table of the cells may have it: {HOW_TO_ADD}"
         )
     return counts.obs[key]
 

@@ -15,6 +15,7 @@ from scipy import sparse
 from models import guarded
 from models.annotation import annotation_of
 from models.counts import read
+from models.latent_files import read_labels
 from tests.example_counts import CELLS, X, adata, check, npz, write_folder, write_tenx
 
 KIND = np.array(["T", "B, naive"])[np.arange(23) % 2]
@@ -157,3 +158,22 @@ def test_mtx_alone_takes_no_table_of_other_cells(tmp_path):
         pytest.raises(ValueError, match="they are called 'cell_0', in the table 'AAC0-1'"),
     ):
         read(tmp_path / "a.mtx", obs=tmp_path / "meta.csv")
+
+
+@pytest.mark.parametrize(
+    "cell, name, says",
+    [
+        ("ACGTACGTACGTACGT-1", "ACGTACGTACGTACGT", "add it in the table, or take it away"),
+        ("ACGTACGTACGTACGT-1", "P01_ACGTACGTACGTACGT", "'P01_ACGTACGTACGTACGT'): add it"),
+        ("ACGTACGTACGTACGT-1", "TTTTACGTACGTACGT-1", "bring the names in line"),
+    ],
+)
+def test_barcodes_that_differ_in_what_is_around_them(tmp_path, cell, name, says):
+    (tmp_path / "c.csv").write_text(f"cell,g1,g2\n{cell},4,1\nCCCCACGTACGTACGT-1,2,2\n")
+    (tmp_path / "meta.csv").write_text(f"cell,type\n{name},B\n")
+    with pytest.raises(ValueError, match="none of the cells by name") as error:
+        read(tmp_path / "c.csv", obs=tmp_path / "meta.csv")
+    assert says in str(error.value)
+    with pytest.raises(ValueError, match="for none of the cells by name") as error:
+        read_labels(tmp_path / "meta.csv", None, np.array([cell]))
+    assert says in str(error.value)

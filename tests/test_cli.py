@@ -1560,6 +1560,33 @@ def test_empty_cells_are_a_warning_line(place, tmp_path, capsys):
     )
 
 
+def test_coordinates_of_empty_cells_are_said_to_say_nothing(place, tmp_path, capsys):
+    counts = made_counts()
+    x = counts.X.toarray()
+    x[[5, 17]] = 0
+    empty = Counts(sparse.csr_array(x), counts.genes, counts.cells, counts.obs)
+    runs.write_counts(tmp_path / "e.npz", empty)
+    for path, said in ((tmp_path / "e.npz", True), (place / "counts.npz", False)):
+        assert call("embed", place / "run", path, "--out", tmp_path / "z.csv") == 0
+        found = (
+            "warning: 2 of 60 cells have no counts of the run's genes" in capsys.readouterr().err
+        )
+        assert found == said
+
+
+def test_a_column_that_is_not_there_is_looked_for_in_a_table(tmp_path, capsys):
+    counts = made_counts()
+    runs.write_counts(tmp_path / "bare.npz", Counts(counts.X, counts.genes, counts.cells))
+    assert (
+        call("train", tmp_path / "bare.npz", "--out", tmp_path / "a", "--batch-key", "donor") == 1
+    )
+    assert "A table of the cells may have it: --obs TABLE" in capsys.readouterr().err
+    words = ["--out", tmp_path / "a", "--categorical", "sex"]
+    assert call("train", tmp_path / "bare.npz", *words) == 1
+    said = capsys.readouterr().err
+    assert "Give a table of the cells that has it: --obs TABLE" in said and "AnnData" not in said
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "a.csv"
     runs.write_table(path, ["a"], [[1.0]])

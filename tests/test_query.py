@@ -603,6 +603,30 @@ def test_a_series_is_put_in_the_order_of_the_cells(model, new_cells):
         np.testing.assert_array_equal(other.state_dict()[name], weight)
 
 
+IDS = [f"ENSG{i:011d}" for i in range(20)]
+
+
+@pytest.mark.parametrize(
+    "known, here, says",
+    [
+        (None, str.capitalize, "differ in upper and lower case only .*orthologues"),
+        (IDS, [f"{name}.7" for name in IDS], "in the version behind the dot only .ENSG0+.7 for E"),
+        ([f"{name}.2" for name in IDS], IDS, "in the version behind the dot only"),
+        (None, IDS, "by Ensembl ids .ENSG0+., and symbols are asked for: read them with gene_nam"),
+        (IDS, None, "by symbols .ABC0., and Ensembl ids are asked for: .*there are: score"),
+        (None, [f"other {i}" for i in range(20)], "pass counts with the same gene names$"),
+    ],
+)
+def test_names_of_genes_in_another_form_are_told_apart(known, here, says):
+    symbols = [f"ABC{i}" for i in range(20)]
+    if callable(here):
+        here = [here(name) for name in symbols]
+    counts = Counts(NEW.X, here or symbols, NEW.cells, var={"score": np.arange(20.0)})
+    with pytest.raises(ValueError, match=says) as error:
+        share_genes(counts, known or symbols, 0.8)
+    assert "min_overlap" not in str(error.value)
+
+
 # ------------------------------------------------------------------------------- covariates
 def test_new_labels_get_weights_and_numbers_are_standardised_as_before():
     model = SCVI.for_data(OLD, **ALL, n_hidden=8, n_latent=3, likelihood="nb")
