@@ -112,7 +112,7 @@ def train_run(run: Run, ranks, options) -> int:
     if options.is_first:
         say(
             f"{len(counts):,} cells, {counts.shape[1]:,} genes"
-            + f", {model.n_batches} batches" * (batch is not None)
+            + f", {report.batches_of(model.n_batches)}" * (batch is not None)
             + covariates_of(model)
             + f" of {name_of(path)}"
         )
@@ -459,7 +459,7 @@ def take_over(options) -> int:
     with run.owned():
         run.begin(options.counts, {key: v for key, v in settings.items() if v is not None})
         model.save(run.checkpoint)
-    say(f"{len(counts):,} cells, {counts.shape[1]:,} genes, {model.n_batches} batch(es)")
+    say(f"{len(counts):,} cells, {counts.shape[1]:,} genes, {report.batches_of(model.n_batches)}")
     print(f"{'run':<28}{run.folder}")
     return 0
 
@@ -623,7 +623,7 @@ def measured_alone(table, model, counts: Counts):
     absent = set(model_genes(model)) - set(counts.genes.tolist())
     if not absent:
         return table
-    say(f"{len(absent):,} genes of the run that the counts lack are left out of the table")
+    say(f"left out of the table, as the counts lack them: genes of the run, {len(absent):,}")
     return table[np.array([gene not in absent for gene in table["gene"]])]
 
 

@@ -131,8 +131,8 @@ def training_cells(
     if not model.trained:
         warn_of_labels_that_are_none(batches, codes)
         for name in model.columns.categorical:
-            found = model.columns.counted(name, _obs(counts), x.shape[0])
-            warn_of_labels_that_are_none(*found, f"categorical {name!r}")
+            labels, codes_of_labels = model.columns.counted(name, _obs(counts), x.shape[0])
+            warn_of_labels_that_are_none(labels, codes_of_labels, f"categorical {name!r}")
     sums = moments(x)
     n_cells = x.shape[0]
     cells = np.flatnonzero(sums.totals > 0)

@@ -28,7 +28,7 @@ import io
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
@@ -56,13 +56,32 @@ COLORS = (
     "#56B4E9",
     "#D55E00",
     "#000000",
-    "#F0E442",
+    "#C4BB34",
     "#7F7F7F",
     "#882255",
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+MOST_LIGHT = 0.475  # luminance of markers: on white, whose is 1, a contrast of 2
+
+
+def legible(color) -> str:
+    """A colour of matplotlib as "#RRGGBB", darkened in its own hue where white would swallow it.
+
+    Luminance and contrast are those of WCAG 2.1.
+    """
+    rgb = np.array(to_rgb(color))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ [0.2126, 0.7152, 0.0722]
+    if luminance <= MOST_LIGHT:
+        return to_hex(color)
+    linear = linear * (MOST_LIGHT / luminance)
+    rgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    red, green, blue = rgb.tolist()
+    return to_hex((red, green, blue))
+
+
 # Twenty more for up to as many classes, in the order of matplotlib's map of that name.
-MANY_COLORS = tuple(to_hex(colormaps["tab20"](i)) for i in range(20))
+MANY_COLORS = tuple(legible(colormaps["tab20"](i)[:3]) for i in range(20))
 OTHERS = "others"  # labels that have no colour of their own
 STYLE = """:root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
@@ -89,7 +108,7 @@ td { padding: .3rem 1.5rem .3rem 0; border-bottom: 1px solid #ddd; vertical-alig
 }"""
 MOST_CELLS = 3000  # shown, and looked at for what needs all pairs of them
 MOST_DRAWN = 1000  # cells of which the model draws counts
-N_CLUSTERS = 7  # where no labels are given: the colours before yellow, which is pale on white
+N_CLUSTERS = 7  # where no labels are given
 MOST_NUMBERS = 30  # that are taken for names, as of clusters
 MOST_LABELS = 20  # that colours and markers tell apart; the rarer ones become "others"
 
@@ -168,13 +187,18 @@ def write(
 
 
 # -------------------------------------------------------------------------------------- the numbers
+def batches_of(n: int) -> str:
+    """Their number, in words of a sentence."""
+    return f"{n} batch" + "es" * (n != 1)
+
+
 def facts(model, history, n_shown: int) -> list:
     """(what, value) pairs, str: of the model and its training."""
     c = model.config
     found = [
         (
             "model",
-            f"{c['likelihood']}, {c['n_genes']:,} genes, {c['n_batches']} batch(es), "
+            f"{c['likelihood']}, {c['n_genes']:,} genes, {batches_of(c['n_batches'])}, "
             f"{c['n_latent']} latent dimensions, {c['n_layers']} x {c['n_hidden']} hidden units",
         ),
         (

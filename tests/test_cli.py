@@ -936,7 +936,7 @@ def test_a_model_that_scvi_tools_saved_becomes_a_run(tmp_path, capsys):
     run = tmp_path / "run"
     words = ["import", folder, "--counts", tmp_path / "c.npz", "--out", run]
     assert call(*words) == 0
-    assert "12 cells, 20 genes, 2 batch(es)" in capsys.readouterr().err
+    assert "12 cells, 20 genes, 2 batches" in capsys.readouterr().err
     assert call("embed", run, "--out", tmp_path / "z.npz") == 0
     found = np.load(tmp_path / "z.npz")["X_scVI"]
     np.testing.assert_allclose(found, recorded["z_mean"], rtol=1e-5, atol=1e-6)
@@ -1915,7 +1915,10 @@ def test_map_embed_and_label_name_the_types_of_new_cells(mapped, tmp_path):
 def test_genes_that_new_cells_lack_are_in_no_table(mapped, tmp_path, capsys):
     words = ["--key", "kind", "--all-groups", "--samples", 60, "--csv", tmp_path / "de.csv"]
     assert call("de", mapped / "mapped", *words) == 0
-    assert "1 genes of the run that the counts lack are left out" in capsys.readouterr().err
+    assert (
+        "left out of the table, as the counts lack them: genes of the run, 1"
+        in capsys.readouterr().err
+    )
     header, *rows = rows_of(tmp_path / "de.csv")
     genes = [row[header.index("gene")] for row in rows]
     assert sorted(genes) == sorted(2 * read(mapped / "day2.npz").genes.tolist())

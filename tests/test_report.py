@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgba
+from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
 
 from minigrad.fit import History
@@ -100,6 +100,18 @@ def test_up_to_twenty_labels_have_a_look_of_their_own():
         assert len({of_name["color"] for of_name in look.values()}) == n
     others = report.look_of([*(f"{i:02d}" for i in range(19)), "others"])["others"]
     assert others["color"] == "#BBBBBB"
+
+
+def test_every_colour_shows_on_white():
+    """The contrast of WCAG 2.1 is 2 at least, and no two colours have become one."""
+    for colors in (report.COLORS, report.MANY_COLORS):
+        assert len(set(colors)) == len(colors)
+        for color in colors:
+            linear = [
+                c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)
+            ]
+            luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+            assert 1.05 / (luminance + 0.05) > 1.97, color
 
 
 def test_a_page_fits_narrow_screens_and_dark_ones():
