@@ -75,7 +75,7 @@ def known_of_data(
     obs = _obs(counts)
     batch_column = batch if isinstance(batch, str) else None
     columns = columns_in(obs, n_cells, batch_column, categorical, continuous)
-    _, batches = batch_codes(batch, n_cells, obs=obs)
+    _, batches = batch_codes(batch, n_cells, obs=obs, cells=cells_of(counts))
     return KnownOfData(n_genes, genes_of(counts), batches, columns)
 
 
@@ -271,8 +271,9 @@ def _codes(model, counts, batch, n_cells, known_batches):
     """
     if batch is None and model.n_batches > 1:
         batch = model.columns.batch
-    batch = by_cell(batch, cells_of(counts), "batch")
-    return batch_codes(batch, n_cells, known=known_batches, obs=_obs(counts))
+    cells = cells_of(counts)
+    batch = by_cell(batch, cells, "batch")
+    return batch_codes(batch, n_cells, known=known_batches, obs=_obs(counts), cells=cells)
 
 
 def _obs(counts):

@@ -686,14 +686,16 @@ def batch_codes(
     obs=None,
     name: str = "batch",
     advice: str = ". Leave those cells out, or train a model with them",
+    cells=None,
 ) -> tuple:
     """Batches as numbers: `(codes, names)`, codes (n_cells,) positions in the list `names` of str.
 
     batch: a whole number or string per cell; or the name of a column of `obs` (a mapping or frame);
     or None, all cells in one batch. known: the batches that a model was trained with, which then
     are `names`; labels match by their str. Without it names are sorted, numbers as numbers. name:
-    of the argument, for errors; advice: what to do about an unknown batch. Raises ValueError for
-    another length, missing labels, an unknown column, and batches not in `known`.
+    of the argument, for errors; advice: what to do about an unknown batch; cells: (n_cells,) names,
+    or None, for errors too. Raises ValueError for another length, missing labels, an unknown
+    column, and batches not in `known`.
     """
     known = None if known is None else [str(label) for label in known]
     if batch is None:
@@ -714,7 +716,7 @@ def batch_codes(
         raise ValueError(
             f"{name}: has shape {labels.shape}, must be one label for each of {n_cells} cells"
         )
-    values, codes = np.unique(_plain_labels(labels, name), return_inverse=True)
+    values, codes = np.unique(_plain_labels(labels, name, cells), return_inverse=True)
     names = [str(value) for value in values]
     unknown = [label for label in names if known is not None and label not in known]
     if unknown:
@@ -728,7 +730,7 @@ def batch_codes(
     )
 
 
-def _plain_labels(labels, name):
+def _plain_labels(labels, name, cells=None):
     """Labels of one comparable dtype: whole numbers, or strings."""
     if (
         labels.dtype.kind == "f"
@@ -739,9 +741,10 @@ def _plain_labels(labels, name):
     if labels.dtype.kind not in "biuU":
         missing = [i for i, label in enumerate(labels.tolist()) if is_missing(label)]
         if missing:
+            first = missing[0] if cells is None else f"{missing[0]} ({str(cells[missing[0]])!r})"
             raise ValueError(
                 f"{name}: {len(missing)} of {len(labels)} cells have no label, the first of them "
-                f"cell {missing[0]}; leave those cells out, or give them a label"
+                f"cell {first}; leave those cells out, or give them a label"
             )
         for i, label in enumerate(labels.tolist()):
             if not isinstance(label, (int, np.integer, str)):

@@ -328,7 +328,7 @@ def _advice_on_names(counts: Counts, genes: Sequence[str]) -> str | None:
         forms = ("Ensembl ids", "symbols") if are_ids else ("symbols", "Ensembl ids")
         return (
             f"the counts name genes by {forms[0]} ({here[0]}), and {forms[1]} are asked for: read "
-            f"them with gene_names= the column that has those (there are: "
+            f"them with gene_names=COLUMN, of the one that has those (there are: "
             f"{', '.join(counts.var) or 'none'})"
         )
     return None

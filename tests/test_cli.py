@@ -1035,7 +1035,7 @@ def test_a_number_of_each_cell_is_no_batch_and_no_label(tmp_path, capsys):
     for key in ("half", "annot"):
         assert call("train", tmp_path / "c.h5ad", *out, "--batch-key", key) == 1
     said = capsys.readouterr().err
-    assert "batch: 9 of 60 cells have no label" in said
+    assert "batch: 9 of 60 cells have no label, the first of them cell 0 ('c0');" in said
 
     assert call("report", tmp_path / "s", "--color", "half") == 0
     page = (tmp_path / "s" / "index.html").read_text()
