@@ -308,9 +308,9 @@ REFUSED = {  # kind: (the input made of clean counts, what the error says after 
 COUNTS_ONLY = {
     "negative": (
         entry(-1),
-        r"row 3, column 2 \(from 0\) is -1.0; counts are whole numbers from 0 up.* Raw counts are usually",
+        r"row 3, column 2 \(from 0\) is -1.0, which is negative; counts are whole .* set it to what",
     ),
-    "negative in CSR": (csr(entry(-1)), "row 3.* is -1.0; counts are whole numbers from 0 up"),
+    "negative in CSR": (csr(entry(-1)), "row 3.* is -1.0, which is negative; counts are whole"),
     "fractional": (
         entry(0.5),
         r"row 3, column 2 \(from 0\) is 0.5; counts are whole numbers .*looks normalised",

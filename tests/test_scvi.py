@@ -609,7 +609,7 @@ def test_cells_without_counts_are_left_out_and_reported():
         (np.ones(15), "must be \\(n_cells, n_genes\\)"),
         (np.ones((0, 15)), "no cells"),
         (np.full((40, 15), 0.5), "0.5; counts are whole numbers"),
-        (np.full((40, 15), -1.0), "-1.0; counts are whole numbers"),
+        (np.full((40, 15), -1.0), "-1.0, which is negative; counts are whole numbers"),
         (np.full((40, 15), np.nan), "nan; counts are finite"),
         (np.full((40, 15), np.inf), "inf; counts are finite"),
         (sparse.csr_array(np.full((40, 15), 2.5)), "2.5; counts are whole numbers"),
