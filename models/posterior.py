@@ -670,6 +670,10 @@ def _check_library_size(library_size, n: int | None = None) -> None:
     if library_size is None:
         return
     sizes = np.asarray(library_size)
+    if sizes.dtype.kind not in "iuf":
+        raise ValueError(
+            f"library_size must be a number, or one of each cell, not {library_size!r}"
+        )
     if not (np.all(np.isfinite(sizes)) and np.all(sizes > 0)):
         raise ValueError(f"library_size must be positive and finite, not {library_size}")
     if n is not None and sizes.shape not in ((), (n,)):

@@ -78,7 +78,7 @@ from models.count_inputs import (
 )
 from models.counts import Counts, as_matrix, batch_codes
 from models.covariates import ObsColumns
-from models.inputs import dense
+from models.inputs import dense, whole_number
 from models.labels import by_cell, cells_of, genes_of
 from models.recipe import LIBRARY_FLOOR, OFFSET_PRECISION, add_prior
 
@@ -483,7 +483,7 @@ def map_cells(
             optimizer=optimizer,
             batch_size=batch_size,
             validation=validation,
-            seed=model.config["seed"] if seed is None else seed,
+            seed=model.config["seed"] if seed is None else whole_number("seed", seed, least=0),
             progress=progress,
             device=device,
         )

@@ -160,11 +160,6 @@ def labels_of(counts: Counts, key: str) -> np.ndarray:
     return counts.obs[key]
 
 
-def texts_of(counts: Counts, key: str) -> np.ndarray:
-    """An obs column, (n_cells,) str, NO_LABEL where it is missing. ValueError as `labels_of`."""
-    return as_texts(labels_of(counts, key))
-
-
 def as_texts(labels) -> np.ndarray:
     """Labels as (n,) str; NO_LABEL where one is None or NaN."""
     labels = np.asarray(labels)

@@ -242,9 +242,9 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
         >>> model.latent(counts).shape, model.expression_fraction(counts).sum(axis=1).round(3)[:2]
         ((40, 2), array([1., 1.], dtype=float32))
 
-    Architecture and objective are scvi-tools', but for thinned counts and the prior of the weights.
-    These, the default number of latent dimensions and the defaults of training differ, by
-    measurement on held-out cells (recipe.py).
+    Architecture and objective are scvi-tools', but for thinned counts and the priors of weights and
+    of log theta. These, the default number of latent dimensions and the defaults of training
+    differ, by measurement on held-out cells (recipe.py).
     """
 
     # In files, beside the weights: arrays that are not trained (nn.py), and what JSON can say
@@ -614,7 +614,8 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
         and batches stay what they are, and others are refused, as for predictions.
 
         epochs: None for 200, fewer above 20,000 cells, more where that is under 500 steps.
-        learning_rate: at the start; it falls to 0 on half a cosine. kl_warmup: fraction of the
+        learning_rate: at the start; it falls to 0 on half a cosine; with one batch, log theta has
+        ten times as much. kl_warmup: fraction of the
         training, at most 0.5, over which the KL weight rises from 0 to 1; None for 0.25, and for 0
         where there are several batches, which then mix better. weight_decay: of a normal prior of
         the decoder's output weights, in the loss of a cell; None for n_hidden / number of cells

@@ -95,9 +95,26 @@ def _with_weights(cls: Any, state: Mapping[str, Any], config: dict[str, Any]) ->
     first_layer = np.asarray(state[FIRST_LAYER])
     n_hidden = len(first_layer)
     n_genes = len(np.asarray(state["decoder.px_scale_decoder.0.bias"]))
-    n_latent = np.asarray(state["z_encoder.mean_encoder.weight"]).shape[0]
+    mean_encoder = np.asarray(state["z_encoder.mean_encoder.weight"])
+    # A model is made in these sizes before its weights are compared, so they must be real.
+    if first_layer.ndim != 2 or first_layer.shape[1] < n_genes:
+        raise ValueError(
+            f"state: {FIRST_LAYER!r} has shape {first_layer.shape}, for {n_genes} genes of the "
+            "decoder: it is no encoder of their counts"
+        )
+    if mean_encoder.ndim != 2 or mean_encoder.shape[1] != n_hidden:
+        raise ValueError(
+            f"state: 'z_encoder.mean_encoder.weight' has shape {mean_encoder.shape}, for "
+            f"{n_hidden} hidden units of {FIRST_LAYER!r}"
+        )
+    n_latent = mean_encoder.shape[0]
     dtype = np.promote_types(first_layer.dtype, np.float32)  # halves are computed in float32
     n_layers = sum(f"z_encoder.encoder.fc_layers.Layer {i}.0.weight" in state for i in range(100))
+    if config.get("n_layers", n_layers) != n_layers:
+        raise ValueError(
+            f"state: has weights of {n_layers} hidden layers, where n_layers is "
+            f"{config['n_layers']}; {AS_IN_TRAINING}"
+        )
     found = dict(
         n_genes=n_genes, n_hidden=n_hidden, n_latent=n_latent, n_layers=n_layers, dtype=dtype
     )
@@ -202,7 +219,9 @@ def _config(asked: dict[str, Any], registry: dict, torch: Torch) -> dict[str, An
     """Arguments of SCVI here from those there; registry: what is known of the cells."""
     for name, value in ONLY.items():
         if asked.get(name, value) != value:
-            raise Refused(f"was made with {name}={asked[name]!r}, which SCVI here does not have")
+            found = asked[name]
+            told = repr(found)[:60] if isinstance(found, (str, int, float)) else "another value"
+            raise Refused(f"was made with {name}={told}, which SCVI here does not have")
     fields = registry["field_registries"]
     setup = registry["setup_args"]
     if setup.get("size_factor_key") is not None:

@@ -61,6 +61,8 @@ CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()
 # Instructions that put a number or a text on the stack, by what their names contain.
 LITERALS = ("INT", "LONG", "FLOAT", "STRING", "BYTES", "UNICODE")
 MARK = object()
+# Tensors may share their numbers, and become arrays of their own here: of so many times the file.
+COPIES = 10
 
 
 class Name(str):
@@ -136,7 +138,7 @@ def _follow(name: str, argument: Any, stack: list, memo: dict) -> None:
     elif name in ("TUPLE", "LIST", "DICT"):
         items = _since_mark(stack)
         if name == "DICT":
-            stack.append(dict(zip(items[::2], items[1::2])))
+            stack.append(_with_items({}, items))
         else:
             stack.append(tuple(items) if name == "TUPLE" else items)
     elif name in ("APPEND", "APPENDS"):
@@ -146,11 +148,24 @@ def _follow(name: str, argument: Any, stack: list, memo: dict) -> None:
     elif name in ("SETITEM", "SETITEMS"):
         items = _popped(stack, 2) if name == "SETITEM" else _since_mark(stack)
         if isinstance(stack[-1], dict):
-            stack[-1].update(zip(items[::2], items[1::2]))
+            _with_items(stack[-1], items)
     elif any(part in name for part in LITERALS):
         stack.append(argument)
     else:
         raise Refused(f"its program has the instruction {name}, which weights do not need")
+
+
+def _with_items(target: dict, items: list) -> dict:
+    """The dict, with these keys and values in turn. Refused for a key that is no text or number.
+
+    Python computes a hash of a key: of tuples in tuples, as deep as a program likes, it would come
+    to no end, or overflow.
+    """
+    keys = items[::2]
+    if not all(type(key) in (str, int, Name) for key in keys):
+        raise Refused("has a dict with a key that is neither a text nor a whole number")
+    target.update(zip(keys, items[1::2]))
+    return target
 
 
 def _popped(stack: list, n: int) -> list:
@@ -172,8 +187,9 @@ def _since_mark(stack: list) -> list:
 class Torch:
     """What is in a file of `torch.save`: `content` is what was saved, as `followed` has it.
 
-    Refused for a file that is not whole, or claims to hold more than it does; whatever zipfile and
-    pickletools raise for one that is damaged.
+    Refused for a file that is not whole, whose members are compressed, which torch.save never does,
+    or which claims to hold more than it does; whatever zipfile and pickletools raise for one that
+    is damaged.
     """
 
     def __init__(self, path: Path):
@@ -182,11 +198,14 @@ class Torch:
             members = archive.infolist()
             if sum(member.file_size for member in members) > os.path.getsize(path):
                 raise Refused("its members claim to be larger than the file")
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise Refused("its members are compressed, as torch.save does not write them")
             for member in members:
                 _, _, name = member.filename.partition("/")  # the folder is called after the file
                 self.parts[name] = archive.read(member)
         if "data.pkl" not in self.parts:
             raise Refused("no file of torch.save: it has no data.pkl")
+        self.n_bytes_left = COPIES * os.path.getsize(path)
         self.order = ">" if self.parts.get("byteorder") == b"big" else "<"
         self.content = followed(self.parts["data.pkl"])
 
@@ -207,8 +226,9 @@ class Torch:
     def _tensor(self, storage: Any, offset: Any, shape: Any, strides: Any) -> np.ndarray:
         """A tensor, of numbers that begin at an offset in its storage, with steps between them."""
         _, kind, key, _, n = storage.description
-        if kind not in STORED:
-            raise Refused(f"has a tensor in {str(kind)[:60]}, which is not read; save it as float")
+        if not isinstance(kind, str) or kind not in STORED:
+            found = kind[:60] if isinstance(kind, str) else _in_words(kind)
+            raise Refused(f"has a tensor in {found}, which is not read; save it as float")
         numbers = np.frombuffer(self.parts[f"data/{key}"], self.order + STORED[kind])
         whole = [offset, *shape, *strides]
         right = all(type(i) is int and i >= 0 for i in whole) and len(shape) == len(strides)
@@ -216,6 +236,11 @@ class Torch:
         if not right or len(numbers) != n or math.prod(shape) > n or (n and last >= n):
             raise Refused(
                 f"has a tensor of shape {shape} that its {len(numbers)} numbers do not fit"
+            )
+        self.n_bytes_left -= math.prod(shape) * numbers.itemsize
+        if self.n_bytes_left < 0:
+            raise Refused(
+                f"has tensors of more than {COPIES} times its own size, which share numbers"
             )
         steps = [step * numbers.itemsize for step in strides]
         view = np.lib.stride_tricks.as_strided(numbers[offset:], shape, steps, writeable=False)
@@ -266,5 +291,7 @@ def _bytes(data: Any) -> bytes:
 def _in_words(value: Any) -> str:
     """What a value is, for errors."""
     if isinstance(value, Call):
-        return f"a call of {str(value.function)[:60]}, which was not made,"
+        function = value.function
+        name = function[:60] if isinstance(function, str) else f"a {type(function).__name__}"
+        return f"a call of {name}, which was not made,"
     return f"a {type(value).__name__}"

@@ -233,3 +233,30 @@ def test_archives_that_claim_too_much(tmp_path):
         Torch(tmp_path / "a.pt")
     with pytest.raises(Refused, match="it has no data.pkl"):
         Torch(archive(tmp_path / "b.pt", b"N.", folder="a/b"))
+
+
+def test_keys_that_python_would_hash_without_end_are_refused():
+    deep = b"(N" + b"\x85" * 300_000 + b"Nd."  # a tuple in a tuple in a tuple ...
+    with pytest.raises(Refused, match="a key that is neither"):
+        followed(deep)
+    doubled = b"(N" + b"q\x00h\x00\x86" * 60 + b"Nd."  # of itself and itself, 60 times
+    with pytest.raises(Refused, match="a key that is neither"):
+        followed(doubled)
+
+
+def test_compressed_members_are_refused(tmp_path):
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", b"N." + bytes(100))
+        file.writestr("archive/data/0", np.random.default_rng(0).bytes(1000))
+    with pytest.raises(Refused, match="compressed"):
+        Torch(path)
+
+
+def test_tensors_that_share_their_numbers_do_not_fill_the_memory(tmp_path):
+    numbers = np.zeros(60_000, np.float32)
+    value = [tensor(0, (60_000,), (1,), 60_000) for _ in range(30)]
+    torch = Torch(archive(tmp_path / "a.pt", program_of(value), data_0=numbers.tobytes()))
+    with pytest.raises(Refused, match="times its own size"):
+        for call in torch.content:
+            torch.array(call)
