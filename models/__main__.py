@@ -447,8 +447,8 @@ def take_over(options) -> int:
     run = Run(options.out)
     if run.checkpoint.exists():
         raise WrongUsage(f"{run.folder} holds a run already; give another --out")
-    reading = {name: value for name in runs.READING if (value := getattr(options, name, None))}
     model = SCVI.from_scvi_tools(options.folder)
+    reading = reading_asked(options)
     everything = runs.read_counts(options.counts, options.layer, reading=reading)
     counts = runs.genes_by_name(everything, model_genes(model))
     x, codes, _ = model.minibatches(counts).columns
@@ -718,7 +718,7 @@ def of_run(run: Run, options, model, is_own_batch_decoded: bool = True) -> tuple
     on_disk = getattr(
         options, "on_disk", False
     )  # None where the option is there, and was not given
-    reading = {name: value for name in runs.READING if (value := getattr(options, name, None))}
+    reading = reading_asked(options)
     counts, path, key = run.counts(
         options.counts, options.layer, options.batch_key, on_disk, reading
     )
@@ -732,6 +732,11 @@ def of_run(run: Run, options, model, is_own_batch_decoded: bool = True) -> tuple
     if not is_batch_needed or name is None or options.counts is not None:
         return counts, path, None
     return counts, path, np.full(len(counts), name)
+
+
+def reading_asked(options) -> dict:
+    """How a file of counts is to be read, as options say: arguments of counts.read."""
+    return {name: value for name in runs.READING if (value := getattr(options, name, None))}
 
 
 def genes_of(run: Run, model, counts) -> Counts:
@@ -863,6 +868,10 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+# Of COUNTS, for the help of several commands.
+SEVERAL = "Several files are joined on the genes that all have, with the name of the file as batch"
+
+
 def train_options(add) -> None:
     """Options without a value here are left to the model's defaults; the run need not know them."""
     unset = argparse.SUPPRESS
@@ -870,8 +879,7 @@ def train_options(add) -> None:
         "counts",
         metavar="COUNTS",
         nargs="*",
-        help="counts to train on; known from the run with --resume. Several files are joined on "
-        "the genes that all have, with the name of the file as batch",
+        help=f"counts to train on; known from the run with --resume. {SEVERAL}",
     )
     add("--out", metavar="RUN", type=Path, required=True, help="folder for the run; it is made")
     add(
@@ -1362,8 +1370,7 @@ def map_options(add) -> None:
         "counts",
         metavar="QUERY",
         nargs="+",
-        help="counts of the new cells; genes are found by name. Several files are joined on the "
-        "genes that all have, with the name of the file as batch",
+        help=f"counts of the new cells; genes are found by name. {SEVERAL}",
     )
     add("--out", metavar="RUN2", type=Path, required=True, help="folder for the new run")
     add(

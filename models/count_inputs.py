@@ -171,15 +171,10 @@ def cells_to_ask_about(
     where it is not needed, and not given, codes are 0. ValueError for an unknown batch or category,
     and for other genes than the model's.
     """
-    x = _matrix(model, counts, layer, on_disk)
-    _check_genes(model, counts)
-    warn_if_untrained(model, stacklevel=4)
-    n_cells = x.shape[0]
-    codes = np.zeros(n_cells, np.int64)
-    if is_batch_needed or batch is not None or model.config["encode_covariates"]:
-        codes, _ = _codes(model, counts, batch, n_cells, model.batches)
-    covariates = model.columns.table(_obs(counts), n_cells, model.dtype)
-    return _in_dtype(x, model.dtype), codes, covariates
+    is_batch_needed = is_batch_needed or model.config["encode_covariates"]
+    x, codes = _counts_and_codes(model, counts, batch, layer, on_disk, is_batch_needed, 5)
+    covariates = model.columns.table(_obs(counts), x.shape[0], model.dtype)
+    return x, codes, covariates
 
 
 def cells_to_encode(
@@ -193,14 +188,23 @@ def cells_to_encode(
     """
     if model.config["encode_covariates"]:
         return cells_to_ask_about(model, counts, batch, layer, on_disk=True)
-    x = _matrix(model, counts, layer, on_disk=True)
+    x, codes = _counts_and_codes(model, counts, batch, layer, True, is_batch_needed=False, depth=4)
+    return x, codes, np.zeros((x.shape[0], 0), model.dtype)
+
+
+def _counts_and_codes(
+    model, counts, batch, layer, on_disk: bool, is_batch_needed: bool, depth: int
+) -> tuple[Matrix, np.ndarray]:
+    """Checked counts in the dtype of the model, and batch codes, 0 where the batch is neither
+    needed nor given. depth: how many calls above warn_if_untrained's caller the user's lies.
+    """
+    x = _matrix(model, counts, layer, on_disk)
     _check_genes(model, counts)
-    warn_if_untrained(model, stacklevel=3)
-    n_cells = x.shape[0]
-    codes = np.zeros(n_cells, np.int64)
-    if batch is not None:
-        codes, _ = _codes(model, counts, batch, n_cells, model.batches)
-    return _in_dtype(x, model.dtype), codes, np.zeros((n_cells, 0), model.dtype)
+    warn_if_untrained(model, stacklevel=depth)
+    codes = np.zeros(x.shape[0], np.int64)
+    if is_batch_needed or batch is not None:
+        codes, _ = _codes(model, counts, batch, x.shape[0], model.batches)
+    return _in_dtype(x, model.dtype), codes
 
 
 def _warn_where_names_are_exchanged(counts) -> None:

@@ -76,13 +76,13 @@ def _pca_imputed(x, rows, columns, n_components):
     y = log1p(normalize(x)).astype(np.float64)
     totals = np.asarray(x.sum(axis=1)).ravel()
     mean = np.asarray(y.mean(axis=0)).ravel()
-    axes = _principal_axes(y, mean, n_components)
+    axes = principal_axes(y, mean, n_components)
     scores = y @ axes - mean @ axes
     normalized = np.expm1(mean[columns] + np.einsum("ik,ik->i", scores[rows], axes[columns]))
     return np.maximum(normalized, 0.0) * totals[rows] / np.median(totals[totals > 0])
 
 
-def _principal_axes(y, mean, n_components) -> np.ndarray:
+def principal_axes(y, mean, n_components) -> np.ndarray:
     """The first principal axes of y, CSR (n_cells, n_genes), as columns: (n_genes, n_components).
 
     mean: that of each gene, (n_genes,). The matrix y - mean is not sparse, and genes x genes is

@@ -35,6 +35,7 @@ from minigrad import checkpoint
 from minigrad.count_likelihoods import nb_cell_log_prob
 from models.clustering import adjusted_rand_index, kmeans, normalized_mutual_information
 from models.counts import library_size, log1p, normalize
+from models.imputation import principal_axes
 from models.posterior import BUDGET
 from models.scvi import SCVI
 
@@ -245,22 +246,11 @@ def judge_pca(cells: Cells) -> Judged:
 
     The components are those of the training cells; on them lie all cells.
     """
-    from scipy.sparse.linalg import LinearOperator, svds  # here, for the same reason
-
     started = time.perf_counter()
     y = log1p(normalize(cells.x)).astype(np.float64)
     training = y[~cells.is_held_out]
     mean = np.asarray(training.mean(axis=0)).ravel()
-    centred = LinearOperator(
-        training.shape,
-        dtype=np.float64,
-        matvec=lambda v: training @ v.ravel() - mean @ v.ravel(),
-        rmatvec=lambda u: training.T @ u.ravel() - mean * u.sum(),
-    )
-    n = min(N_COMPONENTS, min(training.shape) - 1)
-    # A start by lot: ones are orthogonal to all of what is centred, and 0 after the first product.
-    start = np.random.default_rng(0).standard_normal(min(training.shape))
-    axes = svds(centred, k=n, v0=start)[2].T
+    axes = principal_axes(training, mean, min(N_COMPONENTS, min(training.shape) - 1))
     seconds = time.perf_counter() - started
     return Judged(seconds=seconds, **cluster_scores(y @ axes - mean @ axes, cells.labels))
 
