@@ -352,7 +352,10 @@ class _StandIn(NDArrayOperatorsMixin):
                 "no ufunc is np.where(condition, x, y)"
             )
         _refuse_other_numbers("where", inputs[1:])
-        return _StandIn(_cupy().where(*map(_bare, inputs)))
+        condition, x, y = map(_bare, inputs)
+        if condition.dtype != bool:  # CuPy's takes no other
+            condition = _cupy().not_equal(condition, 0)
+        return _StandIn(_cupy().where(condition, x, y))
 
     def __bool__(self):
         raise TypeError(

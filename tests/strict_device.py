@@ -532,6 +532,8 @@ def in_fusion(function):
         operands = inputs[1:] if function is np.where else inputs
         if not any(isinstance(x, FusionVariable) and x.is_array for x in operands):
             raise TypeError(f"{function.__name__}: no array among the operands, or not in fusion")
+        if function is np.where and np.asarray(inputs[0].content).dtype != bool:
+            raise TypeError("Invalid type cast in 'cupy_where'")
         TRACED[-1].calls(function.__name__)
         contents = [x.content if isinstance(x, FusionVariable) else x for x in inputs]
         n_in = getattr(function, "nin", len(contents))

@@ -24,6 +24,17 @@ from tests.test_device import (
     trained,
 )
 
+# What is refused in formulas of one kernel: the double says it of CuPy, and here CuPy does.
+from tests.test_device import (  # noqa: F401  isort: skip
+    test_a_formula_that_asks_an_array_for_its_sign_is_refused,
+    test_a_formula_that_asks_for_a_value_is_refused,
+    test_a_number_is_neither_true_nor_false,
+    test_few_bits_beside_a_number_are_refused,
+    test_few_bits_beside_wider_ones_are_as_on_the_host,
+    test_numbers_alone_are_refused,
+    test_what_is_no_operation_of_single_entries_is_refused,
+)
+
 
 def missing() -> str:
     """What is missing for these tests, in words; empty where nothing is."""
@@ -101,6 +112,23 @@ def test_trainings_and_predictions_are_the_hosts(name, same_noise):
     ours = asked(name, there)
     assert there.device == "cupy" and all(type(a) is np.ndarray for a in ours)
     agree(ours, asked(name, here), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["scVI, batches", "scVI, latent library", "scVI, covariates"])
+def test_cells_are_mapped_as_on_the_host(name, same_noise):
+    """New batches, given the same noise; what the model knew of z stays to the bit."""
+    x = MODELS[name][1]
+    queries = []
+    for device in ("numpy", "cupy"):
+        model, _ = trained(name, device)
+        query = model.map_query(x, ["new"] * 40 + ["newer"] * 20, epochs=2, progress=False)
+        before, after = [m.z_encoder.state_dict() for m in (model, query)]
+        assert all(np.array_equal(before[key], after[key]) for key in before)
+        queries.append(query)
+    assert queries[1].device == "cupy"
+    here, there = [list(query.state_dict().values()) for query in queries]
+    agree(there, here, rtol=1e-4, atol=1e-6)
+    agree(asked(name, queries[1]), asked(name, queries[0]), rtol=1e-4, atol=1e-6)
 
 
 def test_elementwise_formulas_are_the_hosts():
