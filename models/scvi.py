@@ -213,9 +213,10 @@ class Decoder(Module):
 class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
     """scVI for count matrices of n_genes genes, from n_batches batches.
 
-    n_latent, n_hidden, n_layers: sizes of z and of the networks; dropout: of the encoder's hidden
-    units, None: by cells, genes and depth of the counts (recipe.py, `usual_dropout`); thinning:
-    whether the encoder is trained on thinned counts (`thinned` there); likelihood: "zinb", "nb" or
+    n_latent, n_hidden, n_layers: sizes of z and of the networks; n_layers None: 1, and 2 with
+    several batches, which then mix better (recipe.py); dropout: of the encoder's hidden units,
+    None: by cells, genes and depth of the counts (`usual_dropout` there); thinning: whether the
+    encoder is trained on thinned counts (`thinned` there); likelihood: "zinb", "nb" or
     "poisson"; dispersion: inverse dispersion theta per "gene", "gene-batch" or "gene-cell";
     library: "observed" (the cell's total) or "latent" (its own encoder, and a log-normal prior);
     library_log_mean, library_log_var: mean and variance of the log totals of cells, one number or
@@ -263,7 +264,7 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
         *,
         n_latent: int = 30,
         n_hidden: int = 128,
-        n_layers: int = 1,
+        n_layers: int | None = None,
         dropout: float | None = None,
         thinning: bool = True,
         likelihood: str = "zinb",
@@ -281,12 +282,11 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
         one_of("dispersion", dispersion, ("gene", "gene-batch", "gene-cell"))
         one_of("library", library, ("observed", "latent"))
         dtype = floating(dtype)
-        n_genes, n_batches, n_latent, n_hidden, n_layers = sizes(
-            n_genes=n_genes,
-            n_batches=n_batches,
-            n_latent=n_latent,
-            n_hidden=n_hidden,
-            n_layers=n_layers,
+        n_genes, n_batches = sizes(n_genes=n_genes, n_batches=n_batches)
+        if n_layers is None:
+            n_layers = recipe.usual_layers(n_batches)
+        n_latent, n_hidden, n_layers = sizes(
+            n_latent=n_latent, n_hidden=n_hidden, n_layers=n_layers
         )
         self.config = dict(
             n_genes=n_genes,
@@ -614,8 +614,8 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
         and batches stay what they are, and others are refused, as for predictions.
 
         epochs: None for 200, fewer above 20,000 cells, more where that is under 500 steps.
-        learning_rate: at the start; it falls to 0 on half a cosine; with one batch, log theta has
-        ten times as much. kl_warmup: fraction of the
+        learning_rate: at the start; it falls to 0 on half a cosine; log theta has ten times as
+        much, unless one layer has several batches to tell apart. kl_warmup: fraction of the
         training, at most 0.5, over which the KL weight rises from 0 to 1; None for 0.25, and for 0
         where there are several batches, which then mix better. weight_decay: of a normal prior of
         the decoder's output weights, in the loss of a cell; None for n_hidden / number of cells

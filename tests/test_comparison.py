@@ -202,7 +202,7 @@ def test_batches_are_told_to_the_model_and_empty_cells_are_left_out(tmp_path):
         table = models.compare(
             counts, "batch", labels="group", likelihood="nb", epochs=2, out=tmp_path, **SMALL
         )
-    model = models.SCVI(15, 2, n_latent=3, n_hidden=8, likelihood="nb")
+    model = models.SCVI(15, 2, n_latent=3, n_layers=1, n_hidden=8, likelihood="nb")
     assert table.rows[0].n_weights == sum(p.size for p in model.parameters())
     assert table.n_held_out == 10 + 49 // 5
 

@@ -149,8 +149,28 @@ def test_z_begins_at_the_kinds_of_cells_and_rho_follows(untrained, n_layers):
     assert np.all(np.abs(in_kinds) < 2.8)
 
 
-@pytest.mark.parametrize("config", [{"n_hidden": 1}, {"n_hidden": 16, "n_batches": 2}])
-def test_z_begins_anywhere_without_room_and_with_several_batches(untrained, config):
+def test_z_begins_without_what_the_batch_explains(monkeypatch):
+    """Kinds differ in six genes, and batches by more in six others: the component is the kind."""
+    monkeypatch.setattr("models.scvi.fit", lambda *_, **__: None)
+    monkeypatch.setattr(recipe, "N_COMPONENTS", 1)
+    rng = np.random.default_rng(0)
+    kind, batch = np.arange(300) % 2, np.arange(300) // 150
+    log_rho = np.zeros((300, 12))
+    log_rho[:, :6] = np.array([0.7, -0.7] * 3) * (2.0 * kind[:, None] - 1.0)
+    log_rho[:, 6:] = np.array([1.2, -1.2] * 3) * (2.0 * batch[:, None] - 1.0)
+    counts = rng.poisson(30.0 * np.exp(log_rho) * rng.lognormal(0.0, 0.5, (300, 1)))
+    model = SCVI(12, 2, n_latent=3, n_hidden=16, thinning=False)
+    model.fit(counts, batch, progress=False)
+    model.train()
+    z = model.inference(counts.astype(np.float32))[0].loc.numpy()[:, 0]
+    assert abs(np.corrcoef(z, kind)[0, 1]) > 0.95
+    assert abs(np.corrcoef(z, batch)[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize(
+    "config", [{"n_hidden": 1}, {"n_hidden": 16, "n_batches": 2, "n_layers": 1}]
+)
+def test_z_begins_anywhere_without_room_and_with_one_layer_for_several_batches(untrained, config):
     before = SCVI(12, n_latent=3, **config).state_dict()
     after = untrained(**config)[0].state_dict()
     for name in ("z_encoder.mean.weight", "decoder.rho.weight", "decoder.layers.linears.0.weight"):
