@@ -10,6 +10,10 @@ SOLUTION = lessons.solution("bound")
 WRONG = [  # what of the solution is replaced, by what, and what the check says then
     ("log_p - kl", "log_p + kl", "subtract it"),
     ("log_p - kl", "log_p", "KL is missing"),
+    ("log_p - kl", "kl - log_p", "minus the ELBO"),
+    ("log_p - kl", "log_p - np.sum(kl)", "do not sum it over the cells"),
+    ("((x - w * z) ** 2)", "((x - w * mean) ** 2 + (w * std) ** 2)", "yours is averaged over q"),
+    ("sigma**2) - 0.5", "sigma) - 0.5", "log p(x | z) -1.4470 less a KL of 0.4742"),
     ("log_p - kl", "np.mean(log_p - kl)", "shape (50,)"),
     ("std * eps", "std**2 * eps", "variance in the place of std"),
     ("std * eps", "eps", "has no std"),

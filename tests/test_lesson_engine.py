@@ -111,7 +111,9 @@ ANSWERS = {
     "data_of(g) * np.exp(a - y)": "wrong: the first derivative is right, but not the second",
     "data_of(g) * np.exp(data_of(a) - data_of(y))": "wrong: handed Tensors, the rule gives an array",
     "g * np.exp2((a - y) / np.log(2.0))": "wrong: the rule stops with TypeError: exp2 is not in the table",
-    "None": "not yet",
+    "Tensor(g * np.exp(a - y))": "wrong: given numbers it must give one, .* not a Tensor",
+    "(g * np.exp(a - y), g * np.exp(b - y))": "wrong: given numbers it must give one, .* not a tuple",
+    "None": "wrong: the rule gives None: is its `return` missing",
 }
 
 

@@ -108,8 +108,9 @@ ANSWERS = {
     "pi / (pi + nb_zero)": "wrong: for pi = 1/2 and",
     "1 - nb_zero": "wrong: for pi = 1/2 and NB\\(0\\) = 1, 1/2, 0 it is",
     "np.mean(pi / (pi + (1 - pi) * nb_zero))": "wrong: of 4 entries the answer has the shape \\(\\)",
-    f"pi / (pi + (1 - pi) * {NB_ZERO} ** np.sqrt(theta))": "wrong: with mu = theta = 2 .* exponent",
+    f"pi / (pi + (1 - pi) * {NB_ZERO} ** np.sqrt(theta))": "wrong: with mu = 6 .* exponent",
     f"pi / (pi + (1 - pi) * {NB_ZERO})": "wrong: for pi = 1/2 and",
+    f"pi / (pi + (1 - pi) * {NB_ZERO} ** np.exp(log_mu))": "wrong: with mu = 6 .* exponent",
     "None": "not yet",
 }
 
