@@ -42,8 +42,8 @@ plt.rcParams.update({"figure.constrained_layout.use": True, "legend.frameon": Fa
 #
 # 700 cells of human blood (from the 68,000 of Zheng et al. 2017), 765 genes. Each row of the table
 # is a cell $n$, each column a gene $g$, and $x_{ng}$ is the number of its molecules that were
-# counted (Figure 13). Somebody has named the type of each cell, from other evidence; the model will
-# not see these names.
+# counted (Figure 13). Zheng et al. have named the type of each cell, by the sorted cells that it is
+# most like; the model will not see these names.
 
 # %%
 data = read(DATA / "pbmc68k.npz")
@@ -330,7 +330,7 @@ print(f"training, {np.median(theta):.1f} at its end")
 # clustering*). k-means looks for groups of codes. Then, and only now, the names of the types come
 # out of the drawer.
 #
-# Below, each row is a type that somebody has named (and how many cells it has), each column a
+# Below, each row is a type (and how many cells it has), each column a
 # cluster that k-means has found, and a row says into which clusters the cells of the type went.
 
 # %%

@@ -174,9 +174,10 @@ print(f"{adjusted_rand_index(cell_type, found):.2f}")
 # %% [markdown]
 # The two pairs lose the same, all that $z$ gives, and far more than NN3 or NN5 alone. So NN4 had
 # filled in for NN3: a model that may not say by the *mean* of $q(z)$ of which type a cell is says
-# it by the *width* (last line). And without NN5, what $z$ knows still reaches the counts through
-# NN6. **A knockout shows what the others cannot make up for, and not what a network does.** The
-# next sections look at what each is *for*.
+# it, less well, by the *width* (last line; an adjusted Rand index of 1 is perfect, 0 is by lot).
+# And without NN5, what $z$ knows still reaches the counts through NN6. **A knockout shows what the
+# others cannot make up for, and not what a network does.** The next sections look at what each is
+# *for*.
 
 # %% [markdown]
 # ## 4. NN1 and NN2: so that $z$ need not know the depth
@@ -187,7 +188,7 @@ print(f"{adjusted_rand_index(cell_type, found):.2f}")
 # - *Mixing*: are the 50 nearest neighbours of a cell of both halves? Their entropy is $\log 2 =
 #   0.69$ if they are half and half, and 0 if all are of one half.
 # - *Types* and *depth*: do clusters by k-means agree with the cell types, as they should, or with
-#   the two halves, as they should not (adjusted Rand index: 1 is perfect, 0 is by lot)?
+#   the two halves, as they should not?
 
 # %%
 codes = {"whole": whole.latent(counts), "without NN1": without["NN1"].latent(counts)}
@@ -262,8 +263,9 @@ for chosen in np.array_split(np.argsort(totals), 5):  # a fifth of the cells eac
 #
 # A network that says how sure it is has *learned* to say so, from the ELBO, which hardly notices:
 # one width that fits all is a fair compromise. But whatever is computed from draws of $z$, like the
-# Bayes factors of the last lesson, takes its word for it. **The variances of $q$ are claims, and
-# no measurements.** Most users of scVI do without NN1 and NN2 today, and take the observed total.
+# Bayes factors of the last lesson, takes its word for it. **The variances of $q$ are claims, and no
+# measurements.** The scvi-tools package does without NN1 and NN2 by default, and takes the observed
+# total.
 
 # %% [markdown]
 # ## 5. NN6: zeros that were never counted

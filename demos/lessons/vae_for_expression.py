@@ -110,8 +110,8 @@ class VAE(Module):
 
 
 # %% [markdown]
-# And the training: all cells in random order, 128 at a time, again and again. The steps become
-# smaller towards the end, so that the weights come to rest.
+# And the training: all cells in random order, 128 at a time (a *minibatch*), again and again. The
+# steps become smaller towards the end, so that the weights come to rest.
 
 
 # %%
@@ -428,8 +428,8 @@ plt.show()
 #
 # Only $p(x \mid z)$ has to change for another kind of data. Take the counts themselves: a cell is a
 # bag of molecules, and each belongs to some gene. The chapter's Figure 10 has a *categorical*
-# decoder: the network's 558 outputs $f(z)$ become the probabilities of the genes, $\rho =
-# \text{softmax}(f(z))$, and
+# decoder: the network's 558 outputs $f(z)$ become the probabilities of the genes, positive and with
+# the sum 1, by the *softmax* $\rho_g = e^{f_g} / \sum_k e^{f_k}$, and
 #
 # $$\log p(x \mid z) = \sum_g x_g \log \rho_g,$$
 #
