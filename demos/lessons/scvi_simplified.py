@@ -330,8 +330,8 @@ print(f"training, {np.median(theta):.1f} at its end")
 # clustering*). k-means looks for groups of codes. Then, and only now, the names of the types come
 # out of the drawer.
 #
-# Below, each row is a type (and how many cells it has), each column a
-# cluster that k-means has found, and a row says into which clusters the cells of the type went.
+# Below, each row is a type (and how many cells it has), each column a cluster that k-means has
+# found, and a row says into which clusters the cells of the type went.
 
 # %%
 with no_grad():
