@@ -85,6 +85,21 @@ def definitions(name) -> dict:
     return names
 
 
+def printed(name) -> str:
+    """What the cells of the executed notebook printed, in order: what the text speaks of."""
+    notebook = json.loads((FOLDER / f"{name}.ipynb").read_text(encoding="utf-8"))
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    return "".join("".join(output.get("text", [])) for output in outputs)
+
+
+def numbers(pattern, text) -> list[float]:
+    """The numbers that the groups of a pattern stand for, of all places where it matches."""
+    found = re.findall(pattern, text)
+    assert found, f"nothing like {pattern!r} is printed"
+    groups = [match if isinstance(match, tuple) else (match,) for match in found]
+    return [float(group) for match in groups for group in match]
+
+
 def quick_run(arguments, **keywords) -> subprocess.CompletedProcess:
     """Python, on these arguments, as the lessons run in the test-suite: small, without a window."""
     environment = {

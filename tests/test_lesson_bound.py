@@ -10,6 +10,10 @@ SOLUTION = lessons.solution("bound")
 WRONG = [  # what of the solution is replaced, by what, and what the check says then
     ("log_p - kl", "log_p + kl", "subtract it"),
     ("log_p - kl", "log_p", "KL is missing"),
+    ("log_p - kl", "kl - log_p", "minus the ELBO"),
+    ("log_p - kl", "log_p - np.sum(kl)", "do not sum it over the cells"),
+    ("((x - w * z) ** 2)", "((x - w * mean) ** 2 + (w * std) ** 2)", "yours is averaged over q"),
+    ("sigma**2) - 0.5", "sigma) - 0.5", "log p(x | z) -1.4470 less a KL of 0.4742"),
     ("log_p - kl", "np.mean(log_p - kl)", "shape (50,)"),
     ("std * eps", "std**2 * eps", "variance in the place of std"),
     ("std * eps", "eps", "has no std"),
@@ -77,3 +81,20 @@ def test_what_it_calls_exact_is(names):
 def test_both_estimates_of_the_derivative_are_centred_on_it(names):
     for estimate in names["two_estimates"](3, 20_000):
         assert abs(estimate.mean() - 2) < 5 * estimate.std() / 20_000**0.5
+
+
+def test_the_text_is_true_of_what_the_notebook_printed():
+    text = lessons.printed("bound")
+    before, after = lessons.numbers(r"log p goes from (\S+) to (\S+),\n", text)
+    bound_before, bound_after = lessons.numbers(r"and the ELBO from (\S+) to (\S+)\n", text)
+    assert after < before and bound_after > bound_before  # log p falls while the bound rises
+    assert "after both" in text and lessons.numbers(r"gap (\S+);", text)[2] == 0.0
+    assert (
+        lessons.numbers(r"most likely w: (\S+),", text)[0]
+        == lessons.numbers(r"w = (\S+)\n", text)[2]
+    )
+    rows = lessons.numbers(r"\n +\d+ +(\S+) ± +(\S+) +(\S+) +(\S+) ± (\S+) +(\S+)", text)
+    score, its_error, its_variance, reparam, error, variance = np.reshape(rows, (5, 6)).T
+    assert np.all(np.abs(score - 2) <= 2 * its_error + 0.01)  # within two standard errors
+    assert np.all(np.abs(reparam - 2) <= 2 * error + 0.001)
+    assert np.all(np.diff(its_variance) > 0) and np.ptp(variance) < 0.02  # noise of each dimension

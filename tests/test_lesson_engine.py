@@ -111,7 +111,9 @@ ANSWERS = {
     "data_of(g) * np.exp(a - y)": "wrong: the first derivative is right, but not the second",
     "data_of(g) * np.exp(data_of(a) - data_of(y))": "wrong: handed Tensors, the rule gives an array",
     "g * np.exp2((a - y) / np.log(2.0))": "wrong: the rule stops with TypeError: exp2 is not in the table",
-    "None": "not yet",
+    "Tensor(g * np.exp(a - y))": "wrong: given numbers it must give one, .* not a Tensor",
+    "(g * np.exp(a - y), g * np.exp(b - y))": "wrong: given numbers it must give one, .* not a tuple",
+    "None": "wrong: the rule gives None: is its `return` missing",
 }
 
 
@@ -127,3 +129,17 @@ def test_what_is_called_right_is_right():
     names = run("import numpy as np", lessons.solution("engine"))
     found = names["rule_of_logaddexp"](2.0, np.logaddexp(a, b), a, b)
     np.testing.assert_allclose(found, 2.0 * (1.0 + np.tanh((a - b) / 2.0)) / 2.0)
+
+
+def test_the_text_is_true_of_what_the_notebook_printed():
+    text = lessons.printed("engine")
+    by_exp, by_multiply = lessons.numbers(r"exp hands back (\S+), and multiply (\S+)\.\n", text)
+    together, of_eta = lessons.numbers(r"Together (\S+); the gradient of eta is (\S+)\.\n", text)
+    assert together == of_eta and abs(by_exp + by_multiply - together) < 0.011
+    assert "the one is the other times               [6. 6. 6.]" in text  # w is the sixth
+    assert "20,000 nodes: [1. 1. 1.]\nasked again:  True" in text
+    assert "loss:  inf\nslope: [nan nan nan]" in text
+    w, error, truth = np.reshape(
+        lessons.numbers(r"gene \d: w = +(\S+) \+- (\S+); the truth is +(\S+)", text), (3, 3)
+    ).T
+    assert np.all(np.abs(w - truth) < 2.5 * error)

@@ -230,3 +230,26 @@ def test_the_solution_counts_the_pairs_of_a_known_distribution():
     lfc = np.random.default_rng(0).standard_normal((40_000, 2))
     found = names["probability_of_change"](0.01 * 2.0**lfc, np.full_like(lfc, 0.01), 1.0)
     np.testing.assert_allclose(found, 2 * stats.norm.sf(1.0), atol=0.01)
+
+
+def test_the_text_is_true_of_what_the_notebook_printed():
+    text = lessons.printed(NAME)
+    trained_on, held_out = lessons.numbers(r"before: (\S+) trained on, (\S+) held out", text)
+    assert trained_on > 3 and abs(held_out) < 1.5  # the one rises, the other only wavers
+    went, could = lessons.numbers(r"went at most (\S+); \d+ steps of \S+ are (\S+)\n", text)
+    assert went < 0.7 * could  # its rate would have let it go further
+    ratios = lessons.numbers(r"mean is (\S+) times a Poisson's", text)
+    assert ratios[0] > 2 and ratios[1] < 1.2  # of like mean, and quite unlike
+    before, after = lessons.numbers(
+        r"in the middle: (\S+) after .* training, (\S+) at its end", text
+    )
+    assert after > 1.1 * before  # theta goes on growing
+    ours, pca = lessons.numbers(r"adjusted Rand index (\S+)\n", text)
+    assert abs(ours - pca) < 0.05  # about as well
+    found = re.findall(r"^([A-Z0-9-]+) +[+-]\S+ +([+-]\S+)$", text, flags=re.M)
+    factor = {gene: float(value) for gene, value in found}
+    assert all(factor[gene] > 0 for gene in ("CD79A", "CD79B", "MS4A1", "HLA-DQA1"))
+    assert all(factor[gene] < -3 for gene in ("LYZ", "S100A8", "S100A9", "FCN1"))
+    assert abs(factor["PTPRC"]) < 3 and 0 < factor["HLA-DQA1"] < 3  # not each comes out beyond 3
+    (by_chance,) = lessons.numbers(r"in (\d+)% of such comparisons", text)
+    assert by_chance >= 1

@@ -108,8 +108,9 @@ ANSWERS = {
     "pi / (pi + nb_zero)": "wrong: for pi = 1/2 and",
     "1 - nb_zero": "wrong: for pi = 1/2 and NB\\(0\\) = 1, 1/2, 0 it is",
     "np.mean(pi / (pi + (1 - pi) * nb_zero))": "wrong: of 4 entries the answer has the shape \\(\\)",
-    f"pi / (pi + (1 - pi) * {NB_ZERO} ** np.sqrt(theta))": "wrong: with mu = theta = 2 .* exponent",
+    f"pi / (pi + (1 - pi) * {NB_ZERO} ** np.sqrt(theta))": "wrong: with mu = 6 .* exponent",
     f"pi / (pi + (1 - pi) * {NB_ZERO})": "wrong: for pi = 1/2 and",
+    f"pi / (pi + (1 - pi) * {NB_ZERO} ** np.exp(log_mu))": "wrong: with mu = 6 .* exponent",
     "None": "not yet",
 }
 
@@ -135,3 +136,31 @@ def test_the_solution_is_what_a_simulation_counts():
     logits = np.log(pi / (1 - pi))
     found = names["structural_given_zero"](np.log(mu), np.log(theta), logits)
     assert abs(found - expected) < 0.01
+
+
+def test_the_text_is_true_of_what_the_notebook_printed():
+    text = lessons.printed(NAME)
+    nn = dict(enumerate(lessons.numbers(r"without NN\d: +(\S+) \+-", text), 1))
+    assert min(nn[3], nn[5]) > nn[1] + 20 > 30  # most is lost without NN3 and NN5; NN1 comes next
+    assert max(abs(nn[2]), abs(nn[4])) < 2 and abs(nn[6]) < 5  # little or nothing
+    encoder, decoder = lessons.numbers(r"without NN\d and NN\d: +(\S+) \+-", text)
+    assert abs(encoder - decoder) < 5 and min(encoder, decoder) > max(nn[3], nn[5]) + 20
+    assert lessons.numbers(r"widths of q\(z\) agree with the types: ARI (\S+)", text)[0] > 0.25
+    whole = lessons.numbers(r"whole  +(\S+) +(\S+) +(\S+) +(\S+) +(\S+)\n", text)
+    blind = lessons.numbers(r"without NN1 +(\S+) +(\S+) +(\S+) +(\S+) +(\S+)\n", text)
+    assert whole[0] > 0.55 and whole[1] > blind[1] + 0.2 and whole[2] < 0.05 < 0.15 < blind[2]
+    assert whole[3] > 1.1 * whole[4]  # codes of shallow cells lie nearer to the middle
+    rows = lessons.numbers(r"\d+ to \d+ +(\S+) +(\S+) +(\d+)% of cells", text)
+    of_z, of_l, below = np.reshape(rows, (5, 3)).T
+    assert np.all(np.diff(of_z) < 0)  # the more molecules, the surer of z
+    assert np.argmax(of_l) in (1, 2, 3) and below[0] > 50 and below[-1] == 0
+    cortex, blood = lessons.numbers(r"ZINB over NB +\w+ +(\S+) \+-", text)
+    assert nn[6] < cortex and blood < 0 < cortex  # another sign in the other data
+    assert min(lessons.numbers(r"NB over Poisson \w+ +(\S+) \+-", text)) > 5 * abs(blood)
+    assert lessons.numbers(r"ZINB over NB, with dropouts: (\S+)", text)[0] > 1
+    few, some, many = lessons.numbers(r"pi is (\S+) on average", text)
+    assert few < 0.14 and few <= some < many < 0.3
+    blind, told = np.reshape(
+        lessons.numbers(r"(?:blind|told the batch) +(\S+) +(\S+) +(\S+)\n", text), (2, 3)
+    )
+    assert told[0] > 0.65 and blind[0] < 0.4 and told[1] >= blind[1] - 0.01 and told[2] < 0.03

@@ -153,3 +153,34 @@ def test_the_loop_in_pytorch_differs_by_what_is_said_and_trains_the_same(names):
     np.testing.assert_allclose(
         shown["fit"](other, x[60:], x[:60], 4), history, rtol=1e-4, atol=1e-5
     )
+
+
+def test_the_text_is_true_of_what_the_notebook_printed():
+    text = lessons.printed(NAME)
+    rows = lessons.numbers(
+        r"sigma (\S+): ELBO +(\S+), KL +(\S+), root mean squared error (\S+)", text
+    )
+    sigma, elbo, kl, error = np.reshape(rows, (6, 4)).T
+    best = np.argmax(elbo)
+    assert 0 < best < 5 and abs(sigma[best] - error[best]) < 0.06
+    assert 2.5 < kl[0] / kl[-1] < 3.5 and error[-1] < 1.06 * error[0]  # three times; hardly falls
+    assert np.argmin(error) == 0
+    cells, draws, own = lessons.numbers(
+        r"cells (\S+), draws (\S+), draws without .*, draws with the cells' own z (\S+)\n", text
+    )
+    assert draws < 0.9 * cells and abs(own - cells) < 0.03 * cells
+    left, between, right = lessons.numbers(r"draws +(\d+)% +(\d+)% +(\d+)%", text)
+    assert between > 80 and left < 10 and right < 10  # most lie between, and the arms are bare
+    (short,) = lessons.numbers(r"Adam stopped (\S+) nats short", text)
+    weighted, exact = lessons.numbers(r"100 cells: (\S+) from 1000 draws, exactly (\S+)", text)
+    assert abs(weighted - exact) < 0.2
+    (network,) = lessons.numbers(r"the network's VAE: (\S+) from 1 draw", text)
+    assert network > exact + short
+    (of_counts,) = lessons.numbers(r"-29\S+ - KL (\S+)\n", text)
+    assert of_counts > max(kl)
+    of_cells, prior, own = lessons.numbers(r"zeros among .*: (\S+)%\n", text)
+    assert prior < own < of_cells  # fewer zeros, and fewer still
+    everywhere, low, high, drawn = lessons.numbers(
+        r"is zero in (\d+)% .* (\d+)% to (\d+)%\), and in (\d+)% of their draws", text
+    )
+    assert 40 < low < everywhere < high < 60 and drawn < 10  # about half the cells of every type

@@ -309,9 +309,10 @@ print(f"way round, KL(Normal(0, 1) || Normal(0, 0.2)) = {kl_normal(0, 1, 0, 0.2)
 # %% [markdown]
 # ## 5. A gradient through a random draw
 #
-# With a network for a decoder, $E_q[\log p(x \mid z)]$ has no formula. We draw $z$ from $q$, and
-# want the derivative with respect to the *mean* of $q$. But a number that came out of a generator
-# does not remember the mean it was drawn with:
+# In a *variational autoencoder* (VAE) encoder and decoder are networks. The one gives $q(z \mid
+# x)$, the other $p(x \mid z)$. Then $E_q[\log p(x \mid z)]$ has no formula. We draw $z$ from $q$,
+# and want the derivative with respect to the *mean* of $q$. But a number that came out of a
+# generator does not remember the mean it was drawn with:
 
 # %%
 mu = Tensor(np.array(0.0), requires_grad=True)
@@ -441,12 +442,17 @@ def check(answer):
 
     found = answer(x, 0.9, 1.3, mean, std, eps)
     if found is None:
-        return "not yet: elbo_of_one_draw returns nothing so far."
+        return "not yet: elbo_of_one_draw returns nothing so far (in the end, mind its `return`)."
     if np.shape(found) != (50,):
         return f"For 50 cells the result must have shape (50,), one number each: {np.shape(found)}."
     right = log_p(mean + std * eps) - kl
     mistakes = {
         "The KL is a cost: subtract it.": right + 2 * kl,
+        "That is minus the ELBO, a loss: turn the sign.": -right,
+        "Each cell has a KL of its own: do not sum it over the cells.": right + kl - np.sum(kl),
+        "log p(x | z) needs the one z that was drawn; yours is averaged over q.": log_p(mean)
+        - (0.9 * std) ** 2 / (2 * 1.3**2)
+        - kl,
         "The KL is missing.": right + kl,
         "z must be mean + std * eps; yours has the variance in the place of std.": log_p(
             mean + std**2 * eps
@@ -463,7 +469,8 @@ def check(answer):
     if np.std(found - right) < 1e-9 < abs(np.mean(found - right)):
         return "All values are off by the same number: the constant of log p(x | z) is not right."
     if not np.allclose(found, right):
-        return f"The first cell has ELBO {right[0]:.4f}, and yours is {found[0]:.4f}."
+        terms = f"log p(x | z) {right[0] + kl[0]:.4f} less a KL of {kl[0]:.4f}"
+        return f"The first cell has ELBO {right[0]:.4f} ({terms}), and yours is {found[0]:.4f}."
     q = [Tensor(mean, requires_grad=True), Tensor(std, requires_grad=True)]
     try:
         of_tensors = answer(x, 0.9, 1.3, *q, eps)

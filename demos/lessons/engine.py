@@ -467,12 +467,12 @@ graph(
 )
 
 # %% [markdown]
-# **What it cannot do.** `visit` calls itself for each input, and Python allows some thousand calls
-# within calls. And the gradients lie about in the nodes: a second `backward` adds to the ones that
-# the first left there. One may expect twice the gradient of $w$, but it is more: on the way to $w$,
-# *each* node hands on its old gradient once again, together with what comes in. So the k-th node
-# on the way from `total` ends with k times its gradient, and $w$ is the sixth. (That there are six
-# wells has nothing to do with it.)
+# **What it cannot do.** `visit` calls itself for each input, and Python allows about a thousand
+# calls within calls. And the gradients lie about in the nodes: a second `backward` adds to the ones
+# that the first left there. One may expect twice the gradient of $w$, but it is more: on the way to
+# $w$, *each* node hands on its old gradient once again, together with what comes in. So the k-th
+# node on the way from `total` ends with k times its gradient, and $w$ is the sixth. (That there are
+# six wells has nothing to do with it.)
 
 # %%
 long = w
@@ -1000,9 +1000,9 @@ graph(negative_binomial_loss(*tensors), made_from, words, names)
 #
 # How sure are we of a $w$? Near its minimum, the loss of a fit is a bowl; the steeper its walls,
 # the better the data know where the minimum is. The matrix of second derivatives is called the
-# *Hessian*. Its inverse is (for many counts) the variance of the estimates: this is how R's `glm`
-# comes to its standard errors. And a step of Newton's method, the gradient divided by the Hessian,
-# finds the minimum in a few steps.
+# *Hessian*. Its inverse has (for many counts) the variances of the estimates on its diagonal: this
+# is how R's `glm` comes to its standard errors. And a step of Newton's method, the gradient divided
+# by the Hessian, finds the minimum in a few steps.
 
 
 # %%
@@ -1108,7 +1108,11 @@ def fault_of(rule):
 
     found = rule(1.0, np.logaddexp(0.3, 0.1), 0.3, 0.1)
     if found is None:
-        raise NotImplementedError
+        return "the rule gives None: is its `return` missing?"
+    if isinstance(found, (tuple, list, Tensor)):
+        return (
+            f"given numbers it must give one, the gradient of a, and not a {type(found).__name__}."
+        )
     expected = quotients(lambda a: np.logaddexp(a, 0.1), [0.3])[0]
     if not np.allclose(found, expected, rtol=1e-6):
         return f"at a = 0.3, b = 0.1 and g = 1 the slope is {expected:.4f}, not {found:.4f}."

@@ -42,8 +42,8 @@ plt.rcParams.update({"figure.constrained_layout.use": True, "legend.frameon": Fa
 #
 # 700 cells of human blood (from the 68,000 of Zheng et al. 2017), 765 genes. Each row of the table
 # is a cell $n$, each column a gene $g$, and $x_{ng}$ is the number of its molecules that were
-# counted (Figure 13). Somebody has named the type of each cell, from other evidence; the model will
-# not see these names.
+# counted (Figure 13). Zheng et al. have named the type of each cell, by the sorted cells that it is
+# most like; the model will not see these names.
 
 # %%
 data = read(DATA / "pbmc68k.npz")
@@ -330,8 +330,8 @@ print(f"training, {np.median(theta):.1f} at its end")
 # clustering*). k-means looks for groups of codes. Then, and only now, the names of the types come
 # out of the drawer.
 #
-# Below, each row is a type that somebody has named (and how many cells it has), each column a
-# cluster that k-means has found, and a row says into which clusters the cells of the type went.
+# Below, each row is a type (and how many cells it has), each column a cluster that k-means has
+# found, and a row says into which clusters the cells of the type went.
 
 # %%
 with no_grad():
@@ -455,10 +455,11 @@ p_theirs = table["probability"][np.argsort(table["gene"])]
 p_ours = 1 / (1 + np.exp(-bayes_factor))[np.argsort(genes)]
 p = (p_ours + p_theirs) / 2
 error = np.sqrt(2 * p * (1 - p) / 5000)  # of the difference of two proportions
+largest = np.max(np.abs(p_ours - p_theirs) / error)
+by_chance = 1 - (1 - 2 * stats.norm.sf(largest)) ** n_genes
 print(f"largest difference of two probabilities: {np.max(np.abs(p_ours - p_theirs)):.3f}")
-print(f"the largest in standard errors: {np.max(np.abs(p_ours - p_theirs) / error):.1f}")
-by_chance = stats.norm.isf((1 - 0.5 ** (1 / n_genes)) / 2)  # half of the time it is larger
-print(f"by chance alone, the largest of {n_genes} is about {by_chance:.1f}")
+print(f"in standard errors it is {largest:.1f} at most; by chance alone, one of {n_genes} genes is")
+print(f"as far off, or farther, in {by_chance:.0%} of such comparisons")
 
 # %%
 figure, axes = plt.subplots(figsize=(5.4, 3.4))
@@ -467,6 +468,8 @@ for rank, i in enumerate([list(genes).index(gene) for gene in known]):
     axes.plot(fold[i], bayes_factor[i], "s", color=COLORS[1], markersize=4)
     up = 8 * (rank % 4) if bayes_factor[i] < -9 else 0  # at the edge names would hide one another
     beside = {"xytext": (4, up), "textcoords": "offset points", "va": "center"}
+    if abs(bayes_factor[i]) < 1.5:  # in the middle the dots would hide them
+        beside |= {"xytext": (30, -14), "arrowprops": {"arrowstyle": "-", "linewidth": 0.5}}
     axes.annotate(genes[i], (fold[i], bayes_factor[i]), fontsize=7, **beside)
 for height in (-3, 3):
     axes.axhline(height, color="#999999", linewidth=0.8, linestyle=":")
@@ -505,13 +508,13 @@ trial_a = trial_b * change
 further_a = np.array([[10, 1 / 10, 7, 1 / 7]])  # one pair more, for another delta
 answer = probability_of_change(trial_a, trial_b, 1.0)
 if answer is None:
-    print("not yet: the function returns nothing so far")
+    print("not yet: the function returns nothing so far (in the end, mind its `return`)")
 elif np.shape(answer) != (5,):
     print(
         f"wrong: of 5 genes the answer has the shape {np.shape(answer)}, not (5,): one number each"
     )
 elif answer[0] == 0:
-    print("wrong: a gene that is up 8-fold in all pairs has probability 1: compare ratios")
+    print("wrong: a gene that is up 8-fold has probability 1, and yours 0: compare log2 of ratios")
 elif answer[1] == 0:
     print("wrong: a gene that is down 8-fold has changed, too")
 elif answer[2] > 0:

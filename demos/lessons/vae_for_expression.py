@@ -110,8 +110,8 @@ class VAE(Module):
 
 
 # %% [markdown]
-# And the training: all cells in random order, 128 at a time, again and again. The steps become
-# smaller towards the end, so that the weights come to rest.
+# And the training: all cells in random order, 128 at a time (a *minibatch*), again and again. The
+# steps become smaller towards the end, so that the weights come to rest.
 
 
 # %%
@@ -246,9 +246,10 @@ right.set(xlabel="sigma", ylabel="KL (nats a cell)", ylim=(0, None))
 plt.show()
 
 # %% [markdown]
-# Mean squared error could not have told us: it needs no $\sigma$, and says nothing about one. The
-# ELBO of new cells can, since it is a bound on a probability. The best $\sigma$ is about as large
-# as the error that remains.
+# By squared error the smallest $\sigma$ would be the best: the more $z$ says, the smaller the
+# error. The ELBO of new cells, a bound on their probability, falls where $\sigma$ claims less
+# scatter than there is, and where it claims more. It is highest where $\sigma$ is about as large as
+# the error that remains.
 #
 # And what did the KL buy? From the largest $\sigma$ to the smallest the model pays three times as
 # much, and the error hardly falls: the additional nats buy little detail, which is worth its price
@@ -261,6 +262,7 @@ plt.show()
 # $\text{Normal}(0, I)$, the prior, and so it can make new cells: draw $z$ from the prior, decode,
 # and add the noise of $p(x \mid z)$. Without that last step one gets averages of cells, not cells.
 # The draws are as good as the assumption: look for what is wrong with them in the next two cells.
+# For comparison, each cell's own $z$, drawn from its $q(z \mid x)$, is decoded as well.
 
 # %%
 rng = np.random.default_rng(2)
@@ -268,9 +270,14 @@ z = rng.standard_normal((len(train), 10), dtype=np.float32)
 averages = best.decode(z).data
 new = averages + best.sigma * rng.standard_normal(averages.shape, dtype=np.float32)
 
+own_mean, own_std = (part.data for part in best.encode(train))
+of_own_z = best.decode(rng.normal(own_mean, own_std).astype(np.float32)).data
+of_own_z = of_own_z + best.sigma * rng.standard_normal(averages.shape, dtype=np.float32)
+
 print("standard deviation of a gene, averaged over genes:")
 print(f"  cells {train.std(axis=0).mean():.3f}, draws {new.std(axis=0).mean():.3f}", end=", ")
-print(f"draws without the noise {averages.std(axis=0).mean():.3f}")
+print(f"draws without the noise {averages.std(axis=0).mean():.3f}", end=", ")
+print(f"draws with the cells' own z {of_own_z.std(axis=0).mean():.3f}")
 agreement = np.corrcoef(train.mean(axis=0), new.mean(axis=0))[0, 1]
 print(f"mean of each gene, cells against draws: correlation {agreement:.4f}")
 print(f"entries below 0: cells {np.mean(train < 0):.0%}, draws {np.mean(new < 0):.0%}")
@@ -306,7 +313,8 @@ print(f"standard deviation of PC 1: cells {of_cells.std():.1f}, draws {of_draws.
 # left arm, full of cells (the neurons), is nearly bare. (The arms in the table are the quarter of
 # the cells that lies farthest out on each side.) That is also why genes vary less among draws than
 # among cells, as printed above the picture: what makes genes differ most is the kind of cell, and
-# the draws are mixtures of kinds.
+# the draws are mixtures of kinds. With the cells' own $z$ they vary as they should: not the decoder
+# is at fault, but the assumption about $z$.
 #
 # Seen gene by gene (right) the draws do not look like cells either. Expression is never negative
 # and often exactly 0, and a normal distribution knows nothing of that. Section 6 comes back to it.
@@ -420,8 +428,8 @@ plt.show()
 #
 # Only $p(x \mid z)$ has to change for another kind of data. Take the counts themselves: a cell is a
 # bag of molecules, and each belongs to some gene. The chapter's Figure 10 has a *categorical*
-# decoder: the network's 558 outputs $f(z)$ become the probabilities of the genes, $\rho =
-# \text{softmax}(f(z))$, and
+# decoder: the network's 558 outputs $f(z)$ become the probabilities of the genes, positive and with
+# the sum 1, by the *softmax* $\rho_g = e^{f_g} / \sum_k e^{f_k}$, and
 #
 # $$\log p(x \mid z) = \sum_g x_g \log \rho_g,$$
 #
@@ -516,9 +524,9 @@ print(f"and in {np.mean(rows[:, odd] == 0):.0%} of their draws")
 # type lack it, as they would a gene that only one sex uses. The code, ten numbers for all in which
 # cells differ, has spent none on it, and so each cell is dealt the average.
 #
-# The first has a remedy, a distribution with one more number for the scatter: the negative
-# binomial, which scVI takes. That is the next lesson (`scvi_simplified`). The VAE of this lesson
-# with all its decoders, and a $\sigma$ that is learned, is `models/vae.py`.
+# That counts scatter more has a remedy, a distribution with one more number for the scatter: the
+# negative binomial, which scVI takes. That is the next lesson (`scvi_simplified`). The VAE of this
+# lesson with all its decoders, and a $\sigma$ that is learned, is `models/vae.py`.
 
 # %% [markdown]
 # ## Your turn
@@ -555,7 +563,7 @@ def check(answer):
     right = np.sum(stats.bernoulli(special.expit(f)).logpmf(x), axis=1)
     found = answer(x, f)
     if found is None:
-        return "not yet: bernoulli_log_p returns nothing so far."
+        return "not yet: bernoulli_log_p returns nothing so far (in the end, mind its `return`)."
     if np.shape(found) != (6,):
         return f"For 6 rows the result must have shape (6,), not {np.shape(found)}: sum over genes."
     if np.allclose(found, -right):

@@ -106,6 +106,13 @@ def _same(found, expected, what, rtol=1e-6, atol=1e-9):
         raise Wrong(f"{what}: is {found[at]:.9g}{where}, should be {expected[at]:.9g}")
 
 
+def _not(mistakes, found, what):
+    """Wrong, with its hint, where an answer is what a usual mistake gives. mistakes: hint -> value."""
+    found = _plain(found, what)
+    for hint, value in mistakes.items():
+        _demand(found.shape != np.shape(value) or not np.allclose(found, value), hint)
+
+
 def _differentiable(f, *inputs, order=2):
     """gradcheck, with a word about what an answer has to be made of."""
     try:
@@ -507,7 +514,12 @@ def check_NoisyRegression(answer):
         isinstance(scores, dict) and len(scores) == 1 and str(next(iter(scores))).endswith("loss"),
         "validation returns a dict with one entry, whose name ends in loss, so that fit can stop early",
     )
-    _same(next(iter(scores.values())), (x @ w + b - y) ** 2, "what validation gives", rtol=1e-4)
+    _same(
+        next(iter(scores.values())),
+        (x @ w + b - y) ** 2,
+        "what validation gives, the loss of each row",
+        rtol=1e-4,
+    )
     fit(
         model,
         (x, y),
@@ -605,6 +617,12 @@ def _hidden(w, prefix, x):
 
 def _elbo_by_scipy(model, counts, eps):
     """scVI's ELBO of each cell (ZINB, observed library, one batch), from the weights alone."""
+    log_p, kl = _terms_by_scipy(model, counts, eps, counts.sum(1, keepdims=True))
+    return log_p - kl
+
+
+def _terms_by_scipy(model, counts, eps, library):
+    """(log p(x | z), KL) of each cell, (n,) each; library (n, 1)."""
     w = model.state_dict()
     h = _hidden(w, "z_encoder.layers", np.log(1.0 + counts))
     loc = h @ w["z_encoder.mean.weight"].T + w["z_encoder.mean.bias"]
@@ -612,10 +630,10 @@ def _elbo_by_scipy(model, counts, eps):
     h = _hidden(w, "decoder.layers", loc + np.sqrt(var) * eps)
     rho = special.softmax(h @ w["decoder.rho.weight"].T + w["decoder.rho.bias"], axis=1)
     pi = special.expit(h @ w["decoder.zi.weight"].T + w["decoder.zi.bias"])
-    mu, theta = counts.sum(1, keepdims=True) * rho, np.exp(w["log_theta"])
+    mu, theta = library * rho, np.exp(w["log_theta"])
     nb = stats.nbinom.pmf(counts, theta, theta / (theta + mu))
     kl = 0.5 * (loc**2 + var - 1.0 - np.log(var)).sum(1)
-    return np.log(np.where(counts == 0, pi, 0.0) + (1 - pi) * nb).sum(1) - kl
+    return np.log(np.where(counts == 0, pi, 0.0) + (1 - pi) * nb).sum(1), kl
 
 
 def check_scvi_elbo(answer):
@@ -631,7 +649,19 @@ def check_scvi_elbo(answer):
         raise Wrong(
             f"{error} (log_library has shape (n, 1), its batch codes are n whole numbers: see generative)"
         ) from error
-    _same(found, _elbo_by_scipy(model, counts, eps), "the ELBO")
+    library = counts.sum(1, keepdims=True)
+    log_p, kl = _terms_by_scipy(model, counts, eps, library)
+    without_eps, _ = _terms_by_scipy(model, counts, 0.0 * eps, library)
+    by_exp, _ = _terms_by_scipy(model, counts, eps, np.exp(library))
+    mistakes = {
+        "that is minus the ELBO, a loss; turn the sign": kl - log_p,
+        "the KL divergence is a cost: subtract it": log_p + kl,
+        "the KL divergence is missing": log_p,
+        "z is the mean of q; it has to be drawn: mean + standard deviation * eps": without_eps - kl,
+        "generative takes the logarithm of the library size": by_exp - kl,
+    }
+    _not(mistakes, found, "the ELBO")
+    _same(found, log_p - kl, "the ELBO")
     _demand(isinstance(found, Tensor), "it returns no Tensor, so that nothing was recorded")
     (slope,) = grad(np.sum(answer(model, counts, eps)), model.log_theta)
     h, values = 1e-6, []
@@ -649,15 +679,18 @@ def _gaussian(x, loc, scale):
 
 def _bound_by_scipy(model, x, eps):
     """The importance-weighted bound of a VAE without hidden layers, (n,), from its weights alone."""
+    return special.logsumexp(_log_weights_by_scipy(model, x, eps), axis=0) - np.log(len(eps))
+
+
+def _log_weights_by_scipy(model, x, eps):
+    """The logarithms of the importance weights, (k, n)."""
     w = model.state_dict()
     loc = x @ w["mean.weight"].T + w["mean.bias"]
     scale = np.exp(0.5 * (x @ w["log_var.weight"].T + w["log_var.bias"]))
     z = loc + scale * eps
     out = z @ w["decoder.layers.0.weight"].T + w["decoder.layers.0.bias"]
-    weights = (
-        _gaussian(x, out, model.config["sigma"]) + _gaussian(z, 0.0, 1.0) - _gaussian(z, loc, scale)
-    )
-    return special.logsumexp(weights, axis=0) - np.log(len(eps))
+    log_p = _gaussian(x, out, model.config["sigma"])
+    return log_p + _gaussian(z, 0.0, 1.0) - _gaussian(z, loc, scale)
 
 
 def check_importance_weighted_loss(answer):
@@ -666,11 +699,18 @@ def check_importance_weighted_loss(answer):
     x = rng.standard_normal((5, 4))
     for k in (1, 7):
         eps = rng.standard_normal((k, 5, 2))
-        _same(
-            answer(model, x, eps),
-            -np.mean(_bound_by_scipy(model, x, eps)),
-            f"for k = {k}: the loss",
-        )
+        bound = np.mean(_bound_by_scipy(model, x, eps))
+        mistakes = {f"for k = {k} that is the bound itself; the loss is minus that": bound}
+        if k > 1:
+            mean_of_logs = np.mean(_log_weights_by_scipy(model, x, eps))
+            mistakes |= {
+                "that is the mean of the logarithms of the weights, an ELBO of k draws; the bound is "
+                "the logarithm of their mean": -mean_of_logs,
+                "that has the sum of the k weights; the bound has their mean": -bound - np.log(k),
+            }
+        found = answer(model, x, eps)
+        _not(mistakes, found, "the loss")
+        _same(found, -bound, f"for k = {k}: the loss")
     _same(
         answer(model, 20.0 * x, eps),
         -np.mean(_bound_by_scipy(model, 20.0 * x, eps)),

@@ -101,12 +101,28 @@ def _scvi_without_library(model, counts, eps):
     return log_p - np.sum(kl_divergence(q, Normal(0.0, 1.0)), axis=1)
 
 
-def _without_kl(model, counts, eps):
+def _log_p(model, counts, eps, log_library):
     q, _ = model.inference(counts)
-    codes = np.zeros(len(counts), int)
-    p = model.generative(q.rsample(eps), np.log(counts.sum(axis=1, keepdims=True)), codes)
+    p = model.generative(q.rsample(eps), log_library, np.zeros(len(counts), int))
     zinb = ZeroInflatedNegativeBinomial(p["log_mu"], p["log_theta"], p["zi_logits"])
     return np.sum(zinb.log_prob(counts), axis=1)
+
+
+def _kl(model, counts):
+    q, _ = model.inference(counts)
+    return np.sum(kl_divergence(q, Normal(0.0, 1.0)), axis=1)
+
+
+def _without_kl(model, counts, eps):
+    return _log_p(model, counts, eps, np.log(counts.sum(axis=1, keepdims=True)))
+
+
+def _scvi_adding_kl(model, counts, eps):
+    return _without_kl(model, counts, eps) + _kl(model, counts)
+
+
+def _scvi_library_without_log(model, counts, eps):
+    return _log_p(model, counts, eps, counts.sum(axis=1, keepdims=True)) - _kl(model, counts)
 
 
 def _scvi_by_terms(model, counts, eps):
@@ -622,7 +638,7 @@ WRONG = {
             _noisy(validation=lambda self, x, y, *, rng: {"error": self.squared_errors(x, y)}),
         ),
         (
-            "validation gives: has shape",
+            "validation gives, the loss of each row: has shape",
             _noisy(
                 validation=lambda self, x, y, *, rng: {"loss": np.mean(self.squared_errors(x, y))}
             ),
@@ -683,7 +699,11 @@ WRONG = {
     ],
     "scvi_elbo": [
         ("the ELBO: is", lambda right: _scvi_without_library),
-        ("the ELBO: is", lambda right: _without_kl),
+        ("the KL divergence is missing", lambda right: _without_kl),
+        ("minus the ELBO", lambda right: lambda *p: -right(*p)),
+        ("the KL divergence is a cost", lambda right: _scvi_adding_kl),
+        ("z is the mean of q", lambda right: lambda m, x, eps: right(m, x, 0.0 * eps)),
+        ("the logarithm of the library size", lambda right: _scvi_library_without_log),
         ("calls the engine's own SCVI.terms", lambda right: _scvi_by_terms),
         ("the ELBO: has shape", lambda right: lambda *p: np.mean(right(*p))),
         (r"log_library has shape \(n, 1\)", lambda right: _scvi_flat_library),
@@ -691,8 +711,9 @@ WRONG = {
         (r"log_theta\[1\]", _scvi_theta_cut),
     ],
     "importance_weighted_loss": [
-        ("for k = 7", lambda right: _iw_mean_of_logs),
-        ("for k = 1", lambda right: lambda *p: -right(*p)),
+        ("the logarithm of their mean", lambda right: _iw_mean_of_logs),
+        ("the sum of the k weights", lambda right: lambda m, x, e: right(m, x, e) - np.log(len(e))),
+        ("for k = 1 that is the bound itself", lambda right: lambda *p: -right(*p)),
         ("far from all that the model expects", lambda right: _iw_underflowing),
         ("for k = 1: the loss: has shape", lambda right: lambda *p: np.full(5, right(*p).data)),
         ("returns no Tensor", lambda right: lambda *p: right(*p).data),
