@@ -1006,7 +1006,7 @@ def train_options(add) -> None:
         dest="n_layers",
         type=whole(1),
         default=unset,
-        help="hidden layers (default: 1; 2 with several batches, which then mix better)",
+        help="hidden layers (default: 1; 2 with several batches or covariates)",
     )
     add(
         "--dropout",

@@ -229,16 +229,9 @@ def keep_apart(model: Any, reference: Mapping[str, Any]) -> None:
     parts = parts_of(model.n_batches, model.columns, known)
     if not parts.new:
         return
-    n_conditions = n_conditions_of(model)
     for layers in told_layers(model):
-        layers.linears = [Grown(linear, n_conditions, parts) for linear in layers.linears]
+        layers.linears = [Grown(linear, model.n_conditions, parts) for linear in layers.linears]
     model.decoder.offsets = NewColumns(model.n_genes, parts, model.dtype)
-
-
-def n_conditions_of(model: Any) -> int:
-    """How many columns the `conditions` of an SCVI have."""
-    n_of_batch = model.n_batches if model.n_batches > 1 else 0
-    return n_of_batch + model.columns.n_covariates
 
 
 def told_layers(model: Any) -> list[Any]:
@@ -671,7 +664,7 @@ def _extend_offsets(model, query) -> None:
     """The offsets of log rho: what the model has of them, and zeros."""
     if query.decoder.offsets is None:
         return
-    offsets = np.zeros((model.n_genes, n_conditions_of(model)), model.dtype)
+    offsets = np.zeros((model.n_genes, model.n_conditions), model.dtype)
     if model.decoder.offsets is not None:
         _put_back(model.decoder.offsets.weight.numpy(), _parts(model).new, offsets)
     offsets = _with_new_labels(model, query, offsets, _zero)
@@ -703,7 +696,7 @@ def _factors(model) -> list[Factor]:
 
 def _by_condition(model, linear: Linear) -> np.ndarray:
     """The weights of all conditions in their order, (n_out, n_conditions); 0 where one has none."""
-    n_conditions = n_conditions_of(model)
+    n_conditions = model.n_conditions
     weight = linear.weight.numpy()
     if not isinstance(linear, Grown):
         return weight[:, weight.shape[1] - n_conditions :]

@@ -10,8 +10,8 @@ half the epochs. Three things bring a model close to where it is going before th
 
 - Biases, dispersions and the library encoder start at the moments of the data
   (`start_from_moments`).
-- z starts at the principal components of log counts, less what the batch explains, and rho
-  follows them (`start_from_components`).
+- z starts at the principal components of log counts, less what batch and covariates explain, and
+  rho follows them (`start_from_components`).
 - theta has ten times the rate of the others (`AdamForCounts`). Adam moves a parameter by no more
   than the rate in a step. A mean has the 128 weights of its gene to move it, theta has itself
   alone, and far to go: at first, all that tells kinds of cells apart is scatter.
@@ -32,10 +32,10 @@ epochs=None: 200, fewer above 20,000 cells, more where that is under 500 steps:
 - The encoder sees thinned counts (`thinned`), a noise that costs deep cells little.
 - Some of its hidden units are dropped, if cells are few and shallow (`usual_dropout`).
 
-**Batches out of z.** With several batches the KL weight is 1 from the first step on
-(`usual_kl_warmup`), and the networks have two layers (`usual_layers`), with which a decoder can
-tell what a batch does to cells of one kind and of another. What it cannot, it needs z for. Whoever
-asks for one layer gets neither components nor a quick theta (`may_hurry`), with which the
+**Batches out of z.** With several batches, and with covariates, the KL weight is 1 from the first
+step on (`usual_kl_warmup`), and the networks have two layers (`usual_layers`), with which a decoder
+can tell what a batch does to cells of one kind and of another. What it cannot, it needs z for.
+Whoever asks for one layer gets neither components nor a quick theta (`may_hurry`), with which the
 likelihood would outweigh the KL divergence so early that z says the batch.
 
 Know before reading: scvi.py; and Adam, in minigrad/optim.py. The functions that take a model take
@@ -144,34 +144,37 @@ def usual_epochs(n_cells: int, n_steps: int) -> int:
     return max(10, at_most_200, of_500_steps)
 
 
-def usual_kl_warmup(n_batches: int) -> float:
-    """Fraction of the training over which the KL weight rises to 1: 0.25; 0 for several batches.
+def usual_kl_warmup(n_conditions: int) -> float:
+    """Fraction of the training over which the KL weight rises to 1: 0.25; 0 where the decoder is
+    told something of the cells.
 
-    The KL divergence is what keeps the batch out of z: the decoder is told it anyway, so that in z
-    it only costs. While the weight is small, z may say whatever it likes; the networks learn to
-    use a batch in z, and a training is too short to forget all of that. What it was worth is told
-    above; n_batches: of the model.
+    The KL divergence is what keeps the batch, or a covariate, out of z: the decoder is told it
+    anyway, so that in z it only costs. While the weight is small, z may say whatever it likes; the
+    networks learn to use a batch in z, and a training is too short to forget all of that.
+    n_conditions: of the model, how much its decoder is told.
     """
-    return 0.25 if n_batches == 1 else 0.0
+    return 0.25 if n_conditions == 0 else 0.0
 
 
-def usual_layers(n_batches: int) -> int:
-    """Hidden layers of both networks: 1, and 2 for several batches; n_batches: of the model.
+def usual_layers(n_conditions: int) -> int:
+    """Hidden layers of both networks: 1, and 2 where the decoder is told something of the cells.
 
-    A decoder of one layer adds the batch to what its hidden units see of z. With a second one it
-    can also answer it in another way for each kind of cell, as where the same ambient RNA hides
-    what some express little of, and not what they express much of.
+    A decoder of one layer adds the batch, or a covariate, to what its hidden units see of z. With a
+    second one it can also answer it in another way for each kind of cell, as where the same ambient
+    RNA hides what some express little of, and not what they express much of. n_conditions: of the
+    model.
     """
-    return 1 if n_batches == 1 else 2
+    return 1 if n_conditions == 0 else 2
 
 
 def may_hurry(model: Any) -> bool:
-    """Whether z may begin at components, and theta be quick: with one batch, or two layers.
+    """Whether z may begin at components, and theta be quick: where nothing is told, or by two
+    layers.
 
     Where each type answers a batch in its own way (test_scvi.py), iLISI with one layer is 0.44 so,
     0.83 without; with two layers 0.91 so, 0.93 without, and the ELBO is higher by 10.
     """
-    return model.n_batches == 1 or model.config["n_layers"] > 1
+    return model.n_conditions == 0 or model.config["n_layers"] > 1
 
 
 def usual_dropout(n_cells: int, n_genes: int, n_counts: float) -> float:

@@ -214,9 +214,9 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
     """scVI for count matrices of n_genes genes, from n_batches batches.
 
     n_latent, n_hidden, n_layers: sizes of z and of the networks; n_layers None: 1, and 2 with
-    several batches, which then mix better (recipe.py); dropout: of the encoder's hidden units,
-    None: by cells, genes and depth of the counts (`usual_dropout` there); thinning: whether the
-    encoder is trained on thinned counts (`thinned` there); likelihood: "zinb", "nb" or
+    several batches or covariates, which z then says less of (recipe.py); dropout: of the encoder's
+    hidden units, None: by cells, genes and depth of the counts (`usual_dropout` there); thinning:
+    whether the encoder is trained on thinned counts (`thinned` there); likelihood: "zinb", "nb" or
     "poisson"; dispersion: inverse dispersion theta per "gene", "gene-batch" or "gene-cell";
     library: "observed" (the cell's total) or "latent" (its own encoder, and a log-normal prior);
     library_log_mean, library_log_var: mean and variance of the log totals of cells, one number or
@@ -283,8 +283,10 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
         one_of("library", library, ("observed", "latent"))
         dtype = floating(dtype)
         n_genes, n_batches = sizes(n_genes=n_genes, n_batches=n_batches)
+        told = columns_from(columns)
+        n_conditions = _n_conditions(n_batches, told)
         if n_layers is None:
-            n_layers = recipe.usual_layers(n_batches)
+            n_layers = recipe.usual_layers(n_conditions)
         n_latent, n_hidden, n_layers = sizes(
             n_latent=n_latent, n_hidden=n_hidden, n_layers=n_layers
         )
@@ -305,7 +307,7 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
             dtype=dtype.name,
             seed=whole_number("seed", seed, least=0),
         )
-        self._know_columns(columns_from(columns))
+        self._know_columns(told)
         self.likelihood = likelihood
         self.dispersion = dispersion
         self.library = library
@@ -317,9 +319,6 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
         rng = np.random.default_rng(self.config["seed"])
         if dropout is None:
             dropout = 0.0  # until `fit` knows the depth of the counts
-        n_conditions = self.columns.n_covariates
-        if n_batches > 1:
-            n_conditions += n_batches
         n_seen = n_conditions if encode_covariates else 0  # by the encoders
         self.z_encoder = Encoder(
             n_genes, n_latent, n_hidden, n_layers, n_seen, dropout, dtype=dtype, rng=rng
@@ -556,13 +555,20 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
         covariates (n, n_covariates) as `columns.table` makes them (covariates.py). ValueError where
         the model has covariates and is not told them.
         """
+        if self.n_conditions == 0:
+            return None
         if self.columns.n_covariates == 0:
-            return self.one_hot(batch) if self.n_batches > 1 else None
+            return self.one_hot(batch)
         if covariates is None:
             raise ValueError("covariates are missing: the model has some, see model.columns")
         if self.n_batches == 1:
             return covariates
         return np.concatenate([self.one_hot(batch), covariates], axis=1)
+
+    @property
+    def n_conditions(self) -> int:
+        """How many columns `conditions` has."""
+        return _n_conditions(self.n_batches, self.columns)
 
     def one_hot(self, batch) -> Array:
         """Batch codes (n,) as (n, n_batches) zeros and ones."""
@@ -617,15 +623,16 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
         learning_rate: at the start; it falls to 0 on half a cosine; log theta has ten times as
         much, unless one layer has several batches to tell apart. kl_warmup: fraction of the
         training, at most 0.5, over which the KL weight rises from 0 to 1; None for 0.25, and for 0
-        where there are several batches, which then mix better. weight_decay: of a normal prior of
-        the decoder's output weights, in the loss of a cell; None for n_hidden / number of cells
-        trained on; 0 for no prior, of log theta neither. Other arguments are those of minigrad.fit.
+        where there are several batches, which then mix better, or covariates. weight_decay: of a
+        normal prior of the decoder's output weights, in the loss of a cell; None for n_hidden /
+        number of cells trained on; 0 for no prior, of log theta neither. Other arguments are those
+        of minigrad.fit.
         What these defaults are worth, and why scvi-tools' are others, is told in recipe.py, with
         the measurements. ValueError names what is wrong with the counts, or an argument.
         """
         known_batch = self.columns.batch if batch is None else batch
         if kl_warmup is None:
-            kl_warmup = recipe.usual_kl_warmup(self.n_batches)
+            kl_warmup = recipe.usual_kl_warmup(self.n_conditions)
         check_training(self.n_batches, known_batch, epochs, batch_size, learning_rate, kl_warmup)
         with self._as_before_if_it_fails():
             with ranks_of(parallel).preparing():
@@ -801,6 +808,13 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
         a library_size, and takes batches equally often.
         """
         return scvi_tools.model_of(cls, state, config)
+
+
+def _n_conditions(n_batches: int, columns: ObsColumns) -> int:
+    """How much is told of each cell: whether it is of each batch, if there are several, and its
+    covariates.
+    """
+    return columns.n_covariates + (n_batches if n_batches > 1 else 0)
 
 
 def _draw(q: Normal, eps: Array | None, rng: np.random.Generator | None) -> Array:

@@ -74,6 +74,7 @@ def test_the_sizes_by_default():
 
 def test_several_batches_get_a_layer_more_where_none_is_asked_for(tmp_path):
     assert SCVI(10).config["n_layers"] == SCVI(10, 2, n_layers=1).config["n_layers"] == 1
+    assert SCVI(10, columns=dict(categorical={"sex": ["f", "m"]})).config["n_layers"] == 2
     model = SCVI(10, 2)
     assert model.config["n_layers"] == len(model.decoder.layers.linears) == 2
     model.save(tmp_path / "model.npz")
@@ -288,12 +289,16 @@ def two_batches_of_types(is_same_in_all, n_cells=400, n_genes=150, seed=1):
     return rng.negative_binomial(5.0, 5.0 / (5.0 + mu)).astype(np.float32), types, batch, answer
 
 
-def test_batches_mix_in_z_where_each_type_answers_in_its_own_way():
+@pytest.mark.parametrize("told_as", ["batch", "categorical"])
+def test_batches_mix_in_z_where_each_type_answers_in_its_own_way(told_as):
     """One layer comes to iLISI 0.83 and kBET 0.76 here, and with a KL weight that rises from 0 to 0.63 and 0.47; now 0.91, 0.92."""
     x, types, batch, _ = two_batches_of_types(is_same_in_all=False)
-    model = SCVI(150, 2, likelihood="nb")
-    model.fit(x, batch, epochs=150, progress=False)
-    z = model.latent(x)
+    donor = np.array(["a", "b"])[batch]
+    counts = Counts(x, np.arange(150).astype(str), np.arange(len(x)).astype(str), {"donor": donor})
+    known = {"batch": "donor"} if told_as == "batch" else {"categorical": ["donor"]}
+    model = SCVI.for_data(counts, likelihood="nb", **known)
+    model.fit(counts, epochs=150, progress=False)
+    z = model.latent(counts)
     assert integration.ilisi(z, batch) > 0.86 and integration.kbet(z, batch, types) > 0.85
     assert integration.clisi(z, types) > 0.95
 
