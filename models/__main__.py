@@ -1050,7 +1050,7 @@ def train_options(add) -> None:
         type=HALF,
         default=unset,
         help="fraction of the training over which the KL weight rises to 1 (default: 0.25, "
-        "or 0 where there are several batches)",
+        "or 0 where there are several batches or covariates)",
     )
     add(
         "--early-stopping",
