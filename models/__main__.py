@@ -73,6 +73,7 @@ OPTIONS = {
     "transfer_labels: reference_z": "REFERENCE",
     "transfer_labels: query_z": "QUERY",
     "reference_z": "REFERENCE",
+    "transform_batch=": "--transform-batch",
     "library_size: ": "--library-size: ",
 }  # in words of errors
 
@@ -606,7 +607,6 @@ def de(options) -> int:
         genes=model_genes(model),
         seed=options.seed,
     )
-    table = measured_alone(table, model, counts)
     print(f"groups of {options.key}\n{table.head(options.rows)}")
     for path, write in ((options.csv, table.to_csv), (options.volcano, table.volcano)):
         if path is not None:
@@ -614,17 +614,6 @@ def de(options) -> int:
                 write(temporary)
             say(f"written: {path}")
     return 0
-
-
-def measured_alone(table, model, counts: Counts):
-    """The rows of a table of genes that the counts have; of the others nothing is known, though
-    they are taken for 0 where the model is asked.
-    """
-    absent = set(model_genes(model)) - set(counts.genes.tolist())
-    if not absent:
-        return table
-    say(f"left out of the table, as the counts lack them: genes of the run, {len(absent):,}")
-    return table[np.array([gene not in absent for gene in table["gene"]])]
 
 
 def generate(options) -> int:

@@ -133,6 +133,7 @@ from models.counts import library_size, moments
 from models.files import warn_of_formulas
 from models.inputs import one_of, whole_number
 from models.labels import by_cell, cells_of, genes_of, is_missing
+from models.measured import in_words, unmeasured_in
 from models.posterior import BUDGET, POSTERIOR, count_distribution
 
 LEAST_DELTA = 0.25  # log2 fold change (19 %): what delta is at least where it follows from the data
@@ -502,7 +503,9 @@ class ComparesGroups:
         the median size of the fold changes where that is larger; then a gene has changed that
         changed more than the typical one. fdr: expected proportion of genes with a false hypothesis
         (or side) among those marked `is_de` (Newton et al. 2004).
-        genes: names (n_genes,), by default the model's. Counts may lie on the disk.
+        genes: names (n_genes,), by default the model's. Counts may lie on the disk. Genes that were
+        not measured in all of the cells, and count as 0 there, are left out of the table, with a
+        warning: of them nothing is known (`map_query`, `align_genes`).
 
         Warns of a group whose means the model has not learnt, and of groups that share no batch, or
         no label of a covariate, that the model was told: it has taken their difference out. Raises
@@ -523,6 +526,9 @@ class ComparesGroups:
         rng = backend.generator([seed, POSTERIOR])
         # Mode "vanilla" needs the sums too: for raw means, and to warn of what was not learnt.
         tallies = _tallies(self, told, question.cells, n_samples, rng)
+        measured = _measured(self, counts, told, question)
+        names = names[measured]
+        tallies = [_of_genes(tally, measured) for tally in tallies]
         for called, tally in zip(question.called, tallies):
             if called:
                 _warn_of_misfit(called, _sums(tally))
@@ -535,7 +541,8 @@ class ComparesGroups:
             threshold = None
             if mode == "vanilla":
                 rest = np.sort(np.concatenate([question.cells[j] for j in others]))
-                found = _of_pairs(*_pairs(self, told, [question.cells[i], rest], n_samples, seed))
+                lfc, rho = _pairs(self, told, [question.cells[i], rest], n_samples, seed)
+                found = _of_pairs(lfc[:, measured], rho[:, measured])
             else:
                 found, threshold = _of_means(_sums(a), _sums(b), delta)
             pair = Groups(question.names[i], question.other, a.n_cells, b.n_cells, threshold)
@@ -743,6 +750,12 @@ def _counted(x) -> Tally:
         variance=nothing,
         fraction=nothing,
     )
+
+
+def _of_genes(tally: Tally, genes: np.ndarray) -> Tally:
+    """The sums of these genes alone, a mask (n_genes,); totals of cells stay those of all genes."""
+    fields: Any = tally
+    return Tally(*[field[genes] if np.ndim(field) else field for field in fields])
 
 
 def _sums(tally: Tally) -> Sums:
@@ -999,6 +1012,20 @@ def _gene_names(model, counts, genes) -> np.ndarray:
             "the model"
         )
     return names
+
+
+def _measured(model, counts, told: Cells, question: Question) -> np.ndarray:
+    """Which genes were measured in all cells that are compared, (n_genes,) bool; a warning says
+    which were not.
+    """
+    unmeasured = unmeasured_in(model, counts, told.codes[np.concatenate(question.cells)])
+    if unmeasured.any():
+        warnings.warn(
+            f"genes left out of the table: {in_words(model, np.flatnonzero(unmeasured))} not "
+            "measured in all of the cells that are compared",
+            stacklevel=3,
+        )
+    return ~unmeasured
 
 
 class Question(NamedTuple):

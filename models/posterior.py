@@ -67,6 +67,7 @@ from models import many_draws
 from models.counts import batch_codes
 from models.covariates import ObsColumns
 from models.inputs import warn_if_untrained, whole_number
+from models.measured import warn_of_unmeasured
 
 # Where the mean and variance of log library sizes begin, and stay if they are not read off cells.
 LOG_MEAN_OF_NO_CELLS, LOG_VAR_OF_NO_CELLS = 0.0, 1.0
@@ -164,6 +165,8 @@ class AnswersByDraws(Module):
     batches: list  # labels of batches; the code of a batch is its position here
     columns: ObsColumns  # the obs columns of covariates
     covariate_mean: Array  # of their table, over the training cells: (n_covariates,)
+    genes: list | None  # their names, where they have some
+    unmeasured: Mapping[str, list[str]]  # batch -> names of genes that its cells lack: measured.py
 
     minibatches: Callable[..., Any]
     inference: Callable[..., tuple[Normal, Normal | None]]
@@ -323,6 +326,7 @@ class AnswersByDraws(Module):
         """
         n_samples = whole_number("n_samples", n_samples)
         data = self.minibatches(counts, batch, layer)
+        warn_of_unmeasured(self, counts, data.columns[1], stacklevel=3)
         noise = Noise(seed, self.device)
         found = np.empty((n_samples, len(data.rows), self.n_genes), self.dtype)
         with evaluating(self):
@@ -369,6 +373,7 @@ class AnswersByDraws(Module):
         _check_library_size(library_size, n)
         warn_if_untrained(self, stacklevel=2)
         codes = _batches_of_new_cells(self, n, batch, seed)
+        warn_of_unmeasured(self, None, codes, stacklevel=3)
         table = self.columns.table_of_new_cells(
             covariates,
             n,
@@ -637,6 +642,9 @@ def _expected_counts(
     transforms: Any = [None]  # None: each cell's own batch
     if not is_own_batch:
         transforms = _codes_of(model, transform_batch, "transform_batch")
+        warn_of_unmeasured(model, None, transforms, columns)
+    else:
+        warn_of_unmeasured(model, counts, data.columns[1], columns)
     n_columns = model.n_genes if columns is None else len(columns)
     found = np.zeros((n_cells, n_columns), model.dtype)
     with evaluating(model):

@@ -80,6 +80,7 @@ from models.counts import Counts, as_matrix, batch_codes
 from models.covariates import ObsColumns
 from models.inputs import dense, whole_number
 from models.labels import by_cell, cells_of, genes_of
+from models.measured import IS_MEASURED, measured_in
 from models.recipe import LIBRARY_FLOOR, OFFSET_PRECISION, add_prior
 
 N_STEPS = 150  # of a mapping, at least
@@ -252,8 +253,8 @@ def share_genes(
 
     A warning says how many these are. min_overlap: the least fraction of the genes that must be
     there. whose genes they are: for messages. The cells and their obs stay; `var` is kept where no
-    gene is missing. ValueError for fewer genes, and for a name that occurs more than once, unless
-    all are the same, in the same order.
+    gene is missing, and else says only which are there (measured.py). ValueError for fewer genes,
+    and for a name that occurs more than once, unless all are the same, in the same order.
     """
     if not 0 < min_overlap <= 1:
         raise ValueError(f"min_overlap must be above 0, and at most 1, not {min_overlap!r}")
@@ -268,6 +269,10 @@ def share_genes(
         var = {key: values[places] for key, values in counts.var.items()}
         X = _placed(counts.X, places)
         return Counts(X, np.asarray(genes), counts.cells, counts.obs, var)
+    is_measured = places >= 0
+    measured_before = measured_in(counts)
+    if measured_before is not None:
+        is_measured &= measured_before[places]
     examples = ", ".join(missing[:SHOWN]) + " ..." * (len(missing) > SHOWN)
     n_found = len(genes) - len(missing)
     overlap = n_found / len(genes)
@@ -288,7 +293,8 @@ def share_genes(
         f"the other {len(missing):,} are taken for 0 in all cells: {examples}",
         stacklevel=3,
     )
-    return Counts(_placed(counts.X, places), np.asarray(genes), counts.cells, counts.obs)
+    var = {IS_MEASURED: is_measured}
+    return Counts(_placed(counts.X, places), np.asarray(genes), counts.cells, counts.obs, var)
 
 
 def _advice_on_names(counts: Counts, genes: Sequence[str]) -> str | None:
@@ -395,8 +401,10 @@ def aligned(model: Any, counts: Any, min_overlap: float, layer: str | None = Non
         cells = [f"cell_{i}" for i in range(n_cells)]
     obs = getattr(counts, "obs", None)
     columns = {} if obs is None else {str(name): np.asarray(obs[name]) for name in obs}
+    measured = measured_in(counts.raw if layer == "raw" else counts)
+    var = {} if measured is None else {IS_MEASURED: measured}
     if names is not None and model.genes is not None:
-        found = Counts(x, np.asarray(names), np.asarray(cells), columns)  # type: ignore[arg-type]
+        found = Counts(x, np.asarray(names), np.asarray(cells), columns, var)  # type: ignore[arg-type]
         return share_genes(found, model.genes, min_overlap)
     if n_genes != model.n_genes:
         nameless = "counts have" if names is None else "the model has"
@@ -406,7 +414,7 @@ def aligned(model: Any, counts: Any, min_overlap: float, layer: str | None = Non
             "models.counts.read returns) to a model that was trained on such"
         )
     genes = model.genes or [f"gene_{i}" for i in range(n_genes)]
-    return Counts(x, np.asarray(genes), np.asarray(cells), columns)  # type: ignore[arg-type]
+    return Counts(x, np.asarray(genes), np.asarray(cells), columns, var)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------- the surgery
@@ -444,6 +452,7 @@ def map_cells(
     batch = by_cell(batch, cells_of(counts), "batch")
     labels = _labels(model, cells, batch, name)
     query = extended(model, cells, labels.names)
+    query.unmeasured = _unmeasured_by_batch(model, query, cells)
     chosen = training_cells(query, cells, np.array(labels.names)[labels.codes], None)
     rows = np.flatnonzero(_has_new(query, chosen))
     if len(rows) == 0:
@@ -504,6 +513,16 @@ def _labels(model, cells: Counts, batch, name: str) -> Labels:
     if batch is None:
         batch = np.full(len(cells), name)
     return Labels(*batch_codes(batch, len(cells), obs=cells.obs))
+
+
+def _unmeasured_by_batch(model, query, cells: Counts) -> dict[str, list[str]]:
+    """Names of the genes that each batch lacks: as the model knows, and of new ones these cells."""
+    measured = measured_in(cells)
+    if measured is None or measured.all():
+        return dict(model.unmeasured)
+    absent = cells.genes[~measured].tolist()
+    new = query.batches[len(model.batches) :]
+    return {**model.unmeasured, **{str(batch): absent for batch in new}}
 
 
 def _warn_of_known(model, labels: Labels) -> None:
@@ -963,13 +982,15 @@ class MapsQueries(Module):
         counts: (n_cells, any number of genes), as for `fit`. Genes are found by name; those that
         are missing are taken for 0, with a warning, if the fraction min_overlap of the model's is
         there; `align_genes` brings the same counts into the form in which the new model is asked
-        about them; ask with transform_batch, a known batch, what to expect of missing genes. batch:
-        as for `fit`; None: the obs column that the model remembers, or where the counts have none
-        such, all cells are of one new batch called `name`. A label that the model knows is its
-        batch, with a warning: nothing is learnt for these cells. A reference of one batch was told
-        none; the new model tells it by its label (model.batches[0]). Covariates are found in
-        counts.obs; new labels of categorical ones get weights as new batches do, numbers are
-        standardised as before. Library sizes of new batches get moments of their own.
+        about them. The new model remembers which were missing (measured.py): differential
+        expression leaves them out, and other answers about them come with a warning; ask with
+        transform_batch, a known batch, what to expect of them. batch: as for `fit`; None: the obs
+        column that the model remembers, or where the counts have none such, all cells are of one
+        new batch called `name`. A label that the model knows is its batch, with a warning: nothing
+        is learnt for these cells. A reference of one batch was told none; the new model tells it by
+        its label (model.batches[0]). Covariates are found in counts.obs; new labels of categorical
+        ones get weights as new batches do, numbers are standardised as before. Library sizes of new
+        batches get moments of their own.
 
         The new model remembers the obs column that this one does, and no other that is named here,
         for that is where the old cells have their batches: name the other column when you ask about

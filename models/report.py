@@ -44,6 +44,7 @@ from models.clustering import (
     silhouette,
 )
 from models.counts import Counts, library_size
+from models.measured import unmeasured_in
 from models.posterior import knows_library
 from models.runs import as_texts, in_memory
 
@@ -152,6 +153,10 @@ def write(
     if not np.all(knows_library(model)):  # as weights of scvi-tools do not
         sizes = np.resize(np.maximum(library_size(counts.X), 1.0), n_new)
     of_drawn = None if batch is None else batch[drawn]
+    codes = model.minibatches(counts[drawn], of_drawn).columns[1]
+    is_measured = ~unmeasured_in(model, counts[drawn], codes)
+    n_absent = int(np.sum(~is_measured))
+    sampled = model.sample_posterior(counts[drawn], of_drawn)
     parts = [
         table(facts(model, history, len(rows)) + scores(mean, batch, labels, label_name)),
         integration_table(mean, batch, labels, label_name),
@@ -173,9 +178,11 @@ def write(
             "nothing.",
         ),
         figure(
-            genes(counts.X[drawn], model.sample_posterior(counts[drawn], of_drawn)),
+            genes(counts.X[drawn][:, is_measured], sampled[:, is_measured]),
             "A point a gene: in the data, and in "
-            "counts drawn from the model for the same cells. On the line the model has it right.",
+            "counts drawn from the model for the same cells. On the line the model has it right."
+            + f" {n_absent:,} genes that were not measured are left out."
+            * (n_absent > 0),
         ),
         figure(
             cells(counts.X, model.generate(n_new, library_size=sizes)),

@@ -251,9 +251,10 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
     # In files, beside the weights: arrays that are not trained (nn.py), and what JSON can say
     # (minigrad/checkpoint.py).
     buffers: tuple[str, ...] = ("library_log_mean", "library_log_var", "batch_fraction")
-    described = ("batches", "genes", "trained", "n_cells")
+    described = ("batches", "genes", "trained", "n_cells", "unmeasured")
     kl_warmup = 0.25  # see fit
     n_cells: int | None = None  # that batch_fraction is of, those for validation too
+    unmeasured: Mapping[str, list[str]] = {}  # batch -> genes that its cells lack: measured.py
     knows_data = False  # whether genes and batches are those of `for_data`, before it is trained
     ignored: list[str]  # names of weights that `from_scvi_tools` did not use
 

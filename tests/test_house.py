@@ -58,6 +58,7 @@ ORDER = {
         "zarr_store",
         "orientation",
         "labels",
+        "measured",
         "annotation",
         "joining",
         "counts",

@@ -1,0 +1,93 @@
+"""Genes that were never measured in some cells, though they count as 0 there. This is engineering.
+
+Cells of another laboratory may lack genes of the model: another annotation, a smaller panel, a
+filter. The model takes them for 0 (`map_query`, `align_genes`), because its encoder must be given a
+number. But 0 counts of a gene that was looked for are an observation, and these are none. So they
+are remembered, in two places:
+
+    counts.var["is_measured"]     of each gene, in counts that `align_genes` has filled with zeros
+    model.unmeasured              batch -> names of genes, in a model that `map_query` made
+
+The first goes with the counts through `to_anndata` and files; the second is there too when cells
+are asked about that somebody else has filled with zeros, or that do not exist yet (`generate`). All
+questions about single genes ask here, so that all answer alike:
+
+    >>> from types import SimpleNamespace
+    >>> model = SimpleNamespace(genes=["Actb", "Cd3e"], batches=["a", "b"], n_genes=2)
+    >>> model.unmeasured = {"b": ["Cd3e"]}
+    >>> unmeasured_in(model, counts=None, codes=np.array([0, 1, 1]))
+    array([False,  True])
+    >>> unmeasured_in(model, counts=None, codes=np.array([0, 0]))
+    array([False, False])
+
+Know before reading: query.py's docstring. Know after: which answers about genes are answers.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+IS_MEASURED = "is_measured"  # column of var
+SHOWN = 5  # names of genes in a message
+
+
+def measured_in(counts: Any) -> np.ndarray | None:
+    """Which genes of Counts or AnnData were measured, (n_genes,) bool; None where nothing says so,
+    which means all.
+    """
+    var = getattr(counts, "var", None)  # of an array it is a method, its variance
+    if callable(var) or var is None or IS_MEASURED not in var:
+        return None
+    mask = np.asarray(var[IS_MEASURED])
+    return mask if mask.dtype == bool else None
+
+
+def unmeasured_in(model: Any, counts: Any, codes: Iterable[int]) -> np.ndarray:
+    """Which genes of a model were not measured in all of these cells: (n_genes,) bool.
+
+    counts: what the model is asked about, (n_cells, n_genes), or None for cells that do not exist.
+    codes: of the batches of cells, in any number.
+    """
+    found = np.zeros(model.n_genes, bool)
+    measured = measured_in(counts)
+    if measured is not None:
+        found |= ~measured
+    if model.unmeasured:
+        labels = {str(model.batches[code]) for code in np.unique(np.asarray(codes))}
+        absent = {gene for label in labels for gene in model.unmeasured.get(label, ())}
+        found |= np.array([gene in absent for gene in model.genes])
+    return found
+
+
+def warn_of_unmeasured(
+    model: Any,
+    counts: Any,
+    codes: Iterable[int],
+    columns: np.ndarray | None = None,
+    stacklevel: int = 4,
+) -> None:
+    """Warn where values of genes are returned that follow from zeros that nobody counted.
+
+    columns: positions of the genes that are returned, (n,); None: all. The rest as for
+    `unmeasured_in`.
+    """
+    unmeasured = unmeasured_in(model, counts, codes)
+    positions = np.flatnonzero(unmeasured) if columns is None else columns[unmeasured[columns]]
+    if len(positions):
+        warnings.warn(
+            f"genes: {in_words(model, positions)} not measured in these cells, or in some: what is "
+            "said of them follows from zeros that nobody counted. Leave them out, or see with "
+            "transform_batch=, a batch in which they were measured, what to expect of them",
+            stacklevel=stacklevel,
+        )
+
+
+def in_words(model: Any, positions: np.ndarray) -> str:
+    """How many genes these are, and the first of them: "3 (a, b, c) were"."""
+    names = model.genes or [f"gene_{i}" for i in range(model.n_genes)]
+    examples = ", ".join(names[i] for i in positions[:SHOWN]) + " ..." * (len(positions) > SHOWN)
+    return f"{len(positions):,} ({examples}) {'was' if len(positions) == 1 else 'were'}"
