@@ -109,357 +109,48 @@ adds to 1 / count is estimated from the model and from the cells (`Sums.excess`)
 the lfc of most genes lie as close to 0 as chance would have it, and some lie far away. This makes
 an empirical prior of two normal distributions, a narrow and a wide one.
 
+How the code goes: `differential_expression` asks groups.py which cells are compared, adds up counts
+and expectations of each group in one pass (`_tally`), makes of these sums the four numbers from
+above for every gene (`_sums`), and of two groups' numbers the columns of a table (`_of_means`). Mode
+"vanilla" stands before it (`_pairs`, `_of_pairs`). The table and its pictures are
+differential_table.py's.
+
 Know after: what a Bayes factor of differential expression says and does not say, and how a thousand
 uncertain estimates help each other.
 """
 
 from __future__ import annotations
 
-import csv
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import sparse, special
+from scipy import special
 
 from minigrad import backend
 from minigrad.backend import Array
-from minigrad.data import Blocks, pieces, take_rows
+from minigrad.data import pieces, take_rows
 from minigrad.fit import evaluating
-from minigrad.notebook import as_frame, as_html, as_picture, short
 from minigrad.tensor import Tensor
 from models.counts import library_size, moments
-from models.files import warn_of_formulas
+from models.differential_table import DifferentialExpression, Groups
+from models.groups import (
+    Cells,
+    gene_names,
+    measured_genes,
+    question_of,
+    warn_of_groups_that_are_batches,
+)
 from models.inputs import one_of, whole_number
-from models.labels import by_cell, cells_of, genes_of, is_missing
-from models.measured import in_words, unmeasured_in
 from models.posterior import BUDGET, POSTERIOR, count_distribution
 
 LEAST_DELTA = 0.25  # log2 fold change (19 %): what delta is at least where it follows from the data
 KINDS = np.array([0.1, 1.0])  # narrow and wide, of _two_kinds, to begin with: log2 fold changes
-LEAST_SHARED = 0.1  # share of the groups' cells in common batches, below which a warning is given
 MISFIT = 0.15  # nats beyond chance by which the model may miss a group's means without a warning
-BLUE, GREY, RED = "#0072B2", "#999999", "#D55E00"
-REST = "rest"  # how the table calls all cells that are not in group a
-
-
-# ---------------------------------------------------------------------------------------- the table
-class Groups(NamedTuple):
-    """Two groups of cells that were compared."""
-
-    a: str  # its name: a label, or "a" where it was given as a mask
-    b: str  # its name; "rest" for all other cells
-    n_a: int  # cells with counts
-    n_b: int
-    delta: float | None  # log2 fold change of mode "change"; None in mode "vanilla"
-
-
-class DifferentialExpression:
-    """Genes compared between two groups of cells a and b, one per row, best first.
-
-    `table["lfc_mean"]` is a column, and `table[table["is_de"]]` or `table[:20]` a table of some
-    rows; as in pandas, `for name in table` goes through the names of columns, and `len(table)` is
-    the number of rows. Several comparisons stand one below the other. columns, a dict of arrays
-    (n_rows,):
-      group, comparison  names of a and b: labels, or "a" and "b" for masks; "rest" for all other
-                         cells
-      gene               name
-      probability        p, that H1 is true. "change": that the log2 fold change between the means
-                         of the groups lies beyond delta, on its more probable side. "vanilla": that
-                         rho_a > rho_b in a random pair of cells; p = (k + 1/2) / (n + 1) where it
-                         held in k of n pairs, and a tie counts half
-      bayes_factor       log(p / (1 - p)), in nats: log posterior odds. "vanilla": n pairs bound its
-                         size by log(2 n + 1). "change": the prior odds are not even, so that it is
-                         a Bayes factor by name only
-      lfc_mean, lfc_std  of the log2 fold change, a over b. "change": mean and standard deviation of
-                         what is believed of it, drawn towards 0 as far as chance may have made it.
-                         "vanilla": over pairs, so the spread is that of cells and of their z
-      rho_a, rho_b       expression fraction of each group. "vanilla": the model's, mean over pairs;
-                         1 for all genes together. "change": counts / exposure, about 1 for all
-                         genes together; log2(rho_a / rho_b) is the fold change before it is drawn
-                         towards 0
-      raw_mean_a, raw_mean_b, nonzero_a, nonzero_b
-                         mean count and fraction of cells with a count, in the data as given: with
-                         depth and batch in them
-
-    "change" alone has
-      is_de              in the largest set of genes of which an expected proportion of at most
-                         `fdr` is false, among those of this comparison
-
-    and "vanilla" alone
-      lfc_median         over pairs
-      probability_error  Monte Carlo standard error, sqrt(p (1 - p) / n): pairs are independent
-
-    mode, n_samples and fdr are as asked for; groups: a `Groups` for each comparison that has rows
-    here, with the delta that "change" used there.
-
-    A Bayes factor is no p-value, and `fdr` no promise about repeated experiments: both are what
-    this model believes, given these cells. Cells of one donor are no independent witnesses of what
-    donors have in common.
-    """
-
-    def __init__(self, columns, *, mode, n_samples: int, fdr: float, groups: list[Groups]):
-        self.columns = columns
-        self.mode = mode
-        self.n_samples = n_samples
-        self.fdr = fdr
-        self.groups = groups
-
-    def __getitem__(self, name):
-        if not isinstance(name, str):
-            return self._of_rows(name)
-        if name not in self.columns:
-            only = " (mode 'vanilla' marks no genes: use mode 'change')" * (name == "is_de")
-            raise KeyError(f"the table has no column {name!r}{only}; it has {list(self.columns)}")
-        return self.columns[name]
-
-    def _of_rows(self, rows) -> DifferentialExpression:
-        """The table of the rows of a slice, a mask, positions or one position."""
-        chosen = np.atleast_1d(np.arange(len(self))[rows])
-        columns = {name: column[chosen] for name, column in self.columns.items()}
-        compared = set(zip(columns["group"].tolist(), columns["comparison"].tolist()))
-        there = [groups for groups in self.groups if (groups.a, groups.b) in compared]
-        return DifferentialExpression(
-            columns,
-            mode=self.mode,
-            n_samples=self.n_samples,
-            fdr=self.fdr,
-            groups=there or self.groups,
-        )
-
-    def __len__(self) -> int:
-        return len(self.columns["gene"])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.columns)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.columns
-
-    @property
-    def delta(self) -> float | None:
-        """That of the first comparison; `groups` has all."""
-        return self.groups[0].delta
-
-    def _comparisons(self) -> Iterator[tuple[Groups, DifferentialExpression]]:
-        """Each pair of groups that has a row, with its part of the table."""
-        for groups in self.groups:
-            mine = (self["group"] == groups.a) & (self["comparison"] == groups.b)
-            if mine.any():
-                yield groups, self[mine]
-
-    def __str__(self) -> str:
-        return self.head(10 if len(self.groups) == 1 else 3)
-
-    __repr__ = __str__
-
-    def head(self, n: int) -> str:
-        """The first n rows of each comparison as text, below a line that names the groups."""
-        parts = []
-        for groups, table in self._comparisons():
-            lines = [table._about(groups), *_aligned(table._shown(n))]
-            if len(table) > n:
-                lines.append(f"... {len(table) - n:,} more")
-            parts.append("\n".join(lines))
-        return "\n\n".join(parts) or "no rows"
-
-    def _shown(self, n: int) -> dict[str, list[str]]:
-        """The first n rows of the columns that differ within a comparison, as texts."""
-        return {
-            name: [short(value) for value in column[:n]]
-            for name, column in self.columns.items()
-            if name not in ("group", "comparison")
-        }
-
-    def _about(self, groups: Groups) -> str:
-        """What the rows of one comparison are, in two sentences."""
-        if self.mode == "change":
-            about = (
-                f"log2 fold change beyond {groups.delta:.3g}: {np.sum(self['is_de']):,} of "
-                f"{len(self):,} genes at an expected FDR of {self.fdr:g}."
-            )
-        else:
-            about = (
-                f"rho_a > rho_b in {self.n_samples:,} pairs of cells. A sure direction need not be "
-                "a true difference: mode 'change' marks genes."
-            )
-        return (
-            f"a: {groups.a} ({groups.n_a:,} cells), b: {groups.b} ({groups.n_b:,} cells)\n"
-            f"{about} Bayes factors are no p-values."
-        )
-
-    def _repr_html_(self) -> str:
-        parts = []
-        for groups, table in self._comparisons():
-            shown = table._shown(10 if len(self.groups) == 1 else 3)
-            parts.append(as_html(list(shown), zip(*shown.values()), table._about(groups)))
-        return "".join(parts) or "<p>no rows</p>"
-
-    def to_frame(self) -> Any:
-        """All rows as a pandas DataFrame. ImportError where pandas is not installed."""
-        return as_frame(self.columns)
-
-    def to_csv(self, path) -> None:
-        """Write all rows, with a first line of column names.
-
-        Warns of genes that a spreadsheet takes for formulas.
-        """
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(self.columns)
-            writer.writerows(zip(*[column.tolist() for column in self.columns.values()]))
-        texts = {name for key in ("group", "comparison", "gene") for name in self[key].tolist()}
-        warn_of_formulas(sorted(texts))
-
-    def volcano(self, path=None, n_labels: int = 16) -> Any:
-        """Draw Bayes factors against fold changes, one panel for each comparison.
-
-        The first genes of either side are named: n_labels in one panel, half of that in several.
-        With a path (.png, .pdf, .svg) the picture is written and the path returned, without one
-        the figure is returned. ValueError for a table without rows.
-        """
-        from matplotlib.figure import Figure
-
-        parts = list(self._comparisons())
-        if not parts:
-            raise ValueError("volcano: the table has no rows; draw one that has")
-        n_columns = min(len(parts), 3)
-        n_rows = -(-len(parts) // n_columns)
-        size = (8, 5.5) if len(parts) == 1 else (5.0 * n_columns, 4.2 * n_rows)
-        figure = Figure(figsize=size, layout="constrained")
-        panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
-        for axes in panels[len(parts) :]:
-            axes.axis("off")
-        for axes, (groups, table) in zip(panels, parts):
-            table._draw(axes, groups, n_labels if len(parts) == 1 else n_labels // 2)
-            if self.mode == "change" and len(parts) > 1:  # else the legend says it
-                table._write_numbers(axes)
-        if self.mode == "change":
-            _legend(figure, *parts[0], is_only=len(parts) == 1)
-        if path is None:
-            return as_picture(figure)
-        figure.savefig(path, dpi=150)
-        return path
-
-    def _draw(self, axes, groups: Groups, n_labels: int) -> None:
-        """The panel of one comparison."""
-        x, y = self["lfc_mean"], self["bayes_factor"]
-        if self.mode == "change":
-            self._draw_marked(axes, x, y, groups)
-            axes.set_xlabel("log2 fold change of the groups' means, a over b")
-            axes.set_ylabel("log Bayes factor (nats)")
-        else:
-            y = np.abs(y)
-            axes.scatter(x, y, s=16, color=GREY, alpha=0.7, linewidths=0)
-            axes.set_xlabel("log2 fold change a over b, mean over pairs")
-            axes.set_ylabel("|log Bayes factor| (nats)")
-        title = f"a: {groups.a} ({groups.n_a:,} cells)\nb: {groups.b} ({groups.n_b:,} cells)"
-        axes.set_title(title, fontsize=10, parse_math=False)
-        reach = 1.5 * max(np.max(np.abs(x)), 1e-3)
-        axes.set_xlim(-reach, reach)
-        for side in (-1, 1):
-            chosen = np.flatnonzero(np.where(x > 0, 1, -1) == side)[: n_labels // 2]
-            _name_genes(axes, self["gene"][chosen], x[chosen], y[chosen], side * reach)
-
-    def _draw_marked(self, axes, x, y, groups: Groups) -> None:
-        """The genes of mode "change" in three colours, and delta to either side."""
-        assert groups.delta is not None  # in this mode
-        for chosen, color in zip(self._marked(), (BLUE, GREY, RED)):
-            axes.scatter(x[chosen], y[chosen], s=16, color=color, alpha=0.7, linewidths=0)
-        for side in (-1, 1):
-            axes.axvline(side * groups.delta, color=GREY, linewidth=0.8, linestyle=":")
-
-    def _write_numbers(self, axes) -> None:
-        """How many genes are marked on either side, above all that is drawn."""
-        bottom, top = axes.get_ylim()
-        axes.set_ylim(bottom, top + 0.1 * (top - bottom))
-        n_lower, _, n_higher = [np.sum(chosen) for chosen in self._marked()]
-        for across, n, ha in ((0.02, n_lower, "left"), (0.98, n_higher, "right")):
-            where = "b" if ha == "left" else "a"
-            text = f"{n:,} genes higher in {where}"
-            place = {"transform": axes.transAxes, "ha": ha, "va": "top"}
-            axes.text(across, 0.98, text, fontsize=8, color="#555555", **place)
-
-    def _marked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Masks of the rows: marked and higher in b, not marked, marked and higher in a."""
-        is_de, x = self["is_de"], self["lfc_mean"]
-        return is_de & (x <= 0), ~is_de, is_de & (x > 0)
-
-
-def _legend(figure, groups: Groups, table: DifferentialExpression, is_only: bool) -> None:
-    """What the colours mean; of one comparison with names of groups and numbers of genes."""
-    from matplotlib.lines import Line2D
-
-    delta = f"{groups.delta:.2g}" if is_only else "delta"
-    names = ["higher in b", "not marked", "higher in a"]
-    if is_only:
-        n_lower, n_others, n_higher = [np.sum(chosen) for chosen in table._marked()]
-        names = [
-            f"higher in {groups.b} ({n_lower:,} genes)",
-            f"not marked ({n_others:,} genes)",
-            f"higher in {groups.a} ({n_higher:,} genes)",
-        ]
-    made = figure.legend(
-        [Line2D([], [], color=c, marker="o", linestyle="", alpha=0.7) for c in (BLUE, GREY, RED)],
-        names,
-        loc="outside lower center",
-        ncols=3 if sum(map(len, names)) < 90 else 1,
-        fontsize=8,
-        columnspacing=1.0,
-        handletextpad=0.2,
-        frameon=False,
-        title=f"beyond {delta} (dotted), expected FDR {table.fdr:g}",
-    )
-    for text in made.get_texts():
-        text.set_parse_math(False)  # a `$` in a label is a `$`
-
-
-def _aligned(shown: dict[str, list[str]]) -> list[str]:
-    """Columns of texts as lines, each column to the right."""
-    widths = {name: max(len(name), *map(len, texts)) for name, texts in shown.items()}
-    lines = ["  ".join(name.rjust(width) for name, width in widths.items())]
-    for row in zip(*shown.values()):
-        lines.append("  ".join(map(str.rjust, row, widths.values())))
-    return lines
-
-
-def _name_genes(axes, names, x, y, edge) -> None:
-    """Names in a column at one edge, each with a line to its point, so that few lines cross."""
-    bottom, top = axes.get_ylim()
-    for i, k in enumerate(np.lexsort((-np.abs(x), -y))):
-        axes.annotate(
-            names[k],
-            (x[k], y[k]),
-            parse_math=False,  # a `$` in a name is a `$`
-            xytext=(0.98 * edge, top - (i + 1) * 0.06 * (top - bottom)),
-            fontsize=8,
-            ha="left" if edge < 0 else "right",
-            va="center",
-            arrowprops={
-                "arrowstyle": "-",
-                "color": "#BBBBBB",
-                "linewidth": 0.6,
-                "shrinkA": 1,
-                "shrinkB": 2,
-            },
-        )
 
 
 # ------------------------------------------------------------------------------------- the question
-class Cells(NamedTuple):
-    """All cells that are asked about, as the model's `minibatches` have them."""
-
-    counts: Any  # (n_cells, n_genes)
-    codes: np.ndarray  # of their batches, (n_cells,)
-    covariates: np.ndarray  # (n_cells, n_covariates)
-
-    def latent(self, model: Any, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Means and standard deviations of q(z | x), (n, n_latent), of the cells at n positions."""
-        columns = _rows_in_memory(self.counts, cells), self.codes[cells], self.covariates[cells]
-        return model.latent_of(list(columns))
-
-
 class ComparesGroups:
     """What a trained model with `latent` and `generative` is asked about two groups of cells.
 
@@ -521,18 +212,18 @@ class ComparesGroups:
             raise ValueError(f"fdr must be between 0 and 1, not {fdr}")
         n_samples = whole_number("n_samples", n_samples)
         told = Cells(*self.minibatches(counts, batch, layer).columns)
-        names = _gene_names(self, counts, genes)
-        question = _question(counts, library_size(told.counts) > 0, group_a, group_b, groupby)
+        names = gene_names(self, counts, genes)
+        question = question_of(counts, library_size(told.counts) > 0, group_a, group_b, groupby)
         rng = backend.generator([seed, POSTERIOR])
         # Mode "vanilla" needs the sums too: for raw means, and to warn of what was not learnt.
         tallies = _tallies(self, told, question.cells, n_samples, rng)
-        measured = _measured(self, counts, told, question)
+        measured = measured_genes(self, counts, told, question)
         names = names[measured]
         tallies = [_of_genes(tally, measured) for tally in tallies]
         for called, tally in zip(question.called, tallies):
             if called:
                 _warn_of_misfit(called, _sums(tally))
-        _warn_of_groups_that_are_batches(self, told, question)
+        warn_of_groups_that_are_batches(self, told, question)
         parts = []
         groups = []
         for i in question.compared:
@@ -542,7 +233,7 @@ class ComparesGroups:
             if mode == "vanilla":
                 rest = np.sort(np.concatenate([question.cells[j] for j in others]))
                 lfc, rho = _pairs(self, told, [question.cells[i], rest], n_samples, seed)
-                found = _of_pairs(lfc[:, measured], rho[:, measured])
+                found = _of_pairs(*[np.compress(measured, of_all, 1) for of_all in (lfc, rho)])
             else:
                 found, threshold = _of_means(_sums(a), _sums(b), delta)
             pair = Groups(question.names[i], question.other, a.n_cells, b.n_cells, threshold)
@@ -610,13 +301,6 @@ def _pairs(model, told: Cells, groups, n_samples, seed):
             rho += np.exp(log_rho).sum(axis=1)
             lfc[pairs] = (log_rho[0] - log_rho[1]) / np.log(2.0)
     return lfc, rho / n_samples
-
-
-def _rows_in_memory(x, cells):
-    """The rows of these cells, positions in increasing order, read where x lies on the disk."""
-    if not isinstance(x, Blocks):
-        return take_rows(x, cells)
-    return sparse.vstack([part for _, part in pieces(x[cells])], format="csr")
 
 
 def _of_pairs(lfc, rho) -> dict:
@@ -929,247 +613,3 @@ def _warn_of_misfit(name: str, sums: Sums) -> None:
             "latent and denoise cannot. Train longer, or with dropout=0 or less weight_decay",
             stacklevel=3,
         )
-
-
-def _warn_of_groups_that_are_batches(model, told: Cells, question: Question) -> None:
-    """Warn of groups of which the cells are of other batches, or labels of a categorical covariate,
-    than those that they are compared with.
-
-    What both share is the sum over labels of the smaller of their two fractions of cells: 1 where
-    the fractions are alike, 0 where no label is of both.
-    """
-    for what, argument, codes, names in _told_labels(model, told):
-        fractions = np.array(
-            [np.bincount(codes[cells], minlength=len(names)) for cells in question.cells], float
-        )
-        n_cells = fractions.sum(axis=1, keepdims=True)
-        said = []
-        for i in question.compared:
-            rest = np.delete(fractions, i, axis=0).sum(axis=0)
-            of_group, of_rest = fractions[i] / n_cells[i], rest / rest.sum()
-            if np.minimum(of_group, of_rest).sum() < LEAST_SHARED:
-                said.append(
-                    f"{question.called[i] or 'the group'} ({_in_shares(of_group, names)}) and "
-                    f"{_other_called(question)} ({_in_shares(of_rest, names)})"
-                )
-        if said:
-            warnings.warn(
-                f"{what}: no cells, or few, are of one {what} in {'; '.join(said[:3])}"
-                + f"; and {len(said) - 3} more comparisons" * (len(said) > 3)
-                + f". What differs so is taken for an effect of the {what} and removed, whatever "
-                f"its cause, so that few genes or none are found; to ask for it, train without "
-                f"{argument}",
-                stacklevel=3,
-            )
-
-
-def _other_called(question: Question) -> str:
-    """What a group is compared with, in a sentence."""
-    return "the rest" if question.other == REST else question.called[1]
-
-
-def _told_labels(model, told: Cells) -> Iterator[tuple[str, str, np.ndarray, list[str]]]:
-    """What the model is told of cells: what it is, the argument that told it, the code of each
-    cell, (n_cells,), and the label of each code.
-    """
-    if model.n_batches > 1:
-        names = model.batches or range(model.n_batches)
-        yield "batch", "batch=", told.codes, [str(name) for name in names]
-    start = 0
-    for (name, labels), width in zip(model.columns.categorical.items(), model.columns.widths):
-        if width:
-            codes = np.asarray(told.covariates[:, start : start + width]).argmax(axis=1)
-            yield name, f"{name!r} among categorical=", codes, labels
-        start += width
-
-
-def _in_shares(fractions, names) -> str:
-    """The labels that most cells have, with their shares: "P01 97%, P02 3%"."""
-    largest = np.argsort(-fractions, kind="stable")[:3]
-    return ", ".join(f"{names[i]} {fractions[i]:.0%}" for i in largest if fractions[i] > 0)
-
-
-# --------------------------------------------------------------------------------- genes and groups
-def _gene_names(model, counts, genes) -> np.ndarray:
-    """Names of the genes: those given, or the model's, or the counts', or gene_0, gene_1 ..."""
-    given = [
-        names
-        for names in (
-            genes,
-            model.genes,
-            genes_of(counts),
-        )
-        if names is not None
-    ]
-    names = (
-        np.asarray(given[0]).astype(str)
-        if given
-        else np.array([f"gene_{i}" for i in range(model.n_genes)])
-    )
-    if names.shape != (model.n_genes,):
-        raise ValueError(
-            f"genes: has shape {names.shape}, must be the names of the {model.n_genes} genes of "
-            "the model"
-        )
-    return names
-
-
-def _measured(model, counts, told: Cells, question: Question) -> np.ndarray:
-    """Which genes were measured in all cells that are compared, (n_genes,) bool; a warning says
-    which were not.
-    """
-    unmeasured = unmeasured_in(model, counts, told.codes[np.concatenate(question.cells)])
-    if unmeasured.any():
-        warnings.warn(
-            f"genes left out of the table: {in_words(model, np.flatnonzero(unmeasured))} not "
-            "measured in all of the cells that are compared",
-            stacklevel=3,
-        )
-    return ~unmeasured
-
-
-class Question(NamedTuple):
-    """Which cells are compared with which: each group of `compared` with all others in `cells`."""
-
-    cells: list[np.ndarray]  # positions of cells with counts, increasing, in no two groups
-    names: list[Any]  # of each group; None for cells that are only in the rest
-    compared: list[int]  # numbers of the groups that are a group a
-    other: str  # name of what each is compared with
-    called: list[str]  # what warnings call each group; "" for those that are not warned of
-
-
-def _question(counts, has_counts, group_a, group_b, groupby) -> Question:
-    """What `differential_expression` was asked; ValueError for what cannot be.
-
-    has_counts: which cells have counts, (n_cells,).
-    """
-    n_cells = len(has_counts)
-    if groupby is None:
-        if group_a is None:
-            raise ValueError(
-                "group_a: which cells? Pass a mask, or groupby= with a label for each cell, and "
-                "every group is compared with the rest"
-            )
-        names_of_cells = cells_of(counts)
-        group_a = _by_cell_if_mask(group_a, names_of_cells, "group_a")
-        group_b = _by_cell_if_mask(group_b, names_of_cells, "group_b")
-        cells = _two_groups(has_counts, group_a, group_b)
-        other = REST if group_b is None else "b"
-        return Question(cells, ["a", other], [0], other, ["group_a", "group_b"])
-    labels = _labels(counts, groupby, n_cells)
-    names = sorted({label for label in labels if label is not None})
-    if group_a is not None:
-        group_a, group_b = str(group_a), None if group_b is None else str(group_b)
-        masks = []
-        for label in (group_a, group_b):
-            if label is not None and label not in names:
-                there = ", ".join(names[:20]) + " ..." * (len(names) > 20)
-                column = groupby if isinstance(groupby, str) else "the label"
-                raise ValueError(f"no cell has {column} {label!r}; there are: {there}")
-            masks.append(None if label is None else labels == label)
-        cells = _two_groups(has_counts, *masks)
-        other = REST if group_b is None else group_b
-        called = [f"group {group_a!r}", f"group {other!r}"]
-        return Question(cells, [group_a, other], [0], other, called)
-    if group_b is not None:
-        raise ValueError("group_b needs group_a; leave both out to compare every group")
-    if len(names) < 2 or 2 * len(names) > n_cells:
-        raise ValueError(
-            f"groupby has {len(names)} different labels for {n_cells} cells; to compare groups "
-            "with the rest takes 2 at least, and 2 cells a group: pass a column of groups"
-        )
-    cells = [np.flatnonzero((labels == name) & has_counts) for name in names]
-    unlabelled = np.flatnonzero(np.array([label is None for label in labels]) & has_counts)
-    empty = [name for name, positions in zip(names, cells) if not len(positions)]
-    if empty:
-        warnings.warn(
-            f"groupby: no cell of {', '.join(empty)} has counts; left out of the table",
-            stacklevel=3,
-        )
-    kept: list = [(name, positions) for name, positions in zip(names, cells) if len(positions)]
-    compared = list(range(len(kept)))
-    if len(unlabelled):
-        kept.append((None, unlabelled))
-    if len(kept) < 2:
-        raise ValueError("groupby: only one group has counts, and there is nothing to compare with")
-    called = ["" if name is None else f"group {name!r}" for name, _ in kept]
-    return Question(
-        [positions for _, positions in kept], [name for name, _ in kept], compared, REST, called
-    )
-
-
-def _labels(counts, groupby, n_cells: int) -> np.ndarray:
-    """A label for each cell, an array of str and, where there is none, None."""
-    if isinstance(groupby, str):
-        obs = getattr(counts, "obs", {})
-        if groupby not in obs:
-            raise ValueError(
-                f"groupby: no column {groupby!r} of cells in the counts; there are: "
-                f"{', '.join(map(str, obs)) or 'none'}"
-            )
-        groupby = obs[groupby]
-    if hasattr(groupby, "isna"):  # of pandas, which has more kinds of missing labels
-        groupby = groupby.astype(object).where(groupby.notna(), None)
-    groupby = by_cell(groupby, cells_of(counts), "groupby")
-    given = np.asarray(groupby)
-    if given.shape != (n_cells,):
-        raise ValueError(
-            f"groupby has shape {given.shape}, must be one label for each of {n_cells} cells, or "
-            "the name of an obs column"
-        )
-    labels = np.full(n_cells, None)
-    for i, value in enumerate(given.tolist()):
-        is_whole = isinstance(value, float) and value.is_integer()  # whole numbers beside a NaN
-        if not is_missing(value):
-            labels[i] = str(int(value) if is_whole else value)
-    return labels
-
-
-def _two_groups(has_counts, group_a, group_b) -> list:
-    """Positions of the cells with counts in each of two groups; ValueError for what is none."""
-    n_cells = len(has_counts)
-    a = _positions(group_a, n_cells, "group_a")
-    b = (
-        np.setdiff1d(np.arange(n_cells), a)
-        if group_b is None
-        else _positions(group_b, n_cells, "group_b")
-    )
-    both = np.intersect1d(a, b)
-    if len(both):
-        raise ValueError(
-            f"group_a and group_b share {len(both)} cells, such as {both[0]}; a cell can be in one "
-            "only"
-        )
-    for name, cells in (("group_a", a), ("group_b", b)):
-        if not np.any(has_counts[cells]):
-            raise ValueError(f"{name} holds no cells" + " with counts" * (len(cells) > 0))
-    return [cells[has_counts[cells]] for cells in (a, b)]
-
-
-def _by_cell_if_mask(group, cells, name: str):
-    """A Series of booleans in the order of the cells; positions, and all else, as they are."""
-    return by_cell(group, cells, name) if np.asarray(group).dtype.kind == "b" else group
-
-
-def _positions(group, n_cells: int, name: str) -> np.ndarray:
-    """A boolean mask or positions of cells, as sorted positions; ValueError for anything else."""
-    group = np.asarray(group)
-    if group.dtype == bool and group.shape == (n_cells,):
-        return np.flatnonzero(group)
-    if group.ndim != 1 or (group.size and group.dtype.kind not in "iu"):
-        raise ValueError(
-            f"{name} must be a boolean mask of {n_cells} cells or a list of positions, not "
-            f"{group.dtype} of shape {group.shape}; from labels, make a mask: labels == 'B cell'"
-        )
-    cells, times = np.unique(group.astype(np.int64), return_counts=True)
-    if len(cells) and (cells[0] < 0 or cells[-1] >= n_cells):
-        raise ValueError(
-            f"{name} has positions from {cells[0]} to {cells[-1]}; there are cells 0 to "
-            f"{n_cells - 1}"
-        )
-    if np.any(times > 1):
-        twice = cells[np.argmax(times > 1)]
-        raise ValueError(
-            f"{name} lists cell {twice} more than once; a mask is of booleans, not of 0 and 1"
-        )
-    return cells

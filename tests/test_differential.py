@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from scipy import integrate, sparse, special, stats
 
 from minigrad.distributions import NegativeBinomial
-from models import SCVI, differential
+from models import SCVI, differential, differential_table
 from models.counts import Counts, read
+from models.groups import Cells, labels_of_cells
 from tests.benchmarks.differential import Answer, measures, simulate, wilcoxon
 from tests.test_posterior import DOWN, UP, counts_like, two_types, untrained
 
@@ -207,7 +208,7 @@ def test_columns_say_what_is_in_the_data(trained, mode):
     model, x, types = trained
     table = model.differential_expression(x, types == 1, mode=mode, n_samples=4000)
     assert list(table.columns) == COLUMNS[mode].split()
-    assert all(name in differential.DifferentialExpression.__doc__ for name in table.columns)
+    assert all(name in differential_table.DifferentialExpression.__doc__ for name in table.columns)
     for letter, group in (("a", types == 1), ("b", types == 0)):
         part = x[group].astype(np.float64)
         np.testing.assert_allclose(
@@ -293,7 +294,7 @@ def deaf(n_batches=1, **config):
 def sums_of(model, x, codes, n_samples=20000):
     cells = np.arange(x.shape[0])
     rng = np.random.default_rng(0)
-    told = differential.Cells(x, codes, np.empty((x.shape[0], 0)))
+    told = Cells(x, codes, np.empty((x.shape[0], 0)))
     (tally,) = differential._tallies(model, told, [cells], n_samples, rng)
     return differential._sums(tally)
 
@@ -757,9 +758,9 @@ def test_wrong_labels(wrong, message):
 def test_missing_labels_are_none_whatever_kind_they_are():
     numbers = np.array([1.0, np.nan, 2.0])
     for given in (numbers, pandas.Series(numbers), pandas.Series([1, pandas.NA, 2], dtype="Int64")):
-        assert differential._labels(None, given, 3).tolist() == ["1", None, "2"]
+        assert labels_of_cells(None, given, 3, "groupby").tolist() == ["1", None, "2"]
     categories = pandas.Series(["x", None, "y"], dtype="category")
-    assert differential._labels(None, categories, 3).tolist() == ["x", None, "y"]
+    assert labels_of_cells(None, categories, 3, "groupby").tolist() == ["x", None, "y"]
 
 
 @pytest.mark.filterwarnings("ignore:group ")
@@ -889,7 +890,7 @@ def test_names_of_genes_stand_in_a_column_within_the_picture():
     axes.set(xlim=(-10, 10), ylim=(100, 200))
     y = np.linspace(110, 190, 10)
     names = [f"gene{i}" for i in range(10)]
-    differential._name_genes(axes, names, np.full(10, 3.0), y, 10.0)
+    differential_table.name_genes(axes, names, np.full(10, 3.0), y, 10.0)
     assert [text.get_text() for text in axes.texts] == names[::-1]
     places = np.array([text.get_position() for text in axes.texts])
     np.testing.assert_allclose(places[:, 1], 200 - 6.0 * np.arange(1, 11))

@@ -71,6 +71,8 @@ ORDER = {
         "imputation",
         "autoencoder",
         "vae",
+        "groups",
+        "differential_table",
         "differential",
         "recipe",
         "count_inputs",

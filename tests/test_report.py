@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from minigrad.fit import History
 from models import report
-from models.differential import DifferentialExpression, Groups
+from models.differential_table import DifferentialExpression, Groups
 
 # Names that matplotlib would read as mathematics, some of which it cannot, or leave out of legends.
 ODD = ["$a$", "$\\frac$", "_hidden", "a$^b", "plain", "x$_$y", "", "_"]
