@@ -111,8 +111,8 @@ an empirical prior of two normal distributions, a narrow and a wide one.
 
 How the code goes: `differential_expression` asks groups.py which cells are compared, adds up counts
 and expectations of each group in one pass (`_tally`), makes of these sums the four numbers from
-above for every gene (`_sums`), and of two groups' numbers the columns of a table (`_of_means`). Mode
-"vanilla" stands before it (`_pairs`, `_of_pairs`). The table and its pictures are
+above for every gene (`_sums`), and of two groups' numbers the columns of a table (`_of_means`).
+Mode "vanilla" stands before it (`_pairs`, `_of_pairs`). The table and its pictures are
 differential_table.py's.
 
 Know after: what a Bayes factor of differential expression says and does not say, and how a thousand

@@ -326,3 +326,116 @@ def _rows_in_memory(x, cells):
     if not isinstance(x, Blocks):
         return take_rows(x, cells)
     return sparse.vstack([part for _, part in pieces(x[cells])], format="csr")
+
+
+# ---------------------------------------------------------------------------- samples of conditions
+class Samples(NamedTuple):
+    """Which cells are of which sample, and which samples of which condition."""
+
+    names: list[str]
+    codes: np.ndarray  # sample of each cell, (n_cells,); -1: of none
+    in_a: np.ndarray  # positions of the samples of condition a
+    in_b: np.ndarray
+
+
+def conditions_of(
+    of_cells: np.ndarray, group_a: Any, group_b: Any, condition: Any
+) -> tuple[str, str]:
+    """Names of the two conditions that are compared; ValueError where it is not known which.
+
+    of_cells: the condition of each cell with counts, (n,); condition: as the user gave it.
+    """
+    names = sorted({name for name in of_cells if name is not None})
+    what = condition if isinstance(condition, str) else "the condition"
+    if len(names) < 2:
+        raise ValueError(
+            f"condition: there are {len(names)} ({', '.join(names) or 'no labels'}), and a ratio "
+            "is of two; pass labels of which there are two"
+        )
+    if group_a is None:
+        if len(names) > 2 or group_b is not None:
+            raise ValueError(
+                f"condition: there are {len(names)} ({', '.join(names[:20])}); say by group_a "
+                "which is compared, and by group_b with which, or leave that out for all others"
+            )
+        return names[0], names[1]
+    for name in (group_a, group_b):
+        if name is not None:
+            cells_with(of_cells, str(name), what)
+    if group_b is None and len(names) == 2:
+        group_b = names[1 - names.index(str(group_a))]
+    if str(group_a) == str(group_b):
+        raise ValueError(f"group_a and group_b are both {group_a!r}; give two that differ")
+    return str(group_a), REST if group_b is None else str(group_b)
+
+
+def samples_of(
+    of_sample: np.ndarray,
+    of_condition: np.ndarray,
+    has_counts: np.ndarray,
+    a: str,
+    b: str,
+    leave_out: str,
+) -> Samples:
+    """The samples of conditions a and b, and the sample of each cell that is in a density.
+
+    of_sample, of_condition: labels (n_cells,), None where there is none; b may be all that are not
+    a. has_counts: (n_cells,). ValueError for a sample of several conditions, and for a condition
+    without samples, or with one if whole samples are left out ("sample", not "cell"). Warns of
+    cells and of samples that are in no density.
+    """
+    is_known = has_counts & _are_known(of_sample) & _are_known(of_condition)
+    n_unknown = np.sum(has_counts & ~is_known)
+    if n_unknown:
+        warnings.warn(
+            f"sample, condition: {n_unknown:,} of {len(is_known):,} cells lack one of the two: "
+            "they are in no density",
+            stacklevel=3,
+        )
+    names: list[str] = []
+    groups = []
+    codes = np.full(len(is_known), -1)
+    too_small = []
+    for name in sorted(set(of_sample[is_known])):
+        cells = np.flatnonzero(is_known & (of_sample == name))
+        conditions = sorted(set(of_condition[cells]))
+        if len(conditions) > 1:
+            raise ValueError(
+                f"sample: {name!r} has cells of several conditions, {', '.join(conditions[:3])}; "
+                "where one donor gave several samples, give each a label of its own, as "
+                f"'{name} {conditions[0]}'"
+            )
+        if conditions[0] != a and b not in (conditions[0], REST):
+            continue
+        if len(cells) < 2:
+            too_small.append(name)
+            continue
+        codes[cells] = len(names)
+        names.append(name)
+        groups.append(conditions[0] == a)
+    if too_small:
+        warnings.warn(
+            f"sample: {', '.join(too_small[:5])}{' ...' * (len(too_small) > 5)} of one cell with "
+            "counts: in no density",
+            stacklevel=3,
+        )
+    in_a = np.flatnonzero(groups)
+    in_b = np.flatnonzero(~np.array(groups, bool))
+    for name, positions in ((a, in_a), (b, in_b)):
+        if len(positions) == 0:
+            raise ValueError(
+                f"condition {name!r} has no sample of two cells with counts; give samples of both "
+                "conditions"
+            )
+        if len(positions) == 1 and leave_out == "sample":
+            raise ValueError(
+                f"condition {name!r} has one sample, {names[positions[0]]}, and without it there "
+                "is nothing to compare its cells with; give more samples, or pass "
+                "leave_out='cell': then what two donors differ in is taken for an effect of their "
+                "conditions"
+            )
+    return Samples(names, codes, in_a, in_b)
+
+
+def _are_known(labels) -> np.ndarray:
+    return np.array([label is not None for label in labels])

@@ -64,6 +64,7 @@ from minigrad.nn import BatchNorm1d, Dropout, Linear, Module, Parameter
 from minigrad.parallel import ranks_of
 from minigrad.tensor import Tensor
 from models import recipe, scvi_tools
+from models.abundance import ComparesAbundance
 from models.count_inputs import (
     TrainingCells,
     cells_to_ask_about,
@@ -210,7 +211,7 @@ class Decoder(Module):
 
 
 # ----------------------------------------------------------------------------------------- model
-class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
+class SCVI(AnswersByDraws, ComparesGroups, ComparesAbundance, MapsQueries, Saved):
     """scVI for count matrices of n_genes genes, from n_batches batches.
 
     n_latent, n_hidden, n_layers: sizes of z and of the networks; n_layers None: 1, and 2 with
@@ -715,7 +716,8 @@ class SCVI(AnswersByDraws, ComparesGroups, MapsQueries, Saved):
             raise
 
     # ---------------------------------------------------------------- what a trained model is asked
-    # posterior.py (AnswersByDraws) and differential.py (ComparesGroups) have the other questions.
+    # posterior.py (AnswersByDraws), differential.py (ComparesGroups) and abundance.py
+    # (ComparesAbundance) have the other questions.
     def minibatches(
         self,
         counts,

@@ -76,6 +76,8 @@ ORDER = {
         "differential",
         "recipe",
         "count_inputs",
+        "abundance_table",
+        "abundance",
         "query",
         "torch_files",
         "scvi_tools",
