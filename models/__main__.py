@@ -5,6 +5,8 @@
     {prog} embed run --out latent.csv           latent coordinates of each cell
     {prog} denoise run --out denoised.npz       expected counts
     {prog} de run --key labels --groups B T     genes that two groups of cells express differently
+    {prog} abundance run --sample-key donor --condition-key drug --out abundance.csv
+                                                where one condition has more cells than another
     {prog} generate run --cells 1000 --out new.npz
     {prog} impute-score run                     how well hidden counts are recovered
     {prog} map run new.h5ad --out mapped        the model, with cells of new batches mapped onto it
@@ -43,9 +45,11 @@ import numpy as np
 from scipy import sparse
 
 from minigrad import checkpoint
+from minigrad.notebook import short
 from minigrad.parallel import LAUNCHERS, AnotherRankFailed, ranks_of
 from models import comparison, imputation, latent_files, query, recipe, report, runs, streams
 from models.counts import HOW_TO_ROUND, Counts, empty_cells, library_size
+from models.differential_table import aligned
 from models.files import HOW_TO_ADD
 from models.joining import FILE, names_of_files
 from models.runs import Run
@@ -74,6 +78,10 @@ OPTIONS = {
     "transfer_labels: query_z": "QUERY",
     "reference_z": "REFERENCE",
     "transform_batch=": "--transform-batch",
+    "leave_out='cell'": "--leave-out cell",
+    "say by group_a which is compared, and by group_b with which, or leave that out for all": (
+        "say by --groups which is compared, and with which, or leave the second out for all"
+    ),
     "library_size: ": "--library-size: ",
 }  # in words of errors
 
@@ -613,6 +621,41 @@ def de(options) -> int:
             with checkpoint.whole_file(path) as temporary:
                 write(temporary)
             say(f"written: {path}")
+    return 0
+
+
+def abundance(options) -> int:
+    """Where in the latent space samples of one condition have more cells than those of another. For
+    each cell: the log of the ratio of the densities of both conditions around it (0: the same share
+    of their cells lies there; 0.69: twice the share in a; -0.69: in b), its error, which is large
+    where few cells are near, and in what proportion of pairs of samples that of a is the denser
+    one. The cell's own sample is left out, as every cell is near to itself."""
+    output("--out", options.out, (".csv",))
+    asked = options.groups or [None]
+    if len(asked) > 2:
+        raise WrongUsage(f"--groups takes one label or two, not {len(asked)}: {', '.join(asked)}")
+    run = Run(options.run)
+    model = run.model()
+    counts, read_from, batch = of_run(run, options, model, is_own_batch_decoded=False)
+    keep_counts(run, read_from, "--out", options.out, obs=options.obs)
+    labels = None if options.key is None else runs.labels_of(counts, options.key)
+    table = model.differential_abundance(
+        genes_of(run, model, counts),
+        runs.labels_of(counts, options.sample_key),
+        runs.labels_of(counts, options.condition_key),
+        *asked,
+        n_neighbors=options.neighbors,
+        leave_out=options.leave_out,
+        batch=batch,
+    )
+    print(table)
+    if labels is not None:
+        columns = table.by(labels)
+        shown = {name: [short(value) for value in values] for name, values in columns.items()}
+        print(f"medians by {options.key}\n" + "\n".join(aligned(shown)))
+    with checkpoint.whole_file(options.out) as temporary:
+        table.to_csv(temporary)
+    say(f"written: {options.out}")
     return 0
 
 
@@ -1333,6 +1376,53 @@ def de_options(add) -> None:
     add("--seed", metavar="N", type=whole(0), default=0, help="of the draws (default: 0)")
 
 
+def abundance_options(add) -> None:
+    counts_options(add)
+    on_disk_option(add)
+    add(
+        "--sample-key",
+        metavar="COLUMN",
+        required=True,
+        help="obs column with the sample of each cell, such as the donor",
+    )
+    add(
+        "--condition-key",
+        metavar="COLUMN",
+        required=True,
+        help="obs column with the condition of each sample, such as the treatment",
+    )
+    add(
+        "--groups",
+        metavar="LABEL",
+        nargs="+",
+        help="condition a, and b (default: where there are just two, in alphabetical order; b: all "
+        "that are not a)",
+    )
+    add(
+        "--neighbors",
+        metavar="N",
+        type=whole(1),
+        default=50,
+        help="cells that each density rests on at least: more of them are less noise and a coarser "
+        "look (default: 50)",
+    )
+    add(
+        "--leave-out",
+        choices=["sample", "cell"],
+        default="sample",
+        help="what of a cell's own is left out of the densities around it; cell: where a condition "
+        "has but one sample, whose own peculiarities then count as the condition's",
+    )
+    add("--key", metavar="COLUMN", help="obs column of labels, such as types, to print medians of")
+    add(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help=".csv: cell, sample, condition, log_ratio, error, agreement, log_q of each sample",
+    )
+
+
 def generate_options(add) -> None:
     add("run", metavar="RUN", type=Path, help="folder of a trained model")
     add(
@@ -1465,6 +1555,12 @@ COMMANDS = {
         'run --key labels --groups "CD19+ B" Dendritic --csv de.csv --volcano de.png\n'
         "run --key labels --groups Dendritic --delta 1\n"
         "run --key labels --all-groups --csv markers.csv",
+    ),
+    "abundance": (
+        abundance,
+        abundance_options,
+        "run --sample-key donor --condition-key drug --groups stim ctrl --out abundance.csv\n"
+        "run --sample-key donor --condition-key drug --key cell_type --out abundance.csv",
     ),
     "generate": (generate, generate_options, "run --cells 1000 --out new.npz"),
     "map": (

@@ -1,6 +1,7 @@
 """models/abundance.py: closed forms, scvi-tools' numbers, and samples of which the composition is known."""
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pandas
 import pytest
 from scipy import sparse, stats
 
-from models import SCVI, abundance
+from models import SCVI, abundance, runs
+from models.__main__ import main
 from models.abundance import aggregated_log_posterior, log_normals, log_ratios, temperature
 from models.counts import Counts
 from models.groups import Samples
@@ -352,3 +354,62 @@ def test_a_sample_of_one_cell_is_left_out_with_a_warning():
         table = model.differential_abundance(counts, list("aabbbccdde"), list("xxxxxyyyyx"))
     assert [str(w.filename) for w in caught if "one cell" in str(w.message)] == [__file__]
     assert table.samples == ["a", "b", "c", "d"] and np.isfinite(table["log_ratio"]).all()
+
+
+# ------------------------------------------------------------------------------------ the command line
+@pytest.fixture(scope="module")
+def run(asked, tmp_path_factory):
+    """A run of the counts of `asked`, hardly trained."""
+    folder = tmp_path_factory.mktemp("abundance")
+    runs.write_counts(folder / "counts.npz", asked[1])
+    words = ["--epochs", "2", "--latent", "3", "--hidden", "8", "--likelihood", "nb"]
+    assert main(["train", str(folder / "counts.npz"), "--out", str(folder / "run"), *words]) == 0
+    return folder
+
+
+KEYS = ["--sample-key", "donor", "--condition-key", "drug"]
+
+
+def test_the_command_line_gives_the_same(run, tmp_path, capsys):
+    out = tmp_path / "da.csv"
+    words = ["--groups", "stim", "ctrl", "--neighbors", "30", "--key", "kind", "--out", str(out)]
+    assert main(["abundance", str(run / "run"), *KEYS, *words]) == 0
+    said = capsys.readouterr().out
+    model = runs.Run(run / "run").model()
+    counts = runs.read_counts(run / "counts.npz")
+    table = model.differential_abundance(counts, "donor", "drug", "stim", "ctrl", n_neighbors=30)
+    with open(out, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["log_ratio"]) for row in rows] == table["log_ratio"].tolist()
+    assert [row["cell"] for row in rows] == counts.cells.tolist()
+    assert "a: stim (3 samples) over b: ctrl (3 samples)" in said and "medians by kind" in said
+    assert "0 is the same share of cells" in said
+
+
+@pytest.mark.parametrize(
+    "words, code, says",
+    [
+        ([*KEYS, "--out", "da.txt"], 2, "--out da.txt: must end in .csv"),
+        ([*KEYS, "--groups", "a", "b", "c", "--out", "da.csv"], 2, "--groups takes one label or"),
+        ([*KEYS, "--groups", "none", "--out", "da.csv"], 1, "no cell has the condition 'none'"),
+        ([*KEYS[:3], "nothing", "--out", "da.csv"], 1, "no column 'nothing' of cells"),
+        ([*KEYS[:3], "kind", "--out", "da.csv"], 1, "sample: 'd0' has cells of several conditions"),
+        ([*KEYS[:2], "--condition-key", "donor", "--out", "da.csv"], 1, "say by --groups which"),
+        (
+            ["--sample-key", "drug", "--condition-key", "drug", "--out", "da.csv"],
+            1,
+            "condition 'ctrl' has one sample, ctrl, .*pass --leave-out cell",
+        ),
+    ],
+)
+def test_wrong_words_of_the_command(run, words, code, says, monkeypatch, capsys):
+    monkeypatch.chdir(run)
+    assert main(["abundance", "run", *words]) == code
+    assert re.search(says, capsys.readouterr().err)
+    assert not (run / "da.csv").exists()
+
+
+def test_one_sample_of_each_condition_is_compared_on_demand(run, monkeypatch):
+    monkeypatch.chdir(run)
+    words = ["--sample-key", "drug", "--condition-key", "drug", "--leave-out", "cell"]
+    assert main(["abundance", "run", *words, "--out", "alone.csv"]) == 0
