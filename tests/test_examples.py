@@ -96,9 +96,10 @@ def test_the_script_of_the_readme_runs(tmp_path, monkeypatch):
     x = np.random.default_rng(0).poisson(2.0, (60, 12)).astype(np.float32)
     labels = pandas.Categorical(["CD19+ B", "CD14+ Monocyte"] * 30)
     names = [f"cell{i}" for i in range(60)]
-    anndata.AnnData(X=x, obs=pandas.DataFrame({"labels": labels}, index=names)).write_h5ad(
-        tmp_path / "counts.h5ad"
-    )
+    donor = np.repeat(["d1", "d2", "d3", "d4"], 15)
+    columns = {"labels": labels, "donor": donor, "drug": np.repeat(["stim", "ctrl"], 30)}
+    obs = pandas.DataFrame(columns, index=names)
+    anndata.AnnData(X=x, obs=obs).write_h5ad(tmp_path / "counts.h5ad")
     train = SCVI.fit
     monkeypatch.setattr(
         SCVI,
