@@ -1404,7 +1404,7 @@ def abundance_options(add) -> None:
         type=whole(1),
         default=50,
         help="cells that each density rests on at least: more of them are less noise and a coarser "
-        "look (default: 50)",
+        "look, which blurs kinds of fewer cells (default: 50)",
     )
     add(
         "--leave-out",

@@ -254,12 +254,12 @@ class ComparesAbundance:
 
         counts: (n_cells, n_genes). sample, condition: a label for each cell, (n_cells,), or the
         name of an obs column; a sample is of one condition. group_a, group_b: the two conditions;
-        None: where there are just two, in alphabetical order; group_b=None: all but a.
-        n_neighbors: cells that each density rests on at least, to which kernels are widened where
-        they are too narrow; None: never. More of them are less noise and a coarser look. leave_out:
-        "sample", or "cell": the cell alone, where a condition has but one sample; then differences
-        between two donors are taken for those of their conditions. batch: where the encoder was
-        told it (encode_covariates).
+        None: where there are just two, in alphabetical order; group_b=None: all but a. n_neighbors:
+        cells that each density rests on at least, to which kernels are widened where they are too
+        narrow; None: never. More of them are less noise and a coarser look: kinds of fewer cells
+        are blurred with what is next to them. leave_out: "sample", or "cell": the cell alone, where
+        a condition has but one sample; then differences between two donors are taken for those of
+        their conditions. batch: where the encoder was told it (encode_covariates).
 
         Cells without a label or without counts, of other conditions, and samples of one cell are in
         no density. ValueError for a condition without samples, a sample of two conditions, unknown

@@ -27,7 +27,8 @@ class DifferentialAbundance:
       log_ratio   log of the ratio of densities, a over b, in nats: 0 where both have the same share
                   of their cells, log 2 = 0.69 where a has twice the share of b
       error       its standard error, by the number of cells that the densities rest on. From 0.5 on
-                  few cells of one condition are near. That samples differ is not in it
+                  few cells of one condition are near; if there is none, the size of the ratio says
+                  nothing, and only its sign does. That samples differ is not in it
       agreement   in what proportion of pairs of samples, one of each condition, that of a is the
                   denser one; half for ties. 1 or 0: all samples agree
 
@@ -86,8 +87,8 @@ class DifferentialAbundance:
             f"({self._in_words(self.in_b)})\n"
             f"{len(log_ratio):,} cells: median {middle:.2f}, from {low:.2f} (10 %) to {high:.2f} "
             "(90 %); 0 is the same share of cells, 0.69 twice the share in a\n"
-            f"{n_unsure:,} cells are uncertain, for few cells of a or of b are near them (error of "
-            f"{UNSURE} and more)"
+            f"{n_unsure:,} cells are uncertain (error of {UNSURE} and more), for few cells of a or "
+            "of b are near them; if none is, only the sign of the ratio says something"
         )
 
     __repr__ = __str__

@@ -272,7 +272,7 @@ def _pairs(model, told: Cells, groups, n_samples, seed):
 
     groups: the positions of the cells of a and of b.
     """
-    # The same random numbers as those of `_sums`, which is intended: a table is made of one or of
+    # The same random numbers as those of `_tallies`, which is intended: a table is made of one or of
     # the other, and in this mode it does not depend on whether sums were taken before.
     rng = backend.generator([seed, POSTERIOR])
     picked = np.stack([cells[rng.integers(len(cells), size=n_samples)] for cells in groups])

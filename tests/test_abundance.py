@@ -184,6 +184,15 @@ def test_a_type_three_times_as_frequent_has_log_3_and_the_rest_what_is_left(leav
     assert 0.5 < np.std(off) / np.sqrt(np.mean(found.error**2)) < 1.5
 
 
+def test_where_a_condition_has_no_cells_the_ratio_is_uncertain():
+    mean, std, codes, is_first = simulated()
+    mean[is_first & (codes >= 3), 0] -= 12.0  # in b all are of the second type
+    found = log_ratios(mean, std, samples_like(codes, [0, 1, 2], [3, 4, 5]))
+    alone = is_first & (codes < 3)
+    assert np.all(found.log_ratio[alone] > 3.0) and np.all(found.agreement[alone] == 1.0)
+    assert np.median(found.error[alone]) > 0.5 and np.median(found.error[~is_first]) < 0.4
+
+
 def test_cells_of_equal_conditions_are_not_taken_for_enriched_in_their_own():
     """The flaw of densities that hold the cell itself: shown with them, and gone without."""
     rng = np.random.default_rng(5)
