@@ -272,8 +272,8 @@ def _pairs(model, told: Cells, groups, n_samples, seed):
 
     groups: the positions of the cells of a and of b.
     """
-    # The same random numbers as those of `_tallies`, which is intended: a table is made of one or of
-    # the other, and in this mode it does not depend on whether sums were taken before.
+    # The same random numbers as those of `_tallies`, which is intended: a table is made of one or
+    # of the other, and in this mode it does not depend on whether sums were taken before.
     rng = backend.generator([seed, POSTERIOR])
     picked = np.stack([cells[rng.integers(len(cells), size=n_samples)] for cells in groups])
     drawn = rng.choice(np.concatenate(groups), n_samples)  # whose batch both cells of a pair get

@@ -67,7 +67,7 @@ from models import many_draws
 from models.counts import batch_codes
 from models.covariates import ObsColumns
 from models.inputs import warn_if_untrained, whole_number
-from models.measured import warn_of_unmeasured
+from models.measured import measured_in, warn_of_unmeasured
 
 # Where the mean and variance of log library sizes begin, and stay if they are not read off cells.
 LOG_MEAN_OF_NO_CELLS, LOG_VAR_OF_NO_CELLS = 0.0, 1.0
@@ -297,7 +297,8 @@ class AnswersByDraws(Module):
         rho, times library size.
 
         library_size: what each cell's expectations are to sum to, a number or (n_cells,); None: its
-        own library size, the observed one (0 for a cell without counts), or drawn from q(l).
+        own library size, the observed one (0 for a cell without counts), or drawn from q(l); of
+        genes that were not measured (measured.py) the expectations come on top of it.
         genes: names of genes, of which alone the columns are returned, in this order; None: all.
         The rest as for expression_fraction. For imputing, and for pictures of single genes.
         ValueError for a library_size that is not positive, and for unknown genes.
@@ -645,6 +646,9 @@ def _expected_counts(
         warn_of_unmeasured(model, None, transforms, columns)
     else:
         warn_of_unmeasured(model, counts, data.columns[1], columns)
+    measured = measured_in(counts)
+    if measured is not None:
+        measured = backend.to_device(measured.astype(model.dtype), model.device)
     n_columns = model.n_genes if columns is None else len(columns)
     found = np.zeros((n_cells, n_columns), model.dtype)
     with evaluating(model):
@@ -656,6 +660,8 @@ def _expected_counts(
                     decoded = _decode(model, z, log_library, codes, group.covariates)
                     log_rho = decoded["log_rho"]
                     rho = np.exp(log_rho).reshape(*z.shape[:2], -1)
+                    if library_size is None and measured is not None:  # of which the totals are
+                        rho = rho / np.sum(rho * measured, axis=-1, keepdims=True)
                     mu = backend.to_host(np.sum(rho * sizes, axis=1))
                     found[group.cells] += mu if columns is None else mu[:, columns]
     found /= n_samples * len(transforms)

@@ -983,14 +983,14 @@ class MapsQueries(Module):
         are missing are taken for 0, with a warning, if the fraction min_overlap of the model's is
         there; `align_genes` brings the same counts into the form in which the new model is asked
         about them. The new model remembers which were missing (measured.py): differential
-        expression leaves them out, and other answers about them come with a warning; ask with
-        transform_batch, a known batch, what to expect of them. batch: as for `fit`; None: the obs
-        column that the model remembers, or where the counts have none such, all cells are of one
-        new batch called `name`. A label that the model knows is its batch, with a warning: nothing
-        is learnt for these cells. A reference of one batch was told none; the new model tells it by
-        its label (model.batches[0]). Covariates are found in counts.obs; new labels of categorical
-        ones get weights as new batches do, numbers are standardised as before. Library sizes of new
-        batches get moments of their own.
+        expression leaves them out, and other answers about them come with a warning; likelihoods
+        count their zeros; ask with transform_batch, a known batch, what to expect of them. batch:
+        as for `fit`; None: the obs column that the model remembers, or where the counts have none
+        such, all cells are of one new batch called `name`. A label that the model knows is its
+        batch, with a warning: nothing is learnt for these cells. A reference of one batch was told
+        none; the new model tells it by its label (model.batches[0]). Covariates are found in
+        counts.obs; new labels of categorical ones get weights as new batches do, numbers are
+        standardised as before. Library sizes of new batches get moments of their own.
 
         The new model remembers the obs column that this one does, and no other that is named here,
         for that is where the old cells have their batches: name the other column when you ask about

@@ -159,6 +159,25 @@ def test_no_warning_where_the_answer_is_of_cells_that_were_measured(query):
     model.latent(cells)
 
 
+@pytest.mark.parametrize("transform", ["d1", None])
+@pytest.mark.filterwarnings("ignore:genes. ")
+def test_expected_counts_of_what_was_measured_sum_to_what_was_counted(query, transform):
+    """A cell's total is of the genes that were looked for; what is expected of others comes on top."""
+    model, cells = query
+    mu = model.denoise(cells, transform_batch=transform)
+    here = measured_in(cells)
+    totals = cells.X.sum(axis=1)
+    np.testing.assert_allclose(mu[:, here].sum(axis=1), totals, rtol=1e-5)
+    rho = model.expression_fraction(cells, transform_batch=transform)
+    np.testing.assert_allclose(rho.sum(axis=1), 1.0, rtol=1e-5)
+    if transform is not None:
+        expected = totals * rho[:, ~here].sum(axis=1) / rho[:, here].sum(axis=1)
+        np.testing.assert_allclose(mu[:, ~here].sum(axis=1), expected, rtol=1e-4)
+        assert np.mean(expected / totals) > 0.05  # three genes of twenty
+    mu = model.denoise(cells, transform_batch=transform, library_size=100.0)
+    np.testing.assert_allclose(mu.sum(axis=1), 100.0, rtol=1e-5)
+
+
 def test_to_be_decoded_in_a_batch_that_lacks_genes_is_warned_of(query):
     model, _ = query
     with pytest.warns(UserWarning, match=SAID):
