@@ -21,6 +21,8 @@ epochs=None: 200, fewer above 20,000 cells, more where that is under 500 steps:
     >>> usual_epochs(n_cells=2000, n_steps=16), usual_epochs(n_cells=100, n_steps=1)
     (200, 500)
 
+With several batches, or covariates, more where that is under 1,500, for z forgets a batch slowly.
+
 **Not by heart.** Four things keep the networks from it:
 
 - The decoder's output weights have a normal prior of mean 0 and variance 1 / n_hidden: before
@@ -131,17 +133,20 @@ OFFSET_PRECISION = 4.0  # of the normal prior of offsets (query.py), whose devia
 
 
 # ------------------------------------------------------------------------- how long, and how much
-def usual_epochs(n_cells: int, n_steps: int) -> int:
-    """Epochs of a training on n_cells, n_steps to the epoch: 200, or what makes 500 steps.
+def usual_epochs(n_cells: int, n_steps: int, n_conditions: int = 0) -> int:
+    """Epochs of a training on n_cells, n_steps to the epoch: 200, or what makes 500 steps; 1,500
+    where the decoder is told something of the cells, n_conditions numbers.
 
     Fewer above 20,000 cells, as steps are what counts; never under 10.
 
     100 cells need more than 200 epochs of one step: the running statistics of batch norm alone
-    take hundreds.
+    take hundreds. And a batch leaves z late: on 220 stimulated and other blood cells x 400 genes
+    iLISI is 0.69 after 500 steps, 0.85 after 1,000 and 0.91 after 1,500.
     """
     at_most_200 = min(200, round(200 * 20000 / n_cells))
-    of_500_steps = -(-500 // n_steps)  # rounded up
-    return max(10, at_most_200, of_500_steps)
+    least_steps = 500 if n_conditions == 0 else 1500
+    of_least_steps = -(-least_steps // n_steps)  # rounded up
+    return max(10, at_most_200, of_least_steps)
 
 
 def usual_kl_warmup(n_conditions: int) -> float:

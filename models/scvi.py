@@ -621,7 +621,8 @@ class SCVI(AnswersByDraws, ComparesGroups, ComparesAbundance, MapsQueries, Saved
         Cells without counts are left out, with a warning. A trained model is trained on; its genes
         and batches stay what they are, and others are refused, as for predictions.
 
-        epochs: None for 200, fewer above 20,000 cells, more where that is under 500 steps.
+        epochs: None for 200, fewer above 20,000 cells, more where that is under 500 steps, or 1,500
+        with several batches or covariates.
         learning_rate: at the start; it falls to 0 on half a cosine; log theta has ten times as
         much, unless one layer has several batches to tell apart. kl_warmup: fraction of the
         training, at most 0.5, over which the KL weight rises from 0 to 1; None for 0.25, and for 0
@@ -643,7 +644,8 @@ class SCVI(AnswersByDraws, ComparesGroups, ComparesAbundance, MapsQueries, Saved
             n_cells = len(cells.codes)
             n_train = n_cells - round(validation * n_cells)
             if epochs is None:
-                epochs = recipe.usual_epochs(n_cells, max(1, round(n_train / batch_size)))
+                n_steps = max(1, round(n_train / batch_size))
+                epochs = recipe.usual_epochs(n_cells, n_steps, self.n_conditions)
             if weight_decay is None:
                 weight_decay = self.config["n_hidden"] / max(1, n_train)
             self.kl_warmup = float(kl_warmup)

@@ -209,3 +209,11 @@ def test_the_start_leaves_frozen_weights(untrained, monkeypatch):
 def test_epochs_by_default(n_cells, epochs):
     n_steps = max(1, round(0.9 * n_cells / 128))
     assert usual_epochs(n_cells, n_steps) == epochs
+
+
+def test_what_is_told_of_cells_makes_a_training_of_few_longer():
+    assert usual_epochs(2000, 16, n_conditions=2) == 200
+    assert usual_epochs(200, 2, n_conditions=1) == 750
+    model = SCVI(5, 2, n_latent=2, n_hidden=4)
+    history = model.fit(np.ones((256, 5)), np.arange(256) % 2, validation=0, progress=False)
+    assert history["epoch"][-1] == 750
