@@ -1053,7 +1053,8 @@ def train_options(add) -> None:
         metavar="N",
         type=whole(1),
         default=unset,
-        help="default: 200, fewer above 20,000 cells, more below 350",
+        help="default: 200, fewer above 20,000 cells, more below 350, or below 1,000 with several "
+        "batches or covariates",
     )
     add(
         "--batch-size",
