@@ -21,8 +21,8 @@ No one number will do. A latent space that maps all cells to a point mixes batch
 that keeps every difference may part types well, and batches too. Look at a score for types and at
 batch_mixing together.
 
-Points are converted to float64. Labels may be integers, strings, booleans
-or categories, in an array, a list or a pandas column; what counts is which cells have the same.
+Points are converted to float64. Labels may be integers, strings, booleans or categories, in an
+array, a list or a pandas column; what counts is which cells have the same.
 
 Know after: Lloyd's iteration and why its start decides, what each score counts, and where each one
 is undefined.
@@ -322,11 +322,7 @@ def silhouette(z: Array, labels: Array) -> float:
     grows as n², memory as n. Draw some 20,000 cells of a million.
     """
     z = checked_points("silhouette", z)
-    codes = label_codes("silhouette", "labels", labels, len(z))
-    if codes.max() == 0:
-        raise ValueError(
-            "silhouette: labels has one group only, and the score compares groups; pass two or more"
-        )
+    codes = group_codes("silhouette", "labels", labels, len(z))
     return float(silhouette_of_cells(z, codes).mean())
 
 
@@ -394,12 +390,19 @@ def batch_mixing(
     total = 0.0
     for rows in row_blocks(len(cells), n_neighbors + 1 + n_batches):
         met = codes[neighbours(tree, z, cells[rows], n_neighbors).cells]
-        n_rows = len(met)
-        # How often each cell (row) meets each batch (column): pairs counted under one number.
-        pairs = met + n_batches * np.arange(n_rows)[:, None]
-        counts = np.bincount(pairs.ravel(), minlength=n_batches * n_rows)
-        total += _entropy(counts.reshape(n_rows, n_batches) / n_neighbors).sum()
+        total += _entropy(sums_by_label(met, n_batches) / n_neighbors).sum()
     return float(total / len(cells))
+
+
+def sums_by_label(codes: Array, n_labels: int, weights: Array | None = None) -> np.ndarray:
+    """How often, or with what weight, each label stands in each row: (rows, n_labels).
+
+    codes: (rows, k) integers from 0; weights: (rows, k) or None, for 1 each.
+    """
+    n_rows = len(codes)
+    pairs = codes + n_labels * np.arange(n_rows)[:, None]  # a number for each row and label
+    of_each = None if weights is None else weights.ravel()
+    return np.bincount(pairs.ravel(), of_each, n_labels * n_rows).reshape(n_rows, n_labels)
 
 
 class Neighbours(NamedTuple):
@@ -505,6 +508,17 @@ def label_codes(
         f"first for cell {missing.argmax()}; leave those cells out, or give them a label of their "
         "own"
     )
+
+
+def group_codes(function: str, name: str, labels: Array, n: int, owner: str = "z") -> np.ndarray:
+    """The `label_codes` of at least two groups, (n,); ValueError for one group only."""
+    codes = label_codes(function, name, labels, n, owner)
+    if codes.max() == 0:
+        raise ValueError(
+            f"{function}: {name} has one group only, and the score compares groups; pass two or "
+            "more"
+        )
+    return codes
 
 
 def row_blocks(n_rows: int, n_columns: int) -> list[slice]:

@@ -21,10 +21,13 @@ and 1 is best.
 
 An example, in which a shift of one coordinate parts two batches of one kind of cell:
 
-    z = rng.standard_normal((400, 5))
-    batch = np.arange(400) % 2
-    ilisi(z, batch)                                   near 1
-    ilisi(z + 10 * np.outer(batch, [1, 0, 0, 0, 0]), batch)   0
+    >>> z = np.random.default_rng(0).standard_normal((400, 5))
+    >>> batch = np.arange(400) % 2
+    >>> round(ilisi(z, batch), 2)
+    0.93
+    >>> z[:, 0] += 10 * batch
+    >>> round(ilisi(z, batch), 2)
+    0.0
 
 Neighbours are the exact ones (SciPy's cKDTree), by Euclidean distance. On the same neighbours the
 numbers are those of scib-metrics 0.5.10. `kbet` within types is the one exception, see there.
@@ -45,11 +48,13 @@ from minigrad.backend import Array
 from models.clustering import (
     Neighbours,
     checked_points,
+    group_codes,
     label_codes,
     neighbours,
     row_blocks,
     silhouette,
     silhouette_of_cells,
+    sums_by_label,
 )
 from models.inputs import whole_number
 
@@ -70,7 +75,7 @@ def scores(
     cells, LISI looks at all. Raises ValueError as those functions do.
     """
     z = checked_points("scores", z)
-    batch = _groups("scores", "batch", batch, len(z))
+    batch = group_codes("scores", "batch", batch, len(z))
     perplexity = min(PERPLEXITY, len(z) // 3)
     if perplexity < 2:
         raise ValueError(
@@ -82,7 +87,7 @@ def scores(
     if z_before is not None:
         result["pcr_comparison"] = pcr_comparison(z_before, z, batch)
     if labels is not None:
-        codes = _groups("scores", "labels", labels, len(z))
+        codes = group_codes("scores", "labels", labels, len(z))
         n_neighbors = min(CONNECTED_NEIGHBORS, len(z) - 1)
         nearest = found.cells[:, :n_neighbors]
         result["batch_silhouette"] = batch_silhouette(z, labels, batch)
@@ -127,7 +132,7 @@ def ilisi(z: Array, batch: Array, perplexity: int = PERPLEXITY) -> float:
         iLISI = (median_i LISI_i - 1) / (B - 1)      (Luecken et al. 2022, Methods)
     """
     z = checked_points("ilisi", z)
-    codes = _groups("ilisi", "batch", batch, len(z))
+    codes = group_codes("ilisi", "batch", batch, len(z))
     return _ilisi(_of_perplexity("ilisi", z, perplexity), codes, perplexity)
 
 
@@ -141,7 +146,7 @@ def clisi(z: Array, labels: Array, perplexity: int = PERPLEXITY) -> float:
         cLISI = (C - median_i LISI_i) / (C - 1)      (Luecken et al. 2022, Methods)
     """
     z = checked_points("clisi", z)
-    codes = _groups("clisi", "labels", labels, len(z))
+    codes = group_codes("clisi", "labels", labels, len(z))
     return _clisi(_of_perplexity("clisi", z, perplexity), codes, perplexity)
 
 
@@ -167,7 +172,7 @@ def _lisi(found, codes, perplexity):
     simpson = np.empty(len(codes))
     for rows in row_blocks(len(codes), found.cells.shape[1] + n_labels):
         p = _weights(found.distances[rows], perplexity)
-        shares = _sums_by_label(codes[found.cells[rows]], n_labels, p)
+        shares = sums_by_label(codes[found.cells[rows]], n_labels, p)
         simpson[rows] = (shares**2).sum(axis=1)
     return 1 / simpson
 
@@ -180,7 +185,7 @@ def _weights(distances, perplexity):
     More than `perplexity` neighbours at the least distance keep it above: they then share the
     weight.
     """
-    d = distances - distances.min(axis=1, keepdims=True)  # which leaves p as it is, and no exp at 0
+    d = distances - distances.min(axis=1, keepdims=True)  # what all share cancels in p
     mean = d.mean(axis=1, keepdims=True)
     d = d / np.where(mean > 0, mean, 1)  # beta is then near 1 whatever the units of z
     beta = np.ones((len(d), 1))
@@ -233,7 +238,7 @@ def kbet(
     for every type.
     """
     z = checked_points("kbet", z)
-    batch = _groups("kbet", "batch", batch, len(z))
+    batch = group_codes("kbet", "batch", batch, len(z))
     if not 0 < alpha < 1:
         raise ValueError(f"kbet: alpha must lie between 0 and 1, not {alpha!r}; pass 0.05")
     if n_neighbors is not None:
@@ -279,7 +284,7 @@ def _batch_statistics(nearest, batch, sizes):
     expected = around.shape[1] * sizes / len(batch)
     statistic = np.empty(len(batch))
     for rows in row_blocks(len(batch), around.shape[1] + len(sizes)):
-        observed = _sums_by_label(batch[around[rows]], len(sizes))
+        observed = sums_by_label(batch[around[rows]], len(sizes))
         statistic[rows] = ((observed - expected) ** 2 / expected).sum(axis=1)
     return statistic
 
@@ -329,7 +334,7 @@ def label_silhouette(z: Array, labels: Array) -> float:
         (silhouette + 1) / 2      (Luecken et al. 2022, Methods)
     """
     z = checked_points("label_silhouette", z)
-    _groups("label_silhouette", "labels", labels, len(z))
+    group_codes("label_silhouette", "labels", labels, len(z))
     return (silhouette(z, labels) + 1) / 2
 
 
@@ -401,7 +406,7 @@ def pcr_comparison(z_before: Array, z_after: Array, batch: Array) -> float:
             f"pcr_comparison: z_after has {len(z_after)} cells, but z_before {len(z_before)}; pass "
             "the same cells in the same order"
         )
-    codes = _groups("pcr_comparison", "batch", batch, len(z_before), "z_before")
+    codes = group_codes("pcr_comparison", "batch", batch, len(z_before), "z_before")
     before = _share_of_batches(z_before, codes)
     if before < 1e-12:
         raise ValueError(
@@ -422,32 +427,6 @@ def _share_of_batches(z, batch):
     return float((sizes[:, None] * means**2).sum() / total)
 
 
-# ----------------------------------------------------------------------------------- what all share
-
-
-def _groups(function, name, labels, n, owner="z"):
-    """Labels as integers from 0, of at least two groups, or an error."""
-    codes = label_codes(function, name, labels, n, owner)
-    if codes.max() == 0:
-        raise ValueError(
-            f"{function}: {name} has one group only, and the score compares groups; pass two or "
-            "more"
-        )
-    return codes
-
-
 def _nearest(z, n_neighbors) -> Neighbours:
     """The nearest neighbours of all cells."""
     return neighbours(cKDTree(z), z, np.arange(len(z)), n_neighbors)
-
-
-def _sums_by_label(codes, n_labels, weights=None):
-    """How often (or with what weight) each label stands in each row: (rows, n_labels).
-
-    codes: (rows, k) integers from 0; weights: (rows, k) or None, for 1 each. Pairs of row and label
-    are counted under one number.
-    """
-    n_rows = len(codes)
-    pairs = codes + n_labels * np.arange(n_rows)[:, None]
-    of_each = None if weights is None else weights.ravel()
-    return np.bincount(pairs.ravel(), of_each, n_labels * n_rows).reshape(n_rows, n_labels)

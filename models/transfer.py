@@ -20,7 +20,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from minigrad.backend import Array
-from models.clustering import checked_points, label_codes, row_blocks
+from models.clustering import checked_points, label_codes, row_blocks, sums_by_label
 from models.inputs import whole_number
 
 
@@ -72,7 +72,7 @@ def transfer_labels(
     for rows in row_blocks(len(query_z), n_neighbors + len(names)):
         asked = np.arange(1, n_neighbors + 1)  # a list, so that one neighbour is a column too
         distances, nearest = tree.query(query_z[rows], asked, workers=-1)
-        p = _votes(codes[nearest], _weights(distances), len(names))
+        p = sums_by_label(codes[nearest], len(names), _weights(distances))
         best[rows] = p.argmax(axis=1)
         p[np.arange(len(p)), best[rows]] = 0
         uncertainty[rows] = p.sum(axis=1)  # 1 - max P, and exactly 0 where all agree
@@ -86,10 +86,3 @@ def _weights(distances):
     with np.errstate(over="ignore"):  # exp(-inf) = 0 is right
         w = np.exp(-farther * variance / 4)
     return w / w.sum(axis=1, keepdims=True)
-
-
-def _votes(codes, weights, n_labels):
-    """The weight of each label among the neighbours: (rows, n_labels)."""
-    p = np.zeros((len(codes), n_labels))
-    np.add.at(p, (np.arange(len(codes))[:, None], codes), weights)
-    return p
