@@ -50,7 +50,7 @@ def _kept(y, x, axis, keepdims):
 
 @implements(np.median)
 def median(a: Array, axis=None, *, keepdims: bool = False) -> Array:
-    """The entry in the middle, or the mean of both; of equal entries, the first ones in order."""
+    """The entry in the middle, or the mean of both; equal entries stay in their order."""
     rows = _sorted_rows(a, axis)
     n = rows.shape[-1]
     middle = rows[..., max(n - 1, 0) // 2 : n // 2 + 1]
@@ -61,8 +61,8 @@ def median(a: Array, axis=None, *, keepdims: bool = False) -> Array:
 def quantile(a: Array, q, axis=None, *, method="linear", keepdims: bool = False) -> Array:
     """Between two neighbours among the sorted entries, which share the gradient.
 
-    Where, NumPy says: the quantile of the positions 0, 1, 2 ... is the position of the quantile,
-    by every one of its methods.
+    NumPy says where: by every one of its methods, the quantile of the positions 0, 1, 2 ... is the
+    position of the quantile.
     """
     if isinstance(q, Tensor):
         raise TypeError("quantile: q is a Tensor; no slope is offered there, pass q.data")
@@ -71,12 +71,12 @@ def quantile(a: Array, q, axis=None, *, method="linear", keepdims: bool = False)
     position = np.quantile(np.arange(n, dtype=a.dtype), q, method=method)
     below = np.minimum(np.floor(position), max(n - 2, 0)).astype(int)
     above = np.minimum(below + 1, n - 1)
-    # From the nearer neighbour on, as NumPy has it, so that rounding is the same.
     part = backend.to_device(np.asarray(position - below, a.dtype), backend.device_of(a))
     low = moveaxis(rows[..., below], range(-below.ndim, 0), range(below.ndim))
     high = moveaxis(rows[..., above], range(-below.ndim, 0), range(below.ndim))
     part = np.reshape(part, (*part.shape, *(1 for _ in rows.shape[:-1])))
     step = high - low
+    # From the nearer neighbour on, as NumPy has it, so that rounding is the same.
     y = np.where(part < 0.5, low + step * part, high - step * (1.0 - part))
     return _kept(y, a, axis, keepdims)
 
@@ -95,10 +95,11 @@ def cov(
     m: Array, y: Array | None = None, rowvar: bool = True, bias: bool = False, ddof=None
 ) -> Array:
     """The covariances of the rows of m (and of y below them), or of the columns."""
-    x = _rows("cov", m, rowvar or m.ndim == 1)
     if y is not None:
-        x, y = as_operands("cov", x, y)
-        x = np.concatenate([x, _rows("cov", y, rowvar or y.ndim < 2 or len(y) == 1)], axis=0)
+        m, y = as_operands("cov", m, y)
+    x = _rows(m, rowvar or m.ndim == 1)
+    if y is not None:
+        x = np.concatenate([x, _rows(y, rowvar or y.ndim < 2 or len(y) == 1)], axis=0)
     ddof = (0 if bias else 1) if ddof is None else ddof
     deviations = x - mean(x, 1, keepdims=True)
     products = deviations @ deviations.T
@@ -106,10 +107,10 @@ def cov(
     return np.squeeze(products * (1.0 / n if n > 0 else float("nan")))
 
 
-def _rows(name, x, is_by_row):
+def _rows(x, is_by_row):
     """A matrix with a row for each variable."""
     if x.ndim > 2:
-        raise ValueError(f"{name}: shape {x.shape}; pass a vector or a matrix")
+        raise ValueError(f"cov: shape {x.shape}; pass a vector or a matrix")
     x = x if x.ndim == 2 else np.reshape(x, (1, -1))
     return x if is_by_row else np.transpose(x)
 
@@ -135,7 +136,7 @@ def linspace(start: Array, stop: Array, num: int = 50, endpoint: bool = True, *,
     k = np.reshape(k, (-1, *(1 for _ in delta.shape)))
     y = start + k * (delta / max(n_steps, 1))
     if endpoint and num > 1:
-        y = np.where(k == n_steps, stop, y)  # not but for rounding
+        y = np.where(k == n_steps, stop, y)  # to the last digit
     return moveaxis(y, 0, axis)
 
 
@@ -169,11 +170,17 @@ def interp(x: Array, xp: Array, fp: Array, left: Array | None = None, right=None
 @implements(np.trapezoid)
 def trapezoid(y: Array, x: Array | None = None, dx: Array = 1.0, axis=-1) -> Array:
     """The area under a curve through points: of each step its width times its mean height."""
-    if x is not None:
+    if x is None:
+        y, dx = as_operands("trapezoid", y, dx)
+    else:
         y, x = as_operands("trapezoid", y, x)
-        dx = diff(x if x.ndim == 1 else moveaxis(x, axis, -1))
+        dx = diff(x, axis=-1 if x.ndim == 1 else axis)
+        if x.ndim == 1:  # the same steps in every row along the axis
+            n_axes_after = y.ndim - 1 - positive_axes(axis, y.ndim)[0]
+            dx = np.reshape(dx, (-1, *[1] * n_axes_after))
     y = moveaxis(y, axis, -1)
-    return np.sum(dx * (y[..., 1:] + y[..., :-1]) / 2.0, axis=-1)
+    heights = moveaxis(y[..., 1:] + y[..., :-1], -1, axis)
+    return np.sum(dx * heights / 2.0, axis=axis)
 
 
 @implements(np.gradient)
@@ -182,8 +189,8 @@ def gradient(f: Array, *varargs: Array, axis=None, edge_order: int = 1) -> Array
 
     varargs: the distance of the points, or where they are, once or for each axis.
     """
-    axes = positive_axes(tuple(axis) if isinstance(axis, list) else axis, f.ndim)
     f, *spacings = as_operands("gradient", f, *(varargs or (1.0,)))
+    axes = positive_axes(tuple(axis) if isinstance(axis, list) else axis, f.ndim)
     if len(spacings) == 1 and spacings[0].ndim == 0:
         spacings = spacings * len(axes)
     if len(spacings) != len(axes):

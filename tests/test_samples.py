@@ -188,10 +188,20 @@ def test_interp_at_its_points_and_beyond():
         lambda y: np.trapezoid(np.arange(4), y[0, 0]),
         lambda y: np.trapezoid(y[:, :, :1]),
         lambda y: np.trapezoid(y[:, :, :0]),
+        lambda y: np.trapezoid(y, dx=y[:1, 1:, :1], axis=1),
+        lambda y: np.trapezoid(y[0], dx=y[1, 0], axis=0),
+        lambda y: np.trapezoid(np.arange(5), dx=y[0]),
     ],
 )
 def test_trapezoid(f):
     check(f, CUBE)
+
+
+@pytest.mark.parametrize("f", [np.cov, np.corrcoef, np.gradient])
+def test_a_list_beside_a_tensor_is_refused_by_name(f):
+    for inputs in ([[1.0, 2.0], leaf([1.0, 3.0])], [leaf([1.0, 3.0]), [1.0, 2.0]]):
+        with pytest.raises(TypeError, match="an operand is a list; pass an array"):
+            f(*inputs)
 
 
 @pytest.mark.parametrize("edge_order", [1, 2])
