@@ -161,7 +161,7 @@ def _checked(x, lowest):
 
 
 def _counts(counts, dtype) -> _Counts:
-    """What is said there of counts, (n_cells, n_genes), dense or CSR; computed in this dtype."""
+    """The record of counts, (n_cells, n_genes), dense or CSR, in the dtype to compute in."""
     dense = counts.toarray() if is_sparse(counts) else counts
     x = dense.astype(dtype, copy=False)
     checked, is_count, log_p_elsewhere = _checked(x, -np.inf)

@@ -222,6 +222,9 @@ def generator(key, device: str = "numpy", again: Any = None) -> np.random.Genera
     return again
 
 
+_NUMBER = "number"  # what an argument of an elementwise formula is, if neither array nor NamedTuple
+
+
 def elementwise(formula: Callable) -> Callable:
     """Decorator: on a GPU, run a formula of single entries as one kernel.
 
@@ -282,9 +285,6 @@ def elementwise(formula: Callable) -> Callable:
         return _kernel_of(formula, tuple(kinds))(*flat)
 
     return call
-
-
-_NUMBER = "number"  # what an argument of an elementwise formula is, if neither array nor NamedTuple
 
 
 @cache
@@ -519,14 +519,11 @@ def as_operand(x: Array, dtype: np.dtype, name: str, in_kernel: bool = False) ->
 
 def not_an_array() -> Exception:
     """The error that says why NumPy or SciPy may not silently turn a Tensor into an array."""
-    if not isinstance(
-        special.gammaln, np.ufunc
-    ):  # no TypeError: SciPy would catch it, and say less
-        return RuntimeError(
+    if not isinstance(special.gammaln, np.ufunc):
+        return RuntimeError(  # a TypeError SciPy would catch, and say less
             "scipy.special does not take Tensors while SCIPY_ARRAY_API is set: it wraps its "
-            "functions, and "
-            "they no longer ask their argument. Unset that environment variable before Python "
-            "starts"
+            "functions, and they no longer ask their argument. Unset that environment variable "
+            "before Python starts"
         )
     return TypeError(
         "a Tensor does not turn into an array silently: take .data (no derivative flows), or use a "

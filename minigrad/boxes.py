@@ -114,21 +114,24 @@ def gathered(modules: list[str], edges: list[tuple[int, int]]) -> list[list[int]
 
     for i, module in enumerate(modules):
         made_from = {box_of[a] for a in inputs[i]}
-        b = latest.get(module, -1) if module else -1
-        others = made_from - {b}
-        beyond = others.union(*(upstream[c] for c in others))
-        if b < 0 or b in beyond:  # a new box
-            b = len(boxes)
-            latest[module] = b
+        own = latest.get(module) if module else None
+        others = made_from - {own}
+        beyond = others.union(*(upstream[b] for b in others))
+        if own is None or own in beyond:  # no box yet, or one that would close a circle
+            own = len(boxes)
+            latest[module] = own
             boxes.append([])
-            upstream.append(made_from.union(*(upstream[c] for c in made_from)))
-        else:  # what this box is made from, whatever is made from this box is made from too
-            for c in range(len(boxes)):
-                if c == b or b in upstream[c]:
-                    upstream[c] |= beyond
-        boxes[b].append(i)
-        box_of.append(b)
-    return [boxes[b] for b in sorted(range(len(boxes)), key=lambda b: len(upstream[b]))]
+            upstream.append(made_from.union(*(upstream[b] for b in made_from)))
+        else:  # what this step brings to its box, it brings to all that is made from the box
+            for b in range(len(boxes)):
+                if b == own or own in upstream[b]:
+                    upstream[b] |= beyond
+        boxes[own].append(i)
+        box_of.append(own)
+
+    # A box has all of the boxes upstream that those have which it is made from, and these as well.
+    in_order = sorted(range(len(boxes)), key=lambda b: len(upstream[b]))
+    return [boxes[b] for b in in_order]
 
 
 # -------------------------------------------------------------------------------- what is written

@@ -27,7 +27,7 @@ Parameters and x may be lists and whole numbers too, and are then computed with 
 a sparse matrix, and is made dense. The distributions of counts take logarithms of their parameters,
 which is what networks put out: see count_likelihoods.py.
 
-**At the edges.** A formula from a book holds inside of its range. Three things are not in it, and
+**At the edges.** A formula from a book holds inside of its range. Three things books do not say;
 each of them stands below beside its formula, with the reason:
 
 - A probability of 0 has the logarithm -infinity, which a weight of 0 must silence: 0 log 0 = 0
@@ -124,8 +124,8 @@ class Normal:
 
         eps: standard normal noise of the shape to which the parameters broadcast, or with further
         axes in front for several draws; or rng: a generator to draw it from. Returns a Tensor where
-        a parameter is one. TypeError for both or neither, ValueError for noise that draws would
-        have to share (chapter, "The reparameterization trick"; Kingma & Welling 2014, section 2.4).
+        a parameter is one. TypeError for both or neither, ValueError for fewer numbers than draws
+        (chapter, "The reparameterization trick"; Kingma & Welling 2014, section 2.4).
         """
         if (eps is None) == (rng is None):
             raise TypeError(

@@ -96,9 +96,9 @@ class Module:
 
     Parts are parameters (leaf Tensors of any shape that were made to be trained, frozen or not),
     other modules, and lists of modules; what is in other containers is not trained, saved or moved.
-    `buffers` names further attributes:
-    arrays that are saved and moved, but not trained. `training` says whether the module is in
-    training or in evaluation; it makes a difference to Dropout and BatchNorm1d.
+    `buffers` names further attributes: arrays that are saved and moved, but not trained. `training`
+    says whether the module is in training or in evaluation; it makes a difference to Dropout and
+    BatchNorm1d.
     """
 
     buffers: tuple[str, ...] = ()

@@ -50,10 +50,19 @@ divide = primitive(
     lambda g, y, a, b: g / b,
     lambda g, y, a, b: -g * y / b,
 )
-# a / b, and 0 for 0 / 0, where it has no derivative. It is the slope of a length, x / |x|, which by
-# convention is 0 at 0.
+
+
+def _quotient(a, b):
+    """a / b, and 0 for 0 / 0, where it has no derivative.
+
+    It is the slope of a length, x / |x|, which by convention is 0 at 0.
+    """
+    both_are_0 = (a == 0) & (b == 0)
+    return np.where(both_are_0, 0.0, a / (b + both_are_0))
+
+
 quotient = primitive(
-    lambda a, b: np.where((a == 0) & (b == 0), 0.0, a / (b + ((a == 0) & (b == 0)))),
+    _quotient,
     lambda g, y, a, b: g / b,
     lambda g, y, a, b: -g * y / b,
     name="quotient",
@@ -182,7 +191,7 @@ IMPLEMENTATIONS[np.fix] = trunc
 
 # ------------------------------------------------------------------------------ piecewise, choices
 # By convention the slope of |x| at 0 is 0. But there the slope has no derivative, not one of 0: the
-# second derivative of |x|^2 is 2.
+# second derivative of |x|^2 is 2. (So it is not np.sign, whose rule above gives 0 everywhere.)
 slope_of_absolute = primitive(
     lambda x: np.sign(x),
     lambda g, y, x: np.where(x == 0, float("nan"), 0.0 * g),

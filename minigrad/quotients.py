@@ -74,6 +74,16 @@ class Slopes(NamedTuple):
     is_settled: np.ndarray  # whether two steps agreed, as far as rounding allows
 
 
+class Step(NamedTuple):
+    """What one length of step tells, for each direction (row) and entry of the result (column)."""
+
+    quotient: np.ndarray
+    extrapolated: np.ndarray  # from this quotient and that of a step four times as long
+    bend: np.ndarray  # by how much the slopes to either side differ
+    size: np.ndarray  # the sum of their absolute values
+    rounding: np.ndarray  # of the quotient
+
+
 def measured_slopes(
     function: Callable[[np.ndarray], np.ndarray],
     x: np.ndarray,
@@ -123,16 +133,6 @@ def measured_slopes(
         if not len(open_rows):
             break
     return found
-
-
-class Step(NamedTuple):
-    """What one length of step tells, for each direction (row) and entry of the result (column)."""
-
-    quotient: np.ndarray
-    extrapolated: np.ndarray  # from this quotient and that of a step four times as long
-    bend: np.ndarray  # by how much the slopes to either side differ
-    size: np.ndarray  # the sum of their absolute values
-    rounding: np.ndarray  # of the quotient
 
 
 def _step(function, x, directions, here, rounding, h, longer_quotient) -> Step:

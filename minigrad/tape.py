@@ -114,7 +114,8 @@ class Step:
     def operation(self) -> str:
         """What made it: a primitive and its keywords. "leaf" is differentiated, "data" is not.
 
-        Left out are keywords that are off, and arrays: what a kernel was told of its own input.
+        Keywords that are None or False are left out, and so are arrays: statistics of its input
+        that a kernel was given.
         """
         if self.origin is None:
             return "leaf" if self.tensor.requires_grad else "data"

@@ -336,7 +336,7 @@ class Tensor:
     @property
     def is_parameter(self) -> bool:
         """Whether it is a leaf to be trained: one with requires_grad now, or when it was made."""
-        was_made_to_train = getattr(self, "made_to_train", False)
+        was_made_to_train = getattr(self, "made_to_train", False)  # only leaves have it
         return was_made_to_train or (self.requires_grad and self.origin is None)
 
     @property
