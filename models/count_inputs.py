@@ -131,7 +131,7 @@ def training_cells(
     if not model.trained:
         warn_of_labels_that_are_none(batches, codes)
         for name in model.columns.categorical:
-            labels, codes_of_labels = model.columns.counted(name, _obs(counts), x.shape[0])
+            codes_of_labels, labels = model.columns.codes_in(_obs(counts), name, x.shape[0])
             warn_of_labels_that_are_none(labels, codes_of_labels, f"categorical {name!r}")
     sums = moments(x)
     n_cells = x.shape[0]

@@ -1,11 +1,10 @@
-"""What a model is told of each cell beside its counts: batch, categories and numbers. This is
-engineering.
+"""What a model is told of each cell beside its counts: batch, categories and numbers.
 
-A covariate is something known of cells that z need not say again: the sex of the donor
-(categorical), or the percentage of mitochondrial counts (continuous). They stand in columns of
-`obs`, and `SCVI.for_data` remembers which. To the networks each is numbers: a category one column
-for each of its labels, 1 where the cell has it and 0 elsewhere; a number a single column, less its
-mean over the training cells and divided by their standard deviation:
+This is engineering. A covariate is something known of cells that z need not say again: the sex of
+the donor (categorical), or the percentage of mitochondrial counts (continuous). They stand in
+columns of `obs`, and `SCVI.for_data` remembers which. To the networks each is numbers: a category
+one column for each of its labels, 1 where the cell has it and 0 elsewhere; a number a single
+column, less its mean over the training cells and divided by their standard deviation:
 
     >>> obs = {"sex": ["f", "m", "m", "f"], "age": [30.0, 50.0, 40.0, 40.0]}
     >>> columns = columns_in(obs, 4, batch=None, categorical=["sex"], continuous=["age"])
@@ -89,8 +88,9 @@ class ObsColumns(NamedTuple):
         return np.concatenate([part.astype(dtype) for part in parts], axis=1)
 
     def average(self) -> np.ndarray:
-        """The table's mean over cells of which nothing is known, (n_covariates,) float64: labels
-        equally often, numbers at their mean.
+        """The table's mean over cells of which nothing is known: (n_covariates,) float64.
+
+        Labels are equally frequent there, and numbers at their mean.
         """
         fractions = [np.full(width, 1.0 / width) for width in self.widths if width]
         return np.concatenate([*fractions, np.zeros(len(self.continuous))])
@@ -144,12 +144,13 @@ class ObsColumns(NamedTuple):
             categorical[name] = [*labels, *(label for label in names if label not in labels)]
         return self._replace(categorical=categorical)
 
-    def counted(self, name: str, obs: Any, n_cells: int) -> tuple[list[str], np.ndarray]:
-        """The labels of a categorical covariate in these cells, and the code of each cell,
-        (n_cells,), known to the model or not. ValueError as for `table`.
+    def codes_in(self, obs: Any, name: str, n_cells: int) -> tuple[np.ndarray, list[str]]:
+        """The code of each cell, (n_cells,), and the labels of a categorical covariate in obs.
+
+        The labels are all that these cells have, known to the model or not. ValueError as for
+        `table`.
         """
-        codes, labels = _codes(obs, name, n_cells, None)
-        return labels, codes
+        return _codes(obs, name, n_cells, None)
 
     def standardised_by(self, obs: Any, cells: np.ndarray, n_cells: int) -> ObsColumns:
         """The same columns, with mean and standard deviation of the cells at these positions, (n,).
@@ -171,8 +172,7 @@ def columns_in(
     categorical: str | Iterable[str],
     continuous: str | Iterable[str],
 ) -> ObsColumns:
-    """The columns of obs by these names, with labels, means and standard deviations as they are
-    there.
+    """The columns of obs by these names, with their labels, means and standard deviations.
 
     obs: a mapping or frame of columns, (n_cells,) each. ValueError where one is not there, is named
     twice, or has something missing.

@@ -221,14 +221,13 @@ class AnswersByDraws(Module):
         return_error: bool = False,
         layer: str | None = None,
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """log p(x) of each cell, (n_cells,) float64, in nats: log of the mean over z ~ q of
-        p(x, z) / q(z).
+        """log p(x) of each cell, (n_cells,) float64, in nats: log of the mean of p(x, z) / q(z).
 
-        A lower bound in expectation that n_samples tightens (Burda et al. 2016, eq. 8): for
-        comparing models on cells that neither has seen. return_error: also its Monte Carlo standard
-        error (n_cells,), by the delta method; NaN for one sample. An error above 0.5 says that few
-        draws carry the weight: q is not the posterior, and the true value may lie above by more
-        than that. Memory does not grow with n_samples.
+        The mean is over draws of z from q. A lower bound in expectation that n_samples tightens
+        (Burda et al. 2016, eq. 8): for comparing models on cells that neither has seen.
+        return_error: also its Monte Carlo standard error (n_cells,), by the delta method; NaN for
+        one sample. An error above 0.5 says that few draws carry the weight: q is not the posterior,
+        and the true value may lie above by more than that. Memory does not grow with n_samples.
 
         Where the library is observed this is log p(x | l = the cell's own total): the model is told
         what it should foresee, and its values lie above log p(x) of the same model with a prior of
@@ -293,8 +292,7 @@ class AnswersByDraws(Module):
         layer: str | None = None,
         genes: list | None = None,
     ) -> np.ndarray:
-        """mu: expected counts, (n_cells, n_genes), of the negative binomial (without extra zeros):
-        rho, times library size.
+        """mu: expected counts, (n_cells, n_genes): rho, times library size. Without extra zeros.
 
         library_size: what each cell's expectations are to sum to, a number or (n_cells,); None: its
         own library size, the observed one (0 for a cell without counts), or drawn from q(l); of
@@ -669,8 +667,9 @@ def _expected_counts(
 
 
 def knows_library(model) -> np.ndarray:
-    """Of which batches mean and variance of the log library sizes are those of cells, or were
-    given: (n_batches,) bool.
+    """Of which batches the moments of log library sizes are known: (n_batches,) bool.
+
+    They are where they were taken from cells, or given.
     """
     mean = backend.to_host(model.library_log_mean)
     variance = backend.to_host(model.library_log_var)
@@ -678,8 +677,9 @@ def knows_library(model) -> np.ndarray:
 
 
 def _check_library_size(library_size, n: int | None = None) -> None:
-    """ValueError unless library_size is None, a positive number, or one of each cell; n: of how
-    many cells, None: not known yet.
+    """ValueError unless library_size is None, a positive number, or one for each cell.
+
+    n: how many cells there are; None: not known yet.
     """
     if library_size is None:
         return
@@ -695,9 +695,10 @@ def _check_library_size(library_size, n: int | None = None) -> None:
 
 
 def _library_sizes(model, group: Group, log_library, library_size):
-    """What the expectations of each draw of a group of cells are to sum to: a number, or (c, n, 1).
+    """What the expectations of each draw of a group of cells are to sum to.
 
-    Or (c, 1, 1), if all draws of a cell have the same. library_size: see `_expected_counts`.
+    A number, or (c, n, 1); or (c, 1, 1), if all draws of a cell have the same. library_size: see
+    `_expected_counts`.
     """
     if library_size is None:
         return np.exp(log_library) * _has_library(model, group.counts)
@@ -718,8 +719,8 @@ def _columns_of(model, genes) -> np.ndarray:
     unknown = [name for name in genes if name not in position]
     if unknown or len(genes) == 0:
         raise ValueError(
-            f"genes: {', '.join(unknown) or 'none given'}; the model has no such genes, but "
-            f"{model.n_genes:,} others, such as {', '.join(known[:5])}; pass names of these"
+            f"genes: {', '.join(map(str, unknown)) or 'none given'}; the model has no such genes, "
+            f"but {model.n_genes:,} others, such as {', '.join(known[:5])}; pass names of these"
         )
     return np.array([position[name] for name in genes])
 

@@ -303,25 +303,19 @@ def _advice_on_names(counts: Counts, genes: Sequence[str]) -> str | None:
     if column is not None:
         return f"they stand in its column {column!r}: read it with gene_names={column}"
     here, there = counts.genes.tolist(), list(genes)
-    known = set(there)
-    for form, what, advice in (
-        (
-            str.upper,
-            "in upper and lower case only",
-            "where that is spelling, bring it in line; between species, as mouse and human, "
-            "translate the names by a table of orthologues",
-        ),
-        (
-            lambda name: VERSION.sub("", name),
-            "in the version behind the dot only",
-            "take it away from all names",
-        ),
-    ):
-        original = {form(name): name for name in there}
-        alike = [name for name in here if name not in known and form(name) in original]
-        if 2 * len(alike) > len(there):
-            example = f"{alike[0]} for {original[form(alike[0])]}"
-            return f"most names differ {what} ({example}): {advice}"
+    example = _example_of_alike(here, there, str.upper)
+    if example:
+        return (
+            f"most names differ in upper and lower case only ({example}): where that is spelling, "
+            "bring it in line; between species, as mouse and human, translate the names by a table "
+            "of orthologues"
+        )
+    example = _example_of_alike(here, there, lambda name: VERSION.sub("", name))
+    if example:
+        return (
+            f"most names differ in the version behind the dot only ({example}): take it away from "
+            "all names"
+        )
     are_ids, were_ids = _are_ensembl(here), _are_ensembl(there)
     if are_ids != were_ids:
         forms = ("Ensembl ids", "symbols") if are_ids else ("symbols", "Ensembl ids")
@@ -331,6 +325,16 @@ def _advice_on_names(counts: Counts, genes: Sequence[str]) -> str | None:
             f"{', '.join(counts.var) or 'none'})"
         )
     return None
+
+
+def _example_of_alike(here: list[str], there: list[str], form: Callable[[str], str]) -> str:
+    """A name here and that of the same form there, if most names there have such; else ""."""
+    original = {form(name): name for name in there}
+    known = set(there)
+    alike = [name for name in here if name not in known and form(name) in original]
+    if 2 * len(alike) <= len(there):
+        return ""
+    return f"{alike[0]} for {original[form(alike[0])]}"
 
 
 def _are_ensembl(names: Sequence[str]) -> bool:
@@ -417,7 +421,7 @@ def aligned(model: Any, counts: Any, min_overlap: float, layer: str | None = Non
     return Counts(x, np.asarray(genes), np.asarray(cells), columns, var)  # type: ignore[arg-type]
 
 
-# ------------------------------------------------------------------------------------- the surgery
+# ------------------------------------------------------------------------------------- the mapping
 class Mapped(NamedTuple):
     """What `map_cells` returns."""
 
@@ -494,7 +498,7 @@ def map_cells(
 
 def epochs_of_mapping(n_cells: int, batch_size: int) -> int:
     """Epochs of a mapping that trains on n_cells: what makes N_STEPS steps, and 10 at least."""
-    n_steps = max(1, round(n_cells / batch_size))  # to the epoch
+    n_steps = max(1, round(n_cells / batch_size))  # of an epoch
     return max(10, -(-N_STEPS // n_steps))
 
 
@@ -541,8 +545,7 @@ def _warn_of_known(model, labels: Labels) -> None:
 
 
 def _column_of_batches(model, query, cells: Counts, batch, labels: Labels) -> str | None:
-    """The obs column in which the query looks for batches: the model's, for old cells have theirs
-    there.
+    """The obs column in which the query looks for batches: the model's, which the old cells have.
 
     None, with a warning, where it would take some of the new cells for those of another batch.
     """
@@ -566,11 +569,12 @@ def _column_of_batches(model, query, cells: Counts, batch, labels: Labels) -> st
 
 
 def _warn_of_new_labels(model, cells: Counts) -> None:
-    """Warn of labels of categorical covariates that the model does not know: a slip of the pen
-    would get weights of its own, too.
+    """Warn of labels of categorical covariates that the model does not know.
+
+    A slip of the pen would get weights of its own, too.
     """
     for name, known in model.columns.categorical.items():
-        labels, codes = model.columns.counted(name, cells.obs, len(cells))
+        codes, labels = model.columns.codes_in(cells.obs, name, len(cells))
         new = [i for i, label in enumerate(labels) if label not in known]
         if new:
             warnings.warn(

@@ -308,11 +308,15 @@ class VAE(FeatureModel):
 
         With return_std: (means, standard deviations), each (n, n_latent).
         """
-        loc = self.predict(x, lambda piece: self.encode(piece).loc)
         if not return_std:
-            return loc
-        std = self.predict(x, lambda piece: self.encode(piece).scale)
-        return loc, std
+            return self.predict(x, lambda piece: self.encode(piece).loc)
+
+        def loc_and_std(piece):
+            q = self.encode(piece)
+            return np.concatenate([q.loc, q.scale], axis=1)
+
+        both = self.predict(x, loc_and_std)
+        return both[:, : self.n_latent], both[:, self.n_latent :]
 
     def reconstruct(self, x: Array) -> np.ndarray:
         """E[x' | z] at the mean of q(z | x): (n, n_features).

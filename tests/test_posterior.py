@@ -660,3 +660,8 @@ def test_generate_takes_a_batch_for_each_cell():
     model.library_log_mean[:], model.library_log_var[:] = [0.0, 8.0], 1e-4
     totals = model.generate(40, batch=batch).sum(axis=1)
     assert totals[batch == 1].min() > 2000 > 50 > totals[batch == 0].max()
+
+
+def test_numbers_in_the_place_of_names_of_genes_are_refused():
+    with pytest.raises(ValueError, match="genes: 3, 7; the model has no such genes"):
+        untrained().denoise(np.ones((2, 12)), genes=[3, 7])

@@ -307,6 +307,14 @@ def test_latent_and_reconstruct_are_means():
     np.testing.assert_allclose(fractions.sum(axis=1), 1, rtol=1e-5)
 
 
+def test_means_and_standard_deviations_come_of_one_look_at_the_rows(monkeypatch):
+    vae, seen = VAE(8, (4,), 2), []
+    encode = vae.encode
+    monkeypatch.setattr(vae, "encode", lambda x: seen.append(len(x)) or encode(x), raising=False)
+    vae.latent(data("normal", 30), return_std=True)
+    assert sum(seen) == 30
+
+
 @pytest.mark.parametrize("kind, sigma", DECODERS)
 def test_training_raises_the_bound_above_a_model_without_z(kind, sigma):
     x = data(kind, 400)
