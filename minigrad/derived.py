@@ -167,23 +167,27 @@ def nanmean(a: Array, axis=None, *, keepdims: bool = False) -> Array:
     return np.where(n > 0, total / np.maximum(n, 1), float("nan"))
 
 
-@implements(np.nanvar)
-def nanvar(a: Array, axis=None, *, ddof: int = 0, keepdims: bool = False) -> Array:
+def _known_deviations(a, axis, ddof, keepdims):
+    """(deviations from the mean, 0 for an entry that is NaN; the number of others less ddof)."""
     is_nan = np.isnan(a)
     n = np.sum(~is_nan, axis=axis, keepdims=keepdims) - ddof
+    # 0 before anything is computed of it, and not only after: the slope would be 0 * NaN.
     deviations = np.where(is_nan, 0.0, a) - nanmean(a, axis, keepdims=True)
-    squares = np.square(np.where(is_nan, 0.0, deviations))  # not NaN before it is left out:
-    total = np.sum(squares, axis=axis, keepdims=keepdims)  # the slope would be 0 * NaN
+    return np.where(is_nan, 0.0, deviations), n
+
+
+@implements(np.nanvar)
+def nanvar(a: Array, axis=None, *, ddof: int = 0, keepdims: bool = False) -> Array:
+    deviations, n = _known_deviations(a, axis, ddof, keepdims)
+    total = np.sum(np.square(deviations), axis=axis, keepdims=keepdims)
     return np.where(n > 0, total / np.maximum(n, 1), float("nan"))
 
 
 @implements(np.nanstd)
 def nanstd(a: Array, axis=None, *, ddof: int = 0, keepdims: bool = False) -> Array:
     """By the length of the deviations, as std."""
-    is_nan = np.isnan(a)
-    n = np.sum(~is_nan, axis=axis, keepdims=keepdims) - ddof
-    deviations = np.where(is_nan, 0.0, a) - nanmean(a, axis, keepdims=True)
-    length = ops.norm(np.where(is_nan, 0.0, deviations), axis=axis, keepdims=keepdims)
+    deviations, n = _known_deviations(a, axis, ddof, keepdims)
+    length = ops.norm(deviations, axis=axis, keepdims=keepdims)
     root = np.sqrt(np.maximum(n, 1)).astype(a.dtype)
     return np.where(n > 0, length / root, float("nan"))
 

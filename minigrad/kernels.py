@@ -26,8 +26,8 @@ Beside each kernel stands its *twin*: the same function as a plain formula of a 
 The twin says what the kernel means, and the tests hold the kernel against it. It is also what runs
 where the gradient itself is to be differentiated, and on arrays that are not NumPy's, unless there
 is a kernel for these as well (array_kernels.py). So a kernel may use buffers and tricks without a
-word about devices or recording.
-Kernels are pure: a dropout mask is an input, and nothing that goes in is written to.
+word about devices or recording. Kernels are pure: a dropout mask is an input, and nothing that goes
+in is written to.
 
 Know before reading: table.py, and ops.py for the rules that operations without a kernel have.
 

@@ -812,11 +812,6 @@ def empty_cells(x: Matrix) -> np.ndarray:
     return library_size(x) == 0
 
 
-def empty_genes(x: Matrix) -> np.ndarray:
-    """Which genes are counted in no cell, (n_genes,) bool."""
-    return np.asarray(as_matrix(x).sum(axis=0)).ravel() == 0
-
-
 def normalize(x: Matrix, target_sum: float | None = None) -> np.ndarray | sparse.csr_array:
     """Counts as fractions of each cell's total times `target_sum`: n[c, g] = target_sum * x[c, g] /
     sum_g x[c, g].
