@@ -19,7 +19,7 @@ all that it was made from:
 There is no more to a graph of operations than this list. `backward()` walks it from the end to the
 start, and uses it up, so look first. trace.py prints it, searches it and draws it.
 
-Know before reading: tensor.py.
+Know before reading: tensor.py; and for the gradients of steps backward.py.
 
 Know after: how a Tensor's history is found and put into words, and how to see of which layer each
 step is, although no layer says so.
