@@ -72,6 +72,7 @@ from models.inputs import (
     mean_variance,
     means,
     one_of,
+    rows_of,
     sizes,
     whole_number,
     widths,
@@ -381,8 +382,9 @@ class TiedLinearAutoencoder(FeatureModel):
     def _default_epochs(self, n: int, batch_size: int) -> int:
         return 600
 
-    def _start_from(self, x: Array) -> None:
+    def _start_from(self, x: Array, rows: np.ndarray) -> None:
         """The mean of the training rows, and their variance, for _optimizer."""
+        x = rows_of(x, rows)
         mean = means(x)
         backend.assign(self.mean, mean)
         self.variance = max(mean_variance(x, mean), 1e-30)

@@ -19,7 +19,7 @@ import numpy as np
 from minigrad import backend, optim
 from minigrad.backend import Array
 from minigrad.checkpoint import Saved
-from minigrad.data import Minibatches, split, take_rows
+from minigrad.data import Minibatches, split
 from minigrad.fit import History, evaluating, fit
 from minigrad.nn import Module
 from minigrad.parallel import ranks_of
@@ -113,7 +113,7 @@ class FeatureModel(Saved, Module):
 
         rows, _ = split(n, validation, seed)
         if len(rows):
-            self._start_from(x if len(rows) == n else take_rows(x, rows))
+            self._start_from(x, rows)
             if not self.trained:
                 self.features = names
             self.trained = True
@@ -139,8 +139,8 @@ class FeatureModel(Saved, Module):
         """How many epochs `fit` takes for n rows where it is not told."""
         return max(10, min(200, round(5000 * batch_size / n)))
 
-    def _start_from(self, x: Array) -> None:
-        """Take from the training rows x what need not be learnt by steps. Here: nothing."""
+    def _start_from(self, x: Array, rows: np.ndarray) -> None:
+        """Take from the training rows of x, (n_rows,), what need not be learnt. Here: nothing."""
 
     def _optimizer(self, parameters: list[Tensor], learning_rate: float) -> optim.Optimizer:
         """The optimiser of these parameters."""

@@ -33,7 +33,7 @@ from scipy import sparse
 
 from minigrad import backend
 from minigrad.backend import Array
-from minigrad.data import Blocks
+from minigrad.data import Blocks, take_rows
 from models.counts import Counts
 from models.labels import values_of
 
@@ -251,6 +251,11 @@ def _complaint(row: int, column: int, value: Any, dtype: np.dtype, advice: str) 
 def means(x: Array) -> np.ndarray:
     """The mean of each feature of x (n, n_features), dense or CSR: (n_features,) float64."""
     return np.asarray(x.sum(axis=0, dtype=np.float64)).ravel() / x.shape[0]
+
+
+def rows_of(x: Array, rows: np.ndarray) -> Array:
+    """These rows of x (n, n_features), dense or CSR; x itself, and no copy, where they are all."""
+    return x if len(rows) == x.shape[0] else take_rows(x, rows)
 
 
 def mean_variance(x: Array, mean: np.ndarray) -> float:

@@ -78,6 +78,7 @@ from models.inputs import (
     mean_variance,
     means,
     one_of,
+    rows_of,
     sizes,
     warn_if_untrained,
     whole_number,
@@ -271,7 +272,7 @@ class VAE(FeatureModel):
         self.kl_warmup = float(kl_warmup)
         return super().fit(x, **training)
 
-    def _start_from(self, x: Array) -> None:
+    def _start_from(self, x: Array, rows: np.ndarray) -> None:
         """The decoder's last biases, and a learned sigma, from the moments of the training rows.
 
         Only at first: a model that is trained further goes on from where it is.
@@ -280,6 +281,7 @@ class VAE(FeatureModel):
             return
         # So that the decoder starts at the mean of the rows and has to learn how each one differs.
         # Probabilities are kept away from 0 and 1, where their logits would be infinite.
+        x = rows_of(x, rows)
         mean_row = means(x)
         if self.kind == "normal":
             start = mean_row

@@ -1,12 +1,14 @@
 """models/vae.py against exact likelihoods (probabilistic PCA), Monte Carlo, scipy.stats, and finite differences."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import sparse, stats
 from scipy.special import expit
 
 from minigrad.distributions import Normal
-from models import VAE
+from models import VAE, Autoencoder
 from models.posterior import POSTERIOR
 from tests.copies import WAYS, check_copies
 from tests.differences import check_gradients
@@ -345,7 +347,7 @@ def test_what_never_or_always_happens_starts_one_percent_from_it():
     }
     for kind, start in expected.items():
         vae = VAE(5, (), 1, kind, dtype=np.float64)
-        vae._start_from(x)
+        vae._start_from(x, np.arange(len(x)))
         vae.decoder[0].weight.data[...] = 0.0
         np.testing.assert_allclose(vae.reconstruct(x)[0], start, rtol=1e-9)
 
@@ -366,10 +368,21 @@ def test_the_normal_decoder_has_variance_one_by_default():
     np.testing.assert_allclose(found.data, -3 * np.log(2 * np.pi), rtol=1e-12)
 
 
+def test_no_training_but_the_first_of_a_vae_copies_its_rows():
+    x, vae = data("normal", n=20000, n_features=50), VAE(50, (2,), 2, dtype=np.float64)
+    memory = []
+    for model in (vae, vae, Autoencoder(50, (2,), 2, dtype=np.float64)):
+        tracemalloc.start()
+        model.fit(x, epochs=1, batch_size=500, **quiet)
+        memory.append(tracemalloc.get_traced_memory()[1] / x.nbytes)
+        tracemalloc.stop()
+    assert memory[0] > 0.9 and max(memory[1:]) < 0.5
+
+
 def test_first_training_starts_from_the_moments_of_the_data():
     for kind, x in [(kind, data(kind)) for kind in ("normal", "bernoulli", "categorical")]:
         vae = VAE(8, (), 1, kind, "learned", dtype=np.float64)
-        vae._start_from(sparse.csr_array(x))
+        vae._start_from(sparse.csr_array(x), np.arange(len(x)))
         vae.decoder[0].weight.data[...] = 0.0
         mean = x.mean(axis=0) / (1 if kind != "categorical" else x.mean(axis=0).sum())
         np.testing.assert_allclose(
@@ -378,7 +391,7 @@ def test_first_training_starts_from_the_moments_of_the_data():
         if kind == "normal":
             assert vae.sigma.item() == pytest.approx(np.sqrt(x.var(axis=0).mean()))
         vae.trained = True
-        vae._start_from(np.ones((3, 8)))
+        vae._start_from(np.ones((3, 8)), np.arange(3))
         np.testing.assert_allclose(
             vae.reconstruct(x)[0], mean, atol=0 if kind == "normal" else 0.011, rtol=1e-9
         )
