@@ -288,16 +288,10 @@ def _pairs(model, told: Cells, groups, n_samples, seed):
             pairs = slice(start, start + step)
             i = at[:, pairs]  # (2, pairs), positions among `cells`
             z = mean[i] + std[i] * rng.standard_normal((*i.shape, model.n_latent), model.dtype)
-            no_library = np.zeros((i.size, 1), model.dtype)  # rho is the same for any
             like = np.tile(drawn[pairs], 2)
-            inputs = (
-                z.reshape(i.size, -1),
-                no_library,
-                told.codes[like],
-                told.covariates[like],
-            )
-            decoded = model.generative(*[backend.to_device(a, model.device) for a in inputs])
-            log_rho = decoded["log_rho"].numpy().reshape(*i.shape, -1)
+            inputs = (z.reshape(i.size, -1), told.codes[like], told.covariates[like])
+            log_rho = model.log_rho(*[backend.to_device(a, model.device) for a in inputs])
+            log_rho = log_rho.numpy().reshape(*i.shape, -1)
             rho += np.exp(log_rho).sum(axis=1)
             lfc[pairs] = (log_rho[0] - log_rho[1]) / np.log(2.0)
     return lfc, rho / n_samples

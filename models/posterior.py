@@ -148,8 +148,9 @@ class AnswersByDraws(Module):
 
     It asks of the model the attributes that are listed here, and these methods, which SCVI
     documents: minibatches (checked counts and batch codes), inference (q of cells), generative
-    (parameters of counts, given z and l), log_prob (of counts, given those), and the two sources of
-    library sizes, observed_log_library and library_prior.
+    (parameters of counts, given z and l), log_rho (of these, the one that needs no l), log_prob (of
+    counts, given those), and the two sources of library sizes, observed_log_library and
+    library_prior.
     """
 
     n_genes: int
@@ -171,6 +172,7 @@ class AnswersByDraws(Module):
     minibatches: Callable[..., Any]
     inference: Callable[..., tuple[Normal, Normal | None]]
     generative: Callable[..., dict]
+    log_rho: Callable[..., Tensor]
     log_prob: Callable[..., Array]
     observed_log_library: Callable[..., Array]
     library_prior: Callable[..., Normal]
@@ -501,13 +503,15 @@ def _decode(model, z, log_library, codes, covariates) -> dict:
     log_library: (c, n, 1); codes: of batches, (c,); covariates: (c, n_covariates).
     """
     c, n, _ = z.shape
-    parameters = model.generative(
-        z.reshape(c * n, -1),
-        log_library.reshape(c * n, 1),
-        np.repeat(codes, n),
-        np.repeat(covariates, n, axis=0),
-    )
+    z, *told = _by_row(z, codes, covariates)
+    parameters = model.generative(z, log_library.reshape(c * n, 1), *told)
     return {name: p.data if isinstance(p, Tensor) else p for name, p in parameters.items()}
+
+
+def _by_row(z, codes, covariates) -> tuple:
+    """z (c, n, n_latent), codes (c,) and covariates (c, n_covariates), with a row for each draw."""
+    c, n, _ = z.shape
+    return z.reshape(c * n, -1), np.repeat(codes, n), np.repeat(covariates, n, axis=0)
 
 
 def count_distribution(
@@ -655,8 +659,7 @@ def _expected_counts(
                 sizes = _library_sizes(model, group, log_library, library_size)
                 for code in transforms:
                     codes = group.codes if code is None else np.full_like(group.codes, code)
-                    decoded = _decode(model, z, log_library, codes, group.covariates)
-                    log_rho = decoded["log_rho"]
+                    log_rho = model.log_rho(*_by_row(z, codes, group.covariates)).data
                     rho = np.exp(log_rho).reshape(*z.shape[:2], -1)
                     if library_size is None and measured is not None:  # of which the totals are
                         rho = rho / np.sum(rho * measured, axis=-1, keepdims=True)

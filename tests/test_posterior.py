@@ -665,3 +665,21 @@ def test_generate_takes_a_batch_for_each_cell():
 def test_numbers_in_the_place_of_names_of_genes_are_refused():
     with pytest.raises(ValueError, match="genes: 3, 7; the model has no such genes"):
         untrained().denoise(np.ones((2, 12)), genes=[3, 7])
+
+
+@pytest.mark.parametrize("config", [{}, {"dispersion": "gene-cell"}, {"library": "latent"}])
+def test_what_cells_express_is_asked_of_one_head_alone(config, monkeypatch):
+    model = untrained(n_batches=2, likelihood="zinb", **config)
+    x, batch = counts_like(model), np.arange(9) % 2
+    z, codes = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32), batch
+    weights = np.exp(model.heads(z, codes)["logits"].numpy().astype(np.float64))
+    expected = np.log(weights / weights.sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(model.log_rho(z, codes).data, expected, atol=1e-5)
+
+    def asked(*_):
+        raise AssertionError("a head that says nothing of rho")
+
+    monkeypatch.setattr(model.decoder, "zi", asked)
+    if config.get("dispersion") == "gene-cell":
+        monkeypatch.setattr(model.decoder, "theta", asked)
+    assert model.denoise(x, batch).shape == model.expression_fraction(x, batch).shape == x.shape
