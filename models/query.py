@@ -629,10 +629,13 @@ def extended(model: Any, cells: Counts, names: Sequence[str]) -> Any:
     known = {str(label) for label in model.batches}
     batches = [*model.batches, *(name for name in names if name not in known)]
     columns = model.columns.with_labels_of(cells.obs, len(cells))
-    reference = model.config["reference"]
-    if reference is None:  # it has not been mapped onto: all that it knows is the reference's
-        n_labels = {name: len(labels) for name, labels in model.columns.categorical.items()}
-        reference = Reference(model.n_batches, n_labels).described()
+    reference = (
+        model.config["reference"]
+        or Reference(
+            model.n_batches,
+            {name: len(labels) for name, labels in model.columns.categorical.items()},
+        ).described()
+    )
     config = {"n_batches": len(batches), "columns": columns.described(), "reference": reference}
     query = type(model)(**{**model.config, **config})
     query.batches = batches
