@@ -212,7 +212,7 @@ class Module:
     @property
     def device(self) -> str:
         """Where the parameters are: "numpy" or "cupy"; "numpy" for a module without any."""
-        for p in self.parameters():
+        for _, p in self.named_parameters():
             return backend.device_of(p.data)
         return "numpy"
 
