@@ -38,11 +38,13 @@ them a collapsed latent space would still please.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
-from scipy.special import chdtrc, logsumexp
+from scipy.special import chdtrc
 
 from minigrad.backend import Array
 from models.clustering import (
@@ -82,7 +84,8 @@ def scores(
             f"scores: z has {len(z)} cells, too few to have neighbours; pass 6 or more"
         )
     found = _nearest(z, 3 * perplexity - 1)
-    result = {"ilisi": _ilisi(found, batch, perplexity)}
+    weighted = _weighted(found, perplexity)
+    result = {"ilisi": _ilisi(weighted, batch)}
     result["kbet"] = kbet(z, batch, labels)
     if z_before is not None:
         result["pcr_comparison"] = pcr_comparison(z_before, z, batch)
@@ -91,7 +94,7 @@ def scores(
         n_neighbors = min(CONNECTED_NEIGHBORS, len(z) - 1)
         nearest = found.cells[:, :n_neighbors]
         result["batch_silhouette"] = batch_silhouette(z, labels, batch)
-        result["clisi"] = _clisi(found, codes, perplexity)
+        result["clisi"] = _clisi(weighted, codes)
         result["label_silhouette"] = label_silhouette(z, labels)
         result["graph_connectivity"] = _connectivity(nearest, codes)
     return result
@@ -118,7 +121,7 @@ def lisi(z: Array, labels: Array, perplexity: int = PERPLEXITY) -> np.ndarray:
     """
     z = checked_points("lisi", z)
     codes = label_codes("lisi", "labels", labels, len(z))
-    return _lisi(_of_perplexity("lisi", z, perplexity), codes, perplexity)
+    return _lisi(_of_perplexity("lisi", z, perplexity), codes)
 
 
 def ilisi(z: Array, batch: Array, perplexity: int = PERPLEXITY) -> float:
@@ -133,7 +136,7 @@ def ilisi(z: Array, batch: Array, perplexity: int = PERPLEXITY) -> float:
     """
     z = checked_points("ilisi", z)
     codes = group_codes("ilisi", "batch", batch, len(z))
-    return _ilisi(_of_perplexity("ilisi", z, perplexity), codes, perplexity)
+    return _ilisi(_of_perplexity("ilisi", z, perplexity), codes)
 
 
 def clisi(z: Array, labels: Array, perplexity: int = PERPLEXITY) -> float:
@@ -147,32 +150,45 @@ def clisi(z: Array, labels: Array, perplexity: int = PERPLEXITY) -> float:
     """
     z = checked_points("clisi", z)
     codes = group_codes("clisi", "labels", labels, len(z))
-    return _clisi(_of_perplexity("clisi", z, perplexity), codes, perplexity)
+    return _clisi(_of_perplexity("clisi", z, perplexity), codes)
 
 
-def _of_perplexity(function, z, perplexity):
+class Weighted(NamedTuple):
+    """The neighbours of each cell, and what each counts by its distance: both (n_cells, k)."""
+
+    cells: np.ndarray
+    weights: np.ndarray
+
+
+def _of_perplexity(function, z, perplexity) -> Weighted:
     """Three times as many neighbours as the perplexity, the cell itself counted."""
     perplexity = whole_number(f"{function}: perplexity", perplexity, 2, len(z) // 3, "n/3 of z")
-    return _nearest(z, 3 * perplexity - 1)
+    return _weighted(_nearest(z, 3 * perplexity - 1), perplexity)
 
 
-def _ilisi(found, codes, perplexity):
+def _weighted(found: Neighbours, perplexity) -> Weighted:
+    weights = np.empty_like(found.distances)
+    for rows in row_blocks(*weights.shape):
+        weights[rows] = _weights(found.distances[rows], perplexity)
+    return Weighted(found.cells, weights)
+
+
+def _ilisi(weighted, codes):
     n_batches = codes.max() + 1
-    return float((np.median(_lisi(found, codes, perplexity)) - 1) / (n_batches - 1))
+    return float((np.median(_lisi(weighted, codes)) - 1) / (n_batches - 1))
 
 
-def _clisi(found, codes, perplexity):
+def _clisi(weighted, codes):
     n_types = codes.max() + 1
-    return float((n_types - np.median(_lisi(found, codes, perplexity))) / (n_types - 1))
+    return float((n_types - np.median(_lisi(weighted, codes))) / (n_types - 1))
 
 
-def _lisi(found, codes, perplexity):
-    """LISI of each cell: found, its Neighbours; codes, the labels as integers from 0."""
+def _lisi(weighted, codes):
+    """LISI of each cell; codes: the labels as integers from 0."""
     n_labels = codes.max() + 1
     simpson = np.empty(len(codes))
-    for rows in row_blocks(len(codes), found.cells.shape[1] + n_labels):
-        p = _weights(found.distances[rows], perplexity)
-        shares = sums_by_label(codes[found.cells[rows]], n_labels, p)
+    for rows in row_blocks(len(codes), weighted.cells.shape[1] + n_labels):
+        shares = sums_by_label(codes[weighted.cells[rows]], n_labels, weighted.weights[rows])
         simpson[rows] = (shares**2).sum(axis=1)
     return 1 / simpson
 
@@ -185,17 +201,17 @@ def _weights(distances, perplexity):
     More than `perplexity` neighbours at the least distance keep it above: they then share the
     weight.
     """
-    d = distances - distances.min(axis=1, keepdims=True)  # what all share cancels in p
+    d = distances - distances.min(axis=1, keepdims=True)  # cancels in p; else all exps may be 0
     mean = d.mean(axis=1, keepdims=True)
     d = d / np.where(mean > 0, mean, 1)  # beta is then near 1 whatever the units of z
     beta = np.ones((len(d), 1))
     low = np.zeros_like(beta)
     high = np.full_like(beta, np.inf)
     for _ in range(64):
-        log_p = -beta * d
-        log_p -= logsumexp(log_p, axis=1, keepdims=True)
-        p = np.exp(log_p)
-        entropy = -(p * log_p).sum(axis=1, keepdims=True)
+        p = np.exp(-beta * d)
+        total = p.sum(axis=1, keepdims=True)
+        p /= total
+        entropy = np.log(total) + beta * (p * d).sum(axis=1, keepdims=True)  # -sum p log p
         too_high = entropy - np.log(perplexity)
         if np.abs(too_high).max() < 1e-9:
             break
