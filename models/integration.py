@@ -68,7 +68,7 @@ FEWEST_CELLS = 10  # of a type in which scIB looks for batches
 def scores(
     z: Array, batch: Array, labels: Array | None = None, z_before: Array | None = None
 ) -> dict[str, float]:
-    """All scores of one latent space, by name, from one search for neighbours.
+    """All scores of one latent space, by name, from one search for neighbours beside that of kbet.
 
     z: (n, d) real numbers, finite, of at least 6 cells; batch: (n,) labels of two or more batches;
     labels: (n,) cell types, two or more, or None, which leaves out what needs types; z_before: (n,

@@ -172,7 +172,7 @@ class AnswersByDraws(Module):
     minibatches: Callable[..., Any]
     inference: Callable[..., tuple[Normal, Normal | None]]
     generative: Callable[..., dict]
-    log_rho: Callable[..., Tensor]
+    log_rho: Callable[..., Any]
     log_prob: Callable[..., Array]
     observed_log_library: Callable[..., Array]
     library_prior: Callable[..., Normal]
