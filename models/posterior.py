@@ -35,6 +35,11 @@ numbers for some parameters than for others, so that a cell's counts depend on t
 too. How many cells or draws are decoded at a time (BUDGET) changes memory, and no result but for
 rounding.
 
+What makes new cells, or new counts, draws from other streams than what is asked about cells. Were
+they the same, the noise that `elbo` adds to the guess of a new cell's z would be that z itself,
+and the bound would come out several nats too high. So it does where counts that were sampled are
+sampled from again with the same seed: give each round a seed of its own.
+
 Log-probabilities come in float64, expression and counts in the dtype of the model.
 
 Know before reading: scvi.py to the end of `validation`.
@@ -73,7 +78,11 @@ from models.measured import measured_in, warn_of_unmeasured
 LOG_MEAN_OF_NO_CELLS, LOG_VAR_OF_NO_CELLS = 0.0, 1.0
 PRIOR_DRAWS = 256  # of z, by which it is known how totals of new cells scatter
 COVARIATES = 5  # stream of random numbers, beside those of Noise: of made-up cells' covariates
-POSTERIOR = 17  # purpose of random numbers, beside those of minigrad/data.py
+BATCHES = 5  # and of their batches
+# Purposes of random numbers, beside those of minigrad/data.py.
+POSTERIOR = 17  # what is asked about cells
+NEW_CELLS = 18  # `generate`
+NEW_COUNTS = 19  # `sample_posterior`
 # Entries (draws of cells x genes) decoded at a time: 2 MB an array in float32. On a GPU they are
 # more, see backend.entries_at_once.
 BUDGET = 1 << 19
@@ -328,7 +337,7 @@ class AnswersByDraws(Module):
         n_samples = whole_number("n_samples", n_samples)
         data = self.minibatches(counts, batch, layer)
         warn_of_unmeasured(self, counts, data.columns[1], stacklevel=3)
-        noise = Noise(seed, self.device)
+        noise = Noise(seed, self.device, NEW_COUNTS)
         found = np.empty((n_samples, len(data.rows), self.n_genes), self.dtype)
         with evaluating(self):
             for group in _groups(self, data, n_samples, noise):
@@ -382,7 +391,7 @@ class AnswersByDraws(Module):
             backend.generator([seed, POSTERIOR, COVARIATES]),
             self.dtype,
         )
-        noise = Noise(seed, self.device)
+        noise = Noise(seed, self.device, NEW_CELLS)
         at_once = max(1, backend.entries_at_once(BUDGET, self.device) // self.n_genes)
         found = np.empty((n, self.n_genes), self.dtype)
         with evaluating(self):
@@ -416,16 +425,16 @@ class CountNoise(NamedTuple):
 
 
 class Noise:
-    """A stream of random numbers for each purpose, all from one seed.
+    """Streams of random numbers for one purpose, such as POSTERIOR, all from one seed.
 
     Each stream is used in the order of the cells, and of the draws of a cell. So what a cell gets
     does not depend on how many cells are decoded at a time, as it would if the streams were one:
     there all z of a group of cells would come before the first counts of it.
     """
 
-    def __init__(self, seed: int, device: str):
+    def __init__(self, seed: int, device: str, purpose: int = POSTERIOR):
         def stream(i):
-            return backend.generator([seed, POSTERIOR, i], device)
+            return backend.generator([seed, purpose, i], device)
 
         self.z = stream(0)
         self.library = stream(1)
@@ -741,7 +750,7 @@ def _batches_of_new_cells(model, n: int, batch, seed: int) -> np.ndarray:
     """Codes of the batches of n new cells, (n,): see `AnswersByDraws.generate`."""
     if batch is None:
         edges = np.cumsum(backend.to_host(model.batch_fraction), dtype=np.float64)
-        where = backend.generator([seed, POSTERIOR]).random(n)
+        where = backend.generator([seed, NEW_CELLS, BATCHES]).random(n)
         return np.searchsorted(edges[:-1] / edges[-1], where, side="right")
     codes = _codes_of(model, batch, "batch")
     if len(codes) not in (1, n):

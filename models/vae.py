@@ -89,9 +89,10 @@ from models.inputs import (
 RANGES = {"normal": ANY_NUMBER, "bernoulli": UNIT_INTERVAL, "categorical": NOT_NEGATIVE}
 TINY = 1e-30  # stands for the total of a row of zeros
 
-# From posterior.py, a later lesson, come two numbers and one function: POSTERIOR keeps the random
-# numbers of a trained model apart from those of training (as NOISE does in minigrad/data.py),
-# BUDGET is how many numbers are computed at once, and log_mean_exp the log of a mean of weights.
+# From posterior.py, a later lesson, come three numbers and one function: POSTERIOR and NEW_CELLS
+# keep the random numbers of a trained model's answers, and of the rows that it makes, apart from
+# each other and from those of training (as NOISE does in minigrad/data.py); BUDGET is how many
+# numbers are computed at once, and log_mean_exp the log of a mean of weights.
 
 
 class VAE(FeatureModel):
@@ -401,7 +402,7 @@ class VAE(FeatureModel):
         """
         n = whole_number("n", n)
         warn_if_untrained(self, stacklevel=2)
-        rng = backend.generator([seed, posterior.POSTERIOR], self.device)
+        rng = backend.generator([seed, posterior.NEW_CELLS], self.device)
         with evaluating(self):
             z = rng.standard_normal((n, self.n_latent), dtype=self.dtype)
             p = self.decode(z)

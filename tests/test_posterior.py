@@ -683,3 +683,47 @@ def test_what_cells_express_is_asked_of_one_head_alone(config, monkeypatch):
     if config.get("dispersion") == "gene-cell":
         monkeypatch.setattr(model.decoder, "theta", asked)
     assert model.denoise(x, batch).shape == model.expression_fraction(x, batch).shape == x.shape
+
+
+def test_new_cells_are_made_of_other_noise_than_they_are_asked_with(monkeypatch):
+    """By one seed. The state of a generator, and not its key: NumPy pads short keys with zeros."""
+    model, keys = untrained(n_batches=2, likelihood="zinb", library="latent"), {}
+    made = posterior.backend.generator
+
+    def noted(key, *device):
+        keys.setdefault(asked, []).append(tuple(np.random.SeedSequence(key).generate_state(4)))
+        return made(key, *device)
+
+    monkeypatch.setattr(posterior.backend, "generator", noted)
+    x, batch = counts_like(model), np.arange(9) % 2
+    questions = {
+        "generate": lambda: model.generate(9),
+        "sample_posterior": lambda: model.sample_posterior(x, batch),
+        "elbo": lambda: model.elbo(x, batch),
+    }
+    for asked, question in questions.items():
+        question()
+    for name, states in keys.items():
+        assert len(set(states)) == len(states) > 4
+        others = [set(found) for other, found in keys.items() if other != name]
+        assert set(states).isdisjoint(set.union(*others))
+
+
+def test_the_noise_of_elbo_says_nothing_about_the_z_that_made_a_cell(monkeypatch):
+    model, drawn = untrained(likelihood="nb"), []
+    decode = posterior._decode
+    monkeypatch.setattr(
+        posterior,
+        "_decode",
+        lambda model, z, *more: drawn.append(z[:, 0]) or decode(model, z, *more),
+    )
+    x = model.generate(300)
+    made_of = drawn[-1]
+    x2 = model.sample_posterior(x)
+    for cells, before in ((x, made_of), (x2, drawn[-1])):
+        drawn.clear()
+        model.elbo(cells)
+        mean, std = model.latent(cells, return_std=True)
+        noise = (np.concatenate(drawn) - mean) / std
+        for k in range(2):
+            assert abs(np.corrcoef(noise[:, k], before[:, k])[0, 1]) < 5 / np.sqrt(300)

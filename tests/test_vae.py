@@ -295,6 +295,16 @@ def test_generated_classes(kind):
         vae.generate(0)
 
 
+def test_the_bound_of_generated_rows_is_that_of_any_rows():
+    """The noise that made the rows is another than that which they are asked with, by one seed."""
+    model = PPCA()
+    vae = model.vae()
+    x = vae.generate(400)
+    exact = model.marginal.logpdf(x)  # and the bound, as q is the posterior
+    gap = vae.elbo(x) - exact
+    assert abs(gap.mean()) < 4 * gap.std() / 20
+
+
 def test_latent_and_reconstruct_are_means():
     model = PPCA()
     vae, x = model.vae(), model.x
