@@ -36,9 +36,9 @@ too. How many cells or draws are decoded at a time (BUDGET) changes memory, and 
 rounding.
 
 What makes new cells, or new counts, draws from other streams than what is asked about cells. Were
-they the same, the noise that `elbo` adds to the guess of a new cell's z would be that z itself,
-and the bound would come out several nats too high. So it does where counts that were sampled are
-sampled from again with the same seed: give each round a seed of its own.
+they the same, the noise that `elbo` adds to the guess of a new cell's z would be that z itself, and
+the bound would come out several nats too high. For the same reason, where sampled counts are
+sampled from again, give each round a seed of its own.
 
 Log-probabilities come in float64, expression and counts in the dtype of the model.
 
