@@ -55,10 +55,10 @@ This is what happens in there, and it comes to the same weight:
     >>> rows = np.random.default_rng(seed).permutation(2)
     >>> held_out, rows = rows[:0], rows[0:]  # a fraction of 0.0
     >>> for epoch in range(epochs):
-    ...     order = np.random.default_rng([seed, epoch]).permutation(rows)
+    ...     order = np.random.default_rng([seed, 1, epoch]).permutation(rows)
     ...     for batch, start in enumerate(range(0, len(order), batch_size)):
     ...         chosen = order[start : start + batch_size]
-    ...         rng = np.random.default_rng([seed, epoch, batch])  # for dropout and other noise
+    ...         rng = np.random.default_rng([seed, 2, epoch, batch])  # for dropout and other noise
     ...         loss = model.loss(x[chosen], 3.0 * x[chosen], progress=epoch / epochs, rng=rng)
     ...         optimizer.zero_grad()
     ...         loss.backward()
