@@ -439,6 +439,8 @@ def checked_points(function: str, z: Array, name: str = "z") -> np.ndarray:
         raise TypeError(
             f"{function}: {name} is a sparse matrix; pass a dense array, such as model.latent(x)"
         )
+    if isinstance(z, np.ma.MaskedArray):
+        z = np.ma.filled(z.astype(np.result_type(z, np.float64)), np.nan)
     z = np.asarray(z)
     if z.dtype.kind not in "fiub":
         raise TypeError(f"{function}: {name} must be real numbers, not dtype {z.dtype}")
@@ -475,6 +477,8 @@ def label_codes(
     n: how many cells there must be; owner: the argument that says so. Raises ValueError for another
     shape or number of labels, none, or missing ones; TypeError for labels that cannot be compared.
     """
+    if isinstance(labels, np.ma.MaskedArray):
+        labels = np.ma.filled(labels.astype(object), np.nan)
     if not isinstance(labels, np.ndarray) and not hasattr(labels, "__array__"):
         # A list. Without dtype, NumPy would turn its NaN among strings into the word "nan".
         labels = np.array(labels, dtype=object)

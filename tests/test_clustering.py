@@ -488,6 +488,9 @@ def test_unusable_points_are_refused(call):
         ValueError, match="z has NaN or infinity in 2 of 6 rows, first in row 2; leave"
     ):
         call(broken)
+    hidden = np.ma.array(GOOD, mask=np.isnan(broken) | np.isinf(broken))
+    with pytest.raises(ValueError, match="z has NaN or infinity in 2 of 6 rows, first in row 2"):
+        call(hidden)
     with pytest.raises(
         ValueError, match=r"not of shape \(6,\); for one feature pass z.reshape\(-1, 1\)"
     ):
@@ -514,6 +517,9 @@ def test_unusable_labels_are_refused(call):
         ValueError, match=r"one label per cell, shape \(n,\), not of shape \(6, 1\)"
     ):
         call(np.zeros((6, 1), dtype=int))
+    hidden = np.ma.array([0, 1, 0, 1, 0, 1], mask=np.arange(6) == 4)
+    with pytest.raises(ValueError, match=r"missing .* for 1 of 6 cells, first for cell 4; leave"):
+        call(hidden)
     for hole in (math.nan, None):
         with pytest.raises(
             ValueError, match=r"missing \(NaN or None\) for 1 of 6 cells, first for cell 4; leave"
