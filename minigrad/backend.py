@@ -208,9 +208,8 @@ class DeviceGenerator:
 def generator(key, device: str = "numpy", again: Any = None) -> np.random.Generator:
     """A generator of random numbers on a device, whose stream is a function of `key`.
 
-    key: a sequence of non-negative integers, on a GPU below 2^64. Up to four integers, zeros at the
-    end do not count, as NumPy fills up with these: so keys that may differ by nothing else are to
-    have another number, too. A fresh one a step,
+    key: a sequence of non-negative integers, on a GPU below 2^64. (NumPy fills one of fewer than
+    four up with zeros: [1, 2] and [1, 2, 0] are the same key.) A fresh one a step,
     `generator([seed, purpose, epoch, step])`, leaves no state to save: a run that resumes, or is
     split over machines, draws what it would have drawn. The two devices draw different numbers.
     again: a generator that nobody draws from any more, as that of the step before. On a GPU, where
