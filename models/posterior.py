@@ -78,7 +78,7 @@ from models.measured import measured_in, warn_of_unmeasured
 LOG_MEAN_OF_NO_CELLS, LOG_VAR_OF_NO_CELLS = 0.0, 1.0
 PRIOR_DRAWS = 256  # of z, by which it is known how totals of new cells scatter
 COVARIATES = 5  # stream of random numbers, beside those of Noise: of made-up cells' covariates
-BATCHES = 5  # and of their batches
+BATCHES = 6  # and of their batches
 # Purposes of random numbers, beside those of minigrad/data.py.
 POSTERIOR = 17  # what is asked about cells
 NEW_CELLS = 18  # `generate`
