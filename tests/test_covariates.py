@@ -257,7 +257,7 @@ def simulated(seed=0, n=400):
 
 def trained_on_truth(counts, **told):
     model = SCVI.for_data(counts, **told, **{**SMALL, "n_hidden": 32})
-    model.fit(counts, epochs=100, weight_decay=0.0, progress=False)
+    model.fit(counts, epochs=300, weight_decay=0.0, progress=False)
     return model
 
 
