@@ -480,17 +480,24 @@ def embed(options) -> int:
     counts, path, batch = of_run(run, options, model, is_own_batch_decoded=False)
     is_added = runs.is_h5ad(path) and not runs.why_not_added(path, counts, "obsm")
     keep_counts(run, path, "--out", options.out, is_added, options.obs)
+    if kind == ".csv":
+        latent_files.check_beside(options.out)
     told = genes_of(run, model, counts)
-    n_empty = int(empty_cells(told.X).sum())
+    has_counts = ~empty_cells(told.X)
+    n_empty = int(np.sum(~has_counts))
     if n_empty:
         warnings.warn(
             f"{n_empty:,} of {len(told):,} cells have no counts of the run's genes: their "
-            "coordinates, and labels that label gives them, say nothing",
+            "coordinates say nothing, and label gives them no label",
             stacklevel=2,
         )
     z: Any = model.latent(told, batch)
     names = [f"z{i}" for i in range(z.shape[1])]
-    runs.write_cells(options.out, counts, "obsm", "X_scVI", z, names, source=path)
+    space = latent_files.space_of(model)
+    known = {"space": space, "has_counts": has_counts}
+    runs.write_cells(options.out, counts, "obsm", "X_scVI", z, names, source=path, known=known)
+    if kind == ".csv":
+        latent_files.write_beside(options.out, space, counts.cells, has_counts)
     say(f"{len(z):,} cells x {z.shape[1]} dimensions, {kind} written: {options.out}")
     return 0
 
@@ -685,24 +692,52 @@ def generate(options) -> int:
 def label(options) -> int:
     """Types of new cells, from the nearest cells whose types are known, and how uncertain they are:
     the share of the weighted votes that went to other types. REFERENCE and QUERY are latent
-    coordinates of one model, as embed writes them to .csv or .npz."""
+    coordinates of one model, or of one and those that map made of it, as embed writes them to .csv
+    or .npz; those of different models are refused. A cell without counts gets no label."""
     output("--out", options.out, (".csv",))
     inputs = (options.reference, options.query, options.labels)
     if any(is_same(path, options.out) for path in inputs):
         raise WrongUsage(f"--out {options.out} would replace what is read; give another path")
     reference = latent_files.read_latent(options.reference)
     query = latent_files.read_latent(options.query)
+    latent_files.refuse_other_space(reference, query)
+    for path, latent in ((options.reference, reference), (options.query, query)):
+        if latent.space is None:
+            warnings.warn(
+                f"{path} does not say which model its coordinates are of, as files of embed do: "
+                "if REFERENCE and QUERY are of different models, the labels mean nothing",
+                stacklevel=2,
+            )
     labels = latent_files.read_labels(options.labels, options.column, reference.cells)
-    known = np.array([value is not None for value in labels])
-    if not known.all():
-        say(f"{(~known).sum():,} of {len(known):,} cells of REFERENCE have no label: left out")
+    is_labelled = np.array([value is not None for value in labels])
+    if not is_labelled.all():
+        n = np.sum(~is_labelled)
+        say(f"{n:,} of {len(labels):,} cells of REFERENCE have no label: left out")
+    if not reference.has_counts.all():
+        n = np.sum(~reference.has_counts)
+        say(f"{n:,} of {len(labels):,} cells of REFERENCE have no counts: left out")
+    asked = is_labelled & reference.has_counts
+    if not asked.any():
+        raise ValueError(f"{options.reference}: no cell has both a label and counts")
+    if not query.has_counts.any():
+        raise ValueError(f"{options.query}: no cell has counts, so that none can be labelled")
     found = transfer_labels(
-        reference.z[known], labels[known].astype(str), query.z, options.neighbors
+        reference.z[asked],
+        labels[asked].astype(str),
+        query.z[query.has_counts],
+        options.neighbors,
     )
+    of_all = np.full(len(query.cells), "", dtype=object)
+    of_all[query.has_counts] = found.labels
+    uncertainty = np.ones(len(query.cells))
+    uncertainty[query.has_counts] = found.uncertainty
+    if not query.has_counts.all():
+        n = np.sum(~query.has_counts)
+        say(f"{n:,} of {len(of_all):,} cells of QUERY have no counts: without label, uncertainty 1")
     runs.write_table(
         options.out,
         ["cell", "label", "uncertainty"],
-        zip(query.cells.tolist(), found.labels.tolist(), found.uncertainty.tolist()),
+        zip(query.cells.tolist(), of_all.tolist(), uncertainty.tolist()),
     )
     print(f"{'label':<32}{'cells':>8}{'mean uncertainty':>18}")
     for name, count in zip(*np.unique(found.labels, return_counts=True)):

@@ -936,14 +936,14 @@ def _top(score, n):
 # Writing back
 
 
-def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None) -> None:
+def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None, uns=None) -> None:
     """A copy of an .h5ad file with results added, the rest as it was; written whole or not at all.
 
     obsm: name -> (n_cells, k), for example {"X_scVI": model.latent(x)}; obs: name -> (n_cells,),
     for example clusters (a Series, or a DataFrame in obsm, by name of the cell); layers: name ->
-    (n_cells, n_genes), dense or sparse. What has the same name is replaced. The paths may be the
-    same. Raises ImportError without anndata; ValueError for a file that is no .h5ad, another
-    length, a slash in a name.
+    (n_cells, n_genes), dense or sparse; uns: name -> text, or what else anndata writes. What has
+    the same name is replaced. The paths may be the same. Raises ImportError without anndata;
+    ValueError for a file that is no .h5ad, another length, a slash in a name.
     """
     h5py, write_elem = need("h5py"), need("anndata").io.write_elem
     if not h5py.is_hdf5(path_in):
@@ -988,6 +988,8 @@ def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None) -> None:
                             "row per cell, and a name without a slash"
                         )
                     write_elem(file.require_group(place), key, values)
+            for key, values in (uns or {}).items():
+                write_elem(file.require_group("uns"), key, values)
             columns = column_order(file["obs"])
             columns += [key for key in obs or {} if key not in columns]
             file["obs"].attrs["column-order"] = np.array(columns, dtype=h5py.string_dtype())

@@ -445,18 +445,27 @@ def write_arrays(path, **arrays) -> None:
         np.savez(temporary, allow_pickle=False, **arrays)
 
 
-def write_cells(path, counts: Counts, place: str, name: str, values, columns, source=None) -> None:
+def write_cells(
+    path, counts: Counts, place: str, name: str, values, columns, source=None, known=None
+) -> None:
     """One row of values for each cell of counts, by the suffix of path.
 
     values: (n_cells, k) dense. place: "obsm" or "layers", where an .h5ad has them under `name`; in
     a "layer" columns are the genes. columns: (k,) names. source: the path that counts were read
-    from, with all of its genes.
-        .csv   a line a cell: its name, then its values .npz   arrays `cells`, `columns` and `name`
+    from, with all of its genes. known: what else is known of the values, name -> array
+    or text.
+        .csv   a line a cell: its name, then its values; what is known has no place
+        .npz   arrays `cells`, `columns` and `name`, and what is known
         .h5ad  a copy of source with the values added if that is an .h5ad that can take them; else a
-        new file of counts, obs and values
+               new file of counts, obs and values; a text is uns["name_key"]
     ValueError for another suffix; ImportError without anndata.
     """
     kind = suffix(path)
+    known = known or {}
+    places = {place: {name: values}}
+    if known:
+        texts = {key: text for key, text in known.items() if isinstance(text, str)}
+        places["uns"] = {f"{name}_{key}": text for key, text in texts.items()}
     if kind == ".csv":
         write_table(
             path,
@@ -465,13 +474,17 @@ def write_cells(path, counts: Counts, place: str, name: str, values, columns, so
         )
     elif kind == ".npz":
         write_arrays(
-            path, cells=counts.cells, columns=np.asarray(columns, dtype=str), **{name: values}
+            path,
+            cells=counts.cells,
+            columns=np.asarray(columns, dtype=str),
+            **{name: values},
+            **known,
         )
     elif is_h5ad(source) and not (why := why_not_added(source, counts, place)):
         checkpoint.check_target(path)
-        annotate_h5ad(source, path, **{place: {name: values}})
+        annotate_h5ad(source, path, **places)
     else:
-        write_h5ad(path, counts, **{place: {name: values}})
+        write_h5ad(path, counts, **places)
         if is_h5ad(source):
             warnings.warn(
                 f"{path}: a new file of counts, obs and {name}, without what else is in {source}, "
