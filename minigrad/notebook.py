@@ -26,6 +26,15 @@ def is_notebook() -> bool:
     return hasattr(shell, "kernel")
 
 
+def number_of(n: int, noun: str, plural: str = "") -> str:
+    """How many there are, in words of a sentence; plural: where it is not the noun with an s.
+
+    >>> number_of(1, "cell"), number_of(3005, "cell"), number_of(2, "batch", "batches")
+    ('1 cell', '3,005 cells', '2 batches')
+    """
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
 def as_html(header: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> str:
     """A table of texts and numbers: names of columns, rows of the same length, a line above.
 

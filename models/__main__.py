@@ -60,6 +60,10 @@ VARIED = ("likelihood", "n_latent", "n_layers", "n_hidden", "epochs")  # setting
 PICTURES = (".png", ".pdf", ".svg")
 OPTIONS = {
     "backed=True": "--on-disk",
+    "only_annotated=True": "--only-annotated",
+    "leave those cells out, or give": "leave those cells out (--only-annotated), or give",
+    "leave them out, or give them a label": "leave them out (--only-annotated), or give them one",
+    "fill it in, or leave the cell out": "fill it in, or leave out cells without (--only-annotated)",
     "transpose=True": "--transpose",
     HOW_TO_ROUND: "--round",
     HOW_TO_ADD: "--obs TABLE",
@@ -152,9 +156,14 @@ def train_run(run: Run, ranks, options) -> int:
     return 0
 
 
+def covariates_in(model) -> list[str]:
+    """The obs columns of a model's covariates."""
+    return [*model.columns.categorical, *model.columns.continuous]
+
+
 def covariates_of(model) -> str:
     """The covariates of a model, to be said after its sizes; nothing where it has none."""
-    names = [*model.columns.categorical, *model.columns.continuous]
+    names = covariates_in(model)
     return f", told {', '.join(names)}" if names else ""
 
 
@@ -339,8 +348,10 @@ def map_query(options) -> int:
     }
     settings["reference"] = os.path.abspath(options.run)
     with run.owned():
+        key = options.batch_key or source.config()[1].get("batch_key")
+        told = [*([] if key is None else [key]), *covariates_in(model)]
         counts = runs.read_counts(
-            options.counts, options.layer, options.on_disk, runs.reading_of(settings)
+            options.counts, options.layer, options.on_disk, runs.reading_of(settings), told
         )
         settings |= batch_of_query(source, counts, options)
         genes = model_genes(model)
@@ -458,7 +469,8 @@ def take_over(options) -> int:
         raise WrongUsage(f"{run.folder} holds a run already; give another --out")
     model = SCVI.from_scvi_tools(options.folder)
     reading = reading_asked(options)
-    everything = runs.read_counts(options.counts, options.layer, reading=reading)
+    told = runs.columns_told(runs.settings_of(model))
+    everything = runs.read_counts(options.counts, options.layer, reading=reading, told=told)
     counts = runs.genes_by_name(everything, model_genes(model))
     x, codes, _ = model.minibatches(counts).columns
     totals = library_size(x)
@@ -787,7 +799,7 @@ def of_run(run: Run, options, model, is_own_batch_decoded: bool = True) -> tuple
     )  # None where the option is there, and was not given
     reading = reading_asked(options)
     counts, path, key = run.counts(
-        options.counts, options.layer, options.batch_key, on_disk, reading
+        options.counts, options.layer, options.batch_key, on_disk, reading, covariates_in(model)
     )
     is_told = is_own_batch_decoded or model.config["encode_covariates"]
     is_batch_needed = is_told and model.n_batches > 1
@@ -1232,6 +1244,13 @@ def reading_options(add, unset=None) -> None:
         "without: it is joined by the names of cells. May be given several times; what a later "
         "command is given is added to the tables of the run, such as labels or clusters. Of two "
         "columns of one name the later counts",
+    )
+    add(
+        "--only-annotated",
+        action="store_true",
+        default=unset,
+        help="leave out cells that a table of --obs lacks, and those without a value in the columns "
+        "of batch and covariates (empty, NaN, NA); how many these are is said",
     )
     add(
         "--gene-names",

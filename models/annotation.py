@@ -29,31 +29,34 @@ from models.labels import advice_on_barcodes, is_missing_text
 
 
 class Annotation(NamedTuple):
-    """obs: name -> (n_cells,); notes: sentences that the user should read."""
+    """obs: name -> (n_kept,); notes: sentences that the user should read; kept: positions of the
+    cells that these are of, (n_kept,).
+    """
 
     obs: dict
     notes: tuple
+    kept: np.ndarray
 
 
-def annotation_of(path, cells: np.ndarray) -> Annotation:
+def annotation_of(path, cells: np.ndarray, only_annotated: bool = False) -> Annotation:
     """The columns of a table at this path, of the cells (n_cells,) with these names.
 
     Numbers become numbers, NaN where one is missing; all else str, None where it is missing. Cells
-    that the table lacks have nothing. FileNotFoundError; ValueError for a table that has none of
-    the cells, or one of them twice.
+    that the table lacks have nothing, or with only_annotated are left out. FileNotFoundError;
+    ValueError for a table that has none of the cells, or one of them twice.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"obs: {path}: no such file")
     try:
-        return _annotation(path, cells)
+        return _annotation(path, cells, only_annotated)
     except Refused as error:
         raise ValueError(f"obs: {path}: {error}") from None
     except (EOFError, OSError, csv.Error) as error:
         raise ValueError(f"obs: {path}: damaged, or no table ({error}); write it again") from error
 
 
-def _annotation(path: Path, cells: np.ndarray) -> Annotation:
+def _annotation(path: Path, cells: np.ndarray, only_annotated: bool) -> Annotation:
     header, rows = _table(path)
     columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
     wanted = set(cells.tolist())
@@ -71,15 +74,17 @@ def _annotation(path: Path, cells: np.ndarray) -> Annotation:
         if position.setdefault(name, i) != i and name in wanted:
             raise Refused(f"has the cell {name!r} twice, in its column {key!r}; keep one line")
     lines = np.array([position.get(cell, -1) for cell in cells.tolist()])
-    obs = {name: _values(values, lines) for name, values in columns.items()}
+    kept = np.flatnonzero(lines >= 0) if only_annotated else np.arange(len(cells))
+    obs = {name: _values(values, lines[kept]) for name, values in columns.items()}
     missing = np.flatnonzero(lines < 0)
     notes: tuple = ()
     if len(missing):
+        so = "they are left out" if only_annotated else "of these nothing is known"
         notes = (
             f"{path}: has no line for {len(missing):,} of {len(cells):,} cells, such as "
-            f"{str(cells[missing[0]])!r}: of these nothing is known",
+            f"{str(cells[missing[0]])!r}: {so}",
         )
-    return Annotation(obs, notes)
+    return Annotation(obs, notes, kept)
 
 
 def _table(path: Path) -> tuple[list[str], list[list[str]]]:

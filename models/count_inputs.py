@@ -74,8 +74,9 @@ def known_of_data(
     n_cells, n_genes = as_matrix(counts, layer=layer, on_disk=True).shape
     obs = _obs(counts)
     batch_column = batch if isinstance(batch, str) else None
-    columns = columns_in(obs, n_cells, batch_column, categorical, continuous)
-    _, batches = batch_codes(batch, n_cells, obs=obs, cells=cells_of(counts))
+    cells = cells_of(counts)
+    columns = columns_in(obs, n_cells, batch_column, categorical, continuous, cells)
+    _, batches = batch_codes(batch, n_cells, obs=obs, cells=cells)
     return KnownOfData(n_genes, genes_of(counts), batches, columns)
 
 
@@ -151,7 +152,7 @@ def training_cells(
     columns = model.columns
     if not model.trained:
         columns = columns.standardised_by(_obs(counts), cells, n_cells)
-    covariates = columns.table(_obs(counts), n_cells, model.dtype)[cells]
+    covariates = columns.table(_obs(counts), n_cells, model.dtype, cells_of(counts))[cells]
     x = _in_dtype(x, model.dtype)
     return TrainingCells(x, codes, batches, genes_of(counts), sums, columns, covariates)
 
@@ -173,7 +174,7 @@ def cells_to_ask_about(
     """
     is_batch_needed = is_batch_needed or model.config["encode_covariates"]
     x, codes = _counts_and_codes(model, counts, batch, layer, on_disk, is_batch_needed, 5)
-    covariates = model.columns.table(_obs(counts), x.shape[0], model.dtype)
+    covariates = model.columns.table(_obs(counts), x.shape[0], model.dtype, cells_of(counts))
     return x, codes, covariates
 
 

@@ -36,7 +36,7 @@ from models.files import BLOCK, Content, Refused, expression_only, need, read_np
 from models.hdf5 import ENDINGS, NO_LAYERS, NOT_BACKED, column_order, index_of, read_hdf5
 from models.hdf5_writing import hdf5_file
 from models.joining import join, names_of_files
-from models.labels import by_cell, is_missing, unique_names, values_of
+from models.labels import by_cell, is_missing, missing_in, unique_names, values_of
 from models.matrix_market import read_folder, read_mtx
 from models.orientation import advice
 from models.zarr_store import is_zarr, read_zarr
@@ -132,6 +132,32 @@ class Counts:
             self.var,
         )
 
+    def annotated(self, columns) -> Counts:
+        """The cells that have a value in all of these columns of obs, as Counts.
+
+        columns: a name, or several. Missing is what is None or NaN, or a text that says so, as "NA"
+        does. A warning says how many cells are left out. ValueError where none is left, and for a
+        column that is not there.
+        """
+        is_known = np.full(len(self), True)
+        for name in [columns] if isinstance(columns, str) else columns:
+            if name not in self.obs:
+                raise ValueError(
+                    f"columns: no obs column {name!r}; there are: {', '.join(self.obs) or 'none'}"
+                )
+            is_missing_here = missing_in(self.obs[name])
+            if is_missing_here.any():
+                warnings.warn(
+                    f"{np.sum(is_missing_here):,} of {len(self):,} cells have no value in the "
+                    f"column {name!r}, such as {str(self.cells[is_missing_here][0])!r}: they are "
+                    "left out",
+                    stacklevel=2,
+                )
+            is_known &= ~is_missing_here
+        if not is_known.any():
+            raise ValueError(f"columns: no cell has a value in all of {', '.join(columns)}")
+        return self if is_known.all() else self[is_known]
+
     def select_genes(self, genes) -> Counts:
         """The genes of a boolean mask, an array of positions or a slice, as Counts."""
         columns = np.atleast_1d(np.arange(self.shape[1])[genes])
@@ -177,6 +203,7 @@ def read(
     *,
     transpose: bool = False,
     obs=None,
+    only_annotated: bool = False,
     gene_names: str | None = None,
     rounded: bool = False,
 ) -> Counts:
@@ -197,8 +224,8 @@ def read(
     only; each block is checked when it is read. Do not change the file meanwhile. transpose: the
     file has it the other way round than said above: what would be genes are cells. obs: path of a
     table with a line for each cell, joined by the names of cells (annotation.py), or a list of
-    several, of which the later counts where columns have one name. Of features of
-    several kinds, in var["feature_types"], only 'Gene Expression' is read. gene_names: the
+    several, of which the later counts where columns have one name. only_annotated: leave out cells
+    that one of these tables lacks. Of features of several kinds, in var["feature_types"], only 'Gene Expression' is read. gene_names: the
     column of `var` to take names of genes from, such as "feature_name" of CELLxGENE or "gene_ids"
     of 10x Genomics. rounded: make whole numbers of fractions, see `round_counts`; otherwise they
     are refused.
@@ -209,8 +236,18 @@ def read(
     sentence that names the file.
     """
     if isinstance(path, (list, tuple)):
-        options = dict(transpose=transpose, obs=obs, gene_names=gene_names, rounded=rounded)
+        options = dict(
+            transpose=transpose,
+            obs=obs,
+            only_annotated=only_annotated,
+            gene_names=gene_names,
+            rounded=rounded,
+        )
         return read_several(path, layer, backed, read, options)
+    if only_annotated and not tables_in(obs):
+        raise ValueError(
+            "only_annotated=True leaves out cells that a table lacks, and there is none: give obs="
+        )
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
@@ -232,14 +269,21 @@ def read(
     exchanged = advice(counts.cells, counts.genes, turn)
     for note in (*content.notes, *filter(None, [exchanged])):
         warnings.warn(f"{path}: {note}", stacklevel=2)
+    kept = np.arange(len(counts))
+    of_tables: dict = {}
     for table in tables_in(obs):
-        annotation = annotation_of(table, counts.cells)
-        counts.obs |= annotation.obs
+        annotation = annotation_of(table, counts.cells[kept], only_annotated)
+        kept = kept[annotation.kept]
+        of_tables = {key: values[annotation.kept] for key, values in of_tables.items()}
+        of_tables |= annotation.obs
         for note in annotation.notes:
             warnings.warn(note, stacklevel=2)
     if rounded and not backed:
         X = _rounded_matrix(X, path)
     counts.X = _checked(X, path, layer, rounded) if backed else _in_memory(X, str(path), layer)
+    if len(kept) < len(counts):
+        counts = counts[kept]
+    counts.obs |= of_tables
     return counts
 
 

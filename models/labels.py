@@ -41,6 +41,23 @@ def is_missing_text(text: str) -> bool:
     return text.strip() in MISSING
 
 
+def missing_in(values: np.ndarray) -> np.ndarray:
+    """Where values (n,) are missing, or are texts that say so: (n,) bool."""
+    if values.dtype.kind in "biu":
+        return np.full(len(values), False)
+    if values.dtype.kind == "f":
+        return np.isnan(values)
+    if values.dtype.kind in "mM":
+        return np.isnat(values)
+    return np.array(
+        [
+            is_missing_text(value) if isinstance(value, str) else is_missing(value)
+            for value in values.tolist()
+        ],
+        dtype=bool,
+    )
+
+
 def genes_of(counts: Any) -> list[str] | None:
     """Names of the genes of Counts, AnnData or a DataFrame, (n_genes,); None for what has none.
 
@@ -92,7 +109,8 @@ def by_cell(values: Any, cells: Sequence[str] | np.ndarray | None, name: str) ->
     cells is None. name: what the error calls them. ValueError for a Series that lacks a cell, or
     names one twice.
     """
-    if cells is None or not hasattr(values, "reindex"):
+    is_series = hasattr(values, "reindex") and hasattr(values, "index")  # an Index has no index
+    if cells is None or not is_series:
         return values
     labels = [str(label) for label in values.index]
     values_alone = values.to_numpy()

@@ -27,7 +27,7 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +64,7 @@ COUNTS = (
     "layer",
     "transpose",
     "obs",
+    "only_annotated",
     "gene_names",
     "rounded",
     "batch_key",
@@ -75,7 +76,13 @@ COUNTS = (
     "within_batches",
     "on_disk",
 )  # settings that say what of the counts the model sees
-READING = ("transpose", "obs", "gene_names", "rounded")  # of these, arguments of counts.read
+READING = (
+    "transpose",
+    "obs",
+    "only_annotated",
+    "gene_names",
+    "rounded",
+)  # of these, arguments of counts.read
 MODEL = (
     "likelihood",
     "dispersion",
@@ -103,13 +110,30 @@ class UniquelyNamed(Counts):
 
 
 def read_counts(
-    path, layer: str | None = None, on_disk: bool = False, reading: dict | None = None
+    path,
+    layer: str | None = None,
+    on_disk: bool = False,
+    reading: dict | None = None,
+    told: Sequence[str] = (),
 ) -> UniquelyNamed:
     """`models.guarded.read`, with names of genes that occur once each.
 
-    on_disk: leave the matrix in its .h5ad file. reading: name -> value of other arguments of it.
+    on_disk: leave the matrix in its .h5ad file. reading: name -> value of other arguments of it;
+    with "only_annotated" cells are left out, too, that have no value in the obs columns told, of
+    batch and covariates, as far as there are such columns. ValueError where none is left.
     """
-    counts = guarded.read(path, layer, backed=on_disk, **(reading or {}))
+    reading = dict(reading or {})
+    is_filtered = reading.get("only_annotated", False)
+    if is_filtered and not reading.get("obs"):
+        if not told:
+            raise ValueError(
+                "--only-annotated leaves out cells that the table of --obs lacks, or without a "
+                "value in the columns of batch and covariates, and none of these is given"
+            )
+        del reading["only_annotated"]
+    counts = guarded.read(path, layer, backed=on_disk, **reading)
+    if is_filtered:
+        counts = counts.annotated([name for name in told if name in counts.obs])
     names = unique_names(counts.genes)
     times = Counter(counts.genes.tolist())
     numbered = {new for new, name in zip(names.tolist(), counts.genes.tolist()) if times[name] > 1}
@@ -284,12 +308,13 @@ class Run:
         batch_key=None,
         on_disk: bool | None = False,
         reading: dict | None = None,
+        told: Sequence[str] = (),
     ) -> tuple[Counts, str, str | None]:
         """(all genes of the counts, their path, name of the batch column or None).
 
         path: another file than the one trained on; then layer and reading (see read_counts) are
         those of this file, and not the run's; else tables of cells, in reading["obs"], are added to
-        those of the run. on_disk: leave the matrix in its file; None: where
+        those of the run. told: covariates of the run's model, see read_counts. on_disk: leave the matrix in its file; None: where
         the training left it, if these are the counts trained on. FileNotFoundError where the counts
         are no longer there.
         """
@@ -307,8 +332,9 @@ class Run:
             path = trained_on
             reading = reading_of(settings) | reading
             reading |= tables_of(settings, reading)
-        counts = read_counts(path, layer, on_disk, reading)
-        return counts, path, batch_key or settings.get("batch_key")
+        key = batch_key or settings.get("batch_key")
+        told = [*told, *([] if key is None or key in told else [key])]
+        return read_counts(path, layer, on_disk, reading, told), path, key
 
 
 def paths_of(path) -> list:
@@ -337,6 +363,12 @@ def reading_of(settings: dict) -> dict:
     return {name: settings[name] for name in READING if name in settings}
 
 
+def columns_told(settings: dict) -> list[str]:
+    """The obs columns that settings name: of the batch, and of covariates."""
+    batch = [settings["batch_key"]] if "batch_key" in settings else []
+    return [*batch, *settings.get("categorical", ()), *settings.get("continuous", ())]
+
+
 def training_counts(path, settings: dict) -> Counts:
     """The counts as a model with these settings sees them: the layer, and the genes that vary most,
     or that a column of the file marks.
@@ -344,7 +376,11 @@ def training_counts(path, settings: dict) -> Counts:
     ValueError for too few.
     """
     counts = read_counts(
-        path, settings.get("layer"), settings.get("on_disk", False), reading_of(settings)
+        path,
+        settings.get("layer"),
+        settings.get("on_disk", False),
+        reading_of(settings),
+        columns_told(settings),
     )
     if "genes_from" in settings:
         return counts.select_genes(marked_genes(counts, settings["genes_from"]))

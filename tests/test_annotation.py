@@ -16,7 +16,18 @@ from models import guarded
 from models.annotation import annotation_of
 from models.counts import read
 from models.latent_files import read_labels
-from tests.example_counts import CELLS, X, adata, check, npz, write_folder, write_tenx
+from models.runs import in_memory
+from tests.example_counts import (
+    CELLS,
+    GENES,
+    TYPES,
+    X,
+    adata,
+    check,
+    npz,
+    write_folder,
+    write_tenx,
+)
 
 KIND = np.array(["T", "B, naive"])[np.arange(23) % 2]
 FRAME = pandas.DataFrame(
@@ -68,7 +79,7 @@ FORMS = {
 def test_a_table_is_joined_by_the_names_of_cells(tmp_path, form):
     path = tmp_path / "meta.csv"
     FORMS[form](path)
-    obs, notes = annotation_of(path, CELLS)
+    obs, notes, _ = annotation_of(path, CELLS)
     check_columns(obs)
     assert not notes
 
@@ -114,6 +125,52 @@ def test_cells_that_a_table_lacks_are_counted(tmp_path):
     assert counts.obs["cluster"][4:].tolist() == FRAME["cluster"][4:].tolist()
 
 
+@pytest.mark.parametrize("options", [{}, {"backed": True}], ids=["memory", "disk"])
+@pytest.mark.parametrize("reader", [read, guarded.read])
+def test_cells_that_a_table_lacks_are_left_out_on_demand(tmp_path, reader, options):
+    adata(sparse.csr_matrix(X)).write_h5ad(tmp_path / "a.h5ad")
+    FRAME[["kind", "cluster"]].iloc[4:].to_csv(tmp_path / "meta.csv")
+    FRAME[["mito"]].iloc[::-1][:-1:2].to_csv(tmp_path / "mito.csv")
+    with pytest.warns(UserWarning, match="for 4 of 23 cells, such as 'AAC0-1': they are left"):
+        counts = reader(
+            tmp_path / "a.h5ad", obs=tmp_path / "meta.csv", only_annotated=True, **options
+        )
+    assert counts.cells.tolist() == CELLS[4:].tolist()
+    assert in_memory(counts).X.toarray().tolist() == X[4:].tolist()
+    assert counts.obs["kind"].tolist() == KIND[4:].tolist()
+    assert counts.obs["cluster"].dtype.kind == "i"  # of no cell it is missing
+    assert counts.obs["lane"].tolist() == TYPES[4:].tolist()
+    tables = [tmp_path / "meta.csv", tmp_path / "mito.csv"]
+    with pytest.warns(UserWarning, match=r"mito\.csv: has no line for 9 of 19 cells"):
+        both = reader(tmp_path / "a.h5ad", obs=tables, only_annotated=True, **options)
+    assert both.cells.tolist() == CELLS[4::2].tolist()
+    assert both.obs["cluster"].tolist() == FRAME["cluster"][4::2].tolist()
+    assert both.obs["mito"].tolist() == FRAME["mito"][4::2].tolist()
+
+
+def test_cells_are_left_out_by_a_table_only(tmp_path):
+    for reader in (read, guarded.read):
+        with pytest.raises(ValueError, match="only_annotated=True leaves out .* give obs="):
+            reader(npz(tmp_path / "a.npz"), only_annotated=True)
+    (tmp_path / "meta.csv").write_text("cell,kind\nx,T\n")
+    with pytest.raises(ValueError, match="none of the cells"):
+        read(npz(tmp_path / "a.npz"), obs=tmp_path / "meta.csv", only_annotated=True)
+
+
+def test_several_files_have_one_table(tmp_path):
+    for name in ("one", "two"):
+        frame = pandas.DataFrame(X[:6], [f"{name}{i}" for i in range(6)], GENES)
+        frame.to_csv(tmp_path / f"{name}.csv")
+    rows = "".join(f"{cell},T\n" for cell in ("two5", "one3", "one1"))
+    (tmp_path / "meta.csv").write_text("cell,type\n" + rows)
+    paths = [tmp_path / "one.csv", tmp_path / "two.csv"]
+    with pytest.warns(UserWarning, match="for [45] of 6 cells"):
+        counts = read(paths, obs=tmp_path / "meta.csv", only_annotated=True)
+    assert counts.cells.tolist() == ["one1", "one3", "two5"]
+    assert counts.X.toarray().tolist() == X[[1, 3, 5]].tolist()
+    assert counts.obs["file"].tolist() == ["one", "one", "two"]
+
+
 BAD = {
     "other names": ("cell,kind\nx1,T\nx2,B\n", r"none of the cells .* 'AAC0-1', in the table 'x1'"),
     "twice": (f"cell,kind\n{CELLS[0]},T\n{CELLS[0]},B\n", f"has the cell '{CELLS[0]}' twice"),
@@ -144,7 +201,7 @@ def test_whole_numbers_with_gaps_and_large_ones(tmp_path):
     cells = np.array(["a", "b", "c"])
     text = "cell,whole,gap,large,signed\na,1,1,9007199254740993,-1\nb,2,,2,+2\nc,3,3,3,3\n"
     (tmp_path / "m.csv").write_text(text)
-    obs, _ = annotation_of(tmp_path / "m.csv", cells)
+    obs = annotation_of(tmp_path / "m.csv", cells).obs
     kinds = {key: values.dtype.kind for key, values in obs.items()}
     assert kinds == {"whole": "i", "gap": "f", "large": "f", "signed": "i"}
     assert obs["signed"].tolist() == [-1, 2, 3] and np.isnan(obs["gap"][1])

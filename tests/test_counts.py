@@ -966,3 +966,42 @@ def test_the_largest_count_beside_one_that_is_nearly_whole():
     for far in (2.0**24 + 1, 1.0002, -2e-4):
         with pytest.raises(ValueError, match="column 4"):
             as_matrix(np.append(near, far)[None])
+
+
+@pytest.mark.parametrize(
+    "values, kept",
+    [
+        (np.array([1.0, np.nan, 3.0]), [0, 2]),
+        (np.array([1, 2, 3]), [0, 1, 2]),
+        (np.array(["T", None, np.nan], object), [0]),
+        (np.array(["T", "NA", ""]), [0]),
+        (np.array(["none", " nan ", "na"]), [0, 2]),  # "none" may be an answer
+        (pandas.array(["T", None, "B"], dtype="string"), [0, 2]),
+        (pandas.array([1, 2, None], dtype="Int64"), [0, 1]),
+        (pandas.Categorical(["T", "B", None]), [0, 1]),
+        (pandas.to_datetime(["2024-01-31", None, "2024-02-01"]), [0, 2]),
+    ],
+)
+def test_cells_that_have_a_value(values, kept):
+    counts = C.Counts(sparse.csr_array(X[:3]), GENES, CELLS[:3], {"column": values, "all": [1] * 3})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = counts.annotated(["all", "column"])
+    assert found.cells.tolist() == CELLS[kept].tolist()
+    assert found.X.toarray().tolist() == X[kept].tolist()
+    said = [str(warning.message) for warning in caught]
+    assert len(said) == (len(kept) < 3)
+    if said:
+        assert said[0].startswith(
+            f"{3 - len(kept)} of 3 cells have no value in the column 'column'"
+        )
+
+
+def test_of_cells_without_a_value_some_must_be_left():
+    obs = {"a": np.array([1.0, np.nan]), "b": np.array(["", "T"])}
+    counts = C.Counts(sparse.csr_array(X[:2]), GENES, CELLS[:2], obs)
+    with pytest.raises(ValueError, match="columns: no cell has a value in all of a, b"):
+        with pytest.warns(UserWarning):
+            counts.annotated(["a", "b"])
+    with pytest.raises(ValueError, match="columns: no obs column 'c'; there are: a, b"):
+        counts.annotated("c")

@@ -418,18 +418,18 @@ NOT_FINITE = np.where(np.arange(60) == 7, np.nan, 40.0)
         (dict(site=np.full(60, 13)), "column 'site': 13 unknown; the model knows 10, 11, 12"),
         (
             dict(sex=np.where(np.arange(60) == 7, None, "f")),
-            "categorical: cell 7 has no label in column 'sex'; fill it in",
+            r"categorical: cell 7 \('c7'\) has no label in column 'sex', as 1 of 60 cells; fill it in",
         ),
         (
             dict(site=np.where(NOT_FINITE == 40, 10.0, np.nan)),
-            "cell 7 has no label in column 'site'",
+            r"cell 7 \('c7'\) has no label in column 'site'",
         ),
         (dict(site=np.full(60, 10.5)), "column 'site' has numbers that are not whole; give it as"),
         (
             dict(age=NOT_FINITE),
-            "continuous: cell 7 has nan in column 'age'; numbers must be finite",
+            r"continuous: cell 7 \('c7'\) has nan in column 'age'; numbers must be finite",
         ),
-        (dict(age=np.where(np.arange(60) == 7, np.inf, 4.0)), "cell 7 has inf in column 'age'"),
+        (dict(age=np.where(np.arange(60) == 7, np.inf, 4.0)), r"cell 7 \('c7'\) has inf in col"),
         (
             dict(age=np.array(["old"] * 60)),
             "continuous: column 'age' holds <U3, no numbers; give it",

@@ -223,6 +223,11 @@ def test_rows_that_were_sorted_go_by_their_numbers():
     assert np.array_equal(turned, BATCH[SHUFFLED])
 
 
+def test_an_index_of_pandas_has_no_names_of_cells():
+    for values in (pandas.Index(["a", "b"]), pandas.to_datetime(["2024-01-31", "2024-02-01"])):
+        assert by_cell(values, ["c1", "c2"], "batch") is values
+
+
 def test_groups_go_by_the_names_of_cells(model):
     counts = FORMS["DataFrame"](values())
     left = pandas.Series(BATCH == "left", NAMES)
