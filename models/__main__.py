@@ -63,7 +63,7 @@ OPTIONS = {
     "only_annotated=True": "--only-annotated",
     "leave those cells out, or give": "leave those cells out (--only-annotated), or give",
     "leave them out, or give them a label": "leave them out (--only-annotated), or give them one",
-    "fill it in, or leave the cell out": "fill it in, or leave out cells without (--only-annotated)",
+    "fill it in, or leave the cell out": "fill it in, or leave cells without out: --only-annotated",
     "transpose=True": "--transpose",
     HOW_TO_ROUND: "--round",
     HOW_TO_ADD: "--obs TABLE",
@@ -1249,8 +1249,8 @@ def reading_options(add, unset=None) -> None:
         "--only-annotated",
         action="store_true",
         default=unset,
-        help="leave out cells that a table of --obs lacks, and those without a value in the columns "
-        "of batch and covariates (empty, NaN, NA); how many these are is said",
+        help="leave out cells that a table of --obs lacks, and those without a value in the "
+        "columns of batch and covariates (empty, NaN, NA); how many these are is said",
     )
     add(
         "--gene-names",

@@ -18,14 +18,17 @@ Know after: what becomes of cells that a table lacks.
 from __future__ import annotations
 
 import csv
+import re
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from models.files import Refused, delimiter_of, fields, named_columns
+from models.files import Refused, delimiter_of, fields, named_columns, numbers_in
 from models.labels import advice_on_barcodes, is_missing_text
+
+IS_PADDED = re.compile(r"\s*[+-]?0\d")  # as 007 is: donor 7 may be another
 
 
 class Annotation(NamedTuple):
@@ -102,7 +105,9 @@ def _values(texts: list[str], lines: np.ndarray) -> np.ndarray:
     chosen = [texts[line] if line >= 0 else "" for line in lines.tolist()]
     missing = np.array([is_missing_text(text) for text in chosen])
     try:
-        values = np.array(["nan" if m else text for m, text in zip(missing, chosen)], np.float64)
+        if any(IS_PADDED.match(text) for text in chosen):
+            raise ValueError("zeros before a number are part of a name")
+        values = numbers_in(["nan" if m else text for m, text in zip(missing, chosen)])
     except ValueError:
         found = np.array(chosen, dtype=object if missing.any() else str)
         found[missing] = None

@@ -30,7 +30,7 @@ from models.counts import Counts, Moments, as_matrix, batch_codes, moments
 from models.covariates import ObsColumns, columns_in
 from models.files import other_kinds
 from models.inputs import sizes, warn_if_untrained
-from models.labels import MISSING, by_cell, cells_of, genes_of, refuse_other_names
+from models.labels import by_cell, cells_of, genes_of, is_missing_text, refuse_other_names
 from models.orientation import advice
 
 # More batches than this are none if there are fewer cells than this of each, on average, or if they
@@ -240,7 +240,7 @@ def warn_of_labels_that_are_none(labels, codes, what: str = "batch") -> None:
     kind, _, column = what.partition(" ")
     kind = "category" if column else kind
     for name, n in zip(labels, n_cells):
-        if name.strip().lower() in [text.lower() for text in MISSING]:
+        if is_missing_text(name):
             warnings.warn(
                 f"{what}: {n} cells have the label {name!r}, as cells without one do, and are a "
                 f"{kind} of their own; leave them out, or give them a label",

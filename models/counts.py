@@ -225,10 +225,10 @@ def read(
     file has it the other way round than said above: what would be genes are cells. obs: path of a
     table with a line for each cell, joined by the names of cells (annotation.py), or a list of
     several, of which the later counts where columns have one name. only_annotated: leave out cells
-    that one of these tables lacks. Of features of several kinds, in var["feature_types"], only 'Gene Expression' is read. gene_names: the
-    column of `var` to take names of genes from, such as "feature_name" of CELLxGENE or "gene_ids"
-    of 10x Genomics. rounded: make whole numbers of fractions, see `round_counts`; otherwise they
-    are refused.
+    that one of these tables lacks. Of features of several kinds, in var["feature_types"], only
+    'Gene Expression' is read. gene_names: the column of `var` to take names of genes from, such as
+    "feature_name" of CELLxGENE or "gene_ids" of 10x Genomics. rounded: make whole numbers of
+    fractions, see `round_counts`; otherwise they are refused.
     Result: Counts, X float32. Missing names become cell_0, gene_0 and so on. Nothing is reordered
     or made unique. Warns where something had to be guessed, left out or rounded. HDF5 files are
     read by libhdf5, which a damaged one can make hang or crash: `guarded.read` is the same in a
@@ -854,11 +854,6 @@ def empty_cells(x: Matrix) -> np.ndarray:
     out of training.
     """
     return library_size(x) == 0
-
-
-def empty_genes(x: Matrix) -> np.ndarray:
-    """Which genes are counted in no cell, (n_genes,) bool."""
-    return np.asarray(as_matrix(x).sum(axis=0)).ravel() == 0
 
 
 def normalize(x: Matrix, target_sum: float | None = None) -> np.ndarray | sparse.csr_array:

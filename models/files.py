@@ -379,7 +379,7 @@ def read_table(path: Path, transpose: bool = False) -> Content:
         if len(row) != len(genes) + 1:
             raise Refused(f"line {number} has {len(row) - 1} counts for {len(genes)} genes")
         try:
-            values = np.array(row[1:], dtype=np.float64)
+            values = numbers_in(row[1:])
         except ValueError:
             raise Refused(_no_number(number, genes, row[1:])) from None
         cells.append(row[0])
@@ -473,7 +473,16 @@ def _first_lines(lines) -> tuple[list[str], tuple | None]:
 
 def _are_numbers(row) -> bool:
     try:
-        np.array(row, dtype=np.float64)
+        numbers_in(row)
     except ValueError:
         return False
     return True
+
+
+def numbers_in(texts: Sequence[str]) -> np.ndarray:
+    """The numbers that texts (n,) say, float64. ValueError for a text that is none: to Python 1_0
+    is 10, to whoever wrote it a name.
+    """
+    if "_" in "".join(texts):
+        raise ValueError("a name with an underscore is no number")
+    return np.array(texts, dtype=np.float64)

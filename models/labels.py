@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 
 BARCODE = re.compile("[ACGT]{8,}")  # of a droplet
-# What programs write where they have no value: R, pandas, Python, and SQL. Of other spellings, such
-# as "none", some are answers.
-MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>")
+# What programs write where they have no value: R, pandas, Python, SQL and spreadsheets. In no other
+# spelling: "none" may be an answer, as of a treatment.
+MISSING = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>")
 
 
 def is_missing(value: Any) -> bool:

@@ -32,7 +32,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minigrad.checkpoint import check_target, whole_file
-from models.files import Refused, delimiter_of, fields, named_columns, npz_arrays
+from models.files import (
+    Refused,
+    delimiter_of,
+    fields,
+    named_columns,
+    npz_arrays,
+    numbers_in,
+)
 from models.labels import advice_on_barcodes, is_missing_text
 
 FORMAT, VERSION = "minigrad latent", 1
@@ -43,8 +50,9 @@ LARGEST_BESIDE = 2**26  # bytes of what stands beside a table
 class Latent(NamedTuple):
     """Latent coordinates of cells.
 
-    cells: names, (n,) str; z: (n, d) float64; space: the latent space that they are of (`space_of`),
-    None where the file does not say; has_counts: (n,) bool, all True where it does not say.
+    cells: names, (n,) str; z: (n, d) float64; space: the latent space that they are of
+    (`space_of`), None where the file does not say; has_counts: (n,) bool, all True where it does
+    not say.
     """
 
     cells: np.ndarray
@@ -189,7 +197,7 @@ def _latent_of_csv(path):
     if len(header) < 2:
         raise Refused("has one column only: the name of a cell, then its coordinates")
     try:
-        z = np.array([row[1:] for row in rows], dtype=np.float64)
+        z = np.array([numbers_in(row[1:]) for row in rows])
     except ValueError as error:
         raise Refused(f"has coordinates that are no numbers ({error})") from None
     cells = np.array([row[0] for row in rows])

@@ -314,9 +314,9 @@ class Run:
 
         path: another file than the one trained on; then layer and reading (see read_counts) are
         those of this file, and not the run's; else tables of cells, in reading["obs"], are added to
-        those of the run. told: covariates of the run's model, see read_counts. on_disk: leave the matrix in its file; None: where
-        the training left it, if these are the counts trained on. FileNotFoundError where the counts
-        are no longer there.
+        those of the run. on_disk: leave the matrix in its file; None: where the training left it,
+        if these are the counts trained on. told: covariates of the run's model, see read_counts.
+        FileNotFoundError where the counts are no longer there.
         """
         trained_on, settings = self.config()
         gone = [p for p in paths_of(trained_on) if not os.path.exists(p)]

@@ -234,3 +234,26 @@ def test_barcodes_that_differ_in_what_is_around_them(tmp_path, cell, name, says)
     with pytest.raises(ValueError, match="for none of the cells by name") as error:
         read_labels(tmp_path / "meta.csv", None, np.array([cell]))
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "texts, values",
+    [
+        (["1_0", "10", "2"], ["1_0", "10", "2"]),  # Python would read 10, and have one label
+        (["007", "7", "12"], ["007", "7", "12"]),  # a donor's number, and another's
+        (["0", "-0", "+1"], [0, 0, 1]),
+        (["0.5", "00.5", "1"], ["0.5", "00.5", "1"]),
+        (["0x10", "1", "2"], ["0x10", "1", "2"]),
+        (["1e3", "0.25", " 3 "], [1000.0, 0.25, 3.0]),
+        (["inf", "1", "-Inf"], [np.inf, 1, -np.inf]),
+        (["TRUE", "FALSE", "TRUE"], ["TRUE", "FALSE", "TRUE"]),
+        (["2024-01-31", "2024-02-01", "2024-02-01"], ["2024-01-31", "2024-02-01", "2024-02-01"]),
+        (["1", "#N/A", "3"], [1.0, np.nan, 3.0]),
+    ],
+)
+def test_texts_that_are_numbers_and_others(tmp_path, texts, values):
+    rows = "".join(f"c{i},{text}\n" for i, text in enumerate(texts))
+    (tmp_path / "m.csv").write_text("cell,column\n" + rows)
+    found = annotation_of(tmp_path / "m.csv", np.array(["c0", "c1", "c2"])).obs["column"]
+    np.testing.assert_array_equal(found, values)
+    assert (found.dtype.kind == "U") == isinstance(values[0], str)

@@ -211,7 +211,7 @@ def test_a_relative_path_is_that_of_the_time_of_opening(path, monkeypatch):
 
 def test_what_needs_all_in_memory_says_so(path):
     counts = read(path, backed=True)
-    for ask in (C.normalize, C.empty_genes, lambda x: C.pearson_residual_variance(x, 3), as_matrix):
+    for ask in (C.normalize, lambda x: C.pearson_residual_variance(x, 3), as_matrix):
         with pytest.raises(ValueError, match="lies on the disk.*without backed=True"):
             ask(counts)
     with pytest.raises(ValueError, match="lies on the disk, which only SCVI trains from"):

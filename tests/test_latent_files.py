@@ -11,8 +11,8 @@ from scipy import sparse
 from models import SCVI
 from models.__main__ import main
 from models.annotation import annotation_of
-from models.labels import MISSING
 from models.counts import Counts
+from models.labels import MISSING
 from models.latent_files import beside, read_labels, read_latent, space_of
 from models.runs import write_arrays, write_counts, write_table
 
