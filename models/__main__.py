@@ -419,22 +419,36 @@ def compare(options) -> int:
         )
     if "library" in settings:
         settings["library"] = settings["library"][0]
-    check_counts_together(settings)
+    if "on_disk" in settings:
+        raise WrongUsage(
+            "--on-disk: compare holds all counts in memory, and once more in each process; leave "
+            "it out, and compare on fewer cells where they are too many: train --settings DIR "
+            "--on-disk then takes all of them"
+        )
+    several = isinstance(options.counts, list)
+    check_counts_together(settings, several)
     files = [folder / name for name in ("comparison.csv", "comparison.png", "best.json")]
-    for file in files:
-        if is_same(options.counts, file):
-            raise WrongUsage(
-                f"COUNTS {options.counts} has the name of a file of the comparison, and would be "
-                "replaced; give another --out"
-            )
+    tables = runs.paths_of(settings.get("obs") or ())
+    for read_from, what in ((runs.paths_of(options.counts), "COUNTS"), (tables, "--obs")):
+        for path in read_from:
+            if any(is_same(path, file) for file in files):
+                raise WrongUsage(
+                    f"{what} {path} has the name of a file of the comparison, and would be "
+                    "replaced; give another --out"
+                )
     of_counts = {name: settings.pop(name) for name in runs.COUNTS if name in settings}
-    counts = runs.training_counts(options.counts, of_counts)
+    if several:
+        of_counts.setdefault("batch_key", FILE)
+    also = [] if options.labels is None else [options.labels]
+    counts = runs.training_counts(options.counts, of_counts, also)
     key = of_counts.get("batch_key")
-    say(f"{len(counts):,} cells, {counts.shape[1]:,} genes of {options.counts}")
+    say(f"{len(counts):,} cells, {counts.shape[1]:,} genes of {name_of(options.counts)}")
     try:
         table = comparison.compare(
             counts,
             None if key is None else runs.labels_of(counts, key),
+            categorical=of_counts.get("categorical", ()),
+            continuous=of_counts.get("continuous", ()),
             labels=None if options.labels is None else runs.labels_of(counts, options.labels),
             n_samples=options.samples,
             seeds=options.seeds,
@@ -1181,7 +1195,6 @@ def import_options(add) -> None:
 def compare_options(add) -> None:
     """What train takes, with several values where settings are compared."""
     not_for_all = {"counts", "--out", "--resume", "--settings", "--device", "--on-disk"}
-    not_for_all |= {"--categorical", "--continuous", "--encode-covariates"}
     not_for_all |= {"--parallel", *(f"--{name.removeprefix('n_')}" for name in VARIED)}
 
     def add_same(name, **options):
@@ -1190,7 +1203,7 @@ def compare_options(add) -> None:
         if name not in not_for_all:
             add(name, **options)
 
-    add("counts", metavar="COUNTS", help="counts to compare settings on")
+    add("counts", metavar="COUNTS", nargs="+", help=f"counts to compare settings on. {SEVERAL}")
     add("--out", metavar="DIR", type=Path, required=True, help="folder of the comparison")
     several = {"nargs": "+", "default": argparse.SUPPRESS}
     add("--likelihood", choices=["zinb", "nb", "poisson"], help="default: all three", **several)
@@ -1230,6 +1243,12 @@ def compare_options(add) -> None:
         help="draws of z for the log p of each cell (default: 300)",
     )
     train_options(add_same)
+    add(
+        "--on-disk",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="refused: a comparison needs all counts in memory",
+    )
 
 
 def reading_options(add, unset=None) -> None:

@@ -91,6 +91,19 @@ class ObsColumns(NamedTuple):
             parts.append((_numbers(obs, name, n_cells, cells)[:, None] - mean) / std)
         return np.concatenate([part.astype(dtype) for part in parts], axis=1)
 
+    def values(self, obs: Any, n_cells: int) -> dict[str, np.ndarray]:
+        """The covariates of cells as they are, name -> (n_cells,): labels as str, numbers float64.
+
+        obs and ValueError: as for `table`.
+        """
+        found = {}
+        for name, labels in self.categorical.items():
+            codes, _ = _codes(obs, name, n_cells, labels)
+            found[name] = np.array(labels)[codes]
+        for name in self.continuous:
+            found[name] = _numbers(obs, name, n_cells)
+        return found
+
     def average(self) -> np.ndarray:
         """The table's mean over cells of which nothing is known, (n_covariates,) float64: labels
         equally often, numbers at their mean.

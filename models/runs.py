@@ -246,7 +246,7 @@ class Run:
         config = {
             "format": FORMAT,
             "version": VERSION,
-            "counts": _absolute(counts_path),
+            "counts": absolute(counts_path),
             "settings": settings,
         }
         with whole_file(self.config_file) as path:
@@ -342,7 +342,8 @@ def paths_of(path) -> list:
     return list(path) if isinstance(path, (list, tuple)) else [path]
 
 
-def _absolute(path) -> str | list[str]:
+def absolute(path) -> str | list[str]:
+    """The absolute path of counts, or the paths of several."""
     found = [os.path.abspath(p) for p in paths_of(path)]
     return found if isinstance(path, (list, tuple)) else found[0]
 
@@ -369,18 +370,19 @@ def columns_told(settings: dict) -> list[str]:
     return [*batch, *settings.get("categorical", ()), *settings.get("continuous", ())]
 
 
-def training_counts(path, settings: dict) -> Counts:
+def training_counts(path, settings: dict, also: Sequence[str] = ()) -> Counts:
     """The counts as a model with these settings sees them: the layer, and the genes that vary most,
     or that a column of the file marks.
 
-    ValueError for too few.
+    also: obs columns in which cells must have a value too, where settings ask for annotated cells
+    only. ValueError for too few genes.
     """
     counts = read_counts(
         path,
         settings.get("layer"),
         settings.get("on_disk", False),
         reading_of(settings),
-        columns_told(settings),
+        [*columns_told(settings), *also],
     )
     if "genes_from" in settings:
         return counts.select_genes(marked_genes(counts, settings["genes_from"]))
