@@ -32,7 +32,12 @@ def number_of(n: int, noun: str, plural: str = "") -> str:
     >>> number_of(1, "cell"), number_of(3005, "cell"), number_of(2, "batch", "batches")
     ('1 cell', '3,005 cells', '2 batches')
     """
-    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+    return f"{n:,} {for_number(n, noun, plural or noun + 's')}"
+
+
+def for_number(n: int, one: str, many: str) -> str:
+    """The word that goes with a number of things: "has" with 1, "have" with others."""
+    return one if n == 1 else many
 
 
 def as_html(header: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> str:

@@ -63,7 +63,9 @@ OPTIONS = {
     "only_annotated=True": "--only-annotated",
     "leave those cells out, or give": "leave those cells out (--only-annotated), or give",
     "leave them out, or give them a label": "leave them out (--only-annotated), or give them one",
-    "fill it in, or leave the cell out": "fill it in, or leave cells without out: --only-annotated",
+    "fill it in, or leave the cell out": (
+        "fill it in, or leave out cells without a value: --only-annotated"
+    ),
     "transpose=True": "--transpose",
     HOW_TO_ROUND: "--round",
     HOW_TO_ADD: "--obs TABLE",
@@ -812,8 +814,12 @@ def of_run(run: Run, options, model, is_own_batch_decoded: bool = True) -> tuple
         options, "on_disk", False
     )  # None where the option is there, and was not given
     reading = reading_asked(options)
+    told = covariates_in(model)
+    if options.only_annotated:
+        asked = [getattr(options, name, None) for name in ("key", "color")]
+        told += [name for name in asked if name is not None]
     counts, path, key = run.counts(
-        options.counts, options.layer, options.batch_key, on_disk, reading, covariates_in(model)
+        options.counts, options.layer, options.batch_key, on_disk, reading, told
     )
     is_told = is_own_batch_decoded or model.config["encode_covariates"]
     is_batch_needed = is_told and model.n_batches > 1
@@ -1268,8 +1274,9 @@ def reading_options(add, unset=None) -> None:
         "--only-annotated",
         action="store_true",
         default=unset,
-        help="leave out cells that a table of --obs lacks, and those without a value in the "
-        "columns of batch and covariates (empty, NaN, NA); how many these are is said",
+        help="leave out cells that a table of --obs lacks, and those without a value (empty, NaN, "
+        "NA) in the columns of batch and covariates, and of groups or colours where a command has "
+        "such; how many these are is said",
     )
     add(
         "--gene-names",

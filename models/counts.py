@@ -782,6 +782,8 @@ def _plain_labels(labels, name, cells=None):
         and (labels == np.floor(labels)).all()
     ):
         return labels.astype(np.int64)
+    if labels.dtype.kind == "M":  # dates, of which tolist() may make whole numbers
+        labels = np.where(np.isnat(labels), None, np.datetime_as_string(labels, unit="auto"))
     if labels.dtype.kind not in "biuU":
         missing = [i for i, label in enumerate(labels.tolist()) if is_missing(label)]
         if missing:

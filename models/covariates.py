@@ -39,6 +39,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
+from minigrad.notebook import for_number
 from models.counts import batch_codes
 from models.labels import is_missing
 
@@ -293,8 +294,9 @@ def _codes(
         missing = [i for i, value in enumerate(values.tolist()) if is_missing(value)]
         if missing:
             raise ValueError(
-                f"categorical: {_name_of_cell(missing[0], cells)} has no label in column {name!r}, "
-                f"as {len(missing):,} of {n_cells:,} cells; fill it in, or leave the cell out"
+                f"categorical: {len(missing):,} of {n_cells:,} cells "
+                f"{for_number(len(missing), 'has', 'have')} no label in column {name!r}, the first "
+                f"of them {_name_of_cell(missing[0], cells)}; fill it in, or leave the cell out"
             )
     if values.dtype.kind == "f" and np.any(values != np.floor(values)):
         raise ValueError(
@@ -312,18 +314,35 @@ def _numbers(obs: Any, name: str, n_cells: int, cells: Sequence[str] | None = No
     """A continuous covariate, (n_cells,) float64; ValueError unless finite numbers."""
     values = _column(obs, name, n_cells, "continuous")
     try:
+        if values.dtype.kind in "mM":
+            raise TypeError("a date is no number")
         numbers = values.astype(np.float64)
     except (TypeError, ValueError):
+        i = next(i for i, value in enumerate(values) if not _is_number(value))
         raise ValueError(
-            f"continuous: column {name!r} holds {values.dtype}, no numbers; give it as categorical"
+            f"continuous: column {name!r} holds {str(values[i])[:50]!r} "
+            f"({_name_of_cell(i, cells)}), which is no number; write plain numbers, as 0.5 and "
+            "1000, or give it as categorical"
         ) from None
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
+        is_missing_one = np.isnan(numbers[bad[0]])
         raise ValueError(
             f"continuous: {_name_of_cell(bad[0], cells)} has {numbers[bad[0]]} in column {name!r}; "
-            "numbers must be finite: fill it in, or leave the cell out"
+            "numbers must be finite: "
+            + ("fill it in, or leave the cell out" if is_missing_one else "correct it")
         )
     return numbers
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, (np.datetime64, np.timedelta64)):
+        return False
+    try:
+        np.float64(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _moments(numbers: np.ndarray) -> list[float]:

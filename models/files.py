@@ -310,7 +310,8 @@ def _decoded(content: bytes, encoding: str) -> str:
 
 
 def named_columns(lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """The names of all columns, and the fields of each line, of a table with a line for each cell.
+    """The names of all columns, and the fields of each line, of a table with a line for each cell,
+    without the blanks around them.
 
     lines: the fields of the names of the columns, then those of each cell. R leaves out the name of
     the first column, which is then "". Refused without a cell, and where a line has another number
@@ -318,7 +319,7 @@ def named_columns(lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
     """
     if len(lines) < 2:
         raise Refused("holds no cells: a line of names of columns, then a line for each cell")
-    header, *rows = lines
+    header, *rows = [[field.strip() for field in line] for line in lines]
     if len(header) == len(rows[0]) - 1:
         header = ["", *header]
     for i, row in enumerate(rows):
@@ -382,7 +383,7 @@ def read_table(path: Path, transpose: bool = False) -> Content:
             values = numbers_in(row[1:])
         except ValueError:
             raise Refused(_no_number(number, genes, row[1:])) from None
-        cells.append(row[0])
+        cells.append(row[0].strip())
         indices.append(np.flatnonzero(values))
         data.append(values[indices[-1]])
         lengths.append(len(data[-1]))
@@ -400,7 +401,8 @@ def read_table(path: Path, transpose: bool = False) -> Content:
             "apart by something else than commas, tabs, semicolons or spaces"
         )
     notes += _sums_among(X, cells, genes)
-    content = Content(X, genes if has_names else None, cells, notes=notes)
+    names = [gene.strip() for gene in genes] if has_names else None
+    content = Content(X, names, cells, notes=notes)
     return content.transposed() if transpose else content
 
 
@@ -429,8 +431,9 @@ def _sums_among(X, cells: Sequence[str], genes: Sequence[str]) -> tuple:
 
 def delimiter_of(path: Path) -> str:
     """What stands between the fields of a table: what cuts its first lines into most fields, and
-    each into as many; if nothing does, what is most frequent in one of them. Its name decides
-    between equals, for .csv is often written with others.
+    each into as many; if nothing does, what is most frequent in one of them. Between equals the
+    line of names decides, for that of decimals is a comma too; and then the file's name, for .csv
+    is often written with others.
     """
     marks = [",", "\t", ";"]
     if any(ending in path.name.lower() for ending in (".tsv", ".txt")):
@@ -439,9 +442,10 @@ def delimiter_of(path: Path) -> str:
     filled = [line for line in first_lines if line.strip() and not line.startswith("#")]
     last = filled[-1] if filled else ""  # not that of names, which may have one field less
 
-    def fields_and_marks(mark: str) -> tuple[int, int]:
+    def fields_and_marks(mark: str) -> tuple[int, int, int]:
         lengths = {len(row) for row in csv.reader(filled[1:], delimiter=mark)}
-        return (lengths.pop() if len(lengths) == 1 else 1), last.count(mark)
+        n_fields = lengths.pop() if len(lengths) == 1 else 1
+        return n_fields, last.count(mark), filled[0].count(mark) if filled else 0
 
     found = max(marks, key=fields_and_marks)
     return " " if found not in last and " " in last.strip() else found

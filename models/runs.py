@@ -128,7 +128,7 @@ def read_counts(
         if not told:
             raise ValueError(
                 "--only-annotated leaves out cells that the table of --obs lacks, or without a "
-                "value in the columns of batch and covariates, and none of these is given"
+                "value in the columns of batch, covariates or groups, and none of these is given"
             )
         del reading["only_annotated"]
     counts = guarded.read(path, layer, backed=on_disk, **reading)

@@ -171,8 +171,45 @@ def test_several_files_have_one_table(tmp_path):
     assert counts.obs["file"].tolist() == ["one", "one", "two"]
 
 
+def test_decimal_commas_are_read_where_semicolons_stand_between_fields(tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_text("cell;age;both;id\na;0,5;1,5;3,A\nb;;2.5;1,2\nc;-3;1;1\n")
+    obs, notes, _ = annotation_of(path, np.array(["c", "a", "b"]))
+    np.testing.assert_array_equal(obs["age"], [-3.0, 0.5, np.nan])
+    assert obs["both"].tolist() == ["1", "1,5", "2.5"] and obs["id"].tolist() == ["1", "3,A", "1,2"]
+    assert notes == (f"{path}: numbers were read with decimal commas, 0,5 as 0.5, in: age",)
+
+
+def test_blanks_around_fields_are_nobodys_intention(tmp_path):
+    (tmp_path / "m.csv").write_text("cell, donor , age\na , d1,  3\nb,d1 , 4\n")
+    obs = annotation_of(tmp_path / "m.csv", np.array(["a", " b"])).obs
+    assert {key: values.tolist() for key, values in obs.items()} == {
+        "donor": ["d1", "d1"],
+        "age": [3, 4],
+    }
+
+
+def test_columns_without_a_name_get_one(tmp_path):
+    (tmp_path / "m.csv").write_text(",cell,\n0,a,T\n1,b,B\n")  # pandas, of a table with an index
+    obs = annotation_of(tmp_path / "m.csv", np.array(["a", "b"])).obs
+    assert list(obs) == ["Unnamed: 0", "Unnamed: 2"] and obs["Unnamed: 2"].tolist() == ["T", "B"]
+
+
+def test_clusters_that_are_called_as_some_cells_are_no_names(tmp_path):
+    """Cells are called by numbers, of which clusters have some: each cell is named once."""
+    rows = "".join(f"{i % 3},{i}\n" for i in range(4, 10))
+    (tmp_path / "m.csv").write_text("cluster,cell\n" + rows)
+    obs = annotation_of(tmp_path / "m.csv", np.array([str(i) for i in range(8)])).obs
+    np.testing.assert_array_equal(obs["cluster"], [np.nan] * 4 + [1, 2, 0, 1])
+
+
 BAD = {
     "other names": ("cell,kind\nx1,T\nx2,B\n", r"none of the cells .* 'AAC0-1', in the table 'x1'"),
+    "other case": (
+        f"cell,kind\n{CELLS[3].lower()},T\n",
+        "upper and lower case only .*: write them",
+    ),
+    "a column for each cell": (f"field,x,{CELLS[0]}\nkind,T,B\n", "named as the cells: transpose"),
     "twice": (f"cell,kind\n{CELLS[0]},T\n{CELLS[0]},B\n", f"has the cell '{CELLS[0]}' twice"),
     "short line": (f"cell,kind\n{CELLS[0]},T\n{CELLS[1]}\n", "line 3 has 1 fields, and 2 columns"),
     "two columns": (f"cell,kind,kind\n{CELLS[0]},T,B\n", "has two columns 'kind'"),

@@ -1004,3 +1004,13 @@ def test_of_cells_without_a_value_some_must_be_left():
             counts.annotated(["a", "b"])
     with pytest.raises(ValueError, match="columns: no obs column 'c'; there are: a, b"):
         counts.annotated("c")
+
+
+def test_dates_are_labels_and_one_that_is_missing_is_none():
+    dates = pandas.to_datetime(["2024-01-31", "2023-12-01", "2024-01-31"])
+    for values in (dates, pandas.Series(dates), dates.to_numpy().astype("M8[D]")):
+        codes, names = C.batch_codes(values, 3)
+        assert codes.tolist() == [1, 0, 1] and names == ["2023-12-01", "2024-01-31"]
+    for values in (pandas.to_datetime(["2024-01-31", None]), np.array(["NaT", "2024-01"], "M8[M]")):
+        with pytest.raises(ValueError, match="batch: 1 of 2 cells have no label"):
+            C.batch_codes(values, 2)
