@@ -28,7 +28,7 @@ import numpy as np
 from models.files import Refused, delimiter_of, fields, named_columns, numbers_in
 from models.labels import advice_on_barcodes, is_missing_text
 
-DECIMAL = re.compile(r"[+-]?\d+(,\d+)?")  # as tables with semicolons have them, in half of Europe
+NUMBER = re.compile(r"[+-]?\d+(,(?P<digits>\d+)([eE][+-]?\d+)?)?", re.ASCII)  # decimal commas
 IS_PADDED = re.compile(r"\s*[+-]?0\d")  # as 007 is: donor 7 may be another
 
 
@@ -45,8 +45,9 @@ class Annotation(NamedTuple):
 def annotation_of(path, cells: np.ndarray, only_annotated: bool = False) -> Annotation:
     """The columns of a table at this path, of the cells (n_cells,) with these names.
 
-    Numbers become numbers, NaN where one is missing; all else str, None where it is missing. Cells
-    that the table lacks have nothing, or with only_annotated are left out. FileNotFoundError;
+    Numbers become numbers, NaN where one is missing, also those with a decimal comma, as
+    spreadsheets write them in many countries; all else str, None where it is missing. Cells that
+    the table lacks have nothing, or with only_annotated are left out. FileNotFoundError;
     ValueError for a table that has none of the cells, or one of them twice.
     """
     path = Path(path)
@@ -64,6 +65,11 @@ def _annotation(path: Path, cells: np.ndarray, only_annotated: bool) -> Annotati
     mark = delimiter_of(path)
     header, rows = _table(path, mark)
     columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
+    with_commas = []
+    if mark != ",":
+        pointed = {name: _with_points(values) for name, values in columns.items()}
+        with_commas = [name for name, values in columns.items() if pointed[name] != values]
+        columns = pointed
     asked = [cell.strip() for cell in cells.tolist()]
     wanted = set(asked)
     found_in = {name: len(wanted.intersection(values)) for name, values in columns.items()}
@@ -81,14 +87,7 @@ def _annotation(path: Path, cells: np.ndarray, only_annotated: bool) -> Annotati
             raise Refused(f"has the cell {name!r} twice, in its column {key!r}; keep one line")
     lines = np.array([position.get(cell, -1) for cell in asked])
     kept = np.flatnonzero(lines >= 0) if only_annotated else np.arange(len(cells))
-    obs = {}
-    with_commas = []
-    for name, texts in columns.items():
-        chosen = [texts[line] if line >= 0 else "" for line in lines[kept].tolist()]
-        if mark == ";" and _have_decimal_commas(chosen):
-            with_commas.append(name)
-            chosen = [text.replace(",", ".") for text in chosen]
-        obs[name] = _values(chosen)
+    obs = {name: _values(values, lines[kept]) for name, values in columns.items()}
     missing = np.flatnonzero(lines < 0)
     notes: tuple = ()
     if with_commas:
@@ -130,14 +129,21 @@ def _table(path: Path, mark: str) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _have_decimal_commas(texts: list[str]) -> bool:
-    """Whether texts (n,) that are not missing are numbers, some with a comma before decimals."""
-    given = [text for text in texts if not is_missing_text(text)]
-    return any("," in text for text in given) and all(DECIMAL.fullmatch(text) for text in given)
+def _with_points(texts: list[str]) -> list[str]:
+    """The values of a column, 5.16 for 5,16 if all are such numbers.
+
+    Where each comma has three digits behind it, as in 1,024, it may part thousands: all stay.
+    """
+    matches = [NUMBER.fullmatch(text.strip()) for text in texts]
+    if any(not match and not is_missing_text(text) for match, text in zip(matches, texts)):
+        return texts
+    digits = {len(match["digits"]) for match in matches if match and match["digits"]}
+    return [text.replace(",", ".") for text in texts] if digits - {3} else texts
 
 
-def _values(chosen: list[str]) -> np.ndarray:
-    """The values that texts say, (n_cells,); of "" and the like that they are missing."""
+def _values(texts: list[str], lines: np.ndarray) -> np.ndarray:
+    """The values of a column on these lines, (n_cells,); missing ones where a line is -1."""
+    chosen = [texts[line] if line >= 0 else "" for line in lines.tolist()]
     missing = np.array([is_missing_text(text) for text in chosen])
     try:
         if any(IS_PADDED.match(text) for text in chosen):
