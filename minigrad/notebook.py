@@ -1,4 +1,6 @@
-"""What a notebook asks of an object, and whether there is a notebook. This is engineering.
+"""What a notebook asks of an object, whether there is one, and how numbers of things are said.
+
+This is engineering.
 
 A notebook shows the `_repr_html_` of the last value of a cell:
 

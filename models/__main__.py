@@ -45,7 +45,7 @@ import numpy as np
 from scipy import sparse
 
 from minigrad import checkpoint
-from minigrad.notebook import short
+from minigrad.notebook import for_number, number_of, short
 from minigrad.parallel import LAUNCHERS, AnotherRankFailed, ranks_of
 from models import comparison, imputation, latent_files, query, recipe, report, runs, streams
 from models.counts import HOW_TO_ROUND, Counts, empty_cells, library_size
@@ -126,8 +126,8 @@ def train_run(run: Run, ranks, options) -> int:
             run.begin(path, settings)
     if options.is_first:
         say(
-            f"{len(counts):,} cells, {counts.shape[1]:,} genes"
-            + f", {report.batches_of(model.n_batches)}" * (batch is not None)
+            sizes_of(counts)
+            + f", {number_of(model.n_batches, 'batch', 'batches')}" * (batch is not None)
             + covariates_of(model)
             + f" of {name_of(path)}"
         )
@@ -156,6 +156,11 @@ def train_run(run: Run, ranks, options) -> int:
     if options.is_first:
         print_result(run, history)
     return 0
+
+
+def sizes_of(counts: Counts) -> str:
+    """How many cells and genes there are."""
+    return f"{number_of(len(counts), 'cell')}, {number_of(counts.shape[1], 'gene')}"
 
 
 def covariates_in(model) -> list[str]:
@@ -359,8 +364,8 @@ def map_query(options) -> int:
         genes = model_genes(model)
         n_found = len(set(genes) & set(counts.genes.tolist()))
         say(
-            f"{len(counts):,} cells of {name_of(options.counts)}, with {n_found:,} of the "
-            f"{len(genes):,} genes of {options.run} ({n_found / len(genes):.1%})"
+            f"{number_of(len(counts), 'cell')} of {name_of(options.counts)}, with {n_found:,} of "
+            f"the {number_of(len(genes), 'gene')} of {options.run} ({n_found / len(genes):.1%})"
         )
         say(f"cells: {first_of(counts.cells)}; genes: {first_of(counts.genes)}")
         if "batch_key" in settings:
@@ -444,7 +449,7 @@ def compare(options) -> int:
     also = [] if options.labels is None else [options.labels]
     counts = runs.training_counts(options.counts, of_counts, also)
     key = of_counts.get("batch_key")
-    say(f"{len(counts):,} cells, {counts.shape[1]:,} genes of {name_of(options.counts)}")
+    say(f"{sizes_of(counts)} of {name_of(options.counts)}")
     try:
         table = comparison.compare(
             counts,
@@ -496,7 +501,7 @@ def take_over(options) -> int:
     with run.owned():
         run.begin(options.counts, {key: v for key, v in settings.items() if v is not None})
         model.save(run.checkpoint)
-    say(f"{len(counts):,} cells, {counts.shape[1]:,} genes, {report.batches_of(model.n_batches)}")
+    say(f"{sizes_of(counts)}, {number_of(model.n_batches, 'batch', 'batches')}")
     print(f"{'run':<28}{run.folder}")
     return 0
 
@@ -515,7 +520,8 @@ def embed(options) -> int:
     n_empty = int(np.sum(~has_counts))
     if n_empty:
         warnings.warn(
-            f"{n_empty:,} of {len(told):,} cells have no counts of the run's genes: their "
+            f"{n_empty:,} of {number_of(len(told), 'cell')} {for_number(n_empty, 'has', 'have')} "
+            "no counts of the run's genes: their "
             "coordinates say nothing, and label gives them no label",
             stacklevel=2,
         )
@@ -526,7 +532,8 @@ def embed(options) -> int:
     runs.write_cells(options.out, counts, "obsm", "X_scVI", z, names, source=path, known=known)
     if kind == ".csv":
         latent_files.write_beside(options.out, space, counts.cells, has_counts)
-    say(f"{len(z):,} cells x {z.shape[1]} dimensions, {kind} written: {options.out}")
+    sizes = f"{number_of(len(z), 'cell')} x {number_of(z.shape[1], 'dimension')}"
+    say(f"{sizes}, {kind} written: {options.out}")
     return 0
 
 
@@ -568,7 +575,8 @@ def denoise(options) -> int:
         counts.genes,
         source=path if counts is everything else None,
     )
-    say(f"{mu.shape[0]:,} cells x {mu.shape[1]:,} genes, {kind} written: {options.out}")
+    sizes = f"{number_of(len(mu), 'cell')} x {number_of(mu.shape[1], 'gene')}"
+    say(f"{sizes}, {kind} written: {options.out}")
     return 0
 
 
@@ -713,7 +721,8 @@ def generate(options) -> int:
     runs.write_counts(options.out, Counts(x, np.array(model_genes(model)), names, obs))
     if obs and kind == ".csv":
         say(f"a table has no place for {key!r}, the batch of each cell: .npz and .h5ad have")
-    say(f"{x.shape[0]:,} cells x {x.shape[1]:,} genes, {kind} written: {options.out}")
+    sizes = f"{number_of(x.shape[0], 'cell')} x {number_of(x.shape[1], 'gene')}"
+    say(f"{sizes}, {kind} written: {options.out}")
     return 0
 
 
@@ -739,11 +748,9 @@ def label(options) -> int:
     labels = latent_files.read_labels(options.labels, options.column, reference.cells)
     is_labelled = np.array([value is not None for value in labels])
     if not is_labelled.all():
-        n = np.sum(~is_labelled)
-        say(f"{n:,} of {len(labels):,} cells of REFERENCE have no label: left out")
+        say(f"{some_of(~is_labelled, 'REFERENCE')} no label: left out")
     if not reference.has_counts.all():
-        n = np.sum(~reference.has_counts)
-        say(f"{n:,} of {len(labels):,} cells of REFERENCE have no counts: left out")
+        say(f"{some_of(~reference.has_counts, 'REFERENCE')} no counts: left out")
     asked = is_labelled & reference.has_counts
     if not asked.any():
         raise ValueError(f"{options.reference}: no cell has both a label and counts")
@@ -760,8 +767,7 @@ def label(options) -> int:
     uncertainty = np.ones(len(query.cells))
     uncertainty[query.has_counts] = found.uncertainty
     if not query.has_counts.all():
-        n = np.sum(~query.has_counts)
-        say(f"{n:,} of {len(of_all):,} cells of QUERY have no counts: without label, uncertainty 1")
+        say(f"{some_of(~query.has_counts, 'QUERY')} no counts: without label, uncertainty 1")
     runs.write_table(
         options.out,
         ["cell", "label", "uncertainty"],
@@ -771,8 +777,15 @@ def label(options) -> int:
     for name, count in zip(*np.unique(found.labels, return_counts=True)):
         mean = found.uncertainty[found.labels == name].mean()
         print(f"{name:<32}{count:>8,}{mean:>18.3f}")
-    say(f"{len(query.z):,} cells, .csv written: {options.out}")
+    say(f"{number_of(len(query.z), 'cell')}, .csv written: {options.out}")
     return 0
+
+
+def some_of(are_meant: np.ndarray, whose: str) -> str:
+    """How many cells (n,) of whose have something, up to what they have."""
+    n = int(np.sum(are_meant))
+    n_all = number_of(len(are_meant), "cell")
+    return f"{n:,} of {n_all} of {whose} {for_number(n, 'has', 'have')}"
 
 
 def make_report(options) -> int:

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minigrad.notebook import number_of
 from models.files import Refused, delimiter_of, fields, named_columns, numbers_in
 from models.labels import advice_on_barcodes, is_missing_text
 
@@ -96,9 +97,9 @@ def _annotation(path: Path, cells: np.ndarray, only_annotated: bool) -> Annotati
             f"{', '.join(with_commas)}",
         )
     if len(missing):
-        so = "they are left out" if only_annotated else "of these nothing is known"
+        so = "left out" if only_annotated else "of these nothing is known"
         notes += (
-            f"{path}: has no line for {len(missing):,} of {len(cells):,} cells, such as "
+            f"{path}: has no line for {len(missing):,} of {number_of(len(cells), 'cell')}, such as "
             f"{str(cells[missing[0]])!r}: {so}",
         )
     return Annotation(obs, notes, kept)

@@ -54,7 +54,7 @@ from scipy import sparse
 
 from minigrad import checkpoint
 from minigrad.checkpoint import whole_file
-from minigrad.notebook import as_frame, as_picture
+from minigrad.notebook import as_frame, as_picture, for_number, number_of
 from minigrad.progress import bar as bar_of
 from models import guarded, locks, runs, trial
 from models.counts import as_matrix, batch_codes, library_size
@@ -100,7 +100,7 @@ class Setting(NamedTuple):
 
     def __str__(self) -> str:
         text = f"{self.likelihood}, {self.n_latent} latent, {self.n_layers} x {self.n_hidden}"
-        return text if self.epochs is None else f"{text}, {self.epochs} epochs"
+        return text if self.epochs is None else f"{text}, {number_of(self.epochs, 'epoch')}"
 
     def config(self) -> dict:
         """The arguments of SCVI."""
@@ -466,7 +466,9 @@ def _cells(
     covariates = columns.values(obs, x.shape[0])
     has_counts = library_size(x) > 0
     if not has_counts.all():
-        warnings.warn(f"{np.sum(~has_counts):,} cells without counts are left out", stacklevel=3)
+        n = int(np.sum(~has_counts))
+        are = for_number(n, "is", "are")
+        warnings.warn(f"{number_of(n, 'cell')} without counts {are} left out", stacklevel=3)
         x = x[has_counts]
         codes = np.unique(codes[has_counts], return_inverse=True)[1]
         if of_labels is not None:
@@ -477,8 +479,8 @@ def _cells(
     n = int(is_held_out.sum())
     if n < LEAST_HELD_OUT:
         raise ValueError(
-            f"counts: {len(codes)} cells with counts, of which a fifth of each batch, {n}, would "
-            f"be held out; a comparison needs {LEAST_HELD_OUT}, so give more cells"
+            f"counts: {number_of(len(codes), 'cell')} with counts, of which a fifth of each batch, "
+            f"{n}, would be held out; a comparison needs {LEAST_HELD_OUT}, so give more cells"
         )
     return Cells(x, codes, is_held_out, of_labels, covariates), columns.described()
 

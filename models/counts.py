@@ -29,7 +29,7 @@ from scipy import sparse
 from minigrad.backend import Matrix
 from minigrad.checkpoint import whole_file
 from minigrad.data import Blocks, pieces
-from minigrad.notebook import as_html
+from minigrad.notebook import as_html, for_number, number_of
 from models import locks
 from models.annotation import annotation_of
 from models.files import BLOCK, Content, Refused, expression_only, need, read_npz, read_table
@@ -114,12 +114,14 @@ class Counts:
 
     def __repr__(self) -> str:
         obs = ", ".join(self.obs) or "none"
-        return f"Counts({len(self):,} cells x {self.shape[1]:,} genes; obs: {obs})"
+        return f"Counts({self._sizes()}; obs: {obs})"
+
+    def _sizes(self) -> str:
+        return f"{number_of(len(self), 'cell')} x {number_of(self.shape[1], 'gene')}"
 
     def _repr_html_(self) -> str:
         rows = [(name, _in_words(values)) for name, values in self.obs.items()]
-        caption = f"Counts: {len(self):,} cells x {self.shape[1]:,} genes"
-        return as_html(["obs", "what is there"], rows, caption)
+        return as_html(["obs", "what is there"], rows, f"Counts: {self._sizes()}")
 
     def __getitem__(self, cells) -> Counts:
         """The cells of a slice, a mask, an array of positions or one position, as Counts."""
@@ -146,11 +148,12 @@ class Counts:
                     f"columns: no obs column {name!r}; there are: {', '.join(self.obs) or 'none'}"
                 )
             is_missing_here = missing_in(self.obs[name])
-            if is_missing_here.any():
+            n = int(np.sum(is_missing_here))
+            if n:
                 warnings.warn(
-                    f"{np.sum(is_missing_here):,} of {len(self):,} cells have no value in the "
-                    f"column {name!r}, such as {str(self.cells[is_missing_here][0])!r}: they are "
-                    "left out",
+                    f"{n:,} of {number_of(len(self), 'cell')} {for_number(n, 'has', 'have')} no "
+                    f"value in the column {name!r}, such as "
+                    f"{str(self.cells[is_missing_here][0])!r}: left out",
                     stacklevel=2,
                 )
             is_known &= ~is_missing_here
@@ -600,7 +603,7 @@ def _in_words(values: np.ndarray) -> str:
     names, numbers = np.unique(values.astype(str), return_counts=True)
     first = np.argsort(-numbers, kind="stable")[:5]
     said = ", ".join(f"{names[i]} ({numbers[i]:,})" for i in first)
-    return said + f" and {len(names) - 5:,} others" * (len(names) > 5)
+    return said + f" and {number_of(len(names) - 5, 'other')}" * (len(names) > 5)
 
 
 def _canonical_rows(x, name, layer=None, first=0):
@@ -789,7 +792,8 @@ def _plain_labels(labels, name, cells=None):
         if missing:
             first = missing[0] if cells is None else f"{missing[0]} ({str(cells[missing[0]])!r})"
             raise ValueError(
-                f"{name}: {len(missing)} of {len(labels)} cells have no label, the first of them "
+                f"{name}: {len(missing)} of {number_of(len(labels), 'cell')} "
+                f"{for_number(len(missing), 'has', 'have')} no label, the first of them "
                 f"cell {first}; leave those cells out, or give them a label"
             )
         for i, label in enumerate(labels.tolist()):

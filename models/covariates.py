@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from minigrad.notebook import for_number
+from minigrad.notebook import for_number, number_of
 from models.counts import batch_codes
 from models.labels import is_missing
 
@@ -294,7 +294,7 @@ def _codes(
         missing = [i for i, value in enumerate(values.tolist()) if is_missing(value)]
         if missing:
             raise ValueError(
-                f"categorical: {len(missing):,} of {n_cells:,} cells "
+                f"categorical: {len(missing):,} of {number_of(n_cells, 'cell')} "
                 f"{for_number(len(missing), 'has', 'have')} no label in column {name!r}, the first "
                 f"of them {_name_of_cell(missing[0], cells)}; fill it in, or leave the cell out"
             )

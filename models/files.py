@@ -37,6 +37,7 @@ from numpy.lib import format as npy
 from scipy import sparse
 
 from minigrad.data import Blocks
+from minigrad.notebook import number_of
 
 # Entries looked at in one go, so that reading and checking need little memory of their own.
 BLOCK = 2**20
@@ -325,8 +326,8 @@ def named_columns(lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
     for i, row in enumerate(rows):
         if len(row) != len(header):
             raise Refused(
-                f"line {i + 2} has {len(row)} fields, and {len(header)} columns have names; write "
-                "it again"
+                f"line {i + 2} has {number_of(len(row), 'field')}, and the line of names has "
+                f"{len(header)}; write it again"
             )
     return header, rows
 
@@ -378,7 +379,8 @@ def read_table(path: Path, transpose: bool = False) -> Content:
         if ends_with_delimiter and row[-1] == "":
             row = row[:-1]
         if len(row) != len(genes) + 1:
-            raise Refused(f"line {number} has {len(row) - 1} counts for {len(genes)} genes")
+            n_counts = number_of(len(row) - 1, "count")
+            raise Refused(f"line {number} has {n_counts} for {number_of(len(genes), 'gene')}")
         try:
             values = numbers_in(row[1:])
         except ValueError:

@@ -25,6 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.notebook import number_of
+
 BARCODE = re.compile("[ACGT]{8,}")  # of a droplet
 # What programs write where they have no value: R, pandas, Python, SQL and spreadsheets. In no other
 # spelling: "none" may be an answer, as of a treatment.
@@ -122,9 +124,9 @@ def by_cell(values: Any, cells: Sequence[str] | np.ndarray | None, name: str) ->
         return values_alone
     if missing:
         raise ValueError(
-            f"{name}: its index lacks {len(missing)} of the {len(cells)} cells, such as "
-            f"{missing[0]!r}; give it the names of the cells as index, or pass an array in their "
-            "order"
+            f"{name}: its index lacks {len(missing)} of the {number_of(len(cells), 'cell')}, "
+            f"such as {missing[0]!r}; give it the names of the cells as index, or pass an array in "
+            "their order"
         )
     if len(position) < len(labels) or len(set(cells)) < len(cells):
         raise ValueError(

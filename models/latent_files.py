@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minigrad.checkpoint import check_target, whole_file
+from minigrad.notebook import number_of
 from models.files import (
     Refused,
     delimiter_of,
@@ -234,7 +235,8 @@ def _labels_of_table(path, column):
     names = header[1:]
     there = ", ".join(names) or "none"
     if column is None and len(names) != 1:
-        raise Refused(f"has {len(names)} columns beside the cells; choose one of: {there}")
+        n_columns = number_of(len(names), "column")
+        raise Refused(f"has {n_columns} beside the cells; choose one of: {there}")
     if column is not None and names.count(column) != 1:
         raise Refused(f"has no column {column!r}, or several; there are: {there}")
     place = 1 if column is None else 1 + names.index(column)

@@ -41,6 +41,7 @@ from minigrad.backend import Matrix
 from minigrad.checkpoint import whole_file
 from minigrad.data import Blocks, pieces
 from minigrad.fit import History
+from minigrad.notebook import number_of
 from models import guarded, locks
 from models.counts import (
     Counts,
@@ -391,8 +392,8 @@ def training_counts(path, settings: dict, also: Sequence[str] = ()) -> Counts:
     n, there = settings["genes"], counts.shape[1]
     if n > there:
         raise ValueError(
-            f"{path}: has {there:,} genes, fewer than --genes {n}; ask for at most as many, or "
-            "leave --genes out"
+            f"{path}: has {number_of(there, 'gene')}, fewer than --genes {n}; ask for at most as "
+            "many, or leave --genes out"
         )
     batch = None
     if settings.get("within_batches"):

@@ -20,6 +20,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from minigrad.backend import Array
+from minigrad.notebook import number_of
 from models.clustering import checked_points, label_codes, row_blocks
 from models.inputs import whole_number
 
@@ -63,8 +64,8 @@ def transfer_labels(
     query_z = checked_points("transfer_labels", query_z, "query_z")
     if query_z.shape[1] != reference_z.shape[1]:
         raise ValueError(
-            f"transfer_labels: query_z has {query_z.shape[1]} dimensions, but reference_z "
-            f"{reference_z.shape[1]}; pass latent means of the same model"
+            f"transfer_labels: query_z has {number_of(query_z.shape[1], 'dimension')}, but "
+            f"reference_z {reference_z.shape[1]}; pass latent means of the same model"
         )
     n_neighbors = whole_number(
         "transfer_labels: n_neighbors", n_neighbors, 1, len(reference_z), "the cells in reference_z"

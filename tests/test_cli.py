@@ -764,7 +764,7 @@ def test_cells_of_which_nothing_is_known_are_left_out_on_demand(partly, tmp_path
         run = tmp_path / f"run of {name}"
         assert call("train", partly / name, "--out", run, *words, *more) == 0
         said = capsys.readouterr().err
-        assert "has no line for 9 of 60 cells, such as 'c0': they are left out" in said
+        assert "has no line for 9 of 60 cells, such as 'c0': left out" in said
         assert "4 of 51 cells have no value in the column 'donor', such as 'c10'" in said
         assert "3 of 51 cells have no value in the column 'age', such as 'c12'" in said
         assert "46 cells, 12 genes, 2 batches" in said
@@ -852,7 +852,7 @@ def test_batches_that_are_numbers_keep_their_order_and_none_is_missing(place, tm
     counts.obs = {"lane": np.where(np.arange(60) == 7, None, "a")}
     runs.write_h5ad(tmp_path / "m.h5ad", counts)
     assert call("train", tmp_path / "m.h5ad", "--out", tmp_path / "s", "--batch-key", "lane") == 1
-    assert "batch: 1 of 60 cells have no label, the first of them cell 7" in capsys.readouterr().err
+    assert "batch: 1 of 60 cells has no label, the first of them cell 7" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ def test_batches_are_told_to_the_model_and_empty_cells_are_left_out(tmp_path):
     x[7] = 0.0
     batch = np.array(["a", "b"])[np.arange(100) % 2]
     counts = Counts(x, np.arange(15), np.arange(100), {"batch": batch, "group": group})
-    with pytest.warns(UserWarning, match="1 cells without counts are left out"):
+    with pytest.warns(UserWarning, match="1 cell without counts is left out"):
         table = models.compare(
             counts, "batch", labels="group", likelihood="nb", epochs=2, out=tmp_path, **SMALL
         )

@@ -499,11 +499,11 @@ BAD_BATCHES = [
     (None, ["x", "y"], "the model knows x, y"),
     (["x", "q", "r"], ["x", "y"], "batch: q, r unknown; the model knows x, y"),
     ([1, 2, 3], range(3), "batch: 3 unknown"),
-    ([1, None, 2], None, "1 of 3 cells have no label, the first of them cell 1"),
+    ([1, None, 2], None, "1 of 3 cells has no label, the first of them cell 1"),
     ([1, 0.5, 2], None, "cell 0 has the label 1.0"),
-    (np.array(["a", np.nan, "b"], object), None, "1 of 3 cells have no label, .* cell 1"),
+    (np.array(["a", np.nan, "b"], object), None, "1 of 3 cells has no label, .* cell 1"),
     ([1, np.nan, np.nan], None, "2 of 3 cells have no label, the first of them cell 1"),
-    (pandas.array([1, None, 2], dtype="Int64"), None, "1 of 3 cells have no label, .* cell 1"),
+    (pandas.array([1, None, 2], dtype="Int64"), None, "1 of 3 cells has no label, .* cell 1"),
     (np.array(["a", (), "b"], object), None, r"cell 1 has the label \(\)"),
 ]
 
@@ -992,7 +992,7 @@ def test_cells_that_have_a_value(values, kept):
     assert len(said) == (len(kept) < 3)
     if said:
         assert said[0].startswith(
-            f"{3 - len(kept)} of 3 cells have no value in the column 'column'"
+            f"{3 - len(kept)} of 3 cells {'has' if len(kept) == 2 else 'have'} no value in the column"
         )
 
 
@@ -1012,5 +1012,5 @@ def test_dates_are_labels_and_one_that_is_missing_is_none():
         codes, names = C.batch_codes(values, 3)
         assert codes.tolist() == [1, 0, 1] and names == ["2023-12-01", "2024-01-31"]
     for values in (pandas.to_datetime(["2024-01-31", None]), np.array(["NaT", "2024-01"], "M8[M]")):
-        with pytest.raises(ValueError, match="batch: 1 of 2 cells have no label"):
+        with pytest.raises(ValueError, match="batch: 1 of 2 cells has no label"):
             C.batch_codes(values, 2)

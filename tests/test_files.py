@@ -356,7 +356,7 @@ HOSTILE_TEXT = {
         "'%%m.* complex general'; write",
     ),
     "no mtx": ("a.mtx", "", "starts with ''"),
-    "short line": ("a.csv", "cell,g1,g2\nc1,1,2\nc2,1\n", "line 3 has 1 counts for 2 genes"),
+    "short line": ("a.csv", "cell,g1,g2\nc1,1,2\nc2,1\n", "line 3 has 1 count for 2 genes"),
     "word": (
         "a.csv",
         "cell,g1,g2\nc1,1,2\nc2,1,NA\n",

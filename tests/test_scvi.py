@@ -619,8 +619,8 @@ def test_cells_without_counts_are_left_out_and_reported():
 @pytest.mark.parametrize(
     "x, message",
     [
-        (np.ones((1, 15)), "1 cells with counts of 1; training needs at least 2"),
-        (np.eye(40, 15) * (np.arange(40) == 3)[:, None], "1 cells with counts of 40"),
+        (np.ones((1, 15)), "1 cell with counts of 1; training needs at least 2"),
+        (np.eye(40, 15) * (np.arange(40) == 3)[:, None], "1 cell with counts of 40"),
         (np.zeros((40, 15)), "0 cells with counts of 40"),
         (np.ones((40, 14)), "counts have 14 genes, the model was made for n_genes=15"),
         (np.ones(15), "must be \\(n_cells, n_genes\\)"),
