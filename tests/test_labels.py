@@ -45,7 +45,7 @@ FORMS = {
 @pytest.fixture(scope="module")
 def model():
     """Trained on a frame, with batches in the order of its rows."""
-    made = SCVI(5, 2, n_latent=2, n_hidden=4, likelihood="nb")
+    made = SCVI(5, 2, n_latent=2, n_hidden=4, n_layers=1, likelihood="nb")
     made.fit(FORMS["DataFrame"](values()), BATCH, epochs=30, batch_size=10, progress=False)
     return made
 
@@ -212,7 +212,7 @@ def test_training_takes_batches_by_the_names_of_cells(form):
     counts = FORMS[form](values())
     weights = []
     for batch in (BATCH, pandas.Series(BATCH, NAMES).iloc[SHUFFLED]):
-        made = SCVI(5, 2, n_latent=2, n_hidden=4, likelihood="nb")
+        made = SCVI(5, 2, n_latent=2, n_hidden=4, n_layers=1, likelihood="nb")
         made.fit(counts, batch, epochs=2, batch_size=10, progress=False)
         weights.append(made.state_dict())
     for name, array in weights[0].items():

@@ -278,8 +278,8 @@ def test_reference_cells_without_counts_have_no_vote(trained, kind, tmp_path, ca
     words = ["--labels", trained / "types.csv", "--out", tmp_path / "l.csv"]
     assert call("label", trained / f"one.{kind}", trained / f"one.{kind}", *words) == 0
     said = capsys.readouterr().err
-    assert "1 of 40 cells of REFERENCE have no counts: left out" in said
-    assert "1 of 40 cells of QUERY have no counts" in said
+    assert "1 of 40 cells of REFERENCE has no counts: left out" in said
+    assert "1 of 40 cells of QUERY has no counts" in said
 
 
 def test_a_table_that_was_changed_since_does_not_say_of_which_model_it_is(
