@@ -1586,8 +1586,8 @@ def label_options(add) -> None:
         metavar="TABLE",
         type=Path,
         required=True,
-        help=".csv or .tsv: a line of names of columns, then a line for each cell of REFERENCE, "
-        "its name first",
+        help=".csv or .tsv: a line of names of columns, then a line for each cell of REFERENCE; "
+        "which column has their names is found out",
     )
     add("--column", metavar="COLUMN", help="of TABLE (default: the only one)")
     add(

@@ -43,6 +43,18 @@ class Annotation(NamedTuple):
     kept: np.ndarray
 
 
+class Joined(NamedTuple):
+    """A table and the cells that were looked for in it.
+
+    columns: name -> texts (n_lines,), beside the column with the names of cells; lines: (n_cells,)
+    the line of each cell, -1 where it has none; mark: what stands between the fields.
+    """
+
+    columns: dict[str, list[str]]
+    lines: np.ndarray
+    mark: str
+
+
 def annotation_of(path, cells: np.ndarray, only_annotated: bool = False) -> Annotation:
     """The columns of a table at this path, of the cells (n_cells,) with these names.
 
@@ -63,33 +75,14 @@ def annotation_of(path, cells: np.ndarray, only_annotated: bool = False) -> Anno
 
 
 def _annotation(path: Path, cells: np.ndarray, only_annotated: bool) -> Annotation:
-    mark = delimiter_of(path)
-    header, rows = _table(path, mark)
-    columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
-    with_commas = []
-    if mark != ",":
-        pointed = {name: _with_points(values) for name, values in columns.items()}
-        with_commas = [name for name, values in columns.items() if pointed[name] != values]
-        columns = pointed
-    asked = [cell.strip() for cell in cells.tolist()]
-    wanted = set(asked)
-    found_in = {name: len(wanted.intersection(values)) for name, values in columns.items()}
-    key = max(found_in, key=lambda name: found_in[name])
-    names = columns.pop(key)
-    if found_in[key] == 0:
-        raise Refused(
-            f"has none of the cells by name: they are called {str(cells[0])!r}, in the table "
-            f"{next(iter([names, *columns.values()]))[0]!r}; "
-            + _advice(asked, header, [*names, *chain(*columns.values())])
-        )
-    position: dict[str, int] = {}
-    for i, name in enumerate(names):
-        if position.setdefault(name, i) != i and name in wanted:
-            raise Refused(f"has the cell {name!r} twice, in its column {key!r}; keep one line")
-    lines = np.array([position.get(cell, -1) for cell in asked])
-    kept = np.flatnonzero(lines >= 0) if only_annotated else np.arange(len(cells))
-    obs = {name: _values(values, lines[kept]) for name, values in columns.items()}
-    missing = np.flatnonzero(lines < 0)
+    table = joined(path, cells)
+    columns = table.columns
+    if table.mark != ",":
+        columns = {name: _with_points(texts) for name, texts in columns.items()}
+    with_commas = [name for name, texts in columns.items() if texts != table.columns[name]]
+    kept = np.flatnonzero(table.lines >= 0) if only_annotated else np.arange(len(cells))
+    obs = {name: _values(texts, table.lines[kept]) for name, texts in columns.items()}
+    missing = np.flatnonzero(table.lines < 0)
     notes: tuple = ()
     if with_commas:
         notes = (
@@ -103,6 +96,31 @@ def _annotation(path: Path, cells: np.ndarray, only_annotated: bool) -> Annotati
             f"{str(cells[missing[0]])!r}: {so}",
         )
     return Annotation(obs, notes, kept)
+
+
+def joined(path: Path, cells: np.ndarray) -> Joined:
+    """A table, and which of its lines is of which of the cells (n_cells,) with these names.
+
+    Raises Refused for a table that has none of the cells, or one of them twice.
+    """
+    mark = delimiter_of(path)
+    header, rows = _table(path, mark)
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
+    asked = [str(cell).strip() for cell in cells]
+    wanted = set(asked)
+    found_in = {name: len(wanted.intersection(texts)) for name, texts in columns.items()}
+    key = max(found_in, key=lambda name: found_in[name])
+    names = columns.pop(key)
+    if found_in[key] == 0:
+        raise Refused(
+            f"has none of the cells by name: they are called {str(cells[0])!r}, in the table "
+            f"{names[0]!r}; " + _advice(asked, header, [*names, *chain(*columns.values())])
+        )
+    position: dict[str, int] = {}
+    for i, name in enumerate(names):
+        if position.setdefault(name, i) != i and name in wanted:
+            raise Refused(f"has the cell {name!r} twice, in its column {key!r}; keep one line")
+    return Joined(columns, np.array([position.get(cell, -1) for cell in asked]), mark)
 
 
 def _advice(cells: list[str], header: list[str], texts: list[str]) -> str:

@@ -2,13 +2,13 @@
 
 Know before reading: files.py (`fields`, `named_columns`, `npz_arrays`), and that `embed` writes a
 line for each cell: its name, then its coordinates. Labels come as a table with a line of names of
-columns, then a line for each cell, its name in the first column:
+columns, then a line for each cell, as annotation.py reads it:
 
     cell     cell_type
     AAAC-1   T
     AAAG-1   B
 
-Lines of labels stand in an order of their own, so they are joined to cells by name.
+Its lines stand in an order of their own, so they are joined to cells by name.
 
 Coordinates say nothing beside those of another model, whose axes mean something else, and those of
 a cell without counts say nothing at all. Neither can be seen in the numbers. So `embed` writes both
@@ -33,6 +33,7 @@ import numpy as np
 
 from minigrad.checkpoint import check_target, whole_file
 from minigrad.notebook import number_of
+from models.annotation import joined
 from models.files import (
     Refused,
     delimiter_of,
@@ -41,7 +42,7 @@ from models.files import (
     npz_arrays,
     numbers_in,
 )
-from models.labels import advice_on_barcodes, is_missing_text
+from models.labels import is_missing_text
 
 FORMAT, VERSION = "minigrad latent", 1
 DIGITS = 16  # of a digest, hexadecimal: two of a million models are the same by a chance of 1e-8
@@ -161,19 +162,11 @@ def read_latent(path: Path) -> Latent:
 def read_labels(path: Path, column: str | None, cells: np.ndarray) -> np.ndarray:
     """The labels of cells with these names, (n,) object: str, or None for a cell without one.
 
-    path: a table; what stands between its fields is found out. column: which of its columns; None:
-    the only one beside the names of the cells. Raises FileNotFoundError; ValueError for no or
-    several such columns, a cell named twice, or none of the cells.
+    path: a table as annotation.py reads it, which finds out the column with the names of the cells.
+    column: which of the others; None: the only one. Raises FileNotFoundError; ValueError for no or
+    several such columns, a cell named twice, or a label for none of the cells.
     """
-    label = _read(lambda path: _labels_of_table(path, column), path)
-    found = np.array([label.get(str(cell)) for cell in cells], dtype=object)
-    if not any(value is not None for value in found):
-        raise ValueError(
-            f"{path}: has a label for none of the cells by name: they are called "
-            f"{str(cells[0])!r}, in the table {next(iter(label))!r}; "
-            f"{advice_on_barcodes([str(cell) for cell in cells], list(label))}"
-        )
-    return found
+    return _read(lambda path: _labels_of_table(path, column, cells), path)
 
 
 def _read(read, path):
@@ -220,7 +213,10 @@ def _latent_of_npz(path):
     space = arrays.get("space")
     has_counts = arrays.get("has_counts", np.full(len(cells), True))
     if has_counts.shape != cells.shape or has_counts.dtype != bool:
-        raise Refused(f"has has_counts of shape {has_counts.shape} and {has_counts.dtype}")
+        raise Refused(
+            f"its array has_counts is of {has_counts.dtype} and shape {has_counts.shape}; it must "
+            f"say of {number_of(len(cells), 'cell')} whether each has counts, as embed writes it"
+        )
     return Latent(
         cells.astype(str),
         z.astype(np.float64),
@@ -229,18 +225,19 @@ def _latent_of_npz(path):
     )
 
 
-def _labels_of_table(path, column):
-    """Name of the cell -> label, of the cells that have one."""
-    header, rows = _table(path)
-    names = header[1:]
-    there = ", ".join(names) or "none"
-    if column is None and len(names) != 1:
-        n_columns = number_of(len(names), "column")
+def _labels_of_table(path, column, cells):
+    """The text of each cell in a column of a table, None where there is none."""
+    table = joined(path, cells)
+    there = ", ".join(table.columns) or "none"
+    if column is None and len(table.columns) != 1:
+        n_columns = number_of(len(table.columns), "column")
         raise Refused(f"has {n_columns} beside the cells; choose one of: {there}")
-    if column is not None and names.count(column) != 1:
-        raise Refused(f"has no column {column!r}, or several; there are: {there}")
-    place = 1 if column is None else 1 + names.index(column)
-    label = {row[0]: row[place] for row in rows}
-    if len(label) < len(rows):
-        raise Refused("names a cell twice; keep one line for each")
-    return {cell: value for cell, value in label.items() if not is_missing_text(value)}
+    if column is not None and column not in table.columns:
+        raise Refused(f"has no column {column!r}; there are: {there}")
+    name = next(iter(table.columns)) if column is None else column
+    texts = table.columns[name]
+    found = [texts[line] if line >= 0 else "" for line in table.lines.tolist()]
+    labels = np.array([None if is_missing_text(text) else text for text in found], dtype=object)
+    if all(label is None for label in labels):
+        raise Refused(f"has a label for none of the cells in its column {name!r}: all are missing")
+    return labels

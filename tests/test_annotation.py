@@ -271,7 +271,7 @@ def test_barcodes_that_differ_in_what_is_around_them(tmp_path, cell, name, says)
     with pytest.raises(ValueError, match="none of the cells by name") as error:
         read(tmp_path / "c.csv", obs=tmp_path / "meta.csv")
     assert says in str(error.value)
-    with pytest.raises(ValueError, match="for none of the cells by name") as error:
+    with pytest.raises(ValueError, match="none of the cells by name") as error:
         read_labels(tmp_path / "meta.csv", None, np.array([cell]))
     assert says in str(error.value)
 

@@ -94,6 +94,12 @@ def test_one_column_needs_no_name(tmp_path):
         "B",
         None,
     ]
+    (tmp_path / "pandas.csv").write_text(",barcode,type\n0,b,B\n1,a,A\n")
+    found = read_labels(tmp_path / "pandas.csv", "type", np.array(["a", "b"]))
+    assert found.tolist() == ["A", "B"]  # the names need not stand first
+    (tmp_path / "n.csv").write_text("cell,cluster\na,1\nb,\nc,02\n")
+    found = read_labels(tmp_path / "n.csv", None, np.array(["a", "b", "c"]))
+    assert found.tolist() == ["1", None, "02"]  # as they are written
     (tmp_path / "r.tsv").write_text("type\nb\tB\na\tA\n")  # R leaves out the corner
     assert read_labels(tmp_path / "r.tsv", "type", np.array(["a", "b"])).tolist() == ["A", "B"]
 
@@ -133,12 +139,15 @@ def test_a_field_beyond_all_measure_is_an_error_of_the_file(tmp_path):
     [
         ("", "holds no cells"),
         ("cell,type\n", "holds no cells"),
-        ("cell,type\nx,B\n", "a label for none of the cells by name: they are called 'a'"),
-        ("cell,type\na,NA\nx,B\n", "a label for none of the cells"),
+        ("cell,type\nx,B\n", "none of the cells by name: they are called 'a', in the table 'x'"),
+        ("cell,type\nA,B\n", "differ in upper and lower case only"),
+        ("cell,type\na,NA\nx,B\n", "a label for none of the cells in its column 'type': all are"),
+        ("cell,type\na,NA\nb,\n", "a label for none of the cells in its column 'type': all are"),
         ("cell,type\na,B,3\nb,B\n", "line 3 has 2 fields"),
         ("cell,one,two\na,B,C\n", "has 2 columns beside the cells; choose one of: one, two"),
         ("cell\na\n", "has 0 columns beside"),
-        ("cell,type\na,B\na,C\n", "names a cell twice"),
+        ("cell,type\na,B\na,C\n", "has the cell 'a' twice"),
+        ("type,a,b\ntype,T,B\n", "named as the cells: transpose it"),
     ],
 )
 def test_tables_of_labels_that_are_refused(tmp_path, text, words):
