@@ -363,9 +363,12 @@ def compare(
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"seed must be a whole number of at least 0, not {seed!r}")
     config, fit = _fixed(settings, kind)
-    cells, columns = _cells(counts, batch, labels, categorical, continuous, layer, seed)
-    if columns is not None:
-        config["columns"] = columns
+    categorical = [categorical] if isinstance(categorical, str) else list(categorical)
+    continuous = [continuous] if isinstance(continuous, str) else list(continuous)
+    cells = _cells(counts, batch, labels, layer, seed, categorical, continuous)
+    if cells.covariates:
+        columns = columns_in(cells.covariates, len(cells.batch), None, categorical, continuous)
+        config["columns"] = columns.described()
     weights = {setting: _n_weights(setting, cells, config) for setting in grid}
     with ExitStack() as until_done:
         if out is None:
@@ -449,11 +452,17 @@ def _fixed(settings: dict, library: str) -> tuple[dict, dict]:
 
 
 def _cells(
-    counts, batch, labels, categorical, continuous, layer, seed: int
-) -> tuple[Cells, dict | None]:
-    """The cells that have counts, split; and what SCVI is to know of the columns of covariates.
+    counts,
+    batch,
+    labels,
+    layer,
+    seed: int,
+    categorical: Sequence[str] = (),
+    continuous: Sequence[str] = (),
+) -> Cells:
+    """The cells that have counts, split.
 
-    ValueError where the cells are too few, or labels or covariates not right.
+    ValueError where they are too few, or labels or covariates not right.
     """
     x = sparse.csr_array(as_matrix(counts, layer=layer))
     obs = getattr(counts, "obs", None)
@@ -474,7 +483,6 @@ def _cells(
         if of_labels is not None:
             of_labels = np.unique(of_labels[has_counts], return_inverse=True)[1]
         covariates = {name: values[has_counts] for name, values in covariates.items()}
-        columns = columns_in(covariates, x.shape[0], None, columns.categorical, columns.continuous)
     is_held_out = _held_out(codes, seed)
     n = int(is_held_out.sum())
     if n < LEAST_HELD_OUT:
@@ -482,7 +490,7 @@ def _cells(
             f"counts: {number_of(len(codes), 'cell')} with counts, of which a fifth of each batch, "
             f"{n}, would be held out; a comparison needs {LEAST_HELD_OUT}, so give more cells"
         )
-    return Cells(x, codes, is_held_out, of_labels, covariates), columns.described()
+    return Cells(x, codes, is_held_out, of_labels, covariates)
 
 
 def _label_codes(labels, n_cells: int, obs, cells) -> np.ndarray:
