@@ -828,7 +828,7 @@ def of_run(run: Run, options, model, is_own_batch_decoded: bool = True) -> tuple
     )  # None where the option is there, and was not given
     reading = reading_asked(options)
     told = covariates_in(model)
-    if options.only_annotated:
+    if getattr(options, "only_annotated", None):
         asked = [getattr(options, name, None) for name in ("key", "color")]
         told += [name for name in asked if name is not None]
     counts, path, key = run.counts(

@@ -36,7 +36,14 @@ from models.files import BLOCK, Content, Refused, expression_only, need, read_np
 from models.hdf5 import ENDINGS, NO_LAYERS, NOT_BACKED, column_order, index_of, read_hdf5
 from models.hdf5_writing import hdf5_file
 from models.joining import join, names_of_files
-from models.labels import by_cell, is_missing, missing_in, unique_names, values_of
+from models.labels import (
+    by_cell,
+    is_missing,
+    missing_in,
+    name_of_cell,
+    unique_names,
+    values_of,
+)
 from models.matrix_market import read_folder, read_mtx
 from models.orientation import advice
 from models.zarr_store import is_zarr, read_zarr
@@ -790,17 +797,16 @@ def _plain_labels(labels, name, cells=None):
     if labels.dtype.kind not in "biuU":
         missing = [i for i, label in enumerate(labels.tolist()) if is_missing(label)]
         if missing:
-            first = missing[0] if cells is None else f"{missing[0]} ({str(cells[missing[0]])!r})"
             raise ValueError(
                 f"{name}: {len(missing)} of {number_of(len(labels), 'cell')} "
                 f"{for_number(len(missing), 'has', 'have')} no label, the first of them "
-                f"cell {first}; leave those cells out, or give them a label"
+                f"{name_of_cell(missing[0], cells)}; leave those cells out, or give them a label"
             )
         for i, label in enumerate(labels.tolist()):
             if not isinstance(label, (int, np.integer, str)):
                 raise ValueError(
-                    f"{name}: cell {i} has the label {label!r}; labels must be whole numbers or "
-                    "strings"
+                    f"{name}: {name_of_cell(i, cells)} has the label {label!r}; labels must be "
+                    "whole numbers or strings"
                 )
         return labels.astype(str)
     return labels

@@ -41,7 +41,7 @@ from numpy.typing import DTypeLike
 
 from minigrad.notebook import for_number, number_of
 from models.counts import batch_codes
-from models.labels import is_missing
+from models.labels import is_missing, name_of_cell
 
 
 class ObsColumns(NamedTuple):
@@ -296,18 +296,13 @@ def _codes(
             raise ValueError(
                 f"categorical: {len(missing):,} of {number_of(n_cells, 'cell')} "
                 f"{for_number(len(missing), 'has', 'have')} no label in column {name!r}, the first "
-                f"of them {_name_of_cell(missing[0], cells)}; fill it in, or leave the cell out"
+                f"of them {name_of_cell(missing[0], cells)}; fill it in, or leave the cell out"
             )
     if values.dtype.kind == "f" and np.any(values != np.floor(values)):
         raise ValueError(
             f"categorical: column {name!r} has numbers that are not whole; give it as continuous"
         )
     return batch_codes(values, n_cells, known=known, name=f"categorical: column {name!r}")
-
-
-def _name_of_cell(i: int, cells: Sequence[str] | None) -> str:
-    """What an error calls a cell: its number, and its name where there is one."""
-    return f"cell {i}" if cells is None else f"cell {i} ({str(cells[i])!r})"
 
 
 def _numbers(obs: Any, name: str, n_cells: int, cells: Sequence[str] | None = None) -> np.ndarray:
@@ -321,14 +316,14 @@ def _numbers(obs: Any, name: str, n_cells: int, cells: Sequence[str] | None = No
         i = next(i for i, value in enumerate(values) if not _is_number(value))
         raise ValueError(
             f"continuous: column {name!r} holds {str(values[i])[:50]!r} "
-            f"({_name_of_cell(i, cells)}), which is no number; write plain numbers, as 0.5 and "
+            f"({name_of_cell(i, cells)}), which is no number; write plain numbers, as 0.5 and "
             "1000, or give it as categorical"
         ) from None
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
         is_missing_one = np.isnan(numbers[bad[0]])
         raise ValueError(
-            f"continuous: {_name_of_cell(bad[0], cells)} has {numbers[bad[0]]} in column {name!r}; "
+            f"continuous: {name_of_cell(bad[0], cells)} has {numbers[bad[0]]} in column {name!r}; "
             "numbers must be finite: "
             + ("fill it in, or leave the cell out" if is_missing_one else "correct it")
         )

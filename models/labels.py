@@ -136,6 +136,11 @@ def by_cell(values: Any, cells: Sequence[str] | np.ndarray | None, name: str) ->
     return values_alone[[position[cell] for cell in cells]]
 
 
+def name_of_cell(i: int, cells: Sequence[str] | np.ndarray | None) -> str:
+    """What an error calls a cell: its number, from 0, and its name where cells have names."""
+    return f"cell {i}" if cells is None else f"cell {i} ({str(cells[i])!r})"
+
+
 def advice_on_barcodes(cells: Sequence[str], names: Sequence[str]) -> str:
     """What to do where no cell is found by name, and the barcodes within names may be the same.
 

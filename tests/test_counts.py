@@ -1014,3 +1014,9 @@ def test_dates_are_labels_and_one_that_is_missing_is_none():
     for values in (pandas.to_datetime(["2024-01-31", None]), np.array(["NaT", "2024-01"], "M8[M]")):
         with pytest.raises(ValueError, match="batch: 1 of 2 cells has no label"):
             C.batch_codes(values, 2)
+
+
+def test_errors_about_labels_name_the_cell():
+    for values in ([0.5, 1.0, 2.0], ["a", None, "b"]):
+        with pytest.raises(ValueError, match=r"batch: .*cell [01] \('c[01]'\)"):
+            C.batch_codes(np.array(values, object), 3, cells=["c0", "c1", "c2"])
