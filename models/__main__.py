@@ -1355,7 +1355,9 @@ def embed_options(add) -> None:
         type=Path,
         required=True,
         help=".csv (a line a cell), .npz (arrays cells, columns, X_scVI) or "
-        '.h5ad (obsm["X_scVI"], beside all that COUNTS has if it is an .h5ad)',
+        '.h5ad (obsm["X_scVI"], beside all that COUNTS has if it is an .h5ad). Of which model they '
+        "are, for label to know, is said too: beside a .csv in FILE.json, in arrays space and "
+        'has_counts of .npz, in uns["X_scVI_space"] of .h5ad',
     )
 
 

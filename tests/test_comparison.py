@@ -234,7 +234,13 @@ def test_covariates_are_told_to_every_model(tmp_path):
     order = np.random.default_rng([0, 1]).permutation(149)
     test, train = np.sort(order[: 149 // 5]), np.sort(order[149 // 5 :])
     model = models.SCVI.for_data(
-        kept, **told, n_latent=3, n_hidden=8, likelihood="nb", encode_covariates=True
+        kept,
+        **told,
+        n_latent=3,
+        n_hidden=8,
+        n_layers=1,
+        likelihood="nb",
+        encode_covariates=True,
     )
     model.fit(kept[train], epochs=20, progress=False)
     row = table.rows[0]
