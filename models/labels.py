@@ -137,7 +137,7 @@ def by_cell(values: Any, cells: Sequence[str] | np.ndarray | None, name: str) ->
 
 
 def name_of_cell(i: int, cells: Sequence[str] | np.ndarray | None) -> str:
-    """What an error calls a cell: its number, from 0, and its name where cells have names."""
+    """What an error calls a cell: its number, from 0, and its name; cells: (n,), or None."""
     return f"cell {i}" if cells is None else f"cell {i} ({str(cells[i])!r})"
 
 
