@@ -829,7 +829,8 @@ def of_run(run: Run, options, model, is_own_batch_decoded: bool = True) -> tuple
     reading = reading_asked(options)
     told = covariates_in(model)
     if getattr(options, "only_annotated", None):
-        asked = [getattr(options, name, None) for name in ("key", "color")]
+        options_of_columns = ("key", "color", "sample_key", "condition_key")
+        asked = [getattr(options, name, None) for name in options_of_columns]
         told += [name for name in asked if name is not None]
     counts, path, key = run.counts(
         options.counts, options.layer, options.batch_key, on_disk, reading, told

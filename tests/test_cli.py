@@ -794,6 +794,11 @@ def test_groups_and_colours_are_asked_for_too(partly, tmp_path, monkeypatch, cap
     for code, words in (
         (1, ["de", "run", "c.npz", "--key", "age", "--groups", "40"]),  # of one group alone
         (0, ["report", "run", "--color", "age", "--out", str(tmp_path / "r.html")]),
+        (
+            1,  # of one sample alone
+            ["abundance", "run", "--sample-key", "age", "--condition-key", "donor"]
+            + ["--out", str(tmp_path / "a.csv")],
+        ),
     ):
         beside = ["--obs", "meta.csv", "--only-annotated", "--batch-key", "donor"]
         assert main([*words, *beside]) == code
