@@ -153,6 +153,8 @@ def _with_points(texts: list[str]) -> list[str]:
 
     Where each comma has three digits behind it, as in 1,024, it may part thousands: all stay.
     """
+    if not any("," in text for text in texts):
+        return texts
     matches = [NUMBER.fullmatch(text.strip()) for text in texts]
     if any(not match and not is_missing_text(text) for match, text in zip(matches, texts)):
         return texts
@@ -165,9 +167,9 @@ def _values(texts: list[str], lines: np.ndarray) -> np.ndarray:
     chosen = [texts[line] if line >= 0 else "" for line in lines.tolist()]
     missing = np.array([is_missing_text(text) for text in chosen])
     try:
+        values = numbers_in(["nan" if m else text for m, text in zip(missing, chosen)])
         if any(IS_PADDED.match(text) for text in chosen):
             raise ValueError("zeros before a number are part of a name")
-        values = numbers_in(["nan" if m else text for m, text in zip(missing, chosen)])
     except ValueError:
         found = np.array(chosen, dtype=object if missing.any() else str)
         found[missing] = None
