@@ -531,7 +531,7 @@ def embed(options) -> int:
     known = {"space": space, "has_counts": has_counts}
     runs.write_cells(options.out, counts, "obsm", "X_scVI", z, names, source=path, known=known)
     if kind == ".csv":
-        latent_files.write_beside(options.out, space, counts.cells, has_counts)
+        latent_files.write_beside(options.out, space, has_counts)
     sizes = f"{number_of(len(z), 'cell')} x {number_of(z.shape[1], 'dimension')}"
     say(f"{sizes}, {kind} written: {options.out}")
     return 0

@@ -110,16 +110,16 @@ def check_beside(table: Path) -> None:
     check_target(path)
 
 
-def write_beside(table: Path, space: str, cells: np.ndarray, has_counts: np.ndarray) -> None:
-    """Write down of which latent space a table of cells (n,) is, and which of them have counts,
-    (n,) bool.
+def write_beside(table: Path, space: str, has_counts: np.ndarray) -> None:
+    """Write down of which latent space a table of cells is, and which of them have counts, (n,)
+    bool.
     """
     content = {
         "format": FORMAT,
         "version": VERSION,
         "table": _digest_of(table),
         "space": space,
-        "without_counts": cells[~has_counts].tolist(),
+        "rows_without_counts": np.flatnonzero(~has_counts).tolist(),  # from 0
     }
     with whole_file(beside(table)) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -133,7 +133,7 @@ def _read_beside(path: Path) -> dict[str, Any] | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         is_ours = content["format"] == FORMAT and content["version"] == VERSION
         is_ours = is_ours and isinstance(content["space"], str)
-        is_ours = is_ours and isinstance(content["without_counts"], list)
+        is_ours = is_ours and isinstance(content["rows_without_counts"], list)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return content if is_ours else None
@@ -198,7 +198,8 @@ def _latent_of_csv(path):
     known = _read_beside(beside(path))
     if known is None or known.get("table") != _digest_of(path):
         return Latent(cells, z, None, np.full(len(cells), True))
-    return Latent(cells, z, known["space"], ~np.isin(cells, known["without_counts"]))
+    has_counts = ~np.isin(np.arange(len(cells)), known["rows_without_counts"])
+    return Latent(cells, z, known["space"], has_counts)
 
 
 def _latent_of_npz(path):

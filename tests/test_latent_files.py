@@ -2,6 +2,7 @@
 
 import csv
 import json
+from contextlib import suppress
 
 import anndata
 import numpy as np
@@ -13,7 +14,7 @@ from models.__main__ import main
 from models.annotation import annotation_of
 from models.counts import Counts
 from models.labels import MISSING
-from models.latent_files import beside, read_labels, read_latent, space_of
+from models.latent_files import beside, read_labels, read_latent, space_of, write_beside
 from models.runs import write_arrays, write_counts, write_table
 
 
@@ -327,4 +328,18 @@ def test_a_table_is_embedded_again_over_itself(trained, tmp_path):
     for run in ("one", "other"):
         assert call("embed", trained / run, "--out", tmp_path / "z.csv") == 0
     assert read_latent(tmp_path / "z.csv").space == read_latent(trained / "other.npz").space
-    assert json.loads(beside(tmp_path / "z.csv").read_text())["without_counts"] == ["s1c3"]
+    assert json.loads(beside(tmp_path / "z.csv").read_text())["rows_without_counts"] == [3]
+
+
+def test_of_cells_of_one_name_the_one_without_counts_is_known(tmp_path):
+    table = tmp_path / "z.csv"
+    write_table(table, ["cell", "z0"], [["a", 0.5], ["a", 1.5], ["b", 2.5]])
+    write_beside(table, "0123456789abcdef", np.array([True, False, True]))
+    found = read_latent(table)
+    assert found.has_counts.tolist() == [True, False, True]
+    assert found.space == "0123456789abcdef"
+    content = json.loads(beside(table).read_text())
+    for rows in (["a"], [[0, 1], [2]], [7], [None]):  # no rows of this table
+        beside(table).write_text(json.dumps({**content, "rows_without_counts": rows}))
+        with suppress(ValueError):
+            assert read_latent(table).has_counts.all()
