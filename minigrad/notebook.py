@@ -1,4 +1,6 @@
-"""What a notebook asks of an object, and whether there is a notebook. This is engineering.
+"""What a notebook asks of an object, whether there is one, and how numbers of things are said.
+
+This is engineering.
 
 A notebook shows the `_repr_html_` of the last value of a cell:
 
@@ -24,6 +26,20 @@ def is_notebook() -> bool:
     ipython = sys.modules.get("IPython")  # a kernel has imported it; nothing is imported here
     shell = None if ipython is None else ipython.get_ipython()
     return hasattr(shell, "kernel")
+
+
+def number_of(n: int, noun: str, plural: str = "") -> str:
+    """How many there are, in words of a sentence; plural: where it is not the noun with an s.
+
+    >>> number_of(1, "cell"), number_of(3005, "cell"), number_of(2, "batch", "batches")
+    ('1 cell', '3,005 cells', '2 batches')
+    """
+    return f"{n:,} {for_number(n, noun, plural or noun + 's')}"
+
+
+def for_number(n: int, one: str, many: str) -> str:
+    """The word that goes with a number of things: "has" with 1, "have" with others."""
+    return one if n == 1 else many
 
 
 def as_html(header: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> str:

@@ -45,7 +45,7 @@ import numpy as np
 from scipy import sparse
 
 from minigrad import checkpoint
-from minigrad.notebook import short
+from minigrad.notebook import for_number, number_of, short
 from minigrad.parallel import LAUNCHERS, AnotherRankFailed, ranks_of
 from models import comparison, imputation, latent_files, query, recipe, report, runs, streams
 from models.counts import HOW_TO_ROUND, Counts, empty_cells, library_size
@@ -60,6 +60,12 @@ VARIED = ("likelihood", "n_latent", "n_layers", "n_hidden", "epochs")  # setting
 PICTURES = (".png", ".pdf", ".svg")
 OPTIONS = {
     "backed=True": "--on-disk",
+    "only_annotated=True": "--only-annotated",
+    "leave those cells out, or give": "leave those cells out (--only-annotated), or give",
+    "leave them out, or give them a label": "leave them out (--only-annotated), or give them one",
+    "fill it in, or leave the cell out": (
+        "fill it in, or leave out cells without a value: --only-annotated"
+    ),
     "transpose=True": "--transpose",
     HOW_TO_ROUND: "--round",
     HOW_TO_ADD: "--obs TABLE",
@@ -120,8 +126,8 @@ def train_run(run: Run, ranks, options) -> int:
             run.begin(path, settings)
     if options.is_first:
         say(
-            f"{len(counts):,} cells, {counts.shape[1]:,} genes"
-            + f", {report.batches_of(model.n_batches)}" * (batch is not None)
+            sizes_of(counts)
+            + f", {number_of(model.n_batches, 'batch', 'batches')}" * (batch is not None)
             + covariates_of(model)
             + f" of {name_of(path)}"
         )
@@ -152,9 +158,19 @@ def train_run(run: Run, ranks, options) -> int:
     return 0
 
 
+def sizes_of(counts: Counts) -> str:
+    """How many cells and genes there are."""
+    return f"{number_of(len(counts), 'cell')}, {number_of(counts.shape[1], 'gene')}"
+
+
+def covariates_in(model) -> list[str]:
+    """The obs columns of a model's covariates."""
+    return [*model.columns.categorical, *model.columns.continuous]
+
+
 def covariates_of(model) -> str:
     """The covariates of a model, to be said after its sizes; nothing where it has none."""
-    names = [*model.columns.categorical, *model.columns.continuous]
+    names = covariates_in(model)
     return f", told {', '.join(names)}" if names else ""
 
 
@@ -339,15 +355,17 @@ def map_query(options) -> int:
     }
     settings["reference"] = os.path.abspath(options.run)
     with run.owned():
+        key = options.batch_key or source.config()[1].get("batch_key")
+        told = [*([] if key is None else [key]), *covariates_in(model)]
         counts = runs.read_counts(
-            options.counts, options.layer, options.on_disk, runs.reading_of(settings)
+            options.counts, options.layer, options.on_disk, runs.reading_of(settings), told
         )
         settings |= batch_of_query(source, counts, options)
         genes = model_genes(model)
         n_found = len(set(genes) & set(counts.genes.tolist()))
         say(
-            f"{len(counts):,} cells of {name_of(options.counts)}, with {n_found:,} of the "
-            f"{len(genes):,} genes of {options.run} ({n_found / len(genes):.1%})"
+            f"{number_of(len(counts), 'cell')} of {name_of(options.counts)}, with {n_found:,} of "
+            f"the {number_of(len(genes), 'gene')} of {options.run} ({n_found / len(genes):.1%})"
         )
         say(f"cells: {first_of(counts.cells)}; genes: {first_of(counts.genes)}")
         if "batch_key" in settings:
@@ -408,22 +426,36 @@ def compare(options) -> int:
         )
     if "library" in settings:
         settings["library"] = settings["library"][0]
-    check_counts_together(settings)
+    if "on_disk" in settings:
+        raise WrongUsage(
+            "--on-disk: compare holds all counts in memory, and once more in each process; leave "
+            "it out, and compare on fewer cells where they are too many: train --settings DIR "
+            "--on-disk then takes all of them"
+        )
+    several = isinstance(options.counts, list)
+    check_counts_together(settings, several)
     files = [folder / name for name in ("comparison.csv", "comparison.png", "best.json")]
-    for file in files:
-        if is_same(options.counts, file):
-            raise WrongUsage(
-                f"COUNTS {options.counts} has the name of a file of the comparison, and would be "
-                "replaced; give another --out"
-            )
+    tables = runs.paths_of(settings.get("obs") or ())
+    for read_from, what in ((runs.paths_of(options.counts), "COUNTS"), (tables, "--obs")):
+        for path in read_from:
+            if any(is_same(path, file) for file in files):
+                raise WrongUsage(
+                    f"{what} {path} has the name of a file of the comparison, and would be "
+                    "replaced; give another --out"
+                )
     of_counts = {name: settings.pop(name) for name in runs.COUNTS if name in settings}
-    counts = runs.training_counts(options.counts, of_counts)
+    if several:
+        of_counts.setdefault("batch_key", FILE)
+    also = [] if options.labels is None else [options.labels]
+    counts = runs.training_counts(options.counts, of_counts, also)
     key = of_counts.get("batch_key")
-    say(f"{len(counts):,} cells, {counts.shape[1]:,} genes of {options.counts}")
+    say(f"{sizes_of(counts)} of {name_of(options.counts)}")
     try:
         table = comparison.compare(
             counts,
             None if key is None else runs.labels_of(counts, key),
+            categorical=of_counts.get("categorical", ()),
+            continuous=of_counts.get("continuous", ()),
             labels=None if options.labels is None else runs.labels_of(counts, options.labels),
             n_samples=options.samples,
             seeds=options.seeds,
@@ -458,7 +490,8 @@ def take_over(options) -> int:
         raise WrongUsage(f"{run.folder} holds a run already; give another --out")
     model = SCVI.from_scvi_tools(options.folder)
     reading = reading_asked(options)
-    everything = runs.read_counts(options.counts, options.layer, reading=reading)
+    told = runs.columns_told(runs.settings_of(model))
+    everything = runs.read_counts(options.counts, options.layer, reading=reading, told=told)
     counts = runs.genes_by_name(everything, model_genes(model))
     x, codes, _ = model.minibatches(counts).columns
     totals = library_size(x)
@@ -468,7 +501,7 @@ def take_over(options) -> int:
     with run.owned():
         run.begin(options.counts, {key: v for key, v in settings.items() if v is not None})
         model.save(run.checkpoint)
-    say(f"{len(counts):,} cells, {counts.shape[1]:,} genes, {report.batches_of(model.n_batches)}")
+    say(f"{sizes_of(counts)}, {number_of(model.n_batches, 'batch', 'batches')}")
     print(f"{'run':<28}{run.folder}")
     return 0
 
@@ -480,18 +513,27 @@ def embed(options) -> int:
     counts, path, batch = of_run(run, options, model, is_own_batch_decoded=False)
     is_added = runs.is_h5ad(path) and not runs.why_not_added(path, counts, "obsm")
     keep_counts(run, path, "--out", options.out, is_added, options.obs)
+    if kind == ".csv":
+        latent_files.check_beside(options.out)
     told = genes_of(run, model, counts)
-    n_empty = int(empty_cells(told.X).sum())
+    has_counts = ~empty_cells(told.X)
+    n_empty = int(np.sum(~has_counts))
     if n_empty:
         warnings.warn(
-            f"{n_empty:,} of {len(told):,} cells have no counts of the run's genes: their "
-            "coordinates, and labels that label gives them, say nothing",
+            f"{n_empty:,} of {number_of(len(told), 'cell')} {for_number(n_empty, 'has', 'have')} "
+            "no counts of the run's genes: their "
+            "coordinates say nothing, and label gives them no label",
             stacklevel=2,
         )
     z: Any = model.latent(told, batch)
     names = [f"z{i}" for i in range(z.shape[1])]
-    runs.write_cells(options.out, counts, "obsm", "X_scVI", z, names, source=path)
-    say(f"{len(z):,} cells x {z.shape[1]} dimensions, {kind} written: {options.out}")
+    space = latent_files.space_of(model)
+    known = {"space": space, "has_counts": has_counts}
+    runs.write_cells(options.out, counts, "obsm", "X_scVI", z, names, source=path, known=known)
+    if kind == ".csv":
+        latent_files.write_beside(options.out, space, has_counts)
+    sizes = f"{number_of(len(z), 'cell')} x {number_of(z.shape[1], 'dimension')}"
+    say(f"{sizes}, {kind} written: {options.out}")
     return 0
 
 
@@ -533,7 +575,8 @@ def denoise(options) -> int:
         counts.genes,
         source=path if counts is everything else None,
     )
-    say(f"{mu.shape[0]:,} cells x {mu.shape[1]:,} genes, {kind} written: {options.out}")
+    sizes = f"{number_of(len(mu), 'cell')} x {number_of(mu.shape[1], 'gene')}"
+    say(f"{sizes}, {kind} written: {options.out}")
     return 0
 
 
@@ -678,38 +721,71 @@ def generate(options) -> int:
     runs.write_counts(options.out, Counts(x, np.array(model_genes(model)), names, obs))
     if obs and kind == ".csv":
         say(f"a table has no place for {key!r}, the batch of each cell: .npz and .h5ad have")
-    say(f"{x.shape[0]:,} cells x {x.shape[1]:,} genes, {kind} written: {options.out}")
+    sizes = f"{number_of(x.shape[0], 'cell')} x {number_of(x.shape[1], 'gene')}"
+    say(f"{sizes}, {kind} written: {options.out}")
     return 0
 
 
 def label(options) -> int:
     """Types of new cells, from the nearest cells whose types are known, and how uncertain they are:
     the share of the weighted votes that went to other types. REFERENCE and QUERY are latent
-    coordinates of one model, as embed writes them to .csv or .npz."""
+    coordinates of one model, or of one and those that map made of it, as embed writes them to .csv
+    or .npz; those of different models are refused. A cell without counts gets no label."""
     output("--out", options.out, (".csv",))
     inputs = (options.reference, options.query, options.labels)
     if any(is_same(path, options.out) for path in inputs):
         raise WrongUsage(f"--out {options.out} would replace what is read; give another path")
     reference = latent_files.read_latent(options.reference)
     query = latent_files.read_latent(options.query)
+    latent_files.refuse_other_space(reference, query)
+    for path, latent in ((options.reference, reference), (options.query, query)):
+        if latent.space is None:
+            warnings.warn(
+                f"{path} does not say which model its coordinates are of, as files of embed do: "
+                "if REFERENCE and QUERY are of different models, the labels mean nothing",
+                stacklevel=2,
+            )
     labels = latent_files.read_labels(options.labels, options.column, reference.cells)
-    known = np.array([value is not None for value in labels])
-    if not known.all():
-        say(f"{(~known).sum():,} of {len(known):,} cells of REFERENCE have no label: left out")
+    is_labelled = np.array([value is not None for value in labels])
+    if not is_labelled.all():
+        say(f"{some_of(~is_labelled, 'REFERENCE')} no label: left out")
+    if not reference.has_counts.all():
+        say(f"{some_of(~reference.has_counts, 'REFERENCE')} no counts: left out")
+    asked = is_labelled & reference.has_counts
+    if not asked.any():
+        raise ValueError(f"{options.reference}: no cell has both a label and counts")
+    if not query.has_counts.any():
+        raise ValueError(f"{options.query}: no cell has counts, so that none can be labelled")
     found = transfer_labels(
-        reference.z[known], labels[known].astype(str), query.z, options.neighbors
+        reference.z[asked],
+        labels[asked].astype(str),
+        query.z[query.has_counts],
+        options.neighbors,
     )
+    of_all = np.full(len(query.cells), "", dtype=object)
+    of_all[query.has_counts] = found.labels
+    uncertainty = np.ones(len(query.cells))
+    uncertainty[query.has_counts] = found.uncertainty
+    if not query.has_counts.all():
+        say(f"{some_of(~query.has_counts, 'QUERY')} no counts: without label, uncertainty 1")
     runs.write_table(
         options.out,
         ["cell", "label", "uncertainty"],
-        zip(query.cells.tolist(), found.labels.tolist(), found.uncertainty.tolist()),
+        zip(query.cells.tolist(), of_all.tolist(), uncertainty.tolist()),
     )
     print(f"{'label':<32}{'cells':>8}{'mean uncertainty':>18}")
     for name, count in zip(*np.unique(found.labels, return_counts=True)):
         mean = found.uncertainty[found.labels == name].mean()
         print(f"{name:<32}{count:>8,}{mean:>18.3f}")
-    say(f"{len(query.z):,} cells, .csv written: {options.out}")
+    say(f"{number_of(len(query.z), 'cell')}, .csv written: {options.out}")
     return 0
+
+
+def some_of(are_meant: np.ndarray, whose: str) -> str:
+    """How many cells (n,) of whose have something, up to what they have."""
+    n = int(np.sum(are_meant))
+    n_all = number_of(len(are_meant), "cell")
+    return f"{n:,} of {n_all} of {whose} {for_number(n, 'has', 'have')}"
 
 
 def make_report(options) -> int:
@@ -751,8 +827,13 @@ def of_run(run: Run, options, model, is_own_batch_decoded: bool = True) -> tuple
         options, "on_disk", False
     )  # None where the option is there, and was not given
     reading = reading_asked(options)
+    told = covariates_in(model)
+    if getattr(options, "only_annotated", None):
+        options_of_columns = ("key", "color", "sample_key", "condition_key")
+        asked = [getattr(options, name, None) for name in options_of_columns]
+        told += [name for name in asked if name is not None]
     counts, path, key = run.counts(
-        options.counts, options.layer, options.batch_key, on_disk, reading
+        options.counts, options.layer, options.batch_key, on_disk, reading, told
     )
     is_told = is_own_batch_decoded or model.config["encode_covariates"]
     is_batch_needed = is_told and model.n_batches > 1
@@ -1134,7 +1215,6 @@ def import_options(add) -> None:
 def compare_options(add) -> None:
     """What train takes, with several values where settings are compared."""
     not_for_all = {"counts", "--out", "--resume", "--settings", "--device", "--on-disk"}
-    not_for_all |= {"--categorical", "--continuous", "--encode-covariates"}
     not_for_all |= {"--parallel", *(f"--{name.removeprefix('n_')}" for name in VARIED)}
 
     def add_same(name, **options):
@@ -1143,7 +1223,7 @@ def compare_options(add) -> None:
         if name not in not_for_all:
             add(name, **options)
 
-    add("counts", metavar="COUNTS", help="counts to compare settings on")
+    add("counts", metavar="COUNTS", nargs="+", help=f"counts to compare settings on. {SEVERAL}")
     add("--out", metavar="DIR", type=Path, required=True, help="folder of the comparison")
     several = {"nargs": "+", "default": argparse.SUPPRESS}
     add("--likelihood", choices=["zinb", "nb", "poisson"], help="default: all three", **several)
@@ -1183,6 +1263,12 @@ def compare_options(add) -> None:
         help="draws of z for the log p of each cell (default: 300)",
     )
     train_options(add_same)
+    add(
+        "--on-disk",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="refused: a comparison needs all counts in memory",
+    )
 
 
 def reading_options(add, unset=None) -> None:
@@ -1197,6 +1283,14 @@ def reading_options(add, unset=None) -> None:
         "without: it is joined by the names of cells. May be given several times; what a later "
         "command is given is added to the tables of the run, such as labels or clusters. Of two "
         "columns of one name the later counts",
+    )
+    add(
+        "--only-annotated",
+        action="store_true",
+        default=unset,
+        help="leave out cells that a table of --obs lacks, and those without a value (empty, NaN, "
+        "NA) in the columns of batch and covariates, and of groups or colours where a command has "
+        "such; how many these are is said",
     )
     add(
         "--gene-names",
@@ -1262,7 +1356,9 @@ def embed_options(add) -> None:
         type=Path,
         required=True,
         help=".csv (a line a cell), .npz (arrays cells, columns, X_scVI) or "
-        '.h5ad (obsm["X_scVI"], beside all that COUNTS has if it is an .h5ad)',
+        '.h5ad (obsm["X_scVI"], beside all that COUNTS has if it is an .h5ad). Of which model they '
+        "are, for label to know, is said too: beside a .csv in FILE.json, in arrays space and "
+        'has_counts of .npz, in uns["X_scVI_space"] of .h5ad',
     )
 
 
@@ -1493,8 +1589,8 @@ def label_options(add) -> None:
         metavar="TABLE",
         type=Path,
         required=True,
-        help=".csv or .tsv: a line of names of columns, then a line for each cell of REFERENCE, "
-        "its name first",
+        help=".csv or .tsv: a line of names of columns, then a line for each cell of REFERENCE; "
+        "which column has their names is found out",
     )
     add("--column", metavar="COLUMN", help="of TABLE (default: the only one)")
     add(

@@ -42,7 +42,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -54,10 +54,11 @@ from scipy import sparse
 
 from minigrad import checkpoint
 from minigrad.checkpoint import whole_file
-from minigrad.notebook import as_frame, as_picture
+from minigrad.notebook import as_frame, as_picture, for_number, number_of
 from minigrad.progress import bar as bar_of
 from models import guarded, locks, runs, trial
 from models.counts import as_matrix, batch_codes, library_size
+from models.covariates import columns_in
 from models.inputs import one_of, whole_number
 from models.labels import by_cell, cells_of
 from models.scvi import LIKELIHOODS, SCVI
@@ -72,7 +73,7 @@ SIMPLEST_FIRST = ("poisson", "nb", "zinb")
 GENE_NB, PCA = "NB of each gene", "PCA of log counts"
 BASELINES = {GENE_NB: "gene nb", PCA: "pca"}
 # Settings that are the same for all: of SCVI, and of its `fit`.
-OF_MODEL = ("dispersion", "library", "dropout")
+OF_MODEL = ("dispersion", "library", "dropout", "encode_covariates")
 OF_FIT = ("batch_size", "validation", "learning_rate", "kl_warmup", "early_stopping")
 # What the libraries of linear algebra ask for the number of their threads.
 ONE_THREAD = dict.fromkeys(
@@ -99,7 +100,7 @@ class Setting(NamedTuple):
 
     def __str__(self) -> str:
         text = f"{self.likelihood}, {self.n_latent} latent, {self.n_layers} x {self.n_hidden}"
-        return text if self.epochs is None else f"{text}, {self.epochs} epochs"
+        return text if self.epochs is None else f"{text}, {number_of(self.epochs, 'epoch')}"
 
     def config(self) -> dict:
         """The arguments of SCVI."""
@@ -320,6 +321,8 @@ def compare(
     n_hidden: int | Sequence[int] = (128,),
     epochs: int | None | Sequence[int | None] = (None,),
     library: str | Sequence[str] = "observed",
+    categorical: str | Iterable[str] = (),
+    continuous: str | Iterable[str] = (),
     labels=None,
     seeds: int = 1,
     seed: int = 0,
@@ -335,14 +338,15 @@ def compare(
     counts (n_cells, n_genes), batch and layer: as for `SCVI.fit`; all counts are held in memory,
     and once more in each process. likelihood, n_latent, n_layers, n_hidden, epochs: one value or
     several. library: "observed" or "latent", the same for all, as the two cannot be compared
-    (`log_likelihood` says why). labels: a known group per cell, whole numbers or strings, or the
+    (`log_likelihood` says why). categorical, continuous: names of obs columns with covariates that
+    all are told (`SCVI.for_data`). labels: a known group per cell, whole numbers or strings, or the
     name of an obs column; with them the clusters of each latent space are scored. seeds: trainings
     of each setting, whose log p is averaged. seed: of the split and of the first of them.
     n_samples: draws of z for log p. jobs: processes at a time, by default one for each processor.
     out: a folder, made if it is not there, in which a comparison that was stopped goes on; it keeps
     what each training found. Ctrl-C ends all processes. settings: further arguments of SCVI
-    (dispersion, dropout) and of its `fit` (batch_size, validation, learning_rate, kl_warmup,
-    early_stopping), the same for all.
+    (dispersion, dropout, encode_covariates) and of its `fit` (batch_size, validation,
+    learning_rate, kl_warmup, early_stopping), the same for all.
 
     Of each batch a random fifth of the cells is held out; `SCVI.fit` sees the others only. Cells
     without counts are left out, with a warning. Beside the settings stand a negative binomial for
@@ -359,7 +363,12 @@ def compare(
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"seed must be a whole number of at least 0, not {seed!r}")
     config, fit = _fixed(settings, kind)
-    cells = _cells(counts, batch, labels, layer, seed)
+    categorical = [categorical] if isinstance(categorical, str) else list(categorical)
+    continuous = [continuous] if isinstance(continuous, str) else list(continuous)
+    cells = _cells(counts, batch, labels, layer, seed, categorical, continuous)
+    if cells.covariates:
+        columns = columns_in(cells.covariates, len(cells.batch), None, categorical, continuous)
+        config["columns"] = columns.described()
     weights = {setting: _n_weights(setting, cells, config) for setting in grid}
     with ExitStack() as until_done:
         if out is None:
@@ -442,35 +451,51 @@ def _fixed(settings: dict, library: str) -> tuple[dict, dict]:
     return config, {name: plain[name] for name in OF_FIT if name in plain}
 
 
-def _cells(counts, batch, labels, layer, seed: int) -> Cells:
-    """The cells that have counts, split. ValueError where they are too few, or labels not right."""
+def _cells(
+    counts,
+    batch,
+    labels,
+    layer,
+    seed: int,
+    categorical: Sequence[str] = (),
+    continuous: Sequence[str] = (),
+) -> Cells:
+    """The cells that have counts, split.
+
+    ValueError where they are too few, or labels or covariates not right.
+    """
     x = sparse.csr_array(as_matrix(counts, layer=layer))
     obs = getattr(counts, "obs", None)
     names = cells_of(counts)
     batch = by_cell(batch, names, "batch")
     labels = by_cell(labels, names, "labels")
-    codes, _ = batch_codes(batch, x.shape[0], obs=obs)
-    of_labels = None if labels is None else _label_codes(labels, x.shape[0], obs)
+    codes, _ = batch_codes(batch, x.shape[0], obs=obs, cells=names)
+    of_labels = None if labels is None else _label_codes(labels, x.shape[0], obs, names)
+    columns = columns_in(obs, x.shape[0], None, categorical, continuous, names)
+    covariates = columns.values(obs, x.shape[0])
     has_counts = library_size(x) > 0
     if not has_counts.all():
-        warnings.warn(f"{np.sum(~has_counts):,} cells without counts are left out", stacklevel=3)
+        n = int(np.sum(~has_counts))
+        are = for_number(n, "is", "are")
+        warnings.warn(f"{number_of(n, 'cell')} without counts {are} left out", stacklevel=3)
         x = x[has_counts]
         codes = np.unique(codes[has_counts], return_inverse=True)[1]
         if of_labels is not None:
             of_labels = np.unique(of_labels[has_counts], return_inverse=True)[1]
+        covariates = {name: values[has_counts] for name, values in covariates.items()}
     is_held_out = _held_out(codes, seed)
     n = int(is_held_out.sum())
     if n < LEAST_HELD_OUT:
         raise ValueError(
-            f"counts: {len(codes)} cells with counts, of which a fifth of each batch, {n}, would "
-            f"be held out; a comparison needs {LEAST_HELD_OUT}, so give more cells"
+            f"counts: {number_of(len(codes), 'cell')} with counts, of which a fifth of each batch, "
+            f"{n}, would be held out; a comparison needs {LEAST_HELD_OUT}, so give more cells"
         )
-    return Cells(x, codes, is_held_out, of_labels)
+    return Cells(x, codes, is_held_out, of_labels, covariates)
 
 
-def _label_codes(labels, n_cells: int, obs) -> np.ndarray:
+def _label_codes(labels, n_cells: int, obs, cells) -> np.ndarray:
     """Labels as codes (n_cells,). ValueError where they are not one of several for each cell."""
-    codes, names = batch_codes(labels, n_cells, obs=obs, name="labels")
+    codes, names = batch_codes(labels, n_cells, obs=obs, name="labels", cells=cells)
     if len(names) < 2:
         raise ValueError(f"labels: all cells have the same, {names[0]}; leave them out")
     return codes
@@ -509,12 +534,16 @@ def _make_folder(folder: Path) -> None:
 
 def _identity(cells: Cells, seed: int, n_samples: int, fixed: dict) -> dict:
     """What must be the same for a comparison to go on: name -> text or number."""
+    of_columns = {}
+    if "columns" in fixed:
+        of_columns["covariates"] = _digest(*cells.covariates.values())
     return {
         "counts": _digest(cells.x.data, cells.x.indices, cells.x.indptr),
         "batch": _digest(cells.batch),
         "labels": "none" if cells.labels is None else _digest(cells.labels),
         "seed": int(seed),
         "n_samples": n_samples,
+        **of_columns,
         **fixed,
     }
 
@@ -562,19 +591,21 @@ def _read_json(file: Path) -> dict:
 
 
 def write_best(folder, counts_path, settings: dict) -> None:
-    """Write down what `train --settings` is to take: a path of counts, and settings of a run."""
+    """Write down what `train --settings` is to take: a path of counts, or a list of several, and
+    settings of a run.
+    """
     content = {
         "format": FORMAT,
         "version": VERSION,
-        "counts": os.path.abspath(counts_path),
+        "counts": runs.absolute(counts_path),
         "settings": settings,
     }
     _write_json(Path(folder) / "best.json", content)
 
 
-def read_best(folder) -> tuple[str, dict]:
-    """(path of the counts, settings), as `write_best` wrote them. FileNotFoundError, ValueError
-    where it did not.
+def read_best(folder) -> tuple[Any, dict]:
+    """(path of the counts, or a list of several; settings), as `write_best` wrote them.
+    FileNotFoundError, ValueError where it did not.
     """
     file = Path(folder) / "best.json"
     if not file.exists():
@@ -585,7 +616,8 @@ def read_best(folder) -> tuple[str, dict]:
     content = _read_json(file)
     counts, settings = content.get("counts"), content.get("settings")
     known = (*runs.COUNTS, *runs.MODEL, *runs.FIT)
-    if not isinstance(counts, str) or not isinstance(settings, dict) or set(settings) - {*known}:
+    are_paths = all(isinstance(path, str) for path in runs.paths_of(counts))
+    if not are_paths or not isinstance(settings, dict) or set(settings) - {*known}:
         raise ValueError(f"{file}: damaged, or of another version of this program")
     return counts, settings
 

@@ -26,11 +26,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minigrad.backend import Array, Matrix
+from minigrad.notebook import for_number, number_of
 from models.counts import Counts, Moments, as_matrix, batch_codes, moments
 from models.covariates import ObsColumns, columns_in
 from models.files import other_kinds
 from models.inputs import sizes, warn_if_untrained
-from models.labels import MISSING, by_cell, cells_of, genes_of, refuse_other_names
+from models.labels import by_cell, cells_of, genes_of, is_missing_text, refuse_other_names
 from models.orientation import advice
 
 # More batches than this are none if there are fewer cells than this of each, on average, or if they
@@ -74,8 +75,9 @@ def known_of_data(
     n_cells, n_genes = as_matrix(counts, layer=layer, on_disk=True).shape
     obs = _obs(counts)
     batch_column = batch if isinstance(batch, str) else None
-    columns = columns_in(obs, n_cells, batch_column, categorical, continuous)
-    _, batches = batch_codes(batch, n_cells, obs=obs, cells=cells_of(counts))
+    cells = cells_of(counts)
+    columns = columns_in(obs, n_cells, batch_column, categorical, continuous, cells)
+    _, batches = batch_codes(batch, n_cells, obs=obs, cells=cells)
     return KnownOfData(n_genes, genes_of(counts), batches, columns)
 
 
@@ -125,7 +127,7 @@ def training_cells(
     codes, batches = _codes(model, counts, batch, x.shape[0], known_batches)
     if len(batches) > model.n_batches:
         raise ValueError(
-            f"batch has {len(batches)} different labels, but the model was made for "
+            f"batch has {number_of(len(batches), 'different label')}, but the model was made for "
             f"n_batches={model.n_batches}"
         )
     if not model.trained:
@@ -138,12 +140,14 @@ def training_cells(
     cells = np.flatnonzero(sums.totals > 0)
     if len(cells) < 2:
         raise ValueError(
-            f"counts: {len(cells)} cells with counts of {n_cells}; training needs at least 2"
+            f"counts: {number_of(len(cells), 'cell')} with counts of {n_cells}; training needs at "
+            "least 2"
         )
     if len(cells) < n_cells:
+        n_empty = n_cells - len(cells)
+        are = for_number(n_empty, "is", "are")
         warnings.warn(
-            f"{n_cells - len(cells)} cells without counts are left out of training",
-            stacklevel=3,
+            f"{number_of(n_empty, 'cell')} without counts {are} left out of training", stacklevel=3
         )
         x = x[cells]
         codes = codes[cells]
@@ -151,7 +155,7 @@ def training_cells(
     columns = model.columns
     if not model.trained:
         columns = columns.standardised_by(_obs(counts), cells, n_cells)
-    covariates = columns.table(_obs(counts), n_cells, model.dtype)[cells]
+    covariates = columns.table(_obs(counts), n_cells, model.dtype, cells_of(counts))[cells]
     x = _in_dtype(x, model.dtype)
     return TrainingCells(x, codes, batches, genes_of(counts), sums, columns, covariates)
 
@@ -173,7 +177,7 @@ def cells_to_ask_about(
     """
     is_batch_needed = is_batch_needed or model.config["encode_covariates"]
     x, codes = _counts_and_codes(model, counts, batch, layer, on_disk, is_batch_needed, 5)
-    covariates = model.columns.table(_obs(counts), x.shape[0], model.dtype)
+    covariates = model.columns.table(_obs(counts), x.shape[0], model.dtype, cells_of(counts))
     return x, codes, covariates
 
 
@@ -239,10 +243,11 @@ def warn_of_labels_that_are_none(labels, codes, what: str = "batch") -> None:
     kind, _, column = what.partition(" ")
     kind = "category" if column else kind
     for name, n in zip(labels, n_cells):
-        if name.strip().lower() in [text.lower() for text in MISSING]:
+        if is_missing_text(name):
             warnings.warn(
-                f"{what}: {n} cells have the label {name!r}, as cells without one do, and are a "
-                f"{kind} of their own; leave them out, or give them a label",
+                f"{what}: {number_of(n, 'cell')} {for_number(n, 'has', 'have')} the label {name!r},"
+                f" as cells without one do, and {for_number(n, 'is', 'are')} a {kind} of "
+                f"{for_number(n, 'its', 'their')} own; leave them out, or give them a label",
                 stacklevel=4,
             )
     are_few = len(labels) > MOST_BATCHES and len(codes) < LEAST_CELLS * len(labels)
@@ -261,8 +266,8 @@ def _matrix(model, counts, layer, on_disk):
     x = as_matrix(counts, layer=layer, on_disk=on_disk)
     if x.shape[1] != model.n_genes:
         raise ValueError(
-            f"counts have {x.shape[1]} genes, the model was made for n_genes={model.n_genes}; "
-            "select the same genes, in the same order"
+            f"counts have {number_of(x.shape[1], 'gene')}, the model was made for "
+            f"n_genes={model.n_genes}; select the same genes, in the same order"
         )
     return x
 

@@ -29,14 +29,21 @@ from scipy import sparse
 from minigrad.backend import Matrix
 from minigrad.checkpoint import whole_file
 from minigrad.data import Blocks, pieces
-from minigrad.notebook import as_html
+from minigrad.notebook import as_html, for_number, number_of
 from models import locks
 from models.annotation import annotation_of
 from models.files import BLOCK, Content, Refused, expression_only, need, read_npz, read_table
 from models.hdf5 import ENDINGS, NO_LAYERS, NOT_BACKED, column_order, index_of, read_hdf5
 from models.hdf5_writing import hdf5_file
 from models.joining import join, names_of_files
-from models.labels import by_cell, is_missing, unique_names, values_of
+from models.labels import (
+    by_cell,
+    is_missing,
+    missing_in,
+    name_of_cell,
+    unique_names,
+    values_of,
+)
 from models.matrix_market import read_folder, read_mtx
 from models.orientation import advice
 from models.zarr_store import is_zarr, read_zarr
@@ -114,12 +121,14 @@ class Counts:
 
     def __repr__(self) -> str:
         obs = ", ".join(self.obs) or "none"
-        return f"Counts({len(self):,} cells x {self.shape[1]:,} genes; obs: {obs})"
+        return f"Counts({self._sizes()}; obs: {obs})"
+
+    def _sizes(self) -> str:
+        return f"{number_of(len(self), 'cell')} x {number_of(self.shape[1], 'gene')}"
 
     def _repr_html_(self) -> str:
         rows = [(name, _in_words(values)) for name, values in self.obs.items()]
-        caption = f"Counts: {len(self):,} cells x {self.shape[1]:,} genes"
-        return as_html(["obs", "what is there"], rows, caption)
+        return as_html(["obs", "what is there"], rows, f"Counts: {self._sizes()}")
 
     def __getitem__(self, cells) -> Counts:
         """The cells of a slice, a mask, an array of positions or one position, as Counts."""
@@ -131,6 +140,33 @@ class Counts:
             {key: v[rows] for key, v in self.obs.items()},
             self.var,
         )
+
+    def annotated(self, columns) -> Counts:
+        """The cells that have a value in all of these columns of obs, as Counts.
+
+        columns: a name, or several. Missing is what is None or NaN, or a text that says so, as "NA"
+        does. A warning says how many cells are left out. ValueError where none is left, and for a
+        column that is not there.
+        """
+        is_known = np.full(len(self), True)
+        for name in [columns] if isinstance(columns, str) else columns:
+            if name not in self.obs:
+                raise ValueError(
+                    f"columns: no obs column {name!r}; there are: {', '.join(self.obs) or 'none'}"
+                )
+            is_missing_here = missing_in(self.obs[name])
+            n = int(np.sum(is_missing_here))
+            if n:
+                warnings.warn(
+                    f"{n:,} of {number_of(len(self), 'cell')} {for_number(n, 'has', 'have')} no "
+                    f"value in the column {name!r}, such as "
+                    f"{str(self.cells[is_missing_here][0])!r}: left out",
+                    stacklevel=2,
+                )
+            is_known &= ~is_missing_here
+        if not is_known.any():
+            raise ValueError(f"columns: no cell has a value in all of {', '.join(columns)}")
+        return self if is_known.all() else self[is_known]
 
     def select_genes(self, genes) -> Counts:
         """The genes of a boolean mask, an array of positions or a slice, as Counts."""
@@ -177,6 +213,7 @@ def read(
     *,
     transpose: bool = False,
     obs=None,
+    only_annotated: bool = False,
     gene_names: str | None = None,
     rounded: bool = False,
 ) -> Counts:
@@ -197,11 +234,11 @@ def read(
     only; each block is checked when it is read. Do not change the file meanwhile. transpose: the
     file has it the other way round than said above: what would be genes are cells. obs: path of a
     table with a line for each cell, joined by the names of cells (annotation.py), or a list of
-    several, of which the later counts where columns have one name. Of features of
-    several kinds, in var["feature_types"], only 'Gene Expression' is read. gene_names: the
-    column of `var` to take names of genes from, such as "feature_name" of CELLxGENE or "gene_ids"
-    of 10x Genomics. rounded: make whole numbers of fractions, see `round_counts`; otherwise they
-    are refused.
+    several, of which the later counts where columns have one name. only_annotated: leave out cells
+    that one of these tables lacks. Of features of several kinds, in var["feature_types"], only
+    'Gene Expression' is read. gene_names: the column of `var` to take names of genes from, such as
+    "feature_name" of CELLxGENE or "gene_ids" of 10x Genomics. rounded: make whole numbers of
+    fractions, see `round_counts`; otherwise they are refused.
     Result: Counts, X float32. Missing names become cell_0, gene_0 and so on. Nothing is reordered
     or made unique. Warns where something had to be guessed, left out or rounded. HDF5 files are
     read by libhdf5, which a damaged one can make hang or crash: `guarded.read` is the same in a
@@ -209,8 +246,18 @@ def read(
     sentence that names the file.
     """
     if isinstance(path, (list, tuple)):
-        options = dict(transpose=transpose, obs=obs, gene_names=gene_names, rounded=rounded)
+        options = dict(
+            transpose=transpose,
+            obs=obs,
+            only_annotated=only_annotated,
+            gene_names=gene_names,
+            rounded=rounded,
+        )
         return read_several(path, layer, backed, read, options)
+    if only_annotated and not tables_in(obs):
+        raise ValueError(
+            "only_annotated=True leaves out cells that a table lacks, and there is none: give obs="
+        )
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
@@ -232,14 +279,21 @@ def read(
     exchanged = advice(counts.cells, counts.genes, turn)
     for note in (*content.notes, *filter(None, [exchanged])):
         warnings.warn(f"{path}: {note}", stacklevel=2)
+    kept = np.arange(len(counts))
+    of_tables: dict = {}
     for table in tables_in(obs):
-        annotation = annotation_of(table, counts.cells)
-        counts.obs |= annotation.obs
+        annotation = annotation_of(table, counts.cells[kept], only_annotated)
+        kept = kept[annotation.kept]
+        of_tables = {key: values[annotation.kept] for key, values in of_tables.items()}
+        of_tables |= annotation.obs
         for note in annotation.notes:
             warnings.warn(note, stacklevel=2)
     if rounded and not backed:
         X = _rounded_matrix(X, path)
     counts.X = _checked(X, path, layer, rounded) if backed else _in_memory(X, str(path), layer)
+    if len(kept) < len(counts):
+        counts = counts[kept]
+    counts.obs |= of_tables
     return counts
 
 
@@ -556,7 +610,7 @@ def _in_words(values: np.ndarray) -> str:
     names, numbers = np.unique(values.astype(str), return_counts=True)
     first = np.argsort(-numbers, kind="stable")[:5]
     said = ", ".join(f"{names[i]} ({numbers[i]:,})" for i in first)
-    return said + f" and {len(names) - 5:,} others" * (len(names) > 5)
+    return said + f" and {number_of(len(names) - 5, 'other')}" * (len(names) > 5)
 
 
 def _canonical_rows(x, name, layer=None, first=0):
@@ -738,19 +792,21 @@ def _plain_labels(labels, name, cells=None):
         and (labels == np.floor(labels)).all()
     ):
         return labels.astype(np.int64)
+    if labels.dtype.kind == "M":  # dates, of which tolist() may make whole numbers
+        labels = np.where(np.isnat(labels), None, np.datetime_as_string(labels, unit="auto"))
     if labels.dtype.kind not in "biuU":
         missing = [i for i, label in enumerate(labels.tolist()) if is_missing(label)]
         if missing:
-            first = missing[0] if cells is None else f"{missing[0]} ({str(cells[missing[0]])!r})"
             raise ValueError(
-                f"{name}: {len(missing)} of {len(labels)} cells have no label, the first of them "
-                f"cell {first}; leave those cells out, or give them a label"
+                f"{name}: {len(missing)} of {number_of(len(labels), 'cell')} "
+                f"{for_number(len(missing), 'has', 'have')} no label, the first of them "
+                f"{name_of_cell(missing[0], cells)}; leave those cells out, or give them a label"
             )
         for i, label in enumerate(labels.tolist()):
             if not isinstance(label, (int, np.integer, str)):
                 raise ValueError(
-                    f"{name}: cell {i} has the label {label!r}; labels must be whole numbers or "
-                    "strings"
+                    f"{name}: {name_of_cell(i, cells)} has the label {label!r}; labels must be "
+                    "whole numbers or strings"
                 )
         return labels.astype(str)
     return labels
@@ -931,14 +987,14 @@ def _top(score, n):
 # Writing back
 
 
-def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None) -> None:
+def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None, uns=None) -> None:
     """A copy of an .h5ad file with results added, the rest as it was; written whole or not at all.
 
     obsm: name -> (n_cells, k), for example {"X_scVI": model.latent(x)}; obs: name -> (n_cells,),
     for example clusters (a Series, or a DataFrame in obsm, by name of the cell); layers: name ->
-    (n_cells, n_genes), dense or sparse. What has the same name is replaced. The paths may be the
-    same. Raises ImportError without anndata; ValueError for a file that is no .h5ad, another
-    length, a slash in a name.
+    (n_cells, n_genes), dense or sparse; uns: name -> text, or what else anndata writes. What has
+    the same name is replaced. The paths may be the same. Raises ImportError without anndata;
+    ValueError for a file that is no .h5ad, another length, a slash in a name.
     """
     h5py, write_elem = need("h5py"), need("anndata").io.write_elem
     if not h5py.is_hdf5(path_in):
@@ -983,6 +1039,8 @@ def annotate_h5ad(path_in, path_out, obsm=None, obs=None, layers=None) -> None:
                             "row per cell, and a name without a slash"
                         )
                     write_elem(file.require_group(place), key, values)
+            for key, values in (uns or {}).items():
+                write_elem(file.require_group("uns"), key, values)
             columns = column_order(file["obs"])
             columns += [key for key in obs or {} if key not in columns]
             file["obs"].attrs["column-order"] = np.array(columns, dtype=h5py.string_dtype())

@@ -32,14 +32,15 @@ of the columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from minigrad.notebook import for_number, number_of
 from models.counts import batch_codes
-from models.labels import is_missing
+from models.labels import is_missing, name_of_cell
 
 
 class ObsColumns(NamedTuple):
@@ -72,20 +73,36 @@ class ObsColumns(NamedTuple):
             "continuous": {name: list(moments) for name, moments in self.continuous.items()},
         }
 
-    def table(self, obs: Any, n_cells: int, dtype: DTypeLike) -> np.ndarray:
+    def table(
+        self, obs: Any, n_cells: int, dtype: DTypeLike, cells: Sequence[str] | None = None
+    ) -> np.ndarray:
         """The covariates of cells as numbers: (n_cells, n_covariates), of dtype.
 
-        obs: a mapping or frame of columns, (n_cells,) each. ValueError for a column that is not
-        there, a label that the model does not know, and what is missing or not finite.
+        obs: a mapping or frame of columns, (n_cells,) each; cells: names, for errors. ValueError
+        for a column that is not there, a label that the model does not know, and what is missing or
+        not finite.
         """
         parts = [np.empty((n_cells, 0), dtype)]
         for name, labels in self.categorical.items():
-            codes, _ = _codes(obs, name, n_cells, labels)
+            codes, _ = _codes(obs, name, n_cells, labels, cells)
             if len(labels) > 1:
                 parts.append(codes[:, None] == np.arange(len(labels)))
         for name, (mean, std) in self.continuous.items():
-            parts.append((_numbers(obs, name, n_cells)[:, None] - mean) / std)
+            parts.append((_numbers(obs, name, n_cells, cells)[:, None] - mean) / std)
         return np.concatenate([part.astype(dtype) for part in parts], axis=1)
+
+    def values(self, obs: Any, n_cells: int) -> dict[str, np.ndarray]:
+        """The covariates of cells as they are, name -> (n_cells,): labels as str, numbers float64.
+
+        obs and ValueError: as for `table`.
+        """
+        found = {}
+        for name, labels in self.categorical.items():
+            codes, _ = _codes(obs, name, n_cells, labels)
+            found[name] = np.array(labels)[codes]
+        for name in self.continuous:
+            found[name] = _numbers(obs, name, n_cells)
+        return found
 
     def average(self) -> np.ndarray:
         """The table's mean over cells of which nothing is known: (n_covariates,) float64.
@@ -133,14 +150,16 @@ class ObsColumns(NamedTuple):
             obs[name] = np.full(n, values) if np.ndim(values) == 0 else values
         return self.table(obs, n, dtype)
 
-    def with_labels_of(self, obs: Any, n_cells: int) -> ObsColumns:
+    def with_labels_of(
+        self, obs: Any, n_cells: int, cells: Sequence[str] | None = None
+    ) -> ObsColumns:
         """The same columns, with the labels that cells have and the model does not know at the end.
 
-        obs: a mapping or frame of columns, (n_cells,) each; ValueError as for `table`.
+        obs, cells and ValueError: as for `table`.
         """
         categorical = {}
         for name, labels in self.categorical.items():
-            _, names = _codes(obs, name, n_cells, None)
+            _, names = _codes(obs, name, n_cells, None, cells)
             categorical[name] = [*labels, *(label for label in names if label not in labels)]
         return self._replace(categorical=categorical)
 
@@ -171,11 +190,12 @@ def columns_in(
     batch: str | None,
     categorical: str | Iterable[str],
     continuous: str | Iterable[str],
+    cells: Sequence[str] | None = None,
 ) -> ObsColumns:
     """The columns of obs by these names, with their labels, means and standard deviations.
 
-    obs: a mapping or frame of columns, (n_cells,) each. ValueError where one is not there, is named
-    twice, or has something missing.
+    obs: a mapping or frame of columns, (n_cells,) each; cells: names, for errors. ValueError where
+    one is not there, is named twice, or has something missing.
     """
     names_of_labels = _names("categorical", categorical)
     names_of_numbers = _names("continuous", continuous)
@@ -188,8 +208,8 @@ def columns_in(
         )
     return ObsColumns(
         batch,
-        {name: _codes(obs, name, n_cells, None)[1] for name in names_of_labels},
-        {name: _moments(_numbers(obs, name, n_cells)) for name in names_of_numbers},
+        {name: _codes(obs, name, n_cells, None, cells)[1] for name in names_of_labels},
+        {name: _moments(_numbers(obs, name, n_cells, cells)) for name in names_of_numbers},
     )
 
 
@@ -261,16 +281,23 @@ def _column(obs: Any, name: str, n_cells: int, argument: str) -> np.ndarray:
     return values
 
 
-def _codes(obs: Any, name: str, n_cells: int, known: list[str] | None):
+def _codes(
+    obs: Any,
+    name: str,
+    n_cells: int,
+    known: list[str] | None,
+    cells: Sequence[str] | None = None,
+):
     """Codes (n_cells,) and labels of a categorical covariate; known: the labels, if there are."""
     values = _column(obs, name, n_cells, "categorical")
     if values.dtype.kind == "f" or values.dtype == object:
-        for i, value in enumerate(values.tolist()):
-            if is_missing(value):
-                raise ValueError(
-                    f"categorical: cell {i} has no label in column {name!r}; fill it in, or leave "
-                    "the cell out"
-                )
+        missing = [i for i, value in enumerate(values.tolist()) if is_missing(value)]
+        if missing:
+            raise ValueError(
+                f"categorical: {len(missing):,} of {number_of(n_cells, 'cell')} "
+                f"{for_number(len(missing), 'has', 'have')} no label in column {name!r}, the first "
+                f"of them {name_of_cell(missing[0], cells)}; fill it in, or leave the cell out"
+            )
     if values.dtype.kind == "f" and np.any(values != np.floor(values)):
         raise ValueError(
             f"categorical: column {name!r} has numbers that are not whole; give it as continuous"
@@ -278,22 +305,39 @@ def _codes(obs: Any, name: str, n_cells: int, known: list[str] | None):
     return batch_codes(values, n_cells, known=known, name=f"categorical: column {name!r}")
 
 
-def _numbers(obs: Any, name: str, n_cells: int) -> np.ndarray:
+def _numbers(obs: Any, name: str, n_cells: int, cells: Sequence[str] | None = None) -> np.ndarray:
     """A continuous covariate, (n_cells,) float64; ValueError unless finite numbers."""
     values = _column(obs, name, n_cells, "continuous")
     try:
+        if values.dtype.kind in "mM":
+            raise TypeError("a date is no number")
         numbers = values.astype(np.float64)
     except (TypeError, ValueError):
+        i = next(i for i, value in enumerate(values) if not _is_number(value))
         raise ValueError(
-            f"continuous: column {name!r} holds {values.dtype}, no numbers; give it as categorical"
+            f"continuous: column {name!r} holds {str(values[i])[:50]!r} "
+            f"({name_of_cell(i, cells)}), which is no number; write plain numbers, as 0.5 and "
+            "1000, or give it as categorical"
         ) from None
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
+        is_missing_one = np.isnan(numbers[bad[0]])
         raise ValueError(
-            f"continuous: cell {bad[0]} has {numbers[bad[0]]} in column {name!r}; numbers must be "
-            "finite: fill it in, or leave the cell out"
+            f"continuous: {name_of_cell(bad[0], cells)} has {numbers[bad[0]]} in column {name!r}; "
+            "numbers must be finite: "
+            + ("fill it in, or leave the cell out" if is_missing_one else "correct it")
         )
     return numbers
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, (np.datetime64, np.timedelta64)):
+        return False
+    try:
+        np.float64(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _moments(numbers: np.ndarray) -> list[float]:

@@ -37,6 +37,7 @@ from numpy.lib import format as npy
 from scipy import sparse
 
 from minigrad.data import Blocks
+from minigrad.notebook import number_of
 
 # Entries looked at in one go, so that reading and checking need little memory of their own.
 BLOCK = 2**20
@@ -310,7 +311,8 @@ def _decoded(content: bytes, encoding: str) -> str:
 
 
 def named_columns(lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """The names of all columns, and the fields of each line, of a table with a line for each cell.
+    """The names of all columns, and the fields of each line, of a table with a line for each cell,
+    without the blanks around them.
 
     lines: the fields of the names of the columns, then those of each cell. R leaves out the name of
     the first column, which is then "". Refused without a cell, and where a line has another number
@@ -318,14 +320,14 @@ def named_columns(lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
     """
     if len(lines) < 2:
         raise Refused("holds no cells: a line of names of columns, then a line for each cell")
-    header, *rows = lines
+    header, *rows = [[field.strip() for field in line] for line in lines]
     if len(header) == len(rows[0]) - 1:
         header = ["", *header]
     for i, row in enumerate(rows):
         if len(row) != len(header):
             raise Refused(
-                f"line {i + 2} has {len(row)} fields, and {len(header)} columns have names; write "
-                "it again"
+                f"line {i + 2} has {number_of(len(row), 'field')}, and the line of names has "
+                f"{len(header)}; write it again"
             )
     return header, rows
 
@@ -377,12 +379,13 @@ def read_table(path: Path, transpose: bool = False) -> Content:
         if ends_with_delimiter and row[-1] == "":
             row = row[:-1]
         if len(row) != len(genes) + 1:
-            raise Refused(f"line {number} has {len(row) - 1} counts for {len(genes)} genes")
+            n_counts = number_of(len(row) - 1, "count")
+            raise Refused(f"line {number} has {n_counts} for {number_of(len(genes), 'gene')}")
         try:
-            values = np.array(row[1:], dtype=np.float64)
+            values = numbers_in(row[1:])
         except ValueError:
             raise Refused(_no_number(number, genes, row[1:])) from None
-        cells.append(row[0])
+        cells.append(row[0].strip())
         indices.append(np.flatnonzero(values))
         data.append(values[indices[-1]])
         lengths.append(len(data[-1]))
@@ -400,7 +403,8 @@ def read_table(path: Path, transpose: bool = False) -> Content:
             "apart by something else than commas, tabs, semicolons or spaces"
         )
     notes += _sums_among(X, cells, genes)
-    content = Content(X, genes if has_names else None, cells, notes=notes)
+    names = [gene.strip() for gene in genes] if has_names else None
+    content = Content(X, names, cells, notes=notes)
     return content.transposed() if transpose else content
 
 
@@ -429,8 +433,9 @@ def _sums_among(X, cells: Sequence[str], genes: Sequence[str]) -> tuple:
 
 def delimiter_of(path: Path) -> str:
     """What stands between the fields of a table: what cuts its first lines into most fields, and
-    each into as many; if nothing does, what is most frequent in one of them. Its name decides
-    between equals, for .csv is often written with others.
+    each into as many; if nothing does, what is most frequent in one of them. Between equals the
+    line of names decides, for that of decimals is a comma too; and then the file's name, for .csv
+    is often written with others.
     """
     marks = [",", "\t", ";"]
     if any(ending in path.name.lower() for ending in (".tsv", ".txt")):
@@ -439,9 +444,10 @@ def delimiter_of(path: Path) -> str:
     filled = [line for line in first_lines if line.strip() and not line.startswith("#")]
     last = filled[-1] if filled else ""  # not that of names, which may have one field less
 
-    def fields_and_marks(mark: str) -> tuple[int, int]:
+    def fields_and_marks(mark: str) -> tuple[int, int, int]:
         lengths = {len(row) for row in csv.reader(filled[1:], delimiter=mark)}
-        return (lengths.pop() if len(lengths) == 1 else 1), last.count(mark)
+        n_fields = lengths.pop() if len(lengths) == 1 else 1
+        return n_fields, last.count(mark), filled[0].count(mark) if filled else 0
 
     found = max(marks, key=fields_and_marks)
     return " " if found not in last and " " in last.strip() else found
@@ -473,7 +479,16 @@ def _first_lines(lines) -> tuple[list[str], tuple | None]:
 
 def _are_numbers(row) -> bool:
     try:
-        np.array(row, dtype=np.float64)
+        numbers_in(row)
     except ValueError:
         return False
     return True
+
+
+def numbers_in(texts: Sequence[str]) -> np.ndarray:
+    """The numbers that texts (n,) say, float64. ValueError for a text that is none: to Python 1_0
+    is 10, to whoever wrote it a name.
+    """
+    if "_" in "".join(texts):
+        raise ValueError("a name with an underscore is no number")
+    return np.array(texts, dtype=np.float64)

@@ -51,6 +51,7 @@ def read(
     *,
     transpose: bool = False,
     obs=None,
+    only_annotated: bool = False,
     gene_names: str | None = None,
     rounded: bool = False,
 ) -> Counts:
@@ -60,13 +61,20 @@ def read(
     that makes libhdf5 crash, or take more than its share of time or memory.
     """
     if isinstance(path, (list, tuple)):
-        reading = dict(transpose=transpose, obs=obs, gene_names=gene_names, rounded=rounded)
+        reading = dict(
+            transpose=transpose,
+            obs=obs,
+            only_annotated=only_annotated,
+            gene_names=gene_names,
+            rounded=rounded,
+        )
         return counts.read_several(path, layer, backed, read, reading)
     options: dict[str, Any] = {
         "layer": layer,
         "backed": backed,
         "transpose": transpose,
         "obs": None if obs is None else [os.fspath(table) for table in counts.tables_in(obs)],
+        "only_annotated": only_annotated,
         "gene_names": gene_names,
         "rounded": rounded,
     }

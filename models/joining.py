@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from minigrad.notebook import number_of
 from models.files import Content, Refused
 from models.labels import unique_names
 
@@ -68,7 +69,8 @@ def join(parts: Sequence[Any], names: Sequence[str]) -> Content:
     notes: tuple = ()
     if any(len(of_part) > len(shared) for of_part in genes):
         found = ", ".join(f"{len(g):,} of {name}" for g, name in zip(genes, names))
-        notes = (f"joined on the {len(shared):,} genes that all files have, out of {found}",)
+        genes_shared = number_of(len(shared), "gene")
+        notes = (f"joined on the {genes_shared} that all files have, out of {found}",)
     var = {}
     for key in parts[0].var:
         same = [part.var[key][chosen] for part, chosen in zip(parts, columns) if key in part.var]

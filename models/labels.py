@@ -25,10 +25,12 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.notebook import number_of
+
 BARCODE = re.compile("[ACGT]{8,}")  # of a droplet
-# What programs write where they have no value: R, pandas, Python, and SQL. Of other spellings, such
-# as "none", some are answers.
-MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>")
+# What programs write where they have no value: R, pandas, Python, SQL and spreadsheets. In no other
+# spelling: "none" may be an answer, as of a treatment.
+MISSING = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>")
 
 
 def is_missing(value: Any) -> bool:
@@ -39,6 +41,23 @@ def is_missing(value: Any) -> bool:
 def is_missing_text(text: str) -> bool:
     """Whether a field of a table says that there is no value."""
     return text.strip() in MISSING
+
+
+def missing_in(values: np.ndarray) -> np.ndarray:
+    """Where values (n,) are missing, or are texts that say so: (n,) bool."""
+    if values.dtype.kind in "biu":
+        return np.full(len(values), False)
+    if values.dtype.kind == "f":
+        return np.isnan(values)
+    if values.dtype.kind in "mM":
+        return np.isnat(values)
+    return np.array(
+        [
+            is_missing_text(value) if isinstance(value, str) else is_missing(value)
+            for value in values.tolist()
+        ],
+        dtype=bool,
+    )
 
 
 def genes_of(counts: Any) -> list[str] | None:
@@ -92,7 +111,8 @@ def by_cell(values: Any, cells: Sequence[str] | np.ndarray | None, name: str) ->
     cells is None. name: what the error calls them. ValueError for a Series that lacks a cell, or
     names one twice.
     """
-    if cells is None or not hasattr(values, "reindex"):
+    is_series = hasattr(values, "reindex") and hasattr(values, "index")  # an Index has no index
+    if cells is None or not is_series:
         return values
     labels = [str(label) for label in values.index]
     values_alone = values.to_numpy()
@@ -104,9 +124,9 @@ def by_cell(values: Any, cells: Sequence[str] | np.ndarray | None, name: str) ->
         return values_alone
     if missing:
         raise ValueError(
-            f"{name}: its index lacks {len(missing)} of the {len(cells)} cells, such as "
-            f"{missing[0]!r}; give it the names of the cells as index, or pass an array in their "
-            "order"
+            f"{name}: its index lacks {len(missing)} of the {number_of(len(cells), 'cell')}, "
+            f"such as {missing[0]!r}; give it the names of the cells as index, or pass an array in "
+            "their order"
         )
     if len(position) < len(labels) or len(set(cells)) < len(cells):
         raise ValueError(
@@ -114,6 +134,11 @@ def by_cell(values: Any, cells: Sequence[str] | np.ndarray | None, name: str) ->
             "pass an array in the order of the cells"
         )
     return values_alone[[position[cell] for cell in cells]]
+
+
+def name_of_cell(i: int, cells: Sequence[str] | np.ndarray | None) -> str:
+    """What an error calls a cell: its number, from 0, and its name; cells: (n,), or None."""
+    return f"cell {i}" if cells is None else f"cell {i} ({str(cells[i])!r})"
 
 
 def advice_on_barcodes(cells: Sequence[str], names: Sequence[str]) -> str:

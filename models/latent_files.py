@@ -2,42 +2,154 @@
 
 Know before reading: files.py (`fields`, `named_columns`, `npz_arrays`), and that `embed` writes a
 line for each cell: its name, then its coordinates. Labels come as a table with a line of names of
-columns, then a line for each cell, its name in the first column:
+columns, then a line for each cell, as annotation.py reads it:
 
     cell     cell_type
     AAAC-1   T
     AAAG-1   B
 
-Lines of labels stand in an order of their own, so they are joined to cells by name.
+Its lines stand in an order of their own, so they are joined to cells by name.
 
-Know after: what becomes of cells without a label.
+Coordinates say nothing beside those of another model, whose axes mean something else, and those of
+a cell without counts say nothing at all. Neither can be seen in the numbers. So `embed` writes both
+down: which latent space it is (`space_of`), and which cells have counts. In an .npz these are two
+arrays more. A table has no place for them that would not be in the way of other programs, so they
+stand in a file beside it, table.csv.json, with the digest of the table that it is about.
+
+Know after: when two models have the same latent space, and what becomes of cells without a label.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
+import os
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.files import Refused, delimiter_of, fields, named_columns, npz_arrays
-from models.labels import advice_on_barcodes, is_missing_text
+from minigrad.checkpoint import check_target, whole_file
+from minigrad.notebook import number_of
+from models.annotation import joined
+from models.files import (
+    Refused,
+    delimiter_of,
+    fields,
+    named_columns,
+    npz_arrays,
+    numbers_in,
+)
+from models.labels import is_missing_text
+
+FORMAT, VERSION = "minigrad latent", 1
+DIGITS = 16  # of a digest, hexadecimal: two of a million models are the same by a chance of 1e-8
+LARGEST_BESIDE = 2**26  # bytes of what stands beside a table
 
 
 class Latent(NamedTuple):
-    """Names of cells, (n,) str, and their latent coordinates, (n, d) float64."""
+    """Latent coordinates of cells.
+
+    cells: names, (n,) str; z: (n, d) float64; space: the latent space that they are of
+    (`space_of`), None where the file does not say; has_counts: (n,) bool, all True where it does
+    not say.
+    """
 
     cells: np.ndarray
     z: np.ndarray
+    space: str | None
+    has_counts: np.ndarray
 
 
+# ---------------------------------------------------------------------------- which latent space
+def space_of(model: Any) -> str:
+    """The latent space of a model, an SCVI, as a text of 16 hexadecimal digits: the digest of its
+    encoder's weights, which decide what q(z | x) is.
+
+    A model that `map_query` made has the space of the model that it was mapped onto, whose weights
+    it keeps; what it has learnt of new batches stands beside these, and does not count.
+    """
+    found = hashlib.sha256()
+    for name, weights in sorted(model.z_encoder.state_dict().items()):
+        if name.endswith(".new.weight"):
+            continue
+        found.update(f"{name} {weights.dtype.str} {weights.shape}".encode())
+        found.update(np.ascontiguousarray(weights).tobytes())
+    return found.hexdigest()[:DIGITS]
+
+
+def refuse_other_space(reference: Latent, query: Latent) -> None:
+    """ValueError for latent coordinates that are known to be of two models."""
+    if None not in (reference.space, query.space) and reference.space != query.space:
+        raise ValueError(
+            "REFERENCE and QUERY are latent coordinates of different models (latent space "
+            f"{reference.space} and {query.space}), so that a cell's neighbours are so by chance: "
+            "embed both files of counts by one run; or map the new cells onto the run of REFERENCE "
+            "(command map), and embed the run that comes of it"
+        )
+
+
+# -------------------------------------------------------------------- what stands beside a table
+def beside(table: Path) -> Path:
+    """The path of what is known of a table of coordinates."""
+    return Path(f"{table}.json")
+
+
+def check_beside(table: Path) -> None:
+    """OSError where what is known of a table could not be written, or would replace what is not of
+    this program: nobody has named that path.
+    """
+    path = beside(table)
+    if os.path.lexists(path) and (path.is_symlink() or _read_beside(path) is None):
+        raise FileExistsError(
+            f"{path} is there, and no file that embed wrote: what is known of {table} is to be "
+            "written there; rename it, or write the table elsewhere"
+        )
+    check_target(path)
+
+
+def write_beside(table: Path, space: str, has_counts: np.ndarray) -> None:
+    """Write down of which latent space a table of cells is, and which of them have counts, (n,)
+    bool.
+    """
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "table": _digest_of(table),
+        "space": space,
+        "rows_without_counts": np.flatnonzero(~has_counts).tolist(),  # from 0
+    }
+    with whole_file(beside(table)) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_beside(path: Path) -> dict[str, Any] | None:
+    """What `write_beside` wrote; None for a file that it did not write."""
+    if not path.is_file() or path.stat().st_size > LARGEST_BESIDE:
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        is_ours = content["format"] == FORMAT and content["version"] == VERSION
+        is_ours = is_ours and isinstance(content["space"], str)
+        is_ours = is_ours and isinstance(content["rows_without_counts"], list)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return content if is_ours else None
+
+
+def _digest_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---------------------------------------------------------------------------- coordinates, labels
 def read_latent(path: Path) -> Latent:
     """What `embed` wrote: a .csv, or an .npz with arrays cells and X_scVI.
 
-    Returns Latent with cells (n,) and z (n, d). Raises FileNotFoundError; ValueError for a file of
-    another kind, with another content, or damaged.
+    What stands beside a .csv counts only if the table has not been changed since. Raises
+    FileNotFoundError; ValueError for a file of another kind, with another content, or damaged.
     """
     read = {".csv": _latent_of_csv, ".npz": _latent_of_npz}.get(path.suffix.lower())
     if read is None:
@@ -50,19 +162,11 @@ def read_latent(path: Path) -> Latent:
 def read_labels(path: Path, column: str | None, cells: np.ndarray) -> np.ndarray:
     """The labels of cells with these names, (n,) object: str, or None for a cell without one.
 
-    path: a table; what stands between its fields is found out. column: which of its columns; None:
-    the only one beside the names of the cells. Raises FileNotFoundError; ValueError for no or
-    several such columns, a cell named twice, or none of the cells.
+    path: a table as annotation.py reads it, which finds out the column with the names of the cells.
+    column: which of the others; None: the only one. Raises FileNotFoundError; ValueError for no or
+    several such columns, a cell named twice, or a label for none of the cells.
     """
-    label = _read(lambda path: _labels_of_table(path, column), path)
-    found = np.array([label.get(str(cell)) for cell in cells], dtype=object)
-    if not any(value is not None for value in found):
-        raise ValueError(
-            f"{path}: has a label for none of the cells by name: they are called "
-            f"{str(cells[0])!r}, in the table {next(iter(label))!r}; "
-            f"{advice_on_barcodes([str(cell) for cell in cells], list(label))}"
-        )
-    return found
+    return _read(lambda path: _labels_of_table(path, column, cells), path)
 
 
 def _read(read, path):
@@ -87,10 +191,15 @@ def _latent_of_csv(path):
     if len(header) < 2:
         raise Refused("has one column only: the name of a cell, then its coordinates")
     try:
-        z = np.array([row[1:] for row in rows], dtype=np.float64)
+        z = np.array([numbers_in(row[1:]) for row in rows])
     except ValueError as error:
         raise Refused(f"has coordinates that are no numbers ({error})") from None
-    return Latent(np.array([row[0] for row in rows]), z)
+    cells = np.array([row[0] for row in rows])
+    known = _read_beside(beside(path))
+    if known is None or known.get("table") != _digest_of(path):
+        return Latent(cells, z, None, np.full(len(cells), True))
+    has_counts = ~np.isin(np.arange(len(cells)), known["rows_without_counts"])
+    return Latent(cells, z, known["space"], has_counts)
 
 
 def _latent_of_npz(path):
@@ -102,20 +211,34 @@ def _latent_of_npz(path):
     cells, z = arrays["cells"], arrays["X_scVI"]
     if z.ndim != 2 or cells.shape != z.shape[:1]:
         raise Refused(f"has cells of shape {cells.shape}, and X_scVI of shape {z.shape}")
-    return Latent(cells.astype(str), z.astype(np.float64))
+    space = arrays.get("space")
+    has_counts = arrays.get("has_counts", np.full(len(cells), True))
+    if has_counts.shape != cells.shape or has_counts.dtype != bool:
+        raise Refused(
+            f"its array has_counts is of {has_counts.dtype} and shape {has_counts.shape}; it must "
+            f"say of {number_of(len(cells), 'cell')} whether each has counts, as embed writes it"
+        )
+    return Latent(
+        cells.astype(str),
+        z.astype(np.float64),
+        None if space is None else "".join(np.ravel(space).astype(str)),
+        has_counts,
+    )
 
 
-def _labels_of_table(path, column):
-    """Name of the cell -> label, of the cells that have one."""
-    header, rows = _table(path)
-    names = header[1:]
-    there = ", ".join(names) or "none"
-    if column is None and len(names) != 1:
-        raise Refused(f"has {len(names)} columns beside the cells; choose one of: {there}")
-    if column is not None and names.count(column) != 1:
-        raise Refused(f"has no column {column!r}, or several; there are: {there}")
-    place = 1 if column is None else 1 + names.index(column)
-    label = {row[0]: row[place] for row in rows}
-    if len(label) < len(rows):
-        raise Refused("names a cell twice; keep one line for each")
-    return {cell: value for cell, value in label.items() if not is_missing_text(value)}
+def _labels_of_table(path, column, cells):
+    """The text of each cell in a column of a table, None where there is none."""
+    table = joined(path, cells)
+    there = ", ".join(table.columns) or "none"
+    if column is None and len(table.columns) != 1:
+        n_columns = number_of(len(table.columns), "column")
+        raise Refused(f"has {n_columns} beside the cells; choose one of: {there}")
+    if column is not None and column not in table.columns:
+        raise Refused(f"has no column {column!r}; there are: {there}")
+    name = next(iter(table.columns)) if column is None else column
+    texts = table.columns[name]
+    found = [texts[line] if line >= 0 else "" for line in table.lines.tolist()]
+    labels = np.array([None if is_missing_text(text) else text for text in found], dtype=object)
+    if all(label is None for label in labels):
+        raise Refused(f"has a label for none of the cells in its column {name!r}: all are missing")
+    return labels

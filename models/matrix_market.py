@@ -33,6 +33,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
+from minigrad.notebook import number_of
 from models.files import KINDS, Content, Refused, check_extent, fields, text
 
 # What a file of names is called, before .tsv, .txt or .csv. Of several the first is taken.
@@ -133,7 +134,7 @@ class Labels(NamedTuple):
     versions: list
 
     def __str__(self) -> str:
-        return f"{self.path.name} ({len(self.rows)} names)"
+        return f"{self.path.name} ({number_of(len(self.rows), 'name')})"
 
 
 def _labels_beside(matrix: Path, names: tuple, shape) -> Labels | None:

@@ -628,7 +628,7 @@ def extended(model: Any, cells: Counts, names: Sequence[str]) -> Any:
     """
     known = {str(label) for label in model.batches}
     batches = [*model.batches, *(name for name in names if name not in known)]
-    columns = model.columns.with_labels_of(cells.obs, len(cells))
+    columns = model.columns.with_labels_of(cells.obs, len(cells), cells.cells)
     reference = (
         model.config["reference"]
         or Reference(

@@ -27,7 +27,7 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ from minigrad.backend import Matrix
 from minigrad.checkpoint import whole_file
 from minigrad.data import Blocks, pieces
 from minigrad.fit import History
+from minigrad.notebook import number_of
 from models import guarded, locks
 from models.counts import (
     Counts,
@@ -64,6 +65,7 @@ COUNTS = (
     "layer",
     "transpose",
     "obs",
+    "only_annotated",
     "gene_names",
     "rounded",
     "batch_key",
@@ -75,7 +77,13 @@ COUNTS = (
     "within_batches",
     "on_disk",
 )  # settings that say what of the counts the model sees
-READING = ("transpose", "obs", "gene_names", "rounded")  # of these, arguments of counts.read
+READING = (
+    "transpose",
+    "obs",
+    "only_annotated",
+    "gene_names",
+    "rounded",
+)  # of these, arguments of counts.read
 MODEL = (
     "likelihood",
     "dispersion",
@@ -103,13 +111,30 @@ class UniquelyNamed(Counts):
 
 
 def read_counts(
-    path, layer: str | None = None, on_disk: bool = False, reading: dict | None = None
+    path,
+    layer: str | None = None,
+    on_disk: bool = False,
+    reading: dict | None = None,
+    told: Sequence[str] = (),
 ) -> UniquelyNamed:
     """`models.guarded.read`, with names of genes that occur once each.
 
-    on_disk: leave the matrix in its .h5ad file. reading: name -> value of other arguments of it.
+    on_disk: leave the matrix in its .h5ad file. reading: name -> value of other arguments of it;
+    with "only_annotated" cells are left out, too, that have no value in the obs columns told, of
+    batch and covariates, as far as there are such columns. ValueError where none is left.
     """
-    counts = guarded.read(path, layer, backed=on_disk, **(reading or {}))
+    reading = dict(reading or {})
+    is_filtered = reading.get("only_annotated", False)
+    if is_filtered and not reading.get("obs"):
+        if not told:
+            raise ValueError(
+                "--only-annotated leaves out cells that the table of --obs lacks, or without a "
+                "value in the columns of batch, covariates or groups, and none of these is given"
+            )
+        del reading["only_annotated"]
+    counts = guarded.read(path, layer, backed=on_disk, **reading)
+    if is_filtered:
+        counts = counts.annotated([name for name in told if name in counts.obs])
     names = unique_names(counts.genes)
     times = Counter(counts.genes.tolist())
     numbered = {new for new, name in zip(names.tolist(), counts.genes.tolist()) if times[name] > 1}
@@ -222,7 +247,7 @@ class Run:
         config = {
             "format": FORMAT,
             "version": VERSION,
-            "counts": _absolute(counts_path),
+            "counts": absolute(counts_path),
             "settings": settings,
         }
         with whole_file(self.config_file) as path:
@@ -284,14 +309,15 @@ class Run:
         batch_key=None,
         on_disk: bool | None = False,
         reading: dict | None = None,
+        told: Sequence[str] = (),
     ) -> tuple[Counts, str, str | None]:
         """(all genes of the counts, their path, name of the batch column or None).
 
         path: another file than the one trained on; then layer and reading (see read_counts) are
         those of this file, and not the run's; else tables of cells, in reading["obs"], are added to
-        those of the run. on_disk: leave the matrix in its file; None: where
-        the training left it, if these are the counts trained on. FileNotFoundError where the counts
-        are no longer there.
+        those of the run. on_disk: leave the matrix in its file; None: where the training left it,
+        if these are the counts trained on. told: covariates of the run's model, see read_counts.
+        FileNotFoundError where the counts are no longer there.
         """
         trained_on, settings = self.config()
         gone = [p for p in paths_of(trained_on) if not os.path.exists(p)]
@@ -307,8 +333,9 @@ class Run:
             path = trained_on
             reading = reading_of(settings) | reading
             reading |= tables_of(settings, reading)
-        counts = read_counts(path, layer, on_disk, reading)
-        return counts, path, batch_key or settings.get("batch_key")
+        key = batch_key or settings.get("batch_key")
+        told = [*told, *([] if key is None or key in told else [key])]
+        return read_counts(path, layer, on_disk, reading, told), path, key
 
 
 def paths_of(path) -> list:
@@ -316,7 +343,8 @@ def paths_of(path) -> list:
     return list(path) if isinstance(path, (list, tuple)) else [path]
 
 
-def _absolute(path) -> str | list[str]:
+def absolute(path) -> str | list[str]:
+    """The absolute path of counts, or the paths of several."""
     found = [os.path.abspath(p) for p in paths_of(path)]
     return found if isinstance(path, (list, tuple)) else found[0]
 
@@ -337,14 +365,25 @@ def reading_of(settings: dict) -> dict:
     return {name: settings[name] for name in READING if name in settings}
 
 
-def training_counts(path, settings: dict) -> Counts:
+def columns_told(settings: dict) -> list[str]:
+    """The obs columns that settings name: of the batch, and of covariates."""
+    batch = [settings["batch_key"]] if "batch_key" in settings else []
+    return [*batch, *settings.get("categorical", ()), *settings.get("continuous", ())]
+
+
+def training_counts(path, settings: dict, also: Sequence[str] = ()) -> Counts:
     """The counts as a model with these settings sees them: the layer, and the genes that vary most,
     or that a column of the file marks.
 
-    ValueError for too few.
+    also: obs columns in which cells must have a value too, where settings ask for annotated cells
+    only. ValueError for too few genes.
     """
     counts = read_counts(
-        path, settings.get("layer"), settings.get("on_disk", False), reading_of(settings)
+        path,
+        settings.get("layer"),
+        settings.get("on_disk", False),
+        reading_of(settings),
+        [*columns_told(settings), *also],
     )
     if "genes_from" in settings:
         return counts.select_genes(marked_genes(counts, settings["genes_from"]))
@@ -353,8 +392,8 @@ def training_counts(path, settings: dict) -> Counts:
     n, there = settings["genes"], counts.shape[1]
     if n > there:
         raise ValueError(
-            f"{path}: has {there:,} genes, fewer than --genes {n}; ask for at most as many, or "
-            "leave --genes out"
+            f"{path}: has {number_of(there, 'gene')}, fewer than --genes {n}; ask for at most as "
+            "many, or leave --genes out"
         )
     batch = None
     if settings.get("within_batches"):
@@ -445,18 +484,27 @@ def write_arrays(path, **arrays) -> None:
         np.savez(temporary, allow_pickle=False, **arrays)
 
 
-def write_cells(path, counts: Counts, place: str, name: str, values, columns, source=None) -> None:
+def write_cells(
+    path, counts: Counts, place: str, name: str, values, columns, source=None, known=None
+) -> None:
     """One row of values for each cell of counts, by the suffix of path.
 
     values: (n_cells, k) dense. place: "obsm" or "layers", where an .h5ad has them under `name`; in
     a "layer" columns are the genes. columns: (k,) names. source: the path that counts were read
-    from, with all of its genes.
-        .csv   a line a cell: its name, then its values .npz   arrays `cells`, `columns` and `name`
+    from, with all of its genes. known: what else is known of the values, name -> array
+    or text.
+        .csv   a line a cell: its name, then its values; what is known has no place
+        .npz   arrays `cells`, `columns` and `name`, and what is known
         .h5ad  a copy of source with the values added if that is an .h5ad that can take them; else a
-        new file of counts, obs and values
+               new file of counts, obs and values; a text is uns["name_key"]
     ValueError for another suffix; ImportError without anndata.
     """
     kind = suffix(path)
+    known = known or {}
+    places = {place: {name: values}}
+    if known:
+        texts = {key: text for key, text in known.items() if isinstance(text, str)}
+        places["uns"] = {f"{name}_{key}": text for key, text in texts.items()}
     if kind == ".csv":
         write_table(
             path,
@@ -465,13 +513,17 @@ def write_cells(path, counts: Counts, place: str, name: str, values, columns, so
         )
     elif kind == ".npz":
         write_arrays(
-            path, cells=counts.cells, columns=np.asarray(columns, dtype=str), **{name: values}
+            path,
+            cells=counts.cells,
+            columns=np.asarray(columns, dtype=str),
+            **{name: values},
+            **known,
         )
     elif is_h5ad(source) and not (why := why_not_added(source, counts, place)):
         checkpoint.check_target(path)
-        annotate_h5ad(source, path, **{place: {name: values}})
+        annotate_h5ad(source, path, **places)
     else:
-        write_h5ad(path, counts, **{place: {name: values}})
+        write_h5ad(path, counts, **places)
         if is_h5ad(source):
             warnings.warn(
                 f"{path}: a new file of counts, obs and {name}, without what else is in {source}, "

@@ -20,6 +20,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from minigrad.backend import Array
+from minigrad.notebook import number_of
 from models.clustering import checked_points, label_codes, row_blocks, sums_by_label
 from models.inputs import whole_number
 
@@ -37,11 +38,16 @@ def transfer_labels(
     """Label query cells by the votes of their nearest reference cells, and say how sure that is.
 
     reference_z: (n, d) real numbers, finite, latent means of annotated cells; labels: (n,), one for
-    each; query_z: (n_query, d) of the cells to label, from the same model. n_neighbors: reference
-    cells asked, 1 to n. Returns Transferred(labels, uncertainty): labels (n_query,) of the dtype of
-    those given (of labels with equal votes the first in sorted order), and uncertainty (n_query,)
-    float64 from 0 (all say the same) to just below 1. Raises ValueError or TypeError for unusable
-    arguments.
+    each; query_z: (n_query, d) of the cells to label, by the same model, or by one that
+    `map_query` made of it. n_neighbors: reference cells asked, 1 to n. Returns Transferred(labels,
+    uncertainty): labels (n_query,) of the dtype of those given (of labels with equal votes the
+    first in sorted order), and uncertainty (n_query,) float64 from 0 (all say the same) to just
+    below 1. Raises ValueError or TypeError for unusable arguments.
+
+    Coordinates of two other models give labels too, and these mean nothing. Numbers do not say
+    which model they are of, so only another number of dimensions can be refused here;
+    `models.latent_files.space_of` tells whether two models share a latent space. Nor can it be seen
+    that a cell has no counts, and so no place: leave such cells out.
 
     With distances d_j of the k neighbours j of a query cell and their standard deviation s,
 
@@ -58,8 +64,8 @@ def transfer_labels(
     query_z = checked_points("transfer_labels", query_z, "query_z")
     if query_z.shape[1] != reference_z.shape[1]:
         raise ValueError(
-            f"transfer_labels: query_z has {query_z.shape[1]} dimensions, but reference_z "
-            f"{reference_z.shape[1]}; pass latent means of the same model"
+            f"transfer_labels: query_z has {number_of(query_z.shape[1], 'dimension')}, but "
+            f"reference_z {reference_z.shape[1]}; pass latent means of the same model"
         )
     n_neighbors = whole_number(
         "transfer_labels: n_neighbors", n_neighbors, 1, len(reference_z), "the cells in reference_z"

@@ -34,13 +34,14 @@ from scipy import sparse
 from minigrad import checkpoint
 from minigrad.count_likelihoods import nb_cell_log_prob
 from models.clustering import adjusted_rand_index, kmeans, normalized_mutual_information
-from models.counts import library_size, log1p, normalize
+from models.counts import Counts, library_size, log1p, normalize
 from models.imputation import principal_axes
 from models.posterior import BUDGET
 from models.scvi import SCVI
 
 ELBO_DRAWS = 30  # of z for each cell: the ELBO's own Monte Carlo error is small
 N_COMPONENTS = 10  # of PCA
+COVARIATE = "covariate "  # how the names of their arrays begin in the file of the cells
 # Where the dispersion of a gene is looked for. At the upper end the NB is a Poisson distribution.
 LOG_THETAS = np.linspace(np.log(1e-4), np.log(1e6), 9)
 
@@ -49,13 +50,15 @@ class Cells(NamedTuple):
     """The cells of a comparison, all of which have counts.
 
     x: counts (n_cells, n_genes), CSR; batch: codes (n_cells,) from 0; is_held_out: (n_cells,) bool;
-    labels: codes (n_cells,) from 0 of known groups, or None.
+    labels: codes (n_cells,) from 0 of known groups, or None; covariates: name -> (n_cells,) of the
+    columns that SCVI is told, labels as str, numbers as float64.
     """
 
     x: sparse.csr_array
     batch: np.ndarray
     is_held_out: np.ndarray
     labels: np.ndarray | None
+    covariates: dict[str, np.ndarray]
 
     @property
     def n_batches(self) -> int:
@@ -91,6 +94,8 @@ def write_cells(path, cells: Cells) -> None:
     }
     if cells.labels is not None:
         arrays["labels"] = cells.labels
+    for name, values in cells.covariates.items():
+        arrays[COVARIATE + name] = values
     with checkpoint.whole_file(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
@@ -102,7 +107,10 @@ def read_cells(path) -> Cells:
             (file["data"], file["indices"], file["indptr"]), shape=tuple(file["shape"].tolist())
         )
         labels = file["labels"] if "labels" in file else None
-        return Cells(x, file["batch"], file["is_held_out"], labels)
+        covariates = {
+            key.removeprefix(COVARIATE): file[key] for key in file if key.startswith(COVARIATE)
+        }
+        return Cells(x, file["batch"], file["is_held_out"], labels, covariates)
 
 
 def write_judged(path, judged: Judged) -> None:
@@ -140,8 +148,15 @@ def judge_scvi(
     model = SCVI(cells.x.shape[1], cells.n_batches, **config)
     batch = cells.batch if cells.n_batches > 1 else None
 
+    everything = Counts(
+        cells.x,
+        np.arange(cells.x.shape[1]),
+        np.arange(cells.x.shape[0]),
+        cells.covariates,
+    )
+
     def some(is_wanted):
-        return cells.x[is_wanted], None if batch is None else batch[is_wanted]
+        return everything[is_wanted], None if batch is None else batch[is_wanted]
 
     history = model.fit(
         *some(~cells.is_held_out),
@@ -153,7 +168,7 @@ def judge_scvi(
     if history.interrupted:
         raise KeyboardInterrupt
     model.to("numpy")
-    z: Any = model.latent(cells.x, batch)
+    z: Any = model.latent(everything, batch)
     log_p, log_p_error = model.log_likelihood(
         *some(cells.is_held_out), n_samples=n_samples, return_error=True
     )
@@ -171,7 +186,8 @@ def judge_gene_nb(cells: Cells) -> Judged:
     batch, and theta_g, by maximum likelihood.
 
     It is told a cell's total, as SCVI with an observed library is, and nothing else of the cell: so
-    their log p can be compared, and what SCVI has more is what its latent variables are worth.
+    their log p can be compared, and what SCVI has more is what its latent variables are worth, and
+    the covariates that it may have been told.
     """
     started = time.perf_counter()
     is_training = ~cells.is_held_out

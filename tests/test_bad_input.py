@@ -399,11 +399,11 @@ def test_negative_fractions_are_refused(name):
         (None, "batch: say which batch each cell is from; the model knows left"),
         (
             np.where(np.arange(N) == 7, None, BATCH),
-            "batch: 1 of 24 cells have no label, the first of them cell 7; leave those cells out",
+            "batch: 1 of 24 cells has no label, the first of them cell 7; leave those cells out",
         ),
         (
             np.where(np.arange(N) == 7, np.nan, 1.0),
-            "batch: 1 of 24 cells have no label, the first of them cell 7; leave those cells out",
+            "batch: 1 of 24 cells has no label, the first of them cell 7; leave those cells out",
         ),
         ("donor", "batch: no obs column 'donor'; there are: none"),
     ],
@@ -441,7 +441,7 @@ def test_one_cell(name):
     all_finite(alone)
     if name in SCVIS:
         with pytest.raises(
-            ValueError, match="counts: 1 cells with counts of 1; training needs at least 2"
+            ValueError, match="counts: 1 cell with counts of 1; training needs at least 2"
         ):
             train(name, x[:1])
     else:

@@ -730,6 +730,108 @@ def test_genes_are_chosen_within_the_batches_of_the_run(place, tmp_path, capsys)
         assert "--within-batches says how to choose --genes N" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def partly(tmp_path_factory):
+    """Counts of 60 cells, as .npz and .h5ad, a table without 9 of them, in which 4 have no donor and 3 others no age, and a run."""
+    folder = tmp_path_factory.mktemp("partly")
+    counts = made_counts()
+    bare = Counts(counts.X, runs.unique_names(counts.genes), counts.cells)
+    runs.write_counts(folder / "c.npz", bare)
+    bare.to_anndata().write_h5ad(folder / "c.h5ad")
+    frame = pandas.DataFrame({"donor": counts.obs["donor"], "age": 40.0}, index=counts.cells)
+    frame.iloc[10:14, 0] = None
+    frame.iloc[12:15, 1] = np.nan
+    frame.iloc[9:].to_csv(folder / "meta.csv")
+    words = ["--obs", folder / "meta.csv", "--batch-key", "donor", "--only-annotated", *SMALL]
+    assert call("train", folder / "c.npz", "--out", folder / "run", *words) == 0
+    return folder
+
+
+LEFT = [f"c{i}" for i in range(60) if i == 9 or i > 13]
+
+
+def test_cells_of_which_nothing_is_known_are_left_out_on_demand(partly, tmp_path, capsys):
+    words = ["--obs", partly / "meta.csv", "--batch-key", "donor", *SMALL]
+    assert call("train", partly / "c.npz", "--out", tmp_path / "r", *words) == 1
+    said = capsys.readouterr().err
+    assert "has no line for 9 of 60 cells, such as 'c0': of these nothing is known" in said
+    assert (
+        "13 of 60 cells have no label, the first of them cell 0 ('c0'); leave those cells" in said
+    )
+    assert "(--only-annotated)" in said
+    for name in ("c.npz", "c.h5ad"):
+        more = ["--continuous", "age", "--only-annotated"]
+        run = tmp_path / f"run of {name}"
+        assert call("train", partly / name, "--out", run, *words, *more) == 0
+        said = capsys.readouterr().err
+        assert "has no line for 9 of 60 cells, such as 'c0': left out" in said
+        assert "4 of 51 cells have no value in the column 'donor', such as 'c10'" in said
+        assert "3 of 51 cells have no value in the column 'age', such as 'c12'" in said
+        assert "46 cells, 12 genes, 2 batches" in said
+        out = tmp_path / "z.csv"
+        assert call("embed", run, "--out", out) == 0
+        assert [row[0] for row in rows_of(out)[1:]] == [cell for cell in LEFT if cell != "c14"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["embed", "run", "--out", "{}/x.npz"],
+        ["denoise", "run", "--out", "{}/x.npz"],
+        ["denoise", "run", "c.h5ad", "--obs", "meta.csv", "--only-annotated", "--out", "{}/x.npz"],
+        ["embed", "run", "c.h5ad", "--on-disk", "--obs", "meta.csv", "--only-annotated"]
+        + ["--batch-key", "donor", "--out", "{}/x.npz"],
+    ],
+)
+def test_later_commands_leave_the_same_cells_out(words, partly, tmp_path, monkeypatch):
+    monkeypatch.chdir(partly)
+    assert main([word.format(tmp_path) for word in words]) == 0
+    assert content(tmp_path / "x.npz")[0] == LEFT
+
+
+def test_groups_and_colours_are_asked_for_too(partly, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(partly)
+    for code, words in (
+        (1, ["de", "run", "c.npz", "--key", "age", "--groups", "40"]),  # of one group alone
+        (0, ["report", "run", "--color", "age", "--out", str(tmp_path / "r.html")]),
+        (
+            1,  # of one sample alone
+            ["abundance", "run", "--sample-key", "age", "--condition-key", "donor"]
+            + ["--out", str(tmp_path / "a.csv")],
+        ),
+    ):
+        beside = ["--obs", "meta.csv", "--only-annotated", "--batch-key", "donor"]
+        assert main([*words, *beside]) == code
+        said = capsys.readouterr().err
+        assert "3 of 51 cells have no value in the column 'age', such as 'c12'" in said
+
+
+def test_mapping_leaves_out_cells_without_a_batch(partly, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(partly)
+    frame = pandas.read_csv("meta.csv", index_col=0)
+    frame["donor"] = frame["donor"].replace("old", "third")
+    frame.to_csv(tmp_path / "new.csv")
+    words = ["--obs", str(tmp_path / "new.csv"), "--out", str(tmp_path / "m"), "--epochs", "1"]
+    assert main(["map", "run", "c.npz", *words]) == 1
+    assert main(["map", "run", "c.npz", *words, "--only-annotated"]) == 0
+    assert "new batches: third" in capsys.readouterr().err
+    assert main(["denoise", str(tmp_path / "m"), "--out", str(tmp_path / "d.npz")]) == 0
+    assert content(tmp_path / "d.npz")[0] == LEFT
+
+
+def test_only_annotated_needs_a_table_or_a_column(partly, tmp_path, capsys):
+    words = ["--out", tmp_path / "r", "--only-annotated", *SMALL]
+    assert call("train", partly / "c.npz", *words) == 1
+    assert "--only-annotated leaves out cells that the table of --obs lacks, or" in (
+        capsys.readouterr().err
+    )
+    (tmp_path / "none.csv").write_text("cell,donor\nc0,\nc1,\n")
+    words += ["--obs", tmp_path / "none.csv", "--batch-key", "donor"]
+    assert call("train", partly / "c.npz", *words) == 1
+    assert "no cell has a value in all of donor" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
 def test_an_mtx_without_names_says_how_to_turn_it_in_words_of_options(tmp_path, capsys):
     (tmp_path / "a.mtx").write_text(
         "%%MatrixMarket matrix coordinate integer general\n9 3 4\n1 1 2\n2 2 1\n3 3 1\n9 3 1\n"
@@ -755,7 +857,7 @@ def test_batches_that_are_numbers_keep_their_order_and_none_is_missing(place, tm
     counts.obs = {"lane": np.where(np.arange(60) == 7, None, "a")}
     runs.write_h5ad(tmp_path / "m.h5ad", counts)
     assert call("train", tmp_path / "m.h5ad", "--out", tmp_path / "s", "--batch-key", "lane") == 1
-    assert "batch: 1 of 60 cells have no label, the first of them cell 7" in capsys.readouterr().err
+    assert "batch: 1 of 60 cells has no label, the first of them cell 7" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

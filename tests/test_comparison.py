@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,7 +199,7 @@ def test_batches_are_told_to_the_model_and_empty_cells_are_left_out(tmp_path):
     x[7] = 0.0
     batch = np.array(["a", "b"])[np.arange(100) % 2]
     counts = Counts(x, np.arange(15), np.arange(100), {"batch": batch, "group": group})
-    with pytest.warns(UserWarning, match="1 cells without counts are left out"):
+    with pytest.warns(UserWarning, match="1 cell without counts is left out"):
         table = models.compare(
             counts, "batch", labels="group", likelihood="nb", epochs=2, out=tmp_path, **SMALL
         )
@@ -208,6 +209,57 @@ def test_batches_are_told_to_the_model_and_empty_cells_are_left_out(tmp_path):
 
 
 # ------------------------------------------------------------------------------------ the judgement
+def with_covariates(n_cells=150):
+    """Counts of cells of which two genes are doubled in women, and one grows with age; cell 4 has none."""
+    rng = np.random.default_rng(3)
+    sex, age = rng.integers(0, 2, n_cells), rng.normal(50.0, 9.0, n_cells)
+    mu = np.full((n_cells, 10), 6.0)
+    mu[sex == 1, :2] *= 3
+    mu[:, 9] *= np.exp((age - 50) / 20)
+    x = rng.poisson(mu).astype(np.float32)
+    x[4] = 0
+    obs = {"sex": np.array(["m", "f"])[sex], "age": age, "donor": np.array(["a", "b"])[sex]}
+    names = np.array([f"c{i}" for i in range(n_cells)])
+    return Counts(sparse.csr_array(x), [f"g{i}" for i in range(10)], names, obs)
+
+
+@pytest.mark.filterwarnings("ignore:1 cell")
+def test_covariates_are_told_to_every_model(tmp_path):
+    """Computed anew by SCVI's public methods, on the same split."""
+    counts = with_covariates()
+    told = {"categorical": ["sex"], "continuous": "age"}
+    small = {**SMALL, "likelihood": "nb", "epochs": 20, "out": tmp_path}
+    table = models.compare(counts, **told, encode_covariates=True, **small)
+    kept = counts[np.arange(150) != 4]
+    order = np.random.default_rng([0, 1]).permutation(149)
+    test, train = np.sort(order[: 149 // 5]), np.sort(order[149 // 5 :])
+    model = models.SCVI.for_data(
+        kept,
+        **told,
+        n_latent=3,
+        n_hidden=8,
+        n_layers=1,
+        likelihood="nb",
+        encode_covariates=True,
+    )
+    model.fit(kept[train], epochs=20, progress=False)
+    row = table.rows[0]
+    assert row.log_p == pytest.approx(
+        model.log_likelihood(kept[test], n_samples=40).mean(), rel=1e-4
+    )
+    assert row.n_weights == sum(p.size for p in model.parameters())
+    with pytest.raises(ValueError, match="holds a comparison with other covariates"):
+        obs = {**counts.obs, "sex": counts.obs["sex"][::-1]}
+        models.compare(
+            Counts(counts.X, counts.genes, counts.cells, obs),
+            **told,
+            encode_covariates=True,
+            **small,
+        )
+    with pytest.raises(ValueError, match="categorical: no obs column 'site'"):
+        models.compare(counts, categorical="site", **SMALL)
+
+
 def test_a_paired_difference_is_that_of_scipy():
     one, other = np.random.default_rng(0).normal(size=(2, 1, 40))
     difference, error = paired_difference(one, other)
@@ -625,3 +677,39 @@ def test_settings_of_what_is_no_comparison(tmp_path, capsys):
     (tmp_path / "best.json").write_text(json.dumps(bad))
     assert call("train", "--out", tmp_path / "run", "--settings", tmp_path) == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_several_files_with_covariates_are_compared_and_trained(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    counts = with_covariates()
+    frame = pandas.DataFrame({"sex": counts.obs["sex"], "age": counts.obs["age"]}, counts.cells)
+    frame.iloc[:3, 0] = None
+    frame.iloc[:-2].to_csv("meta.csv")
+    for name, part in (("one", counts[:75]), ("two", counts[75:])):
+        runs.write_counts(f"{name}.npz", Counts(part.X, part.genes, part.cells))
+    words = ["--latent", "2", "--layers", "1", "--hidden", "8", "--likelihood", "nb", "--samples"]
+    words += ["20", "--epochs", "2", "--jobs", "1", "--obs", "meta.csv", "--only-annotated"]
+    told = ["--categorical", "sex", "--continuous", "age", "--encode-covariates"]
+    assert call("compare", "one.npz", "two.npz", "--out", "out", *words, *told) == 0
+    assert "145 cells, 10 genes of one.npz, two.npz" in capsys.readouterr().err
+    assert call("train", "--settings", "out", "--out", "run") == 0
+    settings = json.loads(Path("run/config.json").read_text())
+    assert settings["counts"] == [str(tmp_path / "one.npz"), str(tmp_path / "two.npz")]
+    model = models.SCVI.load("run/model.npz")
+    assert model.batches == ["one", "two"] and model.columns.batch == "file"
+    assert list(model.columns.categorical) == ["sex"]
+    assert list(model.columns.continuous) == ["age"]
+    assert model.config["encode_covariates"] and model.n_cells == 144  # one has no counts
+    assert call("embed", "run", "--out", "z.csv") == 0
+    shutil.copy("meta.csv", "out/comparison.csv")
+    words[words.index("meta.csv")] = "out/comparison.csv"
+    assert call("compare", "one.npz", "two.npz", "--out", "out", *words, *told) == 2
+    assert "--obs" in (said := capsys.readouterr().err) and "would be replaced" in said
+
+
+def test_a_comparison_from_the_disk_is_refused_in_a_sentence(compared, capsys):
+    words = ["--out", compared / "never", "--on-disk"]
+    assert call("compare", compared / "counts.npz", *words) == 2
+    assert "compare holds all counts in memory" in capsys.readouterr().err
+    assert not (compared / "never").exists()

@@ -499,11 +499,11 @@ BAD_BATCHES = [
     (None, ["x", "y"], "the model knows x, y"),
     (["x", "q", "r"], ["x", "y"], "batch: q, r unknown; the model knows x, y"),
     ([1, 2, 3], range(3), "batch: 3 unknown"),
-    ([1, None, 2], None, "1 of 3 cells have no label, the first of them cell 1"),
+    ([1, None, 2], None, "1 of 3 cells has no label, the first of them cell 1"),
     ([1, 0.5, 2], None, "cell 0 has the label 1.0"),
-    (np.array(["a", np.nan, "b"], object), None, "1 of 3 cells have no label, .* cell 1"),
+    (np.array(["a", np.nan, "b"], object), None, "1 of 3 cells has no label, .* cell 1"),
     ([1, np.nan, np.nan], None, "2 of 3 cells have no label, the first of them cell 1"),
-    (pandas.array([1, None, 2], dtype="Int64"), None, "1 of 3 cells have no label, .* cell 1"),
+    (pandas.array([1, None, 2], dtype="Int64"), None, "1 of 3 cells has no label, .* cell 1"),
     (np.array(["a", (), "b"], object), None, r"cell 1 has the label \(\)"),
 ]
 
@@ -965,3 +965,58 @@ def test_the_largest_count_beside_one_that_is_nearly_whole():
     for far in (2.0**24 + 1, 1.0002, -2e-4):
         with pytest.raises(ValueError, match="column 4"):
             as_matrix(np.append(near, far)[None])
+
+
+@pytest.mark.parametrize(
+    "values, kept",
+    [
+        (np.array([1.0, np.nan, 3.0]), [0, 2]),
+        (np.array([1, 2, 3]), [0, 1, 2]),
+        (np.array(["T", None, np.nan], object), [0]),
+        (np.array(["T", "NA", ""]), [0]),
+        (np.array(["none", " nan ", "na"]), [0, 2]),  # "none" may be an answer
+        (pandas.array(["T", None, "B"], dtype="string"), [0, 2]),
+        (pandas.array([1, 2, None], dtype="Int64"), [0, 1]),
+        (pandas.Categorical(["T", "B", None]), [0, 1]),
+        (pandas.to_datetime(["2024-01-31", None, "2024-02-01"]), [0, 2]),
+    ],
+)
+def test_cells_that_have_a_value(values, kept):
+    counts = C.Counts(sparse.csr_array(X[:3]), GENES, CELLS[:3], {"column": values, "all": [1] * 3})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = counts.annotated(["all", "column"])
+    assert found.cells.tolist() == CELLS[kept].tolist()
+    assert found.X.toarray().tolist() == X[kept].tolist()
+    said = [str(warning.message) for warning in caught]
+    assert len(said) == (len(kept) < 3)
+    if said:
+        assert said[0].startswith(
+            f"{3 - len(kept)} of 3 cells {'has' if len(kept) == 2 else 'have'} no value in the column"
+        )
+
+
+def test_of_cells_without_a_value_some_must_be_left():
+    obs = {"a": np.array([1.0, np.nan]), "b": np.array(["", "T"])}
+    counts = C.Counts(sparse.csr_array(X[:2]), GENES, CELLS[:2], obs)
+    with pytest.raises(ValueError, match="columns: no cell has a value in all of a, b"):
+        with pytest.warns(UserWarning):
+            counts.annotated(["a", "b"])
+    with pytest.raises(ValueError, match="columns: no obs column 'c'; there are: a, b"):
+        counts.annotated("c")
+
+
+def test_dates_are_labels_and_one_that_is_missing_is_none():
+    dates = pandas.to_datetime(["2024-01-31", "2023-12-01", "2024-01-31"])
+    for values in (dates, pandas.Series(dates), dates.to_numpy().astype("M8[D]")):
+        codes, names = C.batch_codes(values, 3)
+        assert codes.tolist() == [1, 0, 1] and names == ["2023-12-01", "2024-01-31"]
+    for values in (pandas.to_datetime(["2024-01-31", None]), np.array(["NaT", "2024-01"], "M8[M]")):
+        with pytest.raises(ValueError, match="batch: 1 of 2 cells has no label"):
+            C.batch_codes(values, 2)
+
+
+def test_errors_about_labels_name_the_cell():
+    for values in ([0.5, 1.0, 2.0], ["a", None, "b"]):
+        with pytest.raises(ValueError, match=r"batch: .*cell [01] \('c[01]'\)"):
+            C.batch_codes(np.array(values, object), 3, cells=["c0", "c1", "c2"])

@@ -44,6 +44,7 @@ TABLES = {  # of the example beside them, cells as rows
     "delimiter at the end": "cell,g1,g2,\nc1,1,2,\nc2,0,3,\n",
     "delimiter at the end, R": "g1,g2,\nc1,1,2,\nc2,0,3,\n",
     "delimiter at the end of names": "cell,g1,g2,\nc1,1,2\nc2,0,3\n",
+    "blanks after commas": "cell, g1, g2\nc1 , 1, 2\nc2, 0, 3\n",
     "empty lines": "\ncell,g1,g2\n\nc1,1,2\n ,\nc2,0,3\n,,\n  \n\n",
 }
 
@@ -355,13 +356,19 @@ HOSTILE_TEXT = {
         "'%%m.* complex general'; write",
     ),
     "no mtx": ("a.mtx", "", "starts with ''"),
-    "short line": ("a.csv", "cell,g1,g2\nc1,1,2\nc2,1\n", "line 3 has 1 counts for 2 genes"),
+    "short line": ("a.csv", "cell,g1,g2\nc1,1,2\nc2,1\n", "line 3 has 1 count for 2 genes"),
     "word": (
         "a.csv",
         "cell,g1,g2\nc1,1,2\nc2,1,NA\n",
         "line 3, column 'g2': 'NA' is no number; counts are written without commas, and as 0 where",
     ),
     "empty field": ("a.csv", "cell,g1\nc1,\n", "line 2, column 'g1': '' is no number"),
+    "Python's underscore": ("a.csv", "cell,g1,g2\nc1,3,1_0\n", "column 'g2': '1_0' is no number"),
+    "decimal commas": ("a.csv", "cell;g1;g2\nc1;3,0;1,0\n", "column 'g1': '3,0' is no number"),
+    "hexadecimal": ("a.csv", "cell,g1,g2\nc1,3,0x10\n", "column 'g2': '0x10' is no number"),
+    "NaN": ("a.csv", "cell,g1,g2\nc1,3,nan\n", "column 1 .* is nan; counts are finite"),
+    "infinity": ("a.csv", "cell,g1,g2\nc1,3,Infinity\n", "column 1 .* is inf; counts are finite"),
+    "beyond all numbers": ("a.csv", "cell,g1,g2\nc1,3,1e999\n", "is inf; counts are finite"),
     "nan": ("a.csv", "cell,g1\nc1,nan\n", "row 0, column 0 .* is nan"),
     "header only": ("a.csv", "cell,g1\n", "holds no cells"),
     "nothing": ("a.csv", "", "holds no cells"),

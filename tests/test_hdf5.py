@@ -83,7 +83,7 @@ def test_h5ad_columns_with_missing_values(tmp_path):
         and obs["none"].tolist() == [None] * 23
     )
     assert obs["n"].tolist() == [None] + list(range(22)) and obs["m"].tolist() == list(range(23))
-    with pytest.raises(ValueError, match="1 of 23 cells have no label, the first of them cell 4"):
+    with pytest.raises(ValueError, match="1 of 23 cells has no label, the first of them cell 4"):
         C.batch_codes("type", 23, obs=obs)
 
 

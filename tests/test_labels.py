@@ -3,15 +3,19 @@
 Know before reading: models/labels.py. Know after: what happens to a Series of batches in another order.
 """
 
+import warnings
+
 import numpy as np
 import pandas
 import pytest
 from scipy import sparse
 
 from models import SCVI, VAE, Autoencoder, TiedLinearAutoencoder
+from models.annotation import annotation_of
+from models.count_inputs import warn_of_labels_that_are_none
 from models.counts import Counts, annotate_h5ad, as_matrix
 from models.inputs import as_features
-from models.labels import by_cell, cells_of, genes_of
+from models.labels import MISSING, by_cell, cells_of, genes_of
 from tests.example_counts import CELLS, GENES, X, adata
 
 N = 40
@@ -41,7 +45,7 @@ FORMS = {
 @pytest.fixture(scope="module")
 def model():
     """Trained on a frame, with batches in the order of its rows."""
-    made = SCVI(5, 2, n_latent=2, n_hidden=4, likelihood="nb")
+    made = SCVI(5, 2, n_latent=2, n_hidden=4, n_layers=1, likelihood="nb")
     made.fit(FORMS["DataFrame"](values()), BATCH, epochs=30, batch_size=10, progress=False)
     return made
 
@@ -208,7 +212,7 @@ def test_training_takes_batches_by_the_names_of_cells(form):
     counts = FORMS[form](values())
     weights = []
     for batch in (BATCH, pandas.Series(BATCH, NAMES).iloc[SHUFFLED]):
-        made = SCVI(5, 2, n_latent=2, n_hidden=4, likelihood="nb")
+        made = SCVI(5, 2, n_latent=2, n_hidden=4, n_layers=1, likelihood="nb")
         made.fit(counts, batch, epochs=2, batch_size=10, progress=False)
         weights.append(made.state_dict())
     for name, array in weights[0].items():
@@ -221,6 +225,28 @@ def test_rows_that_were_sorted_go_by_their_numbers():
     assert np.array_equal(by_cell(series, cells_of(frame), "batch"), BATCH)
     turned = by_cell(pandas.Series(BATCH), cells_of(frame.iloc[SHUFFLED]), "batch")
     assert np.array_equal(turned, BATCH[SHUFFLED])
+
+
+@pytest.mark.parametrize("word", [*MISSING, "none", "na", "Null", "missing"])
+def test_one_rule_says_which_labels_mean_that_there_is_none(word, tmp_path):
+    """A table's field, a label in obs that is warned of, and a cell that is left out."""
+    path = tmp_path / "m.csv"
+    path.write_text(f"cell,batch\nc0,{word}\nc1,b\nc2,b\n")
+    in_table = annotation_of(path, np.array(["c0", "c1", "c2"])).obs["batch"].tolist()[0] is None
+    labels = np.array([word, "b"])[np.arange(N) % 2]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_labels_that_are_none([word, "b"], np.arange(N) % 2)
+        found = Counts(sparse.csr_array(values()), GENE_NAMES, NAMES, {"batch": labels})
+        left_out = len(found.annotated("batch")) < N
+    said = [str(warning.message) for warning in caught]
+    is_warned = any("as cells without one do" in text for text in said)
+    assert in_table == is_warned == left_out == (word in MISSING)
+
+
+def test_an_index_of_pandas_has_no_names_of_cells():
+    for values in (pandas.Index(["a", "b"]), pandas.to_datetime(["2024-01-31", "2024-02-01"])):
+        assert by_cell(values, ["c1", "c2"], "batch") is values
 
 
 def test_groups_go_by_the_names_of_cells(model):

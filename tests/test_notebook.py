@@ -13,7 +13,7 @@ from scipy import sparse
 from minigrad import Tensor, trace
 from minigrad.checkpoint import Saved
 from minigrad.fit import History
-from minigrad.notebook import as_frame, as_html, is_notebook, short
+from minigrad.notebook import as_frame, as_html, for_number, is_notebook, number_of, short
 from models import SCVI, VAE
 from models.counts import Counts
 
@@ -40,6 +40,21 @@ def test_a_table_shows_texts_as_they_are():
     assert found.tags == {"table", "caption", "tr", "th", "td"}
     assert found.texts == [EVIL, "a", EVIL, "1.235", "x & y", "2e+09", EVIL]
     assert short(7) == "7" and short(np.float64(0.1)) == "0.1" and short(None) == "None"
+
+
+def test_one_thing_is_one_and_others_are_many():
+    assert [number_of(n, "cell") for n in (0, 1, 2, 1000)] == [
+        "0 cells",
+        "1 cell",
+        "2 cells",
+        "1,000 cells",
+    ]
+    assert number_of(1, "batch", "batches") == "1 batch"
+    assert number_of(np.int64(3), "batch", "batches") == "3 batches"
+    assert [for_number(n, "has", "have") for n in (0, 1, 2)] == ["have", "has", "have"]
+    one = Counts(sparse.csr_array(np.ones((1, 1))), ["g"], ["c"])
+    assert repr(one) == "Counts(1 cell x 1 gene; obs: none)"
+    assert "<caption>Counts: 1 cell x 1 gene" in one._repr_html_()
 
 
 def test_a_notebook_is_where_a_kernel_is(monkeypatch):

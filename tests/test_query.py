@@ -714,7 +714,7 @@ def test_a_model_that_is_not_trained_is_refused(reference):
 def test_counts_that_cannot_be_are_refused(model, new_cells):
     with pytest.raises(ValueError, match="that is no cells"):
         model.map_query(new_cells[np.array([], int)])
-    with pytest.raises(ValueError, match="1 cells with counts of 1; training needs at least 2"):
+    with pytest.raises(ValueError, match="1 cell with counts of 1; training needs at least 2"):
         model.map_query(new_cells[:1])
     x = new_cells.X.toarray()
     x[3, 4] = np.nan

@@ -31,7 +31,7 @@ def made(n_batches=2, n_genes=12, n_cells=90, theta=1.5):
     x[:, 0] += 1
     is_held_out = np.zeros(n_cells, bool)
     is_held_out[rng.permutation(n_cells)[SEEN:]] = True
-    return Cells(sparse.csr_array(x), batch, is_held_out, group)
+    return Cells(sparse.csr_array(x), batch, is_held_out, group, {})
 
 
 def log_likelihood(x, mu, log_theta):
@@ -120,7 +120,7 @@ def test_pca_of_fewer_cells_than_genes_finds_a_start():
     rng = np.random.default_rng(0)
     x = sparse.csr_array(rng.poisson(1.0, (20, 50)).astype(np.float32))
     is_held_out = np.arange(20) < 4
-    judged = trial.judge_pca(trial.Cells(x, np.zeros(20, int), is_held_out, np.arange(20) % 2))
+    judged = trial.judge_pca(trial.Cells(x, np.zeros(20, int), is_held_out, np.arange(20) % 2, {}))
     assert -1.0 <= judged.ari <= 1.0
 
 
