@@ -287,18 +287,15 @@ def test_the_decoder_learns_what_covariates_do(of_truth):
 
 
 def test_z_need_not_say_what_covariates_say(of_truth, untold):
-    """z says at most E[KL(q || p)] nats of a cell: the untold model's says its age, the told one's next to nothing."""
     model, counts = of_truth
 
-    def kl(model):
-        mean, std = model.latent(counts, return_std=True)
-        return np.mean(np.sum((mean**2 + std**2 - 1.0) / 2.0 - np.log(std), axis=1))
+    def explained(z):
+        z = np.column_stack([z, np.ones(len(z))])
+        y = counts.obs["age"] - counts.obs["age"].mean()
+        return 1.0 - np.sum((y - z @ np.linalg.lstsq(z, y)[0]) ** 2) / np.sum(y**2)
 
-    z = np.column_stack([untold.latent(counts), np.ones(len(counts))])
-    y = counts.obs["age"] - counts.obs["age"].mean()
-    explained = 1.0 - np.sum((y - z @ np.linalg.lstsq(z, y)[0]) ** 2) / np.sum(y**2)
-    assert explained > 0.3
-    assert kl(model) < 0.02 < 0.06 < kl(untold)
+    assert explained(untold.latent(counts)) > 0.3
+    assert explained(model.latent(counts)) < 0.1
 
 
 def test_differential_expression_averages_covariates(of_truth, untold):
