@@ -546,6 +546,7 @@ def as_matrix(
                 "backed=True, "
                 "or read fewer cells"
             )
+        _refuse_empty(x, name)
         return x
     return _in_memory(x, name, layer)
 
@@ -567,15 +568,20 @@ def _in_memory(x, name: str, layer: str | None) -> np.ndarray | sparse.csr_array
             f"{name}: has shape {x.shape}, must be (n_cells, n_genes); for a single cell pass "
             "x[None, :]"
         )
-    if 0 in x.shape:
-        none = "cells" if x.shape[0] == 0 else "genes"
-        raise ValueError(f"{name}: has shape {x.shape}, that is no {none}; pass at least one")
+    _refuse_empty(x, name)
     if x.dtype.kind not in "buif":
         raise ValueError(
             f"{name}: has dtype {x.dtype}, must be numbers; convert it, or drop the columns that "
             "are text"
         )
     return _canonical_rows(x, name, layer) if sparse.issparse(x) else _dense_rows(x, name, layer)
+
+
+def _refuse_empty(x, name: str) -> None:
+    """ValueError for a matrix without cells, or without genes."""
+    if 0 in x.shape:
+        none = "cells" if x.shape[0] == 0 else "genes"
+        raise ValueError(f"{name}: has shape {x.shape}, that is no {none}; pass at least one")
 
 
 def _unwrap(counts, layer, name, on_disk):
