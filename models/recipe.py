@@ -14,7 +14,8 @@ half the epochs. Three things bring a model close to where it is going before th
   rho follows them (`start_from_components`).
 - theta has ten times the rate of the others (`AdamForCounts`). Adam moves a parameter by no more
   than the rate in a step. A mean has the 128 weights of its gene to move it, theta has itself
-  alone, and far to go: at first, all that tells kinds of cells apart is scatter.
+  alone, and far to go: before the means tell kinds of cells apart, all of their differences count
+  as scatter.
 
 epochs=None: 200, fewer above 20,000 cells, more where that is under 500 steps:
 
@@ -109,7 +110,7 @@ for twice the epochs, or twice the learning rate, which gain 4 nats and mix a li
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -125,6 +126,7 @@ if TYPE_CHECKING:
     from models.count_inputs import TrainingCells
 
 N_COMPONENTS = 20  # at most, with which z begins
+N_BLOCKS = 4  # of products, in which they are looked for
 CELLS_OF_COMPONENTS = 2000  # at most, whose components they are
 THETA_PRECISION = 4.0  # of the normal prior of log_theta: 1 / its variance
 THETA_RATE = 10.0  # learning rate of log_theta beside that of the other parameters
@@ -276,10 +278,10 @@ def optimizer_of(
 ) -> AdamForCounts:
     """The optimiser of a training: priors on the weights of the decoder's heads, and on log_theta.
 
-    The precision of the latter is THETA_PRECISION where that of the former is n_hidden; theta is
-    quick where the model `may_hurry`. parameters: of any shapes. n_cells: trained on. Offsets of
-    batches that were mapped (query.py) have the prior that they had there, whatever weight_decay
-    is.
+    weight_decay is that of the weights, with precision n_hidden by default; log_theta has
+    THETA_PRECISION / n_hidden times as much. theta is quick where the model `may_hurry`.
+    parameters: of any shapes. n_cells: trained on. Offsets of batches that were mapped (query.py)
+    have the prior that they had there, whatever weight_decay is.
 
     The scales of the batch norm before the heads stay where they are, at 1 in a new model: they
     could grow in the weights' place, and do (pbmc of 2,000 genes, 200 epochs: -1483 where they are
@@ -334,41 +336,56 @@ def _rounded(counts, noise):
 
 
 # ------------------------------------------------------------------------------ starting values
-def start_from_moments(model: Any, sums: Moments, codes: np.ndarray) -> None:
-    """Set biases, dispersions and the prior of the library by the training cells.
+class Expression(NamedTuple):
+    """What the moments of counts say of each gene: two arrays (n_genes,), float64."""
 
-    sums: the moments of their counts; codes: of their batches, (n_cells,). rho starts at mean
-    expression, theta at moments, extra zeros at log odds of -2. Parameters that are frozen stay.
+    rho: np.ndarray  # its mean fraction of all counts; never 0
+    theta: np.ndarray  # its inverse dispersion
+
+
+def start(model: Any, cells: TrainingCells) -> None:
+    """Starting values of a model that was never trained, from the cells that it is trained on.
+
+    Parameters that are frozen stay.
     """
-    rho = _mean_rho(sums)
-    log_rho = np.log(rho)
-    start_at(model.decoder.rho.bias, log_rho - log_rho.mean())
-    if model.likelihood == "zinb":
-        start_at(model.decoder.zi.bias, -2.0)
-    if model.likelihood != "poisson":
-        _start_theta(model, _log_theta_of_moments(sums, rho))
-    start_library_prior(model, sums.totals, codes)
-    if model.library == "latent":
-        _start_library_encoder(model, sums.totals)
+    genes = expression_of(cells.sums)
+    start_from_moments(model, genes, cells.sums.totals, cells.codes)
+    if may_hurry(model):
+        start_from_components(model, genes, cells)
 
 
-def _mean_rho(sums: Moments) -> np.ndarray:
-    """Mean expression of each gene, a fraction of all, (n_genes,); never 0."""
-    n_genes = len(sums.of_genes)
-    return (sums.of_genes + 0.5) / (sums.of_genes.sum() + 0.5 * n_genes)
-
-
-def _log_theta_of_moments(sums: Moments, rho: np.ndarray) -> np.ndarray:
-    """log theta of each gene, (n_genes,), from the spread of its counts around total * rho.
+def expression_of(sums: Moments) -> Expression:
+    """rho and theta of each gene, from the spread of its counts around total * rho.
 
     With means mu = total * rho, sum (x - mu)^2 = sum mu + sum mu^2 / theta over cells. theta is
     kept within 0.05 to 100. Of the square, sum x^2 is `sums.squares`, and sum x * total is
     `sums.with_totals`.
     """
+    n_genes = len(sums.of_genes)
+    rho = (sums.of_genes + 0.5) / (sums.of_genes.sum() + 0.5 * n_genes)
     squared_means = rho**2 * np.sum(sums.totals**2)
     spread = sums.squares - 2 * rho * sums.with_totals + squared_means
     beyond_poisson = np.maximum(spread - sums.of_genes, 1e-8)
-    return np.log(np.clip(squared_means / beyond_poisson, 0.05, 100))
+    return Expression(rho, np.clip(squared_means / beyond_poisson, 0.05, 100))
+
+
+def start_from_moments(
+    model: Any, genes: Expression, totals: np.ndarray, codes: np.ndarray
+) -> None:
+    """Set biases, dispersions and the prior of the library by the training cells.
+
+    totals, codes: of cells and of their batches, (n_cells,). rho starts at mean expression, theta
+    at moments, extra zeros at log odds of -2.
+    """
+    log_rho = np.log(genes.rho)
+    start_at(model.decoder.rho.bias, log_rho - log_rho.mean())
+    if model.likelihood == "zinb":
+        start_at(model.decoder.zi.bias, -2.0)
+    if model.likelihood != "poisson":
+        _start_theta(model, np.log(genes.theta))
+    start_library_prior(model, totals, codes)
+    if model.library == "latent":
+        _start_library_encoder(model, totals)
 
 
 def _start_theta(model, log_theta: np.ndarray) -> None:
@@ -410,7 +427,7 @@ def _start_library_encoder(model, totals: np.ndarray) -> None:
 
 
 # ---------------------------------------------------------------------------- the first guess of z
-def start_from_components(model: Any, cells: TrainingCells) -> None:
+def start_from_components(model: Any, genes: Expression, cells: TrainingCells) -> None:
     """Let z begin as the first principal components of log(1 + counts), and rho follow them.
 
     The first two hidden units of each network carry the first component and its opposite, the next
@@ -418,27 +435,26 @@ def start_from_components(model: Any, cells: TrainingCells) -> None:
     what went in, scaled by batch norm to variance 1: the mean of z, or log rho. Each gene's log rho
     changes with each component by one step of Fisher scoring from its mean, to the most probable
     value under NB and the prior of the weights. The components are those of one half of each cell's
-    molecules, and the slopes of log rho those of the other half: where a component is the noise of
-    these cells, they are about 0. The other hidden units count from the first step. Parameters that
-    are frozen stay, and a model without room for a component, or that may not hurry.
-
-    Components are those of what depth, covariates and batch do not explain.
+    molecules, of what depth, batch and covariates do not explain there, and the slopes of log rho
+    those of the other half: where a component is the noise of these cells, they are about 0. The
+    other hidden units count from the first step. Parameters that are frozen stay, and a model
+    without room for a component.
     """
-    if not may_hurry(model):
-        return
     rng = np.random.default_rng(0)
     n_components = min(N_COMPONENTS, model.n_latent, model.config["n_hidden"] // 2)
     n_cells = cells.counts.shape[0]
     chosen = np.sort(rng.permutation(n_cells)[:CELLS_OF_COMPONENTS])
     parts = [sparse.csr_array(part) for _, part in pieces(cells.counts[chosen])]
-    counts = sparse.csr_array(sparse.vstack(parts), dtype=np.float64)
+    counts = sparse.csr_array(sparse.vstack(parts))
     twice_one_half = thinned(counts, rng)
-    other_half = counts - 0.5 * twice_one_half
+    other_half = _with_data(counts, counts.data - 0.5 * twice_one_half.data)
     # What z need not say: the depth of a cell, its batch, and its covariates.
     log_totals = np.log(cells.sums.totals[chosen])
     batches = cells.codes[chosen, None] == np.arange(model.n_batches)  # one-hot, (n, n_batches)
     known = np.column_stack([log_totals, batches, cells.covariates[chosen]])
-    axes, scores = principal_components(twice_one_half.log1p(), known, n_components)
+    y = twice_one_half.log1p()
+    y.eliminate_zeros()
+    axes, scores = principal_components(y, known, n_components)
     if axes.shape[1] == 0:
         return
     encoder = model.z_encoder
@@ -448,8 +464,13 @@ def start_from_components(model: Any, cells: TrainingCells) -> None:
     start_at(encoder.log_var.weight, 0.0)
     start_at(encoder.log_var.bias, -1.0)
     _pass_on(model.decoder.layers, np.eye(axes.shape[1], model.n_latent))
-    precision = 2.0 * model.config["n_hidden"]  # of the difference of two weights, by their prior
-    _read_off(model.decoder.rho, _slopes(other_half, scores, cells.sums, precision))
+    precision = 2.0 * model.config["n_hidden"]  # two weights carry a slope, n_hidden that of each
+    _read_off(model.decoder.rho, _slopes(other_half, scores, genes, precision))
+
+
+def _with_data(x: sparse.csr_array, data: np.ndarray) -> sparse.csr_array:
+    """The matrix that has these entries, (n_stored,), where x has its own."""
+    return sparse.csr_array((data, x.indices, x.indptr), shape=x.shape)
 
 
 def principal_components(
@@ -457,45 +478,63 @@ def principal_components(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(axes, scores) of at most n principal components of y, without what is known of the rows.
 
-    y: (n_rows, n_columns); known: (n_rows, n_known), and a constant is among what it can make: the
-    regression of y on it is taken away. axes: (n_columns, n), of length 1; scores: (n_rows, n), of
-    variance 1. Components of next to no variance are left out.
-    """
-    from scipy.sparse.linalg import LinearOperator, svds  # here: loading it takes a while
+    y: (n_rows, n_columns); known: (n_rows, n_known), and a constant is among what it can make. The
+    regression of y on it is taken away, which leaves r. axes: (n_columns, n), of length 1; scores:
+    (n_rows, n), of variance 1. Components of next to no variance are left out.
 
-    explained = (y.T @ np.linalg.pinv(known).T).T  # (n_known, n_columns); known @ it is taken away
-    square = np.sum(np.square(y.data))
-    square_of_rest = square - np.sum((known.T @ known) * (explained @ explained.T))
+    They are the best ones whose scores are combinations of the columns of r v, r r^T r v, ...,
+    N_BLOCKS such blocks, of random directions v (block Krylov iteration, Musco & Musco 2015).
+    Components that stand out from the noise are found as they are, and in place of those within it
+    others of about the same variance: which is all that a start needs, in a quarter of the time of
+    exact ones (those are in imputation.py, `principal_axes`, for others to be compared with).
+    """
     n = min(n, min(y.shape) - 1)
-    if n < 1 or square_of_rest <= 1e-9 * square:
+    if n < 1:
         return np.zeros((y.shape[1], 0)), np.zeros((y.shape[0], 0))
-    rest = LinearOperator(
-        y.shape,
-        dtype=np.float64,
-        matvec=lambda v: y @ v.ravel() - known @ (explained @ v.ravel()),
-        rmatvec=lambda u: y.T @ u.ravel() - explained.T @ (known.T @ u.ravel()),
-    )
-    v0 = np.random.default_rng(0).standard_normal(min(y.shape))
-    u, lengths, axes = svds(rest, k=n, v0=v0)
-    kept = np.flatnonzero(lengths > 1e-3 * lengths.max())[::-1]  # the largest first
-    return axes[kept].T, u[:, kept] * np.sqrt(y.shape[0])
+    of_known, sizes, _ = np.linalg.svd(known, full_matrices=False)
+    basis = of_known[:, sizes > 1e-9 * sizes[0]].astype(y.dtype)
+    explained = (y.T @ basis).T
+
+    # Products with r = y - basis @ explained, which is not sparse and never made.
+    def times_r(v):
+        return y @ v - basis @ (explained @ v)
+
+    def times_r_transposed(u):
+        return y.T @ u - explained.T @ (basis.T @ u)
+
+    n_directions = max(n, N_COMPONENTS)
+    rng = np.random.default_rng(0)
+    directions = rng.standard_normal((y.shape[1], n_directions)).astype(y.dtype)
+    blocks = []
+    for _ in range(N_BLOCKS):
+        block, _ = np.linalg.qr(times_r(directions))  # else all columns turn to the first component
+        blocks.append(block)
+        directions = times_r_transposed(block)
+    space, _ = np.linalg.qr(np.concatenate(blocks, axis=1))
+    axes, lengths, rotation = np.linalg.svd(times_r_transposed(space), full_matrices=False)
+    lengths = lengths[:n]
+    # What is left of y where all is explained are errors of rounding.
+    kept = (lengths > 1e-3 * lengths[0]) & (lengths > 1e-5 * np.linalg.norm(y.data))
+    scores = space @ rotation[:n].T * y.shape[0] ** 0.5
+    return axes[:, :n][:, kept], scores[:, kept]
 
 
 def _pass_on(layers: Any, directions: np.ndarray) -> None:
     """Let hidden units 2 j and 2 j + 1 of all layers be direction j of the input and its opposite.
 
-    directions: (n, n_in).
+    directions: (n, n_in). What the layers are told besides, such as covariates, has no part in it.
     """
     both = np.repeat(directions, 2, axis=0)
     both[1::2] *= -1.0
     for linear in layers.linears:
         weight = np.array(backend.to_host(linear.weight.data))
         bias = np.array(backend.to_host(linear.bias.data))
-        weight[: len(both)] = 0.0  # also of the conditions, which join the input
+        weight[: len(both)] = 0.0
         weight[: len(both), : both.shape[1]] = both
         bias[: len(both)] = 0.0
         start_at(linear.weight, weight)
         start_at(linear.bias, bias)
+        # The input of the next layer is the units of this one: a = relu(a) - relu(-a), and -a.
         both = np.kron(np.eye(len(directions)), [[1.0, -1.0], [-1.0, 1.0]])
 
 
@@ -508,23 +547,31 @@ def _read_off(linear: Any, slopes: np.ndarray) -> None:
 
 
 def _slopes(
-    counts: sparse.csr_array, scores: np.ndarray, sums: Moments, precision: float
+    counts: sparse.csr_array, scores: np.ndarray, genes: Expression, precision: float
 ) -> np.ndarray:
     """How log rho changes with each score, (n_genes, n): a step of Fisher scoring from 0.
 
     counts: (n_cells, n_genes), and of the same cells scores (n_cells, n), of variance 1. Of an NB
-    with means mu = total * rho, the derivative by log rho is (x - mu) / (1 + mu / theta), and the
-    information mu / (1 + mu / theta); the prior of a slope adds its precision to that.
+    with means mu = total * rho, and w = 1 / (1 + mu / theta), the derivative by log rho is
+    w (x - mu), and the information w mu; the prior of a slope adds its precision to that. Sums over
+    cells of w mu, and of w mu times a score, are rho times those of w total.
     """
     totals = counts.sum(axis=1)
-    rho = _mean_rho(sums)
-    theta = np.exp(_log_theta_of_moments(sums, rho))
-    derivative = np.zeros((len(rho), scores.shape[1]))
-    information = np.zeros(len(rho))
-    for start in range(0, len(totals), 256):  # dense a few at a time
-        piece = slice(start, start + 256)
-        mu = totals[piece, None] * rho
-        spread = 1.0 + mu / theta
-        derivative += ((counts[piece].toarray() - mu) / spread).T @ scores[piece]
-        information += np.sum(mu / spread, axis=0)
-    return derivative / (information + precision)[:, None]
+    rho = genes.rho.astype(counts.dtype)
+    rho_by_theta = (genes.rho / genes.theta).astype(counts.dtype)
+
+    def weights(totals, rho_by_theta):
+        w = 1.0 + totals * rho_by_theta
+        return np.reciprocal(w, out=w)
+
+    of_entries = weights(np.repeat(totals, np.diff(counts.indptr)), rho_by_theta[counts.indices])
+    observed = _with_data(counts, of_entries * counts.data).T @ scores
+
+    with_totals = np.column_stack([totals[:, None] * scores, totals])
+    expected = np.zeros((len(rho), with_totals.shape[1]), counts.dtype)
+    for start in range(0, len(totals), 128):  # dense, but a few cells at a time
+        piece = slice(start, start + 128)
+        expected += weights(totals[piece, None], rho_by_theta).T @ with_totals[piece]
+    expected *= rho[:, None]
+    information = expected[:, -1:]
+    return (observed - expected[:, :-1]) / (information + precision)

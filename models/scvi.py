@@ -697,8 +697,7 @@ class SCVI(AnswersByDraws, ComparesGroups, ComparesAbundance, MapsQueries, Saved
             self.n_cells = len(cells.codes)
             self._know_columns(cells.columns)
             backend.assign(self.covariate_mean, cells.covariates.mean(axis=0))
-            recipe.start_from_moments(self, cells.sums, cells.codes)
-            recipe.start_from_components(self, cells)
+            recipe.start(self, cells)
         elif not np.any(knows_library(self)):  # weights of scvi-tools
             recipe.start_library_prior(self, cells.sums.totals, cells.codes)
         if self.config["dropout"] is None:

@@ -1,11 +1,17 @@
 """The choices of scVI's training, each against a formula or distribution that is known."""
 
+import tracemalloc
+import warnings
+
 import numpy as np
 import pytest
 from scipy import sparse, stats
 
 from minigrad import nn, optim
+from minigrad.data import Blocks
 from models import SCVI, recipe
+from models.count_inputs import training_cells
+from models.counts import Counts
 from models.recipe import AdamForCounts, principal_components, thinned, usual_dropout, usual_epochs
 
 
@@ -109,6 +115,111 @@ def test_there_are_no_components_of_nothing():
     axes, scores = principal_components(sparse.csr_array(rows), known, 2)
     np.testing.assert_allclose(np.abs(axes), np.full((3, 1), 3**-0.5))
     np.testing.assert_allclose(np.abs(scores), np.ones((12, 1)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_components_that_stand_out_are_found_beside_noise(dtype):
+    """Of 300 x 400 of noise and three directions: these by NumPy's SVD; of the noise, nearly as much as can be had."""
+    rng = np.random.default_rng(0)
+    sizes = np.array([12.0, 6.0, 4.0])
+    y = (rng.normal(size=(300, 3)) * sizes) @ np.linalg.qr(rng.normal(size=(400, 3)))[0].T
+    y = (y + rng.normal(size=y.shape)) * (rng.random(y.shape) < 0.5)
+    known = np.ones((300, 1))
+    u, lengths, axes = np.linalg.svd(y - y.mean(axis=0), full_matrices=False)
+    found_axes, scores = principal_components(sparse.csr_array(y.astype(dtype)), known, 10)
+    assert found_axes.dtype == scores.dtype == dtype
+    np.testing.assert_allclose(found_axes.T @ found_axes, np.eye(10), atol=1e-5)
+    np.testing.assert_allclose(scores.T @ scores / 300, np.eye(10), atol=1e-5)
+    of_first = np.abs(np.sum(found_axes[:, :3] * axes[:3].T, axis=0))
+    np.testing.assert_allclose(of_first, 1.0, atol=1e-3)
+    left = np.linalg.norm((y - y.mean(axis=0)) @ found_axes) ** 2
+    assert 0.96 < left / np.sum(lengths[:10] ** 2) <= 1.0 + 1e-6
+
+
+def test_slopes_are_a_step_of_fisher_scoring():
+    """The derivative of the log likelihood by SciPy's NB and a difference quotient, over the information and the prior."""
+    rng = np.random.default_rng(0)
+    genes = recipe.Expression(rng.dirichlet(np.ones(5)), rng.uniform(0.1, 9.0, 5))
+    scores = rng.normal(size=(150, 2))
+    totals = rng.integers(50, 500, 150)
+    counts = rng.poisson(totals[:, None] * genes.rho)
+    counts[:, 4] += totals - counts.sum(axis=1) - (totals - counts.sum(axis=1)).min()
+    totals = counts.sum(axis=1)
+
+    def log_p(slope, k):  # of each gene, as log rho of a cell is slope * score above its mean
+        mu = totals[:, None] * genes.rho * np.exp(slope * scores[:, k : k + 1])
+        return stats.nbinom.logpmf(counts, genes.theta, genes.theta / (genes.theta + mu)).sum(
+            axis=0
+        )
+
+    step = 1e-5
+    derivative = np.stack([(log_p(step, k) - log_p(-step, k)) / (2 * step) for k in (0, 1)], axis=1)
+    mu = totals[:, None] * genes.rho
+    information = np.sum(mu**2 / (mu + mu**2 / genes.theta), axis=0)  # mu^2 / variance
+    found = recipe._slopes(sparse.csr_array(counts.astype(float)), scores, genes, 7.0)
+    np.testing.assert_allclose(found, derivative / (information[:, None] + 7.0), rtol=1e-6)
+
+
+DEGENERATE = {
+    "two cells": [[3, 0, 1], [1, 4, 0]],
+    "one gene": [[1], [2], [0], [7]],
+    "equal cells": np.full((9, 4), [3, 0, 1, 200]),
+    "multiples of a cell": np.outer(np.arange(1, 9), [3, 0, 1, 2]),
+    "all in one gene": np.outer(np.arange(1, 9), [0, 1, 0]),
+    "one cell apart": np.vstack([np.ones((20, 5)), [[0, 0, 90, 0, 0]]]),
+    "enormous": np.random.default_rng(0).poisson(2.0, (8, 5)) * 1_000_000,
+    "a single count": np.vstack([np.zeros((8, 5)), np.eye(5)[:2]]),
+    "genes without counts": np.eye(30)[np.arange(40) % 3],
+}
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", DEGENERATE)
+def test_the_start_of_what_tells_nothing_is_finite(name, dtype):
+    """Few cells or genes, or all alike; in memory and on the disk, with a covariate that is constant or one of each cell."""
+    x = sparse.csr_array(np.asarray(DEGENERATE[name], np.float32))
+    n_cells, n_genes = x.shape
+    on_disk = Blocks(lambda a, b: x[a:b], np.unique([*range(0, n_cells, 3), n_cells]), n_genes)
+    obs = {"age": np.full(n_cells, 50.0), "cell": np.arange(n_cells).astype(str)}
+    starts = []
+    for matrix in (x, on_disk):
+        counts = Counts(matrix, [f"g{i}" for i in range(n_genes)], range(n_cells), obs)
+        known = dict(categorical=["cell"], continuous=["age"]) if n_cells < 10 else {}
+        model = SCVI.for_data(counts, **known, n_latent=40, library="latent", dtype=dtype)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of empty cells, and of few of a label
+            recipe.start(model, training_cells(model, counts, None, None))
+        starts.append(model.state_dict())
+    for array, same in zip(starts[0].values(), starts[1].values(), strict=True):
+        assert array.dtype == dtype and np.all(np.isfinite(array))
+        np.testing.assert_array_equal(array, same)
+
+
+def test_each_cell_a_batch_of_its_own_starts_and_trains():
+    x = np.random.default_rng(0).poisson(2.0, (6, 4)) + 1
+    model = SCVI(4, 6, n_latent=2, n_hidden=4, library="latent")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        history = model.fit(x, np.arange(6), epochs=2, progress=False)
+    assert np.all(np.isfinite(history["train_loss"]))
+    np.testing.assert_allclose(model.library_log_mean, np.log(x.sum(axis=1)), rtol=1e-6)
+    np.testing.assert_allclose(model.library_log_var, recipe.LIBRARY_FLOOR)
+
+
+def test_the_start_makes_no_dense_table_of_cells_and_genes():
+    n_cells, n_genes = 1500, 6000
+    x = sparse.random_array((n_cells, n_genes), density=0.01, rng=np.random.default_rng(0))
+    x = sparse.csr_array(x).ceil().astype(np.float32)
+    model = SCVI(n_genes, n_latent=4, n_hidden=8)
+    cells = training_cells(model, x, None, None)
+    tracemalloc.start()
+    try:
+        recipe.start(model, cells)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < n_cells * n_genes * 4 / 2
 
 
 @pytest.fixture
