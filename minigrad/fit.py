@@ -89,7 +89,7 @@ from minigrad import backend, optim
 from minigrad.data import NOISE, VALIDATION
 from minigrad.notebook import as_frame, as_html, as_picture
 from minigrad.tensor import no_grad
-from minigrad.training import Run, prepare
+from minigrad.training import Run, prepare, unchanged_if_it_fails
 
 
 def train(model, run: Run) -> None:
@@ -183,29 +183,31 @@ def fit(
     itself returns an empty one.
 
     Ctrl-C returns, after the step that it falls into, what is there; a second one does not wait for
-    the step. FloatingPointError for a number that is not finite; the weights are then those of the
-    last whole epoch. Before anything is trained: OSError where the checkpoint cannot be written,
+    the step. An error in the first epoch, or before it, leaves the model as it was, to the bit; one
+    that comes later leaves the weights of the last whole epoch. FloatingPointError for a number
+    that is not finite. Before anything is trained: OSError where the checkpoint cannot be written,
     ValueError where it is of another run.
     """
-    run = prepare(
-        model,
-        columns,
-        history=History(),
-        epochs=epochs,
-        optimizer=optimizer,
-        batch_size=batch_size,
-        validation=validation,
-        seed=seed,
-        schedule=schedule,
-        early_stopping=early_stopping,
-        checkpoint=checkpoint,
-        resume=resume,
-        device=device,
-        parallel=parallel,
-        describe=describe,
-    )
-    with run.watched(progress):  # whether a bar is shown; Ctrl-C waits for a step to end
-        train(model, run)
+    with unchanged_if_it_fails(model):
+        run = prepare(
+            model,
+            columns,
+            history=History(),
+            epochs=epochs,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            validation=validation,
+            seed=seed,
+            schedule=schedule,
+            early_stopping=early_stopping,
+            checkpoint=checkpoint,
+            resume=resume,
+            device=device,
+            parallel=parallel,
+            describe=describe,
+        )
+        with run.watched(progress):  # whether a bar is shown; Ctrl-C waits for a step to end
+            train(model, run)
     return run.history
 
 

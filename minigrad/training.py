@@ -10,8 +10,8 @@ This is engineering, for the loop of fit.py. `prepare` checks what `fit` was giv
   optimiser and the running statistics of batch normalisation do not belong together.
 - *Several processes.* Each has a part of every minibatch; losses and gradients are added up before
   each step (parallel.py).
-- *Numbers that are not finite.* The tape is searched for the first one, and the weights of the last
-  whole epoch are restored.
+- *Errors.* In the first epoch they leave the model as it was, later with the weights of the last
+  whole epoch. For a number that is not finite, the tape is searched for the first one.
 
 Know before reading: the loop in fit.py, checkpoint.py, parallel.py, trace.py.
 Know after: why a training that was killed, interrupted or split ends as if it had not been.
@@ -42,6 +42,43 @@ from minigrad.progress import Lines, bar, in_words
 SAVE_EVERY = 60.0  # seconds between checkpoints within an epoch that takes longer than that
 PATIENCE = 20  # epochs without a better validation score after which early stopping stops
 POSITION = ("epoch", "batch", "loss_sum", "n_seen", "seconds", "best_epoch")  # in a checkpoint
+
+
+# ------------------------------------------------------------------------------- all, or as it was
+@contextmanager
+def unchanged_if_it_fails(model) -> Iterator[None]:
+    """Within: an error leaves the model, a Module, as it was, unless a whole epoch was trained.
+
+    As it was to the bit: weights, buffers, device, and the attributes of it and of its modules. (An
+    attribute that is changed in place, such as a list that grows, is not brought back.) After a
+    whole epoch `Run.watched` sees to the weights, and here nothing is done. Where it is called
+    within itself, as models do that change before they call minigrad.fit, the outer one counts: of
+    a large model, one more copy is enough.
+    """
+    if id(model) in _guarded:
+        yield
+        return
+    modules = [module for _, module in model.named_modules()]
+    attributes = [dict(vars(module)) for module in modules]
+    weights = model.state_dict()
+    device = model.device
+    trained_on = model.trained_on  # another dict after each whole epoch
+    _guarded.add(id(model))
+    try:
+        yield
+    except BaseException:  # also Ctrl-C, before the loop runs
+        if model.trained_on is trained_on:
+            for module, before in zip(modules, attributes):
+                vars(module).clear()
+                vars(module).update(before)
+            model.to(device)
+            model.load_state_dict(weights)
+        raise
+    finally:
+        _guarded.remove(id(model))
+
+
+_guarded: set[int] = set()  # the id of each model of which `unchanged_if_it_fails` has a copy
 
 
 # ---------------------------------------------------------------------------------- before training
@@ -372,7 +409,7 @@ class Run:
         }
         self.bar.set_postfix(shown, refresh=False)
         self.lines.say(in_words(self.epoch, self.epochs, shown), self.is_over())
-        self.model.trained_on = {"rows": len(self.train.rows), "epochs": self.epoch}
+        self._tell_model()
         self.save()
         self.last_save = time.monotonic()
 
@@ -396,8 +433,11 @@ class Run:
         """Within, the loop runs: Ctrl-C waits for a step to end, and an error of one rank ends all.
 
         is_shown: whether to show how far it is. Afterwards the model has the best weights, where
-        early stopping has kept them, and is in evaluation mode.
+        early stopping has kept them, and is in evaluation mode. After an error it has those of the
+        last whole epoch.
         """
+        if self.epoch:
+            self._tell_model()
         is_shown = is_shown and self.ranks.rank == 0
         self.lines = Lines(is_shown)
         n_steps = self.epochs * len(self.train)
@@ -415,10 +455,21 @@ class Run:
                 if self.ranks.size > 1 and not self.is_stopping:
                     raise  # a second Ctrl-C: the others are somewhere else
                 self._interrupted()
-        if self.best_weights is not None:
-            self.model.load_state_dict(self.best_weights)
+            except BaseException:  # a full disk, too little memory, a number that is not finite
+                self._leave(self.epoch_weights)
+                raise
+        self._leave(self.best_weights)
+
+    def _leave(self, weights: dict | None) -> None:
+        """Leave the model with these weights, None: its own, and ready to predict."""
+        if weights is not None:
+            self.model.load_state_dict(weights)
         self.optimizer.zero_grad()
         self.model.eval()
+
+    def _tell_model(self) -> None:
+        """Let the model know what it was trained on so far."""
+        self.model.trained_on = {"rows": len(self.train.rows), "epochs": self.epoch}
 
     @contextmanager
     def _ctrl_c_waits(self) -> Iterator[None]:
@@ -531,14 +582,15 @@ class Run:
         )
 
     def _give_up(self, where: str, bad: list[str]) -> None:
-        """Restore the weights of the last whole epoch, and say what was not finite."""
-        self.model.load_state_dict(self.epoch_weights)
-        self.model.eval()
+        """Say what was not finite: NotFinite."""
+        left = "is as it was"
+        if self.epoch:
+            left = f"has the weights of epoch {self.epoch}"
         batch = min(self.batch + 1, len(self.train))
         raise NotFinite(
             f"not finite in epoch {self.epoch + 1}, batch {batch}: {where}; parameters that are "
-            f"not finite, or their gradients: {bad or 'none'}. The weights of the last good epoch "
-            "were restored. A smaller learning_rate often helps; check the input for extreme values"
+            f"not finite, or their gradients: {bad or 'none'}. The model {left}. A smaller "
+            "learning_rate often helps; check the input for extreme values"
         )
 
     # -------------------------------------------------------------------------------- checkpoints
@@ -583,6 +635,10 @@ class Run:
             group, _, name = key.partition("/")
             groups.setdefault(group, {})[name] = array
         try:
+            # The model takes only what fits it; what is not its present weights is needed later.
+            if groups["best"]:
+                self.model.load_state_dict(groups["best"])
+            self.model.load_state_dict(groups["good"])
             self.model.load_state_dict(groups["weights"])
             self.optimizer.load_state_dict(groups["optimizer"])
             self.epoch_weights = groups["good"]
@@ -591,9 +647,9 @@ class Run:
             self.history.columns = dict(meta["history"])
             for name in POSITION:
                 setattr(self, name, meta["position"][name])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path}: cannot be resumed from: it is incomplete ({error})"
+                f"{path}: cannot be resumed from: it is incomplete, or of another model ({error})"
             ) from error
         if self.schedule is not None and self.n_done:
             self.schedule.n = self.n_done - 1

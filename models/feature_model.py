@@ -24,6 +24,7 @@ from minigrad.fit import History, evaluating, fit
 from minigrad.nn import Module
 from minigrad.parallel import ranks_of
 from minigrad.tensor import Tensor
+from minigrad.training import unchanged_if_it_fails
 from models.inputs import (
     ANY_NUMBER,
     Range,
@@ -94,7 +95,8 @@ class FeatureModel(Saved, Module):
         parallel: see minigrad.fit. Returns the History.
 
         ValueError names what is wrong with x; FloatingPointError if training leaves the finite
-        numbers, which features far from order 1 make likely.
+        numbers, which features far from order 1 make likely. What an error leaves of the model, and
+        what Ctrl-C does, is told in minigrad.fit.
         """
         names = genes_of(x)
         with ranks_of(parallel).preparing():
@@ -111,28 +113,29 @@ class FeatureModel(Saved, Module):
         epochs = whole_number("epochs", epochs)
         rate = self.learning_rate if learning_rate is None else learning_rate
 
-        rows, _ = split(n, validation, seed)
-        if len(rows):
-            self._start_from(x, rows)
-            if not self.trained:
-                self.features = names
-            self.trained = True
-        return fit(
-            self,
-            (x,),
-            epochs=epochs,
-            optimizer=lambda parameters: self._optimizer(parameters, rate),
-            batch_size=batch_size,
-            validation=validation,
-            seed=seed,
-            early_stopping=early_stopping,
-            checkpoint=checkpoint,
-            resume=resume,
-            progress=progress,
-            device=device,
-            parallel=parallel,
-            describe=self.description,
-        )
+        with unchanged_if_it_fails(self):
+            rows, _ = split(n, validation, seed)
+            if len(rows):
+                self._start_from(x, rows)
+                if not self.trained:
+                    self.features = names
+                self.trained = True
+            return fit(
+                self,
+                (x,),
+                epochs=epochs,
+                optimizer=lambda parameters: self._optimizer(parameters, rate),
+                batch_size=batch_size,
+                validation=validation,
+                seed=seed,
+                early_stopping=early_stopping,
+                checkpoint=checkpoint,
+                resume=resume,
+                progress=progress,
+                device=device,
+                parallel=parallel,
+                describe=self.description,
+            )
 
     # Three things that a subclass may do in its own way.
     def _default_epochs(self, n: int, batch_size: int) -> int:

@@ -42,8 +42,7 @@ Know after: every network of the chapter's figure (NN1 to NN6) and what it is fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -63,6 +62,7 @@ from minigrad.functional import data_of
 from minigrad.nn import BatchNorm1d, Dropout, Linear, Module, Parameter
 from minigrad.parallel import ranks_of
 from minigrad.tensor import Tensor
+from minigrad.training import unchanged_if_it_fails
 from models import recipe, scvi_tools
 from models.abundance import ComparesAbundance
 from models.count_inputs import (
@@ -338,7 +338,7 @@ class SCVI(AnswersByDraws, ComparesGroups, ComparesAbundance, MapsQueries, Saved
             dtype=dtype,
             rng=rng,
         )
-        if reference is not None:
+        if reference is not None:  # the weights of new batches stand in arrays of their own
             keep_apart(self, reference)
         if likelihood != "poisson" and dispersion != "gene-cell":
             shape = (n_genes,) if dispersion == "gene" else (n_genes, n_batches)
@@ -387,7 +387,7 @@ class SCVI(AnswersByDraws, ComparesGroups, ComparesAbundance, MapsQueries, Saved
     def _know_columns(self, columns: ObsColumns) -> None:
         """These are the obs columns of the model."""
         self.columns = columns
-        self.config["columns"] = columns.described()
+        self.config = {**self.config, "columns": columns.described()}
 
     # ----------------------------------------------------------------------------- the model itself
     # `inference`, `heads` and `log_prob`, as the class draws them; `terms` does one after the
@@ -645,18 +645,24 @@ class SCVI(AnswersByDraws, ComparesGroups, ComparesAbundance, MapsQueries, Saved
         number of cells trained on; 0 for no prior, of log theta neither. Other arguments are those
         of minigrad.fit.
         What these defaults are worth, and why scvi-tools' are others, is told in recipe.py, with
-        the measurements. ValueError names what is wrong with the counts, or an argument.
+        the measurements. ValueError names what is wrong with the counts, or an argument. What an
+        error leaves of the model, and what Ctrl-C does, is told in minigrad.fit.
         """
         known_batch = self.columns.batch if batch is None else batch
         if kl_warmup is None:
             kl_warmup = recipe.usual_kl_warmup(self.n_conditions)
         check_training(self.n_batches, known_batch, epochs, batch_size, learning_rate, kl_warmup)
-        with self._as_before_if_it_fails():
+        with unchanged_if_it_fails(self):
             with ranks_of(parallel).preparing():
                 cells = training_cells(self, counts, batch, layer)
+                n_cells = len(cells.codes)
+                n_train = n_cells - round(validation * n_cells)
+                if n_train < 2 and validation < 1:
+                    raise ValueError(
+                        f"validation={validation} of {n_cells} cells leaves {n_train} to train on; "
+                        "training needs at least 2"
+                    )
                 self._prepare_for(cells)
-            n_cells = len(cells.codes)
-            n_train = n_cells - round(validation * n_cells)
             if epochs is None:
                 n_steps = max(1, round(n_train / batch_size))
                 epochs = recipe.usual_epochs(n_cells, n_steps, self.n_conditions)
@@ -664,11 +670,6 @@ class SCVI(AnswersByDraws, ComparesGroups, ComparesAbundance, MapsQueries, Saved
                 weight_decay = self.config["n_hidden"] / max(1, n_train)
             self.kl_warmup = float(kl_warmup)
             self.trained = True
-            if n_train < 2 and validation < 1:
-                raise ValueError(
-                    f"validation={validation} of {n_cells} cells leaves {n_train} to train on; "
-                    "training needs at least 2"
-                )
             told = (cells.covariates,) if self.columns.n_covariates else ()
             return fit(
                 self,
@@ -705,30 +706,12 @@ class SCVI(AnswersByDraws, ComparesGroups, ComparesAbundance, MapsQueries, Saved
             n_counts = cells.sums.totals.sum()
             self._set_dropout(recipe.usual_dropout(n_cells, n_genes, n_counts))
 
-    def _set_dropout(self, dropout: float | None) -> None:
-        """Dropout of the encoders, None: as long as `fit` has not chosen one."""
-        self.config["dropout"] = dropout
-        self.z_encoder.layers.dropout.p = dropout or 0.0
+    def _set_dropout(self, dropout: float) -> None:
+        """Dropout of the encoders, which `fit` has chosen."""
+        self.config = {**self.config, "dropout": dropout}
+        self.z_encoder.layers.dropout.p = dropout
         if self.library == "latent":
-            self.l_encoder.layers.dropout.p = dropout or 0.0
-
-    @contextmanager
-    def _as_before_if_it_fails(self) -> Iterator[None]:
-        """Within: an error leaves the model as untrained, or as trained, as it was."""
-        trained = self.trained
-        batches = self.batches
-        genes = self.genes
-        columns = self.columns
-        dropout = self.config["dropout"]
-        try:
-            yield
-        except (ValueError, OSError, ImportError, RuntimeError):
-            self.trained = trained
-            self.batches = batches
-            self.genes = genes
-            self._know_columns(columns)
-            self._set_dropout(dropout)
-            raise
+            self.l_encoder.layers.dropout.p = dropout
 
     # ---------------------------------------------------------------- what a trained model is asked
     # posterior.py (AnswersByDraws), differential.py (ComparesGroups) and abundance.py

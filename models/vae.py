@@ -66,6 +66,7 @@ from minigrad.backend import Array
 from minigrad.distributions import Bernoulli, Categorical, Normal, kl_divergence
 from minigrad.fit import History, evaluating
 from minigrad.nn import Linear, Parameter, start_at
+from minigrad.training import unchanged_if_it_fails
 from models import posterior
 from models.autoencoder import layers
 from models.feature_model import FeatureModel
@@ -270,8 +271,9 @@ class VAE(FeatureModel):
             raise ValueError(
                 f"kl_warmup must be in [0, 0.5] (a fraction of the training), not {kl_warmup}"
             )
-        self.kl_warmup = float(kl_warmup)
-        return super().fit(x, **training)
+        with unchanged_if_it_fails(self):
+            self.kl_warmup = float(kl_warmup)
+            return super().fit(x, **training)
 
     def _start_from(self, x: Array, rows: np.ndarray) -> None:
         """The decoder's last biases, and a learned sigma, from the moments of the training rows.
