@@ -464,7 +464,8 @@ def start_from_components(model: Any, genes: Expression, cells: TrainingCells) -
     start_at(encoder.log_var.weight, 0.0)
     start_at(encoder.log_var.bias, -1.0)
     _pass_on(model.decoder.layers, np.eye(axes.shape[1], model.n_latent))
-    precision = 2.0 * model.config["n_hidden"]  # two weights carry a slope, n_hidden that of each
+    # Two weights carry a slope, one with each sign, and the prior of either has precision n_hidden.
+    precision = 2.0 * model.config["n_hidden"]
     _read_off(model.decoder.rho, _slopes(other_half, scores, genes, precision))
 
 
@@ -492,8 +493,8 @@ def principal_components(
     if n < 1:
         return np.zeros((y.shape[1], 0)), np.zeros((y.shape[0], 0))
     of_known, sizes, _ = np.linalg.svd(known, full_matrices=False)
-    basis = of_known[:, sizes > 1e-9 * sizes[0]].astype(y.dtype)
-    explained = (y.T @ basis).T
+    basis = of_known[:, sizes > 1e-9 * sizes[0]].astype(y.dtype)  # of all that known can make
+    explained = (y.T @ basis).T  # coefficients of the regression, (n_basis, n_columns)
 
     # Products with r = y - basis @ explained, which is not sparse and never made.
     def times_r(v):
@@ -569,8 +570,8 @@ def _slopes(
 
     with_totals = np.column_stack([totals[:, None] * scores, totals])
     expected = np.zeros((len(rho), with_totals.shape[1]), counts.dtype)
-    for start in range(0, len(totals), 128):  # dense, but a few cells at a time
-        piece = slice(start, start + 128)
+    for first in range(0, len(totals), 128):  # dense, but a few cells at a time
+        piece = slice(first, first + 128)
         expected += weights(totals[piece, None], rho_by_theta).T @ with_totals[piece]
     expected *= rho[:, None]
     information = expected[:, -1:]
