@@ -54,7 +54,7 @@ def write(out: Path, names: list[str]) -> Path:
             if not caption.exists():
                 continue
             text = caption.read_text(encoding="utf-8").strip()
-            parts.append(report.figure([picture.read_bytes()], text))
+            parts.append(report.figure([picture.read_bytes()], text, is_wide=True))
         parts.append(f"<pre>{html.escape((out / f'{name}.txt').read_text(encoding='utf-8'))}</pre>")
     page = out / "index.html"
     page.write_text(report.page("minigrad: every demo", "".join(parts)), encoding="utf-8")
