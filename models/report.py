@@ -594,7 +594,7 @@ def legend_beside(labels: np.ndarray, look: Mapping[str, dict], title: str) -> s
     )
     column = min(3.5 + 0.45 * max(map(len, how_many)), 20.0)  # rem, for one name a line
     return (
-        f"<div class=legend><b>{html.escape(title)}</b>"
+        f"<div class=legend><strong>{html.escape(title)}</strong>"
         f'<ul style="columns: {column:.1f}rem">{entries}</ul></div>'
     )
 
@@ -608,8 +608,9 @@ def as_read(name: str) -> tuple:
 def marker_of(look: Mapping) -> str:
     """A marker of matplotlib's in its colour, as an image of vectors within a page."""
     style = MarkerStyle(look["marker"])
-    (corners, *_) = style.get_path().transformed(style.get_transform()).to_polygons()
-    points = " ".join(f"{x:.2f},{-y:.2f}" for x, y in corners)
+    path = style.get_path().transformed(style.get_transform())
+    corners = np.asarray(path.to_polygons()[0])
+    points = " ".join(f"{x:.2f},{-y:.2f}" for x, y in corners.tolist())
     return (
         f'<svg viewBox="-.55 -.55 1.1 1.1" aria-hidden=true><polygon points="{points}" '
         f'fill="{look["color"]}"/></svg>'
