@@ -63,6 +63,7 @@ h1, h2 { line-height: 1.2; overflow-wrap: anywhere }
 figure { margin: 1.5rem 0 }
 .panels { display: grid; gap: .75rem; align-items: start;
     grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)) }
+.wide { overflow-x: auto }
 figure img { max-width: 100%; box-sizing: border-box; background: #fff; border: 1px solid #ddd }
 .panels img { width: 100% }
 .legend { font-size: 14px; line-height: 1.35 }
@@ -95,6 +96,7 @@ MOST_DRAWN = 1000  # cells of which the model draws counts
 N_CLUSTERS = 7  # where no labels are given
 MOST_NUMBERS = 30  # that are taken for names, as of clusters
 MOST_LABELS = len(PALETTE)  # that colours and markers tell apart; the rarer ones become "others"
+LEAST = 0.6  # of the width of a picture with 130 pixels an inch: then its letters are legible
 PANEL = (4.2, 3.5)  # inches: on a telephone, 9 centimetres of them, letters are legible
 VIRIDIS = ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.92, 256)))  # no yellow on white
 
@@ -292,7 +294,7 @@ def as_numbers(labels: Array) -> np.ndarray | None:
     return None if are_whole and len(different) <= MOST_NUMBERS else values
 
 
-def most_frequent(labels: Array) -> Array:
+def most_frequent(labels: np.ndarray) -> np.ndarray:
     """The labels, (n,) str, all but the most frequent called "others", so that colours suffice."""
     names, numbers = np.unique(labels, return_counts=True)
     if len(names) <= MOST_LABELS:
@@ -371,7 +373,7 @@ def latent_space(
         shown = most_frequent(as_texts(batch))
         look = {
             name: of_name | {"marker": "o"}
-            for name, of_name in look_by_name(shown.tolist(), given | used).items()
+            for name, of_name in look_by_name(shown.tolist(), {**given, **used}).items()
         }
         used |= colors_of(look)
         pictures = by_name(seen, shown, look, are_mixed=True)
@@ -631,19 +633,24 @@ def figure(pictures: list[bytes], caption: str, beside: str = "", is_wide: bool 
     """HTML of pictures side by side, in the page itself, and their caption; nothing for none.
 
     beside: HTML of what stands to their right, or below, such as a legend. is_wide: each picture
-    has the page's width, if it needs it.
+    has the page's width, if it needs it; where the page is narrower than a picture's letters can
+    bear, it is moved sideways.
     """
     if not pictures:
         return ""
     text = html.escape(caption)
-    images = [
-        f'<img alt="{text}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
-        for picture in pictures
-    ]
-    shown = "".join(images) + beside
-    if not is_wide:
-        shown = f"<div class=panels>{shown}</div>"
+    images = []
+    for picture in pictures:
+        source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+        least = f"style=min-width:{LEAST * pixels_across(picture):.0f}px " * is_wide
+        images.append(f'<img {least}alt="{text}" src="{source}">')
+    shown = f"<div class={'wide' if is_wide else 'panels'}>{''.join(images)}{beside}</div>"
     return f"<figure>{shown}<figcaption>{text}</figcaption></figure>"
+
+
+def pixels_across(picture: bytes) -> int:
+    """The width of a PNG, of which its header tells."""
+    return int.from_bytes(picture[16:20], "big")
 
 
 def table(pairs) -> str:

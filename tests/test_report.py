@@ -174,6 +174,16 @@ def test_a_page_fits_narrow_screens_and_dark_ones():
     assert report.figure([], "nothing") == ""
 
 
+def test_a_wide_picture_is_moved_sideways_where_its_letters_would_be_too_small():
+    figure = Figure(figsize=(12, 1))
+    picture = report.png(figure)
+    assert report.pixels_across(picture) == 2400
+    made = report.figure([picture], "a", is_wide=True)
+    assert "<div class=wide><img style=min-width:1440px alt=" in made
+    assert "min-width" not in report.figure([picture], "a")
+    assert ".wide { overflow-x: auto }" in report.STYLE
+
+
 def test_numbers_are_a_colour_bar_and_names_are_a_legend(kept):
     z = np.random.default_rng(0).normal(size=(60, 3))
     n_counts = np.random.default_rng(1).permutation(np.arange(60)) * 10.0
