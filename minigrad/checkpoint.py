@@ -340,8 +340,15 @@ class Saved(Module):
         n_weights = sum(p.data.size for p in self.parameters())
         trained = "yes" if getattr(self, "trained", False) else "no"
         if self.trained_on is not None:
-            trained = "{rows:,} rows, {epochs:,} epochs".format(**self.trained_on)
-        return [("weights", f"{n_weights:,}"), ("trained", trained)]
+            n_rows, n_epochs = self.trained_on["rows"], self.trained_on["epochs"]
+            trained = (
+                f"{n_rows:,} row{'s' * (n_rows != 1)}, {n_epochs:,} epoch{'s' * (n_epochs != 1)}"
+            )
+        return [*self._known(), ("weights", f"{n_weights:,}"), ("trained", trained)]
+
+    def _known(self) -> list[tuple[str, str]]:
+        """(what, value) pairs of what a model knows of its data: here nothing."""
+        return []
 
     def save(self, path) -> None:
         """Write weights, configuration and `described` to an npz file, atomically."""
