@@ -273,3 +273,34 @@ def test_the_page_tells_how_well_batches_mix():
     assert report.integration_table(z, None, kind, "kind") == ""
     assert report.integration_table(z, np.repeat("a", 120), kind, "kind") == ""
     assert report.integration_table(z[:80], batch[:80], kind[:80], "kind") == ""
+
+
+@pytest.mark.parametrize("n_panels", [1, 3])
+def test_a_volcano_names_its_groups_within_the_picture(n_panels):
+    """However long they are; and short ones where the genes are counted."""
+    long = "natural killer cell, CD56 dim, of peripheral blood, " * 6
+    table = table_of(["G1", "G2"])
+    parts = []
+    for name in ("NK", long, "B" * 300)[-n_panels:]:
+        groups = [Groups(name, long, 8, 9, 0.25)]
+        columns = table.columns | {"group": np.full(2, name), "comparison": np.full(2, long)}
+        parts.append((groups[0], columns))
+    columns = {key: np.concatenate([part[key] for _, part in parts]) for key in table.columns}
+    many = DifferentialExpression(
+        columns, mode="change", n_samples=9, fdr=0.05, groups=[groups for groups, _ in parts]
+    )
+    figure = many.volcano()
+    figure.canvas.draw()
+    width = figure.bbox.width
+    titles = [axes.title for axes in figure.axes if axes.get_title()]
+    assert len(titles) == n_panels
+    boxes = [title.get_window_extent() for title in titles]
+    for box, after in zip(boxes, [*boxes[1:], None]):
+        assert box.x0 >= 0 and box.x1 <= (width if after is None else after.x0)
+    for text in figure.legends[0].get_texts():
+        assert text.get_window_extent().x0 >= 0 and text.get_window_extent().x1 <= width
+    assert all("(8 cells)" in title.get_text() for title in titles)
+    assert all("(9 cells)" in title.get_text() for title in titles)
+    if n_panels > 1:
+        said = [text.get_text() for text in figure.axes[0].texts]
+        assert "2 genes higher in NK" in said and "0 genes higher in b" in said
