@@ -84,8 +84,9 @@ def tsne(x: Array, perplexity: float = 30.0, n_steps: int = 400) -> np.ndarray:
     """Points (n, 2) float32 for the rows of x (n, features), which are real and finite.
 
     perplexity: how many neighbours a row has, about; a third of the others where that is less.
-    Starts at the first two principal components, so nothing is drawn at random. For some picture of
-    one point, zeros.
+    Starts at the first two principal components, so nothing is drawn at random; fewer than three
+    rows stay there. ValueError, TypeError for an unusable x. With gains, as the authors' program
+    has them, 400 steps come as near to the minimum as a thousand without.
     """
     x = checked_points("tsne", x, "x").astype(np.float64)
     x = x - x.mean(axis=0)
@@ -96,10 +97,13 @@ def tsne(x: Array, perplexity: float = 30.0, n_steps: int = 400) -> np.ndarray:
     n_early = n_steps // 4
     learning_rate = max(len(x) / EXAGGERATION, 10.0)
     velocity = np.zeros_like(y)
+    gain = np.ones_like(y)  # of each coordinate: more where it keeps its direction (Jacobs 1988)
     for step in range(n_steps):
         is_early = step < n_early
+        slope = gradient(y, p, EXAGGERATION if is_early else 1.0)
+        gain = np.where(slope * velocity < 0, gain + 0.2, np.maximum(0.8 * gain, 0.01))
         velocity *= 0.5 if is_early else 0.8
-        velocity -= learning_rate * gradient(y, p, EXAGGERATION if is_early else 1.0)
+        velocity -= learning_rate * gain * slope
         y += velocity
     return y - y.mean(axis=0)
 

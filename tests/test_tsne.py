@@ -6,6 +6,7 @@ from scipy.spatial import cKDTree
 from scipy.stats import entropy
 
 from demos.tsne import loss
+from demos.tsne import tsne as lesson
 from minigrad import Tensor
 from models.tsne import N_ROWS, gradient, nearness, tsne
 
@@ -35,6 +36,19 @@ def test_each_row_has_the_perplexity_that_is_asked_for():
     np.testing.assert_allclose(p, p.T)
     assert p.sum() == pytest.approx(1.0, abs=1e-5) and not np.any(np.diag(p))
     np.testing.assert_allclose(np.exp(entropy(p, axis=1)), 7.0, rtol=1e-3)
+
+
+def test_the_points_come_as_near_to_the_minimum_as_a_long_descent_of_the_lesson():
+    """By KL(p || q); the lesson's descent has no gains, and takes more steps to come there."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 6))
+    x[:, 0] += 6.0 * (np.arange(80) % 4)
+    p = nearness(x - x.mean(axis=0), 79 / 3).astype(np.float64)
+    ours, short, long = [
+        loss(Tensor(y.astype(np.float64)), p).item()
+        for y in (tsne(x, n_steps=150), lesson(x, n_steps=150), lesson(x, n_steps=1000))
+    ]
+    assert ours < long + 0.02 and ours < short
 
 
 def test_groups_stay_apart_and_neighbours_together():
