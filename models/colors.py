@@ -74,7 +74,11 @@ PALETTE = (
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 OTHERS = "others"  # labels that have no colour of their own
-LOOK_OF_OTHERS = {"color": "#BBBBBB", "marker": "."}
+NO_LABEL = "(no label)"  # what cells without one are called
+GREY = {
+    OTHERS: {"color": "#BBBBBB", "marker": "."},
+    NO_LABEL: {"color": "#999999", "marker": "d"},
+}
 MOST_LIGHT = 0.475  # luminance of markers: on white, whose is 1, a contrast of 2
 MOST_BYTES = 1_000_000  # of a file of colours
 
@@ -105,17 +109,18 @@ def look_of(names: Iterable[str]) -> dict[str, dict]:
     for i, name in enumerate(names):
         found[name] = _look(PALETTE[i % len(PALETTE)])
     if OTHERS in found and len(names) > len(COLORS):
-        found[OTHERS] = dict(LOOK_OF_OTHERS)
+        found[OTHERS] = dict(GREY[OTHERS])
     return found
 
 
 def look_by_name(names: Iterable[str], known: Mapping[str, str] | None = None) -> dict[str, dict]:
     """A colour and a marker for each name, as matplotlib's options, that other names hardly change.
 
-    names: at most 30 and "others", which are grey; no two have one colour. known: name -> colour
-    that it had before, "#RRGGBB", and has again; where two names had the same one, the first.
+    names: at most 30, of which no two have one colour; "others" and "(no label)" are grey, and have
+    a look in any case. known: name -> colour that it had before, "#RRGGBB", and has again; where
+    two names had the same one, the first.
     """
-    names = sorted(set(names) - {OTHERS})
+    names = sorted(set(names) - set(GREY))
     chosen: dict[str, str] = {}
     for name in names:
         color = (known or {}).get(name)
@@ -125,8 +130,7 @@ def look_by_name(names: Iterable[str], known: Mapping[str, str] | None = None) -
         if name not in chosen:
             chosen[name] = _preferred(name, set(chosen.values()))
     found = {name: _look(chosen[name]) for name in names}
-    found[OTHERS] = dict(LOOK_OF_OTHERS)
-    return found
+    return found | {name: dict(look) for name, look in GREY.items()}
 
 
 def _preferred(name: str, taken: set[str]) -> str:

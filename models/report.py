@@ -48,7 +48,7 @@ from models.clustering import (
     normalized_mutual_information,
     silhouette,
 )
-from models.colors import COLORS, MARKERS, OTHERS, PALETTE, look_by_name, look_of
+from models.colors import COLORS, GREY, MARKERS, OTHERS, PALETTE, look_by_name, look_of
 from models.counts import Counts, library_size
 from models.measured import unmeasured_in
 from models.posterior import knows_library
@@ -367,7 +367,7 @@ def latent_space(
         look = look_by_name(shown.tolist(), given)
         used |= colors_of(look)
         pictures = by_name(seen, shown, look)
-        caption = f"{cells_in(seen)}, by {label_name}."
+        caption = f"{cells_in(seen)}, by {label_name}.{who_are_others(labels, shown)}"
         parts.append(figure(pictures, caption, legend_beside(shown, look, label_name)))
     if has_batches(batch):
         shown = most_frequent(as_texts(batch))
@@ -395,9 +395,16 @@ def cells_in(seen: list[Plane]) -> str:
     return f"{text}, and by t-SNE"
 
 
+def who_are_others(labels: np.ndarray, shown: np.ndarray) -> str:
+    """A sentence on how many labels (n,) are called "others" in those shown (n,), if some are."""
+    n_labels = len(set(labels.tolist()))
+    n_others = n_labels - len(set(shown.tolist()) - {OTHERS})
+    return f" The {n_others:,} rarest of {n_labels:,} are called {OTHERS}." * (n_others > 0)
+
+
 def colors_of(look: Mapping[str, dict]) -> dict[str, str]:
-    """Name -> colour, without that of "others"."""
-    return {name: of_name["color"] for name, of_name in look.items() if name != OTHERS}
+    """Name -> colour, without the greys of what is no label."""
+    return {name: of_name["color"] for name, of_name in look.items() if name not in GREY}
 
 
 def empty_plane(plane: Plane) -> tuple:
@@ -602,9 +609,12 @@ def legend_beside(labels: np.ndarray, look: Mapping[str, dict], title: str) -> s
 
 
 def as_read(name: str) -> tuple:
-    """A key to sort names by, in which "cluster 2" comes before "cluster 10", and "others" last."""
-    parts = re.split(r"([0-9]+)", name)
-    return name == OTHERS, [int(part) if i % 2 else part for i, part in enumerate(parts)]
+    """A key to sort names by: "cluster 2" comes before "cluster 10", and what is no label last."""
+    parts: list = re.split("([0-9]+)", name)  # texts and numbers by turns
+    for i in range(1, len(parts), 2):
+        digits = parts[i].lstrip("0")
+        parts[i] = len(digits), digits  # int() refuses thousands of them
+    return name in GREY, parts
 
 
 def marker_of(look: Mapping) -> str:

@@ -44,6 +44,7 @@ from minigrad.data import Blocks, pieces
 from minigrad.fit import History
 from minigrad.notebook import number_of
 from models import colors, guarded, locks
+from models.colors import NO_LABEL
 from models.counts import (
     Counts,
     annotate_h5ad,
@@ -59,7 +60,6 @@ from models.query import share_genes
 from models.scvi import SCVI
 
 FORMAT, VERSION = "minigrad run", 1
-NO_LABEL = "(no label)"
 SUFFIXES = (".csv", ".npz", ".h5ad")
 SELECTIONS: dict[str, Any] = {"variance": highest_variance, "pearson": pearson_residual_variance}
 COUNTS = (

@@ -149,6 +149,32 @@ def test_the_legend_of_labels_has_the_colours_that_are_drawn(kept):
         assert rare.get_zorder() > often.get_zorder()
 
 
+def test_cells_without_a_label_are_grey_and_the_last_of_the_legend(kept):
+    labels = np.repeat(["(no label)", "z", "A"], [2, 9, 9])
+    seen = report.planes(np.random.default_rng(0).normal(size=(20, 3)))
+    made, used = report.latent_space(seen, labels, "kind", np.ones(20))
+    entries = Page(made).entries
+    assert [name for _, name, _ in entries] == ["A", "z", "(no label)"]
+    assert entries[2][0] == "#999999" and set(used) == {"A", "z"}
+
+
+def test_numbers_in_names_are_sorted_as_numbers():
+    names = ["", "10", "2", "010b", "9" * 5000, "cluster 10", "cluster 2", "others", "T", "cluster"]
+    assert sorted(names, key=report.as_read) == [
+        *["", "2", "10", "010b", "9" * 5000, "T", "cluster", "cluster 2", "cluster 10", "others"]
+    ]
+
+
+def test_others_are_counted(kept):
+    labels = np.repeat([f"type {i:02d}" for i in range(33)], np.arange(33, 0, -1))
+    seen = report.planes(np.random.default_rng(0).normal(size=(len(labels), 3)))
+    made, used = report.latent_space(seen, labels, "kind", np.ones(len(labels)))
+    assert "by kind. The 4 rarest of 33 are called others." in made
+    assert len(used) == 29 and Page(made).entries[-1][1:] == ["others", "10"]
+    fewer = np.repeat("a", len(labels))
+    assert "others" not in report.latent_space(seen, fewer, "kind", np.ones(len(labels)))[0]
+
+
 def test_tsne_of_many_cells_is_of_a_part_of_them_and_says_so(kept, monkeypatch):
     monkeypatch.setattr(report, "MOST_IN_TSNE", 40)
     z = np.random.default_rng(0).normal(size=(60, 3))
