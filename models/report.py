@@ -622,9 +622,10 @@ def marker_of(look: Mapping) -> str:
     style = MarkerStyle(look["marker"])
     path = style.get_path().transformed(style.get_transform())
     corners = np.asarray(path.to_polygons()[0])
+    corners = corners / np.abs(corners).max()
     points = " ".join(f"{x:.2f},{-y:.2f}" for x, y in corners.tolist())
     return (
-        f'<svg viewBox="-.55 -.55 1.1 1.1" aria-hidden=true><polygon points="{points}" '
+        f'<svg viewBox="-1 -1 2 2" aria-hidden=true><polygon points="{points}" '
         f'fill="{look["color"]}"/></svg>'
     )
 

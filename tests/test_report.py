@@ -1,5 +1,6 @@
 """models/report.py: texts of users in pictures, as they are."""
 
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -163,6 +164,18 @@ def test_numbers_in_names_are_sorted_as_numbers():
     assert sorted(names, key=report.as_read) == [
         *["", "2", "10", "010b", "9" * 5000, "T", "cluster", "cluster 2", "cluster 10", "others"]
     ]
+
+
+@pytest.mark.parametrize("marker", [*report.MARKERS, ".", "d"])
+def test_a_marker_of_the_legend_is_whole(marker):
+    svg = report.marker_of({"marker": marker, "color": "#123456"})
+    box = [float(x) for x in re.search('viewBox="([^"]*)"', svg)[1].split()]
+    points = re.search('points="([^"]*)"', svg)[1].split()
+    corners = np.array([point.split(",") for point in points], float)
+    assert box == [-1, -1, 2, 2] and np.abs(corners).max() == 1.0
+    x, y = corners.T
+    area = abs(np.sum(x * np.roll(y, 1) - y * np.roll(x, 1))) / 2  # of the square around it, 4
+    assert 0.7 < area <= 4.0
 
 
 def test_others_are_counted(kept):
