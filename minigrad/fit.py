@@ -247,7 +247,7 @@ class History:
 
     def __repr__(self):
         if not len(self):
-            return "History(no epochs)"
+            return f"History({self._length()})"
         last = ", ".join(
             f"{name} {values[-1]:.6g}" for name, values in self.columns.items() if values
         )

@@ -76,7 +76,7 @@ def test_histories_as_frame_and_html():
     pandas.testing.assert_frame_equal(history.to_frame(), pandas.DataFrame(history.columns))
     page = history._repr_html_()
     assert "8 epochs" in page and "<td>8<td>3.5" in page and "<td>3<td>" not in page
-    assert "0 epochs" in History()._repr_html_() and repr(History()) == "History(no epochs)"
+    assert "0 epochs" in History()._repr_html_() and repr(History()) == "History(0 epochs)"
     assert repr(History({"epoch": [1]})) == "History(1 epoch; last: epoch 1)"
     with pytest.raises(ValueError, match="plot: the history has no epochs yet"):
         History().plot()
