@@ -210,6 +210,8 @@ def test_a_page_fits_narrow_screens_and_dark_ones():
     assert "<meta name=viewport" in page and "prefers-color-scheme: dark" in page
     assert page.count("<img") == 2 and page.count("<figcaption>a &lt; b</figcaption>") == 1
     assert "<title>&lt;&amp;&gt;</title>" in page and "repeat(auto-fill" in page
+    # The colours that tests/test_colors.py holds apart are turned so.
+    assert ".legend svg { filter: invert(.93) hue-rotate(180deg) brightness(1.15) }" in page
     assert report.figure([], "nothing") == ""
 
 
