@@ -29,7 +29,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from minigrad.nn import Module
-from minigrad.notebook import as_html
+from minigrad.notebook import as_html, number_of
 
 FORMAT = "minigrad checkpoint"
 VERSION = 2
@@ -340,10 +340,8 @@ class Saved(Module):
         n_weights = sum(p.data.size for p in self.parameters())
         trained = "yes" if getattr(self, "trained", False) else "no"
         if self.trained_on is not None:
-            n_rows, n_epochs = self.trained_on["rows"], self.trained_on["epochs"]
-            trained = (
-                f"{n_rows:,} row{'s' * (n_rows != 1)}, {n_epochs:,} epoch{'s' * (n_epochs != 1)}"
-            )
+            rows = number_of(self.trained_on["rows"], "row")
+            trained = f"{rows}, {number_of(self.trained_on['epochs'], 'epoch')}"
         return [*self._known(), ("weights", f"{n_weights:,}"), ("trained", trained)]
 
     def _known(self) -> list[tuple[str, str]]:

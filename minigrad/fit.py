@@ -87,7 +87,7 @@ import numpy as np
 
 from minigrad import backend, optim
 from minigrad.data import NOISE, VALIDATION
-from minigrad.notebook import as_frame, as_html, as_picture
+from minigrad.notebook import as_frame, as_html, as_picture, number_of
 from minigrad.tensor import no_grad
 from minigrad.training import Run, prepare
 
@@ -254,7 +254,7 @@ class History:
         return f"History({self._length()}; last: {last})"
 
     def _length(self) -> str:
-        return f"{len(self):,} epoch{'s' * (len(self) != 1)}"
+        return number_of(len(self), "epoch")
 
     def _repr_html_(self) -> str:
         n_shown = 5

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minigrad.notebook import as_frame, as_html, as_picture, short
+from minigrad.notebook import as_frame, as_html, as_picture, number_of, short
 from models.files import warn_of_formulas
 
 BLUE, GREY, RED = "#0072B2", "#999999", "#D55E00"
@@ -259,7 +259,7 @@ class DifferentialExpression:
         for across, n, ha in ((0.02, n_lower, "left"), (0.98, n_higher, "right")):
             letter, name = ("b", groups.b) if ha == "left" else ("a", groups.a)
             where = name if len(name) <= 16 else letter
-            text = f"{n:,} gene{'s' * (n != 1)} higher in {where}"
+            text = f"{number_of(n, 'gene')} higher in {where}"
             place = {"transform": axes.transAxes, "ha": ha, "va": "top", "parse_math": False}
             axes.text(across, 0.98, text, fontsize=8, color="#555555", **place)
 
