@@ -16,6 +16,8 @@ from demos import show
 from models import VAE, Autoencoder
 from models.counts import log1p, normalize, read
 
+GREY = "#AAAAAA"  # cells, in every panel
+
 
 def run(options) -> None:
     counts = read(show.DATA / "cortex.npz")
@@ -44,7 +46,7 @@ def run(options) -> None:
     f, axes = show.figure(1, 3, width=3.2, height=3.1)
     codes = {"AE": ae.latent(train), "VAE": vae.latent(train)}
     for ax, (name, c) in zip(axes[0], codes.items()):
-        ax.scatter(*c.T, s=4, color=show.COLORS[0], linewidths=0, label="codes of cells")
+        ax.scatter(*c.T, s=4, color=GREY, linewidths=0, label="cells")
         ax.scatter(
             *z.T,
             s=4,
@@ -56,7 +58,7 @@ def run(options) -> None:
         ax.set(title=f"{name}: latent space", xlabel="z 1", ylabel="z 2")
     v = np.linalg.svd(train - train.mean(axis=0), full_matrices=False)[2][:2]
     axes[0, 2].scatter(
-        *((train - train.mean(axis=0)) @ v.T).T, s=3, color="#bbbbbb", linewidths=0, label="cells"
+        *((train - train.mean(axis=0)) @ v.T).T, s=4, color=GREY, linewidths=0, label="cells"
     )
     for i, (name, y) in enumerate(draws.items()):
         axes[0, 2].scatter(
@@ -69,9 +71,9 @@ def run(options) -> None:
         )
     axes[0, 2].set(title="decoded, seen by PCA", xlabel="PC 1", ylabel="PC 2")
     f.legend(
-        handles=[*axes[0, 0].collections, *axes[0, 2].collections],
+        handles=[*axes[0, 0].collections, *axes[0, 2].collections[1:]],
         loc="outside lower center",
-        ncols=5,
+        ncols=4,
         frameon=False,
         fontsize=9,
         markerscale=2,

@@ -18,9 +18,9 @@ from scipy import sparse
 
 from demos import show
 from demos.scvi import principal_components
-from demos.tsne import tsne
 from models import SCVI, integration
 from models.counts import read
+from models.tsne import tsne
 
 SCORES = {
     "ilisi": "iLISI",

@@ -77,7 +77,7 @@ def run(options) -> None:
         f,
         options.out,
         "reparameterization",
-        "Left: both estimates are centred on the exact gradient, one is far "
-        "wider. Right: the variance of the score-function estimate grows with the dimensions, the "
-        "other does not.",
+        "Left: the mean of both estimates is the exact gradient (the line), but one is far wider, "
+        "and skewed. Right: the variance of the score-function estimate grows with the dimensions, "
+        "the other does not.",
     )

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from demos import show
-from demos.tsne import tsne
 from models import SCVI
 from models.clustering import adjusted_rand_index, kmeans, normalized_mutual_information, silhouette
 from models.counts import log1p, normalize, read
 from models.runs import write_cells
+from models.tsne import tsne
 
 
 def add_options(parser) -> None:

@@ -44,8 +44,8 @@ def mark_quick(path: Path) -> None:
     f = Figure(figsize=(width / 100, (height + strip) / 100), dpi=100)
     f.figimage(pixels, 0, 0, origin="upper")
     text = "quick run: too small for the caption to hold"
-    place = {"ha": "center", "va": "center", "fontsize": min(13.0, 0.02 * width)}
-    f.text(0.5, 1 - strip / 2 / (height + strip), text, color=RED, weight="bold", **place)
+    place = {"ha": "left", "va": "center", "fontsize": min(13.0, 0.02 * width)}
+    f.text(12 / width, 1 - strip / 2 / (height + strip), text, color=RED, weight="bold", **place)
     frame = Rectangle((0, 0), 1, 1, fill=False, edgecolor=RED, linewidth=6)
     f.add_artist(frame)
     f.savefig(path, dpi=100)

@@ -5,8 +5,8 @@ are near in the many dimensions are near in the plane. Nearness p_ij in many dim
 Gaussian whose width differs by cell, chosen so that each has about `perplexity` neighbours.
 Nearness q_ij in the plane has the heavier tail of a Student t distribution, which lets groups drift
 apart. The points move down the gradient of KL(p || q), which the engine finds by itself: the
-published gradient formula appears nowhere below. All pairs are compared, so it is for at most a
-thousand cells or so.
+published gradient formula appears nowhere below. (models/tsne.py has it, for the pictures of
+reports, and the widths.) All pairs are compared, so it is for at most a thousand cells or so.
 """
 
 from __future__ import annotations
@@ -16,26 +16,7 @@ import numpy as np
 from demos import show
 from minigrad import Tensor, optim
 from models.counts import log1p, normalize, read
-
-
-def nearness(x: np.ndarray, perplexity: float) -> np.ndarray:
-    """p_ij, (n, n), summing to 1.
-
-    Each row has the width at which its entropy is log(perplexity), found by bisection.
-    """
-    squared = np.sum(x * x, axis=1)
-    d = np.maximum(squared[:, None] + squared - 2.0 * x @ x.T, 0.0)
-    np.fill_diagonal(d, np.inf)
-    d -= d.min(axis=1, keepdims=True)
-    low, high = np.full(len(x), 1e-10), np.full(len(x), 1e10)
-    for _ in range(60):
-        precision = np.sqrt(low * high)
-        p = np.exp(-d * precision[:, None])
-        p /= p.sum(axis=1, keepdims=True)
-        entropy = -np.sum(p * np.log(np.maximum(p, 1e-300)), axis=1)
-        wide = entropy > np.log(perplexity)
-        low, high = np.where(wide, precision, low), np.where(wide, high, precision)
-    return ((p + p.T) / (2 * len(x))).astype(np.float32)
+from models.tsne import nearness
 
 
 def loss(y: Tensor, p: np.ndarray) -> Tensor:

@@ -97,6 +97,7 @@ def run(options) -> None:
         options.out,
         "vae",
         "VAEs on mouse cortex, above with a Normal, below with a categorical decoder: the terms of "
-        "the held-out ELBO, the means of all genes in cells and in draws from the prior, and the "
-        "spread of one gene.",
+        "the held-out ELBO, the means of all genes in cells and in draws from the prior, which "
+        "agree, and a gene that varies much, of which the draws have too few zeros and high "
+        "values.",
     )

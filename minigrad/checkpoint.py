@@ -29,7 +29,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from minigrad.nn import Module
-from minigrad.notebook import as_html
+from minigrad.notebook import as_html, number_of
 
 FORMAT = "minigrad checkpoint"
 VERSION = 2
@@ -340,8 +340,13 @@ class Saved(Module):
         n_weights = sum(p.data.size for p in self.parameters())
         trained = "yes" if getattr(self, "trained", False) else "no"
         if self.trained_on is not None:
-            trained = "{rows:,} rows, {epochs:,} epochs".format(**self.trained_on)
-        return [("weights", f"{n_weights:,}"), ("trained", trained)]
+            rows = number_of(self.trained_on["rows"], "row")
+            trained = f"{rows}, {number_of(self.trained_on['epochs'], 'epoch')}"
+        return [*self._known(), ("weights", f"{n_weights:,}"), ("trained", trained)]
+
+    def _known(self) -> list[tuple[str, str]]:
+        """(what, value) pairs of what a model knows of its data: here nothing."""
+        return []
 
     def save(self, path) -> None:
         """Write weights, configuration and `described` to an npz file, atomically."""

@@ -87,7 +87,7 @@ import numpy as np
 
 from minigrad import backend, optim
 from minigrad.data import NOISE, VALIDATION
-from minigrad.notebook import as_frame, as_html, as_picture
+from minigrad.notebook import as_frame, as_html, as_picture, number_of
 from minigrad.tensor import no_grad
 from minigrad.training import Run, prepare, unchanged_if_it_fails
 
@@ -248,15 +248,20 @@ class History:
             self.columns.setdefault(name, []).append(value)
 
     def __repr__(self):
+        if not len(self):
+            return f"History({self._length()})"
         last = ", ".join(
             f"{name} {values[-1]:.6g}" for name, values in self.columns.items() if values
         )
-        return f"History({len(self)} epochs; last: {last})"
+        return f"History({self._length()}; last: {last})"
+
+    def _length(self) -> str:
+        return number_of(len(self), "epoch")
 
     def _repr_html_(self) -> str:
         n_shown = 5
         last = [values[-n_shown:] for values in self.columns.values()]
-        return as_html(self.names, zip(*last), f"{len(self)} epochs; the last of them")
+        return as_html(self.names, zip(*last), f"{self._length()}; the last of them")
 
     def to_frame(self) -> Any:
         """One row for each epoch, a pandas DataFrame. ImportError where pandas is not installed."""
@@ -266,10 +271,12 @@ class History:
         """Draw loss and validation scores by epoch.
 
         With a path (.png, .pdf, .svg) the picture is written and the path returned, without one the
-        figure is returned.
+        figure is returned. ValueError for a history without epochs.
         """
         from matplotlib.figure import Figure
 
+        if not len(self):
+            raise ValueError("plot: the history has no epochs yet; train for one at least")
         names = [name for name in self.names if name.startswith(("train_", "validation_"))]
         n_columns = min(len(names), 2)  # what a notebook or a page has room for
         n_rows = -(-len(names) // 2)

@@ -47,7 +47,17 @@ from scipy import sparse
 from minigrad import checkpoint
 from minigrad.notebook import for_number, number_of, short
 from minigrad.parallel import LAUNCHERS, AnotherRankFailed, ranks_of
-from models import comparison, imputation, latent_files, query, recipe, report, runs, streams
+from models import (
+    colors,
+    comparison,
+    imputation,
+    latent_files,
+    query,
+    recipe,
+    report,
+    runs,
+    streams,
+)
 from models.counts import HOW_TO_ROUND, Counts, empty_cells, library_size
 from models.differential_table import aligned
 from models.files import HOW_TO_ADD
@@ -791,7 +801,8 @@ def some_of(are_meant: np.ndarray, whose: str) -> str:
 def make_report(options) -> int:
     """A page of pictures, one HTML file: training curves, latent space, use of its dimensions,
     counts of genes and library sizes in the data and in draws from the model. Of large data a
-    random 3,000 cells are looked at."""
+    random 3,000 cells are looked at. A label keeps its colour: in RUN/colors.json, which may be
+    edited by hand, for later reports of this run and, with --colors-from, of others."""
     run, out = Run(options.run), options.out or Path(options.run) / "index.html"
     model = run.model()
     output("--out", out, (".html",))
@@ -800,8 +811,9 @@ def make_report(options) -> int:
     counts, path, batch = of_run(run, options, model)
     keep_counts(run, path, "--out", out, obs=options.obs)
     labels = None if options.color is None else runs.labels_of(counts, options.color)
+    known = run.colors() | colors_from(options.colors_from)
     with checkpoint.whole_file(out) as temporary:
-        report.write(
+        used = report.write(
             temporary,
             model,
             run.history(),
@@ -811,9 +823,29 @@ def make_report(options) -> int:
             options.color or "cluster",
             title=f"{run.folder.name}: scVI on "
             + ", ".join(Path(p).name for p in runs.paths_of(path)),
+            colors=known,
         )
+    try:
+        run.keep_colors(used)
+    except OSError as error:  # the page is what was asked for
+        warnings.warn(f"later reports may have other colours: {sentence(error)}", stacklevel=1)
     say(f"written: {out}")
     return 0
+
+
+def colors_from(path: Path | None) -> dict[str, str]:
+    """Name of a label -> its colour, in the reports of the run with this folder or page.
+
+    WrongUsage where there was no report.
+    """
+    if path is None:
+        return {}
+    run = Run(path if path.is_dir() else path.parent)
+    if not run.colors_file.is_file():
+        raise WrongUsage(
+            f"--colors-from {path}: there is no {run.colors_file}; make a report of that run first"
+        )
+    return colors.read_colors(run.colors_file)
 
 
 def of_run(run: Run, options, model, is_own_batch_decoded: bool = True) -> tuple:
@@ -1612,6 +1644,12 @@ def report_options(add) -> None:
         metavar="COLUMN",
         help="obs column by which cells are coloured (default: clusters found by k-means)",
     )
+    add(
+        "--colors-from",
+        metavar="RUN",
+        type=Path,
+        help="a run whose reports have the colours that labels are to have here too",
+    )
 
 
 COMMANDS = {
@@ -1672,7 +1710,11 @@ COMMANDS = {
         "reference.csv query.csv --labels types.csv --out labels.csv\n"
         "reference.npz query.npz --labels meta.tsv --column cell_type --out labels.csv",
     ),
-    "report": (make_report, report_options, "run\nrun --color labels --out page.html"),
+    "report": (
+        make_report,
+        report_options,
+        "run\nrun --color labels --out page.html\nrun2 --color labels --colors-from run",
+    ),
 }
 
 

@@ -611,9 +611,10 @@ def _unwrap(counts, layer, name, on_disk):
 
 def _in_words(values: np.ndarray) -> str:
     """What an obs column holds, in a line: its range, or its most frequent values."""
-    if values.dtype.kind == "f" and np.isfinite(values).any():
-        return f"{np.nanmin(values):.4g} to {np.nanmax(values):.4g}"
     names, numbers = np.unique(values.astype(str), return_counts=True)
+    is_count = values.dtype.kind in "iu" and len(names) > 30  # few numbers may be of clusters
+    if is_count or values.dtype.kind == "f" and np.isfinite(values).any():
+        return f"{np.nanmin(values):.4g} to {np.nanmax(values):.4g}"
     first = np.argsort(-numbers, kind="stable")[:5]
     said = ", ".join(f"{names[i]} ({numbers[i]:,})" for i in first)
     return said + f" and {number_of(len(names) - 5, 'other')}" * (len(names) > 5)

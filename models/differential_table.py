@@ -7,12 +7,13 @@ and what may be concluded from it.
 from __future__ import annotations
 
 import csv
+import textwrap
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from minigrad.notebook import as_frame, as_html, as_picture, short
+from minigrad.notebook import as_frame, as_html, as_picture, number_of, short
 from models.files import warn_of_formulas
 
 BLUE, GREY, RED = "#0072B2", "#999999", "#D55E00"
@@ -205,9 +206,9 @@ class DifferentialExpression:
         for axes in panels[len(parts) :]:
             axes.axis("off")
         for axes, (groups, table) in zip(panels, parts):
-            table._draw(axes, groups, n_labels if len(parts) == 1 else n_labels // 2)
+            table._draw(axes, groups, n_labels if len(parts) == 1 else n_labels // 2, n_columns)
             if self.mode == "change" and len(parts) > 1:  # else the legend says it
-                table._write_numbers(axes)
+                table._write_numbers(axes, groups)
         if self.mode == "change":
             _legend(figure, *parts[0], is_only=len(parts) == 1)
         if path is None:
@@ -215,8 +216,8 @@ class DifferentialExpression:
         figure.savefig(path, dpi=150)
         return path
 
-    def _draw(self, axes, groups: Groups, n_labels: int) -> None:
-        """The panel of one comparison."""
+    def _draw(self, axes, groups: Groups, n_labels: int, n_columns: int) -> None:
+        """The panel of one comparison, in a figure with so many columns of them."""
         x, y = self["lfc_mean"], self["bayes_factor"]
         if self.mode == "change":
             self._draw_marked(axes, x, y, groups)
@@ -227,8 +228,12 @@ class DifferentialExpression:
             axes.scatter(x, y, s=16, color=GREY, alpha=0.7, linewidths=0)
             axes.set_xlabel("log2 fold change a over b, mean over pairs")
             axes.set_ylabel("|log Bayes factor| (nats)")
-        title = f"a: {groups.a} ({groups.n_a:,} cells)\nb: {groups.b} ({groups.n_b:,} cells)"
-        axes.set_title(title, fontsize=10, parse_math=False)
+        n_letters = round(9 * axes.get_figure().get_figwidth() / n_columns)  # of a line
+        title = [
+            *_in_lines(groups.a, n_letters, "a: {} " + f"({groups.n_a:,} cells)"),
+            *_in_lines(groups.b, n_letters, "b: {} " + f"({groups.n_b:,} cells)"),
+        ]
+        axes.set_title("\n".join(title), fontsize=10, parse_math=False)
         reach = 1.5 * max(np.max(np.abs(x)), 1e-3)
         axes.set_xlim(-reach, reach)
         for side in (-1, 1):
@@ -243,21 +248,38 @@ class DifferentialExpression:
         for side in (-1, 1):
             axes.axvline(side * groups.delta, color=GREY, linewidth=0.8, linestyle=":")
 
-    def _write_numbers(self, axes) -> None:
-        """How many genes are marked on either side, above all that is drawn."""
+    def _write_numbers(self, axes, groups: Groups) -> None:
+        """How many genes are marked on either side, above all that is drawn.
+
+        Names that have no room there are the letters of the title.
+        """
         bottom, top = axes.get_ylim()
         axes.set_ylim(bottom, top + 0.1 * (top - bottom))
-        n_lower, _, n_higher = [np.sum(chosen) for chosen in self._marked()]
+        n_lower, _, n_higher = [int(np.sum(chosen)) for chosen in self._marked()]
         for across, n, ha in ((0.02, n_lower, "left"), (0.98, n_higher, "right")):
-            where = "b" if ha == "left" else "a"
-            text = f"{n:,} genes higher in {where}"
-            place = {"transform": axes.transAxes, "ha": ha, "va": "top"}
+            letter, name = ("b", groups.b) if ha == "left" else ("a", groups.a)
+            where = name if len(name) <= 16 else letter
+            text = f"{number_of(n, 'gene')} higher in {where}"
+            place = {"transform": axes.transAxes, "ha": ha, "va": "top", "parse_math": False}
             axes.text(across, 0.98, text, fontsize=8, color="#555555", **place)
 
     def _marked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Masks of the rows: marked and higher in b, not marked, marked and higher in a."""
         is_de, x = self["is_de"], self["lfc_mean"]
         return is_de & (x <= 0), ~is_de, is_de & (x > 0)
+
+
+def _in_lines(name: str, n_letters: int, text: str) -> list[str]:
+    """A text about a group, with its name in place of "{}": itself, or lines of n_letters at most.
+
+    A name that is longer than two lines is cut off.
+    """
+    said = text.format(name)
+    if len(said) <= n_letters:
+        return [said]
+    if len(name) > 2 * n_letters:
+        name = name[: 2 * n_letters] + " ..."
+    return textwrap.wrap(text.format(name), n_letters)
 
 
 def _legend(figure, groups: Groups, table: DifferentialExpression, is_only: bool) -> None:
@@ -268,11 +290,12 @@ def _legend(figure, groups: Groups, table: DifferentialExpression, is_only: bool
     names = ["higher in b", "not marked", "higher in a"]
     if is_only:
         n_lower, n_others, n_higher = [np.sum(chosen) for chosen in table._marked()]
-        names = [
-            f"higher in {groups.b} ({n_lower:,} genes)",
-            f"not marked ({n_others:,} genes)",
-            f"higher in {groups.a} ({n_higher:,} genes)",
+        lines = [
+            _in_lines(groups.b, 80, "higher in {} " + f"({n_lower:,} genes)"),
+            [f"not marked ({n_others:,} genes)"],
+            _in_lines(groups.a, 80, "higher in {} " + f"({n_higher:,} genes)"),
         ]
+        names = ["\n".join(of_one) for of_one in lines]
     made = figure.legend(
         [Line2D([], [], color=c, marker="o", linestyle="", alpha=0.7) for c in (BLUE, GREY, RED)],
         names,

@@ -935,11 +935,34 @@ def training_only(model: Module, trained: Collection[Tensor]) -> Iterator[None]:
 
 
 # ---------------------------------------------------------------------------------------- questions
+def _first_of(names: list) -> str:
+    """The first five of names, and how many more there are."""
+    more = f" and {len(names) - 5:,} others" * (len(names) > 5)
+    return ", ".join(map(str, names[:5])) + more
+
+
 class MapsQueries(Module):
     """What a trained model of counts does with cells of new batches (Lotfollahi et al. 2022).
 
     SCVI is such a model.
     """
+
+    n_batches: int
+    batches: list
+    config: dict
+
+    def _known(self) -> list[tuple[str, str]]:
+        """(what, value) pairs, for people: batches of its own training, and those mapped since."""
+        n_own = self.n_batches
+        if self.config["reference"] is not None:
+            n_own = self.config["reference"]["n_batches"]
+        own, mapped = self.batches[:n_own], self.batches[n_own:]
+        found = []
+        if self.n_batches > 1:
+            found.append(("batches", _first_of(own)))
+        if mapped:
+            found.append(("mapped since", _first_of(mapped)))
+        return found
 
     def align_genes(
         self, counts: Any, min_overlap: float = 0.8, layer: str | None = None

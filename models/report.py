@@ -5,8 +5,8 @@ This is engineering.
 Know before reading: scvi.py, posterior.py, and what k-means is. A figure for each question:
 
     training        loss and held-out ELBO by epoch
-    latent space    cells on the first principal components of their latent means, by label, by
-                    batch and by library size
+    latent space    cells on the first principal components of their latent means, and by t-SNE of
+                    them: by label, by batch and by library size
     dimensions      KL of q(z | x) from the prior, by latent dimension: one near 0 goes unused
     counts          posterior predictive: mean and zeros of each gene, in the data and in counts
                     drawn from the model
@@ -14,8 +14,9 @@ Know before reading: scvi.py, posterior.py, and what k-means is. A figure for ea
                     prior
 
 The page holds its pictures and needs no network; on a narrow screen its panels stand one below the
-other, and where the reader wants it dark it is. Also here: the palette of this project, for the
-demos too, and legends that show names as they are.
+other, and where the reader wants it dark it is. Names of labels are text of the page, not of a
+picture, which a telephone would make too small. Also here, for the demos too: points by label, and
+legends of pictures that show names as they are.
 
 Know after: how to look at a fitted model before believing it.
 """
@@ -25,13 +26,17 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
+import textwrap
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
-from matplotlib.lines import Line2D
+from matplotlib.markers import MarkerStyle
 
 from minigrad.backend import Array, Matrix
 from minigrad.fit import History
@@ -43,75 +48,57 @@ from models.clustering import (
     normalized_mutual_information,
     silhouette,
 )
+from models.colors import COLORS, GREY, MARKERS, OTHERS, PALETTE, look_by_name, look_of
 from models.counts import Counts, library_size
 from models.measured import unmeasured_in
 from models.posterior import knows_library
 from models.runs import as_texts, in_memory
+from models.tsne import tsne
 
-# Okabe & Ito (2008), then three more for up to ten classes; markers help where colours do not.
-COLORS = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#D55E00",
-    "#000000",
-    "#C4BB34",
-    "#7F7F7F",
-    "#882255",
-)
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
-MOST_LIGHT = 0.475  # luminance of markers: on white, whose is 1, a contrast of 2
-
-
-def legible(color) -> str:
-    """A colour of matplotlib as "#RRGGBB", darkened in its own hue where white would swallow it.
-
-    Luminance and contrast are those of WCAG 2.1.
-    """
-    rgb = np.array(to_rgb(color))
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    luminance = linear @ [0.2126, 0.7152, 0.0722]
-    if luminance <= MOST_LIGHT:
-        return to_hex(color)
-    linear = linear * (MOST_LIGHT / luminance)
-    rgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    red, green, blue = rgb.tolist()
-    return to_hex((red, green, blue))
-
-
-# Twenty more for up to as many classes, in the order of matplotlib's map of that name.
-MANY_COLORS = tuple(legible(colormaps["tab20"](i)[:3]) for i in range(20))
-OTHERS = "others"  # labels that have no colour of their own
+__all__ = ["COLORS", "MARKERS", "figure", "legend", "look_of", "page", "scatter", "write"]
 STYLE = """:root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
     max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
 h1, h2 { line-height: 1.2; overflow-wrap: anywhere }
 figure { margin: 1.5rem 0 }
-.panels { display: flex; flex-wrap: wrap; align-items: flex-start; gap: .5rem }
-.panels img { flex: 1 1 26rem; min-width: 0; max-width: min(100%, 40rem); height: auto;
-    box-sizing: border-box; background: #fff; border: 1px solid #ddd }
-.panels img:only-child { flex: 0 1 auto; max-width: 100% }
-pre { background: #f6f6f6; padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere;
-    font-size: 12px }
+.panels { display: grid; gap: .75rem; align-items: start;
+    grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)) }
+.wide { overflow-x: auto }
+figure img { max-width: 100%; box-sizing: border-box; background: #fff; border: 1px solid #ddd }
+.panels img { width: 100% }
+.legend { font-size: 14px; line-height: 1.35 }
+@media (max-width: 63.4rem) { .legend { grid-column: 1 / -1 } }
+.legend ul { list-style: none; margin: .3rem 0 0; padding: 0; column-gap: 1rem }
+.legend li { break-inside: avoid; padding: .1rem 0 .1rem 1.3rem; position: relative }
+.legend svg { width: .8rem; height: .8rem; position: absolute; left: 0; top: .3rem }
+.legend small { opacity: .75; white-space: nowrap }
+pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 13px }
 figcaption { color: #555; margin: .5rem 0 1.5rem; max-width: 60rem }
-code { background: #f6f6f6 } nav a { margin-right: .8rem }
+figcaption, .legend, td:first-child { overflow-wrap: anywhere }
+code { background: #f6f6f6 }
+nav a { display: inline-block; margin-right: .8rem }
 table { border-collapse: collapse }
-td { padding: .3rem 1.5rem .3rem 0; border-bottom: 1px solid #ddd; vertical-align: top }
+td { padding: .3rem 0; border-bottom: 1px solid #ddd; vertical-align: top; min-width: 3rem }
+td:first-child { min-width: 6rem }
+td + td { padding-left: 1.5rem; overflow-wrap: break-word }
 @media (prefers-color-scheme: dark) {
     body { color: #ddd; background: #161618 }
     pre, code { background: #26262a }
     figcaption { color: #aaa }
-    td, .panels img { border-color: #444 }
-    .panels img { filter: brightness(.88) }
+    td { border-color: #444 }
+    figure img, .legend svg { filter: invert(.93) hue-rotate(180deg) brightness(1.15) }
     a { color: #8ab4f8 }
 }"""
 MOST_CELLS = 3000  # shown, and looked at for what needs all pairs of them
+MOST_IN_TSNE = 1500  # which takes some three seconds
+FEWEST_IN_TSNE = 10
 MOST_DRAWN = 1000  # cells of which the model draws counts
 N_CLUSTERS = 7  # where no labels are given
 MOST_NUMBERS = 30  # that are taken for names, as of clusters
-MOST_LABELS = 20  # that colours and markers tell apart; the rarer ones become "others"
+MOST_LABELS = len(PALETTE)  # that colours and markers tell apart; the rarer ones become "others"
+LEAST = 0.6  # of the width of a picture with 130 pixels an inch: then its letters are legible
+PANEL = (4.2, 3.5)  # inches: on a telephone, 9 centimetres of them, letters are legible
+VIRIDIS = ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.92, 256)))  # no yellow on white
 
 
 def write(
@@ -123,13 +110,17 @@ def write(
     labels: Array | None = None,
     label_name: str = "cluster",
     title: str = "scVI",
-) -> None:
+    colors: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """Write the page, one HTML file, for a trained SCVI and counts (n_cells, n_genes) of its genes.
 
     batch: a label per cell, or None; labels: (n_cells,) by which cells are coloured and clusters
     judged, called label_name; of numbers (`as_numbers`) there is a colour bar, and no clusters;
-    None: k-means clusters. A large data set is looked at in a
-    random few thousand cells, and only these are read into memory where the counts lie on the disk.
+    None: k-means clusters. A large data set is looked at in a random few thousand cells, and only
+    these are read into memory where the counts lie on the disk.
+
+    colors: label -> "#RRGGBB", of labels that have had a colour before, see `models.colors`.
+    Returns the colours of all labels and batches in the page, to be given to the next report.
     """
     rows = np.sort(np.random.default_rng(0).permutation(len(counts))[:MOST_CELLS])
     counts = in_memory(counts[rows])
@@ -146,7 +137,7 @@ def write(
         labels = None  # no kinds of cells, that clusters could be judged by
     else:
         labels = as_texts(labels)
-        shown = most_frequent(labels)
+        shown = labels
     drawn = np.sort(np.random.default_rng(1).permutation(len(counts))[:MOST_DRAWN])
     n_new = max(len(rows), 100)
     sizes = None
@@ -157,6 +148,15 @@ def write(
     is_measured = ~unmeasured_in(model, counts[drawn], codes)
     n_absent = int(np.sum(~is_measured))
     sampled = model.sample_posterior(counts[drawn], of_drawn)
+    is_known = batch is not None and np.array_equal(as_texts(shown), as_texts(batch))
+    latent, colors_used = latent_space(
+        planes(mean),
+        shown,
+        label_name,
+        library_size(counts.X),
+        None if is_known else batch,
+        colors,
+    )
     parts = [
         table(facts(model, history, len(rows)) + scores(mean, batch, labels, label_name)),
         integration_table(mean, batch, labels, label_name),
@@ -166,11 +166,7 @@ def write(
             "epoch. A validation ELBO that falls again says that the model learns its training "
             "cells by heart.",
         ),
-        figure(
-            latent_space(mean, shown, label_name, library_size(counts.X), batch),
-            f"{len(mean):,} cells on the first principal components of their latent means, by "
-            f"{label_name}{', by batch' * has_batches(batch)} and by library size.",
-        ),
+        latent,
         figure(
             dimensions(mean, std),
             "KL divergence of q(z | x) from the prior, averaged over cells, by latent dimension. "
@@ -191,6 +187,7 @@ def write(
         ),
     ]
     path.write_text(page(title, "".join(parts)), encoding="utf-8")
+    return colors_used
 
 
 # -------------------------------------------------------------------------------------- the numbers
@@ -297,7 +294,7 @@ def as_numbers(labels: Array) -> np.ndarray | None:
     return None if are_whole and len(different) <= MOST_NUMBERS else values
 
 
-def most_frequent(labels: Array) -> Array:
+def most_frequent(labels: np.ndarray) -> np.ndarray:
     """The labels, (n,) str, all but the most frequent called "others", so that colours suffice."""
     names, numbers = np.unique(labels, return_counts=True)
     if len(names) <= MOST_LABELS:
@@ -315,47 +312,146 @@ def training(history) -> list[bytes]:
     return [png(History({"epoch": history["epoch"], n: history[n]}).plot()) for n in names]
 
 
-def latent_space(
-    mean: Array, labels: Array, label_name, library: Array, batch: Array | None = None
-) -> list[bytes]:
-    """Cells on two principal components of the latent means: a panel for each thing known of them.
+class Plane(NamedTuple):
+    """Places of cells in a picture: points (n, 2) of cells, rows (n,), and the axes' names."""
 
-    mean: (n, n_latent); labels, library: (n,); batch: (n,), which has a panel if there are several.
-    Labels that are float have a colour bar, and are grey where they are not finite.
+    points: np.ndarray
+    rows: np.ndarray
+    x: str
+    y: str
+
+
+def planes(mean: Array) -> list[Plane]:
+    """Latent means (n, n_latent) on two principal components, and by t-SNE if they are enough.
+
+    t-SNE is of a random MOST_IN_TSNE of them at most.
     """
     centred = mean - mean.mean(axis=0)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
-    points, share = (u * s)[:, :2], s**2 / max(np.sum(s**2), 1e-30)
+    points = (u * s)[:, :2]
+    share = s**2 / max(np.sum(s**2), 1e-30)
     if points.shape[1] == 1:
-        points, share = np.column_stack([points, np.zeros(len(points))]), np.append(share, 0.0)
-    panels = []
+        points = np.column_stack([points, np.zeros(len(points))])
+        share = np.append(share, 0.0)
+    names = f"PC 1 of z ({share[0]:.0%} of its variance)", f"PC 2 of z ({share[1]:.0%})"
+    found = [Plane(points, np.arange(len(points)), *names)]
+    if len(mean) >= FEWEST_IN_TSNE:
+        rows = np.sort(np.random.default_rng(2).permutation(len(mean))[:MOST_IN_TSNE])
+        found.append(Plane(tsne(mean[rows]), rows, "t-SNE 1 of z", "t-SNE 2 of z"))
+    return found
 
-    def panel() -> tuple:
-        f = Figure(figsize=(5.8, 4.2), layout="constrained")
-        axes = f.add_subplot()
-        axes.set(
-            xticks=[],
-            yticks=[],
-            xlabel=f"PC 1 of z ({share[0]:.0%} of its variance)",
-            ylabel=f"PC 2 of z ({share[1]:.0%})",
-        )
-        panels.append(f)
-        return f, axes
 
-    beside = dict(loc="outside right upper", fontsize=8, markerscale=2, frameon=False)
-    f, axes = panel()
-    if np.asarray(labels).dtype.kind == "f":
-        by_number(axes, points, labels, label_name)
+def latent_space(
+    seen: list[Plane],
+    labels: Array,
+    label_name: str,
+    library: Array,
+    batch: Array | None = None,
+    colors: Mapping[str, str] | None = None,
+) -> tuple[str, dict[str, str]]:
+    """(HTML, colours of labels): cells in planes, a figure for each thing that is known of them.
+
+    labels, library: (n,); batch: (n,), which is shown if there are several. Labels that are float
+    have a colour bar, and are grey where they are not finite; others have a legend beside the
+    pictures. colors, and those returned: name -> "#RRGGBB", see `models.colors.look_by_name`.
+    """
+    labels = np.asarray(labels)
+    given = colors or {}
+    used: dict[str, str] = {}
+    parts = []
+    if labels.dtype.kind == "f":
+        pictures = by_number(seen, labels, label_name)
+        parts.append(figure(pictures, f"{cells_in(seen)}, by {label_name}."))
     else:
-        legend(f, scatter(axes, points, labels), title=label_name, **beside)
+        shown = most_frequent(labels.astype(str))
+        look = look_by_name(shown.tolist(), given)
+        used |= colors_of(look)
+        pictures = by_name(seen, shown, look)
+        caption = f"{cells_in(seen)}, by {label_name}.{who_are_others(labels, shown)}"
+        parts.append(figure(pictures, caption, legend_beside(shown, look, label_name)))
     if has_batches(batch):
-        f, axes = panel()
-        kinds = most_frequent(np.asarray(batch).astype(str))
-        legend(f, mixed(axes, points, kinds), title="batch", **beside)
-    f, axes = panel()
+        shown = most_frequent(as_texts(batch))
+        look = {
+            name: of_name | {"marker": "o"}
+            for name, of_name in look_by_name(shown.tolist(), {**given, **used}).items()
+        }
+        used |= colors_of(look)
+        pictures = by_name(seen, shown, look, are_mixed=True)
+        caption = "The same cells, by batch, drawn in random order, so that no batch hides another."
+        parts.append(figure(pictures, caption, legend_beside(shown, look, "batch")))
     depth = np.log10(np.maximum(library, 1.0))
-    by_number(axes, points, depth, "log10 library size (counts a cell)")
-    return [png(f) for f in panels]
+    pictures = by_number(seen, depth, "log10 library size (counts a cell)")
+    parts.append(figure(pictures, "The same cells, by library size."))
+    return "".join(parts), used
+
+
+def cells_in(seen: list[Plane]) -> str:
+    """What the planes show, as the beginning of a caption."""
+    text = f"{len(seen[0].rows):,} cells on the first principal components of their latent means"
+    if len(seen) == 1:
+        return text
+    if len(seen[1].rows) < len(seen[0].rows):
+        return f"{text}, and a random {len(seen[1].rows):,} of them by t-SNE"
+    return f"{text}, and by t-SNE"
+
+
+def who_are_others(labels: np.ndarray, shown: np.ndarray) -> str:
+    """A sentence on how many labels (n,) are called "others" in those shown (n,), if some are."""
+    n_labels = len(set(labels.tolist()))
+    n_others = n_labels - len(set(shown.tolist()) - {OTHERS})
+    return f" The {n_others:,} rarest of {n_labels:,} are called {OTHERS}." * (n_others > 0)
+
+
+def colors_of(look: Mapping[str, dict]) -> dict[str, str]:
+    """Name -> colour, without the greys of what is no label."""
+    return {name: of_name["color"] for name, of_name in look.items() if name not in GREY}
+
+
+def empty_plane(plane: Plane) -> tuple:
+    """A Figure that is one panel of a page, and its axes, without numbers."""
+    f, axes = panel_of_numbers()
+    axes.set(xticks=[], yticks=[], xlabel=plane.x, ylabel=plane.y)
+    return f, axes
+
+
+def size_of_dots(plane: Plane) -> float:
+    """The area of a cell's dot, points², larger where cells are few."""
+    return float(np.clip(7000 / len(plane.rows), 8.0, 25.0))
+
+
+def by_name(
+    seen: list[Plane], names: np.ndarray, look: Mapping[str, dict], are_mixed: bool = False
+) -> list[bytes]:
+    """A picture of each plane, cells coloured by their names (n,).
+
+    are_mixed: cells are drawn in random order, with one marker for all, so that no name hides
+    another; else the rare ones lie on top.
+    """
+    pictures = []
+    for plane in seen:
+        f, axes = empty_plane(plane)
+        draw = mixed if are_mixed else scatter
+        draw(axes, plane.points, names[plane.rows], look=look, size=size_of_dots(plane))
+        pictures.append(png(f))
+    return pictures
+
+
+def by_number(seen: list[Plane], values: Array, name: str) -> list[bytes]:
+    """A picture of each plane, cells coloured by values (n,); grey where they are not finite."""
+    pictures = []
+    known = np.isfinite(values)
+    ends = {"vmin": values[known].min(), "vmax": values[known].max()} if known.any() else {}
+    for plane in seen:
+        f, axes = empty_plane(plane)
+        of_cells = values[plane.rows]
+        known = np.isfinite(of_cells)
+        look = {"s": size_of_dots(plane), "linewidths": 0}
+        axes.scatter(*plane.points[~known].T, color="#CCCCCC", **look)
+        dots = axes.scatter(*plane.points[known].T, c=of_cells[known], cmap=VIRIDIS, **look, **ends)
+        lines = textwrap.wrap(name, 40, max_lines=2, placeholder=" ...")
+        f.colorbar(dots, ax=axes).set_label("\n".join(lines), parse_math=False)
+        pictures.append(png(f))
+    return pictures
 
 
 def dimensions(mean: Array, std: Array) -> list[bytes]:
@@ -372,7 +468,7 @@ def dimensions(mean: Array, std: Array) -> list[bytes]:
 
 def panel_of_numbers() -> tuple:
     """A Figure that is one panel of a page, and its axes."""
-    f = Figure(figsize=(5.2, 3.8), layout="constrained")
+    f = Figure(figsize=PANEL, layout="constrained")
     return f, f.add_subplot()
 
 
@@ -399,7 +495,8 @@ def genes(x: Matrix, drawn: Matrix) -> list[bytes]:
         ylabel="mean count in draws from the model",
     )
     right.set(
-        xlabel="fraction of zeros in the data", ylabel="fraction of zeros in draws from the model"
+        xlabel="fraction of zeros in the data",
+        ylabel="fraction of zeros in draws",
     )
     return [png(of_means), png(of_zeros)]
 
@@ -427,66 +524,47 @@ def cells(x: Matrix, generated: Matrix) -> list[bytes]:
                 label=label,
             )
         axes.set(xlabel=name, ylabel="density of cells", yticks=[])
-        f.legend(frameon=False, fontsize=8, loc="outside upper center", ncols=2)
+        f.legend(frameon=False, loc="outside upper center", ncols=2)
         panels.append(png(f))
     return panels
 
 
-def look_of(names: list[str]) -> dict[str, dict]:
-    """A colour and a marker for each name, as matplotlib's options; "others" are grey."""
-    colors = COLORS if len(names) <= len(COLORS) else MANY_COLORS
-    found = {}
-    for i, name in enumerate(names):
-        color = colors[i % len(colors)]
-        found[name] = {"color": color, "marker": MARKERS[i % len(MARKERS)]}
-    if OTHERS in found and len(names) > len(COLORS):
-        found[OTHERS] = {"color": "#BBBBBB", "marker": "."}
-    return found
-
-
-def mixed(axes, points: np.ndarray, labels: Array, size: float = 8.0) -> dict:
-    """Points (n, 2) coloured by label and drawn in random order, so that no label hides another.
-
-    Returns label -> a handle, for `legend`.
-    """
+def mixed(
+    axes, points: np.ndarray, labels: Array, look: Mapping[str, dict], size: float = 10.0
+) -> None:
+    """Points (n, 2) coloured by label and drawn in random order, so that no label hides another."""
     labels = np.asarray(labels)
-    look = look_of(sorted(set(labels.tolist())))
     order = np.random.default_rng(0).permutation(len(labels))
     colors = [look[name]["color"] for name in labels[order].tolist()]
     axes.scatter(*points[order].T, s=size, c=colors, linewidths=0, alpha=0.75, rasterized=True)
-    axes.set(xticks=[], yticks=[])
-    return {
-        name: Line2D([], [], color=of_name["color"], marker="o", markersize=3, linestyle="")
-        for name, of_name in look.items()
-    }
 
 
-def by_number(axes, points: np.ndarray, values: Array, name: str) -> None:
-    """Points (n, 2) coloured by values (n,), with a colour bar; grey where they are not finite."""
-    known = np.isfinite(values)
-    axes.scatter(*points[~known].T, s=8, color="#CCCCCC", linewidths=0, rasterized=True)
-    dots = axes.scatter(
-        *points[known].T, c=values[known], s=8, cmap="viridis", linewidths=0, rasterized=True
-    )
-    axes.figure.colorbar(dots, ax=axes).set_label(name, parse_math=False)
+def scatter(
+    axes,
+    points: np.ndarray,
+    labels: Array,
+    size: float = 10.0,
+    look: Mapping[str, dict] | None = None,
+) -> dict:
+    """Points (n, 2) by label, each with a colour and a marker of its own, rare ones on top.
 
-
-def scatter(axes, points: np.ndarray, labels: Array, size: float = 8.0) -> dict:
-    """Points (n, 2) by label, each with a colour and a marker of its own.
-
-    Returns label -> what was drawn, for `legend`.
+    look: label -> those, as matplotlib's options; None: by the order of the labels. Returns
+    label -> what was drawn, for `legend`.
     """
     labels = np.asarray(labels).astype(str)
+    names = sorted(set(labels.tolist()))
+    look = look or look_of(names)
     drawn = {}
-    for name, look in look_of(sorted(set(labels.tolist()))).items():
+    for name in names:
         chosen = labels == name
         drawn[name] = axes.scatter(
             *points[chosen].T,
-            s=size,
+            s=size * (2 if look[name]["marker"] == "*" else 1),  # a star is mostly corners
             linewidths=0,
             alpha=0.75,
+            zorder=2 - np.mean(chosen),
             rasterized=True,
-            **look,
+            **look[name],
         )
     axes.set(xticks=[], yticks=[])
     return drawn
@@ -509,10 +587,47 @@ def legend(place, drawn: dict, **options) -> Legend:
 
 # ----------------------------------------------------------------------------------------- the page
 def png(f: Figure) -> bytes:
-    """A figure as a PNG file's content."""
+    """A figure as a PNG file's content, fine enough for the screens of telephones."""
     file = io.BytesIO()
-    f.savefig(file, format="png", dpi=110)
+    f.savefig(file, format="png", dpi=200)
     return file.getvalue()
+
+
+def legend_beside(labels: np.ndarray, look: Mapping[str, dict], title: str) -> str:
+    """HTML of a legend: each name of labels (n,) with its marker and its number of cells."""
+    names, numbers = np.unique(labels, return_counts=True)
+    how_many = dict(zip(names.tolist(), numbers.tolist()))
+    entries = "".join(
+        f"<li>{marker_of(look[name])}{html.escape(name)} <small>{how_many[name]:,}</small>"
+        for name in sorted(how_many, key=as_read)
+    )
+    column = min(3.5 + 0.45 * max(map(len, how_many)), 20.0)  # rem, for one name a line
+    return (
+        f"<div class=legend><strong>{html.escape(title)}</strong>"
+        f'<ul style="columns: {column:.1f}rem">{entries}</ul></div>'
+    )
+
+
+def as_read(name: str) -> tuple:
+    """A key to sort names by: "cluster 2" comes before "cluster 10", and what is no label last."""
+    parts: list = re.split("([0-9]+)", name)  # texts and numbers by turns
+    for i in range(1, len(parts), 2):
+        digits = parts[i].lstrip("0")
+        parts[i] = len(digits), digits  # int() refuses thousands of them
+    return name in GREY, parts
+
+
+def marker_of(look: Mapping) -> str:
+    """A marker of matplotlib's in its colour, as an image of vectors within a page."""
+    style = MarkerStyle(look["marker"])
+    path = style.get_path().transformed(style.get_transform())
+    corners = np.asarray(path.to_polygons()[0])
+    corners = corners / np.abs(corners).max()
+    points = " ".join(f"{x:.2f},{-y:.2f}" for x, y in corners.tolist())
+    return (
+        f'<svg viewBox="-1 -1 2 2" aria-hidden=true><polygon points="{points}" '
+        f'fill="{look["color"]}"/></svg>'
+    )
 
 
 def page(title: str, body: str) -> str:
@@ -525,17 +640,28 @@ def page(title: str, body: str) -> str:
     )
 
 
-def figure(pictures: list[bytes], caption: str) -> str:
-    """HTML of pictures side by side, in the page itself, and their caption; nothing for none."""
+def figure(pictures: list[bytes], caption: str, beside: str = "", is_wide: bool = False) -> str:
+    """HTML of pictures side by side, in the page itself, and their caption; nothing for none.
+
+    beside: HTML of what stands to their right, or below, such as a legend. is_wide: each picture
+    has the page's width, if it needs it; where the page is narrower than a picture's letters can
+    bear, it is moved sideways.
+    """
     if not pictures:
         return ""
     text = html.escape(caption)
-    images = [
-        f'<img alt="{text}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
-        for picture in pictures
-    ]
-    panels = f"<div class=panels>{''.join(images)}</div>"
-    return f"<figure>{panels}<figcaption>{text}</figcaption></figure>"
+    images = []
+    for picture in pictures:
+        source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+        least = f"style=min-width:{LEAST * pixels_across(picture):.0f}px " * is_wide
+        images.append(f'<img {least}alt="{text}" src="{source}">')
+    shown = f"<div class={'wide' if is_wide else 'panels'}>{''.join(images)}{beside}</div>"
+    return f"<figure>{shown}<figcaption>{text}</figcaption></figure>"
+
+
+def pixels_across(picture: bytes) -> int:
+    """The width of a PNG, of which its header tells."""
+    return int.from_bytes(picture[16:20], "big")
 
 
 def table(pairs) -> str:

@@ -2,7 +2,7 @@
 
 This is engineering.
 
-Know before reading: counts.py, scvi.py, and minigrad/checkpoint.py. A run is a folder with three
+Know before reading: counts.py, scvi.py, and minigrad/checkpoint.py. A run is a folder with these
 files:
 
     config.json   where the counts were read and what the training was told; written before it
@@ -10,6 +10,7 @@ files:
     model.npz     the checkpoint: weights, genes, batches, history, and all that going on with a
                   killed training needs
     history.csv   what training recorded, a line an epoch; written when it ends
+    colors.json   which colour a label has in reports; written by the first of them
 
 Later commands read the counts again, from the same place or another, and take the model's genes
 from them by name. Genes of one name are numbered in the order of the file, so that a name says
@@ -42,7 +43,8 @@ from minigrad.checkpoint import whole_file
 from minigrad.data import Blocks, pieces
 from minigrad.fit import History
 from minigrad.notebook import number_of
-from models import guarded, locks
+from models import colors, guarded, locks
+from models.colors import NO_LABEL
 from models.counts import (
     Counts,
     annotate_h5ad,
@@ -58,7 +60,6 @@ from models.query import share_genes
 from models.scvi import SCVI
 
 FORMAT, VERSION = "minigrad run", 1
-NO_LABEL = "(no label)"
 SUFFIXES = (".csv", ".npz", ".h5ad")
 SELECTIONS: dict[str, Any] = {"variance": highest_variance, "pearson": pearson_residual_variance}
 COUNTS = (
@@ -205,6 +206,7 @@ class Run:
         self.checkpoint, self.config_file = self.folder / "model.npz", self.folder / "config.json"
         self.history_file = self.folder / "history.csv"
         self.files = self.config_file, self.checkpoint, self.history_file
+        self.colors_file = self.folder / "colors.json"
 
     @contextmanager
     def owned(self) -> Iterator[None]:
@@ -302,6 +304,23 @@ class Run:
         """history.csv, a line an epoch."""
         write_table(self.history_file, history.names, zip(*history.columns.values()))
 
+    def colors(self) -> dict[str, str]:
+        """Name of a label -> its colour in earlier reports, of this run, or of that it was mapped
+        onto.
+
+        ValueError where a file of colours is damaged.
+        """
+        reference = self.config()[1].get("reference")
+        known = {} if reference is None else _colors_in(Run(reference).colors_file)
+        return known | _colors_in(self.colors_file)
+
+    def keep_colors(self, used: dict[str, str]) -> None:
+        """Add name -> colour to those of earlier reports. OSError where that cannot be written."""
+        before = _colors_in(self.colors_file)
+        if before | used != before:
+            self.check_target(self.colors_file)
+            colors.write_colors(self.colors_file, before | used)
+
     def counts(
         self,
         path=None,
@@ -336,6 +355,11 @@ class Run:
         key = batch_key or settings.get("batch_key")
         told = [*told, *([] if key is None or key in told else [key])]
         return read_counts(path, layer, on_disk, reading, told), path, key
+
+
+def _colors_in(path: Path) -> dict[str, str]:
+    """The colours in a file; none where it is not there."""
+    return colors.read_colors(path) if path.is_file() else {}
 
 
 def paths_of(path) -> list:

@@ -1195,7 +1195,7 @@ def test_the_report_holds_its_pictures_and_needs_no_network(place):
     assert call("report", place / "run", "--color", "kind") == 0
     page = (place / "run" / "index.html").read_text()
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    assert len(pictures) == 12 and all(base64.b64decode(p)[:4] == b"\x89PNG" for p in pictures)
+    assert len(pictures) == 15 and all(base64.b64decode(p)[:4] == b"\x89PNG" for p in pictures)
     assert not re.search(r"https?://|<script|<link", page)
     assert (
         "2 k-means clusters against kind" in page
@@ -1232,12 +1232,75 @@ def test_the_report_says_when_an_elbo_is_given_the_totals(library):
 
 
 def test_many_labels_are_few_colours():
-    labels = np.repeat([f"type {i:02d}" for i in range(24)], np.arange(24, 0, -1))
+    labels = np.repeat([f"type {i:02d}" for i in range(34)], np.arange(34, 0, -1))
     found = report.most_frequent(labels)
-    assert sorted(set(found)) == ["others", *(f"type {i:02d}" for i in range(19))]
+    assert sorted(set(found)) == ["others", *(f"type {i:02d}" for i in range(29))]
     assert np.sum(found == "others") == 5 + 4 + 3 + 2 + 1
-    twenty = labels[np.isin(labels, np.unique(labels)[:20])]
-    np.testing.assert_array_equal(report.most_frequent(twenty), twenty)
+    thirty = labels[np.isin(labels, np.unique(labels)[:30])]
+    np.testing.assert_array_equal(report.most_frequent(thirty), thirty)
+
+
+@pytest.fixture
+def reported(place, tmp_path):
+    """A copy of the run of `place`, of which a report was made."""
+    shutil.copytree(place / "run", tmp_path / "run")
+    (tmp_path / "run" / "colors.json").unlink(missing_ok=True)
+    assert call("report", tmp_path / "run", "--color", "kind") == 0
+    return tmp_path / "run"
+
+
+def colors_in(page):
+    """Name of a label -> its colour, in the legends of a page."""
+    return dict(
+        found[::-1] for found in re.findall(r'fill="(#\w+)"/></svg>(.*?) <small>', page.read_text())
+    )
+
+
+def test_labels_keep_their_colours_in_later_reports_of_a_run(reported):
+    first = colors_in(reported / "index.html")
+    assert {"T cell", "B cell", "new", "old"} <= set(first)
+    assert json.loads((reported / "colors.json").read_text()) == first
+    swapped = first | {"T cell": first["B cell"], "B cell": first["T cell"], "new": "#123456"}
+    (reported / "colors.json").write_text(json.dumps(swapped | {"not here": "#000000"}))
+    assert call("report", reported, "--color", "kind", "--out", reported / "again.html") == 0
+    assert colors_in(reported / "again.html") == swapped
+    assert json.loads((reported / "colors.json").read_text())["not here"] == "#000000"
+
+
+@pytest.mark.parametrize("taken_from", ["{0}", "{0}/index.html"])
+def test_another_run_takes_the_colours_of_a_report(reported, taken_from, tmp_path):
+    odd = {"T cell": "#654321", "B cell": "#123456"}
+    other = tmp_path / "other"
+    shutil.copytree(reported, other)
+    (reported / "colors.json").write_text(json.dumps(odd))
+    words = ["--color", "kind", "--colors-from", taken_from.format(reported)]
+    assert call("report", other, *words) == 0
+    found = colors_in(other / "index.html")
+    assert found["B cell"] == "#123456" and found["T cell"] == "#654321"
+    assert json.loads((other / "colors.json").read_text()) == found
+
+
+def test_a_report_without_colours_to_take_is_wrong_usage(reported, place, capsys):
+    words = ["--colors-from", place / "nothing", "--out", reported / "p.html"]
+    assert call("report", reported, *words) == 2
+    assert "make a report of that run first" in capsys.readouterr().err
+    assert not (reported / "p.html").exists()
+
+
+def test_a_damaged_file_of_colours_is_said_before_the_work(reported, capsys):
+    (reported / "colors.json").write_text("{")
+    assert call("report", reported, "--out", reported / "p.html") == 1
+    assert "colors.json: not readable as JSON" in capsys.readouterr().err
+
+
+def test_colours_do_not_overwrite_what_a_link_leads_to(reported, tmp_path, capsys):
+    precious = tmp_path / "precious.json"
+    precious.write_text("{}")
+    (reported / "colors.json").unlink()
+    (reported / "colors.json").symlink_to(precious)
+    assert call("report", reported, "--out", reported / "p.html") == 0
+    assert "later reports may have other colours" in capsys.readouterr().err
+    assert precious.read_text() == "{}" and (reported / "p.html").exists()
 
 
 # ------------------------------------------------------------------------------------------------------- what goes wrong
@@ -2056,6 +2119,17 @@ def test_tables_of_cells_are_added_to_those_of_the_run(place, tmp_path, capsys):
     assert "meta.csv: no such file" in capsys.readouterr().err
     found = read(tmp_path / "c.npz", obs=[tmp_path / "moved.csv", labels])
     assert found.obs["label"].tolist() == counts.obs["kind"].tolist() and "donor" in found.obs
+
+
+def test_the_report_of_a_mapped_run_has_the_colours_of_its_reference(mapped):
+    odd = {"T cell": "#654321", "B cell": "#123456"}
+    (mapped / "run" / "colors.json").write_text(json.dumps(odd))
+    assert call("report", mapped / "mapped", "--color", "kind") == 0
+    found = colors_in(mapped / "mapped" / "index.html")
+    assert {name: found[name] for name in set(found) & set(odd)} == {
+        name: odd[name] for name in set(found) & set(odd)
+    }
+    assert set(found) & set(odd)
 
 
 def test_old_cells_have_the_same_coordinates_in_both_runs(mapped, tmp_path):

@@ -811,7 +811,7 @@ def test_the_volcano_of_every_group_is_a_panel_and_a_figure_without_a_path(label
     assert table.volcano(tmp_path / "all.svg") == tmp_path / "all.svg"
     picture = (tmp_path / "all.svg").read_text()
     n_higher = np.sum(table["is_de"] & (table["group"] == "one") & (table["lfc_mean"] > 0))
-    assert f"<!-- {n_higher} genes higher in a -->" in picture
+    assert f"<!-- {n_higher} genes higher in one -->" in picture
     assert "<!-- higher in b -->" in picture and "<!-- b: rest (" in picture
     with pytest.raises(ValueError, match="no rows"):
         table[:0].volcano()

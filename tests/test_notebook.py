@@ -76,7 +76,10 @@ def test_histories_as_frame_and_html():
     pandas.testing.assert_frame_equal(history.to_frame(), pandas.DataFrame(history.columns))
     page = history._repr_html_()
     assert "8 epochs" in page and "<td>8<td>3.5" in page and "<td>3<td>" not in page
-    assert "0 epochs" in History()._repr_html_()
+    assert "0 epochs" in History()._repr_html_() and repr(History()) == "History(0 epochs)"
+    assert repr(History({"epoch": [1]})) == "History(1 epoch; last: epoch 1)"
+    with pytest.raises(ValueError, match="plot: the history has no epochs yet"):
+        History().plot()
     assert as_frame({"a": [1, 2]})["a"].tolist() == [1, 2]
 
 
@@ -124,6 +127,10 @@ def test_counts_say_what_is_known_of_their_cells():
     texts = Cells(counts._repr_html_()).texts
     assert "Counts: 3 cells x 3 genes" in texts and "1.5 to 30" in texts
     assert f"T (2), {EVIL} (1)" in texts
+    wide = Counts(sparse.csr_array(np.eye(40)), list(range(40)), list(range(40)))
+    wide.obs = {"n_counts": np.arange(7, 47), "cluster": np.arange(40) // 10}
+    texts = Cells(wide._repr_html_()).texts
+    assert "7 to 46" in texts and "0 (10), 1 (10), 2 (10), 3 (10)" in texts
     many = Counts(counts.X, counts.genes, counts.cells, {"n": np.array(["a", "b", "c"])})
     assert "others" not in many._repr_html_()
 
@@ -153,3 +160,20 @@ def test_a_resumed_training_says_all_epochs(tmp_path):
     model = SCVI(6, n_latent=2)
     model.fit(x, epochs=3, resume=True, **asked)
     assert SCVI.load(path).trained_on == {"rows": 50, "epochs": 3}
+
+
+@pytest.mark.filterwarnings("ignore:.*epochs")
+def test_a_model_says_its_batches_and_what_was_mapped_since(tmp_path):
+    x = np.random.default_rng(0).poisson(2.0, (50, 6)).astype(np.float32)
+    assert "batches" not in repr(SCVI(6, n_latent=2)).partition(")")[2]
+    model = SCVI(6, 7, n_latent=2)
+    batch = np.array([*"abcdefg"] * 8)[:50]
+    model.fit(x, batch, epochs=1, batch_size=50, validation=0.0, progress=False)
+    assert "), batches: a, b, c, d, e and 2 others, weights:" in repr(model)
+    assert repr(model).endswith("trained: 50 rows, 1 epoch")
+    mapped = model.map_query(x[:9], np.repeat("<new>", 9), epochs=1, progress=False)
+    mapped.save(tmp_path / "mapped.npz")
+    for known in (mapped, SCVI.load(tmp_path / "mapped.npz")):
+        said = "batches: a, b, c, d, e and 2 others, mapped since: <new>, weights:"
+        assert said in repr(known)
+        assert "<new>" in Cells(known._repr_html_()).texts
