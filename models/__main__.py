@@ -78,6 +78,8 @@ OPTIONS = {
     ),
     "transpose=True": "--transpose",
     HOW_TO_ROUND: "--round",
+    "rounded=True": "--round",
+    "rounded=False": "--no-round",
     HOW_TO_ADD: "--obs TABLE",
     "gene_names=": "--gene-names ",
     "min_overlap=": "--min-overlap ",
@@ -1334,10 +1336,11 @@ def reading_options(add, unset=None) -> None:
     add(
         "--round",
         dest="rounded",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
         default=unset,
-        help="make whole numbers of fractions, of counts from which ambient RNA was taken away: up "
-        "or down at random, so that means stay",
+        help="of counts with fractions, as corrections for ambient RNA leave them, make whole "
+        "numbers, up or down at random, so that means stay; or refuse them. Default: make them, "
+        "if they look like counts, and say in a warning what follows",
     )
 
 

@@ -33,6 +33,15 @@ from minigrad.notebook import as_html, for_number, number_of
 from models import locks
 from models.annotation import annotation_of
 from models.files import BLOCK, Content, Refused, expression_only, need, read_npz, read_table
+from models.fractions import (
+    NEAR,
+    number_of_fractions,
+    round_counts,
+    spread,
+    why_doubtful,
+    why_no_counts,
+    with_fractions,
+)
 from models.hdf5 import ENDINGS, NO_LAYERS, NOT_BACKED, column_order, index_of, read_hdf5
 from models.hdf5_writing import hdf5_file
 from models.joining import join, names_of_files
@@ -48,15 +57,13 @@ from models.matrix_market import read_folder, read_mtx
 from models.orientation import advice
 from models.zarr_store import is_zarr, read_zarr
 
+AT_FIRST = 32  # blocks of a matrix on the disk in which fractions are looked for
 LARGEST_COUNT = 2**24  # float32 holds every whole number up to here, and not 2**24 + 1
-# So close to a whole number a count is taken for it: expm1(log1p(3)) is 3.0000002 in float32.
-NEAR = 1e-4
 USUAL = {  # where counts are, by layer
     "counts": 'in adata.layers["counts"] (layer="counts")',
     "raw": 'in adata.raw (layer="raw")',
     None: "in X (without layer)",
 }
-PLACES = f"raw counts are usually {USUAL['counts']} or {USUAL['raw']}"
 OF_R = ": R reads it; write the counts there, with Matrix::writeMM, and their names beside"
 PACKED = ": unpack it first"
 ADVICE = {  # about files of other formats, by their endings
@@ -67,6 +74,14 @@ ADVICE = {  # about files of other formats, by their endings
     **dict.fromkeys((".parquet", ".feather", ".pkl"), ": write the table as .csv, or as .h5ad"),
 }
 HOW_TO_ROUND = "read(..., rounded=True), or models.counts.round_counts(matrix)"
+WHAT_FOLLOWS = (  # where fractions were rounded that nobody asked to round
+    "they are fractions, as corrections for ambient RNA leave them, or reads that several genes "
+    "share. A likelihood of counts is one of whole numbers: what it says here is of this one "
+    "rounding, the same each time the file is read, in which an entry with the fraction f varies "
+    "by f (1 - f) more than the corrected count does. To have it otherwise, take the counts as "
+    "they were before the correction; rounded=True is this without so many words, and "
+    "rounded=False refuses fractions"
+)
 ROUNDED = (
     f"some entries are less than {NEAR:g} off a whole number, as calculations leave them; they "
     "were "
@@ -215,7 +230,7 @@ def read(
     obs=None,
     only_annotated: bool = False,
     gene_names: str | None = None,
-    rounded: bool = False,
+    rounded: bool | None = None,
 ) -> Counts:
     """Counts from a file or a 10x folder, checked as `as_matrix` does.
 
@@ -237,8 +252,13 @@ def read(
     several, of which the later counts where columns have one name. only_annotated: leave out cells
     that one of these tables lacks. Of features of several kinds, in var["feature_types"], only
     'Gene Expression' is read. gene_names: the column of `var` to take names of genes from, such as
-    "feature_name" of CELLxGENE or "gene_ids" of 10x Genomics. rounded: make whole numbers of
-    fractions, see `round_counts`; otherwise they are refused.
+    "feature_name" of CELLxGENE or "gene_ids" of 10x Genomics. rounded: what becomes of fractions,
+    which corrections for ambient RNA leave: None: they are made whole numbers of at random, as
+    `round_counts` does, and a warning says what that means; True: the same in few words, also where
+    it is doubtful that they are counts; False: they are refused. What is recognised as normalised
+    is refused in any case (fractions.py). The same file gives the same counts each time, in memory
+    and on the disk, as it stands and transposed, alone and among several; a file of some of its
+    cells, or of cells or genes in another order, gives others.
     Result: Counts, X float32. Missing names become cell_0, gene_0 and so on. Nothing is reordered
     or made unique. Warns where something had to be guessed, left out or rounded. HDF5 files are
     read by libhdf5, which a damaged one can make hang or crash: `guarded.read` is the same in a
@@ -288,9 +308,10 @@ def read(
         of_tables |= annotation.obs
         for note in annotation.notes:
             warnings.warn(note, stacklevel=2)
-    if rounded and not backed:
-        X = _rounded_matrix(X, path)
-    counts.X = _checked(X, path, layer, rounded) if backed else _in_memory(X, str(path), layer)
+    if backed:
+        counts.X = _checked(X, path, layer, rounded)
+    else:
+        counts.X = _in_memory(_rounded_matrix(X, path, layer, rounded), str(path), layer)
     if len(kept) < len(counts):
         counts = counts[kept]
     counts.obs |= of_tables
@@ -335,127 +356,60 @@ def _names_from(var: dict, key: str, genes) -> np.ndarray:
     return np.array([old if new in (None, "") else str(new) for new, old in zip(names, genes)])
 
 
-def round_counts(x, first: int = 0) -> Matrix:
-    """Counts from which ambient RNA was taken away, (n_cells, n_genes), as whole numbers.
+def _rounded_matrix(x, path, layer: str | None, rounded: bool | None) -> Any:
+    """The matrix of a file, fractions as `round_counts` rounds them; a warning says how many, and
+    how to have it otherwise. ValueError where they come of no counts.
 
-    x: dense, or any SciPy sparse matrix, of which a CSR matrix is made. A fraction goes up with the
-    probability by which it is above the whole number below it, 0.3 with 30 %, so that means and
-    totals stay as they are, which the nearest whole numbers would not keep: of 0.9 they make the 1
-    that it was before. (SoupX does the same with roundToInt=TRUE.) What comes of an entry depends
-    on its position alone, its row being counted from `first`. Negative entries stay as they are.
+    rounded: as in `read`. What has other faults is given back with these, for the check to name.
     """
-    is_sparse = sparse.issparse(x)
-    if is_sparse:
-        x = sparse.csr_array(x)
-        values = x.data.astype(np.float64)
-        rows = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
-        columns = x.indices
-    else:
-        values = np.asarray(x, np.float64)
-        rows = np.arange(len(values))[:, None]
-        columns = np.arange(values.shape[1])
-    nearest = np.rint(values)
-    down = np.floor(values)
-    with np.errstate(invalid="ignore"):  # infinity, which stays
-        up = _uniform(rows + first, columns) < values - down
-        whole = np.where(np.abs(values - nearest) <= NEAR, nearest, down + up)
-    whole = np.where(values < 0, values, whole).astype(np.float32)
-    if not is_sparse:
-        return whole
-    return sparse.csr_array((whole, x.indices, x.indptr), shape=x.shape)
-
-
-def _uniform(rows, columns) -> np.ndarray:
-    """A number from 0 to below 1 for each position, always the same, and without a pattern.
-
-    rows and columns: whole numbers of shapes that fit together. The mixer of SplitMix64 (Steele,
-    Lea & Flood 2014): a generator would have to draw for all entries before this one as well.
-    """
-    z = (rows.astype(np.uint64) << np.uint64(32)) + columns.astype(np.uint64) + np.uint64(1)
-    z = z * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
-
-
-def _rounded_matrix(x, path):
-    """The matrix as `round_counts` has it, and a warning that says how much was rounded."""
+    if rounded is False or number_of_fractions(x.data) == 0:
+        return x
     x = sparse.csr_array(x)
-    _refuse_normalised(x, path)
     whole = round_counts(x)
-    n_changed = np.sum(whole.data != x.data)
-    total, new_total = (np.sum(a.data, dtype=np.float64) for a in (x, whole))
-    if n_changed:
-        warnings.warn(
-            f"{path}: {n_changed:,} of {x.nnz:,} entries went up or down to whole numbers, at "
-            f"random, so that means stay; their total changed from {total:,.1f} to "
-            f"{new_total:,.0f}. That is right for counts less ambient RNA, and wrong for "
-            "normalised values",
-            stacklevel=3,
-        )
+    n_fractions = _refuse_no_counts(x, path, layer, rounded)
+    if n_fractions:
+        totals = (f"{np.sum(matrix.data, dtype=np.float64):,.1f}" for matrix in (x, whole))
+        found = f"{n_fractions:,} of {x.nnz:,} entries"
+        warn_of_rounding(found, path, rounded, f" (their total from {' to '.join(totals)})")
     return whole
 
 
-def _refuse_normalised(x, path) -> None:
-    """ValueError for fractions in CSR that come of no counts, or had come of some before they were
-    divided by a size of each cell, or a logarithm was taken.
+def _refuse_no_counts(x, path, layer: str | None, rounded: bool | None) -> int:
+    """How many entries of a CSR matrix are fractions, 0 where they have faults besides; ValueError
+    where they seem to come of no counts.
 
-    Of normalised values the sums by cell are alike within a thousandth, or, where some genes have
-    been left out since, those of each cell are multiples of one number, which differs between
-    cells.
+    rounded: True where the user has said that they are counts, which settles a doubt.
     """
-    some = sparse.csr_array(x[:1000])
-    some.eliminate_zeros()
-    if not np.isfinite(some.data).all() or np.array_equal(some.data, np.rint(some.data)):
-        return
-    scales = [some.data.astype(np.float64)]
-    if some.data.max() <= 30:
-        scales += [np.expm1(scales[0]), np.exp2(scales[0]) - 1.0]
-    for values in scales:
-        of_cells = sparse.csr_array((values, some.indices, some.indptr), some.shape)
-        totals = of_cells.sum(axis=1)
-        totals = totals[totals > 0]
-        if len(totals) > 2 and np.ptp(totals) < 1e-3 * totals.max():
-            found = "all cells have the same total, or had before a logarithm was taken"
-        elif _are_multiples(of_cells):
-            found = (
-                "the values of each cell are multiples of one number, its size factor, or were "
-                "before a logarithm was taken"
-            )
-        else:
-            continue
+    if x.nnz == 0 or not -NEAR <= x.data.min() <= x.data.max() <= LARGEST_COUNT:
+        return 0
+    some = with_fractions(x)
+    reason = why_no_counts(some)
+    if reason is not None:
         raise ValueError(
-            f"{path}: {found}: these are normalised values and no counts, which rounding does not "
-            f"bring back; {PLACES}"
+            f"{path}: {reason}: these are normalised values and no counts, which rounding does not "
+            f"bring back. Raw counts are usually {_places_but(layer)}"
         )
+    reason = None if rounded else why_doubtful(some)
+    if reason is not None:
+        raise ValueError(
+            f"{path}: {reason}: so it looks normalised, scaled or imputed, and rounding does not "
+            f"make counts of that. Raw counts are usually {_places_but(layer)}. If these are "
+            f"counts with fractions all the same, say so: {HOW_TO_ROUND}"
+        )
+    return number_of_fractions(x.data)
 
 
-def _are_multiples(x) -> bool:
-    """Whether in nearly every row of a CSR matrix all entries are multiples of one number, which
-    differs between rows; rows of fewer than 5 entries do not count.
+def warn_of_rounding(found: str, path, rounded: bool | None, totals: str = "") -> None:
+    """Say what was rounded, and where nobody asked for it, what follows, and the other ways.
 
-    The number is looked for where counts of 1 to 6 are the smallest of a cell.
+    found: how many of how many entries, in words; rounded: as in `read`.
     """
-    rows = np.flatnonzero(np.diff(x.indptr) >= 5)
-    units = [_unit(x.data[x.indptr[row] : x.indptr[row + 1]]) for row in rows]
-    found = np.array([unit for unit in units if unit is not None])
-    if len(found) < max(3, 0.9 * len(rows)):
-        return False
-    return len(np.unique(found.round(4))) > len(found) / 2
-
-
-def _unit(values) -> float | None:
-    """The largest of the least of some numbers (n,) above 0, its half, third ... and sixth, of
-    which they are multiples; None where they are of none, or one is negative.
-    """
-    least = values.min()
-    if least <= 0:
-        return None
-    for n in range(1, 7):
-        multiples = values * (n / least)
-        if np.all(np.abs(multiples - np.rint(multiples)) < 0.02):
-            return least / n
-    return None
+    said = (
+        f"{path}: {found} went up or down to whole numbers, at random, so that means stay{totals}"
+    )
+    if not rounded:
+        said += f": {WHAT_FOLLOWS}"
+    warnings.warn(said, stacklevel=4)
 
 
 def _content(path: Path, layer, backed: bool, transpose: bool) -> Content:
@@ -492,28 +446,48 @@ def _damaged(path, error) -> ValueError:
     )
 
 
-def _checked(x: Blocks, path, layer, rounded: bool) -> Blocks:
+def _checked(x: Blocks, path, layer, rounded: bool | None) -> Blocks:
     """The same column on the disk, every block made canonical, or refused, when it is read.
 
-    rounded: to whole numbers, before that, see round_counts.
+    rounded: as in `read`. Fractions are looked for in AT_FIRST blocks at once, and where there are
+    none in these, in the first block that has some; all further ones are rounded without a word.
     """
     if 0 in x.shape:
         raise ValueError(
             f"{path}: has shape {x.shape}, that is no {'cells' if x.shape[0] == 0 else 'genes'}"
         )
+    has_said = False
 
-    def rows(start, stop):
+    def read_block(start, stop):
         try:
-            part = x.read(start, stop)
+            return x.read(start, stop)
         except (FileNotFoundError, PermissionError):  # it was moved since
             raise
         except Exception as error:  # as above
             raise _damaged(path, error) from error
-        if rounded:
-            _refuse_normalised(part, path)
+
+    def look_at(some) -> None:
+        nonlocal has_said
+        n_fractions = _refuse_no_counts(some, path, layer, rounded)
+        has_said = has_said or n_fractions > 0
+        if n_fractions:
+            found = f"of {some.nnz:,} entries that were looked at first {n_fractions:,}"
+            warn_of_rounding(found, path, rounded)
+
+    def rows(start, stop):
+        part = read_block(start, stop)
+        if rounded is not False and number_of_fractions(part.data):
+            if not has_said:
+                look_at(part)
             part = round_counts(part, first=start)
         return _canonical_rows(part, str(path), layer, first=start)
 
+    if rounded is not False:
+        bounds = list(zip(x.file_bounds, x.file_bounds[1:]))
+        first = [read_block(*map(int, bounds[i])) for i in spread(len(bounds), AT_FIRST)]
+        some = sparse.csr_array(sparse.vstack(first, format="csr"))
+        if number_of_fractions(some.data):
+            look_at(some)
     return Blocks(rows, x.file_bounds, x.shape[1])
 
 
@@ -592,7 +566,7 @@ def _unwrap(counts, layer, name, on_disk):
             f"{name}: layer={layer!r} needs an AnnData object, not {type(counts).__name__}"
         )
     if annotated and on_disk and getattr(counts, "isbacked", False) and not counts.is_view:
-        return read(counts.filename, layer, backed=True).X
+        return read(counts.filename, layer, backed=True, rounded=False).X
     if layer is None:
         x = counts.X if annotated or isinstance(counts, Counts) else counts
     elif layer in counts.layers:
@@ -709,6 +683,12 @@ def _rounded(values) -> np.ndarray:
     return np.rint(values.astype(np.float32)) + np.float32(0)
 
 
+def _places_but(layer: str | None) -> str:
+    """Where counts usually are, in words, without the layer that was read."""
+    others = [words for place, words in USUAL.items() if place != layer]
+    return " or ".join(others[:2] if layer is None else others)
+
+
 def _complaint(name, row, column, value, layer) -> str:
     found = f"{name}: row {row}, column {column} (from 0) is {value!s}"
     if np.isfinite(value) and value < 0 and value == np.rint(value):
@@ -724,13 +704,10 @@ def _complaint(name, row, column, value, layer) -> str:
             "identifier? "
             "Leave that column out"
         )
-    places = " or ".join(words for place, words in USUAL.items() if place != layer)
     this = "this matrix" if layer is None else f"layer {layer!r}"
-    if layer is None:
-        places = places.removesuffix(f" or {USUAL[None]}")
     said = (
         f"{found}; counts are whole numbers from 0 up, and {this} looks normalised or scaled. "
-        f"Raw counts are usually {places}."
+        f"Raw counts are usually {_places_but(layer)}."
     )
     if value < 0:
         return said

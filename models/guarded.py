@@ -53,7 +53,7 @@ def read(
     obs=None,
     only_annotated: bool = False,
     gene_names: str | None = None,
-    rounded: bool = False,
+    rounded: bool | None = None,
 ) -> Counts:
     """`counts.read`, where libhdf5 can do no harm: HDF5 files are read in a process of their own.
 

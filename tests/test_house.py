@@ -61,6 +61,7 @@ ORDER = {
         "measured",
         "annotation",
         "joining",
+        "fractions",
         "counts",
         "covariates",
         "guarded",

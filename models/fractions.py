@@ -1,0 +1,286 @@
+"""Counts that are no whole numbers: which are taken, and how they become whole ones.
+
+This is engineering.
+
+Programs that take ambient RNA away (SoupX, decontX, CellBender), and those that share a read
+between the genes it may be from (alevin, kallisto, STARsolo, RSEM), leave fractions of counts. So
+does whoever normalises, takes logarithms or imputes; but what these leave are no counts, and no
+likelihood of counts says anything about them. Nothing in a file tells the one from the other, but
+the numbers do. A corrected count lies at a whole number or just below one, and few lie just above:
+
+    >>> corrected = np.maximum(np.random.default_rng(0).poisson(0.7, (50, 200)) - 0.1, 0)
+    >>> why_no_counts(sparse.csr_array(corrected)), why_doubtful(sparse.csr_array(corrected))
+    (None, None)
+
+What is normalised knows no whole numbers, and often gives away how it was made:
+
+    >>> fractions = corrected / corrected.sum(axis=1, keepdims=True)
+    >>> why_no_counts(sparse.csr_array(1e4 * fractions))
+    'all cells have the same total, or had before a logarithm was taken'
+    >>> print(round_counts(np.array([[0.9, 0.9, 0.9, 0.9, 2.0]])))
+    [[1. 1. 1. 0. 2.]]
+
+Know before reading: counts.py, and that a CSR matrix stores the entries that are not zero, row
+after row. Know after: what is taken for counts with fractions, what is not, and what rounding at
+random keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from minigrad.backend import Matrix
+from minigrad.data import pieces
+
+# So close to a whole number a count is taken for it: expm1(log1p(3)) is 3.0000002 in float32.
+NEAR = 1e-4
+BLOCK = 2**20  # entries looked at in one go
+LOOKED_AT = 1000  # rows at most, spread over all that have fractions
+TRIED = 200  # of these rows, and of columns, for what takes a loop over them
+LEAST_ENTRIES = 5  # of a row, or column, that is asked for a number all are multiples of
+SAME = 1e-3  # relative, of totals that are the same
+# Share of the cells with one total, from which that is no chance: several batches may each have
+# been brought to a total of their own.
+WITH_ONE_TOTAL = 0.3
+
+Inverse = tuple[str, Callable[[np.ndarray], np.ndarray], float]
+# What undoes a transformation: its name, itself, and the largest value that it is tried on.
+INVERSES: tuple[Inverse, ...] = (
+    ("np.expm1", np.expm1, 30.0),
+    ("2**x - 1", lambda x: np.exp2(x) - 1.0, 30.0),
+    ("10**x - 1", lambda x: 10.0**x - 1.0, 9.0),
+    ("x**2", np.square, 1e5),
+    ("np.sinh", np.sinh, 30.0),
+)
+
+
+# ---------------------------------------------------------------------------------------- rounding
+def round_counts(x, first: int = 0) -> Matrix:
+    """Counts from which ambient RNA was taken away, (n_cells, n_genes), as whole numbers.
+
+    x: dense, or any SciPy sparse matrix, of which a CSR matrix is made. A fraction goes up with the
+    probability by which it is above the whole number below it, 0.3 with 30 %, so that means and
+    totals stay as they are, which the nearest whole numbers would not keep: of 0.9 they make the 1
+    that it was before. (SoupX does the same with roundToInt=TRUE.) An entry with the fraction f
+    varies by f (1 - f) more than it did. What comes of it depends on its position alone, its row
+    being counted from `first`: the same matrix gives the same counts every time, some of its cells,
+    or the same in another order, give others. Negative entries stay as they are.
+    """
+    is_sparse = sparse.issparse(x)
+    if is_sparse:
+        x = sparse.csr_array(x)
+        if not x.has_canonical_format:  # of an entry in two parts the sum is rounded
+            x = x.copy()
+            x.sum_duplicates()
+        values = x.data.astype(np.float64)
+        rows = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
+        columns = x.indices
+    else:
+        values = np.asarray(x, np.float64)
+        rows = np.arange(len(values))[:, None]
+        columns = np.arange(values.shape[1])
+    nearest = np.rint(values)
+    down = np.floor(values)
+    with np.errstate(invalid="ignore"):  # infinity, which stays
+        up = _uniform(rows + first, columns) < values - down
+        whole = np.where(np.abs(values - nearest) <= NEAR, nearest, down + up)
+    whole = np.where(values < 0, values, whole).astype(np.float32)
+    if not is_sparse:
+        return whole
+    return sparse.csr_array((whole, x.indices, x.indptr), shape=x.shape)
+
+
+def _uniform(rows, columns) -> np.ndarray:
+    """A number from 0 to below 1 for each position, always the same, and without a pattern.
+
+    rows and columns: whole numbers of shapes that fit together. The mixer of SplitMix64 (Steele,
+    Lea & Flood 2014): a generator would have to draw for all entries before this one as well.
+    """
+    z = (rows.astype(np.uint64) << np.uint64(32)) + columns.astype(np.uint64) + np.uint64(1)
+    z = z * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
+
+
+def number_of_fractions(values: np.ndarray) -> int:
+    """How many of some entries, (n,) of any dtype, are finite and not near a whole number."""
+    if values.dtype.kind != "f":
+        return 0
+    parts = (values[a : a + BLOCK] for a in range(0, len(values), BLOCK))
+    return sum(np.count_nonzero(_are_fractions(part)) for part in parts)
+
+
+def _are_fractions(values) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # infinity, which is none
+        return np.abs(values - np.rint(values)) > NEAR
+
+
+# ------------------------------------------------------------------------------------- recognition
+def with_fractions(x: Any) -> sparse.csr_array:
+    """Cells that have fractions, of a CSR matrix (n_cells, n_genes), in float64 and without zeros:
+    LOOKED_AT at most, spread over all of them. `why_no_counts` and `why_doubtful` look at these.
+    """
+    found = [np.empty(0, np.int64)]
+    for start, part in pieces(x):
+        before = np.concatenate([[0], np.cumsum(_are_fractions(part.data))])
+        found.append(start + np.flatnonzero(np.diff(before[part.indptr])))
+    rows = np.concatenate(found)
+    some = sparse.csr_array(x[rows[spread(len(rows), LOOKED_AT)]]).astype(np.float64)
+    some.sum_duplicates()
+    some.eliminate_zeros()
+    return some
+
+
+def why_no_counts(some: sparse.csr_array) -> str | None:
+    """What shows that entries are no counts, nor corrected ones, in words; None where nothing does.
+
+    some: (n, n_genes), what `with_fractions` found. Genes of which nearly all entries are fractions
+    are looked at for themselves too: others may be of another kind.
+    """
+    if some.nnz == 0 or not np.isfinite(some.data).all() or some.data.min() < 0:
+        return None
+    n_entries = np.bincount(some.indices, minlength=some.shape[1])
+    n_fractions = np.bincount(some.indices, _are_fractions(some.data), minlength=some.shape[1])
+    full = np.flatnonzero(n_fractions > 0.95 * np.maximum(n_entries, LEAST_ENTRIES))
+    reason = _how_it_was_made(some)
+    if reason is None and LEAST_ENTRIES <= len(full) < np.count_nonzero(n_entries):
+        reason = _how_it_was_made(sparse.csr_array(some[:, full]))
+        reason = reason and f"of {len(full):,} genes {reason}"
+    return reason
+
+
+def _how_it_was_made(x: sparse.csr_array) -> str | None:
+    """How entries above 0 came of counts, in words, where they give it away.
+
+    Of normalised values the sums by cell are alike within a thousandth, or, where some genes have
+    been left out since, those of each cell are multiples of one number, which differs between
+    cells. Those that were scaled gene by gene are multiples of one number of each gene. And what a
+    logarithm, a root or an inverse hyperbolic sine was taken of, is whole again where that is
+    undone.
+    """
+    undone = [
+        (name, _like(x, undo(x.data))) for name, undo, largest in INVERSES if x.data.max() < largest
+    ]
+    versions = [x, *(values for _, values in undone)]
+    if any(_have_one_total(values) for values in versions):
+        return "all cells have the same total, or had before a logarithm was taken"
+    for name, values in undone:
+        near = np.abs(values.data - np.rint(values.data)) <= 1e-3 + 1e-5 * values.data
+        if np.mean(near) > 0.99:
+            return f"all entries are whole numbers again where {name} is taken of them"
+    rows = spread(x.shape[0], TRIED)
+    units = _units(x[rows])
+    if units is not None and _differ(units):
+        return "the values of each cell are multiples of one number, its size factor"
+    if units is None and any(_units(values[rows]) is not None for values in versions[1:]):
+        return (
+            "the values of each cell are multiples of one number, its size factor, or were before "
+            "a logarithm was taken"
+        )
+    columns = np.flatnonzero(np.bincount(x.indices, minlength=x.shape[1]) >= LEAST_ENTRIES)
+    columns = columns[spread(len(columns), TRIED)]
+    for values in versions:
+        units = _units(sparse.csr_array(values[:, columns].T))
+        if units is not None and _differ(units):
+            return (
+                "the values of each gene are multiples of one number, by which it was scaled, or "
+                "were before a logarithm was taken"
+            )
+    return None
+
+
+def why_doubtful(some: sparse.csr_array) -> str | None:
+    """What makes it doubtful that entries are counts with fractions, in words; None where they look
+    like that.
+
+    some: (n, n_genes), what `with_fractions` found. Of counts from which a little was taken away,
+    and of those that are whole for the most part, many lie within a quarter below 1, and below 2;
+    few above, or half way to the whole number below. Anything smooth has as many on both sides.
+    Cells with fractions for the most part are looked at for themselves, as others may be of another
+    batch: the larger group has to show it by more than chance, the smaller must not show the
+    opposite.
+    """
+    fractions = _like(some, _are_fractions(some.data).astype(np.float64)).sum(axis=1)
+    has_most = fractions >= 0.5 * np.diff(some.indptr)
+    groups = [some[np.flatnonzero(rows)].data for rows in (has_most, ~has_most)]
+    smaller, larger = sorted(groups, key=len)
+    if _lie_at_whole_numbers(larger, 3.0) and _lie_at_whole_numbers(smaller, -3.0):
+        return None
+    return (
+        "its fractions lie just below whole numbers no more often than elsewhere, as those of "
+        "corrected counts do"
+    )
+
+
+def _lie_at_whole_numbers(values, n_sigma: float) -> bool:
+    """Whether entries, (n,), are more often at 1, or a little less, than near it, by so many
+    standard errors; and so at 2.
+    """
+
+    def between(low, high):
+        return np.count_nonzero((values > low) & (values <= high))
+
+    for whole in (1.0, 2.0):
+        below = between(whole - 0.25, whole + NEAR)
+        for others in (2 * between(whole + NEAR, whole + 0.25), between(whole - 0.75, whole - 0.5)):
+            if below < others + n_sigma * np.sqrt(below + others) or below == 0 < n_sigma:
+                return False
+    return True
+
+
+def spread(n: int, most: int) -> np.ndarray:
+    """The whole numbers from 0 to below n, (n,); where these are too many, (most,) of them, evenly
+    spread.
+    """
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
+
+
+def _like(x, data) -> sparse.csr_array:
+    """A CSR matrix with other entries at the same places."""
+    return sparse.csr_array((data, x.indices, x.indptr), shape=x.shape)
+
+
+def _have_one_total(x) -> bool:
+    """Whether many rows of a CSR matrix, at least three, have the same sum. Rows of few entries do
+    not count, nor sums that are mostly the largest entry, as of powers of 10: they may be alike.
+    """
+    totals = x.sum(axis=1)
+    largest = x.max(axis=1).toarray()
+    totals = np.sort(totals[(np.diff(x.indptr) >= LEAST_ENTRIES) & (largest < 0.5 * totals)])
+    alike = np.searchsorted(totals, totals * (1 + SAME), side="right") - np.arange(len(totals))
+    return alike.max(initial=0) >= max(3, WITH_ONE_TOTAL * len(totals))
+
+
+def _units(x) -> np.ndarray | None:
+    """The numbers of which the entries of each row of a CSR matrix are multiples; None where not
+    nearly all rows have one. Rows of few entries do not count.
+    """
+    ends = np.stack([x.indptr[:-1], x.indptr[1:]], axis=1)
+    ends = ends[np.diff(ends, axis=1)[:, 0] >= LEAST_ENTRIES]
+    units = [_unit(x.data[start:stop]) for start, stop in ends]
+    found = np.array([unit for unit in units if unit is not None])
+    return found if len(found) >= max(3, 0.9 * len(units)) else None
+
+
+def _differ(units) -> bool:
+    """Whether more than half of some numbers are different ones."""
+    return len(np.unique(units.round(4))) > len(units) / 2
+
+
+def _unit(values) -> float | None:
+    """The largest of the least of some numbers (n,) above 0, its half, third ... and sixth, of
+    which they are multiples; None where they are of none.
+
+    It is found where counts of 1 to 6 are the smallest.
+    """
+    least = values.min()
+    for n in range(1, 7):
+        multiples = values * (n / least)
+        if np.all(np.abs(multiples - np.rint(multiples)) < 3e-3 + 3e-6 * multiples):
+            return least / n
+    return None
