@@ -360,9 +360,9 @@ def map_query(options) -> int:
         raise WrongUsage(f"{run.folder} holds a run already; give another --out")
     if options.batch_key is not None and options.batch_name is not None:
         raise WrongUsage("--batch-name is for cells that are all of one batch: leave out one")
-    settings = {
+    settings = reading_asked(options) | {
         name: value
-        for name in ("layer", *runs.READING, "on_disk", "batch_key", "batch_name", "min_overlap")
+        for name in ("layer", "on_disk", "batch_key", "batch_name", "min_overlap")
         if (value := getattr(options, name)) not in (None, False)
     }
     settings["reference"] = os.path.abspath(options.run)
@@ -883,7 +883,9 @@ def of_run(run: Run, options, model, is_own_batch_decoded: bool = True) -> tuple
 
 def reading_asked(options) -> dict:
     """How a file of counts is to be read, as options say: arguments of counts.read."""
-    return {name: value for name in runs.READING if (value := getattr(options, name, None))}
+    asked = {name: getattr(options, name, None) for name in runs.READING}
+    is_refusal = {"rounded": False}  # --no-round; else what is false was not given
+    return {name: value for name, value in asked.items() if value or {name: value} == is_refusal}
 
 
 def genes_of(run: Run, model, counts) -> Counts:

@@ -689,7 +689,8 @@ def test_annotation_names_and_marks_of_genes_are_found_again(place, tmp_path, ca
     for again in ([], [tmp_path / "c.h5ad", *words]):
         assert call("embed", run, *again, "--out", tmp_path / "z.npz") == 0
         np.testing.assert_array_equal(np.load(tmp_path / "z.npz")["X_scVI"], expected)
-    assert call("embed", run, tmp_path / "c.h5ad", "--out", tmp_path / "z.npz") == 1
+    refused = ["embed", run, tmp_path / "c.h5ad", "--no-round", "--out", tmp_path / "z.npz"]
+    assert call(*refused) == 1
     assert "can be rounded: --round" in capsys.readouterr().err
     asked = ["embed", run, tmp_path / "c.h5ad", "--round", "--out", tmp_path / "z.npz"]
     assert call(*asked) == 1
@@ -710,6 +711,45 @@ def test_annotation_names_and_marks_of_genes_are_found_again(place, tmp_path, ca
     assert call(*new, "--genes-from", "highly_variable", "--genes", 3) == 2
     assert call(*new, "--gene-names", "nothing") == 1
     assert "--gene-names 'nothing': there is no such column" in capsys.readouterr().err
+
+
+def test_corrected_counts_are_the_same_to_every_command(tmp_path, capsys):
+    """Fractions that nobody was asked about are rounded alike whenever the file is read."""
+    rng = np.random.default_rng(0)
+    x = rng.poisson(rng.gamma(1.0, 0.8, 12), (400, 12)).astype(float)
+    x[x > 0] -= rng.uniform(0, 0.2, np.count_nonzero(x))
+    adata = anndata.AnnData(sparse.csr_matrix(x.astype(np.float32)))
+    adata.obs["kind"] = ["a", "b"] * 200
+    adata.write_h5ad(tmp_path / "c.h5ad")
+    expected = round_counts(x.astype(np.float32))
+    runs_of = {}
+    for words in ([], ["--on-disk"], ["--round"]):
+        run = tmp_path / f"run{len(runs_of)}"
+        capsys.readouterr()
+        assert call("train", tmp_path / "c.h5ad", "--out", run, *words, *SMALL) == 0
+        said = capsys.readouterr().err
+        assert "went up or down to whole numbers" in said
+        assert ("--round is this without so many words, and --no-round ref" in said) == (
+            words != ["--round"]
+        )
+        runs_of[tuple(words)] = run
+        z = SCVI.load(run / "model.npz").latent(expected)
+        for on_disk in ([], ["--on-disk"]):
+            assert call("embed", run, *on_disk, "--out", tmp_path / "z.npz") == 0
+            np.testing.assert_allclose(np.load(tmp_path / "z.npz")["X_scVI"], z, atol=1e-5)
+    run = runs_of[()]
+    assert call("denoise", run, "--out", tmp_path / "d.npz") == 0
+    found = np.load(tmp_path / "d.npz")["scvi_denoised"]
+    model = SCVI.load(run / "model.npz")
+    np.testing.assert_allclose(found, model.denoise(expected), rtol=1e-4)
+    capsys.readouterr()
+    for words in (["embed", run, "--no-round"], ["embed", run, tmp_path / "c.h5ad", "--no-round"]):
+        assert call(*words, "--out", tmp_path / "z.npz") == 1
+        assert "can be rounded: --round" in capsys.readouterr().err
+    new = ["train", tmp_path / "c.h5ad", "--out", tmp_path / "new", "--no-round"]
+    assert call(*new, *SMALL) == 1 and "can be rounded: --round" in capsys.readouterr().err
+    assert call("map", run, tmp_path / "c.h5ad", "--out", tmp_path / "map", "--no-round") == 1
+    assert "can be rounded: --round" in capsys.readouterr().err
 
 
 def test_genes_are_chosen_within_the_batches_of_the_run(place, tmp_path, capsys):
