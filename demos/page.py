@@ -9,6 +9,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+from minigrad.checkpoint import whole_file
 from models import report
 
 
@@ -58,7 +59,8 @@ def write(out: Path, names: list[str]) -> Path:
         lines = [line for line in said if not line.startswith("picture ")]  # they are above
         parts.append(f"<pre>{html.escape(chr(10).join(lines).strip(chr(10)))}</pre>")
     page = out / "index.html"
-    page.write_text(report.page("minigrad: every demo", "".join(parts)), encoding="utf-8")
+    with whole_file(page) as temporary:
+        temporary.write_text(report.page("minigrad: every demo", "".join(parts)), encoding="utf-8")
     return page
 
 

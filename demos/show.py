@@ -12,6 +12,7 @@ from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 
 from minigrad import picture
+from minigrad.checkpoint import write_figure
 from minigrad.notebook import as_picture
 from models.report import COLORS, MARKERS, legend, scatter
 
@@ -48,14 +49,14 @@ def mark_quick(path: Path) -> None:
     f.text(12 / width, 1 - strip / 2 / (height + strip), text, color=RED, weight="bold", **place)
     frame = Rectangle((0, 0), 1, 1, fill=False, edgecolor=RED, linewidth=6)
     f.add_artist(frame)
-    f.savefig(path, dpi=100)
+    write_figure(f, path, dpi=100)
 
 
 def save(f: Figure, out: Path, name: str, caption: str) -> Figure:
     """Write `out/NAME.png` and, for the page, its caption; returns the figure, which a notebook
     shows.
     """
-    f.savefig(out / f"{name}.png", dpi=130)
+    write_figure(f, out / f"{name}.png", dpi=130)
     (out / f"{name}.caption").write_text(caption + "\n", encoding="utf-8")
     print(f"picture {name}.png: {caption}")
     return f

@@ -24,7 +24,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -130,6 +130,28 @@ def save(path, arrays: dict[str, np.ndarray], meta: dict) -> None:
         )
     with whole_file(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
+
+
+def write_figure(figure: Any, path: Any, dpi: int) -> Any:
+    """Write a matplotlib Figure of so many dots an inch, whole or not at all; returns `path`.
+
+    What it is, .png, .pdf or .svg, the suffix of the path says; without one it is as matplotlib's
+    settings have it, with that suffix. An open file is written to as it stands. ValueError for a
+    suffix that matplotlib does not know; OSError as of `whole_file`.
+    """
+    if hasattr(path, "write"):
+        figure.savefig(path, dpi=dpi)
+        return path
+    target = os.fspath(path)
+    kind = os.path.splitext(target)[1][1:]
+    if not kind:
+        kind = figure.canvas.get_default_filetype()
+        target = f"{target}.{kind}"
+    content = io.BytesIO()  # drawn before anything is opened: matplotlib's PDF hides a full disk
+    figure.savefig(content, format=kind, dpi=dpi)
+    with whole_file(target) as temporary:
+        temporary.write_bytes(content.getvalue())
+    return path
 
 
 @contextmanager

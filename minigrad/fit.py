@@ -86,6 +86,7 @@ from typing import Any
 import numpy as np
 
 from minigrad import backend, optim
+from minigrad.checkpoint import write_figure
 from minigrad.data import NOISE, VALIDATION
 from minigrad.notebook import as_frame, as_html, as_picture, number_of
 from minigrad.tensor import no_grad
@@ -297,5 +298,4 @@ class History:
                 axes.set_ylim(min(shown) - margin, max(shown) + margin)
         if path is None:
             return as_picture(figure)
-        figure.savefig(path, dpi=120)
-        return path
+        return write_figure(figure, path, dpi=120)

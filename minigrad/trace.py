@@ -48,6 +48,7 @@ import numpy as np
 
 from minigrad import backend, boxes, picture
 from minigrad.backend import Array
+from minigrad.checkpoint import write_figure
 from minigrad.fused import Fused
 from minigrad.notebook import as_frame, as_html, as_picture
 from minigrad.table import Primitive
@@ -318,8 +319,7 @@ def draw(output: Tensor, path: Any = None, names: Any = None, gradient: Array | 
     figure = picture.figure_of(*layout(output, names, gradient))
     if path is None:
         return as_picture(figure)
-    figure.savefig(path, dpi=picture.DPI)
-    return path
+    return write_figure(figure, path, dpi=picture.DPI)
 
 
 def layout(

@@ -482,10 +482,8 @@ def compare(options) -> int:
     print(table)
     chosen = table.best  # an error, where all settings have failed
     csv, picture, best = files
-    with checkpoint.whole_file(csv) as temporary:
-        table.to_csv(temporary)
-    with checkpoint.whole_file(picture) as temporary:
-        table.plot(temporary)
+    table.to_csv(csv)
+    table.plot(picture)
     taken = {**of_counts, **settings, **chosen.config(), **chosen.fit()}
     comparison.write_best(folder, options.counts, taken)
     say(f"written: {csv}, {picture}, and {best} for train --settings {folder}")
@@ -673,8 +671,7 @@ def de(options) -> int:
     print(f"groups of {options.key}\n{table.head(options.rows)}")
     for path, write in ((options.csv, table.to_csv), (options.volcano, table.volcano)):
         if path is not None:
-            with checkpoint.whole_file(path) as temporary:
-                write(temporary)
+            write(path)
             say(f"written: {path}")
     return 0
 
@@ -708,8 +705,7 @@ def abundance(options) -> int:
         columns = table.by(labels)
         shown = {name: [short(value) for value in values] for name, values in columns.items()}
         print(f"medians by {options.key}\n" + "\n".join(aligned(shown)))
-    with checkpoint.whole_file(options.out) as temporary:
-        table.to_csv(temporary)
+    table.to_csv(options.out)
     say(f"written: {options.out}")
     return 0
 
@@ -814,19 +810,17 @@ def make_report(options) -> int:
     keep_counts(run, path, "--out", out, obs=options.obs)
     labels = None if options.color is None else runs.labels_of(counts, options.color)
     known = run.colors() | colors_from(options.colors_from)
-    with checkpoint.whole_file(out) as temporary:
-        used = report.write(
-            temporary,
-            model,
-            run.history(),
-            genes_of(run, model, counts),
-            batch,
-            labels,
-            options.color or "cluster",
-            title=f"{run.folder.name}: scVI on "
-            + ", ".join(Path(p).name for p in runs.paths_of(path)),
-            colors=known,
-        )
+    used = report.write(
+        out,
+        model,
+        run.history(),
+        genes_of(run, model, counts),
+        batch,
+        labels,
+        options.color or "cluster",
+        title=f"{run.folder.name}: scVI on " + ", ".join(Path(p).name for p in runs.paths_of(path)),
+        colors=known,
+    )
     try:
         run.keep_colors(used)
     except OSError as error:  # the page is what was asked for

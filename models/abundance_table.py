@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.checkpoint import whole_file
 from minigrad.notebook import as_frame, as_html, short
 from models.files import warn_of_formulas
 from models.groups import Samples, labels_of_cells
@@ -119,9 +120,10 @@ class DifferentialAbundance:
         Warns of names that a spreadsheet takes for formulas.
         """
         columns = self._all_columns()
-        with open(path, "w", newline="", encoding="utf-8") as file:
+        rows = zip(*[column.tolist() for column in columns.values()])
+        with whole_file(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(columns)
-            writer.writerows(zip(*[column.tolist() for column in columns.values()]))
+            writer.writerows(rows)
         texts = {str(value) for name in ("cell", "sample", "condition") for value in self[name]}
         warn_of_formulas(sorted(texts | set(self.samples)))

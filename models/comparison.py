@@ -53,7 +53,7 @@ import numpy as np
 from scipy import sparse
 
 from minigrad import checkpoint
-from minigrad.checkpoint import whole_file
+from minigrad.checkpoint import whole_file, write_figure
 from minigrad.notebook import as_frame, as_picture, for_number, number_of
 from minigrad.progress import bar as bar_of
 from models import guarded, locks, runs, trial
@@ -284,8 +284,7 @@ class Comparison:
         figure = _drawn(self)
         if path is None:
             return as_picture(figure)
-        figure.savefig(path, dpi=130)
-        return path
+        return write_figure(figure, path, dpi=130)
 
 
 def standard_error(values: np.ndarray) -> float:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minigrad.checkpoint import whole_file, write_figure
 from minigrad.notebook import as_frame, as_html, as_picture, number_of, short
 from models.files import warn_of_formulas
 
@@ -179,10 +180,11 @@ class DifferentialExpression:
 
         Warns of genes that a spreadsheet takes for formulas.
         """
-        with open(path, "w", newline="", encoding="utf-8") as file:
+        rows = zip(*[column.tolist() for column in self.columns.values()])
+        with whole_file(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(self.columns)
-            writer.writerows(zip(*[column.tolist() for column in self.columns.values()]))
+            writer.writerows(rows)
         texts = {name for key in ("group", "comparison", "gene") for name in self[key].tolist()}
         warn_of_formulas(sorted(texts))
 
@@ -213,8 +215,7 @@ class DifferentialExpression:
             _legend(figure, *parts[0], is_only=len(parts) == 1)
         if path is None:
             return as_picture(figure)
-        figure.savefig(path, dpi=150)
-        return path
+        return write_figure(figure, path, dpi=150)
 
     def _draw(self, axes, groups: Groups, n_labels: int, n_columns: int) -> None:
         """The panel of one comparison, in a figure with so many columns of them."""

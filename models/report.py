@@ -39,6 +39,7 @@ from matplotlib.legend import Legend
 from matplotlib.markers import MarkerStyle
 
 from minigrad.backend import Array, Matrix
+from minigrad.checkpoint import whole_file
 from minigrad.fit import History
 from models import integration
 from models.clustering import (
@@ -186,7 +187,8 @@ def write(
             "their library sizes and numbers of genes detected.",
         ),
     ]
-    path.write_text(page(title, "".join(parts)), encoding="utf-8")
+    with whole_file(path) as temporary:
+        temporary.write_text(page(title, "".join(parts)), encoding="utf-8")
     return colors_used
 
 
