@@ -19,7 +19,9 @@ All ranks must do the same, or they wait for one another for ever. So a failure 
 `-m mpi4py`, or do all within `ranks_of("mpi").together()`; or within `preparing()`, if nothing
 there waits for other ranks. What remains is a rank that says nothing: it was suspended, hangs, or
 called `fit` less often than the others. Whoever has waited for it for MINIGRAD_MPI_TIMEOUT seconds
-(an environment variable; 600 by default) ends all, and says which rank it was.
+(an environment variable; 600 by default) ends all, and says which rank it was. One that is killed
+ends all at once, which mpiexec says. When the program ends, MPI waits for all ranks without limit:
+one of them may have work of its own to do after the training.
 
 Know after: why one sum over ranks a step is nearly all that it takes.
 """

@@ -122,6 +122,13 @@ def test_ranks_begin_with_the_frozen_weights_of_the_first(tmp_path):
         assert first[name].tobytes() == second[name].tobytes(), name
 
 
+def test_an_error_after_the_training_is_one_of_the_program(tmp_path):
+    """MPI ends where all have come to the end: the others do their work, and the error is shown."""
+    status, said = ranks("raises_after", tmp_path, timeout=25)
+    assert status != 0 and "ZeroDivisionError" in said
+    assert len(list(tmp_path.glob("rank0*"))) == 1
+
+
 def test_they_stop_together(tmp_path):
     """Early stopping, and a Ctrl-C that only one of them gets."""
     status, said = ranks("stopped", tmp_path)
@@ -139,6 +146,7 @@ def test_they_stop_together(tmp_path):
         "raises",
         "raises_alone",
         "is_killed",
+        "first_is_killed",
         "fails_before",
         "has_bad_data",
         "has_other_data",
@@ -156,12 +164,13 @@ def test_a_rank_that_fails_ends_all(tmp_path, how):
         "has_bad_data": r"row 3, column 2 \(from 0\) is -1.0",
         "has_other_data": "must train the same",
         "has_another_model": "must train the same.*layers",
-        "is_killed": "",
+        "is_killed": "",  # mpiexec says it, in its own words
+        "first_is_killed": "",
         "exits": "ZeroDivisionError",
     }
     assert re.search(expected[how], said)
     assert not list(tmp_path.glob("rank*"))  # nobody came to the end
-    if how in ("raises", "raises_alone", "is_killed"):
+    if how in ("raises", "raises_alone", "is_killed", "first_is_killed"):
         assert files.load(tmp_path / "run.npz")[1]["position"]["epoch"] >= 1
 
 
@@ -374,11 +383,11 @@ def stopped(folder):
     write(folder, model.state_dict(), early=early, interrupted=[len(history), len(calls) - 13])
 
 
-def fails_in_the_middle(folder, how):
+def fails_in_the_middle(folder, how, who=1):
     model, rank = Plain(), ranks_of("mpi").rank
 
     def fail(progress):
-        if rank == 1 and progress > 0.6:
+        if rank == who and progress > 0.6:
             how()
 
     model.hook = fail
@@ -398,6 +407,11 @@ def raises_alone(folder):
 
 def is_killed(folder):
     fails_in_the_middle(folder, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def first_is_killed(folder):
+    """The rank that writes the checkpoint, as where the system runs out of memory."""
+    fails_in_the_middle(folder, lambda: os.kill(os.getpid(), signal.SIGKILL), who=0)
 
 
 def fails_before(folder):
@@ -441,6 +455,14 @@ def wait_at_most(seconds):
     """From here on; until all are here, imports may take as long as they like."""
     with ranks_of("mpi").preparing():
         os.environ["MINIGRAD_MPI_TIMEOUT"] = str(seconds)
+
+
+def raises_after(folder):
+    train(Plain(), parallel="mpi")
+    if ranks_of("mpi").rank == 1:
+        1 / 0
+    time.sleep(0.5)
+    write(folder, {})
 
 
 def is_suspended(folder):
