@@ -35,6 +35,7 @@ import os
 import shlex
 import sys
 import traceback
+import unicodedata
 import warnings
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -479,7 +480,7 @@ def compare(options) -> int:
     except KeyboardInterrupt:
         say("the same command goes on where it was")
         raise
-    print(table)
+    print(harmless(str(table)))
     chosen = table.best  # an error, where all settings have failed
     csv, picture, best = files
     table.to_csv(csv)
@@ -668,7 +669,7 @@ def de(options) -> int:
         genes=model_genes(model),
         seed=options.seed,
     )
-    print(f"groups of {options.key}\n{table.head(options.rows)}")
+    print(harmless(f"groups of {options.key}\n{table.head(options.rows)}"))
     for path, write in ((options.csv, table.to_csv), (options.volcano, table.volcano)):
         if path is not None:
             write(path)
@@ -700,11 +701,11 @@ def abundance(options) -> int:
         leave_out=options.leave_out,
         batch=batch,
     )
-    print(table)
+    print(harmless(str(table)))
     if labels is not None:
         columns = table.by(labels)
         shown = {name: [short(value) for value in values] for name, values in columns.items()}
-        print(f"medians by {options.key}\n" + "\n".join(aligned(shown)))
+        print(harmless(f"medians by {options.key}\n" + "\n".join(aligned(shown))))
     table.to_csv(options.out)
     say(f"written: {options.out}")
     return 0
@@ -784,7 +785,7 @@ def label(options) -> int:
     print(f"{'label':<32}{'cells':>8}{'mean uncertainty':>18}")
     for name, count in zip(*np.unique(found.labels, return_counts=True)):
         mean = found.uncertainty[found.labels == name].mean()
-        print(f"{name:<32}{count:>8,}{mean:>18.3f}")
+        print(f"{harmless(name):<32}{count:>8,}{mean:>18.3f}")
     say(f"{number_of(len(query.z), 'cell')}, .csv written: {options.out}")
     return 0
 
@@ -1720,7 +1721,15 @@ COMMANDS = {
 # --------------------------------------------------------------------------------------------- main
 def say(text) -> None:
     """A line to standard error."""
-    print(text, file=sys.stderr)
+    print(harmless(str(text)), file=sys.stderr)
+
+
+def harmless(text: str) -> str:
+    """The same text; characters that steer a terminal, which a stranger's names may have, as \\x1b
+    and the like.
+    """
+    steers = {c for c in set(text) if c != "\n" and unicodedata.category(c).startswith("C")}
+    return text.translate({ord(c): repr(c)[1:-1] for c in steers})
 
 
 def say_warning(options, message, *_) -> None:

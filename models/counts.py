@@ -32,7 +32,16 @@ from minigrad.data import Blocks, pieces
 from minigrad.notebook import as_html, for_number, number_of
 from models import locks
 from models.annotation import annotation_of
-from models.files import BLOCK, Content, Refused, expression_only, need, read_npz, read_table
+from models.files import (
+    BLOCK,
+    Content,
+    Refused,
+    expression_only,
+    need,
+    read_npz,
+    read_table,
+    refuse_pipes,
+)
 from models.fractions import (
     NEAR,
     number_of_fractions,
@@ -282,6 +291,8 @@ def read(
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     try:
+        if not path.is_dir():
+            refuse_pipes(path)
         content = expression_only(_content(path, layer, backed, transpose))
         X, genes, cells = content.X, content.genes, content.cells
         cells = [f"cell_{i}" for i in range(X.shape[0])] if cells is None else cells

@@ -110,6 +110,13 @@ def allow(declared: int, stored: int, what: str, ratio: int = 200) -> None:
         )
 
 
+def refuse_pipes(path: str | Path) -> None:
+    """Raises Refused for what is no ordinary file: reading a pipe or a device may never end."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        name = Path(path).name
+        raise Refused(f"{name} is a pipe, a device or a folder; pass the path of a file")
+
+
 def check_extent(n_rows: int, n_columns: int, n_entries: int) -> None:
     """Raises Refused for a shape that a few bytes claim and that costs gigabytes; unfiltered 10x
     output, 7 million rows, passes.
@@ -261,10 +268,24 @@ def npz_arrays(path: Path) -> dict[str, np.ndarray]:
                     f"{member.filename} declares shape {shape} of {dtype} but holds "
                     f"{len(content):,} bytes; write it again"
                 )
+            if dtype.kind == "U" and not _are_characters(content, not dtype.isnative):
+                raise Refused(
+                    f"{member.filename} holds numbers that stand for no characters of a text; "
+                    "write it again"
+                )
             arrays[member.filename.removesuffix(".npy")] = np.frombuffer(content, dtype).reshape(
                 shape, order="F" if fortran_order else "C"
             )
     return arrays
+
+
+def _are_characters(content: bytes, is_swapped: bool) -> bool:
+    """Whether NumPy's texts can be written to a file: Unicode up to its end, and none of the
+    surrogates, which stand for half a character.
+    """
+    codes = np.frombuffer(content, np.uint32)
+    codes = codes.byteswap() if is_swapped else codes
+    return not np.any((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000)))
 
 
 # --------------------------------------------------------------------------------------------- text
@@ -274,6 +295,7 @@ def text(path: Path) -> Iterator[str]:
     Whether it is gzipped its first two bytes say, not its name: .gz stays when a browser unpacks a
     file. Raises Refused for a text far too long.
     """
+    refuse_pipes(path)
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         first = file.read(2)

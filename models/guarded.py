@@ -225,12 +225,21 @@ def _limit(seconds: int, memory: int) -> None:
         import resource
     except ImportError:
         return
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+
+    def lower(kind: int, soft: int, hard: int) -> None:
+        """Set a limit, but not above what the system or a cluster's scheduler has set."""
+        _, most = resource.getrlimit(kind)
+        if most != resource.RLIM_INFINITY:
+            soft = min(soft, most)
+            hard = min(hard, most)
+        resource.setrlimit(kind, (soft, hard))
+
+    lower(resource.RLIMIT_CORE, 0, 0)
+    lower(resource.RLIMIT_CPU, seconds, seconds + 5)
     statistics = Path("/proc/self/statm")
     if statistics.exists():
         used = int(statistics.read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
+        lower(resource.RLIMIT_AS, used + memory, used + memory)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ Know after: where each format keeps what, and what of a matrix on the disk is re
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,12 @@ NOT_BACKED = (
     "backed=True: only .h5ad files are read from the disk; read it without, or write it as .h5ad "
     "with anndata"
 )
+
+DEEPEST = 50  # groups in groups: those of AnnData are a few deep
+# Strings read in one go: as many as have no more than these bytes even if each is as long as the
+# file, but not so few that it takes long.
+AT_ONCE = 2**28
+LEAST_STRINGS = 64
 
 # What files of loom call the names of genes and of cells; the first that is there is taken.
 LOOM_GENES = ("Gene", "var_names", "gene_names", "gene", "GeneName", "Symbol", "Accession")
@@ -78,20 +85,29 @@ def _is_array(item) -> bool:
 
 
 def _check_declared(file, size: int) -> None:
-    """Refuse arrays that declare far more than the file holds, or lie in other files. Matrices are
-    read in blocks.
+    """Refuse arrays that declare far more than the file holds, or lie in other files, and folders
+    in folders without end. Matrices are read in blocks.
     """
     h5py = need("h5py")
     found = []
     declared = 0
-    file.visititems(lambda name, item: found.append((name, item)))
-    file.visititems_links(lambda name, link: found.append((name, link)))
+
+    def note(name, item):
+        if name.count("/") > DEEPEST:
+            raise Refused(f"holds groups in groups, more than {DEEPEST} deep; write it again")
+        found.append((name, item))
+
+    file.visititems(note)
+    file.visititems_links(note)
     for name, item in found:
         has_values = _is_array(item) and item.shape is not None  # no shape: anndata's None
         if isinstance(item, h5py.ExternalLink) or has_values and (item.external or item.is_virtual):
             raise Refused(f"keeps {name} in another file; write all into one")
         if has_values:
             allow(item.nbytes, item.id.get_storage_size(), name, ratio=1100)  # deflate's limit
+            if item.chunks is not None:  # each is unpacked whole, however little of it is used
+                chunk = math.prod(item.chunks) * item.dtype.itemsize
+                allow(chunk, item.nbytes, f"a piece of {name}", ratio=16)
             declared += item.nbytes if item.ndim < 2 else 0
     allow(declared, size, "the file")
 
@@ -132,7 +148,26 @@ def _attribute(item, *keys) -> list[str] | None:
 
 def _values(dataset) -> np.ndarray:
     """A whole array of the file, strings as str."""
-    return _plain_or_text(dataset[()], dataset.id.get_type(), dataset.name)
+    kind = dataset.id.get_type()
+    is_of_any_length = isinstance(kind, need("h5py").h5t.TypeStringID) and kind.is_variable_str()
+    read = _strings if is_of_any_length and dataset.ndim == 1 else lambda dataset: dataset[()]
+    return _plain_or_text(read(dataset), kind, dataset.name)
+
+
+def _strings(dataset) -> np.ndarray:
+    """Strings (n,) of any length, a few at a time: a file can hold one long string, and name it in
+    every place. Refused where they come to more than the file has bytes.
+    """
+    size = dataset.file.id.get_filesize()
+    step = max(LEAST_STRINGS, AT_ONCE // max(size, 1))
+    parts = [np.empty(0, object)]
+    n_bytes = 0
+    for start in range(0, len(dataset), step):
+        part = dataset[start : start + step]
+        n_bytes += sum(map(len, part.tolist()))
+        allow(n_bytes, size, dataset.name, ratio=1)
+        parts.append(part)
+    return np.concatenate(parts)
 
 
 def _field(dataset, key: str) -> np.ndarray:

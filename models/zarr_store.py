@@ -90,11 +90,16 @@ def _columns(frame: Any) -> dict:
 
 # ---------------------------------------------------------------------------- what a store declares
 def _arrays(path: Path) -> Iterator[tuple[Path, dict]]:
-    """(folder, description) of each array. Refused for links: they may lead anywhere."""
+    """(folder, description) of each array. Refused for links, which may lead anywhere, and for
+    pipes, which may never end.
+    """
     for folder, folders, files in os.walk(path):
         for name in (*folders, *files):
             if os.path.islink(os.path.join(folder, name)):
                 raise Refused(f"{os.path.join(folder, name)} is a link; write all into one folder")
+        for name in files:
+            if not os.path.isfile(os.path.join(folder, name)):
+                raise Refused(f"{os.path.join(folder, name)} is a pipe or a device; remove it")
         for name in set(files) & set(DESCRIPTIONS):
             found = json.loads(Path(folder, name).read_text(encoding="utf-8"))
             if "shape" in found:
