@@ -752,6 +752,25 @@ def test_corrected_counts_are_the_same_to_every_command(tmp_path, capsys):
     assert "can be rounded: --round" in capsys.readouterr().err
 
 
+def test_names_do_not_steer_the_terminal(tmp_path, capsys):
+    """A stranger's names may hold what clears the screen, or writes to the clipboard."""
+    counts = made_counts()
+    counts.genes = np.array([f"\x1b[2JG\u202e{i}" for i in range(12)])
+    counts.cells = np.array([f"\x1b]0;c{i}\x07" for i in range(60)])
+    counts.obs["kind"] = np.array(["T\x1b[31m", "B"])[np.arange(60) % 2]
+    runs.write_counts(tmp_path / "c.npz", counts)
+    run = tmp_path / "r"
+    assert call("train", tmp_path / "c.npz", "--out", run, *SMALL) == 0
+    assert r"cells: \x1b]0;c0\x07, \x1b]0;c1\x07," in capsys.readouterr().err
+    assert call("de", run, "--key", "kind", "--groups", "B", "T\x1b[31m", "--samples", 50) == 0
+    said = capsys.readouterr()
+    assert r"\x1b[2JG\u202e" in said.out
+    assert call("de", run, "--key", "\x1b[2J", "--groups", "a", "b") == 1
+    said_of_error = capsys.readouterr().err
+    for text in (said.out, said.err, said_of_error):
+        assert not set("\x1b\x07\u202e") & set(text)
+
+
 def test_genes_are_chosen_within_the_batches_of_the_run(place, tmp_path, capsys):
     counts = made_counts()
     codes = counts.obs["donor"] == "old"

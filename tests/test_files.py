@@ -6,6 +6,7 @@ refused.
 
 import gzip
 import io
+import os
 import re
 import tracemalloc
 import warnings
@@ -13,9 +14,11 @@ import zipfile
 
 import numpy as np
 import pytest
+import scipy.io
 from scipy import sparse
 
 from models import counts as C
+from models import guarded
 from models.counts import as_matrix, read
 from tests.example_counts import CELLS, GENES, TYPES, X, check, npz
 
@@ -228,7 +231,27 @@ def truncated(path):
     path.write_bytes(path.read_bytes()[:-200])
 
 
+def texts(*codes):
+    """17 names of one character, of which some have these numbers."""
+    return np.array([*codes, *range(100, 117 - len(codes))], np.uint32).view("<U1")
+
+
 HOSTILE_NPZ = {
+    "half of a character": (dict(genes=texts(0xD800)), "genes.npy holds numbers that stand for no"),
+    "beyond Unicode": (dict(genes=texts(0x7FFFFFFF)), "genes.npy holds numbers that stand for no"),
+    "the same the other way round": (
+        dict(genes=texts(0x110000).byteswap().view(">U1")),
+        "genes.npy holds numbers that stand for no characters",
+    ),
+    "indptr beyond int64": (
+        dict(indptr=np.r_[np.uint64(0), np.full(23, 2**64 - 1, np.uint64)]),
+        "indptr must rise from 0",
+    ),
+    "shape beyond int64": (
+        dict(shape=np.array([2**64 - 1, 17], np.uint64)),
+        "declares 18446744073709551615 x 17",
+    ),
+    "times": (dict(labels=np.arange(23).astype("M8[s]")), r"datetime64\[s\], not numbers"),
     "pickle in data": (dict(data=np.array([Evil()] * 9)), "not unpickled"),
     "pickle in another array": (dict(labels=np.array([Evil()] * 23)), "not unpickled"),
     "no indptr": (dict(indptr=None), "holds no indptr"),
@@ -261,7 +284,7 @@ HOSTILE_NPZ = {
     "matrix of names": (dict(genes=np.array([GENES])), r"genes has shape \(1, 17\)"),
     "text for data": (dict(data=_indices.astype(str)), "damaged|dtype"),
     "complex data": (dict(data=_indices * 1j), "complex128, not numbers"),
-    "fractional": (dict(data=_indices + 0.25), "looks normalised"),
+    "fractional": (dict(data=_indices + 0.25), "these are normalised values and no counts"),
     "negative": (dict(data=_indices - 5), "which is negative"),
     "not a number": (dict(data=np.where(_indices == 7, np.nan, 1)), "is nan; counts are finite"),
     "half floats that overflow": (
@@ -304,6 +327,42 @@ BOMBS = {
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("hello"),
 }
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are for POSIX")
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv.gz", "a.mtx", "a.npz", "a.h5ad", "a.loom"])
+@pytest.mark.parametrize("reader", [read, guarded.read])
+def test_what_may_never_end_is_refused(tmp_path, name, reader):
+    """A pipe that nobody writes to, and a device without end behind a link."""
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name}: {name} is a pipe, a device or a folder"):
+        reader(tmp_path / name)
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match=f"{name}: {name} is a pipe, a device or a folder"):
+        reader(tmp_path / name)
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        reader(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are for POSIX")
+def test_a_pipe_beside_a_matrix_or_as_a_table_of_cells_is_refused(tmp_path):
+    scipy.io.mmwrite(tmp_path / "matrix.mtx", sparse.csc_matrix(X.T))
+    (tmp_path / "genes.tsv").write_text("\n".join(GENES))
+    os.mkfifo(tmp_path / "barcodes.tsv")
+    with pytest.raises(ValueError, match="barcodes.tsv is a pipe"):
+        read(tmp_path)
+    with pytest.raises(FileNotFoundError, match="barcodes.tsv: no such file"):
+        read(npz(tmp_path / "a.npz"), obs=tmp_path / "barcodes.tsv")
+
+
+def test_names_in_bytes_and_with_zeros_and_controls_are_kept(tmp_path):
+    genes = np.array([f"g\0{i}" for i in range(17)])
+    cells = np.array([f"c\x1b[2J{i}" for i in range(23)])
+    counts = read(npz(tmp_path / "a.npz", genes=genes, cells=cells.astype("S")))
+    check(counts, genes=genes, cells=cells)
 
 
 @pytest.mark.parametrize("case", BOMBS)

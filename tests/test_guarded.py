@@ -6,6 +6,7 @@ Know before reading: models/guarded.py.
 
 import struct
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -95,6 +96,26 @@ def test_the_same_errors(tmp_path, case):
             reader(tmp_path / "a.h5ad", layer)
         said.append((type(error.value), str(error.value)))
     assert said[0] == said[1]
+
+
+def test_limits_that_the_system_has_set_are_kept(tmp_path):
+    """Schedulers of clusters set some, which nobody may raise: they are no fault of the file."""
+    write(tmp_path / "a.h5ad")
+    program = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_CPU, (15, 15))\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30, 3 * 2**30))\n"
+        "from models import guarded\n"
+        "guarded.MEMORY = 2**33\n"
+        "print(guarded.read(sys.argv[1]).shape)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "a.h5ad"],
+        env={**guarded.environment(), "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "(23, 17)\n", done.stderr
 
 
 # --------------------------------------------------------------- what the library does to a process

@@ -6,7 +6,9 @@ refused.
 
 import re
 import sys
+import tracemalloc
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -522,7 +524,39 @@ def external(file):
     file.create_dataset("X", (23, 17), "i4", external=[("/etc/hostname", 0, 23 * 17 * 4)])
 
 
+def deep(file):
+    """Groups in groups."""
+    for _ in range(2000):
+        file = file.create_group("g")
+
+
+def large_piece(file):
+    """A column of 23 numbers, in one piece that has room for 100 million, packed to nothing."""
+    options = dict(maxshape=(None,), chunks=(10**8,), compression="gzip", dtype="f8")
+    column = file.create_dataset("obs/large", (23,), **options)
+    column.id.write_direct_chunk((0,), zlib.compress(bytes(10**5)))
+
+
+def links_to_itself(file):
+    h5py = pytest.importorskip("h5py")
+    del file["X"]
+    file["X"] = h5py.SoftLink("/X")
+
+
 HOSTILE_HDF5 = {
+    "groups without end": (deep, "groups in groups, more than 50 deep"),
+    "a large piece": (large_piece, "a piece of obs/large declares 800,000,000 bytes but stores"),
+    "a link to itself": (links_to_itself, "too many links|damaged"),
+    "names outside": (
+        lambda file: file["obs"].attrs.__setitem__("_index", "../var/_index"),
+        "obs has no array '../var/_index'",
+    ),
+    "indices beyond int32": (
+        replace("X/indices", np.full(len(_indices), 2**40)),
+        "outside 0 to 16",
+    ),
+    "text for data": (replace("X/data", np.full(len(_indices), b"1")), "must be numbers"),
+    "records for data": (replace("X/data", np.zeros(len(_indices), [("a", "i4")])), "not numbers"),
     "huge dense": (
         replace("X", shape=(10**6, 10**6), dtype="f4", chunks=(9, 9)),
         "X declares 4,000,000,000,000 bytes",
@@ -571,6 +605,37 @@ def test_hostile_h5ad(tmp_path, case):
     with pytest.raises(ValueError, match=message) as error:
         read(tmp_path / "a.h5ad")
     assert str(error.value).startswith(str(tmp_path / "a.h5ad"))
+
+
+def test_a_long_string_that_all_places_name_does_not_fill_the_memory(tmp_path):
+    """Strings of any length lie in a heap, and a place of an array says where."""
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "a.h5ad"
+    adata(sparse.csr_matrix(X)).write_h5ad(path)
+    n = 400
+    with h5py.File(path, "r+") as file:
+        names = file.create_dataset("obs/names", (n,), dtype=h5py.string_dtype())
+        names[:] = ["a" * 10**6] + ["b"] * (n - 1)
+        place = names.id.get_offset()
+        file["obs"].attrs["column-order"] = ["type", "names"]
+    content = bytearray(path.read_bytes())
+    content[place : place + 16 * n] = bytes(content[place : place + 16]) * n
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.warns(UserWarning, match="'names' left out: /obs/names declares [0-9,]+ bytes"):
+            counts = read(path)
+        assert tracemalloc.get_traced_memory()[1] < 330e6
+    finally:
+        tracemalloc.stop()
+    assert list(counts.obs) == ["type"]
+
+
+def test_many_strings_are_read_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(H, "AT_ONCE", 0)
+    monkeypatch.setattr(H, "LEAST_STRINGS", 3)
+    adata(sparse.csr_matrix(X)).write_h5ad(tmp_path / "a.h5ad")
+    check(read(tmp_path / "a.h5ad"))
 
 
 def test_other_hdf5_is_refused(tmp_path):

@@ -35,7 +35,8 @@ OPENED = {
     },
     "minigrad/notebook.py": {"_png"},  # in memory
     "models/comparison.py": {"_write_json"},
-    "models/differential.py": {"to_csv"},
+    "models/abundance_table.py": {"to_csv"},
+    "models/differential_table.py": {"to_csv"},
     "models/files.py": {"npz_arrays"},  # reads
     "models/hdf5_writing.py": {"hdf5_file"},
     "models/locks.py": {"_taken"},  # its file is empty
@@ -68,6 +69,9 @@ def writers():
         [comparison.Row("nb", setting, 7, -100.0, 0.0, 1.0, is_equal=True, bias=0.1)], 40, 1
     )
     trained = trial.Cells(x, np.zeros(60, int), np.arange(60) % 2 == 0, None)
+    abundance = model.differential_abundance(
+        counts, sample=np.arange(60) % 4, condition=np.arange(60) % 2
+    )
     tensor = Tensor(np.ones(3), requires_grad=True)
     figure, _ = show.figure()
 
@@ -92,6 +96,7 @@ def writers():
         "trace.draw": ("a.png", lambda path: trace.draw((tensor * 2).sum(), path)),
         "table.to_csv": ("a.csv", table.to_csv),
         "table.volcano": ("a.png", table.volcano),
+        "abundance.to_csv": ("a.csv", abundance.to_csv),
         "comparison.to_csv": ("a.csv", compared.to_csv),
         "comparison.plot": ("a.png", compared.plot),
         "comparison.write_best": (
@@ -193,7 +198,14 @@ def tried(tmp_path_factory):
 NAMES = (
     *("checkpoint.save", "SCVI.save", "Autoencoder.save", "history.plot png", "history.plot pdf"),
     *("history.plot svg", "trace.draw", "table.to_csv", "table.volcano", "comparison.to_csv"),
-    *("comparison.plot", "comparison.write_best", "report", "trial.write_cells", "cells csv"),
+    *(
+        "abundance.to_csv",
+        "comparison.plot",
+        "comparison.write_best",
+        "report",
+        "trial.write_cells",
+        "cells csv",
+    ),
     *("cells npz", "cells h5ad", "counts csv", "counts npz", "counts h5ad", "annotate_h5ad"),
     *("config.json", "model.npz", "history.csv", "demos' pictures"),
 )

@@ -75,6 +75,12 @@ def test_a_model_is_trained_on_it(store, tmp_path):
     assert main(["embed", str(tmp_path / "r"), "--out", str(tmp_path / "z.h5ad")]) == 0
 
 
+def pipe(path):
+    """In place of a file: a pipe with a name."""
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
 def describe(**changes):
     def change(path):
         file = path / "X" / "data" / ".zarray"
@@ -93,7 +99,26 @@ def lie_in_the_summary(path):
     file.write_text(json.dumps(found))
 
 
+def attributes(place, **changes):
+    def change(path):
+        file = path / place / ".zattrs"
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+    return change
+
+
 HOSTILE = {
+    "names outside": (attributes("obs", _index="../../secret"), "is invalid"),
+    "columns outside": (attributes("obs", **{"column-order": ["../var/_index"]}), "is invalid"),
+    "pieces outside": (describe(dimension_separator="/../../"), "damaged"),
+    "a pipe for a piece": (lambda path: pipe(path / "X/data/0"), "data/0 is a pipe or a device"),
+    "a pipe": (lambda path: pipe(path / "X/more"), "more is a pipe or a device; remove it"),
+    "JSON without end": (
+        lambda path: (path / "X/data/.zarray").write_text("[" * 10**5),
+        "damaged",
+    ),
+    "a negative shape": (describe(shape=[-5]), "damaged"),
+    "a form of its own": (attributes("X", **{"encoding-type": "evil"}), "damaged"),
     "pickle": (
         describe(filters=[{"id": "pickle", "protocol": 5}]),
         "X/data is packed with 'pickle'",
