@@ -106,6 +106,10 @@ class Counts:
     the disk. genes: (n_genes,) and cells: (n_cells,) names, which need not be unique. obs: what is
     known of each cell, name -> (n_cells,) array, or a Series by name of the cell. var: what is
     known of each gene, name -> (n_genes,). Raises ValueError where lengths disagree.
+
+    For scanpy take `to_anndata()`, and not AnnData(counts.X): of the arrays of SciPy, other than of
+    its matrices, scanpy's `normalize_total` makes something dense that takes many times the memory
+    of a dense matrix, and other functions fail (scanpy 1.11).
     """
 
     X: sparse.csr_array | Blocks

@@ -70,28 +70,34 @@ def round_counts(x, first: int = 0) -> Matrix:
     being counted from `first`: the same matrix gives the same counts every time, some of its cells,
     or the same in another order, give others. Negative entries stay as they are.
     """
-    is_sparse = sparse.issparse(x)
-    if is_sparse:
-        x = sparse.csr_array(x)
-        if not x.has_canonical_format:  # of an entry in two parts the sum is rounded
-            x = x.copy()
-            x.sum_duplicates()
-        values = x.data.astype(np.float64)
-        rows = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
-        columns = x.indices
-    else:
-        values = np.asarray(x, np.float64)
-        rows = np.arange(len(values))[:, None]
-        columns = np.arange(values.shape[1])
+    if not sparse.issparse(x):
+        x = np.asarray(x)
+        whole = np.empty(x.shape, np.float32)
+        for start, part in pieces(x) if x.size else ():
+            rows = first + start + np.arange(len(part))
+            whole[start : start + len(part)] = _rounded(part, rows[:, None], np.arange(x.shape[1]))
+        return whole
+    x = sparse.csr_array(x)
+    if not x.has_canonical_format:  # of an entry in two parts the sum is rounded
+        x = x.copy()
+        x.sum_duplicates()
+    values = np.empty(x.nnz, np.float32)
+    for start, part in pieces(x):
+        rows = first + start + np.repeat(np.arange(part.shape[0]), np.diff(part.indptr))
+        begin = x.indptr[start]
+        values[begin : begin + part.nnz] = _rounded(part.data, rows, part.indices)
+    return sparse.csr_array((values, x.indices, x.indptr), shape=x.shape)
+
+
+def _rounded(values, rows, columns) -> np.ndarray:
+    """What `round_counts` makes of the entries at these positions."""
+    values = values.astype(np.float64)
     nearest = np.rint(values)
     down = np.floor(values)
     with np.errstate(invalid="ignore"):  # infinity, which stays
-        up = _uniform(rows + first, columns) < values - down
+        up = _uniform(rows, columns) < values - down
         whole = np.where(np.abs(values - nearest) <= NEAR, nearest, down + up)
-    whole = np.where(values < 0, values, whole).astype(np.float32)
-    if not is_sparse:
-        return whole
-    return sparse.csr_array((whole, x.indices, x.indptr), shape=x.shape)
+    return np.where(values < 0, values, whole)
 
 
 def _uniform(rows, columns) -> np.ndarray:

@@ -589,6 +589,10 @@ def test_to_anndata_is_what_scanpy_takes(tmp_path):
         assert sparse.issparse(data.X)
         totals = np.asarray(data.X.sum(axis=1)).ravel()
         np.testing.assert_allclose(totals, 100.0 * (X.sum(axis=1) > 0), rtol=1e-5)
+        scanpy.pp.log1p(data)
+        assert type(data.X) is sparse.csr_matrix
+        scanpy.pp.pca(data, n_comps=3)
+        assert data.obsm["X_pca"].shape == (23, 3)
 
 
 @pytest.mark.parametrize("form", [sparse.csr_matrix, sparse.csc_matrix, np.array])

@@ -302,6 +302,12 @@ def test_of_an_entry_in_two_parts_the_sum_is_rounded():
     assert round_counts(passed).toarray().tolist() == [[1.0, 1.0]] and passed.nnz == 4
 
 
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)])
+def test_nothing_is_rounded_to_nothing(shape):
+    assert round_counts(np.zeros(shape)).shape == shape
+    assert round_counts(sparse.csr_array(shape)).shape == shape
+
+
 @pytest.mark.parametrize("n, most", [(0, 5), (3, 5), (5, 5), (1000, 7)])
 def test_spread(n, most):
     found = fractions.spread(n, most)
