@@ -401,15 +401,15 @@ def _refuse_no_counts(x, path, layer: str | None, rounded: bool | None) -> int:
     reason = why_no_counts(some)
     if reason is not None:
         raise ValueError(
-            f"{path}: {reason}: these are normalised values and no counts, which rounding does not "
-            f"bring back. Raw counts are usually {_places_but(layer)}"
+            f"{path}: {reason}; {_looks_normalised(layer)}, and rounding does not bring back what "
+            f"was counted. Raw counts are usually {_places_but(layer)}"
         )
     reason = None if rounded else why_doubtful(some)
     if reason is not None:
         raise ValueError(
-            f"{path}: {reason}: so it looks normalised, scaled or imputed, and rounding does not "
-            f"make counts of that. Raw counts are usually {_places_but(layer)}. If these are "
-            f"counts with fractions all the same, say so: {HOW_TO_ROUND}"
+            f"{path}: {reason}; {_looks_normalised(layer)}, or imputed, and rounding makes no "
+            f"counts of that. Raw counts are usually {_places_but(layer)}. If these are counts "
+            f"with fractions all the same, say so: {HOW_TO_ROUND}"
         )
     return number_of_fractions(x.data)
 
@@ -698,6 +698,12 @@ def _rounded(values) -> np.ndarray:
     return np.rint(values.astype(np.float32)) + np.float32(0)
 
 
+def _looks_normalised(layer: str | None) -> str:
+    """What is wrong with fractions, in words. layer: that was read."""
+    this = "this matrix" if layer is None else f"layer {layer!r}"
+    return f"counts are whole numbers from 0 up, and {this} looks normalised or scaled"
+
+
 def _places_but(layer: str | None) -> str:
     """Where counts usually are, in words, without the layer that was read."""
     others = [words for place, words in USUAL.items() if place != layer]
@@ -719,11 +725,7 @@ def _complaint(name, row, column, value, layer) -> str:
             "identifier? "
             "Leave that column out"
         )
-    this = "this matrix" if layer is None else f"layer {layer!r}"
-    said = (
-        f"{found}; counts are whole numbers from 0 up, and {this} looks normalised or scaled. "
-        f"Raw counts are usually {_places_but(layer)}."
-    )
+    said = f"{found}; {_looks_normalised(layer)}. Raw counts are usually {_places_but(layer)}."
     if value < 0:
         return said
     return (

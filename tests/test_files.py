@@ -284,7 +284,7 @@ HOSTILE_NPZ = {
     "matrix of names": (dict(genes=np.array([GENES])), r"genes has shape \(1, 17\)"),
     "text for data": (dict(data=_indices.astype(str)), "damaged|dtype"),
     "complex data": (dict(data=_indices * 1j), "complex128, not numbers"),
-    "fractional": (dict(data=_indices + 0.25), "these are normalised values and no counts"),
+    "fractional": (dict(data=_indices + 0.25), "looks normalised or scaled, and rounding"),
     "negative": (dict(data=_indices - 5), "which is negative"),
     "not a number": (dict(data=np.where(_indices == 7, np.nan, 1)), "is nan; counts are finite"),
     "half floats that overflow": (
