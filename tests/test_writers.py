@@ -34,11 +34,13 @@ OPENED = {
         *("_flush_folder", "check_target", "save", "whole_file", "write_figure"),
     },
     "minigrad/notebook.py": {"_png"},  # in memory
+    "models/colors.py": {"write_colors"},
     "models/comparison.py": {"_write_json"},
     "models/abundance_table.py": {"to_csv"},
     "models/differential_table.py": {"to_csv"},
     "models/files.py": {"npz_arrays"},  # reads
     "models/hdf5_writing.py": {"hdf5_file"},
+    "models/latent_files.py": {"write_beside"},
     "models/locks.py": {"_taken"},  # its file is empty
     "models/report.py": {"png", "write"},  # png: in memory
     "models/runs.py": {"begin", "write_arrays", "write_table"},
@@ -53,7 +55,7 @@ def writers():
 
     from demos import show
     from minigrad import Tensor, checkpoint, trace
-    from models import SCVI, Autoencoder, comparison, report, runs, trial
+    from models import SCVI, Autoencoder, colors, comparison, latent_files, report, runs, trial
     from models.counts import Counts, annotate_h5ad
 
     rng = np.random.default_rng(0)
@@ -68,7 +70,7 @@ def writers():
     compared = comparison.Comparison(
         [comparison.Row("nb", setting, 7, -100.0, 0.0, 1.0, is_equal=True, bias=0.1)], 40, 1
     )
-    trained = trial.Cells(x, np.zeros(60, int), np.arange(60) % 2 == 0, None)
+    trained = trial.Cells(x, np.zeros(60, int), np.arange(60) % 2 == 0, None, {})
     abundance = model.differential_abundance(
         counts, sample=np.arange(60) % 4, condition=np.arange(60) % 2
     )
@@ -80,6 +82,12 @@ def writers():
 
     def cells_to(path):
         runs.write_cells(path, counts, "obsm", "X_scVI", z, ["z1", "z2"])
+
+    def beside_a_table(path):
+        table = path.parent / "z.csv"
+        if not table.exists():
+            table.write_text("cell,z\nc,1\n")
+        latent_files.write_beside(table, "space", np.arange(60) > 30)
 
     def added(path):
         if not path.exists() or path.stat().st_size == len(OLD):
@@ -118,6 +126,11 @@ def writers():
             "history.csv",
             lambda path: run_of(path).write_history(History({"epoch": list(range(9))})),
         ),
+        "colors.json": (
+            "colors.json",
+            lambda path: colors.write_colors(path, {"B": "#0072B2", "NK": "#E69F00"}),
+        ),
+        "beside a latent space": (latent_files.beside(Path("z.csv")).name, beside_a_table),
         "demos' pictures": ("a.png", lambda path: show.save(figure, path.parent, "a", "what")),
     }
 
@@ -208,6 +221,7 @@ NAMES = (
     ),
     *("cells npz", "cells h5ad", "counts csv", "counts npz", "counts h5ad", "annotate_h5ad"),
     *("config.json", "model.npz", "history.csv", "demos' pictures"),
+    *("colors.json", "beside a latent space"),
 )
 
 
