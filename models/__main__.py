@@ -71,6 +71,7 @@ OPTIONS = {
     HOW_TO_ADD: "--obs TABLE",
     "gene_names=": "--gene-names ",
     "min_overlap=": "--min-overlap ",
+    "ask the model itself": "give them as COUNTS to embed, de and the others",
     "name=, or other labels": "--batch-name, or other labels",
     "train without batch=": "train without --batch-key",
     "among categorical=": "among --categorical",
@@ -492,12 +493,14 @@ def take_over(options) -> int:
     reading = reading_asked(options)
     told = runs.columns_told(runs.settings_of(model))
     everything = runs.read_counts(options.counts, options.layer, reading=reading, told=told)
-    counts = runs.genes_by_name(everything, model_genes(model))
+    overlap = options.min_overlap or 1.0
+    counts = runs.genes_by_name(everything, model_genes(model), min_overlap=overlap)
     x, codes, _ = model.minibatches(counts).columns
     totals = library_size(x)
     if model.library == "observed" and totals.any():
         recipe.start_library_prior(model, totals[totals > 0], codes[totals > 0])
     settings = {"layer": options.layer, **reading, **runs.settings_of(model)}
+    settings["min_overlap"] = options.min_overlap
     with run.owned():
         run.begin(options.counts, {key: v for key, v in settings.items() if v is not None})
         model.save(run.checkpoint)
@@ -515,7 +518,7 @@ def embed(options) -> int:
     keep_counts(run, path, "--out", options.out, is_added, options.obs)
     if kind == ".csv":
         latent_files.check_beside(options.out)
-    told = genes_of(run, model, counts)
+    told = genes_of(run, model, counts, options)
     has_counts = ~empty_cells(told.X)
     n_empty = int(np.sum(~has_counts))
     if n_empty:
@@ -546,7 +549,7 @@ def denoise(options) -> int:
     model = run.model()
     is_own_batch_decoded = options.transform_batch is None
     everything, path, batch = of_run(run, options, model, is_own_batch_decoded)
-    counts = genes_of(run, model, everything)
+    counts = genes_of(run, model, everything, options)
     is_added = (
         counts is everything
         and options.genes is None
@@ -589,7 +592,7 @@ def impute_score(options) -> int:
     _, settings = run.config()
     model = run.model()
     everything, _, batch = of_run(run, options, model)
-    counts = genes_of(run, model, everything)
+    counts = genes_of(run, model, everything, options)
     arguments = runs.fit_arguments(settings) | (
         {} if options.epochs is None else {"epochs": options.epochs}
     )
@@ -646,7 +649,7 @@ def de(options) -> int:
     for option, path, _ in targets:
         keep_counts(run, read_from, option, path, obs=options.obs)
     table = model.differential_expression(
-        genes_of(run, model, counts),
+        genes_of(run, model, counts, options),
         group_a=asked[0] if asked else None,
         group_b=asked[1] if len(asked) > 1 else None,
         groupby=options.key,
@@ -805,7 +808,7 @@ def make_report(options) -> int:
             temporary,
             model,
             run.history(),
-            genes_of(run, model, counts),
+            genes_of(run, model, counts, options),
             batch,
             labels,
             options.color or "cluster",
@@ -852,9 +855,11 @@ def reading_asked(options) -> dict:
     return {name: value for name in runs.READING if (value := getattr(options, name, None))}
 
 
-def genes_of(run: Run, model, counts) -> Counts:
-    """The genes of the run's model, by name; where map made it, missing ones may be taken for 0."""
-    overlap = run.config()[1].get("min_overlap", 1.0)
+def genes_of(run: Run, model, counts, options) -> Counts:
+    """The genes of the run's model, by name; missing ones are taken for 0 as far as the options
+    allow it, or the run, as one does that map made.
+    """
+    overlap = options.min_overlap or run.config()[1].get("min_overlap", 1.0)
     return runs.genes_by_name(counts, model_genes(model), min_overlap=overlap)
 
 
@@ -943,6 +948,7 @@ INSIDE = number(lambda v: 0 < v < 1, "a number between 0 and 1")
 POSITIVE = number(lambda v: 0 < v < np.inf, "a number above 0")
 AT_LEAST_0 = number(lambda v: 0 <= v < np.inf, "a number of at least 0")
 HALF = number(lambda v: 0 <= v <= 0.5, "a fraction from 0 to 0.5")
+OVERLAP = number(lambda v: 0 < v <= 1, "a fraction above 0, at most 1")
 
 
 def program() -> str:
@@ -1210,6 +1216,7 @@ def import_options(add) -> None:
     add("--layer", help="layer of COUNTS (default: the main matrix)")
     add("--transpose", action="store_true", help="COUNTS have their genes where cells are expected")
     reading_options(add)
+    overlap_option(add)
 
 
 def compare_options(add) -> None:
@@ -1329,10 +1336,22 @@ def counts_options(add) -> None:
         help="COUNTS, where given, have their genes where cells are expected",
     )
     reading_options(add)
+    overlap_option(add)
     add(
         "--batch-key",
         metavar="COLUMN",
         help="obs column with the batch of each cell (default: that of the run)",
+    )
+
+
+def overlap_option(add) -> None:
+    """For commands to which COUNTS may be given that lack genes of the model."""
+    add(
+        "--min-overlap",
+        metavar="F",
+        type=OVERLAP,
+        help="least fraction of the genes of the model that COUNTS must have; the others are taken "
+        "for 0, with a warning (default: all, or what map was told)",
     )
 
 
@@ -1563,7 +1582,7 @@ def map_options(add) -> None:
     add(
         "--min-overlap",
         metavar="F",
-        type=number(lambda v: 0 < v <= 1, "a fraction above 0, at most 1"),
+        type=OVERLAP,
         default=0.8,
         help="least fraction of the genes of RUN that QUERY must have; the others are taken for 0 "
         "(default: 0.8)",

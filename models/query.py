@@ -88,6 +88,7 @@ N_STEPS = 150  # of a mapping, at least
 VERSION = re.compile(r"\.\d+$")  # of an id, as in ENSG00000141510.18
 ENSEMBL = re.compile(r"ENS[A-Z]*G\d{6,}")
 LEAST_TO_LOWER = 0.3  # overlap from which a lower min_overlap is worth a thought
+LEAST_TO_TAKE = 0.8  # overlap from which what is missing may be taken for 0: the default of mapping
 SHOWN = 5  # names of genes in a message
 # What has an entry for each batch or label, beside NewColumns: `_extend_theta` and `_count_in` fill
 # in those of new ones.
@@ -282,7 +283,9 @@ def share_genes(
             f"{len(missing):,} of the {len(genes):,} genes of {whose} are not among the "
             f"{len(names):,} of the counts: {examples}; {advice}"
         )
-        if min_overlap < 1 and overlap >= LEAST_TO_LOWER:
+        if min_overlap == 1 and overlap >= LEAST_TO_TAKE:
+            said += f", or take those for 0 with min_overlap={LEAST_TO_TAKE:g}"
+        elif min_overlap < 1 and overlap >= LEAST_TO_LOWER:
             said += (
                 f", or at least {min_overlap:.0%} of them ({overlap:.1%} are there), or lower "
                 f"min_overlap={min_overlap:g}"

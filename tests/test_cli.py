@@ -1061,7 +1061,9 @@ def test_a_model_that_scvi_tools_saved_becomes_a_run(tmp_path, capsys):
     runs.write_counts(tmp_path / "c.npz", counts.select_genes(np.arange(15)))
     assert call(*words) == 1 and not (tmp_path / "other").exists()
     assert "5 of the 20 genes of the model are not among the 15" in capsys.readouterr().err
-    words[1] = tmp_path / "nothing"
+    assert call(*words, "--min-overlap", 0.7) == 0
+    assert call("embed", tmp_path / "other", "--out", tmp_path / "z.npz") == 0
+    words[1], words[-1] = tmp_path / "nothing", tmp_path / "third"
     assert call(*words) == 1 and "nothing: No such file" in capsys.readouterr().err
 
 
@@ -2021,6 +2023,27 @@ def test_genes_that_new_cells_lack_are_in_no_table(mapped, tmp_path, capsys):
     header, *rows = rows_of(tmp_path / "de.csv")
     genes = [row[header.index("gene")] for row in rows]
     assert sorted(genes) == sorted(2 * read(mapped / "day2.npz").genes.tolist())
+
+
+def test_cells_of_known_batches_may_lack_a_few_genes(mapped, tmp_path, capsys):
+    """There is nothing to map of them, and their panel is another."""
+    day3 = read(mapped / "old.npz")[:40].select_genes(np.arange(12) != 4)
+    runs.write_counts(tmp_path / "day3.npz", day3)
+    words = [mapped / "run", tmp_path / "day3.npz"]
+    assert call("map", *words, "--batch-key", "donor", "--out", tmp_path / "mapped") == 1
+    assert "give them as COUNTS to embed, de and the others" in capsys.readouterr().err
+    words += ["--out", tmp_path / "z.npz"]
+    assert call("embed", *words) == 1
+    assert "or take those for 0 with --min-overlap 0.8" in capsys.readouterr().err
+    assert call("embed", *words, "--min-overlap", "0.95") == 1
+    assert "(91.7% are there), or lower --min-overlap 0.95" in capsys.readouterr().err
+    assert call("embed", *words, "--min-overlap", "0.9") == 0
+    filled = read(mapped / "old.npz")[:40]
+    x = filled.X.toarray()
+    x[:, 4] = 0
+    model = SCVI.load(mapped / "run" / "model.npz")
+    expected = model.latent(Counts(x, filled.genes, filled.cells, filled.obs), "donor")
+    np.testing.assert_array_equal(content(tmp_path / "z.npz")[1], expected)
 
 
 def test_tables_of_cells_are_added_to_those_of_the_run(place, tmp_path, capsys):
