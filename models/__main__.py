@@ -71,6 +71,7 @@ OPTIONS = {
     HOW_TO_ADD: "--obs TABLE",
     "gene_names=": "--gene-names ",
     "min_overlap=": "--min-overlap ",
+    "covariates: '": "--covariate: '",
     "ask the model itself": "give them as COUNTS to embed, de and the others",
     "name=, or other labels": "--batch-name, or other labels",
     "train without batch=": "train without --batch-key",
@@ -706,27 +707,43 @@ def abundance(options) -> int:
 
 
 def generate(options) -> int:
-    """Counts of new cells: z from the prior, library sizes and batches as in the training."""
+    """Counts of new cells: z from the prior, library sizes, batches and labels of covariates as in
+    the training, numbers at their mean. What each cell was told is in its columns of obs."""
     run, kind = Run(options.run), output("--out", options.out)
     model = run.model()
     keep_counts(run, run.config()[0], "--out", options.out)
-    found, batch = model.generate(
+    found, obs = model.generate(
         options.cells,
         batch=options.batch,
+        covariates=covariates_asked(model, options.covariate),
         library_size=options.library_size,
         seed=options.seed,
-        return_batch=True,
+        return_obs=True,
     )
     x = sparse.csr_array(found)
-    key = run.config()[1].get("batch_key")
     names = np.array([f"generated_{i}" for i in range(x.shape[0])])
-    obs = {} if key is None else {key: batch}
     runs.write_counts(options.out, Counts(x, np.array(model_genes(model)), names, obs))
     if obs and kind == ".csv":
-        say(f"a table has no place for {key!r}, the batch of each cell: .npz and .h5ad have")
+        say(f"a table has no place for {', '.join(obs)} of each cell: .npz and .h5ad have")
     sizes = f"{number_of(x.shape[0], 'cell')} x {number_of(x.shape[1], 'gene')}"
     say(f"{sizes}, {kind} written: {options.out}")
     return 0
+
+
+def covariates_asked(model, words: list[str] | None) -> dict:
+    """obs column -> the value that COLUMN=VALUE says; WrongUsage for what is no such thing."""
+    found: dict = {}
+    for word in words or []:
+        name, separator, value = word.partition("=")
+        if not separator:
+            raise WrongUsage(f"--covariate {word}: must be COLUMN=VALUE")
+        found[name] = value
+        if name in model.columns.continuous:
+            try:
+                found[name] = float(value)
+            except ValueError:
+                raise WrongUsage(f"--covariate {word}: {name} is a number of each cell") from None
+    return found
 
 
 def label(options) -> int:
@@ -1551,6 +1568,13 @@ def generate_options(add) -> None:
     add("--cells", metavar="N", type=whole(1), required=True, help="how many cells")
     add("--batch", metavar="LABEL", help="of all of them (default: batches as in the training)")
     add(
+        "--covariate",
+        metavar="COLUMN=VALUE",
+        action="append",
+        help="of all of them; may be given several times (default: labels as in the training, "
+        "numbers at their mean)",
+    )
+    add(
         "--library-size",
         metavar="N",
         type=POSITIVE,
@@ -1678,7 +1702,12 @@ COMMANDS = {
         "run --sample-key donor --condition-key drug --groups stim ctrl --out abundance.csv\n"
         "run --sample-key donor --condition-key drug --key cell_type --out abundance.csv",
     ),
-    "generate": (generate, generate_options, "run --cells 1000 --out new.npz"),
+    "generate": (
+        generate,
+        generate_options,
+        "run --cells 1000 --out new.npz\n"
+        "run --cells 1000 --out new.h5ad --batch d1 --covariate sex=f --covariate pct_mito=5",
+    ),
     "map": (
         map_query,
         map_options,

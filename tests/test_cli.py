@@ -1019,7 +1019,7 @@ def test_generated_cells_say_which_batch_they_are_of(place, model, tmp_path, cap
     assert call("generate", place / "run", "--cells", 9, "--out", out) == 0
     found = read(out)
     if kind == "csv":
-        assert "no place for 'donor', the batch of each cell" in capsys.readouterr().err
+        assert "no place for donor of each cell" in capsys.readouterr().err
         return
     labels = found.obs["donor"]
     np.testing.assert_array_equal(found.X.toarray(), model.generate(9))
@@ -1928,6 +1928,28 @@ def test_later_commands_find_the_covariates(words, told, monkeypatch):
         counts = runs.read_counts(told / "counts.npz")
         expected = SCVI.load(told / "run" / "model.npz").denoise(counts, n_samples=1)
         np.testing.assert_array_equal(np.load(told / "denoised.npz")["scvi_denoised"], expected)
+
+
+def test_generated_cells_have_the_covariates_that_options_say(told, tmp_path, capsys):
+    out = tmp_path / "new.npz"
+    words = ["generate", told / "run", "--cells", 30, "--out", out]
+    assert call(*words, "--covariate", "sex=m", "--covariate", "age=61.5") == 0
+    found = read(out)
+    assert set(found.obs["sex"]) == {"m"} and set(found.obs["age"]) == {61.5}
+    assert set(found.obs["donor"]) == {"old", "new"}
+    model = SCVI.load(told / "run" / "model.npz")
+    expected = model.generate(30, covariates={"sex": "m", "age": 61.5})
+    np.testing.assert_array_equal(found.X.toarray(), expected)
+    assert call(*words) == 0
+    assert set(read(out).obs["sex"]) == {"f", "m"}
+    for asked, code, says in (
+        ("sex", 2, "--covariate sex: must be COLUMN=VALUE"),
+        ("age=old", 2, "--covariate age=old: age is a number of each cell"),
+        ("sex=x", 1, "column 'sex': x unknown; the model knows f, m"),
+        ("kind=T", 1, "--covariate: 'kind' unknown; the model has sex, age"),
+    ):
+        assert call(*words, "--covariate", asked) == code
+        assert says in capsys.readouterr().err
 
 
 def test_embedding_asks_for_neither_batch_nor_covariates(told, monkeypatch):
