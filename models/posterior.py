@@ -372,7 +372,8 @@ class AnswersByDraws(Module):
         each cell sum to, as for denoise, a number or (n,); None: drawn. return_batch: (counts,
         labels of their batches (n,) str) instead; return_obs: (counts, all that each cell was told,
         obs column -> (n,)), with the batch as "batch" where the model knows several, and no column
-        of them. Whole numbers, in the dtype of the model. For seeing what the model believes cells to be, and for data of which the truth is known.
+        of them. Whole numbers, in the dtype of the model. For seeing what the model believes cells
+        to be, and for data of which the truth is known.
         ValueError for an unknown batch or covariate, another number of labels, and where no library
         size is given and none is known: weights of scvi-tools with an observed library have none.
 
