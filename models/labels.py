@@ -158,14 +158,18 @@ def advice_on_barcodes(cells: Sequence[str], names: Sequence[str]) -> str:
 
 
 def refuse_other_names(
-    argument: str, what: str, found: list[str] | None, known: list[str] | None
+    argument: str,
+    what: str,
+    found: list[str] | None,
+    known: list[str] | None,
+    advice: str = "select and order them alike",
 ) -> None:
     """ValueError for columns of other names than the model's, or in another order.
 
     found and known: the names, (n,); None: there are none, and nothing is compared. Names may occur
     more than once: columns of one name are told apart by their order, and may be numbered, as by
     AnnData, on one side. argument: what the error calls the matrix; what: the columns, and the
-    attribute of the model that has the known names.
+    attribute of the model that has the known names; advice: what to do about it.
     """
     if found is None or known is None or found == known:
         return
@@ -177,7 +181,7 @@ def refuse_other_names(
     raise ValueError(
         f"{argument}: its {what} differ, or stand in another order, from those that the model was "
         f"trained on (model.{what}): the first that differs is {new!r}, in the place of {old!r}; "
-        "select and order them alike"
+        f"{advice}"
     )
 
 

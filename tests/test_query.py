@@ -512,6 +512,9 @@ def test_a_folder_with_genes_of_one_name_is_asked_about_and_mapped(reference, ne
     with pytest.warns(UserWarning, match="57 of the 60 genes of the model are there"):
         query = model.map_query(panel, epochs=2, progress=False)
     assert query.batches == ["d1", "d2", "new"]
+    for counts in (panel, numbered[:, ::-1]):  # what was mapped, too, is aligned to be asked about
+        with pytest.raises(ValueError, match=r"; model\.align_genes\(counts\) finds those of the"):
+            query.latent(counts)
     model.save(tmp_path / "model.npz")
     np.testing.assert_array_equal(SCVI.load(tmp_path / "model.npz").latent(numbered), z)
 
