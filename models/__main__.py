@@ -687,7 +687,7 @@ def abundance(options) -> int:
     keep_counts(run, read_from, "--out", options.out, obs=options.obs)
     labels = None if options.key is None else runs.labels_of(counts, options.key)
     table = model.differential_abundance(
-        genes_of(run, model, counts),
+        genes_of(run, model, counts, options),
         runs.labels_of(counts, options.sample_key),
         runs.labels_of(counts, options.condition_key),
         *asked,
