@@ -25,6 +25,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
@@ -190,7 +191,7 @@ def write(
             "their library sizes and numbers of genes detected.",
         ),
     ]
-    path.write_text(page(title, "".join(parts)), encoding="utf-8")
+    Path(path).write_text(page(title, "".join(parts)), encoding="utf-8")
 
 
 # -------------------------------------------------------------------------------------- the numbers
