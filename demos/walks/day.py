@@ -299,8 +299,8 @@ show.save(
 # last three whether types stay apart; an integration is good where neither is bought with the
 # other. Below them: how much of `pct_mito` can be read off the space, by linear regression (R²,
 # adjusted for the number of dimensions). Here less is better. (An encoder that is told the
-# percentage can also write it down. Without `encode_covariates` next to nothing of it is left, but
-# the afternoon's donor, which no encoder then is told, mixes less with these.)
+# percentage can also write it down: without `encode_covariates` next to nothing of it is left. But
+# then no encoder is told the afternoon's donor, either.)
 
 
 # %%
