@@ -84,6 +84,8 @@ OPTIONS = {
     HOW_TO_ADD: "--obs TABLE",
     "gene_names=": "--gene-names ",
     "min_overlap=": "--min-overlap ",
+    "covariates: '": "--covariate: '",
+    "ask the model itself": "give them as COUNTS to embed, de and the others",
     "name=, or other labels": "--batch-name, or other labels",
     "train without batch=": "train without --batch-key",
     "among categorical=": "among --categorical",
@@ -503,12 +505,14 @@ def take_over(options) -> int:
     reading = reading_asked(options)
     told = runs.columns_told(runs.settings_of(model))
     everything = runs.read_counts(options.counts, options.layer, reading=reading, told=told)
-    counts = runs.genes_by_name(everything, model_genes(model))
+    overlap = options.min_overlap or 1.0
+    counts = runs.genes_by_name(everything, model_genes(model), min_overlap=overlap)
     x, codes, _ = model.minibatches(counts).columns
     totals = library_size(x)
     if model.library == "observed" and totals.any():
         recipe.start_library_prior(model, totals[totals > 0], codes[totals > 0])
     settings = {"layer": options.layer, **reading, **runs.settings_of(model)}
+    settings["min_overlap"] = options.min_overlap
     with run.owned():
         run.begin(options.counts, {key: v for key, v in settings.items() if v is not None})
         model.save(run.checkpoint)
@@ -526,7 +530,7 @@ def embed(options) -> int:
     keep_counts(run, path, "--out", options.out, is_added, options.obs)
     if kind == ".csv":
         latent_files.check_beside(options.out)
-    told = genes_of(run, model, counts)
+    told = genes_of(run, model, counts, options)
     has_counts = ~empty_cells(told.X)
     n_empty = int(np.sum(~has_counts))
     if n_empty:
@@ -557,7 +561,7 @@ def denoise(options) -> int:
     model = run.model()
     is_own_batch_decoded = options.transform_batch is None
     everything, path, batch = of_run(run, options, model, is_own_batch_decoded)
-    counts = genes_of(run, model, everything)
+    counts = genes_of(run, model, everything, options)
     is_added = (
         counts is everything
         and options.genes is None
@@ -600,7 +604,7 @@ def impute_score(options) -> int:
     _, settings = run.config()
     model = run.model()
     everything, _, batch = of_run(run, options, model)
-    counts = genes_of(run, model, everything)
+    counts = genes_of(run, model, everything, options)
     arguments = runs.fit_arguments(settings) | (
         {} if options.epochs is None else {"epochs": options.epochs}
     )
@@ -657,7 +661,7 @@ def de(options) -> int:
     for option, path, _ in targets:
         keep_counts(run, read_from, option, path, obs=options.obs)
     table = model.differential_expression(
-        genes_of(run, model, counts),
+        genes_of(run, model, counts, options),
         group_a=asked[0] if asked else None,
         group_b=asked[1] if len(asked) > 1 else None,
         groupby=options.key,
@@ -693,7 +697,7 @@ def abundance(options) -> int:
     keep_counts(run, read_from, "--out", options.out, obs=options.obs)
     labels = None if options.key is None else runs.labels_of(counts, options.key)
     table = model.differential_abundance(
-        genes_of(run, model, counts),
+        genes_of(run, model, counts, options),
         runs.labels_of(counts, options.sample_key),
         runs.labels_of(counts, options.condition_key),
         *asked,
@@ -712,27 +716,43 @@ def abundance(options) -> int:
 
 
 def generate(options) -> int:
-    """Counts of new cells: z from the prior, library sizes and batches as in the training."""
+    """Counts of new cells: z from the prior, library sizes, batches and labels of covariates as in
+    the training, numbers at their mean. What each cell was told is in its columns of obs."""
     run, kind = Run(options.run), output("--out", options.out)
     model = run.model()
     keep_counts(run, run.config()[0], "--out", options.out)
-    found, batch = model.generate(
+    found, obs = model.generate(
         options.cells,
         batch=options.batch,
+        covariates=covariates_asked(model, options.covariate),
         library_size=options.library_size,
         seed=options.seed,
-        return_batch=True,
+        return_obs=True,
     )
     x = sparse.csr_array(found)
-    key = run.config()[1].get("batch_key")
     names = np.array([f"generated_{i}" for i in range(x.shape[0])])
-    obs = {} if key is None else {key: batch}
     runs.write_counts(options.out, Counts(x, np.array(model_genes(model)), names, obs))
     if obs and kind == ".csv":
-        say(f"a table has no place for {key!r}, the batch of each cell: .npz and .h5ad have")
+        say(f"a table has no place for {', '.join(obs)} of each cell: .npz and .h5ad have")
     sizes = f"{number_of(x.shape[0], 'cell')} x {number_of(x.shape[1], 'gene')}"
     say(f"{sizes}, {kind} written: {options.out}")
     return 0
+
+
+def covariates_asked(model, words: list[str] | None) -> dict:
+    """obs column -> the value that COLUMN=VALUE says; WrongUsage for what is no such thing."""
+    found: dict = {}
+    for word in words or []:
+        name, separator, value = word.partition("=")
+        if not separator:
+            raise WrongUsage(f"--covariate {word}: must be COLUMN=VALUE")
+        found[name] = value
+        if name in model.columns.continuous:
+            try:
+                found[name] = float(value)
+            except ValueError:
+                raise WrongUsage(f"--covariate {word}: {name} is a number of each cell") from None
+    return found
 
 
 def label(options) -> int:
@@ -815,7 +835,7 @@ def make_report(options) -> int:
         out,
         model,
         run.history(),
-        genes_of(run, model, counts),
+        genes_of(run, model, counts, options),
         batch,
         labels,
         options.color or "cluster",
@@ -883,9 +903,11 @@ def reading_asked(options) -> dict:
     return {name: value for name, value in asked.items() if value or {name: value} == is_refusal}
 
 
-def genes_of(run: Run, model, counts) -> Counts:
-    """The genes of the run's model, by name; where map made it, missing ones may be taken for 0."""
-    overlap = run.config()[1].get("min_overlap", 1.0)
+def genes_of(run: Run, model, counts, options) -> Counts:
+    """The genes of the run's model, by name; missing ones are taken for 0 as far as the options
+    allow it, or the run, as one does that map made.
+    """
+    overlap = options.min_overlap or run.config()[1].get("min_overlap", 1.0)
     return runs.genes_by_name(counts, model_genes(model), min_overlap=overlap)
 
 
@@ -974,6 +996,7 @@ INSIDE = number(lambda v: 0 < v < 1, "a number between 0 and 1")
 POSITIVE = number(lambda v: 0 < v < np.inf, "a number above 0")
 AT_LEAST_0 = number(lambda v: 0 <= v < np.inf, "a number of at least 0")
 HALF = number(lambda v: 0 <= v <= 0.5, "a fraction from 0 to 0.5")
+OVERLAP = number(lambda v: 0 < v <= 1, "a fraction above 0, at most 1")
 
 
 def program() -> str:
@@ -1241,6 +1264,7 @@ def import_options(add) -> None:
     add("--layer", help="layer of COUNTS (default: the main matrix)")
     add("--transpose", action="store_true", help="COUNTS have their genes where cells are expected")
     reading_options(add)
+    overlap_option(add)
 
 
 def compare_options(add) -> None:
@@ -1361,10 +1385,22 @@ def counts_options(add) -> None:
         help="COUNTS, where given, have their genes where cells are expected",
     )
     reading_options(add)
+    overlap_option(add)
     add(
         "--batch-key",
         metavar="COLUMN",
         help="obs column with the batch of each cell (default: that of the run)",
+    )
+
+
+def overlap_option(add) -> None:
+    """For commands to which COUNTS may be given that lack genes of the model."""
+    add(
+        "--min-overlap",
+        metavar="F",
+        type=OVERLAP,
+        help="least fraction of the genes of the model that COUNTS must have; the others are taken "
+        "for 0, with a warning (default: all, or what map was told)",
     )
 
 
@@ -1564,6 +1600,13 @@ def generate_options(add) -> None:
     add("--cells", metavar="N", type=whole(1), required=True, help="how many cells")
     add("--batch", metavar="LABEL", help="of all of them (default: batches as in the training)")
     add(
+        "--covariate",
+        metavar="COLUMN=VALUE",
+        action="append",
+        help="of all of them; may be given several times (default: labels as in the training, "
+        "numbers at their mean)",
+    )
+    add(
         "--library-size",
         metavar="N",
         type=POSITIVE,
@@ -1595,7 +1638,7 @@ def map_options(add) -> None:
     add(
         "--min-overlap",
         metavar="F",
-        type=number(lambda v: 0 < v <= 1, "a fraction above 0, at most 1"),
+        type=OVERLAP,
         default=0.8,
         help="least fraction of the genes of RUN that QUERY must have; the others are taken for 0 "
         "(default: 0.8)",
@@ -1697,7 +1740,12 @@ COMMANDS = {
         "run --sample-key donor --condition-key drug --groups stim ctrl --out abundance.csv\n"
         "run --sample-key donor --condition-key drug --key cell_type --out abundance.csv",
     ),
-    "generate": (generate, generate_options, "run --cells 1000 --out new.npz"),
+    "generate": (
+        generate,
+        generate_options,
+        "run --cells 1000 --out new.npz\n"
+        "run --cells 1000 --out new.h5ad --batch d1 --covariate sex=f --covariate pct_mito=5",
+    ),
     "map": (
         map_query,
         map_options,

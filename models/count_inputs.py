@@ -34,6 +34,7 @@ from models.inputs import sizes, warn_if_untrained
 from models.labels import by_cell, cells_of, genes_of, is_missing_text, refuse_other_names
 from models.orientation import advice
 
+HOW_TO_ALIGN = "model.align_genes(counts) finds those of the model by name, in its order"
 # More batches than this are none if there are fewer cells than this of each, on average, or if they
 # are numbers and more than that.
 MOST_BATCHES, LEAST_CELLS, MOST_NUMBERS = 20, 10, 100
@@ -265,9 +266,11 @@ def _matrix(model, counts, layer, on_disk):
     """Counts as a checked matrix, dense, CSR or Blocks, of as many genes as the model has."""
     x = as_matrix(counts, layer=layer, on_disk=on_disk)
     if x.shape[1] != model.n_genes:
+        are_named = genes_of(counts) is not None and model.genes is not None
         raise ValueError(
             f"counts have {number_of(x.shape[1], 'gene')}, the model was made for "
-            f"n_genes={model.n_genes}; select the same genes, in the same order"
+            f"n_genes={model.n_genes}; "
+            f"{HOW_TO_ALIGN if are_named else 'select the same genes, in the same order'}"
         )
     return x
 
@@ -296,4 +299,4 @@ def _in_dtype(x, dtype):
 
 def _check_genes(model, counts) -> None:
     """ValueError for counts whose genes have other names than the model's, if both have names."""
-    refuse_other_names("counts", "genes", genes_of(counts), model.genes)
+    refuse_other_names("counts", "genes", genes_of(counts), model.genes, HOW_TO_ALIGN)

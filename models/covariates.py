@@ -112,28 +112,25 @@ class ObsColumns(NamedTuple):
         fractions = [np.full(width, 1.0 / width) for width in self.widths if width]
         return np.concatenate([*fractions, np.zeros(len(self.continuous))])
 
-    def table_of_new_cells(
+    def obs_of_new_cells(
         self,
         given: Mapping[str, Any] | None,
         n: int,
         average: np.ndarray,
         rng: np.random.Generator,
-        dtype: DTypeLike,
-    ) -> np.ndarray:
-        """The covariates of n cells that are made up: (n, n_covariates), of dtype.
+    ) -> dict[str, np.ndarray]:
+        """The covariates of n cells that are made up: column -> (n,), which `table` takes.
 
         given: column -> a value for all cells, or one for each. Of the others, labels are drawn
         with the fractions in average (n_covariates,), each covariate by itself, and numbers are at
-        their mean. ValueError for a column or a label that is not known.
+        their mean. ValueError for a column that is not known.
         """
         given = dict(given or {})
         unknown = [name for name in given if name not in {**self.categorical, **self.continuous}]
         if unknown:
             there = ", ".join([*self.categorical, *self.continuous]) or "none"
             raise ValueError(f"covariates: {unknown[0]!r} unknown; the model has {there}")
-        obs: dict[str, Any] = {}
-        for name, (mean, _) in self.continuous.items():
-            obs[name] = np.full(n, mean)
+        obs: dict[str, np.ndarray] = {}
         start = 0
         for (name, labels), width in zip(self.categorical.items(), self.widths):
             fractions = average[start : start + width].astype(np.float64)
@@ -141,14 +138,16 @@ class ObsColumns(NamedTuple):
             where = rng.random(n) * fractions.sum()
             obs[name] = np.array(labels)[np.searchsorted(edges[:-1], where, side="right")]
             start += width
+        for name, (mean, _) in self.continuous.items():
+            obs[name] = np.full(n, mean)
         for name, values in given.items():
             if np.ndim(values) > 0 and np.shape(values) != (n,):
                 raise ValueError(
                     f"covariates: {name!r} has shape {np.shape(values)} for n={n} cells; give one "
                     "value for all, or one for each"
                 )
-            obs[name] = np.full(n, values) if np.ndim(values) == 0 else values
-        return self.table(obs, n, dtype)
+            obs[name] = np.array(np.broadcast_to(values, n))
+        return obs
 
     def with_labels_of(
         self, obs: Any, n_cells: int, cells: Sequence[str] | None = None

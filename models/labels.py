@@ -158,21 +158,30 @@ def advice_on_barcodes(cells: Sequence[str], names: Sequence[str]) -> str:
 
 
 def refuse_other_names(
-    argument: str, what: str, found: list[str] | None, known: list[str] | None
+    argument: str,
+    what: str,
+    found: list[str] | None,
+    known: list[str] | None,
+    advice: str = "select and order them alike",
 ) -> None:
     """ValueError for columns of other names than the model's, or in another order.
 
     found and known: the names, (n,); None: there are none, and nothing is compared. Names may occur
-    more than once: columns of one name are told apart by their order. argument: what the error
-    calls the matrix; what: the columns, and the attribute of the model that has the known names.
+    more than once: columns of one name are told apart by their order, and may be numbered, as by
+    AnnData, on one side. argument: what the error calls the matrix; what: the columns, and the
+    attribute of the model that has the known names; advice: what to do about it.
     """
     if found is None or known is None or found == known:
         return
-    new, old = next((a, b) for a, b in zip(found, known) if a != b)
+    numbered, known_numbered = unique_names(found), unique_names(known)
+    differs = np.flatnonzero(numbered != known_numbered)
+    if not len(differs):
+        return
+    new, old = found[differs[0]], known[differs[0]]
     raise ValueError(
         f"{argument}: its {what} differ, or stand in another order, from those that the model was "
         f"trained on (model.{what}): the first that differs is {new!r}, in the place of {old!r}; "
-        "select and order them alike"
+        f"{advice}"
     )
 
 

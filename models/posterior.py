@@ -361,7 +361,8 @@ class AnswersByDraws(Module):
         library_size: Array | float | None = None,
         seed: int = 0,
         return_batch: bool = False,
-    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        return_obs: bool = False,
+    ) -> Any:
         """Counts of n new cells, (n, n_genes): z ~ Normal(0, 1), log-normal library sizes.
 
         batch: a label for all of them, or one for each; None: batches in the proportions of the
@@ -369,8 +370,10 @@ class AnswersByDraws(Module):
         column that is not named, labels are drawn in the proportions of the training cells, each
         covariate by itself, and numbers are at their mean. library_size: what the expectations of
         each cell sum to, as for denoise, a number or (n,); None: drawn. return_batch: (counts,
-        labels of their batches (n,) str) instead. Whole numbers, in the dtype of the model. For
-        seeing what the model believes cells to be, and for data of which the truth is known.
+        labels of their batches (n,) str) instead; return_obs: (counts, all that each cell was told,
+        obs column -> (n,)), with the batch as "batch" where the model knows several, and no column
+        of them. Whole numbers, in the dtype of the model. For seeing what the model believes cells
+        to be, and for data of which the truth is known.
         ValueError for an unknown batch or covariate, another number of labels, and where no library
         size is given and none is known: weights of scvi-tools with an observed library have none.
 
@@ -384,13 +387,13 @@ class AnswersByDraws(Module):
         warn_if_untrained(self, stacklevel=2)
         codes = _batches_of_new_cells(self, n, batch, seed)
         warn_of_unmeasured(self, None, codes, stacklevel=3)
-        table = self.columns.table_of_new_cells(
+        obs = self.columns.obs_of_new_cells(
             covariates,
             n,
             backend.to_host(self.covariate_mean),
             backend.generator([seed, POSTERIOR, COVARIATES]),
-            self.dtype,
         )
+        table = self.columns.table(obs, n, self.dtype)
         noise = Noise(seed, self.device, NEW_CELLS)
         at_once = max(1, backend.entries_at_once(BUDGET, self.device) // self.n_genes)
         found = np.empty((n, self.n_genes), self.dtype)
@@ -406,9 +409,11 @@ class AnswersByDraws(Module):
                 decoded = _decode(self, z, log_library[:, None], of_cells, told)
                 p = count_distribution(self, decoded)
                 found[cells] = backend.to_host(p.sample(noise.counts))
-        if not return_batch:
-            return found
-        return found, np.array([str(label) for label in self.batches])[codes]
+        labels = np.array([str(label) for label in self.batches])[codes]
+        if return_obs:
+            key = self.columns.batch or ("batch" if len(self.batches) > 1 else None)
+            return found, obs if key is None else {key: labels} | obs
+        return (found, labels) if return_batch else found
 
 
 # ------------------------------------------------------------------------- how draws are made

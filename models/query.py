@@ -57,6 +57,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
@@ -79,7 +80,7 @@ from models.count_inputs import (
 from models.counts import Counts, as_matrix, batch_codes
 from models.covariates import ObsColumns
 from models.inputs import dense, whole_number
-from models.labels import by_cell, cells_of, genes_of
+from models.labels import by_cell, cells_of, genes_of, unique_names
 from models.measured import IS_MEASURED, measured_in
 from models.recipe import LIBRARY_FLOOR, OFFSET_PRECISION, add_prior
 
@@ -87,6 +88,7 @@ N_STEPS = 150  # of a mapping, at least
 VERSION = re.compile(r"\.\d+$")  # of an id, as in ENSG00000141510.18
 ENSEMBL = re.compile(r"ENS[A-Z]*G\d{6,}")
 LEAST_TO_LOWER = 0.3  # overlap from which a lower min_overlap is worth a thought
+LEAST_TO_TAKE = 0.8  # overlap from which what is missing may be taken for 0: the default of mapping
 SHOWN = 5  # names of genes in a message
 # What has an entry for each batch or label, beside NewColumns: `_extend_theta` and `_count_in` fill
 # in those of new ones.
@@ -253,18 +255,17 @@ def share_genes(
 
     A warning says how many these are. min_overlap: the least fraction of the genes that must be
     there. whose genes they are: for messages. The cells and their obs stay; `var` is kept where no
-    gene is missing, and else says only which are there (measured.py). ValueError for fewer genes,
-    and for a name that occurs more than once, unless all are the same, in the same order.
+    gene is missing, and else says only which are there (measured.py). Genes of one name are told
+    apart by their order, and "TBCE-1" is the second TBCE, as AnnData calls it. ValueError for fewer
+    genes, and for genes of one name where the others stand in another order.
     """
     if not 0 < min_overlap <= 1:
         raise ValueError(f"min_overlap must be above 0, and at most 1, not {min_overlap!r}")
     names = counts.genes.tolist()
     if names == list(genes):
         return counts
-    _refuse_doubles(names, genes, whose)
-    position = {name: i for i, name in enumerate(names)}
-    places = np.array([position.get(name, -1) for name in genes])
-    missing = [name for name in genes if name not in position]
+    places = _places_of(genes, names, whose)
+    missing = [name for name, place in zip(genes, places) if place < 0]
     if not missing:
         var = {key: values[places] for key, values in counts.var.items()}
         X = _placed(counts.X, places)
@@ -282,7 +283,9 @@ def share_genes(
             f"{len(missing):,} of the {len(genes):,} genes of {whose} are not among the "
             f"{len(names):,} of the counts: {examples}; {advice}"
         )
-        if min_overlap < 1 and overlap >= LEAST_TO_LOWER:
+        if min_overlap == 1 and overlap >= LEAST_TO_TAKE:
+            said += f", or take those for 0 with min_overlap={LEAST_TO_TAKE:g}"
+        elif min_overlap < 1 and overlap >= LEAST_TO_LOWER:
             said += (
                 f", or at least {min_overlap:.0%} of them ({overlap:.1%} are there), or lower "
                 f"min_overlap={min_overlap:g}"
@@ -351,22 +354,33 @@ def _column_of_names(counts: Counts, genes: Sequence[str]) -> str | None:
     return None
 
 
-def _refuse_doubles(names, genes, whose) -> None:
-    """ValueError for a name that two genes have, here or in the model: which is which?"""
-    wanted = set(genes)
-    if len(wanted) < len(genes):
-        owner, among = whose, list(genes)
-    else:
-        owner, among = "the counts", [name for name in names if name in wanted]
-    seen: set = set()
-    for name in among:
-        if name in seen:
-            raise ValueError(
-                f"counts: {name!r} is the name of several genes of {owner}, and the genes stand in "
-                "another order than those of the model: it cannot be known which is which; give "
-                "every gene a name of its own, or bring them into the order of the model"
+def _places_of(genes: Sequence[str], names: Sequence[str], whose: str) -> np.ndarray:
+    """The position of each of the genes (n,) among the names of the counts' genes; -1: not there.
+
+    A warning for a name that more genes have than were asked for: the first are taken.
+    """
+    position = {name: i for i, name in enumerate(unique_names(names).tolist())}
+    places = np.array([position.get(name, -1) for name in unique_names(genes).tolist()])
+    here = [names[place] for place in places if place >= 0]  # "TBCE", where "TBCE-1" was asked for
+    times, wanted = Counter(names), Counter(genes)
+    shared = [name for name in dict.fromkeys([*here, *genes]) if max(times[name], wanted[name]) > 1]
+    if shared and np.any(np.diff(places[places >= 0]) < 0):
+        name = shared[0]
+        owner = "the counts" if times[name] > 1 else whose
+        raise ValueError(
+            f"counts: {name!r} is the name of several genes of {owner}, and the genes stand in "
+            "another order than those of the model: it cannot be known which is which; give "
+            "every gene a name of its own (read(..., gene_names=...) takes them from a column), or "
+            "bring them into the order of the model"
+        )
+    for name in shared:
+        if times[name] > wanted[name] > 0:
+            warnings.warn(
+                f"counts: {name!r} is the name of {times[name]} genes of the counts, and of "
+                f"{wanted[name]} of {whose}: taken is what comes first",
+                stacklevel=4,
             )
-        seen.add(name)
+    return places
 
 
 def _placed(x: Matrix, places: np.ndarray) -> Any:

@@ -1078,7 +1078,7 @@ def test_generated_cells_say_which_batch_they_are_of(place, model, tmp_path, cap
     assert call("generate", place / "run", "--cells", 9, "--out", out) == 0
     found = read(out)
     if kind == "csv":
-        assert "no place for 'donor', the batch of each cell" in capsys.readouterr().err
+        assert "no place for donor of each cell" in capsys.readouterr().err
         return
     labels = found.obs["donor"]
     np.testing.assert_array_equal(found.X.toarray(), model.generate(9))
@@ -1120,7 +1120,9 @@ def test_a_model_that_scvi_tools_saved_becomes_a_run(tmp_path, capsys):
     runs.write_counts(tmp_path / "c.npz", counts.select_genes(np.arange(15)))
     assert call(*words) == 1 and not (tmp_path / "other").exists()
     assert "5 of the 20 genes of the model are not among the 15" in capsys.readouterr().err
-    words[1] = tmp_path / "nothing"
+    assert call(*words, "--min-overlap", 0.7) == 0
+    assert call("embed", tmp_path / "other", "--out", tmp_path / "z.npz") == 0
+    words[1], words[-1] = tmp_path / "nothing", tmp_path / "third"
     assert call(*words) == 1 and "nothing: No such file" in capsys.readouterr().err
 
 
@@ -2050,6 +2052,28 @@ def test_later_commands_find_the_covariates(words, told, monkeypatch):
         np.testing.assert_array_equal(np.load(told / "denoised.npz")["scvi_denoised"], expected)
 
 
+def test_generated_cells_have_the_covariates_that_options_say(told, tmp_path, capsys):
+    out = tmp_path / "new.npz"
+    words = ["generate", told / "run", "--cells", 30, "--out", out]
+    assert call(*words, "--covariate", "sex=m", "--covariate", "age=61.5") == 0
+    found = read(out)
+    assert set(found.obs["sex"]) == {"m"} and set(found.obs["age"]) == {61.5}
+    assert set(found.obs["donor"]) == {"old", "new"}
+    model = SCVI.load(told / "run" / "model.npz")
+    expected = model.generate(30, covariates={"sex": "m", "age": 61.5})
+    np.testing.assert_array_equal(found.X.toarray(), expected)
+    assert call(*words) == 0
+    assert set(read(out).obs["sex"]) == {"f", "m"}
+    for asked, code, says in (
+        ("sex", 2, "--covariate sex: must be COLUMN=VALUE"),
+        ("age=old", 2, "--covariate age=old: age is a number of each cell"),
+        ("sex=x", 1, "column 'sex': x unknown; the model knows f, m"),
+        ("kind=T", 1, "--covariate: 'kind' unknown; the model has sex, age"),
+    ):
+        assert call(*words, "--covariate", asked) == code
+        assert says in capsys.readouterr().err
+
+
 def test_embedding_asks_for_neither_batch_nor_covariates(told, monkeypatch):
     monkeypatch.chdir(told)
     counts = made_counts()
@@ -2143,6 +2167,27 @@ def test_genes_that_new_cells_lack_are_in_no_table(mapped, tmp_path, capsys):
     header, *rows = rows_of(tmp_path / "de.csv")
     genes = [row[header.index("gene")] for row in rows]
     assert sorted(genes) == sorted(2 * read(mapped / "day2.npz").genes.tolist())
+
+
+def test_cells_of_known_batches_may_lack_a_few_genes(mapped, tmp_path, capsys):
+    """There is nothing to map of them, and their panel is another."""
+    day3 = read(mapped / "old.npz")[:40].select_genes(np.arange(12) != 4)
+    runs.write_counts(tmp_path / "day3.npz", day3)
+    words = [mapped / "run", tmp_path / "day3.npz"]
+    assert call("map", *words, "--batch-key", "donor", "--out", tmp_path / "mapped") == 1
+    assert "give them as COUNTS to embed, de and the others" in capsys.readouterr().err
+    words += ["--out", tmp_path / "z.npz"]
+    assert call("embed", *words) == 1
+    assert "or take those for 0 with --min-overlap 0.8" in capsys.readouterr().err
+    assert call("embed", *words, "--min-overlap", "0.95") == 1
+    assert "(91.7% are there), or lower --min-overlap 0.95" in capsys.readouterr().err
+    assert call("embed", *words, "--min-overlap", "0.9") == 0
+    filled = read(mapped / "old.npz")[:40]
+    x = filled.X.toarray()
+    x[:, 4] = 0
+    model = SCVI.load(mapped / "run" / "model.npz")
+    expected = model.latent(Counts(x, filled.genes, filled.cells, filled.obs), "donor")
+    np.testing.assert_array_equal(content(tmp_path / "z.npz")[1], expected)
 
 
 def test_tables_of_cells_are_added_to_those_of_the_run(place, tmp_path, capsys):

@@ -351,10 +351,26 @@ def test_labels_of_generated_cells_come_in_the_proportions_of_the_training():
     average = model.covariate_mean
     np.testing.assert_allclose(average[:2], [0.75, 0.25])
     rng = np.random.default_rng(0)
-    table = model.columns.table_of_new_cells({"site": 11}, 4000, average, rng, np.float64)
+    obs = model.columns.obs_of_new_cells({"site": 11}, 4000, average, rng)
+    table = model.columns.table(obs, 4000, np.float64)
     np.testing.assert_allclose(table[:, 0].mean(), 0.75, atol=0.03)
     np.testing.assert_array_equal(table[:, 2:5], [[0.0, 1.0, 0.0]] * 4000)
     np.testing.assert_allclose(table[:, 5], 0.0, atol=1e-12)
+
+
+def test_generated_cells_say_what_they_were_told(of_truth, trained):
+    """The labels are those of the counts: gene 1 is twice as high in `m`, gene 0 follows age."""
+    x, obs = of_truth[0].generate(6000, return_obs=True)
+    np.testing.assert_array_equal(x, of_truth[0].generate(6000))
+    assert list(obs) == ["sex", "age"] and set(obs["age"]) == {obs["age"][0]}
+    share = [x[obs["sex"] == s, 1].sum() / x[obs["sex"] == s, 2:].sum() for s in ("f", "m")]
+    assert share[1] / share[0] == pytest.approx(2.0, rel=0.2)
+    model, counts = trained
+    asked = {"site": 11, "age": np.linspace(30.0, 50.0, 9)}
+    x, obs = model.generate(9, batch="d2", covariates=asked, return_obs=True)
+    assert obs["donor"].tolist() == ["d2"] * 9 and obs["site"].tolist() == [11] * 9
+    np.testing.assert_array_equal(obs["age"], asked["age"])
+    model.elbo(Counts(x, counts.genes, [f"n{i}" for i in range(9)], obs))  # as they are
 
 
 @pytest.mark.parametrize(

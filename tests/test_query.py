@@ -459,13 +459,64 @@ def test_columns_land_where_their_genes_are():
         )
 
 
+def test_genes_of_one_name_are_told_apart_by_their_order():
+    x = np.arange(12.0).reshape(2, 6)
+    counts = Counts(x, ["a", "a", "b", "c", "c", "d"], ["1", "2"])
+    assert share_genes(counts, ["a", "a", "b", "c", "c", "d"], 0.8) is counts
+    unique = ["a", "a-1", "b", "c", "c-1", "d"]  # as AnnData calls them
+    for genes, columns in (
+        (["a", "a", "b", "d"], [0, 1, 2, 5]),
+        (["a-1", "c", "c-1"], [1, 3, 4]),
+        (unique, list(range(6))),
+    ):
+        found = share_genes(counts, genes, 1.0)
+        assert found.genes.tolist() == genes
+        np.testing.assert_array_equal(found.X, x[:, columns])
+    named_apart = Counts(x, unique, ["1", "2"])
+    np.testing.assert_array_equal(share_genes(named_apart, ["a", "a", "d"], 1).X, x[:, [0, 1, 5]])
+    with pytest.warns(UserWarning, match="the other 1 .* taken for 0 in all cells: b"):
+        found = share_genes(Counts(x[:, :2], ["a", "a"], ["1", "2"]), ["a", "b", "a"], 0.6)
+    np.testing.assert_array_equal(found.X, [[0, 0, 1], [6, 0, 7]])
+
+
 def test_genes_of_one_name_are_refused_in_another_order():
     counts = Counts(sparse.csr_array((2, 3)), ["a", "a", "b"], ["1", "2"])
     with pytest.raises(ValueError, match="'a' is the name of several genes of the counts"):
         share_genes(counts, ["b", "a"], 0.8)
-    with pytest.raises(ValueError, match="'b' is the name of several genes of the model"):
-        share_genes(counts, ["b", "b"], 0.8)
-    assert share_genes(counts, ["a", "a", "b"], 0.8) is counts
+    with pytest.raises(ValueError, match="'a' is the name of several genes of the counts"):
+        share_genes(counts, ["b", "a-1"], 0.8)
+    one = Counts(sparse.csr_array((2, 2)), ["b", "a"], ["1", "2"])
+    with pytest.raises(ValueError, match="'a' is the name of several genes of the model"):
+        share_genes(one, ["a", "a", "b"], 0.5)
+
+
+def test_more_genes_of_a_name_than_the_model_has_are_warned_of():
+    x = np.arange(6.0).reshape(2, 3)
+    counts = Counts(x, ["a", "a", "b"], ["1", "2"])
+    with pytest.warns(UserWarning, match="'a' is the name of 2 genes of the counts, and of 1 of"):
+        found = share_genes(counts, ["a", "b"], 0.8)
+    np.testing.assert_array_equal(found.X, x[:, [0, 2]])
+
+
+def test_a_folder_with_genes_of_one_name_is_asked_about_and_mapped(reference, new_cells, tmp_path):
+    """Every reference genome has some; AnnData numbers them, and no panel has the others'."""
+    twice = ["TBCE", "TBCE", *reference.genes[2:]]
+    old = Counts(reference.X, twice, reference.cells, reference.obs)
+    model = SCVI.for_data(old, "donor", n_latent=3, n_hidden=8, likelihood="nb")
+    model.fit(old, epochs=2, progress=False)
+    z = model.latent(old)
+    numbered = old.to_anndata()
+    assert numbered.var_names[1] == "TBCE-1"
+    np.testing.assert_array_equal(model.latent(numbered), z)
+    panel = Counts(new_cells.X, twice, new_cells.cells, new_cells.obs).select_genes(slice(0, 57))
+    with pytest.warns(UserWarning, match="57 of the 60 genes of the model are there"):
+        query = model.map_query(panel, epochs=2, progress=False)
+    assert query.batches == ["d1", "d2", "new"]
+    for counts in (panel, numbered[:, ::-1]):  # what was mapped, too, is aligned to be asked about
+        with pytest.raises(ValueError, match=r"; model\.align_genes\(counts\) finds those of the"):
+            query.latent(counts)
+    model.save(tmp_path / "model.npz")
+    np.testing.assert_array_equal(SCVI.load(tmp_path / "model.npz").latent(numbered), z)
 
 
 @pytest.mark.parametrize("min_overlap", [0, 1.1, -1])

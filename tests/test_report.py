@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
+from scipy import sparse
 
 from minigrad.fit import History
-from models import report
+from models import SCVI, report
+from models.counts import Counts
 from models.differential_table import DifferentialExpression, Groups
 
 # Names that matplotlib would read as mathematics, some of which it cannot, or leave out of legends.
@@ -345,3 +347,16 @@ def test_a_volcano_names_its_groups_within_the_picture(n_panels):
     if n_panels > 1:
         said = [text.get_text() for text in figure.axes[0].texts]
         assert "2 genes higher in NK" in said and "0 genes higher in b" in said
+
+
+def test_the_path_of_a_page_may_be_text(tmp_path):
+    rng = np.random.default_rng(0)
+    counts = Counts(
+        sparse.csr_array(rng.poisson(2.0, (30, 8)).astype(np.float32)),
+        [f"g{i}" for i in range(8)],
+        [f"c{i}" for i in range(30)],
+    )
+    model = SCVI(8, n_latent=2, n_hidden=8, likelihood="nb")
+    history = model.fit(counts, epochs=1, progress=False)
+    report.write(str(tmp_path / "page.html"), model, history, counts, title="of these")
+    assert "of these" in (tmp_path / "page.html").read_text(encoding="utf-8")

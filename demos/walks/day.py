@@ -152,6 +152,8 @@ counts
 # warns where it looks otherwise, as in the next cell, which turns the folder on purpose. *Cells
 # without metadata*: the names in the table are not those of the folder (a suffix `-1`, a prefix of
 # the sample); `read` counts them in a warning, and refuses a table that has none of the cells.
+# *Genes of one name*: a real folder has some, here there are none. They stay apart, by their order,
+# and AnnData's `TBCE-1` is the second `TBCE`.
 
 # %%
 wrong = read(day / "morning", transpose=True)
@@ -234,7 +236,7 @@ show.save(
 def with_scanpy(adata, space):
     """Clusters (n_cells,), numbered by size, and places in the plane (n_cells, 2)."""
     scanpy.pp.neighbors(adata, use_rep=space)
-    scanpy.tl.leiden(adata, resolution=0.7, flavor="igraph", n_iterations=2)
+    scanpy.tl.leiden(adata, resolution=0.5, flavor="igraph", n_iterations=2)
     scanpy.tl.umap(adata)
     by_size = adata.obs["leiden"].value_counts().index.tolist()
     return np.array([by_size.index(c) for c in adata.obs["leiden"]]), adata.obsm["X_umap"].copy()
@@ -256,7 +258,7 @@ else:
     adata.obsm["X_scVI"] = z
     _, plane_of_components = with_scanpy(adata, "X_pca")
     cluster, plane = with_scanpy(adata, "X_scVI")
-counts.obs["cluster"] = np.char.add("cluster ", cluster.astype(str))
+counts.obs["cluster"] = np.array([f"cluster {number:02d}" for number in cluster])
 
 
 # %%
@@ -296,7 +298,9 @@ show.save(
 # latent space itself: between 0 and 1, and 1 is best. The first four ask whether donors mix, the
 # last three whether types stay apart; an integration is good where neither is bought with the
 # other. Below them: how much of `pct_mito` can be read off the space, by linear regression (R²,
-# adjusted for the number of dimensions). Here less is better.
+# adjusted for the number of dimensions). Here less is better. (An encoder that is told the
+# percentage can also write it down: without `encode_covariates` next to nothing of it is left. But
+# then no encoder is told the afternoon's donor, either.)
 
 
 # %%
@@ -337,12 +341,13 @@ for score in found["PCA"]:
 n_samples = 300 if QUICK else 5000  # draws of z; 5,000 is what it takes by default
 markers = model.differential_expression(counts, groupby="cluster", n_samples=n_samples)
 markers.to_csv(day / "markers.csv")
-markers[markers["group"] == "cluster 0"]
+markers[markers["group"] == "cluster 00"]
 
 # %% [markdown]
 # Which cells are these? The genes by which immunologists tell blood cells apart have been known for
 # long, and we look for them among those marked. A cluster gets the name of the cells whose markers
-# are raised in it the most; a gene that is not marked counts as not raised.
+# are raised in it the most; a gene that is not marked counts as not raised. Where no more than half
+# of these markers are raised, none of the names fits, and the cluster stays unknown.
 
 # %%
 KNOWN = {
@@ -363,11 +368,13 @@ for cluster in np.unique(counts.obs["cluster"]):
     higher = mine[mine["is_de"] & (mine["lfc_mean"] > 0)]
     lfc = dict(zip(higher["gene"], higher["lfc_mean"]))
     raised = {kind: np.mean([lfc.get(g, 0.0) for g in genes]) for kind, genes in KNOWN.items()}
-    kind_of[cluster] = max(raised, key=raised.get) if any(raised.values()) else "unknown"
+    kind = max(raised, key=raised.get)
+    known = [gene for gene in KNOWN[kind] if gene in lfc]
+    kind_of[cluster] = kind if 2 * len(known) > len(KNOWN[kind]) else "unknown"
     types, n = np.unique(counts.obs["type"][counts.obs["cluster"] == cluster], return_counts=True)
     print(f"{cluster}, {n.sum():>3} cells: {kind_of[cluster]}")
     print(f"    surest:    {' '.join(higher['gene'][:8])}")
-    print(f"    known:     {' '.join(g for g in KNOWN.get(kind_of[cluster], ()) if g in lfc)}")
+    print(f"    known:     {' '.join(known)}")
     print(f"    annotated: {types[n.argmax()]} ({n.max() / n.sum():.0%} of them)")
 
 # %% [markdown]
@@ -376,7 +383,9 @@ for cluster in np.unique(counts.obs["cluster"]):
 # name differs from the annotation, the genes say more. What the authors call B cells is two
 # clusters here, of which one makes antibodies (IGJ is the chain that joins them): plasma cells. And
 # their monocytes express CD16 (FCGR3A). The authors compared each cell with sorted ones, and had no
-# plasma cells among these.
+# plasma cells among these. A small cluster stays unknown: genes of monocytes (AIF1, LST1) and of
+# NK cells (NKG7, GNLY) are raised in it, and most of its cells are annotated as dendritic ones. It
+# is to be looked at, not to be named: doublets, for one, look like this.
 #
 # `to_frame` gives a table as a pandas DataFrame, for whatever else you want to know of it: here the
 # three genes of each cluster that are raised the most, and in how many cells they were found.
@@ -390,7 +399,7 @@ if anndata is not None:
     print(shown.round(2).to_string(index=False))
 
 # %%
-b_cells = [cluster for cluster, kind in kind_of.items() if kind == "B cells"] or ["cluster 0"]
+b_cells = [cluster for cluster, kind in kind_of.items() if kind == "B cells"] or ["cluster 00"]
 show.save(
     markers[markers["group"] == b_cells[0]].volcano(),
     pictures,
@@ -455,8 +464,10 @@ second
 # %% [markdown]
 # **What can go wrong.** *Genes of another name* (Ensembl ids here, symbols there; mouse and human):
 # where fewer than 80 % of the model's genes are found it is an error that says how many;
-# `read(..., gene_names=...)` takes names from another column. *A sample that does not fit*: see
-# below how sure the labels are, and where its cells lie.
+# `read(..., gene_names=...)` takes names from another column. *More cells of a donor that the model
+# knows*: there is nothing to map. Ask the model itself, after `align_genes`; in a terminal,
+# `embed run tuesday --obs tuesday.csv --min-overlap 0.8`. *A sample that does not fit*: see below
+# how sure the labels are, and where its cells lie.
 #
 # ## 14:15. Names for its cells
 #
@@ -500,7 +511,8 @@ print(f"and {np.mean(blind.uncertainty[is_b] > 0.2):.0%} of them unknown, for th
 # %% [markdown]
 # B cells lie between others here, whose votes differ. That was luck: the uncertainty knows votes
 # only, and the neighbours of an unknown type may agree. So look at the two samples together: do the
-# new cells lie among the old ones? (The kinds of T cells are uncertain because they differ little.)
+# new cells lie among the old ones? (The kinds of T cells are uncertain because they differ little,
+# and some monocytes because the authors call cells like them dendritic.)
 
 # %%
 if scanpy is None:
