@@ -246,7 +246,7 @@ def test_a_run_trained_from_disk_is_asked_from_disk(place, on_disk, tmp_path, mo
     assert (
         numbers[0] == numbers[1]
         and "<td>40" in numbers[0][0]
-        and page.read_text().count("<img") == 12
+        and page.read_text().count("<img") == 15
     )
 
 
