@@ -27,26 +27,29 @@ That is the idea, and with scvi-tools' `differential_abundance` it ends here: lo
 at the mean of each cell. Three things keep it from working on real cells.
 
 1. The cell itself. It is one of the n_s, and where it lies its own q(z | x) is at its highest. So
-every cell seems to be in a region of its own condition. It must be left out. So should be all other
+every cell seems to be in a region of its own condition. It must be left out. So should all other
 cells of its sample: donors differ in more than their condition, and a region that is one donor's
 alone says nothing about conditions (`leave_out="sample"`).
 
 2. Dimensions. A kernel of the width of q(z | x) is narrow where a cell has many counts, and in
 twenty dimensions nothing is near. Then the density at a cell is that of the one cell next to it.
-So kernels are widened, at each cell as much as it takes for `n_neighbors` cells to carry the
-density there, and where that many carry it already, not at all. Weights of cells i at z_n become
+So kernels are widened at each cell n, as much as it takes for `n_neighbors` cells to carry the
+density there. Where that many carry it already, they stay. How many cells i carry it is their
+effective number, (sum_i w_ni)^2 / sum_i w_ni^2 (Kish 1965): 50 for 50 equal weights w_ni and any
+number of zeros. In the place of q(z_n | x_i) comes
 
-    w_ni = q(z_n | x_i) ^ (1 / t_n),    t_n >= 1 such that (sum_i w_ni)^2 / sum_i w_ni^2 is 50
+    w_ni = q(z_n | x_i) ^ (1 / t_n),    t_n >= 1 such that the effective number is 50
 
-which keeps what the model knows, which directions tell cells apart and which do not. (All widths
-times sqrt(t) would be nearly the same.)
+All kernels at a cell are widened alike, so what the model knows is kept: which directions tell
+cells apart and which do not. (To multiply all widths by sqrt(t) would be nearly the same.)
 
-3. Chance. What rests on 50 cells is known to sqrt(1/25 + 1/25) = 0.28, if half of them are of each
-condition. `error` says it for each cell.
+3. Chance. A density that 25 cells carry is known to a 1 / sqrt(25) of itself. So if half of 50
+cells are of each condition, the log ratio has a standard error of sqrt(1/25 + 1/25) = 0.28. `error`
+says it for each cell.
 
 Measured on the 3,005 cells of cortex, 20 latent dimensions in use: conditions and donors (three
-each) by lot, then two thirds of the oligodendrocytes of b taken out, so that 0.92 and -0.21 are
-true. Mean and standard deviation of the log ratio over cells:
+each) were drawn at random, then two thirds of the oligodendrocytes of b taken out. So the true log
+ratios are 0.92 for oligodendrocytes and -0.21 for others. Mean and standard deviation over cells:
 
 | | oligodendrocytes | other cells, of a | other cells, of b |
 | --- | --- | --- | --- |
@@ -58,6 +61,10 @@ true. Mean and standard deviation of the log ratio over cells:
 
 The errors are 0.28 in the last two rows, and 1.4 in those without widening. (The formula of
 scvi-tools differs from what is said above in that it takes variances of q for standard deviations.)
+
+How the code goes: `log_ratios` takes some cells at a time. It looks at all pairs of these and the
+cells of samples (`log_normals`), leaves out what is the cell's own, widens (`temperature`), and
+takes means over the cells of each sample; `_ratios` compares the samples of a with those of b.
 
 Know before reading: vae.py, and in posterior.py `log_mean_exp`.
 
@@ -81,9 +88,9 @@ from models.inputs import one_of, whole_number
 from models.labels import cells_of
 from models.posterior import log_mean_exp
 
-ENTRIES = 1 << 21  # of pairs of cells that are looked at at a time: 16 MB an array
-FAR = 20  # times n_neighbors: cells that are looked at to find out how wide kernels must be
-WIDEST = 1e6  # t of the equation above
+ENTRIES = 1 << 21  # pairs of cells in one go: 16 MB for an array of them
+FAR = 20  # times n_neighbors: the nearest cells, by which `temperature` finds t
+WIDEST = 1e6  # the largest t
 
 
 # ------------------------------------------------------------------------------------ the densities
@@ -105,36 +112,44 @@ def aggregated_log_posterior(z: np.ndarray, mean: np.ndarray, std: np.ndarray) -
         )
     if not np.all(std > 0.0):
         raise ValueError("std: must be above 0; pass standard deviations, as latent returns them")
-    found = [log_mean_exp([log_normals(z[rows], mean, std).T])[0] for rows in _chunks(z, mean)]
-    return np.concatenate([np.zeros(0), *found])
+    log_q = np.empty(len(z))
+    for rows in _chunks(z, mean):
+        log_q[rows], _ = log_mean_exp([log_normals(z[rows], mean, std).T])
+    return log_q
 
 
 def log_normals(z: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
     """log Normal(z_n; mean_i, std_i) of every pair, summed over dimensions: (n, m), in nats.
 
-    z: (n, n_latent); mean, std: (m, n_latent). The square of (z - mean) / std is written out, so
-    that all pairs are products of matrices; about 0, for these lose the fewest digits there.
+    z: (n, n_latent); mean, std: (m, n_latent). The square of (z - mean) / std is multiplied out,
+
+        z^2 / std^2 - 2 z mean / std^2 + mean^2 / std^2
+
+    so that the first two terms are products of matrices for all pairs, and the third belongs to i
+    alone. The terms are larger than their sum and cancel; least so where z and mean are near 0, so
+    the middle of the means is moved there.
     """
     centre = mean.mean(axis=0)
     z = z - centre
     mean = mean - centre
     precision = 1.0 / std**2
-    squares = z**2 @ precision.T - 2.0 * (z @ (mean * precision).T)
-    of_cells = np.sum(mean**2 * precision + 2.0 * np.log(std) + np.log(2.0 * np.pi), axis=1)
-    return -0.5 * (squares + of_cells)
+    of_pairs = z**2 @ precision.T - 2.0 * (z @ (mean * precision).T)
+    of_i = np.sum(mean**2 * precision + 2.0 * np.log(std) + np.log(2.0 * np.pi), axis=1)
+    return -0.5 * (of_pairs + of_i)
 
 
 def _chunks(z, mean) -> list[slice]:
-    """All rows of z, as many at a time as there is memory for their pairs with those of mean."""
+    """All rows of z, so many at a time that they make ENTRIES pairs with the rows of mean."""
     step = max(1, ENTRIES // len(mean))
     return [slice(start, start + step) for start in range(0, len(z), step)]
 
 
 def temperature(log_w: np.ndarray, n_neighbors: int) -> np.ndarray:
-    """t >= 1, (n,), by which n_neighbors of the weights w^(1/t) count at least, or nearly all do.
+    """The least t >= 1, (n,), with which the effective number of the weights w^(1/t) of a row is
+    n_neighbors or more; WIDEST where no t is enough, as there are fewer weights.
 
-    log_w: (n, m), -inf for what does not count. How many count is (sum w)^2 / sum w^2, which grows
-    with t: so t is found by halving an interval, of log t. In nats, as log_w.
+    log_w: (n, m), in nats; -inf for what is left out. The effective number, (sum w)^2 / sum w^2,
+    grows with t. So log t is found by bisection.
     """
     n_near = min(FAR * n_neighbors, log_w.shape[1])
     near = -np.partition(-log_w, n_near - 1, axis=1)[:, :n_near]
@@ -178,48 +193,62 @@ def log_ratios(
     """
     mean, std = (np.asarray(a, np.float64) for a in (mean, std))
     order = np.argsort(samples.codes, kind="stable")  # cells of one sample stand together
-    counted = order[np.sum(samples.codes < 0) :]
-    ends = np.cumsum(np.bincount(samples.codes[counted], minlength=len(samples.names)))
-    of_sample = [slice(start, end) for start, end in zip([0, *ends], ends)]
+    counted = order[np.sum(samples.codes < 0) :]  # positions of the cells that are in a density
+    n_cells = np.bincount(samples.codes[counted], minlength=len(samples.names))
+    ends = np.cumsum(n_cells)
+    cells_of_samples = [slice(end - n, end) for n, end in zip(n_cells, ends)]  # among `counted`
     found = []
     for rows in _chunks(mean, counted):
         log_w = log_normals(mean[rows], mean[counted], std[counted])
-        own = samples.codes[rows]
+        own_sample = samples.codes[rows, None]
         if leave_out == "sample":
-            log_w[own[:, None] == samples.codes[counted]] = -np.inf
+            log_w[own_sample == samples.codes[counted]] = -np.inf
         else:
-            log_w[np.arange(len(mean))[rows][:, None] == counted] = -np.inf
+            own_cell = np.arange(len(mean))[rows, None]
+            log_w[own_cell == counted] = -np.inf
         if n_neighbors is not None:
             log_w /= temperature(log_w, n_neighbors)[:, None]
-        log_q, error = np.stack([log_mean_exp([log_w[:, cells].T]) for cells in of_sample], axis=-1)
-        is_own = own[:, None] == np.arange(len(ends))
-        if leave_out == "cell":  # the mean is of the other n - 1
-            n_cells = np.diff([0, *ends])
+        log_q = np.empty((len(log_w), len(n_cells)))
+        error = np.empty_like(log_q)
+        for s, cells in enumerate(cells_of_samples):
+            log_q[:, s], error[:, s] = log_mean_exp([log_w[:, cells].T])
+        is_own = own_sample == np.arange(len(n_cells))
+        if leave_out == "sample":
+            log_q[is_own] = np.nan
+        else:  # the mean was over n cells, of which one has the weight 0: let it be over n - 1
             log_q += np.where(is_own, np.log(n_cells / (n_cells - 1)), 0.0)
-            is_own = np.zeros_like(is_own)
-        found.append(_ratios(log_q, error, is_own, samples))
+        found.append(_ratios(log_q, error, samples))
     return Ratios(*[np.concatenate(of_all) for of_all in zip(*found)])
 
 
-def _ratios(log_q, error, is_left_out, samples: Samples) -> Ratios:
-    """The Ratios of n cells from the log density of each sample and its error: (n, n_samples)."""
-    log_q = np.where(is_left_out, -np.inf, log_q)
-    log_means = []
-    variance = 0.0
-    for positions in (samples.in_a, samples.in_b):
-        of_group = log_q[:, positions]
-        n_samples = np.sum(~is_left_out[:, positions], axis=1)
-        total = special.logsumexp(of_group, axis=1)
-        log_means.append(total - np.log(n_samples))
-        share = np.exp(of_group - total[:, None])
-        with_share = np.where(share > 0.0, share * error[:, positions], 0.0)
-        variance = variance + np.sum(with_share**2, axis=1)
-    a = np.where(is_left_out, np.nan, log_q)[:, samples.in_a, None]
-    b = np.where(is_left_out, np.nan, log_q)[:, None, samples.in_b]
-    pairs = np.where(np.isnan(a) | np.isnan(b), np.nan, (a > b) + 0.5 * (a == b))
-    agreement = np.nanmean(pairs.reshape(len(pairs), -1), axis=1)
-    log_ratio = log_means[0] - log_means[1]
-    return Ratios(log_ratio, np.sqrt(variance), agreement, np.where(is_left_out, np.nan, log_q))
+def _ratios(log_q, error, samples: Samples) -> Ratios:
+    """The Ratios of n cells, from log q of each sample and its standard error, (n, n_samples).
+
+    log_q is NaN where the sample is left out.
+    """
+    log_mean_a, variance_a = _log_mean_of_samples(log_q[:, samples.in_a], error[:, samples.in_a])
+    log_mean_b, variance_b = _log_mean_of_samples(log_q[:, samples.in_b], error[:, samples.in_b])
+    a = log_q[:, samples.in_a, None]
+    b = log_q[:, None, samples.in_b]
+    is_denser = np.where(np.isnan(a) | np.isnan(b), np.nan, (a > b) + 0.5 * (a == b))
+    return Ratios(
+        log_ratio=log_mean_a - log_mean_b,
+        error=np.sqrt(variance_a + variance_b),
+        agreement=np.nanmean(is_denser.reshape(len(log_q), -1), axis=1),  # over pairs of samples
+        log_q=log_q,
+    )
+
+
+def _log_mean_of_samples(log_q, error) -> tuple[np.ndarray, np.ndarray]:
+    """log of the mean of q over samples, and its variance, (n,): those that are NaN do not count.
+
+    A sample that is the share r of the sum, and known to `error` of itself, adds (r error)^2.
+    """
+    is_there = ~np.isnan(log_q)
+    log_sum = special.logsumexp(np.where(is_there, log_q, -np.inf), axis=1)
+    share = np.exp(log_q - log_sum[:, None])
+    of_samples = np.where(share > 0.0, share * error, 0.0)  # NaN is not above 0
+    return log_sum - np.log(np.sum(is_there, axis=1)), np.sum(of_samples**2, axis=1)
 
 
 # ------------------------------------------------------------------------------------- the question
