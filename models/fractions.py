@@ -3,20 +3,25 @@
 This is engineering.
 
 Programs that take ambient RNA away (SoupX, decontX, CellBender), and those that share a read
-between the genes it may be from (alevin, kallisto, STARsolo, RSEM), leave fractions of counts. So
-does whoever normalises, takes logarithms or imputes; but what these leave are no counts, and no
-likelihood of counts says anything about them. Nothing in a file tells the one from the other, but
-the numbers do. A corrected count lies at a whole number or just below one, and few lie just above:
+between the genes it may be from (alevin, kallisto, STARsolo, RSEM), leave counts with fractions:
+here these are called corrected. Normalising, taking logarithms and imputing leave fractions too,
+but what they leave are no counts, and no likelihood of counts says anything about them. No file
+says which of the two it holds, but its numbers do. Most corrected counts lie at a whole number or
+just below one, and few just above:
 
     >>> corrected = np.maximum(np.random.default_rng(0).poisson(0.7, (50, 200)) - 0.1, 0)
     >>> why_no_counts(sparse.csr_array(corrected)), why_doubtful(sparse.csr_array(corrected))
     (None, None)
 
-What is normalised knows no whole numbers, and often gives away how it was made:
+Normalised values are no nearer to whole numbers than elsewhere, and often they give away how they
+were made:
 
     >>> fractions = corrected / corrected.sum(axis=1, keepdims=True)
     >>> why_no_counts(sparse.csr_array(1e4 * fractions))
     'all cells have the same total, or had before a logarithm was taken'
+
+Corrected counts are rounded at random, so that their mean stays: 0.9 becomes 1 nine times in ten.
+
     >>> print(round_counts(np.array([[0.9, 0.9, 0.9, 0.9, 2.0]])))
     [[1. 1. 1. 0. 2.]]
 
@@ -36,15 +41,15 @@ from scipy import sparse
 from minigrad.backend import Matrix
 from minigrad.data import pieces
 
-# So close to a whole number a count is taken for it: expm1(log1p(3)) is 3.0000002 in float32.
+# What is so close to a whole number is taken for it: expm1(log1p(3)) is 3.0000002 in float32.
 NEAR = 1e-4
 BLOCK = 2**20  # entries looked at in one go
 LOOKED_AT = 1000  # rows at most, spread over all that have fractions
-TRIED = 200  # of these rows, and of columns, for what takes a loop over them
-LEAST_ENTRIES = 5  # of a row, or column, that is asked for a number all are multiples of
-SAME = 1e-3  # relative, of totals that are the same
-# Share of the cells with one total, from which that is no chance: several batches may each have
-# been brought to a total of their own.
+TRIED = 200  # rows at most of these, and columns at most, where each is looked at by itself
+LEAST_ENTRIES = 5  # of a row or a column from which something is concluded
+SAME = 1e-3  # relative difference of two totals that are taken for the same
+# The share of cells with the same total that is no longer chance. It is not 1, as several batches
+# may each have been brought to a total of their own.
 WITH_ONE_TOTAL = 0.3
 
 Inverse = tuple[str, Callable[[np.ndarray], np.ndarray], float]
@@ -62,13 +67,13 @@ INVERSES: tuple[Inverse, ...] = (
 def round_counts(x, first: int = 0) -> Matrix:
     """Counts from which ambient RNA was taken away, (n_cells, n_genes), as whole numbers.
 
-    x: dense, or any SciPy sparse matrix, of which a CSR matrix is made. A fraction goes up with the
-    probability by which it is above the whole number below it, 0.3 with 30 %, so that means and
-    totals stay as they are, which the nearest whole numbers would not keep: of 0.9 they make the 1
-    that it was before. (SoupX does the same with roundToInt=TRUE.) An entry with the fraction f
-    varies by f (1 - f) more than it did. What comes of it depends on its position alone, its row
-    being counted from `first`: the same matrix gives the same counts every time, some of its cells,
-    or the same in another order, give others. Negative entries stay as they are.
+    x: dense, or any SciPy sparse matrix, of which a CSR matrix is made. An entry that is f above a
+    whole number is rounded up with probability f, else down: 2.3 becomes 3 with 30 %. So totals
+    stay as they are on average, and the variance of an entry grows by f (1 - f). The nearest whole
+    numbers would undo the correction, as 0.9 would be the 1 that it was before. (SoupX does the
+    same as here with roundToInt=TRUE.) Chance is a function of an entry's position, with rows
+    counted from `first`: so the same matrix gives the same counts every time, but some of its
+    cells, or all in another order, give others. Negative entries stay as they are.
     """
     if not sparse.issparse(x):
         x = np.asarray(x)
@@ -103,8 +108,9 @@ def _rounded(values, rows, columns) -> np.ndarray:
 def _uniform(rows, columns) -> np.ndarray:
     """A number from 0 to below 1 for each position, always the same, and without a pattern.
 
-    rows and columns: whole numbers of shapes that fit together. The mixer of SplitMix64 (Steele,
-    Lea & Flood 2014): a generator would have to draw for all entries before this one as well.
+    rows and columns: whole numbers of shapes that broadcast. This is draw row * 2^32 + column of
+    the generator SplitMix64 (Steele, Lea & Flood 2014) with seed 0. It can say any draw without
+    those before it, which here would be the draws for all entries that are 0.
     """
     z = (rows.astype(np.uint64) << np.uint64(32)) + columns.astype(np.uint64) + np.uint64(1)
     z = z * np.uint64(0x9E3779B97F4A7C15)
@@ -150,36 +156,41 @@ def why_no_counts(some: sparse.csr_array) -> str | None:
     """
     if some.nnz == 0 or not np.isfinite(some.data).all() or some.data.min() < 0:
         return None
+    reason = _by_totals(some) or _how_it_was_made(some)
+    if reason is not None:
+        return reason
     n_entries = np.bincount(some.indices, minlength=some.shape[1])
     n_fractions = np.bincount(some.indices, _are_fractions(some.data), minlength=some.shape[1])
-    full = np.flatnonzero(n_fractions > 0.95 * np.maximum(n_entries, LEAST_ENTRIES))
-    reason = _by_totals(some) or _how_it_was_made(some)
-    if reason is None and LEAST_ENTRIES <= len(full) < np.count_nonzero(n_entries):
-        reason = _how_it_was_made(sparse.csr_array(some[:, full]))
-        reason = reason and f"of {len(full):,} genes {reason}"
-    return reason
+    genes = np.flatnonzero(n_fractions > 0.95 * np.maximum(n_entries, LEAST_ENTRIES))
+    if LEAST_ENTRIES <= len(genes) < np.count_nonzero(n_entries):
+        reason = _how_it_was_made(sparse.csr_array(some[:, genes]))
+    return None if reason is None else f"of {len(genes):,} genes {reason}"
 
 
 def _undone(x: sparse.csr_array) -> list[tuple[str, sparse.csr_array]]:
-    """(name, matrix) of each of INVERSES that can be taken of entries so large."""
+    """The matrix with each of INVERSES taken of its entries, and the name of that; those are left
+    out for which its entries are too large.
+    """
     largest = x.data.max()
     return [(name, _like(x, undo(x.data))) for name, undo, most in INVERSES if largest < most]
 
 
 def _by_totals(x: sparse.csr_array) -> str | None:
-    """Of normalised values the sums by cell are alike within a thousandth: says so, or None."""
-    if any(_have_one_total(values) for values in (x, *(values for _, values in _undone(x)))):
+    """That cells have the same total, or have it where a transformation is undone; None if not."""
+    versions = [x, *(values for _, values in _undone(x))]
+    if any(_have_one_total(values) for values in versions):
         return "all cells have the same total, or had before a logarithm was taken"
     return None
 
 
 def _how_it_was_made(x: sparse.csr_array) -> str | None:
-    """How entries above 0 came of counts, in words, where they give it away.
+    """How entries above 0 were made of counts, in words, where they give it away.
 
-    Of what was normalised, and genes left out since, the values of each cell are multiples of one
-    number, which differs between cells. Those that were scaled gene by gene are multiples of one
-    number of each gene. And what a logarithm, a root or an inverse hyperbolic sine was taken of, is
-    whole again where that is undone.
+    Three things do. Counts of which a logarithm, a root or an inverse hyperbolic sine was taken are
+    whole numbers again where that is undone. Counts that were divided by a size factor of the cell
+    are multiples of one number in each cell, which differs between cells: so also where genes were
+    left out afterwards, and totals are no longer the same. And counts that were scaled gene by gene
+    are multiples of one number in each gene.
     """
     undone = _undone(x)
     versions = [x, *(values for _, values in undone)]
@@ -213,12 +224,12 @@ def why_doubtful(some: sparse.csr_array) -> str | None:
     """What makes it doubtful that entries are counts with fractions, in words; None where they look
     like that.
 
-    some: (n, n_genes), what `with_fractions` found. Of counts from which a little was taken away,
-    and of those that are whole for the most part, many lie within a quarter below 1, and below 2;
-    few above, or half way to the whole number below. Anything smooth has as many on both sides.
-    Cells with fractions for the most part are looked at for themselves, as others may be of another
-    batch: the larger group has to show it by more than chance, the smaller must not show the
-    opposite.
+    some: (n, n_genes), what `with_fractions` found. Counts from which a little was taken away, and
+    those that are mostly whole, have many entries from 0.75 to 1, few just above 1, and few from
+    0.25 to 0.5; around 2 likewise. Values that know no whole numbers have as many on one side as on
+    the other. Cells of which most entries are fractions are looked at apart from the
+    rest, for they may be another batch: the larger of the two groups of cells must show this by
+    more than chance, and the smaller must not show the opposite.
     """
     fractions = _like(some, _are_fractions(some.data).astype(np.float64)).sum(axis=1)
     has_most = fractions >= 0.5 * np.diff(some.indptr)
@@ -233,8 +244,9 @@ def why_doubtful(some: sparse.csr_array) -> str | None:
 
 
 def _lie_at_whole_numbers(values, n_sigma: float) -> bool:
-    """Whether entries, (n,), are more often at 1, or a little less, than near it, by so many
-    standard errors; and so at 2.
+    """Whether entries (n,) are from 0.75 to 1 more often than above it, and than from 0.25 to 0.5.
+
+    And so with 1 more. n_sigma: by how many standard errors; negative: they may be rarer by these.
     """
 
     def between(low, high):
@@ -242,16 +254,18 @@ def _lie_at_whole_numbers(values, n_sigma: float) -> bool:
 
     for whole in (1.0, 2.0):
         below = between(whole - 0.25, whole + NEAR)
-        for others in (2 * between(whole + NEAR, whole + 0.25), between(whole - 0.75, whole - 0.5)):
-            if below < others + n_sigma * np.sqrt(below + others) or below == 0 < n_sigma:
+        above = 2 * between(whole + NEAR, whole + 0.25)
+        further_below = between(whole - 0.75, whole - 0.5)
+        if below == 0 and n_sigma > 0:
+            return False
+        for others in (above, further_below):
+            if below < others + n_sigma * np.sqrt(below + others):
                 return False
     return True
 
 
 def spread(n: int, most: int) -> np.ndarray:
-    """The whole numbers from 0 to below n, (n,); where these are too many, (most,) of them, evenly
-    spread.
-    """
+    """`most` of the whole numbers from 0 to below n, evenly spread, or all if there are no more."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
 
 
@@ -261,8 +275,10 @@ def _like(x, data) -> sparse.csr_array:
 
 
 def _have_one_total(x) -> bool:
-    """Whether many rows of a CSR matrix, at least three, have the same sum. Rows of few entries do
-    not count, nor sums that are mostly the largest entry, as of powers of 10: they may be alike.
+    """Whether many rows of a CSR matrix, at least three, have the same sum.
+
+    Rows of few entries do not count. Nor do rows of which one entry is most of the sum, as where
+    10**x was taken of what was no logarithm: these are alike where their largest entries are.
     """
     totals = x.sum(axis=1)
     largest = x.max(axis=1).toarray()
@@ -272,8 +288,8 @@ def _have_one_total(x) -> bool:
 
 
 def _units(x) -> np.ndarray | None:
-    """The numbers of which the entries of each row of a CSR matrix are multiples; None where not
-    nearly all rows have one. Rows of few entries do not count.
+    """The number of which the entries of a row of a CSR matrix are multiples, for each row that has
+    one (`_unit`); None unless nearly all rows have one. Rows of few entries do not count.
     """
     ends = np.stack([x.indptr[:-1], x.indptr[1:]], axis=1)
     ends = ends[np.diff(ends, axis=1)[:, 0] >= LEAST_ENTRIES]
@@ -288,10 +304,10 @@ def _differ(units) -> bool:
 
 
 def _unit(values) -> float | None:
-    """The largest of the least of some numbers (n,) above 0, its half, third ... and sixth, of
-    which they are multiples; None where they are of none.
+    """The largest number of which some numbers (n,) above 0 are multiples, or None.
 
-    It is found where counts of 1 to 6 are the smallest.
+    The smallest of them, its half, its third ... and its sixth are tried. So the unit of counts is
+    found if their smallest is 1 to 6.
     """
     least = values.min()
     for n in range(1, 7):
