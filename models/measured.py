@@ -8,9 +8,9 @@ are remembered, in two places:
     counts.var["is_measured"]     of each gene, in counts that `align_genes` has filled with zeros
     model.unmeasured              batch -> names of genes, in a model that `map_query` made
 
-The first goes with the counts through `to_anndata` and files; the second is there too when cells
-are asked about that somebody else has filled with zeros, or that do not exist yet (`generate`). All
-questions about single genes ask here, so that all answer alike:
+The first goes with the counts through `to_anndata` and files. The second is also there for cells
+that somebody else has filled with zeros, and for cells that do not exist yet (`generate`). All
+methods that answer for single genes ask here, so that all answer alike:
 
     >>> from types import SimpleNamespace
     >>> model = SimpleNamespace(genes=["Actb", "Cd3e"], batches=["a", "b"], n_genes=2)
@@ -39,7 +39,7 @@ def measured_in(counts: Any) -> np.ndarray | None:
     """Which genes of Counts or AnnData were measured, (n_genes,) bool; None where nothing says so,
     which means all.
     """
-    var = getattr(counts, "var", None)  # of an array it is a method, its variance
+    var = getattr(counts, "var", None)  # an array's is a method: the variance
     if callable(var) or var is None or IS_MEASURED not in var:
         return None
     mask = np.asarray(var[IS_MEASURED])
@@ -47,10 +47,10 @@ def measured_in(counts: Any) -> np.ndarray | None:
 
 
 def unmeasured_in(model: Any, counts: Any, codes: Iterable[int]) -> np.ndarray:
-    """Which genes of a model were not measured in all of these cells: (n_genes,) bool.
+    """Which genes of a model were not measured in one or more of these cells: (n_genes,) bool.
 
     counts: what the model is asked about, (n_cells, n_genes), or None for cells that do not exist.
-    codes: of the batches of cells, in any number.
+    codes: of the batches of these cells, each once or more often.
     """
     found = np.zeros(model.n_genes, bool)
     measured = measured_in(counts)
@@ -87,7 +87,7 @@ def warn_of_unmeasured(
 
 
 def in_words(model: Any, positions: np.ndarray) -> str:
-    """How many genes these are, and the first of them: "3 (a, b, c) were"."""
+    """How many genes are at these positions, and the first names, with a verb: "2 (a, b) were"."""
     names = model.genes or [f"gene_{i}" for i in range(model.n_genes)]
     examples = ", ".join(names[i] for i in positions[:SHOWN]) + " ..." * (len(positions) > SHOWN)
     return f"{len(positions):,} ({examples}) {'was' if len(positions) == 1 else 'were'}"

@@ -23,25 +23,27 @@ import numpy as np
 from minigrad.backend import Array
 from models.clustering import checked_points
 
-EXAGGERATION = 12.0  # of p in the first quarter of the steps, which gathers the groups
+EXAGGERATION = 12.0  # times p, in the first quarter of the steps: gathers the groups
 N_BISECTIONS = 60
-N_ROWS = 128
-NO_NEIGHBOUR = 1e-20  # below it products are denormal numbers, with which processors are slow
+N_ROWS = 128  # of all pairs, in one go
+NO_NEIGHBOUR = 1e-20  # a smaller p is taken for 0: denormal products make processors slow
 
 
 def nearness(x: np.ndarray, perplexity: float) -> np.ndarray:
     """p_ij of the rows of x (n, features): (n, n) float32, symmetric, summing to 1.
 
-    Each row has the width at which its entropy is log(perplexity), found by bisection.
+        p_j|i = exp(-precision_i |x_i - x_j|²) / sum of these over j,    p_ij = (p_j|i + p_i|j) / 2n
+
+    The precision of a row is that with which its entropy is log(perplexity), found by bisection.
     """
     squared = np.sum(x * x, axis=1)
-    d = np.maximum(squared[:, None] + squared - 2.0 * x @ x.T, 0.0)
+    d = np.maximum(squared[:, None] + squared - 2.0 * x @ x.T, 0.0)  # |x_i - x_j|²
     np.fill_diagonal(d, np.inf)
-    d -= d.min(axis=1, keepdims=True)
+    d -= d.min(axis=1, keepdims=True)  # p_j|i is the same, and its sum cannot become 0
     low = np.full(len(x), 1e-10)
     high = np.full(len(x), 1e10)
     for _ in range(N_BISECTIONS):
-        precision = np.sqrt(low * high)
+        precision = np.sqrt(low * high)  # the middle of their logarithms
         p = np.exp(-d * precision[:, None])
         p /= p.sum(axis=1, keepdims=True)
         entropy = -np.sum(p * np.log(np.maximum(p, 1e-300)), axis=1)
@@ -54,28 +56,30 @@ def nearness(x: np.ndarray, perplexity: float) -> np.ndarray:
 
 
 def gradient(y: np.ndarray, p: np.ndarray, exaggeration: float = 1.0) -> np.ndarray:
-    """Of KL(p || q) in the points y (n, 2); p: (n, n), symmetric. Returns (n, 2).
+    """The gradient of KL(p || q) by the points y (n, 2): (n, 2). p: (n, n), symmetric.
 
-    With w_ij = 1 / (1 + |y_i - y_j|²), and q_ij = w_ij over the sum of all, it is
-    4 sum_j (p_ij - q_ij) w_ij (y_i - y_j): equation 5 of van der Maaten & Hinton (2008). Where p
-    is exaggerated it is p times that number. Rows are taken a few at a time, which the processor's
-    cache holds.
+        w_ij = 1 / (1 + |y_i - y_j|²),    q_ij = w_ij / sum of all w
+        gradient_i = 4 sum_j (p_ij - q_ij) w_ij (y_i - y_j)
+
+    This is equation 5 of van der Maaten & Hinton (2008). The sum of p_ij w_ij (y_i - y_j) is called
+    attraction here, and the rest repulsion. exaggeration: what p is multiplied by. Rows are taken a
+    few at a time, so that their pairs fit into the processor's cache.
     """
-    squared = np.sum(y * y, axis=1) + np.asarray(1.0, y.dtype)
+    squared_and_1 = np.sum(y * y, axis=1) + np.asarray(1.0, y.dtype)
     attraction = np.empty_like(y)
     repulsion = np.empty_like(y)
     total = 0.0
     for first in range(0, len(y), N_ROWS):
         rows = slice(first, first + N_ROWS)
         w = (-2.0 * y[rows]) @ y.T
-        w += squared[rows, None]
-        w += squared - 1.0
-        np.maximum(w, 1.0, out=w)
+        w += squared_and_1[rows, None]
+        w += squared_and_1 - 1.0
+        np.maximum(w, 1.0, out=w)  # 1 + |y_i - y_j|², but for rounding
         np.reciprocal(w, out=w)
         total += float(w.sum()) - len(w)  # a point and itself, for which w is 1, are no pair
         pull = p[rows] * w
         attraction[rows] = pull.sum(axis=1, keepdims=True) * y[rows] - pull @ y
-        w *= w
+        w *= w  # q_ij w_ij is w_ij² / total
         repulsion[rows] = w.sum(axis=1, keepdims=True) * y[rows] - w @ y
     return 4.0 * (exaggeration * attraction - repulsion / total)
 
