@@ -27,9 +27,9 @@ that was counted 5 % more often in a by chance. A decoder that was fitted closel
 direction is the more probable one, not that there is a difference, and this mode marks no genes.
 It errs the other way as well: where a group is too small for the model to learn what is special
 about it, rho is nearly the same in both groups. In simulations of which the truth is known, genes
-marked by this p at an expected 5 % of false ones are false in 18 % of cases (500 cells against
-500), and log fold changes come out at a quarter of their size (20 cells against 980). This is
-measured in tests/benchmarks/differential.py; the README there has the table.
+that one would mark by this p, at an expected 5 % of false ones, are false in 27 % of cases (500
+cells against 500), and log fold changes come out at 0.3 of their size (20 cells against 980). This
+is measured in tests/benchmarks/differential.py; the README there has the table.
 
 mode="change" asks for more than a direction. H1 is that the log2 fold change between the means of
 the groups is above delta (or below -delta, if that is the more probable side). Draws of rho alone
@@ -99,21 +99,21 @@ The exposure takes the place of the total, and no difference is left. In general
 over the cells i of the group. l_i is the total of the cell, rho_i the fraction of it that the model
 expects of the gene, and rho'_i that fraction with the cell in a batch drawn from those of both
 groups. With one batch this is the total again, as far as deep and shallow cells express the gene
-alike. If the model has covariates, they are drawn together with
-the batch, from the same cell.
+alike. If the model has covariates, they are drawn together with the batch, from the same cell.
 
 2. Chance is more than counting. Cells of one group differ, and counts are overdispersed. What this
-adds to 1 / count is estimated from the model and from the cells (`Sums.excess`).
+adds to 1 / count is estimated twice, by the model's variances and by the scatter of the cells. The
+larger estimate counts (`Sums.excess`).
 
 3. Normal(0, 1) was an assumption. All genes together say what to put in its place (`_two_kinds`):
 the lfc of most genes lie as close to 0 as chance would have it, and some lie far away. This makes
 an empirical prior of two normal distributions, a narrow and a wide one.
 
-How the code goes: `differential_expression` asks groups.py which cells are compared, adds up counts
-and expectations of each group in one pass (`_tally`), makes of these sums the four numbers from
-above for every gene (`_sums`), and of two groups' numbers the columns of a table (`_of_means`).
-Mode "vanilla" stands before it (`_pairs`, `_of_pairs`). The table and its pictures are
-differential_table.py's.
+How the code goes: `differential_expression` asks groups.py which cells are compared, and adds up
+the counts and expectations of each group in one pass (`_tally`). From these sums follow a group's
+count, exposure and excess for every gene (`_sums`), and from those of two groups the columns of a
+table (`_of_means`). Mode "vanilla" stands before it (`_pairs`, `_of_pairs`). The table and its
+pictures are differential_table.py's.
 
 Know after: what a Bayes factor of differential expression says and does not say, and how a thousand
 uncertain estimates help each other.
@@ -228,12 +228,15 @@ class ComparesGroups:
         groups = []
         for i in question.compared:
             others = [j for j in range(len(tallies)) if j != i]
-            a, b = tallies[i], _together([tallies[j] for j in others])
+            a = tallies[i]
+            b = _together([tallies[j] for j in others])
             threshold = None
             if mode == "vanilla":
                 rest = np.sort(np.concatenate([question.cells[j] for j in others]))
                 lfc, rho = _pairs(self, told, [question.cells[i], rest], n_samples, seed)
-                found = _of_pairs(*[np.compress(measured, of_all, 1) for of_all in (lfc, rho)])
+                lfc = np.compress(measured, lfc, axis=1)
+                rho = np.compress(measured, rho, axis=1)
+                found = _of_pairs(lfc, rho)
             else:
                 found, threshold = _of_means(_sums(a), _sums(b), delta)
             pair = Groups(question.names[i], question.other, a.n_cells, b.n_cells, threshold)
@@ -246,7 +249,10 @@ class ComparesGroups:
 
 
 def _columns(names, groups: Groups, found: dict, a: Tally, b: Tally, mode, fdr) -> dict:
-    """The columns of one comparison, (n_genes,) each, best first. found: those of its mode."""
+    """The columns of one comparison, (n_genes,) each, the surest gene first.
+
+    found: the columns that `_of_means` or `_of_pairs` made.
+    """
     columns = dict(
         group=np.full(len(names), groups.a),
         comparison=np.full(len(names), groups.b),
@@ -304,8 +310,8 @@ def _of_pairs(lfc, rho) -> dict:
     for start in range(0, n_genes, 256):
         genes = slice(start, start + 256)
         part = lfc[:, genes].astype(np.float64)
-        held = np.sum(part > 0, axis=0) + 0.5 * np.sum(part == 0, axis=0)
-        p[genes] = (held + 0.5) / (n + 1)  # the mean under Jeffreys' prior, never 0 or 1
+        n_higher = np.sum(part > 0, axis=0) + 0.5 * np.sum(part == 0, axis=0)
+        p[genes] = (n_higher + 0.5) / (n + 1)  # the mean under Jeffreys' prior, never 0 or 1
         mean[genes] = part.mean(axis=0)
         median[genes] = np.median(part, axis=0)
         std[genes] = part.std(axis=0)
@@ -364,8 +370,8 @@ def _tallies(model, told: Cells, groups, n_samples, rng) -> list[Tally]:
     """The Tally of each group of cells, in one pass over counts, which may lie on the disk.
 
     groups: positions of cells, increasing, in no two groups. n_samples: draws of z for each group,
-    or more, for each cell has one at least. Batches and covariates for Tally.fraction
-    are those of random cells of all groups.
+    or more, for each cell has one at least. Batches and covariates for Tally.fraction are those of
+    random cells of all groups.
     """
     everyone = np.concatenate(groups)
     group_of = np.full(told.counts.shape[0], -1)
@@ -387,8 +393,8 @@ def _tally(model, x, told: Cells, cells, everyone, n_draws: int, rng) -> Tally:
     """The Tally of cells x (n_cells, n_genes) in memory, with n_draws of z for each.
 
     cells: their positions among all that are told, (n_cells,). everyone: positions of the cells
-    whose batches and covariates are drawn for `fraction`.
-    Counts that ZINB expects include its structural zeros.
+    whose batches and covariates are drawn for `fraction`. Counts that ZINB expects include its
+    structural zeros.
     """
     mean, std = model.latent_of([x, told.codes[cells], told.covariates[cells]])
     counted = _counted(x)
@@ -463,9 +469,7 @@ def _observed_excess(tally: Tally) -> np.ndarray:
 def _expected_counts(model, z, size, told: Cells, like):
     """Mean and variance (n, n_genes) of counts of cells with these z and totals (n, 1).
 
-    Each in the batch, and with the covariates, of the cell at the position that `like` has for it.
-
-    (That of posterior.py by this name begins with counts, and has means only.)
+    like: (n,), positions of the cells from which each has its batch and its covariates.
     """
     log_size = np.log(size).astype(model.dtype)
     inputs = [
@@ -493,7 +497,7 @@ def _log_fraction(sums: Sums, pooled):
 
 
 def _of_means(a: Sums, b: Sums, delta):
-    """Columns (n_genes,) of mode "change", and its threshold: delta, unless that is None."""
+    """Columns (n_genes,) of mode "change", and its threshold: delta, or what None stands for."""
     pooled = (a.observed + b.observed) / (a.exposure + b.exposure)
     log_a, variance_a = _log_fraction(a, pooled)
     log_b, variance_b = _log_fraction(b, pooled)
@@ -592,7 +596,8 @@ def _warn_of_misfit(name: str, sums: Sums) -> None:
     """Warn if a group's means are not those that the model expects, by more than chance explains.
 
     misfit: by how much squared log ratios of observed to expected counts exceed their variances, on
-    average over genes, each weighted by how exactly it is known. 4 standard deviations are chance.
+    average over genes, weighted by 1 / variance. By chance alone its mean is 0 and its standard
+    deviation sqrt(2 n_genes) / sum of weights; up to four of these are taken for chance.
     """
     # With the expected counts for exposure and 1 for pooled, the fraction is observed / expected.
     log_ratio, variance = _log_fraction(sums._replace(exposure=sums.expected), 1.0)
