@@ -1,7 +1,7 @@
-"""Which cells are compared with which, and what is to be said of them. This is engineering.
+"""Which cells are compared with which: groups of cells, and samples of conditions.
 
-Groups are given as masks, as positions, or as labels of cells; of genes there may be names from
-three places. Here all of it becomes one Question, or a sentence that says why it cannot be:
+This is engineering. Groups are given as masks, as positions, or as labels of cells. Here they
+become one Question, or a sentence that says why they cannot:
 
     >>> labels = ["B", "T", "B", "T", None]
     >>> question = question_of(None, np.ones(5, bool), None, None, groupby=labels)
@@ -10,8 +10,11 @@ three places. Here all of it becomes one Question, or a sentence that says why i
     >>> question.compared, question.other  # B, and then T, each with all cells that are not in it
     ([0, 1], 'rest')
 
-Know before reading: what `SCVI.differential_expression` takes. Know after: what groups may be, and
-why cells of different batches are warned of.
+The last part of the file does the same for samples, such as donors, of two conditions: `samples_of`
+says which cells are of which sample, and which samples of which condition.
+
+Know before reading: what `SCVI.differential_expression` and `SCVI.differential_abundance` take.
+Know after: what groups may be, and why cells of different batches are warned of.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from minigrad.data import Blocks, pieces, take_rows
 from models.labels import by_cell, cells_of, genes_of, is_missing
 from models.measured import in_words, unmeasured_in
 
-LEAST_SHARED = 0.1  # share of the groups' cells in common batches, below which a warning is given
+LEAST_SHARED = 0.1  # what groups must share of their batches, from 0 to 1; a warning is given below
 REST = "rest"  # how a table calls all cells that are not in group a
 
 
@@ -49,20 +52,14 @@ def gene_names(model: Any, counts: Any, genes: Any) -> np.ndarray:
 
     ValueError for another number of names.
     """
-    given = [
-        names
-        for names in (
-            genes,
-            model.genes,
-            genes_of(counts),
-        )
-        if names is not None
-    ]
-    names = (
-        np.asarray(given[0]).astype(str)
-        if given
-        else np.array([f"gene_{i}" for i in range(model.n_genes)])
-    )
+    names = genes
+    if names is None:
+        names = model.genes
+    if names is None:
+        names = genes_of(counts)
+    if names is None:
+        names = [f"gene_{i}" for i in range(model.n_genes)]
+    names = np.asarray(names).astype(str)
     if names.shape != (model.n_genes,):
         raise ValueError(
             f"genes: has shape {names.shape}, must be the names of the {model.n_genes} genes of "
@@ -88,9 +85,9 @@ def measured_genes(model: Any, counts: Any, told: Cells, question: Question) -> 
 class Question(NamedTuple):
     """Which cells are compared with which: each group of `compared` with all others in `cells`."""
 
-    cells: list[np.ndarray]  # positions of cells with counts, increasing, in no two groups
+    cells: list[np.ndarray]  # of each group: positions of its cells with counts, increasing
     names: list[Any]  # of each group; None for cells that are only in the rest
-    compared: list[int]  # numbers of the groups that are a group a
+    compared: list[int]  # numbers of the groups that are compared, each with all others
     other: str  # name of what each is compared with
     called: list[str]  # what warnings call each group; "" for those that are not warned of
 
@@ -264,21 +261,21 @@ def _positions(group, n_cells: int, name: str) -> np.ndarray:
 
 
 def warn_of_groups_that_are_batches(model: Any, told: Cells, question: Question) -> None:
-    """Warn of groups of which the cells are of other batches, or labels of a categorical covariate,
-    than those that they are compared with.
+    """Warn of groups that are of other batches than the cells that they are compared with, or have
+    other labels of a categorical covariate.
 
-    What both share is the sum over labels of the smaller of their two fractions of cells: 1 where
-    the fractions are alike, 0 where no label is of both.
+    What two groups share is the sum over labels of the smaller of their two fractions of cells: 1
+    where the fractions are alike, 0 where no label is in both.
     """
     for what, argument, codes, names in _told_labels(model, told):
-        fractions = np.array(
+        n_cells = np.array(  # (n_groups, n_labels)
             [np.bincount(codes[cells], minlength=len(names)) for cells in question.cells], float
         )
-        n_cells = fractions.sum(axis=1, keepdims=True)
         said = []
         for i in question.compared:
-            rest = np.delete(fractions, i, axis=0).sum(axis=0)
-            of_group, of_rest = fractions[i] / n_cells[i], rest / rest.sum()
+            in_rest = np.delete(n_cells, i, axis=0).sum(axis=0)
+            of_group = n_cells[i] / n_cells[i].sum()
+            of_rest = in_rest / in_rest.sum()
             if np.minimum(of_group, of_rest).sum() < LEAST_SHARED:
                 said.append(
                     f"{question.called[i] or 'the group'} ({_in_shares(of_group, names)}) and "
@@ -301,8 +298,8 @@ def _other_called(question: Question) -> str:
 
 
 def _told_labels(model, told: Cells) -> Iterator[tuple[str, str, np.ndarray, list[str]]]:
-    """What the model is told of cells: what it is, the argument that told it, the code of each
-    cell, (n_cells,), and the label of each code.
+    """The batch and each categorical covariate that the model is told of cells: its name, the
+    argument by which it is told, the code of each cell, (n_cells,), and the label of each code.
     """
     if model.n_batches > 1:
         names = model.batches or range(model.n_batches)
@@ -393,7 +390,7 @@ def samples_of(
             stacklevel=3,
         )
     names: list[str] = []
-    groups = []
+    are_of_a = []
     codes = np.full(len(is_known), -1)
     too_small = []
     for name in sorted(set(of_sample[is_known])):
@@ -405,22 +402,24 @@ def samples_of(
                 "where one donor gave several samples, give each a label of its own, as "
                 f"'{name} {conditions[0]}'"
             )
-        if conditions[0] != a and b not in (conditions[0], REST):
+        is_of_a = conditions[0] == a
+        is_of_b = not is_of_a and b in (conditions[0], REST)
+        if not is_of_a and not is_of_b:
             continue
         if len(cells) < 2:
             too_small.append(name)
             continue
         codes[cells] = len(names)
         names.append(name)
-        groups.append(conditions[0] == a)
+        are_of_a.append(is_of_a)
     if too_small:
         warnings.warn(
             f"sample: {', '.join(too_small[:5])}{' ...' * (len(too_small) > 5)} of one cell with "
             "counts: in no density",
             stacklevel=3,
         )
-    in_a = np.flatnonzero(groups)
-    in_b = np.flatnonzero(~np.array(groups, bool))
+    in_a = np.flatnonzero(are_of_a)
+    in_b = np.flatnonzero(~np.array(are_of_a, bool))
     for name, positions in ((a, in_a), (b, in_b)):
         if len(positions) == 0:
             raise ValueError(
@@ -438,4 +437,5 @@ def samples_of(
 
 
 def _are_known(labels) -> np.ndarray:
+    """Where labels, (n,), are not None."""
     return np.array([label is not None for label in labels])
