@@ -16,7 +16,7 @@ from minigrad.notebook import as_frame, as_html, short
 from models.files import warn_of_formulas
 from models.groups import Samples, labels_of_cells
 
-UNSURE = 0.5  # error of a log ratio from which few cells are near
+UNSURE = 0.5  # error from which a log ratio is uncertain: four cells of one condition are near
 
 
 class DifferentialAbundance:
@@ -29,12 +29,15 @@ class DifferentialAbundance:
                   of their cells, log 2 = 0.69 where a has twice the share of b
       error       its standard error, by the number of cells that the densities rest on. From 0.5 on
                   few cells of one condition are near; if there is none, the size of the ratio says
-                  nothing, and only its sign does. That samples differ is not in it
+                  nothing, and only its sign does. What samples differ in besides is not in it, nor
+                  what a model leaves of batches in the latent space where each has samples of its
+                  own
       agreement   in what proportion of pairs of samples, one of each condition, that of a is the
                   denser one; half for ties. 1 or 0: all samples agree
 
-    log_q: log density of each sample at each cell, (n_cells, n_samples), up to a number of the cell
-    that is the same for all samples; NaN for the cell's own, where that is left out. samples: their
+    log_q: log density of each sample at each cell, (n_cells, n_samples); NaN for the cell's own,
+    where that is left out. Kernels that are widened are not scaled to integrate to 1, so that only
+    differences between the samples at one cell have a meaning. samples: their
     names. a, b: names of the conditions; in_a, in_b: positions of their samples. Cells without
     counts lie nowhere, and have NaN.
 
@@ -61,11 +64,11 @@ class DifferentialAbundance:
         return len(self.columns["cell"])
 
     def by(self, labels: Any) -> dict[str, np.ndarray]:
-        """For each label of cells, (n_cells,): how many there are, and medians of their numbers.
+        """For each label of cells: how many cells have it, and the medians of their columns.
 
-        Columns (n_labels,), the highest log ratio first, with the tenth and the ninetieth
-        percentile of it. Cells without a label, or with NaN, are left out. ValueError for another
-        number of labels.
+        labels: (n_cells,), in the order of the table. Returns columns (n_labels,), the highest log
+        ratio first, with the tenth and the ninetieth percentile of it. Cells without a label, or
+        with NaN, are left out. ValueError for another number of labels.
         """
         labels = labels_of_cells(None, labels, len(self), "labels")
         is_known = np.isfinite(self["log_ratio"])
