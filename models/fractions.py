@@ -265,7 +265,10 @@ def _lie_at_whole_numbers(values, n_sigma: float) -> bool:
 
 
 def spread(n: int, most: int) -> np.ndarray:
-    """`most` of the whole numbers from 0 to below n, evenly spread, or all if there are no more."""
+    """`most` of the whole numbers from 0 to below n, evenly spread, or all n if that is fewer.
+
+    (n,) or (most,), int64.
+    """
     return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
 
 
