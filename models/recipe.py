@@ -136,10 +136,11 @@ OFFSET_PRECISION = 4.0  # of the normal prior of offsets (query.py), whose devia
 
 # ------------------------------------------------------------------------- how long, and how much
 def usual_epochs(n_cells: int, n_steps: int, n_conditions: int = 0) -> int:
-    """Epochs of a training on n_cells, n_steps to the epoch: 200, or what makes 500 steps; 1,500
-    where the decoder is told something of the cells, n_conditions numbers.
+    """Epochs of a training on n_cells with n_steps in an epoch: 200, or more where these are under
+    500 steps, and fewer above 20,000 cells, as steps are what counts; never under 10.
 
-    Fewer above 20,000 cells, as steps are what counts; never under 10.
+    n_conditions: how many numbers the decoder is told of each cell, its one-hot batch and its
+    covariates. If it is told any, 1,500 steps take the place of 500.
 
     100 cells need more than 200 epochs of one step: the running statistics of batch norm alone
     take hundreds. And a batch leaves z late: on 220 stimulated and other blood cells x 400 genes
@@ -153,33 +154,33 @@ def usual_epochs(n_cells: int, n_steps: int, n_conditions: int = 0) -> int:
 
 def usual_kl_warmup(n_conditions: int) -> float:
     """Fraction of the training over which the KL weight rises to 1: 0.25; 0 where the decoder is
-    told something of the cells.
+    told something of the cells (n_conditions, as for `usual_epochs`).
 
     The KL divergence is what keeps the batch, or a covariate, out of z: the decoder is told it
     anyway, so that in z it only costs. While the weight is small, z may say whatever it likes; the
     networks learn to use a batch in z, and a training is too short to forget all of that.
-    n_conditions: of the model, how much its decoder is told.
     """
     return 0.25 if n_conditions == 0 else 0.0
 
 
 def usual_layers(n_conditions: int) -> int:
-    """Hidden layers of both networks: 1, and 2 where the decoder is told something of the cells.
+    """Hidden layers of both networks: 1, and 2 where the decoder is told something of the cells
+    (n_conditions, as for `usual_epochs`).
 
     A decoder of one layer adds the batch, or a covariate, to what its hidden units see of z. With a
-    second one it can also answer it in another way for each kind of cell, as where the same ambient
-    RNA hides what some express little of, and not what they express much of. n_conditions: of the
-    model.
+    second one a batch can do something else to each kind of cell: the same ambient RNA, say, covers
+    up a gene in cells that express little of it, and not in cells that express much.
     """
     return 1 if n_conditions == 0 else 2
 
 
 def may_hurry(model: Any) -> bool:
-    """Whether z may begin at components, and theta be quick: where nothing is told, or by two
-    layers.
+    """Whether z may begin at components, and theta be quick: not if the decoder is told something
+    of the cells and has one layer.
 
-    Where each type answers a batch in its own way (test_scvi.py), iLISI with one layer is 0.44 so,
-    0.83 without; with two layers 0.91 so, 0.93 without, and the ELBO is higher by 10.
+    Where a batch does something else to each type (test_scvi.py), iLISI with one layer is 0.44 if z
+    and theta begin so, and 0.83 if not. With two layers it is 0.91 and 0.93, and the ELBO is higher
+    by 10 if they do.
     """
     return model.n_conditions == 0 or model.config["n_layers"] > 1
 
@@ -253,7 +254,7 @@ class AdamForCounts(optim.Adam):
 def add_prior(p: Tensor, weight_decay: float) -> None:
     """Add the gradient of weight_decay / 2 * sum(p^2) to that of a parameter p, of any shape.
 
-    Without a gradient it stays: a likelihood without dispersion leaves that head alone.
+    A parameter that has none gets none: a head that the likelihood does not use stays as it is.
     """
     if p.grad is not None:
         _add_prior(p.grad, p.data, weight_decay)
@@ -308,8 +309,8 @@ def thinned(counts: Matrix, rng: np.random.Generator) -> Matrix:
 
     counts: (n, n_genes), dense or CSR, whole numbers; the result is of the same kind. A normal draw
     of the binomial's mean x / 2 and variance x / 4, rounded and kept within 0 to x, takes its
-    place. That is exact for x = 1, puts no probability of the others off by more than 0.021, and
-    needs of a GPU's generator only what it has.
+    place. For x = 1 that is exact, for more no probability is wrong by more than 0.021, and normal
+    draws are what the generator of a GPU has.
     """
     if backend.is_sparse(counts):
         kept = _half(counts.data, rng)
@@ -430,15 +431,21 @@ def _start_library_encoder(model, totals: np.ndarray) -> None:
 def start_from_components(model: Any, genes: Expression, cells: TrainingCells) -> None:
     """Let z begin as the first principal components of log(1 + counts), and rho follow them.
 
-    The first two hidden units of each network carry the first component and its opposite, the next
-    two the second, and so on, in all layers: relu(a) - relu(-a) = a. So one layer more picks up
-    what went in, scaled by batch norm to variance 1: the mean of z, or log rho. Each gene's log rho
-    changes with each component by one step of Fisher scoring from its mean, to the most probable
-    value under NB and the prior of the weights. The components are those of one half of each cell's
-    molecules, of what depth, batch and covariates do not explain there, and the slopes of log rho
-    those of the other half: where a component is the noise of these cells, they are about 0. The
-    other hidden units count from the first step. Parameters that are frozen stay, and a model
-    without room for a component.
+    How networks carry them: the first two hidden units of each layer are the first component a and
+    its opposite, the next two the second, and so on. As relu(a) - relu(-a) = a, the head after the
+    layers can read off what went in, scaled by batch norm to variance 1: the encoder's the mean of
+    z, the decoder's log rho. The other hidden units keep their random weights; the heads begin
+    without them, and learn to use them from the first step on.
+
+    How rho follows: the log rho of a gene changes with each component by a slope. It is one step of
+    Fisher scoring from 0 to the most probable slope under NB and the prior of the weights
+    (`_slopes`).
+
+    The molecules of each cell are parted into two halves. Components are those of the first half,
+    of what depth, batch and covariates do not explain there; slopes are found on the second. So
+    where a component is only the noise of these cells, its slopes are about 0.
+
+    Parameters that are frozen stay, and so does a model without room for a component.
     """
     rng = np.random.default_rng(0)
     n_components = min(N_COMPONENTS, model.n_latent, model.config["n_hidden"] // 2)
@@ -552,10 +559,14 @@ def _slopes(
 ) -> np.ndarray:
     """How log rho changes with each score, (n_genes, n): a step of Fisher scoring from 0.
 
-    counts: (n_cells, n_genes), and of the same cells scores (n_cells, n), of variance 1. Of an NB
-    with means mu = total * rho, and w = 1 / (1 + mu / theta), the derivative by log rho is
-    w (x - mu), and the information w mu; the prior of a slope adds its precision to that. Sums over
-    cells of w mu, and of w mu times a score, are rho times those of w total.
+    counts: (n_cells, n_genes); scores: of the same cells, (n_cells, n), of variance 1. An NB with
+    the mean mu = total * rho, and w = 1 / (1 + mu / theta), has the derivative w (x - mu) by log
+    rho, and the Fisher information w mu. So for a slope on a score s
+
+        step = sum_i s_i w_i (x_i - mu_i) / (sum_i w_i mu_i s_i^2 + precision)
+
+    with the precision of its normal prior. s_i^2 is replaced by its mean, 1, so that a gene has one
+    denominator. Sums with w mu are rho times those with w total.
     """
     totals = counts.sum(axis=1)
     rho = genes.rho.astype(counts.dtype)
