@@ -8,12 +8,12 @@ Know before reading: nothing. In a picture by itself labels take the colours in 
     ['#0072B2', '#E69F00', '#009E73']
 
 Then B is blue, and in the picture of a sample without B, NK is. So in reports a colour follows from
-the label's name alone, `look_by_name`, by a hash, as far as it goes: where two names of one picture
-come to the same colour, one of them has to take another. There are ten colours that colour-blind
-readers tell apart as well as ten can be, and twenty more for pictures with more labels. So names
-that come again in a report of other labels mostly have the same colour, but not always. Always
-they have it where they are remembered: a report keeps the colours of its labels in a file,
-`write_colors`, and later ones begin from there, `read_colors`. It may be edited by hand:
+the label's name alone, by a hash (`look_by_name`). But there are few colours: ten that colour-blind
+readers tell apart as well as ten can be, and twenty more for pictures with more labels. Where a
+hash sends two names of one picture to the same colour, one of them has to take another. So a name
+mostly has the same colour in two reports, but not always. To have it always, it must be remembered:
+a report keeps the colours of its labels in a file (`write_colors`), and later ones begin from there
+(`read_colors`). It may be edited by hand:
 
     {"B": "#0072B2", "NK": "#E69F00"}
 
@@ -102,7 +102,7 @@ def legible(color) -> str:
 def look_of(names: Iterable[str]) -> dict[str, dict]:
     """A colour and a marker for each name, in order, as matplotlib's options.
 
-    Names beyond the palette's 30 begin it anew. "others" are grey where there are more than ten.
+    After 30 names the palette begins anew. "others" are grey if there are more than ten names.
     """
     names = list(names)
     found = {}
@@ -116,9 +116,9 @@ def look_of(names: Iterable[str]) -> dict[str, dict]:
 def look_by_name(names: Iterable[str], known: Mapping[str, str] | None = None) -> dict[str, dict]:
     """A colour and a marker for each name, as matplotlib's options, that other names hardly change.
 
-    names: at most 30, of which no two have one colour; "others" and "(no label)" are grey, and have
-    a look in any case. known: name -> colour that it had before, "#RRGGBB", and has again; where
-    two names had the same one, the first.
+    names: at most 30; no two get the same colour. "others" and "(no label)" are added, in grey.
+    known: name -> "#RRGGBB", the colour that it had before and gets again; if two names had the
+    same, the first in alphabetical order gets it.
     """
     names = sorted(set(names) - set(GREY))
     chosen: dict[str, str] = {}
@@ -143,12 +143,15 @@ def _preferred(name: str, taken: set[str]) -> str:
 
 
 def _draw(name: str, color: str) -> bytes:
-    """A random number, the same one whenever this name and colour are asked."""
+    """A random number, the same one whenever this name and colour are asked.
+
+    Names from files may hold bytes that are no text, as surrogates; these must be let pass.
+    """
     return hashlib.blake2b(f"{color} {name}".encode(errors="surrogatepass")).digest()
 
 
 def _look(color: str) -> dict:
-    """matplotlib's options for a colour; each of the palette has its marker."""
+    """matplotlib's options for a colour: its own marker if it is of the palette, else the first."""
     place = PALETTE.index(color) if color in PALETTE else 0
     return {"color": color, "marker": MARKERS[place % len(MARKERS)]}
 

@@ -10,11 +10,11 @@ columns, then a line for each cell, as annotation.py reads it:
 
 Its lines stand in an order of their own, so they are joined to cells by name.
 
-Coordinates say nothing beside those of another model, whose axes mean something else, and those of
-a cell without counts say nothing at all. Neither can be seen in the numbers. So `embed` writes both
-down: which latent space it is (`space_of`), and which cells have counts. In an .npz these are two
-arrays more. A table has no place for them that would not be in the way of other programs, so they
-stand in a file beside it, table.csv.json, with the digest of the table that it is about.
+Coordinates cannot be compared with those of another model, whose axes mean something else, and
+those of a cell without counts say nothing at all. Neither can be seen in the numbers. So `embed`
+writes both down: which latent space it is (`space_of`), and which cells have counts. In an .npz
+these are two more arrays. In a table they would be in the way of other programs, so they stand in a
+file beside it, table.csv.json, with the digest of the table that it is about.
 
 Know after: when two models have the same latent space, and what becomes of cells without a label.
 """
@@ -45,7 +45,7 @@ from models.files import (
 from models.labels import is_missing_text
 
 FORMAT, VERSION = "minigrad latent", 1
-DIGITS = 16  # of a digest, hexadecimal: two of a million models are the same by a chance of 1e-8
+DIGITS = 16  # hexadecimal, of a digest: among a million models two are the same with p = 3e-8
 LARGEST_BESIDE = 2**26  # bytes of what stands beside a table
 
 
@@ -65,11 +65,11 @@ class Latent(NamedTuple):
 
 # ---------------------------------------------------------------------------- which latent space
 def space_of(model: Any) -> str:
-    """The latent space of a model, an SCVI, as a text of 16 hexadecimal digits: the digest of its
+    """A name for the latent space of a model, an SCVI: 16 hexadecimal digits, the digest of its
     encoder's weights, which decide what q(z | x) is.
 
     A model that `map_query` made has the space of the model that it was mapped onto, whose weights
-    it keeps; what it has learnt of new batches stands beside these, and does not count.
+    it keeps. Weights that it has learnt for new batches (".new.weight") are left out.
     """
     found = hashlib.sha256()
     for name, weights in sorted(model.z_encoder.state_dict().items()):
@@ -98,8 +98,9 @@ def beside(table: Path) -> Path:
 
 
 def check_beside(table: Path) -> None:
-    """OSError where what is known of a table could not be written, or would replace what is not of
-    this program: nobody has named that path.
+    """OSError if `write_beside` could not write, or would replace a file that it did not write.
+
+    The user has not named that path, and so has not said that what is there may be replaced.
     """
     path = beside(table)
     if os.path.lexists(path) and (path.is_symlink() or _read_beside(path) is None):
@@ -111,8 +112,9 @@ def check_beside(table: Path) -> None:
 
 
 def write_beside(table: Path, space: str, has_counts: np.ndarray) -> None:
-    """Write down of which latent space a table of cells is, and which of them have counts, (n,)
-    bool.
+    """Write beside a table of cells which latent space it is of, and which cells have no counts.
+
+    has_counts: (n_cells,) bool.
     """
     content = {
         "format": FORMAT,
