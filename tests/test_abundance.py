@@ -184,6 +184,32 @@ def test_a_type_three_times_as_frequent_has_log_3_and_the_rest_what_is_left(leav
     assert 0.5 < np.std(off) / np.sqrt(np.mean(found.error**2)) < 1.5
 
 
+def test_a_model_of_several_batches_finds_twice_the_share_and_errs_by_its_errors():
+    """Each batch has cells of a donor of either condition; 10 draws of whose they are, by types, with known odds."""
+    x, types = two_types(500)
+    rng = np.random.default_rng(6)
+    batch = rng.integers(3, size=len(x))
+    x = rng.binomial(x.astype(int), np.exp(-rng.exponential(0.5, (3, x.shape[1])))[batch])
+    x = x.astype(np.float32)
+    model = SCVI(x.shape[1], n_batches=3, n_latent=4, seed=0)
+    model.fit(x, batch=batch, epochs=40, progress=False)
+    mean, std = model.latent_of([x, batch, np.zeros((len(x), 0), np.float32)])
+    for odds in ([1.0, 1.0], [2.0, 1.0]):
+        p_a = np.array(odds) / (1.0 + np.array(odds))
+        n = np.bincount(types)
+        expected = np.log(n * p_a / (n @ p_a)) - np.log(n * (1 - p_a) / (n @ (1 - p_a)))
+        assert expected[0] - expected[1] == pytest.approx(np.log(odds[0]))
+        ratios, relative = [], []
+        for _ in range(10):
+            in_a = rng.random(len(x)) < p_a[types]
+            codes = batch + 3 * ~in_a
+            found = log_ratios(mean, std, samples_like(codes, [0, 1, 2], [3, 4, 5]))
+            ratios.append([found.log_ratio[types == k].mean() for k in (0, 1)])
+            relative.append((found.log_ratio - expected[types]) / found.error)
+        np.testing.assert_allclose(np.mean(ratios, axis=0), expected, atol=0.08)
+        assert 0.75 < np.sqrt(np.mean(np.square(relative))) < 1.35
+
+
 def test_where_a_condition_has_no_cells_the_ratio_is_uncertain():
     mean, std, codes, is_first = simulated()
     mean[is_first & (codes >= 3), 0] -= 12.0  # in b all are of the second type
