@@ -14,7 +14,8 @@ import numpy as np
 from minigrad.checkpoint import whole_file
 from minigrad.notebook import as_frame, as_html, short
 from models.files import warn_of_formulas
-from models.groups import Samples, labels_of_cells
+from models.groups import REST, Samples, labels_of_cells
+from models.labels import by_cell
 
 UNSURE = 0.5  # error from which a log ratio is uncertain: four cells of one condition are near
 
@@ -46,14 +47,14 @@ class DifferentialAbundance:
     agree.
     """
 
-    def __init__(self, columns: dict, log_q: np.ndarray, samples: Samples, a: str, b: str):
+    def __init__(self, columns: dict, log_q: np.ndarray, samples: Samples, a: str, b: str | None):
         self.columns = columns
         self.log_q = log_q
         self.samples = samples.names
         self.in_a = samples.in_a
         self.in_b = samples.in_b
         self.a = a
-        self.b = b
+        self.b = REST if b is None else b
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.columns:
@@ -66,10 +67,12 @@ class DifferentialAbundance:
     def by(self, labels: Any) -> dict[str, np.ndarray]:
         """For each label of cells: how many cells have it, and the medians of their columns.
 
-        labels: (n_cells,), in the order of the table. Returns columns (n_labels,), the highest log
+        labels: (n_cells,), in the order of the table; of a Series, by the names of cells. Returns
+        columns (n_labels,), the highest log
         ratio first, with the tenth and the ninetieth percentile of it. Cells without a label, or
         with NaN, are left out. ValueError for another number of labels.
         """
+        labels = by_cell(labels, self["cell"].tolist(), "labels")
         labels = labels_of_cells(None, labels, len(self), "labels")
         is_known = np.isfinite(self["log_ratio"])
         rows = []
@@ -80,7 +83,7 @@ class DifferentialAbundance:
             rows.append((name, np.sum(cells), middle, low, high, *medians))
         names = ("label", "cells", "log_ratio", "10 %", "90 %", "error", "agreement")
         rows.sort(key=lambda row: -row[2])
-        return {name: np.array(values) for name, values in zip(names, zip(*rows))}
+        return {name: np.array([row[i] for row in rows]) for i, name in enumerate(names)}
 
     def __str__(self) -> str:
         log_ratio = self["log_ratio"][np.isfinite(self["log_ratio"])]

@@ -337,8 +337,9 @@ class Samples(NamedTuple):
 
 def conditions_of(
     of_cells: np.ndarray, group_a: Any, group_b: Any, condition: Any
-) -> tuple[str, str]:
-    """Names of the two conditions that are compared; ValueError where it is not known which.
+) -> tuple[str, str | None]:
+    """Names of the two conditions that are compared, the second None where it is all others;
+    ValueError where it is not known which.
 
     of_cells: the condition of each cell with counts, (n,); condition: as the user gave it.
     """
@@ -363,7 +364,7 @@ def conditions_of(
         group_b = names[1 - names.index(str(group_a))]
     if str(group_a) == str(group_b):
         raise ValueError(f"group_a and group_b are both {group_a!r}; give two that differ")
-    return str(group_a), REST if group_b is None else str(group_b)
+    return str(group_a), None if group_b is None else str(group_b)
 
 
 def samples_of(
@@ -371,13 +372,13 @@ def samples_of(
     of_condition: np.ndarray,
     has_counts: np.ndarray,
     a: str,
-    b: str,
+    b: str | None,
     leave_out: str,
 ) -> Samples:
     """The samples of conditions a and b, and the sample of each cell that is in a density.
 
-    of_sample, of_condition: labels (n_cells,), None where there is none; b may be all that are not
-    a. has_counts: (n_cells,). ValueError for a sample of several conditions, and for a condition
+    of_sample, of_condition: labels (n_cells,), None where there is none; b: None for all that are
+    not a. has_counts: (n_cells,). ValueError for a sample of several conditions, and for a condition
     without samples, or with one if whole samples are left out ("sample", not "cell"). Warns of
     cells and of samples that are in no density.
     """
@@ -403,7 +404,7 @@ def samples_of(
                 f"'{name} {conditions[0]}'"
             )
         is_of_a = conditions[0] == a
-        is_of_b = not is_of_a and b in (conditions[0], REST)
+        is_of_b = not is_of_a and (b is None or conditions[0] == b)
         if not is_of_a and not is_of_b:
             continue
         if len(cells) < 2:
@@ -420,7 +421,7 @@ def samples_of(
         )
     in_a = np.flatnonzero(are_of_a)
     in_b = np.flatnonzero(~np.array(are_of_a, bool))
-    for name, positions in ((a, in_a), (b, in_b)):
+    for name, positions in ((a, in_a), (REST if b is None else b, in_b)):
         if len(positions) == 0:
             raise ValueError(
                 f"condition {name!r} has no sample of two cells with counts; give samples of both "

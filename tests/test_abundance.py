@@ -296,6 +296,32 @@ def test_labels_are_found_by_the_name_of_the_cell(asked):
     np.testing.assert_array_equal(found["log_ratio"], expected["log_ratio"])
 
 
+def test_medians_by_label_go_by_the_names_of_cells(asked):
+    model, counts = asked
+    table = model.differential_abundance(counts, "donor", "drug")
+    expected = table.by(counts.obs["kind"])
+    order = np.random.default_rng(8).permutation(len(counts))
+    kinds = pandas.Series(counts.obs["kind"], index=counts.cells).iloc[order]
+    for name, column in table.by(kinds).items():
+        np.testing.assert_array_equal(column, expected[name])
+    nothing = table.by([None] * len(counts))
+    assert list(nothing) == list(expected) and len(nothing["label"]) == 0
+
+
+def test_a_condition_may_be_called_rest(asked):
+    """As group_b it is that condition, and not all cells that are not of group_a."""
+    model, counts = asked
+    drug = np.where(
+        np.isin(counts.obs["donor"], counts.obs["donor"][:1]), "third", counts.obs["drug"]
+    )
+    drug[drug == "ctrl"] = "rest"
+    found = model.differential_abundance(counts, "donor", drug, "stim", "rest", leave_out="cell")
+    of_third = set(counts.obs["donor"][drug == "third"])
+    assert of_third and of_third.isdisjoint(found.samples)
+    everything = model.differential_abundance(counts, "donor", drug, "stim", leave_out="cell")
+    assert everything.b == "rest" and of_third < set(everything.samples)
+
+
 def test_the_table_is_written_and_shown(asked, tmp_path):
     model, counts = asked
     table = model.differential_abundance(counts, "donor", "drug", "stim")
