@@ -10,7 +10,7 @@
     {prog} generate run --cells 1000 --out new.npz
     {prog} impute-score run                     how well hidden counts are recovered
     {prog} map run new.h5ad --out mapped        the model, with cells of new batches mapped onto it
-    {prog} label latents.csv new.csv --labels types.csv --out labels.csv    types of new cells
+    {prog} label latent.csv new.csv --labels types.csv --out labels.csv    types of new cells
     {prog} report run                           a page of pictures: run/index.html
     {prog} compare counts.h5ad --out trials     which likelihood and sizes suit these counts
 

@@ -88,17 +88,28 @@ class DifferentialAbundance:
     def __str__(self) -> str:
         log_ratio = self["log_ratio"][np.isfinite(self["log_ratio"])]
         low, middle, high = np.percentile(log_ratio, [10, 50, 90])
-        n_unsure = np.sum(self["error"] >= UNSURE)
         return (
             f"log ratio of densities, a: {self.a} ({self._in_words(self.in_a)}) over b: {self.b} "
             f"({self._in_words(self.in_b)})\n"
             f"{len(log_ratio):,} cells: median {middle:.2f}, from {low:.2f} (10 %) to {high:.2f} "
             "(90 %); 0 is the same share of cells, 0.69 twice the share in a\n"
-            f"{n_unsure:,} cells are uncertain (error of {UNSURE} and more), for few cells of a or "
-            "of b are near them; if none is, only the sign of the ratio says something"
+            f"{self._uncertain_in_words()}"
         )
 
     __repr__ = __str__
+
+    def _uncertain_in_words(self) -> str:
+        n_unsure = int(np.sum(self["error"] >= UNSURE))
+        if n_unsure == 0:
+            return f"no cell is uncertain (error of {UNSURE} and more)"
+        if n_unsure == 1:
+            who, it = "1 cell is", "it"
+        else:
+            who, it = f"{n_unsure:,} cells are", "them"
+        return (
+            f"{who} uncertain (error of {UNSURE} and more): few cells of a or of b are near {it}; "
+            "where there are none of one, only the sign of the log ratio says something"
+        )
 
     def _in_words(self, positions) -> str:
         return f"{len(positions)} sample" + "s" * (len(positions) != 1)

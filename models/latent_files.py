@@ -234,7 +234,7 @@ def _labels_of_table(path, column, cells):
     there = ", ".join(table.columns) or "none"
     if column is None and len(table.columns) != 1:
         n_columns = number_of(len(table.columns), "column")
-        raise Refused(f"has {n_columns} beside the cells; choose one of: {there}")
+        raise Refused(f"has {n_columns} beside the cells; choose one by --column: {there}")
     if column is not None and column not in table.columns:
         raise Refused(f"has no column {column!r}; there are: {there}")
     name = next(iter(table.columns)) if column is None else column

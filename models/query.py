@@ -346,10 +346,14 @@ def _are_ensembl(names: Sequence[str]) -> bool:
 
 
 def _column_of_names(counts: Counts, genes: Sequence[str]) -> str | None:
-    """The column of var in which most of these names of genes are, if there is one."""
+    """The column of var in which most of these names of genes are, and more than in their names.
+
+    None where there is no such column: a folder may have the same names twice.
+    """
+    n_by_name = len(set(genes) & set(counts.genes.tolist()))
     for key, values in counts.var.items():
         n_found = len(set(genes) & set(values.astype(str).tolist()))
-        if 2 * n_found > len(genes):
+        if 2 * n_found > len(genes) and n_found > n_by_name:
             return key
     return None
 

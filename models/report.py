@@ -28,6 +28,7 @@ import html
 import io
 import re
 import textwrap
+import warnings
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -148,7 +149,13 @@ def write(
     codes = model.minibatches(counts[drawn], of_drawn).columns[1]
     is_measured = ~unmeasured_in(model, counts[drawn], codes)
     n_absent = int(np.sum(~is_measured))
-    sampled = model.sample_posterior(counts[drawn], of_drawn)
+    left_out = f" {n_absent:,} genes that were not measured are left out." * (n_absent > 0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*not measured in these cells")  # the page says it
+        sampled = model.sample_posterior(counts[drawn], of_drawn)
+        generated = model.generate(
+            n_new, batch=_batches_as_in(model, codes, n_new), library_size=sizes
+        )
     is_known = batch is not None and np.array_equal(as_texts(shown), as_texts(batch))
     latent, colors_used = latent_space(
         planes(mean),
@@ -178,18 +185,27 @@ def write(
             genes(counts.X[drawn][:, is_measured], sampled[:, is_measured]),
             "A point a gene: in the data, and in "
             "counts drawn from the model for the same cells. On the line the model has it right."
-            + f" {n_absent:,} genes that were not measured are left out."
-            * (n_absent > 0),
+            + left_out,
         ),
         figure(
-            cells(counts.X, model.generate(n_new, library_size=sizes)),
+            cells(counts.X[:, is_measured], generated[:, is_measured]),
             "Cells of the data, and cells generated from the prior: "
-            "their library sizes and numbers of genes detected.",
+            "their library sizes and numbers of genes detected." + left_out,
         ),
     ]
     with whole_file(path) as temporary:
         temporary.write_text(page(title, "".join(parts)), encoding="utf-8")
     return colors_used
+
+
+def _batches_as_in(model, codes: Array, n: int) -> Array | None:
+    """Labels of batches for n new cells, as often as those of the cells shown, by their codes.
+
+    A model that cells were mapped onto knows batches of which none is shown.
+    """
+    if len(model.batches) < 2:
+        return None
+    return np.array([str(label) for label in model.batches])[np.resize(codes, n)]
 
 
 # -------------------------------------------------------------------------------------- the numbers

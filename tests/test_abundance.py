@@ -341,6 +341,21 @@ def test_the_table_is_written_and_shown(asked, tmp_path):
         table["lfc"]
 
 
+@pytest.mark.parametrize(
+    "n_unsure, says",
+    [
+        (0, "no cell is uncertain (error of 0.5 and more)"),
+        (1, "1 cell is uncertain (error of 0.5 and more): few cells of a or of b are near it;"),
+        (3, "3 cells are uncertain (error of 0.5 and more): few cells of a or of b are near them;"),
+    ],
+)
+def test_cells_that_are_uncertain_are_told_of_where_there_are_some(asked, n_unsure, says):
+    model, counts = asked
+    table = model.differential_abundance(counts, "donor", "drug", "stim")
+    table["error"][:] = np.where(np.arange(len(counts)) < n_unsure, 0.7, 0.1)
+    assert says in str(table) and ("of the log ratio" in str(table)) == (n_unsure > 0)
+
+
 def test_cells_that_are_in_no_density_are_told_where_they_lie(asked):
     model, counts = asked
     counts = Counts(counts.X.copy(), counts.genes, counts.cells, dict(counts.obs))

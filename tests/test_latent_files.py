@@ -145,7 +145,10 @@ def test_a_field_beyond_all_measure_is_an_error_of_the_file(tmp_path):
         ("cell,type\na,NA\nx,B\n", "a label for none of the cells in its column 'type': all are"),
         ("cell,type\na,NA\nb,\n", "a label for none of the cells in its column 'type': all are"),
         ("cell,type\na,B,3\nb,B\n", "line 3 has 2 fields"),
-        ("cell,one,two\na,B,C\n", "has 2 columns beside the cells; choose one of: one, two"),
+        (
+            "cell,one,two\na,B,C\n",
+            "has 2 columns beside the cells; choose one by --column: one, two",
+        ),
         ("cell\na\n", "has 0 columns beside"),
         ("cell,type\na,B\na,C\n", "has the cell 'a' twice"),
         ("type,a,b\ntype,T,B\n", "named as the cells: transpose it"),
@@ -190,7 +193,7 @@ def test_archives_that_are_refused(tmp_path):
 def test_wrong_words_are_said_in_a_line(place, capsys):
     words = [place / "reference.csv", place / "query.npz", "--labels", place / "types.csv"]
     assert call("label", *words, "--out", place / "out.csv") == 1
-    assert "choose one of: other, cell_type" in capsys.readouterr().err
+    assert "choose one by --column: other, cell_type" in capsys.readouterr().err
     assert call("label", *words, "--column", "other", "--out", place / "types.csv") == 2
     assert "would replace what is read" in capsys.readouterr().err
     assert call("label", *words, "--column", "other", "--out", place / "out.npz") == 2

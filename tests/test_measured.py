@@ -194,12 +194,30 @@ def test_a_known_batch_that_lacks_genes_here_has_them_elsewhere(reference):
 def test_the_report_leaves_them_out_of_its_picture(query, tmp_path, monkeypatch):
     model, cells = query
     seen = []
-    picture = report.genes
+    for name in ("genes", "cells"):
+        picture = getattr(report, name)
+        monkeypatch.setattr(
+            report,
+            name,
+            lambda x, drawn, picture=picture: seen.append((x, drawn)) or picture(x, drawn),
+        )
+    history = copy.deepcopy(model).fit(cells_of("d1", 60), epochs=1, progress=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*not measured")  # the page says so itself
+        report.write(tmp_path / "r.html", model, history, cells, title="r")
+    for of_data, of_model in seen:
+        assert of_data.shape == of_model.shape == (120, 17)
+    page = (tmp_path / "r.html").read_text()
+    assert page.count("3 genes that were not measured are left out.</figcaption>") == 2
+
+
+def test_the_report_generates_cells_of_the_batches_that_it_shows(query, tmp_path, monkeypatch):
+    model, cells = query
+    told = []
+    generate = model.generate
     monkeypatch.setattr(
-        report, "genes", lambda x, drawn: seen.append((x, drawn)) or picture(x, drawn)
+        model, "generate", lambda n, **words: told.append(words["batch"]) or generate(n, **words)
     )
     history = copy.deepcopy(model).fit(cells_of("d1", 60), epochs=1, progress=False)
-    with pytest.warns(UserWarning, match=SAID):
-        report.write(tmp_path / "r.html", model, history, cells, title="r")
-    assert seen[0][0].shape == seen[0][1].shape == (120, 17)
-    assert "3 genes that were not measured are left out" in (tmp_path / "r.html").read_text()
+    report.write(tmp_path / "r.html", model, history, cells)
+    assert set(np.ravel(told[0]).tolist()) == {"d2"}  # and none of d1, on which d2 was mapped

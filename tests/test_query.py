@@ -678,6 +678,18 @@ def test_names_of_genes_in_another_form_are_told_apart(known, here, says):
     assert "min_overlap" not in str(error.value)
 
 
+def test_no_column_is_named_that_has_no_more_of_the_genes_than_their_names():
+    symbols = [f"ABC{i}" for i in range(20)]
+    here = symbols[:18] + ["other 0", "other 1"]  # as where a folder has symbols in both columns
+    counts = Counts(NEW.X, here, NEW.cells, var={"gene_ids": np.array(here)})
+    with pytest.raises(ValueError, match="pass counts with the same gene names, or take") as error:
+        share_genes(counts, symbols, 1)
+    assert "gene_ids" not in str(error.value)
+    counts = Counts(NEW.X, here, NEW.cells, var={"gene_ids": np.array(here), "id": symbols})
+    with pytest.raises(ValueError, match="they stand in its column 'id'"):
+        share_genes(counts, symbols, 1)
+
+
 # ------------------------------------------------------------------------------- covariates
 def test_new_labels_get_weights_and_numbers_are_standardised_as_before():
     model = SCVI.for_data(OLD, **ALL, n_hidden=8, n_latent=3, likelihood="nb")
