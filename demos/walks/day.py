@@ -263,8 +263,8 @@ counts.obs["cluster"] = np.array([f"cluster {number:02d}" for number in cluster]
 
 
 # %%
-looks = report.look_of(np.unique(counts.obs["type"]).tolist())  # the same for a type all day
-looks |= report.look_of(np.unique(counts.obs["cluster"]).tolist())
+names = [*np.unique(counts.obs["type"]), *np.unique(counts.obs["cluster"])]
+looks = report.look_of(names)  # the same for a type all day, and for no cluster that of a type
 looks |= report.look_of(["D1", "D2"]) | {"unknown": {"color": "#333333", "marker": "d"}}
 
 
