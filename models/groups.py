@@ -378,8 +378,8 @@ def samples_of(
     """The samples of conditions a and b, and the sample of each cell that is in a density.
 
     of_sample, of_condition: labels (n_cells,), None where there is none; b: None for all that are
-    not a. has_counts: (n_cells,). ValueError for a sample of several conditions, and for a condition
-    without samples, or with one if whole samples are left out ("sample", not "cell"). Warns of
+    not a. has_counts: (n_cells,). ValueError for a sample of several conditions, and for one of the
+    two without samples, or with one if whole samples are left out ("sample", not "cell"). Warns of
     cells and of samples that are in no density.
     """
     is_known = has_counts & _are_known(of_sample) & _are_known(of_condition)
