@@ -176,8 +176,9 @@ class Counts:
         does. A warning says how many cells are left out. ValueError where none is left, and for a
         column that is not there.
         """
+        names = [columns] if isinstance(columns, str) else list(columns)
         is_known = np.full(len(self), True)
-        for name in [columns] if isinstance(columns, str) else columns:
+        for name in names:
             if name not in self.obs:
                 raise ValueError(
                     f"columns: no obs column {name!r}; there are: {', '.join(self.obs) or 'none'}"
@@ -193,7 +194,7 @@ class Counts:
                 )
             is_known &= ~is_missing_here
         if not is_known.any():
-            raise ValueError(f"columns: no cell has a value in all of {', '.join(columns)}")
+            raise ValueError(f"columns: no cell has a value in all of {', '.join(names)}")
         return self if is_known.all() else self[is_known]
 
     def select_genes(self, genes) -> Counts:

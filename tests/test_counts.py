@@ -952,6 +952,10 @@ def test_of_cells_without_a_value_some_must_be_left():
             counts.annotated(["a", "b"])
     with pytest.raises(ValueError, match="columns: no obs column 'c'; there are: a, b"):
         counts.annotated("c")
+    counts.obs["type"] = np.array(["NA", ""])
+    with pytest.raises(ValueError, match="columns: no cell has a value in all of type$"):
+        with pytest.warns(UserWarning):
+            counts.annotated("type")
 
 
 def test_dates_are_labels_and_one_that_is_missing_is_none():
