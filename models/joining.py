@@ -24,6 +24,7 @@ from scipy import sparse
 from minigrad.notebook import number_of
 from models.files import Content, Refused
 from models.labels import unique_names
+from models.measured import IS_MEASURED, measured_in
 
 FILE = "file"  # the column of obs that says which file a cell is from
 
@@ -44,8 +45,8 @@ def join(parts: Sequence[Any], names: Sequence[str]) -> Content:
 
     Genes of one name are numbered, as AnnData does. names: of the parts, for obs["file"], and for
     cells whose names occur twice: "AAACGT-1-s1". Columns of cells that a part lacks are None or NaN
-    there; of genes, those stay that say the same in all parts. Refused where no gene is shared, and
-    for one file twice.
+    there; of genes, those stay that say the same in all parts. Measured (measured.py) are the genes
+    that all parts have measured. Refused where no gene is shared, and for one file twice.
     """
     if len(set(names)) < len(names):
         raise Refused("is given twice; give each file once")
@@ -76,6 +77,10 @@ def join(parts: Sequence[Any], names: Sequence[str]) -> Content:
         same = [part.var[key][chosen] for part, chosen in zip(parts, columns) if key in part.var]
         if len(same) == len(parts) and all(same[0].tolist() == other.tolist() for other in same):
             var[key] = same[0]
+    masks = [measured_in(part) for part in parts]
+    known = [mask[chosen] for mask, chosen in zip(masks, columns) if mask is not None]
+    if known:
+        var[IS_MEASURED] = np.all(known, axis=0)
     return Content(X, np.array(shared), cells, obs | {FILE: of_file}, notes, var)
 
 

@@ -11,6 +11,7 @@ from models import SCVI, guarded, runs
 from models.__main__ import main
 from models.counts import Counts, read
 from models.joining import names_of_files
+from models.measured import IS_MEASURED
 
 RNG = np.random.default_rng(0)
 LEFT = Counts(
@@ -65,6 +66,18 @@ def test_columns_that_a_file_lacks_are_missing(paths, tmp_path):
         obs = read(paths).obs
     assert obs["kind"].tolist() == [*map(str, range(30)), *RIGHT.obs["kind"]]  # numbers and text
     assert obs["note"].tolist() == [*LEFT.obs["kind"], *[None] * 20]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_genes_that_one_file_did_not_measure_stay_unmeasured(order, tmp_path):
+    """Its zeros are no counts, and no less so beside cells of a file that has the gene."""
+    filled = Counts(RIGHT.X, RIGHT.genes, RIGHT.cells, {}, {IS_MEASURED: RIGHT.genes != "a"})
+    runs.write_h5ad(tmp_path / "filled.h5ad", filled)
+    runs.write_h5ad(tmp_path / "left.h5ad", LEFT)
+    paths = [tmp_path / "left.h5ad", tmp_path / "filled.h5ad"]
+    with pytest.warns(UserWarning, match="joined on the 3 genes"):
+        counts = read(paths[::order])
+    assert dict(zip(counts.genes, counts.var[IS_MEASURED])) == {"a": False, "b": True, "d": True}
 
 
 NAMES = {
