@@ -31,6 +31,8 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.notebook import for_number
+
 IS_MEASURED = "is_measured"  # column of var
 SHOWN = 5  # names of genes in a message
 
@@ -59,7 +61,7 @@ def unmeasured_in(model: Any, counts: Any, codes: Iterable[int]) -> np.ndarray:
     if model.unmeasured:
         labels = {str(model.batches[code]) for code in np.unique(np.asarray(codes))}
         absent = {gene for label in labels for gene in model.unmeasured.get(label, ())}
-        found |= np.array([gene in absent for gene in model.genes])
+        found |= np.array([gene in absent for gene in _names_in(model)])
     return found
 
 
@@ -88,6 +90,12 @@ def warn_of_unmeasured(
 
 def in_words(model: Any, positions: np.ndarray) -> str:
     """How many genes are at these positions, and the first names, with a verb: "2 (a, b) were"."""
-    names = model.genes or [f"gene_{i}" for i in range(model.n_genes)]
-    examples = ", ".join(names[i] for i in positions[:SHOWN]) + " ..." * (len(positions) > SHOWN)
-    return f"{len(positions):,} ({examples}) {'was' if len(positions) == 1 else 'were'}"
+    n = len(positions)
+    names = _names_in(model)
+    examples = ", ".join(names[i] for i in positions[:SHOWN]) + " ..." * (n > SHOWN)
+    return f"{n:,} ({examples}) {for_number(n, 'was', 'were')}"
+
+
+def _names_in(model: Any) -> list[str]:
+    """Names of the model's genes, (n_genes,); gene_0, gene_1 ... where it has none."""
+    return model.genes or [f"gene_{i}" for i in range(model.n_genes)]

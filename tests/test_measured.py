@@ -74,6 +74,18 @@ def test_anndata_keeps_what_counts_say(query, tmp_path):
     assert not set(ABSENT) & set(table["gene"])
 
 
+def test_a_model_without_names_of_genes_knows_them_by_number():
+    seen = cells_of("d1", 60)
+    model = SCVI(20, 2, n_latent=2, n_hidden=8, likelihood="nb")
+    model.fit(seen.X, np.arange(60) % 2, epochs=1, progress=False)
+    seen.var["is_measured"] = ~np.array(is_absent(GENES))
+    mapped = model.map_query(seen, np.full(60, "new"), epochs=1, progress=False)
+    assert mapped.unmeasured == {"new": ["gene_2", "gene_7", "gene_11"]}
+    assert unmeasured_in(mapped, None, [2]).tolist() == is_absent(GENES)
+    with pytest.warns(UserWarning, match=r"3 \(gene_2, gene_7, gene_11\) were not measured"):
+        mapped.generate(3, batch="new")
+
+
 def test_a_model_remembers_the_genes_of_each_batch(reference, query, tmp_path):
     model, cells = query
     assert model.unmeasured == {"d2": ABSENT} and reference.unmeasured == {}
