@@ -370,12 +370,12 @@ def map_query(options) -> int:
     }
     settings["reference"] = os.path.abspath(options.run)
     with run.owned():
-        key = options.batch_key or source.config()[1].get("batch_key")
+        key = column_of_query(source, options)
         told = [*([] if key is None else [key]), *covariates_in(model)]
         counts = runs.read_counts(
             options.counts, options.layer, options.on_disk, runs.reading_of(settings), told
         )
-        settings |= batch_of_query(source, counts, options)
+        settings |= batch_of_query(key, counts, options)
         genes = model_genes(model)
         n_found = len(set(genes) & set(counts.genes.tolist()))
         say(
@@ -406,17 +406,24 @@ def map_query(options) -> int:
     return 0
 
 
-def batch_of_query(source: Run, counts: Counts, options) -> dict:
-    """The settings that say which batches the cells of a query are of.
+def column_of_query(source: Run, options) -> str | None:
+    """The obs column in which batches of a query are looked for; None: all cells are of one batch.
 
-    As the options say; else by the file, where there are several; by the column of the run, where
-    the counts have it; else all are of one batch, with the name of the file.
+    As the options say; else the file, where there are several, or the column of the run.
+    """
+    if options.batch_key is not None or options.batch_name is not None:
+        return options.batch_key
+    return FILE if isinstance(options.counts, list) else source.config()[1].get("batch_key")
+
+
+def batch_of_query(key: str | None, counts: Counts, options) -> dict:
+    """The settings that say which batches the cells of a query are of, beside the options.
+
+    By the column of `column_of_query`, where the counts have it; else all are of one batch, with
+    the name of the file.
     """
     if options.batch_key is not None or options.batch_name is not None:
         return {}
-    if isinstance(options.counts, list):
-        return {"batch_key": FILE}
-    key = source.config()[1].get("batch_key")
     if key in counts.obs:
         return {"batch_key": key}
     return {"batch_name": names_of_files([options.counts])[0]}

@@ -878,6 +878,16 @@ def test_mapping_leaves_out_cells_without_a_batch(partly, tmp_path, monkeypatch,
     assert content(tmp_path / "d.npz")[0] == LEFT
 
 
+def test_a_batch_by_name_asks_for_no_column_of_batches(partly, tmp_path, monkeypatch, capsys):
+    """The cells that were mapped are those that later commands are of."""
+    monkeypatch.chdir(partly)
+    words = ["--obs", "meta.csv", "--only-annotated", "--batch-name", "third", "--epochs", "1"]
+    assert main(["map", "run", "c.npz", *words, "--out", str(tmp_path / "m")]) == 0
+    assert "51 cells of c.npz" in capsys.readouterr().err
+    assert main(["denoise", str(tmp_path / "m"), "--out", str(tmp_path / "d.npz")]) == 0
+    assert content(tmp_path / "d.npz")[0] == [f"c{i}" for i in range(9, 60)]
+
+
 def test_only_annotated_needs_a_table_or_a_column(partly, tmp_path, capsys):
     words = ["--out", tmp_path / "r", "--only-annotated", *SMALL]
     assert call("train", partly / "c.npz", *words) == 1
