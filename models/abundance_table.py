@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.checkpoint import whole_file
-from minigrad.notebook import as_frame, as_html, short
+from minigrad.notebook import as_frame, as_html, number_of, short
 from models.files import warn_of_formulas
 from models.groups import REST, Samples, labels_of_cells
 from models.labels import by_cell
@@ -91,8 +91,8 @@ class DifferentialAbundance:
         return (
             f"log ratio of densities, a: {self.a} ({self._in_words(self.in_a)}) over b: {self.b} "
             f"({self._in_words(self.in_b)})\n"
-            f"{len(log_ratio):,} cells: median {middle:.2f}, from {low:.2f} (10 %) to {high:.2f} "
-            "(90 %); 0 is the same share of cells, 0.69 twice the share in a\n"
+            f"{number_of(len(log_ratio), 'cell')}: median {middle:.2f}, from {low:.2f} (10 %) to "
+            f"{high:.2f} (90 %); 0 is the same share of cells, 0.69 twice the share in a\n"
             f"{self._uncertain_in_words()}"
         )
 
@@ -112,7 +112,7 @@ class DifferentialAbundance:
         )
 
     def _in_words(self, positions) -> str:
-        return f"{len(positions)} sample" + "s" * (len(positions) != 1)
+        return number_of(len(positions), "sample")
 
     def _repr_html_(self) -> str:
         names = list(self.columns)

@@ -38,6 +38,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from minigrad.backend import Array
+from minigrad.notebook import number_of
 from models.inputs import whole_number
 from models.labels import is_missing
 
@@ -458,7 +459,7 @@ def checked_points(function: str, z: Array, name: str = "z") -> np.ndarray:
     bad = ~np.isfinite(z).all(axis=1)
     if bad.any():
         raise ValueError(
-            f"{function}: {name} has NaN or infinity in {bad.sum()} of {len(z)} rows, "
+            f"{function}: {name} has NaN or infinity in {bad.sum()} of {number_of(len(z), 'row')}, "
             f"first in row {bad.argmax()}; leave those cells out"
         )
     if np.abs(z).max() > 1e150:
@@ -490,7 +491,7 @@ def label_codes(
         )
     if n is not None and len(labels) != n:
         raise ValueError(
-            f"{function}: {name} has {len(labels)} labels, but {owner} has {n} cells; "
+            f"{function}: {name} has {number_of(len(labels), 'label')}, but {owner} has {n} cells; "
             "pass one per cell"
         )
     if len(labels) == 0:

@@ -152,7 +152,7 @@ class DifferentialExpression:
         if self.mode == "change":
             about = (
                 f"log2 fold change beyond {groups.delta:.3g}: {np.sum(self['is_de']):,} of "
-                f"{len(self):,} genes at an expected FDR of {self.fdr:g}."
+                f"{number_of(len(self), 'gene')} at an expected FDR of {self.fdr:g}."
             )
         else:
             about = (
@@ -160,7 +160,8 @@ class DifferentialExpression:
                 "a true difference: mode 'change' marks genes."
             )
         return (
-            f"a: {groups.a} ({groups.n_a:,} cells), b: {groups.b} ({groups.n_b:,} cells)\n"
+            f"a: {groups.a} ({number_of(groups.n_a, 'cell')}), b: {groups.b} "
+            f"({number_of(groups.n_b, 'cell')})\n"
             f"{about} Bayes factors are no p-values."
         )
 
@@ -231,8 +232,8 @@ class DifferentialExpression:
             axes.set_ylabel("|log Bayes factor| (nats)")
         n_letters = round(9 * axes.get_figure().get_figwidth() / n_columns)  # of a line
         title = [
-            *_in_lines(groups.a, n_letters, "a: {} " + f"({groups.n_a:,} cells)"),
-            *_in_lines(groups.b, n_letters, "b: {} " + f"({groups.n_b:,} cells)"),
+            *_in_lines(groups.a, n_letters, "a: {} " + f"({number_of(groups.n_a, 'cell')})"),
+            *_in_lines(groups.b, n_letters, "b: {} " + f"({number_of(groups.n_b, 'cell')})"),
         ]
         axes.set_title("\n".join(title), fontsize=10, parse_math=False)
         reach = 1.5 * max(np.max(np.abs(x)), 1e-3)
@@ -292,9 +293,9 @@ def _legend(figure, groups: Groups, table: DifferentialExpression, is_only: bool
     if is_only:
         n_lower, n_others, n_higher = [np.sum(chosen) for chosen in table._marked()]
         lines = [
-            _in_lines(groups.b, 80, "higher in {} " + f"({n_lower:,} genes)"),
-            [f"not marked ({n_others:,} genes)"],
-            _in_lines(groups.a, 80, "higher in {} " + f"({n_higher:,} genes)"),
+            _in_lines(groups.b, 80, "higher in {} " + f"({number_of(n_lower, 'gene')})"),
+            [f"not marked ({number_of(n_others, 'gene')})"],
+            _in_lines(groups.a, 80, "higher in {} " + f"({number_of(n_higher, 'gene')})"),
         ]
         names = ["\n".join(of_one) for of_one in lines]
     made = figure.legend(

@@ -47,6 +47,7 @@ from scipy.spatial import cKDTree
 from scipy.special import chdtrc
 
 from minigrad.backend import Array
+from minigrad.notebook import number_of
 from models.clustering import (
     Neighbours,
     checked_points,
@@ -81,7 +82,7 @@ def scores(
     perplexity = min(PERPLEXITY, len(z) // 3)
     if perplexity < 2:
         raise ValueError(
-            f"scores: z has {len(z)} cells, too few to have neighbours; pass 6 or more"
+            f"scores: z has {number_of(len(z), 'cell')}, too few to have neighbours; pass 6 or more"
         )
     found = _nearest(z, 3 * perplexity - 1)
     weighted = _weighted(found, perplexity)

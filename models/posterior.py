@@ -67,6 +67,7 @@ from minigrad.distributions import (
 )
 from minigrad.fit import evaluating
 from minigrad.nn import Module
+from minigrad.notebook import number_of
 from minigrad.tensor import Tensor
 from models import many_draws
 from models.counts import batch_codes
@@ -760,7 +761,8 @@ def _batches_of_new_cells(model, n: int, batch, seed: int) -> np.ndarray:
     codes = _codes_of(model, batch, "batch")
     if len(codes) not in (1, n):
         raise ValueError(
-            f"batch: {len(codes)} labels for n={n} cells; give one for all, or one for each"
+            f"batch: {number_of(len(codes), 'label')} for n={n} cells; give one for all, "
+            "or one for each"
         )
     return np.broadcast_to(codes, n)
 

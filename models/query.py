@@ -70,6 +70,7 @@ from minigrad.backend import Array, Matrix
 from minigrad.data import Blocks
 from minigrad.fit import History, fit
 from minigrad.nn import Linear, Module, Parameter
+from minigrad.notebook import number_of
 from minigrad.tensor import Tensor
 from models.count_inputs import (
     TrainingCells,
@@ -89,7 +90,7 @@ VERSION = re.compile(r"\.\d+$")  # of an id, as in ENSG00000141510.18
 ENSEMBL = re.compile(r"ENS[A-Z]*G\d{6,}")
 LEAST_TO_LOWER = 0.3  # overlap from which a lower min_overlap is worth a thought
 LEAST_TO_TAKE = 0.8  # overlap from which what is missing may be taken for 0: the default of mapping
-SHOWN = 5  # names of genes in a message
+SHOWN = 5  # names of genes, or of batches, in a message
 # What has an entry for each batch or label, beside NewColumns: `_extend_theta` and `_count_in` fill
 # in those of new ones.
 PER_LABEL = ("log_theta", "library_log_mean", "library_log_var", "batch_fraction", "covariate_mean")
@@ -954,9 +955,9 @@ def training_only(model: Module, trained: Collection[Tensor]) -> Iterator[None]:
 
 # ---------------------------------------------------------------------------------------- questions
 def _first_of(names: list) -> str:
-    """The first five of names, and how many more there are."""
-    more = f" and {len(names) - 5:,} others" * (len(names) > 5)
-    return ", ".join(map(str, names[:5])) + more
+    """The first of names, and how many more there are."""
+    more = f" and {number_of(len(names) - SHOWN, 'other')}" * (len(names) > SHOWN)
+    return ", ".join(map(str, names[:SHOWN])) + more
 
 
 class MapsQueries(Module):

@@ -42,6 +42,7 @@ from matplotlib.markers import MarkerStyle
 from minigrad.backend import Array, Matrix
 from minigrad.checkpoint import whole_file
 from minigrad.fit import History
+from minigrad.notebook import for_number, number_of
 from models import integration
 from models.clustering import (
     adjusted_rand_index,
@@ -149,7 +150,10 @@ def write(
     codes = model.minibatches(counts[drawn], of_drawn).columns[1]
     is_measured = ~unmeasured_in(model, counts[drawn], codes)
     n_absent = int(np.sum(~is_measured))
-    left_out = f" {n_absent:,} genes that were not measured are left out." * (n_absent > 0)
+    were = for_number(n_absent, "was", "were")
+    are = for_number(n_absent, "is", "are")
+    left_out = f" {number_of(n_absent, 'gene')} that {were} not measured {are} left out."
+    left_out *= n_absent > 0
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*not measured in these cells")  # the page says it
         sampled = model.sample_posterior(counts[drawn], of_drawn)
@@ -209,23 +213,20 @@ def _batches_as_in(model, codes: Array, n: int) -> Array | None:
 
 
 # -------------------------------------------------------------------------------------- the numbers
-def batches_of(n: int) -> str:
-    """Their number, in words of a sentence."""
-    return f"{n} batch" + "es" * (n != 1)
-
-
 def facts(model, history, n_shown: int) -> list:
     """(what, value) pairs, str: of the model and its training."""
     c = model.config
     found = [
         (
             "model",
-            f"{c['likelihood']}, {c['n_genes']:,} genes, {batches_of(c['n_batches'])}, "
-            f"{c['n_latent']} latent dimensions, {c['n_layers']} x {c['n_hidden']} hidden units",
+            f"{c['likelihood']}, {number_of(c['n_genes'], 'gene')}, "
+            f"{number_of(c['n_batches'], 'batch', 'batches')}, "
+            f"{number_of(c['n_latent'], 'latent dimension')}, {c['n_layers']} x "
+            f"{c['n_hidden']} hidden units",
         ),
         (
             "training",
-            f"{len(history)} epochs, {sum(history['seconds']):.0f} s"
+            f"{number_of(len(history), 'epoch')}, {sum(history['seconds']):.0f} s"
             if len(history)
             else "no whole epoch",
         ),

@@ -635,7 +635,7 @@ def test_cells_without_counts_are_left_out_of_groups():
         (dict(group_a=[]), "group_a holds no cells"),
         (dict(group_a=np.zeros(9, bool)), "group_a holds no cells"),
         (dict(group_a=np.ones(9, bool)), "group_b holds no cells"),
-        (dict(group_a=[1, 2], group_b=[2, 3]), "share 1 cells, such as 2"),
+        (dict(group_a=[1, 2], group_b=[2, 3]), "share 1 cell, such as 2"),
         (dict(group_a=[1, 9]), "positions from 1 to 9; there are cells 0 to 8"),
         (dict(group_a=[-1]), "positions from -1"),
         (dict(group_a=[1, 1]), "lists cell 1 more than once"),
