@@ -27,6 +27,7 @@ import numpy as np
 from scipy import sparse
 
 from minigrad.data import Blocks, pieces, take_rows
+from minigrad.notebook import for_number, number_of
 from models.labels import by_cell, cells_of, genes_of, is_missing
 from models.measured import in_words, unmeasured_in
 
@@ -222,8 +223,8 @@ def _two_groups(has_counts, group_a, group_b) -> list:
     both = np.intersect1d(a, b)
     if len(both):
         raise ValueError(
-            f"group_a and group_b share {len(both)} cells, such as {both[0]}; a cell can be in one "
-            "only"
+            f"group_a and group_b share {number_of(len(both), 'cell')}, such as {both[0]}; a cell "
+            "can be in one only"
         )
     for name, cells in (("group_a", a), ("group_b", b)):
         if not np.any(has_counts[cells]):
@@ -338,17 +339,18 @@ class Samples(NamedTuple):
 def conditions_of(
     of_cells: np.ndarray, group_a: Any, group_b: Any, condition: Any
 ) -> tuple[str, str | None]:
-    """Names of the two conditions that are compared, the second None where it is all others;
-    ValueError where it is not known which.
+    """Names of the two conditions that are compared, None for all others as the second.
 
     of_cells: the condition of each cell with counts, (n,); condition: as the user gave it.
+    ValueError where it is not known which conditions are meant.
     """
     names = sorted({name for name in of_cells if name is not None})
     what = condition if isinstance(condition, str) else "the condition"
     if len(names) < 2:
         raise ValueError(
-            f"condition: there are {len(names)} ({', '.join(names) or 'no labels'}), and a ratio "
-            "is of two; pass labels of which there are two"
+            f"condition: there {for_number(len(names), 'is', 'are')} {len(names)} "
+            f"({', '.join(names) or 'no labels'}), and a ratio is of two; pass labels "
+            "of which there are two"
         )
     if group_a is None:
         if len(names) > 2 or group_b is not None:
@@ -383,11 +385,11 @@ def samples_of(
     cells and of samples that are in no density.
     """
     is_known = has_counts & _are_known(of_sample) & _are_known(of_condition)
-    n_unknown = np.sum(has_counts & ~is_known)
+    n_unknown = int(np.sum(has_counts & ~is_known))
     if n_unknown:
         warnings.warn(
-            f"sample, condition: {n_unknown:,} of {len(is_known):,} cells lack one of the two: "
-            "they are in no density",
+            f"sample, condition: {n_unknown:,} of {number_of(len(is_known), 'cell')} "
+            f"{for_number(n_unknown, 'lacks', 'lack')} one of the two: in no density",
             stacklevel=3,
         )
     names: list[str] = []

@@ -399,7 +399,7 @@ def test_a_third_condition_is_in_the_rest_or_in_no_density(asked):
 
 
 WRONG = [
-    (dict(condition=["x"] * 9), "there are 1 .x., and a ratio is of two"),
+    (dict(condition=["x"] * 9), "there is 1 .x., and a ratio is of two"),
     (dict(condition=[None] * 9), "there are 0 .no labels."),
     (dict(sample=["s"] * 9), "sample: 's' has cells of several conditions, x, y"),
     (dict(sample=list("abcdefghi")), "condition 'x' has no sample of two cells"),
