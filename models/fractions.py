@@ -40,10 +40,10 @@ from scipy import sparse
 
 from minigrad.backend import Matrix
 from minigrad.data import pieces
+from models.files import BLOCK
 
 # What is so close to a whole number is taken for it: expm1(log1p(3)) is 3.0000002 in float32.
 NEAR = 1e-4
-BLOCK = 2**20  # entries looked at in one go
 LOOKED_AT = 1000  # rows at most, spread over all that have fractions
 TRIED = 200  # rows at most of these, and columns at most, where each is looked at by itself
 LEAST_ENTRIES = 5  # of a row or a column from which something is concluded
