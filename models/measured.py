@@ -8,9 +8,9 @@ are remembered, in two places:
     counts.var["is_measured"]     of each gene, in counts that `align_genes` has filled with zeros
     model.unmeasured              batch -> names of genes, in a model that `map_query` made
 
-The first goes with the counts through `to_anndata` and files. The second is also there for cells
-that somebody else has filled with zeros, and for cells that do not exist yet (`generate`). All
-methods that answer for single genes ask here, so that all answer alike:
+The first goes with the counts through `to_anndata` and .h5ad (.npz has no place for it). The second
+is also there for cells that somebody else has filled with zeros, and for cells that do not exist
+yet (`generate`). All methods that answer for single genes ask here, so that all answer alike:
 
     >>> from types import SimpleNamespace
     >>> model = SimpleNamespace(genes=["Actb", "Cd3e"], batches=["a", "b"], n_genes=2)

@@ -638,12 +638,12 @@ class SCVI(AnswersByDraws, ComparesGroups, ComparesAbundance, MapsQueries, Saved
         epochs: None for 200, fewer above 20,000 cells, more where that is under 500 steps, or 1,500
         with several batches or covariates.
         learning_rate: at the start; it falls to 0 on half a cosine; log theta has ten times as
-        much, unless one layer has several batches to tell apart. kl_warmup: fraction of the
-        training, at most 0.5, over which the KL weight rises from 0 to 1; None for 0.25, and for 0
-        where there are several batches, which then mix better, or covariates. weight_decay: of a
-        normal prior of the decoder's output weights, in the loss of a cell; None for n_hidden /
-        number of cells trained on; 0 for no prior, of log theta neither. Other arguments are those
-        of minigrad.fit.
+        much, unless one layer has several batches or covariates to tell apart. kl_warmup: fraction
+        of the training, at most 0.5, over which the KL weight rises from 0 to 1; None for 0.25, and
+        for 0 where there are several batches, which then mix better, or covariates. weight_decay:
+        of a normal prior of the decoder's output weights, in the loss of a cell; None for n_hidden
+        / number of cells trained on; 0 for no prior, of log theta neither. Other arguments are
+        those of minigrad.fit.
         What these defaults are worth, and why scvi-tools' are others, is told in recipe.py, with
         the measurements. ValueError names what is wrong with the counts, or an argument. What an
         error leaves of the model, and what Ctrl-C does, is told in minigrad.fit.
