@@ -27,14 +27,16 @@ import importlib
 import json
 import os
 import warnings
+import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 from scipy import sparse
 
 from minigrad import checkpoint
@@ -502,10 +504,15 @@ def write_table(path, header, rows) -> None:
     warn_of_formulas(texts)
 
 
-def write_arrays(path, **arrays) -> None:
-    """An uncompressed .npz file."""
-    with whole_file(path) as temporary:
-        np.savez(temporary, allow_pickle=False, **arrays)
+def write_arrays(path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write name -> array, of any shapes, as an uncompressed .npz file.
+
+    As np.savez does, which takes no array that is called "file".
+    """
+    with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                npy.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def write_cells(
@@ -536,13 +543,8 @@ def write_cells(
             ([cell, *row.tolist()] for cell, row in zip(counts.cells, values)),
         )
     elif kind == ".npz":
-        write_arrays(
-            path,
-            cells=counts.cells,
-            columns=np.asarray(columns, dtype=str),
-            **{name: values},
-            **known,
-        )
+        names = {"cells": counts.cells, "columns": np.asarray(columns, dtype=str)}
+        write_arrays(path, {**names, name: values, **known})
     elif is_h5ad(source) and not (why := why_not_added(source, counts, place)):
         checkpoint.check_target(path)
         annotate_h5ad(source, path, **places)
@@ -579,7 +581,7 @@ def why_not_added(source, counts: Counts, place: str) -> str:
 
 def write_counts(path, counts: Counts) -> None:
     """Counts as a file that models.counts.read reads, of the kind that the suffix of path says:
-    .csv, .npz or .h5ad.
+    .csv, .npz or .h5ad. ValueError for an obs column that has a name of the arrays of an .npz.
     """
     kind = suffix(path)
     x: Matrix = counts.X
@@ -589,16 +591,21 @@ def write_counts(path, counts: Counts) -> None:
             path, ["cell", *counts.genes], ([cell, *row] for cell, row in zip(counts.cells, rows))
         )
     elif kind == ".npz":
-        write_arrays(
-            path,
-            data=x.data,
-            indices=x.indices,
-            indptr=x.indptr,
-            shape=np.array(x.shape),
-            genes=counts.genes,
-            cells=counts.cells,
-            **counts.obs,
-        )
+        arrays = {
+            "data": x.data,
+            "indices": x.indices,
+            "indptr": x.indptr,
+            "shape": np.array(x.shape),
+            "genes": counts.genes,
+            "cells": counts.cells,
+        }
+        taken = [name for name in counts.obs if name in (*arrays, "format")]
+        if taken:
+            raise ValueError(
+                f"{path}: obs has a column {taken[0]!r}, which is the name of another array of "
+                "such a file; rename it, or write .h5ad"
+            )
+        write_arrays(path, {**arrays, **counts.obs})
     else:
         write_h5ad(path, counts)
 

@@ -111,6 +111,14 @@ def test_files_that_cannot_be_joined(paths, tmp_path):
             read(wrong, **options)
 
 
+def test_columns_that_an_npz_has_no_place_for(tmp_path):
+    for name in ("cells", "shape", "format"):
+        counts = Counts(LEFT.X, LEFT.genes, LEFT.cells, {name: np.arange(30)})
+        with pytest.raises(ValueError, match=f"o.npz: obs has a column '{name}', .* rename it"):
+            runs.write_counts(tmp_path / "o.npz", counts)
+    assert not (tmp_path / "o.npz").exists()
+
+
 def test_a_run_of_several_files(paths, tmp_path, capsys):
     words = ["--latent", "2", "--hidden", "4", "--epochs", "2", "--batch-size", "16"]
     files = [str(path) for path in paths]
@@ -129,6 +137,8 @@ def test_a_run_of_several_files(paths, tmp_path, capsys):
         assert main([command, run, "--out", str(tmp_path / f"{command}.h5ad")]) == 0
         assert main([command, run, "--out", files[1]]) == 2
     assert read(tmp_path / "denoise.h5ad").shape == (50, 3)
+    assert main(["generate", run, "--cells", "9", "--out", str(tmp_path / "new.npz")]) == 0
+    assert set(read(tmp_path / "new.npz").obs["file"]) == {"left", "right"}
     assert main(["report", run, "--color", "file"]) == 0
     assert "scVI on left.npz, right.h5ad" in (tmp_path / "run" / "index.html").read_text()
     words = ["--key", "file", "--groups", "left", "--samples", "50"]

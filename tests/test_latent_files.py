@@ -42,9 +42,11 @@ def place(tmp_path):
     )
     write_arrays(
         tmp_path / "query.npz",
-        cells=np.array([f"q{i}" for i in range(6)]),
-        columns=np.array(names),
-        X_scVI=query,
+        {
+            "cells": np.array([f"q{i}" for i in range(6)]),
+            "columns": np.array(names),
+            "X_scVI": query,
+        },
     )
     rows = [[f"r{i}", "x", 'T, "naive"' if types[i] else "B"] for i in range(40)][::-1]
     write_table(tmp_path / "types.csv", ["", "other", "cell_type"], rows)
