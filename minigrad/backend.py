@@ -451,6 +451,11 @@ def is_sparse(x: Matrix) -> bool:
     return hasattr(x, "tocsr")
 
 
+def with_entries(x: Any, entries: Array) -> Any:
+    """The CSR matrix x, SciPy's or CuPy's, with these entries (n_stored,) in place of its own."""
+    return type(x)((entries, x.indices, x.indptr), shape=x.shape)
+
+
 def floating(dtype: Any, name: str) -> np.dtype:
     """float32 or float64, in the byte order of the machine: what weights may be of.
 

@@ -58,7 +58,7 @@ from minigrad.notebook import as_frame, as_picture, for_number, number_of
 from minigrad.progress import bar as bar_of
 from models import guarded, locks, runs, trial
 from models.counts import as_matrix, batch_codes, library_size
-from models.covariates import columns_in
+from models.covariates import columns_in, names_of
 from models.inputs import one_of, whole_number
 from models.labels import by_cell, cells_of
 from models.scvi import LIKELIHOODS, SCVI
@@ -362,8 +362,8 @@ def compare(
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"seed must be a whole number of at least 0, not {seed!r}")
     config, fit = _fixed(settings, kind)
-    categorical = [categorical] if isinstance(categorical, str) else list(categorical)
-    continuous = [continuous] if isinstance(continuous, str) else list(continuous)
+    categorical = names_of("categorical", categorical)
+    continuous = names_of("continuous", continuous)
     cells = _cells(counts, batch, labels, layer, seed, categorical, continuous)
     if cells.covariates:
         columns = columns_in(cells.covariates, len(cells.batch), None, categorical, continuous)

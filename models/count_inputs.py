@@ -135,7 +135,7 @@ def training_cells(
         warn_of_labels_that_are_none(batches, codes)
         for name in model.columns.categorical:
             codes_of_labels, labels = model.columns.codes_in(_obs(counts), name, x.shape[0])
-            warn_of_labels_that_are_none(labels, codes_of_labels, f"categorical {name!r}")
+            warn_of_labels_that_are_none(labels, codes_of_labels, name)
     sums = moments(x)
     n_cells = x.shape[0]
     cells = np.flatnonzero(sums.totals > 0)
@@ -235,14 +235,14 @@ def _warn_of_other_features(counts) -> None:
         )
 
 
-def warn_of_labels_that_are_none(labels, codes, what: str = "batch") -> None:
+def warn_of_labels_that_are_none(labels, codes, column: str | None = None) -> None:
     """Warn where labels look like a number or a name of each cell, or like that of a missing one.
 
-    labels: (n_labels,); codes: (n_cells,); what: a batch, or which categorical covariate they are.
+    labels: (n_labels,); codes: (n_cells,); column: of a categorical covariate, None for batches.
     """
     n_cells = np.bincount(codes, minlength=len(labels))
-    kind, _, column = what.partition(" ")
-    kind = "category" if column else kind
+    what = "batch" if column is None else f"categorical {column!r}"
+    kind = "batch" if column is None else "category"
     for name, n in zip(labels, n_cells):
         if is_missing_text(name):
             warnings.warn(
@@ -253,7 +253,7 @@ def warn_of_labels_that_are_none(labels, codes, what: str = "batch") -> None:
             )
     are_few = len(labels) > MOST_BATCHES and len(codes) < LEAST_CELLS * len(labels)
     if are_few or len(labels) > MOST_NUMBERS and all(name.isdigit() for name in labels):
-        instead = ", or give numbers as continuous" if column else ""
+        instead = "" if column is None else ", or give numbers as continuous"
         warnings.warn(
             f"{what}: {len(labels)} different labels for {len(codes)} cells, such as "
             f"{labels[0]!r} and {labels[-1]!r}; a number or a name of each cell is no {kind}. "

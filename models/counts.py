@@ -56,9 +56,9 @@ from models.hdf5_writing import hdf5_file
 from models.joining import join, names_of_files
 from models.labels import (
     by_cell,
-    is_missing,
     missing_in,
     name_of_cell,
+    refuse_missing,
     unique_names,
     values_of,
 )
@@ -381,8 +381,8 @@ def _rounded_matrix(x, path, layer: str | None, rounded: bool | None) -> Any:
     if rounded is False or number_of_fractions(x.data) == 0:
         return x
     x = sparse.csr_array(x)
-    whole = round_counts(x)
     n_fractions = _refuse_no_counts(x, path, layer, rounded)
+    whole = round_counts(x)
     if n_fractions:
         totals = (f"{np.sum(matrix.data, dtype=np.float64):,.1f}" for matrix in (x, whole))
         found = f"{n_fractions:,} of {x.nnz:,} entries"
@@ -797,13 +797,7 @@ def _plain_labels(labels, name, cells=None):
     if labels.dtype.kind == "M":  # dates, of which tolist() may make whole numbers
         labels = np.where(np.isnat(labels), None, np.datetime_as_string(labels, unit="auto"))
     if labels.dtype.kind not in "biuU":
-        missing = [i for i, label in enumerate(labels.tolist()) if is_missing(label)]
-        if missing:
-            raise ValueError(
-                f"{name}: {len(missing)} of {number_of(len(labels), 'cell')} "
-                f"{for_number(len(missing), 'has', 'have')} no label, the first of them "
-                f"{name_of_cell(missing[0], cells)}; leave those cells out, or give them a label"
-            )
+        refuse_missing(labels, name, cells, "leave those cells out, or give them a label")
         for i, label in enumerate(labels.tolist()):
             if not isinstance(label, (int, np.integer, str)):
                 raise ValueError(

@@ -38,9 +38,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from minigrad.notebook import for_number, number_of
 from models.counts import batch_codes
-from models.labels import is_missing, name_of_cell
+from models.labels import name_of_cell, refuse_missing
 
 
 class ObsColumns(NamedTuple):
@@ -196,8 +195,8 @@ def columns_in(
     obs: a mapping or frame of columns, (n_cells,) each; cells: names, for errors. ValueError where
     one is not there, is named twice, or has something missing.
     """
-    names_of_labels = _names("categorical", categorical)
-    names_of_numbers = _names("continuous", continuous)
+    names_of_labels = names_of("categorical", categorical)
+    names_of_numbers = names_of("continuous", continuous)
     named = [*names_of_labels, *names_of_numbers] + ([] if batch is None else [batch])
     twice = [name for name in named if named.count(name) > 1]
     if twice:
@@ -225,7 +224,7 @@ def columns_from(description: Mapping[str, Any] | None) -> ObsColumns:
         batch = description.get("batch")
         numbers = description.get("continuous") or {}
         if not isinstance(numbers, Mapping):
-            numbers = dict.fromkeys(_names("continuous", numbers), (0.0, 1.0))
+            numbers = dict.fromkeys(names_of("continuous", numbers), (0.0, 1.0))
         columns = ObsColumns(
             None if batch is None else str(batch),
             {
@@ -253,8 +252,11 @@ def columns_from(description: Mapping[str, Any] | None) -> ObsColumns:
     return columns
 
 
-def _names(argument: str, names: str | Iterable[str]) -> list[str]:
-    """Names of columns as a list; one alone may be given without a list."""
+def names_of(argument: str, names: str | Iterable[str]) -> list[str]:
+    """Names of columns as a list of str; one alone may be given without a list.
+
+    argument: what the error calls them. ValueError for what is no name.
+    """
     found = [names] if isinstance(names, str) else list(names)
     for name in found:
         if not isinstance(name, str):
@@ -290,13 +292,8 @@ def _codes(
     """Codes (n_cells,) and labels of a categorical covariate; known: the labels, if there are."""
     values = _column(obs, name, n_cells, "categorical")
     if values.dtype.kind == "f" or values.dtype == object:
-        missing = [i for i, value in enumerate(values.tolist()) if is_missing(value)]
-        if missing:
-            raise ValueError(
-                f"categorical: {len(missing):,} of {number_of(n_cells, 'cell')} "
-                f"{for_number(len(missing), 'has', 'have')} no label in column {name!r}, the first "
-                f"of them {name_of_cell(missing[0], cells)}; fill it in, or leave the cell out"
-            )
+        advice = "fill it in, or leave the cell out"
+        refuse_missing(values, "categorical", cells, advice, f" in column {name!r}")
     if values.dtype.kind == "f" and np.any(values != np.floor(values)):
         raise ValueError(
             f"categorical: column {name!r} has numbers that are not whole; give it as continuous"

@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from minigrad.backend import Matrix
+from minigrad.backend import Matrix, with_entries
 from minigrad.data import pieces
 from models.files import BLOCK
 
@@ -91,7 +91,7 @@ def round_counts(x, first: int = 0) -> Matrix:
         rows = first + start + np.repeat(np.arange(part.shape[0]), np.diff(part.indptr))
         begin = x.indptr[start]
         values[begin : begin + part.nnz] = _rounded(part.data, rows, part.indices)
-    return sparse.csr_array((values, x.indices, x.indptr), shape=x.shape)
+    return with_entries(x, values)
 
 
 def _rounded(values, rows, columns) -> np.ndarray:
@@ -172,7 +172,9 @@ def _undone(x: sparse.csr_array) -> list[tuple[str, sparse.csr_array]]:
     out for which its entries are too large.
     """
     largest = x.data.max()
-    return [(name, _like(x, undo(x.data))) for name, undo, most in INVERSES if largest < most]
+    return [
+        (name, with_entries(x, undo(x.data))) for name, undo, most in INVERSES if largest < most
+    ]
 
 
 def _by_totals(x: sparse.csr_array) -> str | None:
@@ -231,7 +233,7 @@ def why_doubtful(some: sparse.csr_array) -> str | None:
     rest, for they may be another batch: the larger of the two groups of cells must show this by
     more than chance, and the smaller must not show the opposite.
     """
-    fractions = _like(some, _are_fractions(some.data).astype(np.float64)).sum(axis=1)
+    fractions = with_entries(some, _are_fractions(some.data).astype(np.float64)).sum(axis=1)
     has_most = fractions >= 0.5 * np.diff(some.indptr)
     groups = [some[np.flatnonzero(rows)].data for rows in (has_most, ~has_most)]
     smaller, larger = sorted(groups, key=len)
@@ -270,11 +272,6 @@ def spread(n: int, most: int) -> np.ndarray:
     (n,) or (most,), int64.
     """
     return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
-
-
-def _like(x, data) -> sparse.csr_array:
-    """A CSR matrix with other entries at the same places."""
-    return sparse.csr_array((data, x.indices, x.indptr), shape=x.shape)
 
 
 def _have_one_total(x) -> bool:

@@ -60,24 +60,16 @@ def read(
     Arguments, result, warnings and errors are those of `counts.read`. ValueError also for a file
     that makes libhdf5 crash, or take more than its share of time or memory.
     """
-    if isinstance(path, (list, tuple)):
-        reading = dict(
-            transpose=transpose,
-            obs=obs,
-            only_annotated=only_annotated,
-            gene_names=gene_names,
-            rounded=rounded,
-        )
-        return counts.read_several(path, layer, backed, read, reading)
-    options: dict[str, Any] = {
-        "layer": layer,
-        "backed": backed,
+    reading: dict[str, Any] = {
         "transpose": transpose,
         "obs": None if obs is None else [os.fspath(table) for table in counts.tables_in(obs)],
         "only_annotated": only_annotated,
         "gene_names": gene_names,
         "rounded": rounded,
     }
+    if isinstance(path, (list, tuple)):
+        return counts.read_several(path, layer, backed, read, reading)
+    options = {"layer": layer, "backed": backed, **reading}
     is_store = is_zarr(Path(path))
     is_hdf5 = Path(path).suffix.lower() in hdf5.ENDINGS and Path(path).is_file()
     if not is_store and not is_hdf5:

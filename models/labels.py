@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.notebook import number_of
+from minigrad.notebook import for_number, number_of
 
 BARCODE = re.compile("[ACGT]{8,}")  # of a droplet
 # What programs write where they have no value: R, pandas, Python, SQL and spreadsheets. In no other
@@ -36,6 +36,21 @@ MISSING = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null", "None",
 def is_missing(value: Any) -> bool:
     """Whether a value is None, NaN, or what pandas has in their place."""
     return value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
+
+
+def refuse_missing(values: np.ndarray, said: str, cells: Any, advice: str, where: str = "") -> None:
+    """ValueError where values, (n_cells,) of any dtype, are missing.
+
+    said: what the values are of, which the error begins with. cells: names (n_cells,), or None;
+    where: in which column they are, in words; advice: what to do.
+    """
+    missing = [i for i, value in enumerate(values.tolist()) if is_missing(value)]
+    if missing:
+        raise ValueError(
+            f"{said}: {len(missing):,} of {number_of(len(values), 'cell')} "
+            f"{for_number(len(missing), 'has', 'have')} no label{where}, the first of them "
+            f"{name_of_cell(missing[0], cells)}; {advice}"
+        )
 
 
 def is_missing_text(text: str) -> bool:

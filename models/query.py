@@ -426,18 +426,18 @@ def aligned(model: Any, counts: Any, min_overlap: float, layer: str | None = Non
     columns = {} if obs is None else {str(name): np.asarray(obs[name]) for name in obs}
     measured = measured_in(counts.raw if layer == "raw" else counts)
     var = {} if measured is None else {IS_MEASURED: measured}
-    if names is not None and model.genes is not None:
-        found = Counts(x, np.asarray(names), np.asarray(cells), columns, var)  # type: ignore[arg-type]
-        return share_genes(found, model.genes, min_overlap)
-    if n_genes != model.n_genes:
+    are_named = names is not None and model.genes is not None
+    if not are_named and n_genes != model.n_genes:
         nameless = "counts have" if names is None else "the model has"
         raise ValueError(
             f"counts: {n_genes:,} genes for a model of {model.n_genes:,}, and {nameless} no names "
             "of genes to find them by; pass counts with names (AnnData, a DataFrame, or what "
             "models.counts.read returns) to a model that was trained on such"
         )
-    genes = model.genes or [f"gene_{i}" for i in range(n_genes)]
-    return Counts(x, np.asarray(genes), np.asarray(cells), columns, var)  # type: ignore[arg-type]
+    if not are_named:
+        names = model.genes or [f"gene_{i}" for i in range(n_genes)]
+    found = Counts(x, np.asarray(names), np.asarray(cells), columns, var)  # type: ignore[arg-type]
+    return share_genes(found, model.genes, min_overlap) if are_named else found
 
 
 # ------------------------------------------------------------------------------------- the mapping

@@ -313,8 +313,7 @@ def thinned(counts: Matrix, rng: np.random.Generator) -> Matrix:
     draws are what the generator of a GPU has.
     """
     if backend.is_sparse(counts):
-        kept = _half(counts.data, rng)
-        return type(counts)((kept, counts.indices, counts.indptr), shape=counts.shape)
+        return backend.with_entries(counts, _half(counts.data, rng))
     if not backend.on_host([counts]):
         # Here too zeros stay zeros. To leave them out, a GPU would have to say how many there are.
         return _half(counts, rng)
@@ -454,7 +453,7 @@ def start_from_components(model: Any, genes: Expression, cells: TrainingCells) -
     parts = [sparse.csr_array(part) for _, part in pieces(cells.counts[chosen])]
     counts = sparse.csr_array(sparse.vstack(parts))
     twice_one_half = thinned(counts, rng)
-    other_half = _with_data(counts, counts.data - 0.5 * twice_one_half.data)
+    other_half = backend.with_entries(counts, counts.data - 0.5 * twice_one_half.data)
     # What z need not say: the depth of a cell, its batch, and its covariates.
     log_totals = np.log(cells.sums.totals[chosen])
     batches = cells.codes[chosen, None] == np.arange(model.n_batches)  # one-hot, (n, n_batches)
@@ -474,11 +473,6 @@ def start_from_components(model: Any, genes: Expression, cells: TrainingCells) -
     # Two weights carry a slope, one with each sign, and the prior of either has precision n_hidden.
     precision = 2.0 * model.config["n_hidden"]
     _read_off(model.decoder.rho, _slopes(other_half, scores, genes, precision))
-
-
-def _with_data(x: sparse.csr_array, data: np.ndarray) -> sparse.csr_array:
-    """The matrix that has these entries, (n_stored,), where x has its own."""
-    return sparse.csr_array((data, x.indices, x.indptr), shape=x.shape)
 
 
 def principal_components(
@@ -577,7 +571,7 @@ def _slopes(
         return np.reciprocal(w, out=w)
 
     of_entries = weights(np.repeat(totals, np.diff(counts.indptr)), rho_by_theta[counts.indices])
-    observed = _with_data(counts, of_entries * counts.data).T @ scores
+    observed = backend.with_entries(counts, of_entries * counts.data).T @ scores
 
     with_totals = np.column_stack([totals[:, None] * scores, totals])
     expected = np.zeros((len(rho), with_totals.shape[1]), counts.dtype)

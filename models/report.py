@@ -257,7 +257,7 @@ def scores(z: Array, batch, labels: Array, label_name) -> list:
             ),
             (f"silhouette of {label_name}", f"{silhouette(z, labels):.2f}"),
         ]
-    if batch is not None and len(z) > 50 and len(set(batch)) > 1:
+    if len(z) > 50 and has_batches(batch):
         p = np.unique(batch, return_counts=True)[1] / len(batch)
         found.append(
             (
@@ -276,7 +276,7 @@ def has_batches(batch: Array | None) -> bool:
 
 def integration_table(z: Array, batch, labels, label_name) -> str:
     """HTML of the scores of integration of z (n, n_latent); nothing where there is one batch."""
-    if batch is None or len(set(batch)) < 2 or len(z) < 3 * integration.PERPLEXITY:
+    if not has_batches(batch) or len(z) < 3 * integration.PERPLEXITY:
         return ""
     n_labels = 0 if labels is None else len(set(labels))
     try:

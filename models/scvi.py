@@ -833,8 +833,7 @@ def _log1p(counts):
     """
     if not backend.is_sparse(counts):
         return _log_of_1_plus(counts)
-    logs = _log_of_1_plus(counts.data)
-    return type(counts)((logs, counts.indices, counts.indptr), shape=counts.shape)
+    return backend.with_entries(counts, _log_of_1_plus(counts.data))
 
 
 # Two formulas that a GPU computes in one call each: see backend.py.
